@@ -1,0 +1,177 @@
+"""The bytes of a file: decompressed, decoded, and handed on in blocks of bounded size.
+
+Whatever the file's encoding, blocks are UTF-8. A byte that does not decode is carried through as
+an escape that is no valid UTF-8, so that its record is recognised as malformed and its bytes as
+they came can be given back (`TextFile.raw`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from medallion_platform.sources.source import UnreadableFile
+
+BLOCK = 16 * 2**20
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    pa.ArrowException,
+)
+_GZIP, _ZSTD, _XZ, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00", b"PK\x03\x04"
+_BZ2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_ESCAPED = re.compile("([\udc00-\udcff]+)")
+
+
+def _keep(error: UnicodeError) -> tuple[str, int]:
+    """Carry each byte that does not decode as a lone surrogate: U+DC00 plus the byte."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + b) for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("medallion.keep", _keep)
+
+
+class TextFile:
+    """A file of text; iterate for its blocks."""
+
+    def __init__(self, path: Path, encoding: str, block: int = BLOCK) -> None:
+        self.path = path
+        self.block = max(1, block)
+        self.encoding = _plain(encoding)
+        self.compression = "none"
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from filter(None, self._decoded())
+        except UnicodeError as error:
+            raise UnreadableFile(self.path, f"not readable as {self.encoding}: {error}") from error
+
+    def raw(self, record: bytes) -> bytes:
+        """The bytes as they came in the file of a `record` as it stood in a block."""
+        if self.encoding == "utf-8":
+            return record
+        text = record.decode("utf-8", "surrogatepass")
+        parts = _ESCAPED.split(text)
+        errors = "surrogatepass" if "utf" in self.encoding else "replace"
+        return b"".join(
+            bytes(ord(c) - 0xDC00 for c in part) if i % 2 else part.encode(self.encoding, errors)
+            for i, part in enumerate(parts)
+        )
+
+    def _decoded(self) -> Iterator[bytes]:
+        decoder: codecs.IncrementalDecoder | None = None
+        first = True
+        for data in self._decompressed():
+            if first:
+                first = False
+                data = self._settle_encoding(data)
+                if self.encoding != "utf-8":
+                    decoder = codecs.getincrementaldecoder(self.encoding)("medallion.keep")
+            yield data if decoder is None else _encoded(decoder.decode(data))
+        if decoder is not None and (rest := decoder.decode(b"", final=True)):
+            yield _encoded(rest)
+
+    def _settle_encoding(self, data: bytes) -> bytes:
+        """Drop a byte order mark, and follow what it says."""
+        family = self.encoding.removesuffix("-le").removesuffix("-be")
+        for mark, encoding in _BOMS:
+            if data.startswith(mark) and (family == "utf-8" or encoding.startswith(family)):
+                self.encoding = encoding
+                return data[len(mark) :]
+        if self.encoding in ("utf-16", "utf-32"):
+            self.encoding += "-le"
+        return data
+
+    def _decompressed(self) -> Iterator[bytes]:
+        """Blocks of the content; a compressed file is read to its end before the first."""
+        with ExitStack() as stack:
+            try:
+                raw = stack.enter_context(self.path.open("rb"))
+                start = raw.read(16)
+                raw.seek(0)
+                self.compression, stream = self._opened(raw, start, stack)
+                data = _read(stream, max(self.block, 16))
+                if self.compression != "none" and len(data) >= self.block:
+                    while _read(stream, BLOCK):
+                        pass
+                    raw.seek(0)
+                    _, stream = self._opened(raw, start, stack)
+                    data = _read(stream, max(self.block, 16))
+            except _DAMAGE as error:
+                raise UnreadableFile(self.path, self._reason(error)) from error
+            while data:
+                yield data
+                try:
+                    data = _read(stream, self.block)
+                except _DAMAGE as error:
+                    raise UnreadableFile(self.path, self._reason(error)) from error
+
+    def _opened(self, raw: IO[bytes], start: bytes, stack: ExitStack) -> tuple[str, IO[bytes]]:
+        if start.startswith(_GZIP):
+            return "gzip", cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+        if start.startswith(_XZ):
+            return "xz", cast("IO[bytes]", lzma.LZMAFile(raw))
+        for codec, there in (("bz2", _BZ2.match(start)), ("zstd", start.startswith(_ZSTD))):
+            if there:
+                return codec, cast(Any, pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
+        if start.startswith(_ZIP):
+            archive = stack.enter_context(zipfile.ZipFile(raw))
+            names = [i for i in archive.infolist() if not i.is_dir()]
+            if len(names) != 1:
+                raise UnreadableFile(self.path, f"a zip archive of {len(names)} files, not of one")
+            return "zip", stack.enter_context(archive.open(names[0]))
+        return "none", raw
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, FileNotFoundError):
+            return "no such file"
+        if self.compression == "none" and isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        what = f"damaged {self.compression}" if self.compression != "none" else "damaged"
+        return f"{what}: {error}"
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    """Exactly `size` bytes, fewer only at the end."""
+    data = stream.read(size)
+    if len(data) == size or not data:
+        return data
+    parts, have = [data], len(data)
+    while have < size and (more := stream.read(size - have)):
+        parts.append(more)
+        have += len(more)
+    return b"".join(parts)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _plain(encoding: str) -> str:
+    """One name for each encoding; ASCII is read as its superset UTF-8."""
+    name = codecs.lookup(encoding).name
+    return "utf-8" if name in ("ascii", "utf-8-sig") else name

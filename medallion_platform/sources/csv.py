@@ -1,0 +1,268 @@
+"""Delimited text: where records end, and their fields.
+
+The grammar is strict where it matters: a quote opens only at the start of a field, inside it is
+doubled, and behind the closing quote comes a delimiter or the end of the record. A quote amid an
+unquoted field is text. A record that breaks the grammar (a quote that never closes, or not within
+`LONGEST_QUOTED`) is the one line it begins on, so that a stray quote costs that line and not the
+rest of the file.
+
+All but the odd records are handled by arithmetic on the places of quotes, delimiters and line ends;
+`_record` and `_fields` define the grammar for the few that are left, and give the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
+from medallion_platform.sources.slices import Block, Bools, Bytes, Ints, patched
+from medallion_platform.sources.source import Csv
+
+LONGEST_QUOTED = 2**20
+"""A quoted field with line ends in it must close within this many bytes of its record's start."""
+
+UNTERMINATED = "unterminated quote"
+AFTER_QUOTE = "text after a closing quote"
+
+
+class HeaderError(ValueError):
+    """The first record of a file cannot be its header."""
+
+
+class CsvParser:
+    """Finds and takes apart the records of one file. `names` are its fields, once known."""
+
+    def __init__(self, format: Csv, names: Iterable[str] | None = None) -> None:
+        self.format = format
+        self.delimiter = ord(format.delimiter)
+        self.quote = None if format.quote is None else ord(format.quote)
+        self.names: tuple[str, ...] | None = None if names is None else tuple(names)
+        if self.names is None and not format.header:
+            self.names = format.columns
+        d = re.escape(format.delimiter.encode())
+        if format.quote is None:
+            self.field = re.compile(b"([^" + d + rb"]*+)(?:" + d + rb"|(\Z))")
+            self.record = re.compile(rb"[^\n]*")
+        else:
+            q = re.escape(format.quote.encode())
+            quoted = q + b"[^" + q + b"]*+(?:" + q + q + b"[^" + q + b"]*+)*+" + q
+            bare = b"(?!" + q + b")"
+            end = rb"(?=\r?\n|\Z)"
+            any_field = b"(?:" + quoted + b"|" + bare + b"[^" + d + rb"\n]*+)"
+            self.record = re.compile(any_field + b"(?:" + d + any_field + b")*+" + end)
+            self.field = re.compile(
+                b"(" + quoted + b"|" + bare + b"[^" + d + b"]*+)(?:" + d + rb"|(\Z))"
+            )
+
+    def begin(self, block: Block, final: bool) -> int | None:
+        """Read the header, or the first record where there are no names to tell the width."""
+        if self.names is not None and not self.format.header:
+            return 0
+        starts, ends, after = self.split(block, 0, final)
+        if not len(starts):
+            return None if not final else block.size
+        fields = self._fields(block.get(int(starts[0]), int(ends[0])))
+        if isinstance(fields, str):
+            if self.format.header:
+                raise HeaderError(f"header: {fields}")
+            fields = [None]
+        if not self.format.header:
+            self.names = tuple(f"column_{i + 1}" for i in range(len(fields)))
+            return 0
+        try:
+            self.names = self.named([f.decode() if f else "" for f in fields])
+        except UnicodeDecodeError:
+            raise HeaderError("header: does not decode") from None
+        return int(starts[1]) if len(starts) > 1 else after
+
+    def named(self, header: list[str]) -> tuple[str, ...]:
+        """The fields' names: a blank one is numbered, one that was there already as well."""
+        names: list[str] = []
+        taken = {name.strip().lower() for name in header}
+        seen: set[str] = set()
+        for i, name in enumerate(header):
+            name = name.strip().replace("\0", "") or f"column_{i + 1}"
+            made, n = name, 1
+            while made.lower() in seen or (n > 1 and made.lower() in taken):
+                n += 1
+                made = f"{name}_{n}"
+            seen.add(made.lower())
+            names.append(made)
+        wanted = self.format.columns
+        if wanted and not set(wanted) & set(names):
+            raise HeaderError("header: none of the declared columns is in it")
+        return tuple(names)
+
+    def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+        """The whole records from `start` on. Blank lines are none."""
+        starts, ends, after = lines(block, start, final)
+        if self.quote is not None and len(starts) and block.holds(self.quote):
+            quotes = block.find(self.quote)
+            clean, _ = _clean(block.bytes, quotes, starts, ends, self.delimiter, self.quote)
+            if not clean.all():
+                starts, ends, after = self._merged(block, starts, ends, after, ~clean, final)
+        kept = ends > starts
+        return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
+
+    def _merged(
+        self, block: Block, starts: Ints, ends: Ints, after: int, unclean: Bools, final: bool
+    ) -> tuple[Ints, Ints, int]:
+        """Lines to records, where some lines are not a record by themselves."""
+        is_start = np.ones(len(starts), np.bool_)
+        ends = ends.copy()
+        view = memoryview(block.bytes)[: block.size]
+        done = -1
+        for line in np.flatnonzero(unclean).tolist():
+            if line <= done:
+                continue
+            begin, stop = int(starts[line]), int(ends[line])
+            # the window is the same wherever a block ends, so that blocks never change the records
+            window = max(begin + LONGEST_QUOTED, stop + 2)
+            limit = min(window, block.size)
+            match = self.record.match(view, begin, limit)
+            if limit < window and not final and (match is None or match.end() >= limit - 1):
+                return starts[:line][is_start[:line]], ends[:line][is_start[:line]], begin
+            if match is None or match.end() <= stop or match.end() >= min(window, after + 1):
+                continue
+            last = int(np.searchsorted(starts, match.end(), side="right")) - 1
+            if last == line or self._stray(block, begin, stop, int(ends[last])):
+                continue
+            is_start[line + 1 : last + 1] = False
+            ends[line] = ends[last]
+            done = last
+        return starts[is_start], ends[is_start], after
+
+    def _stray(self, block: Block, begin: int, stop: int, end: int) -> bool:
+        """Whether a record over several lines is more likely a line with a stray quote.
+
+        So it is if it has the wrong number of fields, while its first line has the right one.
+        """
+        if self.names is None:
+            return False
+        fields = self._fields(block.get(begin, end))
+        mark = self.format.delimiter.encode()
+        return len(fields) != len(self.names) == block.get(begin, stop).count(mark) + 1
+
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+        """The fields of records."""
+        names = self.names or ()
+        width, count = len(names), len(starts)
+        malformed: dict[int, str] = {}
+        delimiters = block.find(self.delimiter)
+        doubled = np.zeros(0, np.int64)
+        clean = np.ones(count, np.bool_)
+        quotes = np.zeros(0, np.int64)
+        if self.quote is not None and block.holds(self.quote):
+            quotes = block.find(self.quote)
+            clean, spans = _clean(block.bytes, quotes, starts, ends, self.delimiter, self.quote)
+            quotes = quotes[spans]
+            if len(quotes):
+                inside = np.searchsorted(quotes, delimiters) & 1
+                delimiters = delimiters[inside == 0]
+                doubled = quotes[:-1][quotes[1:] == quotes[:-1] + 1]
+        first = np.searchsorted(delimiters, starts)
+        found = np.searchsorted(delimiters, ends) - first
+        long = ends - starts >= LONGEST
+        good = clean & (found == width - 1) & ~long
+        for row in np.flatnonzero(clean & ~good & ~long).tolist():
+            malformed[row] = _ragged(int(found[row]) + 1, width)
+        for row in np.flatnonzero(long).tolist():
+            malformed[row] = TOO_LONG
+        odd: list[int] = []
+        values: list[list[str | None]] = []
+        for row in np.flatnonzero(~clean & ~long).tolist():
+            fields = self._fields(block.get(int(starts[row]), int(ends[row])))
+            if isinstance(fields, str):
+                malformed[row] = fields
+            elif len(fields) != width:
+                malformed[row] = _ragged(len(fields), width)
+            else:
+                odd.append(row)
+                values.append([f.decode() if f else None for f in fields])
+
+        columns: dict[str, pl.Series] = {}
+        everything = bool(good.all())
+        padded = np.concatenate([delimiters, np.full(width + 1, block.size, np.int64)])
+        begin = starts
+        for i, name in enumerate(names):
+            end = padded[first + i] if i < width - 1 else ends
+            a, length = begin, end - begin
+            begin = end + 1
+            if not everything:
+                a, length = np.where(good, a, 0), np.where(good, length, 0)
+            if len(quotes):
+                quoted = (block.bytes[a] == self.quote) & (length > 0)
+                a = a + quoted
+                length = length - 2 * quoted
+            column = block.texts(a, length, length > 0)
+            if len(doubled):
+                with_pair = np.searchsorted(doubled, a) < np.searchsorted(doubled, a + length - 1)
+                rows = np.flatnonzero(with_pair & (length > 0))
+                if len(rows):
+                    mark = self.format.quote or ""
+                    fixed = column.gather(rows).str.replace_all(mark * 2, mark, literal=True)
+                    places = np.arange(count, dtype=np.int64)
+                    places[rows] = np.arange(count, count + len(rows))
+                    column = pl.concat([column, fixed]).gather(places)
+            columns[name] = patched(column, odd, [v[i] for v in values])
+        for name in self.format.columns or ():
+            if name not in columns:
+                columns[name] = pl.Series(name, [None], pl.String).new_from_index(0, count)
+        return Parsed(columns, malformed)
+
+    def _fields(self, record: bytes) -> list[bytes | None] | str:
+        """The fields of one record, or why it is malformed. An empty field is None."""
+        if self.quote is None:
+            return [f or None for f in record.split(self.format.delimiter.encode())]
+        mark = bytes([self.quote])
+        fields: list[bytes | None] = []
+        place = 0
+        while match := self.field.match(record, place):
+            value = match[1]
+            if value.startswith(mark):
+                value = value[1:-1].replace(mark * 2, mark)
+            fields.append(value or None)
+            if match[2] is not None:
+                return fields
+            place = match.end()
+        rest = record[place + 1 :].replace(mark * 2, b"")
+        return AFTER_QUOTE if mark in rest else UNTERMINATED
+
+
+def _ragged(found: int, expected: int) -> str:
+    return f"ragged: {found} fields, {expected} expected"
+
+
+def _clean(
+    text: Bytes, quotes: Ints, starts: Ints, ends: Ints, delimiter: int, quote: int
+) -> tuple[Bools, Bools]:
+    """Which stretches keep the grammar by themselves, and which of `quotes` are in such a one.
+
+    In such a stretch every quote opens or closes in turn: one that opens stands at the start of a
+    field or right behind one that closed (a doubled quote), one that closes at the end of a field
+    or before another.
+    """
+    first, last = np.searchsorted(quotes, starts), np.searchsorted(quotes, ends)
+    count = last - first
+    clean = (count & 1) == 0
+    if not len(quotes):
+        return clean, np.zeros(0, np.bool_)
+    rows = np.flatnonzero(count)
+    row_of = np.repeat(rows, count[rows])
+    which = np.arange(len(row_of)) - np.repeat(np.cumsum(count[rows]) - count[rows], count[rows])
+    places_index = np.repeat(first[rows], count[rows]) + which
+    places = quotes[places_index]
+    closes = (which & 1) == 1
+    # the neighbour that would make this quote a fine one
+    neighbour = np.where(closes, text[places + 1], text[places - 1])
+    edge = np.where(closes, places + 1 == ends[row_of], places == starts[row_of])
+    fine = edge | (neighbour == delimiter) | ((neighbour == quote) & (closes | (which > 0)))
+    if not fine.all():
+        clean[row_of[~fine]] = False
+    used = np.zeros(len(quotes), np.bool_)
+    used[places_index] = clean[row_of]
+    return clean, used

@@ -1,0 +1,203 @@
+"""Read a file, or stored payloads again, into records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.sources import parquet
+from medallion_platform.sources.blocks import BLOCK, TextFile
+from medallion_platform.sources.csv import CsvParser, HeaderError
+from medallion_platform.sources.debezium import DebeziumParser
+from medallion_platform.sources.jsonlines import JsonLinesParser
+from medallion_platform.sources.records import Parsed, Parser, undecodable
+from medallion_platform.sources.slices import Block, Ints
+from medallion_platform.sources.source import (
+    Csv,
+    Debezium,
+    Format,
+    JsonLines,
+    Parquet,
+    UnreadableFile,
+)
+
+__all__ = ["RESERVED", "UnreadableFile", "header", "read", "reparse"]
+
+RESERVED = ("_row", "_payload", "_payload_bytes", "_malformed")
+"""The columns that every frame begins with; a field of such a name gets a `_` behind it."""
+
+
+def read(
+    path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK
+) -> Iterator[pl.DataFrame]:
+    """The records of a file from `first_row` on, in frames of about `block` bytes of text each.
+
+    Columns: `_row` (Int64, counted from 1, a header is none), `_payload` (the record's exact text),
+    `_payload_bytes` (Binary: the record as it came where it does not decode, and `_payload` is
+    null), `_malformed` (why it does not parse, else null), then one of String per field; for Parquet
+    the file's typed columns, and no payload. A frame has the fields that were met in it.
+
+    Raises UnreadableFile; for a compressed file, or one smaller than a block, before any frame.
+    """
+    path = Path(path)
+    if isinstance(format, Parquet):
+        for row, frame in parquet.read(path, first_row):
+            yield _framed(row, len(frame), frame, None, None, {})
+        return
+    text = TextFile(path, format.encoding, block)
+    parser = _parser(format)
+    row, started = 1, False
+    blocks = iter(text)
+    rest = b""
+    data = next(blocks, b"")
+    while data or rest:
+        ahead = next(blocks, b"")
+        final = not ahead
+        piece = Block(rest + data)
+        data = ahead
+        start: int | None = 0
+        if not started:
+            try:
+                start = parser.begin(piece, final)
+            except HeaderError as error:
+                raise UnreadableFile(path, str(error)) from error
+        if start is None:
+            rest = piece.get(0, piece.size)
+            continue
+        started = True
+        starts, ends, after = parser.split(piece, start, final)
+        rest = piece.get(after, piece.size)
+        skipped = min(max(first_row - row, 0), len(starts))
+        row += len(starts)
+        starts, ends = starts[skipped:], ends[skipped:]
+        if len(starts):
+            yield _records(parser, piece, starts, ends, row - len(starts), text)
+        if final:
+            return
+
+
+def header(path: Path | str, format: Format) -> tuple[str, ...] | None:
+    """The names of a file's fields in their order, where the file says so before its first record.
+
+    `reparse` wants them for payloads of a CSV file. None for JSON, whose records name their fields.
+    """
+    path = Path(path)
+    if isinstance(format, Parquet):
+        return parquet.columns(path)
+    if not isinstance(format, Csv):
+        return None
+    parser, data = CsvParser(format), b""
+    blocks = iter(TextFile(path, format.encoding, BLOCK))
+    ahead = next(blocks, b"")
+    while ahead:
+        data, ahead = data + ahead, next(blocks, b"")
+        try:
+            if parser.begin(Block(data), final=not ahead) is not None:
+                return parser.names
+        except HeaderError as error:
+            raise UnreadableFile(path, str(error)) from error
+    return parser.names
+
+
+def reparse(
+    payloads: pl.Series, format: Format, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """The same parsing as `read` of payloads (String or Binary) that were stored: one row for each.
+
+    `columns` are the names of a CSV file's fields (`header`). `_row` counts the payloads from 1.
+    """
+    if isinstance(format, Parquet):
+        raise TypeError("Parquet rows have no payload to parse again")
+    if isinstance(format, Csv):
+        names = columns if columns is not None else format.columns
+        if names is None:
+            raise ValueError("payloads of CSV are parsed by the names of their file's fields")
+        parser: Parser = CsvParser(format, names)
+    else:
+        parser = _parser(format)
+    binary = payloads.cast(pl.Binary).fill_null(b"")
+    lengths = binary.bin.size().to_numpy().astype(np.int64)
+    ends = np.cumsum(lengths)
+    block = Block(b"".join(binary.to_list()))
+    return _records(parser, block, ends - lengths, ends, 1, None)
+
+
+def _parser(format: Format) -> Parser:
+    if isinstance(format, Csv):
+        return CsvParser(format)
+    if isinstance(format, JsonLines):
+        return JsonLinesParser()
+    if isinstance(format, Debezium):
+        return DebeziumParser()
+    raise TypeError(f"{format!r} is not text")
+
+
+def _records(
+    parser: Parser, block: Block, starts: Ints, ends: Ints, row: int, source: TextFile | None
+) -> pl.DataFrame:
+    """The frame of the records at (starts, ends) of a block."""
+    count = len(starts)
+    bad = undecodable(block, starts, ends)
+    if not bad.any():
+        parsed = parser.parse(block, starts, ends)
+        return _framed(
+            row,
+            count,
+            pl.DataFrame(_safe(parsed)),
+            block.texts(starts, ends - starts),
+            None,
+            parsed.malformed,
+        )
+    good = np.flatnonzero(~bad)
+    parsed = parser.parse(block, starts[good], ends[good])
+    places = np.full(count, -1, np.int64)
+    places[good] = np.arange(len(good))
+    index = pl.Series(places)
+    index = index.set(index < 0, None)
+    frame = pl.DataFrame({n: c.gather(index) for n, c in _safe(parsed).items()})
+    payload = block.texts(starts[good], (ends - starts)[good]).gather(index)
+    raw: list[bytes | None] = [None] * count
+    malformed = {int(good[i]): why for i, why in parsed.malformed.items()}
+    for i in np.flatnonzero(bad).tolist():
+        record = block.get(int(starts[i]), int(ends[i]))
+        raw[i] = record if source is None else source.raw(record)
+        malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
+    return _framed(row, count, frame, payload, pl.Series(raw, dtype=pl.Binary), malformed)
+
+
+def _safe(parsed: Parsed) -> dict[str, pl.Series]:
+    safe: dict[str, pl.Series] = {}
+    for name, column in parsed.columns.items():
+        while name in RESERVED or name in safe:
+            name += "_"
+        safe[name] = column
+    return safe
+
+
+def _framed(
+    row: int,
+    count: int,
+    fields: pl.DataFrame,
+    payload: pl.Series | None,
+    raw: pl.Series | None,
+    malformed: dict[int, str],
+) -> pl.DataFrame:
+    reasons = pl.Series([None], dtype=pl.String).new_from_index(0, count)
+    if malformed:
+        why: list[str | None] = [None] * count
+        for i, reason in malformed.items():
+            why[i] = reason
+        reasons = pl.Series(why, dtype=pl.String)
+    nothing = pl.Series([None], dtype=pl.Binary).new_from_index(0, count)
+    frame = pl.DataFrame(
+        {
+            "_row": np.arange(row, row + count, dtype=np.int64),
+            "_payload": payload if payload is not None else nothing.cast(pl.String),
+            "_payload_bytes": raw if raw is not None else nothing,
+            "_malformed": reasons,
+        }
+    )
+    return frame.hstack(fields) if fields.width else frame

@@ -1,0 +1,204 @@
+"""Look at a landing zone: which files are there, whose they are, and which are complete.
+
+`scan` and `digest_of` touch the file system; `sort_out` and `register` decide, and are pure.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+from medallion_platform.sources.source import FileSource, FileVersion, UnreadableFile
+
+SETTLE_SECONDS = 10.0
+UNFINISHED_ENDINGS = (
+    ".tmp",
+    ".temp",
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".download",
+    ".uploading",
+    ".inprogress",
+    ".incomplete",
+    ".swp",
+    "._copying_",
+    "~",
+)
+_READ = 2**20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file as it was seen in a landing zone. `path` is relative to it, with `/`."""
+
+    path: str
+    size: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stands in a landing zone. Every file is in exactly one of the four."""
+
+    claimed: Mapping[str, tuple[Seen, ...]]
+    """Complete files by the name of the source that claims them, oldest first."""
+    unclaimed: tuple[str, ...]
+    """Files that no source claims."""
+    contested: Mapping[str, tuple[str, ...]]
+    """Files that several sources claim, with the names of these: none of them may take it."""
+    unfinished: tuple[str, ...]
+    """Files that are still being written, by their name or by the time of their last change."""
+
+
+class StillGrowing(Exception):
+    """A file changed while it was read: it is not complete yet."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} changed while it was read")
+        self.path = path
+
+
+def look(
+    landing: Path | str,
+    sources: Iterable[FileSource],
+    now: datetime,
+    settle_seconds: float = SETTLE_SECONDS,
+) -> Look:
+    """What stands in the landing zone `landing` at the time `now` (with a time zone)."""
+    return sort_out(scan(landing), sources, now, settle_seconds)
+
+
+def scan(landing: Path | str) -> list[Seen]:
+    """Every file in a landing zone, also in folders; an absent zone is an empty one."""
+    return sorted(_scanned(str(landing), ""), key=lambda seen: seen.path)
+
+
+def _scanned(root: str, folder: str) -> Iterator[Seen]:
+    try:
+        entries = list(os.scandir(os.path.join(root, folder)))  # noqa: PTH118
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _scanned(root, path)
+            continue
+        try:
+            facts = entry.stat()
+        except FileNotFoundError:
+            if not entry.is_symlink():
+                continue  # gone since it was listed
+            facts = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(facts.st_mode):
+            yield Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+
+def sort_out(
+    files: Iterable[Seen], sources: Iterable[FileSource], now: datetime, settle_seconds: float
+) -> Look:
+    """Whose each file is, and which are complete. Pure."""
+    sources = tuple(sources)
+    claimed: dict[str, list[Seen]] = {source.name: [] for source in sources}
+    unclaimed: list[str] = []
+    contested: dict[str, tuple[str, ...]] = {}
+    unfinished: list[str] = []
+    for file in files:
+        if unfinished_name(file.path):
+            unfinished.append(file.path)
+            continue
+        owners = tuple(source.name for source in sources if source.claims_path(file.path))
+        if len(owners) > 1:
+            contested[file.path] = owners
+        elif not owners or not file.path.isprintable():
+            unclaimed.append(file.path.encode("utf-8", "backslashreplace").decode())
+        elif abs(now - file.modified_at) < timedelta(seconds=settle_seconds):
+            unfinished.append(file.path)
+        else:
+            claimed[owners[0]].append(file)
+    return Look(
+        {n: tuple(sorted(f, key=lambda s: (s.modified_at, s.path))) for n, f in claimed.items()},
+        tuple(unclaimed),
+        contested,
+        tuple(unfinished),
+    )
+
+
+def unfinished_name(path: str) -> bool:
+    """Whether a path says by itself that its file is hidden or not complete. Pure."""
+    parts = path.split("/")
+    return any(p.startswith((".", "_")) for p in parts) or path.lower().endswith(UNFINISHED_ENDINGS)
+
+
+def digest_of(landing: Path | str, seen: Seen) -> str:
+    """The digest of a file's content.
+
+    Raises StillGrowing where the file is no longer as it was seen, UnreadableFile where it cannot be
+    read.
+    """
+    path = Path(landing) / seen.path
+    made = blake2b(digest_size=20)
+    try:
+        with path.open("rb", buffering=0) as file:
+            buffer = memoryview(bytearray(_READ))
+            while count := file.readinto(buffer):
+                made.update(buffer[:count])
+            facts = os.fstat(file.fileno())
+    except OSError as error:
+        raise UnreadableFile(seen.path, error.strerror or str(error)) from error
+    if (facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)) != (
+        seen.size,
+        seen.modified_at,
+    ):
+        raise StillGrowing(seen.path)
+    return made.hexdigest()
+
+
+def unchanged(known: Mapping[str, FileVersion], seen: Seen) -> bool:
+    """Whether a file looks as its latest known version did, so that it need not be read. Pure.
+
+    `known` holds the latest version by path (`latest`).
+    """
+    version = known.get(seen.path)
+    return version is not None and (version.size, version.modified_at) == (
+        seen.size,
+        seen.modified_at,
+    )
+
+
+def latest(versions: Iterable[FileVersion]) -> dict[str, FileVersion]:
+    """The latest version of each path. Pure."""
+    return {v.path: v for v in sorted(versions, key=lambda v: v.sequence)}
+
+
+def register(
+    known: Sequence[FileVersion], found: Iterable[tuple[Seen, str]]
+) -> tuple[list[FileVersion], list[Seen]]:
+    """Which (file, digest) are versions not taken before, and which were. Pure.
+
+    A content that was taken already, under whatever name, adds nothing. Another content under a known
+    name is a new version. Sequence numbers go on from the highest that is known.
+    """
+    digests = {version.digest for version in known}
+    paths = {version.path for version in known}
+    sequence = max((version.sequence for version in known), default=0)
+    versions: list[FileVersion] = []
+    repeated: list[Seen] = []
+    for seen, digest in found:
+        if digest in digests:
+            repeated.append(seen)
+            continue
+        sequence += 1
+        state = "new version" if seen.path in paths else "new"
+        versions.append(
+            FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state)
+        )
+        digests.add(digest)
+        paths.add(seen.path)
+    return versions, repeated

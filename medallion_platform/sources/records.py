@@ -1,0 +1,79 @@
+"""What the readers of all text formats share: the records found in a block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.sources.slices import Block, Bools, Ints
+
+LONGEST = 64 * 2**20
+"""A line longer than this is cut into malformed records of this length, to bound memory."""
+
+TOO_LONG = "longer than 64 MiB"
+
+
+@dataclass
+class Parsed:
+    """Records taken apart: one column of text per field, and why some are malformed (else null)."""
+
+    columns: dict[str, pl.Series]
+    malformed: dict[int, str]
+
+
+class Parser(Protocol):
+    """How one format finds records and takes them apart."""
+
+    def begin(self, block: Block, final: bool) -> int | None:
+        """Read what stands before the first record; where that starts, or None if cut short."""
+        ...
+
+    def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+        """The whole records from `start` on, and where the next one begins."""
+        ...
+
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+        """Take records apart. All are valid UTF-8."""
+        ...
+
+
+def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+    """The lines from `start` on without their line ends, and where the next one begins."""
+    stops = block.find(10)
+    if start:
+        stops = stops[np.searchsorted(stops, start) :]
+    count = len(stops)
+    after = int(stops[-1]) + 1 if count else start
+    starts = np.concatenate([[start], stops[:-1] + 1])[:count].astype(np.int64)
+    ends = stops
+    rest = block.size - after
+    if rest and (final or rest >= LONGEST):
+        until = block.size if final else after + rest // LONGEST * LONGEST
+        starts, ends = np.append(starts, after), np.append(ends, until)
+        after = until
+    if len(ends) and (ends - starts).max() > LONGEST:
+        starts, ends = _cut(starts, ends)
+    ends = ends - ((ends > starts) & (block.bytes[np.maximum(ends - 1, 0)] == 13))
+    return starts, ends, after
+
+
+def _cut(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """Cut what is too long, at the same places wherever a block ends."""
+    pieces = [
+        (place, min(place + LONGEST, end))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        for place in range(start, max(end, start + 1), LONGEST)
+    ]
+    cut = np.array(pieces, np.int64)
+    return cut[:, 0], cut[:, 1]
+
+
+def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
+    """Which records are not valid UTF-8."""
+    if block.is_utf8():
+        return np.zeros(len(starts), np.bool_)
+    raw = block.texts(starts, ends - starts, binary=True)
+    return raw.cast(pl.String, strict=False).is_null().to_numpy()

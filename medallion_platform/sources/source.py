@@ -1,0 +1,192 @@
+"""The declaration of a source, and the arithmetic of its positions. Pure: opens no file."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from re import Pattern, compile
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from medallion_platform.contracts.contract import Contract
+
+ROWS_PER_FILE = 2**32
+"""The positions a file version spans: a record's offset is `sequence * ROWS_PER_FILE + row`."""
+
+
+class UnreadableFile(Exception):
+    """A file cannot be read at all (torn, corrupt, not what it was declared to be)."""
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableFile], tuple[str, str]]:
+        return (UnreadableFile, (self.path, self.reason))
+
+
+def offset_of(sequence: int, row: int) -> int:
+    """The position of a record among all records of its source; row 0 is the file itself."""
+    if not 0 <= row < ROWS_PER_FILE:
+        raise ValueError(f"row {row} is outside 0..{ROWS_PER_FILE - 1}")
+    if not 0 <= sequence < 2**31:
+        raise ValueError(f"sequence {sequence} is outside 0..{2**31 - 1}")
+    return sequence * ROWS_PER_FILE + row
+
+
+def place_of(offset: int) -> tuple[int, int]:
+    """The (sequence, row) that `offset` stands for; the inverse of `offset_of`."""
+    if not 0 <= offset < 2**63:
+        raise ValueError(f"{offset} is not an offset")
+    return divmod(offset, ROWS_PER_FILE)
+
+
+@dataclass(frozen=True)
+class Csv:
+    """Delimited text.
+
+    `columns` names the fields where there is no header; where there is one, it is the columns that
+    are expected: fields go by the header's names, a missing one is null, one more flows through.
+    `quote=None` means that no character quotes. An empty field is null.
+    """
+
+    delimiter: str = ","
+    header: bool = True
+    columns: tuple[str, ...] | None = None
+    encoding: str = "utf-8"
+    quote: str | None = '"'
+
+    def __post_init__(self) -> None:
+        for what, mark in (("delimiter", self.delimiter), ("quote", self.quote)):
+            if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in "\r\n\0"):
+                raise ValueError(f"Csv {what} {mark!r} is not one ASCII character")
+        if self.delimiter == self.quote:
+            raise ValueError(f"Csv delimiter and quote are both {self.quote!r}")
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+            if not self.columns or len(set(self.columns)) != len(self.columns):
+                raise ValueError(f"Csv columns {self.columns!r} are empty or not unique")
+        _known_encoding("Csv", self.encoding)
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """One JSON object a line. Every field becomes a column of text, nested ones as JSON."""
+
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        _known_encoding("JsonLines", self.encoding)
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Parquet: columns keep their types, and are the payload."""
+
+
+@dataclass(frozen=True)
+class Debezium:
+    """Debezium change events, one JSON envelope a line, with or without its schema.
+
+    `key` names the columns that identify a row of the captured table.
+    """
+
+    key: tuple[str, ...] = ("id",)
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", tuple(self.key))
+        _known_encoding("Debezium", self.encoding)
+
+
+Format = Csv | JsonLines | Parquet | Debezium
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files of one kind that land together and become one bronze table.
+
+    `claims` are globs relative to the landing zone: `*` and `?` stay within a folder, `**` spans
+    folders.
+    """
+
+    name: str
+    table: str
+    contract: Contract
+    claims: tuple[str, ...]
+    format: Format
+    domain: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "claims", tuple(self.claims))
+        if not self.claims:
+            raise ValueError(f"source {self.name!r} claims no file")
+
+    def claims_path(self, path: str) -> bool:
+        """Whether a file at `path` (relative to the landing zone, with `/`) is this source's."""
+        return claims(self.claims, path)
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """One content of one path, in the order in which a source took them in.
+
+    `state` says why it has a sequence number: `new` (path not seen before) or `new version` (the
+    path was seen with another content). `header` holds the names of its fields where the file has them
+    (`files.header`): stored payloads of a CSV cannot be parsed again without.
+    """
+
+    sequence: int
+    path: str
+    digest: str
+    size: int
+    modified_at: datetime
+    state: Literal["new", "new version"] = "new"
+    header: tuple[str, ...] | None = None
+
+    def offset(self, row: int) -> int:
+        """The position of this file's record number `row`; of the file itself for row 0."""
+        return offset_of(self.sequence, row)
+
+
+def claims(globs: Iterable[str], path: str) -> bool:
+    """Whether one of `globs` matches `path`."""
+    return any(_pattern(glob).match(path) for glob in globs)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(glob: str) -> Pattern[str]:
+    *folders, name = glob.strip("/").split("/")
+    head = "".join("(?:[^/]+/)*" if f == "**" else _segment(f) + "/" for f in folders)
+    return compile(rf"(?s:{head}{'.+' if name == '**' else _segment(name)})\Z")
+
+
+def _segment(text: str) -> str:
+    """A regular expression for one path segment of a glob (no `/` is ever matched)."""
+    out, i = "", 0
+    while i < len(text):
+        mark, i = text[i], i + 1
+        if mark == "*":
+            out += "[^/]*"
+        elif mark == "?":
+            out += "[^/]"
+        elif mark == "[" and (end := text.find("]", i + 1)) > 0:
+            inner = text[i:end].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
+            out += "(?!/)[" + ("^" + inner[1:] if inner.startswith("!") else inner) + "]"
+            i = end + 1
+        else:
+            out += "\\" + mark if not mark.isalnum() and mark.isascii() else mark
+    return out
+
+
+def _known_encoding(what: str, encoding: str) -> None:
+    try:
+        info = codecs.lookup(encoding)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{what}: no such encoding: {encoding!r}") from error
+    if not getattr(info, "_is_text_encoding", True):
+        raise ValueError(f"{what}: {encoding!r} is not a text encoding")
