@@ -1,0 +1,202 @@
+"""The second half of every write: staged Parquet files become rows of a table, all at once.
+
+An engine has written files below `<table>/staged/<id>/`; nobody sees them yet. `commit` adds
+them to the Delta log together with the files they replace, the writer's record and a transaction
+identifier. A crash before it leaves orphans for VACUUM; after it the work is done. Two writers
+that started from the same version conflict on the identifier, and the second one fails.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from medallion_platform.lakehouse.record import WHOLE, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+    from deltalake.transaction import AddAction, RemoveAction
+
+WRITER = "writer"
+"""The transaction identifier of everybody who writes rows to a table: one at a time."""
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_STATISTICS_COLUMNS = 32
+
+
+class Fenced(Exception):
+    """Another writer committed to the table first; nothing of this write is visible."""
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """One Parquet file that waits for its commit."""
+
+    path: str
+    size: int
+    modified_ms: int
+    partition: dict[str, str | None]
+    rows: int
+    statistics: str
+
+
+def sequence_of(table: DeltaTable | None) -> int:
+    """The newest `Record.sequence` in a table, -1 where there is none."""
+    found = table.transaction_version(WRITER) if table is not None else None
+    return -1 if found is None else found
+
+
+def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:
+    """The Parquet files below a staged folder, with row counts and statistics from their footers.
+
+    Partition values are read from the folder names (`event_date=2026-01-05`).
+    """
+    import pyarrow.parquet as pq
+
+    root = Path(table_path)
+    found = []
+    for file in sorted((root / folder).rglob("*.parquet")):
+        values = dict(part.split("=", 1) for part in file.parent.parts if "=" in part)
+        partition = {
+            c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by
+        }
+        footer = pq.read_metadata(file)
+        if footer.num_rows == 0:
+            continue
+        stat = file.stat()
+        found.append(
+            StagedFile(
+                str(file.relative_to(root)),
+                stat.st_size,
+                int(stat.st_mtime * 1000),
+                partition,
+                footer.num_rows,
+                json.dumps(_statistics(footer)),
+            )
+        )
+    return found
+
+
+def commit(
+    table: DeltaTable,
+    record: Record,
+    *,
+    add: Iterable[StagedFile] = (),
+    remove: Iterable[dict[str, Any]] = (),
+    whole: pa.Schema | None = None,
+    positions: Mapping[str, int] | None = None,
+) -> int:
+    """Make staged files visible and replaced ones invisible in one commit; gives its version.
+
+    table: opened at the version that the work was based on. remove: rows of `files_of`. whole: all
+    that was there is replaced, by files of this schema. positions: further transaction identifiers
+    (an intake's source and next offset).
+
+    Raises:
+        Fenced: another writer came first, or one that took away the same files.
+    """
+    from deltalake import CommitProperties, Schema, Transaction
+    from deltalake.exceptions import CommitFailedError
+
+    if (sequence_of(table)) >= record.sequence:
+        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
+    transactions = {WRITER: record.sequence, **(positions or {})}
+
+    partition_by = table.metadata().partition_columns
+    actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]
+    try:
+        table.create_write_transaction(
+            actions,
+            mode="append" if whole is None else "overwrite",
+            schema=table.schema() if whole is None else Schema.from_arrow(whole),
+            partition_by=partition_by,
+            commit_properties=CommitProperties(
+                custom_metadata={"userMetadata": record.to_json()},
+                app_transactions=[Transaction(a, v) for a, v in transactions.items()],
+            ),
+        )
+    except CommitFailedError as error:
+        raise Fenced(
+            f"{table.metadata().name}: another writer committed first ({error}); nothing of this "
+            "write is visible, run it again"
+        ) from error
+    table.update_incremental()
+    return table.version()
+
+
+def in_units(files: Iterable[dict[str, Any]], column: str | None, units: set[str]) -> list[Any]:
+    """The data files that belong to any of `units` (all of them where the table has no unit)."""
+    if column is None:
+        return list(files)
+    return [f for f in files if str(f.get(f"partition.{column}") or WHOLE) in units]
+
+
+def _additions(files: Iterable[StagedFile]) -> list[AddAction]:
+    from deltalake.transaction import AddAction
+
+    return [
+        AddAction(f.path, f.size, f.partition, f.modified_ms, True, f.statistics) for f in files
+    ]
+
+
+def _removals(files: Iterable[dict[str, Any]], partition_by: list[str]) -> list[RemoveAction]:
+    from deltalake.transaction import RemoveAction
+
+    now = int(time.time() * 1000)
+    return [
+        RemoveAction(
+            unquote(f["path"]),
+            True,
+            now,
+            f["size_bytes"],
+            {c: None if (v := f.get(f"partition.{c}")) is None else str(v) for c in partition_by},
+        )
+        for f in files
+    ]
+
+
+def _statistics(footer: Any) -> dict[str, Any]:
+    """Delta's per-file statistics (PROTOCOL.md, "Per-file Statistics") from a Parquet footer."""
+    low: dict[str, Any] = {}
+    high: dict[str, Any] = {}
+    nulls: dict[str, int] = {}
+    unusable: set[str] = set()
+    for g in range(footer.num_row_groups):
+        group = footer.row_group(g)
+        for c in range(min(group.num_columns, _STATISTICS_COLUMNS)):
+            chunk = group.column(c)
+            name, stats = chunk.path_in_schema, chunk.statistics
+            if "." in name or stats is None:
+                continue
+            if stats.has_null_count:
+                nulls[name] = nulls.get(name, 0) + stats.null_count
+            if stats.null_count == chunk.num_values and chunk.num_values == group.num_rows:
+                continue
+            if not stats.has_min_max or isinstance(stats.min, bool | bytes | Decimal):
+                if stats.null_count != group.num_rows:
+                    unusable.add(name)
+                continue
+            low[name] = min(low.get(name, stats.min), stats.min)
+            high[name] = max(high.get(name, stats.max), stats.max)
+    return {
+        "numRecords": footer.num_rows,
+        "minValues": {k: _plain(v) for k, v in low.items() if k not in unusable},
+        "maxValues": {k: _plain(v) for k, v in high.items() if k not in unusable},
+        "nullCount": nulls,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return value

@@ -1,0 +1,114 @@
+"""Rows that broke their contract, kept whole: one Delta table `dead_letters/<table>` per table.
+
+A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what it broke
+(`violations`), and the `unit` (partition or key) of the table that it would have gone to.
+`payload` holds the bytes as they came; for silver and gold, the masked row as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from medallion_platform.lakehouse import lean
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 30 days"}
+
+
+def name(table: str) -> str:
+    """The dead-letter table of a table: `silver.events` -> `dead_letters.silver.events`."""
+    return f"dead_letters.{table}"
+
+
+def schema() -> pa.Schema:
+    """Columns of every dead-letter table."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("source", pa.string()),
+            ("offset", pa.int64()),
+            ("file", pa.string()),
+            ("row", pa.int64()),
+            ("payload", pa.binary()),
+            ("violations", pa.list_(pa.string())),
+            ("unit", pa.string()),
+            ("at", pa.timestamp("us", tz="UTC")),
+            ("run_id", pa.string()),
+        ]
+    )
+
+
+def polars_schema() -> dict[str, Any]:
+    """The same columns for a Polars frame."""
+    import polars as pl
+
+    return {
+        "source": pl.String,
+        "offset": pl.Int64,
+        "file": pl.String,
+        "row": pl.Int64,
+        "payload": pl.Binary,
+        "violations": pl.List(pl.String),
+        "unit": pl.String,
+        "at": pl.Datetime("us", "UTC"),
+        "run_id": pl.String,
+    }
+
+
+def read(lake: Lake, table: str) -> pl.DataFrame:
+    """All dead letters of a table, with the columns of `schema` (empty where there are none)."""
+    import polars as pl
+
+    found = lake.open(name(table))
+    if found is None:
+        return pl.DataFrame(schema=polars_schema())
+    return pl.scan_delta(found).collect().select(list(polars_schema()))
+
+
+def count(lake: Lake, table: str) -> int:
+    """How many dead letters a table has now."""
+    return lake.rows(name(table))
+
+
+def append(
+    lake: Lake,
+    table: str,
+    rows: pl.DataFrame,
+    record: Record,
+    positions: Mapping[str, int] | None = None,
+) -> None:
+    """Add dead letters in one commit, fenced like every writer."""
+    lean.append(_ensure(lake, table), _fit(rows), record, positions or {})
+
+
+def replace(
+    lake: Lake, table: str, units: Iterable[str] | None, rows: pl.DataFrame, record: Record
+) -> None:
+    """Put `rows` in the place of all dead letters of `units` (None: of the whole table).
+
+    Does nothing where there neither are nor were any.
+    """
+    found = lake.open(name(table))
+    if rows.is_empty() and (found is None or found.count() == 0):
+        return
+    predicate = None
+    if units is not None:
+        quoted = ", ".join("'" + str(u).replace("'", "''") + "'" for u in sorted(units))
+        predicate = f"unit IN ({quoted})"
+    lean.replace(_ensure(lake, table), _fit(rows), record, predicate)
+
+
+def _ensure(lake: Lake, table: str) -> DeltaTable:
+    return lake.ensure(name(table), schema(), properties=PROPERTIES)
+
+
+def _fit(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(list(polars_schema())).cast(polars_schema())  # type: ignore[arg-type]

@@ -1,0 +1,127 @@
+"""Where every table of an installation lies, and the few things one asks of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medallion_platform.lakehouse.record import WHOLE, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+PROPERTIES = {
+    # Downstream tables and lookups read what was appended through the change data feed.
+    "delta.enableChangeDataFeed": "true",
+    # A reader may stay on a version, and a refresh on a position, for this long.
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+    "delta.logRetentionDuration": "interval 60 days",
+}
+_RECORDS_BACK = 50
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All tables below one root folder: `<root>/<layer>/<name>`."""
+
+    root: Path
+
+    def path(self, table: str) -> str:
+        """The folder of `silver.events`, or of `dead_letters.silver.events`."""
+        layer, _, name = table.partition(".")
+        return str(self.root / layer / name)
+
+    def open(self, table: str, version: int | None = None) -> DeltaTable | None:
+        """The table at a version (the newest by default), or None where it does not exist yet."""
+        from deltalake import DeltaTable
+
+        path = self.path(table)
+        if not DeltaTable.is_deltatable(path):
+            return None
+        return DeltaTable(path, version=version)
+
+    def version(self, table: str) -> int:
+        """The newest version, -1 where the table does not exist yet."""
+        found = self.open(table)
+        return -1 if found is None else found.version()
+
+    def exists(self, table: str) -> bool:
+        """Whether the table has been created."""
+        return self.open(table) is not None
+
+    def ensure(
+        self,
+        table: str,
+        schema: pa.Schema,
+        partition_by: Iterable[str] = (),
+        properties: Mapping[str, str] = PROPERTIES,
+    ) -> DeltaTable:
+        """The table, created empty where it is missing."""
+        from deltalake import DeltaTable, Schema
+
+        found = self.open(table)
+        if found is not None:
+            return found
+        path = self.path(table)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return DeltaTable.create(
+            path,
+            schema=Schema.from_arrow(schema),
+            mode="ignore",
+            partition_by=list(partition_by),
+            configuration=dict(properties),
+            name=table,
+        )
+
+    def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> Record | None:
+        """The newest commit's own account (of one of `verbs`), None where the log has none left."""
+        found = self.open(table)
+        for info in found.history(_RECORDS_BACK) if found else ():
+            record = Record.from_json(info.get("userMetadata"))
+            if record and (not verbs or record.verb in verbs):
+                return record
+        return None
+
+    def records(self, table: str, limit: int | None = None) -> list[tuple[int, Record]]:
+        """(version, record) of every commit still in the log, newest first."""
+        found = self.open(table)
+        if found is None:
+            return []
+        pairs = [
+            (i["version"], Record.from_json(i.get("userMetadata"))) for i in found.history(limit)
+        ]
+        return [(version, record) for version, record in pairs if record]
+
+    def units(self, table: str, column: str) -> set[str]:
+        """The values of a partition column that hold rows now."""
+        found = self.open(table)
+        if found is None:
+            return set()
+        return {str(p.get(column) or WHOLE) for p in found.partitions()}
+
+    def rows(self, table: str) -> int:
+        """How many rows the table holds, from the log's statistics."""
+        found = self.open(table)
+        return int(found.count()) if found else 0
+
+    def tables(self) -> list[str]:
+        """Every table that exists, e.g. `bronze.events`."""
+        layers = (self.root / layer for layer in ("bronze", "silver", "gold"))
+        return [
+            f"{layer.name}.{folder.name}"
+            for layer in layers
+            if layer.is_dir()
+            for folder in sorted(layer.iterdir())
+            if (folder / "_delta_log").is_dir()
+        ]
+
+
+def files_of(table: DeltaTable) -> list[dict[str, Any]]:
+    """Each data file of the table's version: path, size_bytes, num_records, partition values."""
+    import polars as pl
+
+    actions = pl.DataFrame(table.get_add_actions(flatten=True))
+    return actions.to_dicts()

@@ -1,0 +1,98 @@
+"""The lean side of the lakehouse: Polars frames into Delta tables, without a JVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from medallion_platform.lakehouse.commit import WRITER, Fenced, sequence_of
+from medallion_platform.lakehouse.record import Record
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+
+
+def append(
+    table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]
+) -> int:
+    """Append rows, their record and the positions they reach in one commit; gives its version.
+
+    table: opened before the work began, so that a second writer is noticed. New columns are added.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
+    """
+    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    behind = [s for s, v in positions.items() if (table.transaction_version(s) or -1) > v]
+    if sequence_of(table) >= record.sequence or behind:
+        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
+    known = {f.name for f in table.schema().fields}
+    transactions = {WRITER: record.sequence, **positions}
+    try:
+        write_deltalake(
+            table,
+            rows,
+            mode="append",
+            schema_mode="merge" if set(rows.columns) - known else None,
+            commit_properties=CommitProperties(
+                custom_metadata={"userMetadata": record.to_json()},
+                app_transactions=[Transaction(a, v) for a, v in transactions.items()],
+            ),
+        )
+    except CommitFailedError as error:
+        raise Fenced(
+            f"{table.metadata().name}: another writer committed first; run it again"
+        ) from error
+    table.update_incremental()
+    return table.version()
+
+
+def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: str | None) -> int:
+    """Put rows in the place of those that match `predicate` (None: of all); gives the version.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
+    """
+    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    if sequence_of(table) >= record.sequence:
+        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
+    try:
+        write_deltalake(
+            table,
+            rows,
+            mode="overwrite",
+            predicate=predicate,
+            commit_properties=CommitProperties(
+                custom_metadata={"userMetadata": record.to_json()},
+                app_transactions=[Transaction(WRITER, record.sequence)],
+            ),
+        )
+    except CommitFailedError as error:
+        raise Fenced(
+            f"{table.metadata().name}: another writer committed first; run it again"
+        ) from error
+    table.update_incremental()
+    return table.version()
+
+
+def key_rows(
+    table: DeltaTable,
+    key: Iterable[str],
+    bounds: Mapping[str, tuple[object, object]],
+    also: Iterable[str] = (),
+) -> pl.DataFrame:
+    """The key columns (and `also`) of rows whose columns lie within `bounds` (both ends included).
+
+    Files whose statistics lie outside are not opened.
+    """
+    import polars as pl
+
+    scan = pl.scan_delta(table)
+    for column, (low, high) in bounds.items():
+        scan = scan.filter(pl.col(column).is_between(pl.lit(low), pl.lit(high)))
+    return scan.select(*dict.fromkeys([*key, *also])).collect()

@@ -1,0 +1,76 @@
+"""The ledger of a source's files: a landing zone turned into a log.
+
+Each new content of a file gets the next sequence number, in one commit, before anything is read
+from it. From then on the source is just "records from offset a on", as a Kafka partition is, and a
+crash at any instant finds the same files in the same order again. Table: `files/<source>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from medallion_platform.lakehouse.commit import Fenced, sequence_of
+from medallion_platform.lakehouse.lake import Lake
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def columns() -> dict[str, Any]:
+    """Columns of the ledger; `unreadable` says why a file cannot be read, else null."""
+    import polars as pl
+
+    return {
+        "sequence": pl.Int64,
+        "path": pl.String,
+        "digest": pl.String,
+        "size": pl.Int64,
+        "modified_at": pl.Datetime("us", "UTC"),
+        "state": pl.String,
+        "header": pl.List(pl.String),
+        "unreadable": pl.String,
+        "registered_at": pl.Datetime("us", "UTC"),
+        "run_id": pl.String,
+    }
+
+
+def name(source: str) -> str:
+    """The ledger table of a source."""
+    return f"files.{source}"
+
+
+def read(lake: Lake, source: str) -> pl.DataFrame:
+    """All registered file versions of a source, in their order."""
+    import polars as pl
+
+    found = lake.open(name(source))
+    if found is None:
+        return pl.DataFrame(schema=columns())
+    return pl.scan_delta(found).collect().select(list(columns())).sort("sequence")
+
+
+def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Register file versions in one commit; two registrations at once never share a number.
+
+    Raises:
+        Fenced: another run registered files meanwhile.
+    """
+    import polars as pl
+    from deltalake import CommitProperties, Transaction, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    frame = pl.DataFrame(list(rows), schema=columns())
+    target = lake.ensure(name(source), frame.to_arrow().schema, properties={})
+    first, last = rows[0]["sequence"], rows[-1]["sequence"]
+    if sequence_of(target) >= first:
+        raise Fenced(f"{source}: another run is registering files; run it again")
+    try:
+        write_deltalake(
+            target,
+            frame,
+            mode="append",
+            commit_properties=CommitProperties(app_transactions=[Transaction("writer", last)]),
+        )
+    except CommitFailedError as error:
+        raise Fenced(f"{source}: another run is registering files; run it again") from error

@@ -1,0 +1,100 @@
+"""Reading a table's Delta log: which units changed since a version, and how.
+
+The log is read as the Delta protocol defines it (PROTOCOL.md, "Actions"): one JSON file a commit,
+one action a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medallion_platform.lakehouse.record import WHOLE, Record
+
+
+class LogGone(Exception):
+    """A commit that is needed is no longer in the log (cleaned up after the log retention)."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one commit did to the data: units that only grew, units with rows taken away."""
+
+    version: int
+    appended: frozenset[str] = frozenset()
+    rewritten: frozenset[str] = frozenset()
+    record: Record | None = None
+
+
+@dataclass
+class Touched:
+    """Units that changed since a position, by what happened to them."""
+
+    appended: set[str] = field(default_factory=set)
+    rewritten: set[str] = field(default_factory=set)
+
+    @property
+    def all(self) -> set[str]:
+        """Every unit that changed in any way."""
+        return self.appended | self.rewritten
+
+
+def commits(path: str, since: int, until: int, unit_column: str | None) -> Iterator[Commit]:
+    """The commits after version `since` up to and including `until`.
+
+    Compaction and clustering (dataChange false) change no row and show as empty commits.
+
+    Raises:
+        LogGone: a commit in that range is no longer there.
+    """
+    for version in range(since + 1, until + 1):
+        yield _parse(version, actions(path, version), unit_column)
+
+
+def touched(changes: Iterable[Commit], base: int, ahead: dict[str, int]) -> Touched:
+    """Units that changed after the version they were last made from.
+
+    A unit in `ahead` was made from a later version than `base`, all others from `base`.
+    """
+    found = Touched()
+    for commit in changes:
+        if commit.version <= base:
+            continue
+        for units, into in ((commit.appended, found.appended), (commit.rewritten, found.rewritten)):
+            into.update(u for u in units if commit.version > ahead.get(u, base))
+    found.appended -= found.rewritten
+    return found
+
+
+def actions(path: str, version: int) -> list[dict[str, Any]]:
+    """The actions of one commit.
+
+    Raises:
+        LogGone: the commit is no longer there.
+    """
+    file = Path(path) / "_delta_log" / f"{version:020d}.json"
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines() if line]
+    except FileNotFoundError:
+        raise LogGone(f"{path}: version {version} is no longer in the log") from None
+
+
+def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:
+    appended: set[str] = set()
+    rewritten: set[str] = set()
+    record = None
+    for action in actions:
+        if "commitInfo" in action:
+            record = Record.from_json(action["commitInfo"].get("userMetadata"))
+        for kind, into in (("add", appended), ("remove", rewritten)):
+            if kind in action and action[kind].get("dataChange", True):
+                if unit_column is None:
+                    into.add(WHOLE)
+                else:
+                    into.add(action[kind].get("partitionValues", {}).get(unit_column) or WHOLE)
+                if kind == "add" and action[kind].get("deletionVector"):
+                    rewritten.add(next(iter(into)) if unit_column is None else WHOLE)
+    return Commit(version, frozenset(appended - rewritten), frozenset(rewritten), record)

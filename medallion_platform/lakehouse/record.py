@@ -1,0 +1,58 @@
+"""What a commit says about itself: who wrote it, from where, how many rows went which way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from medallion_platform.lakehouse.counts import Counts
+
+WHOLE = "*"
+"""The unit of a table that has none, and the default entry of a position."""
+
+Position = dict[str, dict[str, int]]
+"""Upstream table -> unit -> version the unit was made from; `*` for all units not named."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One commit's account of itself, kept as JSON in the commit's `userMetadata`.
+
+    verb: intake, refresh, replay, reparse, restore. units: written rows per unit of this commit.
+    notes: per source file or batch, what a person should know (a new version of a known file).
+    """
+
+    verb: str
+    run_id: str
+    at: str
+    counts: Counts = Counts()
+    position: Position = field(default_factory=dict)
+    code: str = ""
+    sequence: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
+    stale_units: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """The text that goes into the commit."""
+        return json.dumps({"medallion": 1, **asdict(self)}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str | None) -> Record | None:
+        """The record in a commit's metadata, or None where another writer made the commit."""
+        if not text:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            return None
+        if not isinstance(found, dict) or found.pop("medallion", None) != 1:
+            return None
+        known = {f.name for f in fields(Record)}
+        found = {k: v for k, v in found.items() if k in known}
+        found["counts"] = Counts(**found["counts"])
+        return Record(**found)

@@ -1,0 +1,516 @@
+"""Intake: append what arrived to a bronze table, every record once, bad ones to its dead letters.
+
+Lean: Polars reads and judges, delta-rs commits, no JVM starts. The steps of one batch, each safe to
+be the last one before a crash:
+
+1. new complete files get their sequence numbers in the ledger (one commit);
+2. the position is read from the bronze table, records from there on are read and judged;
+3. dead letters are committed; 4. good rows are committed together with the new position.
+
+A crash between 3 and 4 leaves the dead letters ahead of the table. The next intake leaves out what
+they already hold: the table's commit is the truth.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from medallion_platform.contracts import lean as contracts
+from medallion_platform.contracts.contract import EVENT_DATE, Contract
+from medallion_platform.lakehouse import dead_letters, lean, ledger
+from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.duplicates import duplicates
+from medallion_platform.sources import files, landing
+from medallion_platform.sources.source import (
+    Debezium,
+    FileSource,
+    FileVersion,
+    Parquet,
+    UnreadableFile,
+    offset_of,
+    place_of,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+    from medallion_platform.pipeline.refresh import Run
+
+BATCH_ROWS = 250_000
+BATCH_BYTES = 96 * 1024 * 1024
+
+PROVENANCE: dict[str, Any] = {
+    "_payload": pl.String,
+    "_source": pl.String,
+    "_file": pl.String,
+    "_row": pl.Int64,
+    "_offset": pl.Int64,
+    "_ingested_at": pl.Datetime("us", "UTC"),
+}
+"""Where a bronze row came from: its exact text, source, file, record number, position, and when."""
+
+CHANGE: dict[str, Any] = {
+    "_op": pl.String,
+    "_sequence": pl.String,
+    "_changed_at": pl.Datetime("us", "UTC"),
+    "_snapshot": pl.Boolean,
+}
+"""What a change event says of itself, in the bronze tables of Debezium sources."""
+
+_VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state")
+_IMAGE_OPS = ("c", "u", "r")
+
+
+@dataclass
+class Taken:
+    """What one intake of a source did, summed over its batches."""
+
+    source: str
+    table: str
+    counts: Counts = Counts()
+    units: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+    notes: list[str] = field(default_factory=list)
+    version: int = -1
+    seconds: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """Add one batch's account."""
+        self.counts += record.counts
+        for mine, theirs in (
+            (self.units, record.units),
+            (self.violations, record.violations),
+            (self.warnings, record.warnings),
+        ):
+            for name, n in theirs.items():
+                mine[name] = mine.get(name, 0) + n
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Records of one position range: raw frame, whole files that cannot be read, next offset."""
+
+    frame: pl.DataFrame
+    unreadable: list[dict[str, Any]]
+    next_offset: int
+
+
+class IntakeFailed(Exception):
+    """An intake that stopped before its commit; nothing of the batch is visible."""
+
+
+def intake(
+    source: FileSource,
+    folder: Path,
+    candidates: Sequence[landing.Seen],
+    lake: Lake,
+    run: Run,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    batch_bytes: int = BATCH_BYTES,
+) -> Taken:
+    """Take in the source's candidates (complete files below `folder`) and whatever was left over.
+
+    Raises:
+        Fenced: another intake of the same table ran at the same time; run it again.
+        IntakeFailed: an expectation of severity `fail` was violated.
+    """
+    started = time.monotonic()
+    taken = Taken(source.name, source.table)
+    taken.notes += register(source, folder, candidates, lake, run)
+    known = ledger.read(lake, source.name)
+    table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
+    position = max(table.transaction_version(source.name) or 0, 0)
+    pending = known.filter(pl.col("sequence") >= place_of(position)[0]).to_dicts()
+    taken.files = len(pending)
+    for batch in _batches(source, folder, lake, pending, position, batch_rows, batch_bytes):
+        record = _take(source, table, lake, run, batch)
+        taken.add(record)
+        taken.notes += record.notes
+        # A fresh look, so that the next batch sees the rows of this one.
+        table = lake.open(source.table) or table
+    taken.version = table.version()
+    taken.seconds = time.monotonic() - started
+    return taken
+
+
+def register(
+    source: FileSource,
+    folder: Path,
+    candidates: Sequence[landing.Seen],
+    lake: Lake,
+    run: Run,
+) -> list[str]:
+    """Give every new content of a file its place in the source's order; says what is worth saying.
+
+    A file is known by its content: the same bytes again, under any name, add nothing; other bytes
+    under a known name (also ones that it had before) are a new version.
+    """
+    known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
+    latest = landing.latest(known)
+    found: list[tuple[landing.Seen, str]] = []
+    unreadable: dict[str, str] = {}
+    notes: list[str] = []
+    for seen in candidates:
+        if landing.unchanged(latest, seen):
+            continue
+        try:
+            found.append((seen, landing.digest_of(folder, seen)))
+        except landing.StillGrowing:
+            notes.append(f"{seen.path}: still being written; left for the next intake")
+        except UnreadableFile as error:
+            stamp = f"unreadable-{seen.size}-{seen.modified_at.timestamp()}"
+            found.append((seen, stamp))
+            unreadable[seen.path] = error.reason
+    versions, repeated = landing.register(known, found)
+    rows = [_ledger_row(source, folder, v, unreadable.get(v.path), run) for v in versions]
+    if rows:
+        ledger.append(lake, source.name, rows)
+    notes += [
+        f"{seen.path}: same content as a file already taken in; nothing added"
+        for seen in repeated
+        if seen.path not in latest
+    ]
+    notes += [
+        f"{v.path}: changed since it was taken in; taken as a new version"
+        for v in versions
+        if v.state == "new version"
+    ]
+    return notes
+
+
+def _version(row: dict[str, Any]) -> FileVersion:
+    return FileVersion(**{f: row[f] for f in _VERSION_FIELDS})
+
+
+def _ledger_row(
+    source: FileSource, folder: Path, version: FileVersion, unreadable: str | None, run: Run
+) -> dict[str, Any]:
+    """One line of the ledger: the file version, its header, why it cannot be read if so."""
+    header = None
+    if unreadable is None:
+        try:
+            names = files.header(folder / version.path, source.format)
+            header = list(names) if names is not None else None
+        except UnreadableFile as error:
+            unreadable = error.reason
+    return {
+        **{f: getattr(version, f) for f in _VERSION_FIELDS},
+        "header": header,
+        "unreadable": unreadable,
+        "registered_at": run.at,
+        "run_id": run.run_id,
+    }
+
+
+def bronze_schema(source: FileSource) -> pa.Schema:
+    """Columns of a source's bronze table: the contract's, change columns, provenance."""
+    return pl.DataFrame(schema=_bronze_columns(source)).to_arrow().schema
+
+
+def _bronze_columns(source: FileSource) -> dict[str, Any]:
+    columns = dict(contracts.polars_schema(source.contract))
+    if isinstance(source.format, Debezium):
+        columns |= CHANGE
+    if EVENT_DATE in source.contract.partitioned_by:
+        columns[EVENT_DATE] = pl.Date
+    return columns | PROVENANCE
+
+
+def _batches(
+    source: FileSource,
+    folder: Path,
+    lake: Lake,
+    pending: Sequence[dict[str, Any]],
+    position: int,
+    batch_rows: int,
+    batch_bytes: int,
+) -> Iterator[_Batch]:
+    """Records from `position` on, gathered over files until a batch is full."""
+    frames: list[pl.DataFrame] = []
+    unreadable: list[dict[str, Any]] = []
+    rows = size = 0
+    reached = position
+    for file in pending:
+        first = place_of(position)[1] if file["sequence"] == place_of(position)[0] else 0
+        try:
+            for frame in _read(source, folder, file, max(first, 1)):
+                frames.append(frame)
+                rows += frame.height
+                size += int(frame.estimated_size())
+                reached = offset_of(file["sequence"], int(frame["_row"][-1]) + 1)
+                if rows >= batch_rows or size >= batch_bytes:
+                    yield _Batch(_concat(frames), unreadable, reached)
+                    frames, unreadable, rows, size = [], [], 0, 0
+        except UnreadableFile as error:
+            _quarantine(lake, source, folder, file)
+            unreadable.append({**file, "reason": error.reason, "from_row": place_of(reached)[1]})
+        reached = offset_of(file["sequence"] + 1, 0)
+    if reached > position and (frames or unreadable or pending):
+        yield _Batch(_concat(frames), unreadable, reached)
+
+
+def _read(
+    source: FileSource, folder: Path, file: dict[str, Any], first_row: int
+) -> Iterator[pl.DataFrame]:
+    """A registered file's records with their provenance, as long as it is the registered content."""
+    path = folder / file["path"]
+    if file["unreadable"]:
+        raise UnreadableFile(path, file["unreadable"])
+    _same_content(path, file)
+    for frame in files.read(path, source.format, first_row):
+        yield frame.with_columns(
+            pl.lit(file["path"]).alias("_file"),
+            (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
+        )
+    _same_content(path, file)
+
+
+def _same_content(path: Path, file: dict[str, Any]) -> None:
+    """The file is still what the ledger says, or it is lost to us and that must be told."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise UnreadableFile(path, "the file was removed before it could be read") from None
+    modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+    if (facts.st_size, modified) == (file["size"], file["modified_at"]):
+        return
+    seen = landing.Seen(file["path"], facts.st_size, modified)
+    if landing.digest_of(path.parents[file["path"].count("/")], seen) != file["digest"]:
+        raise UnreadableFile(path, "the content changed before it could be read")
+
+
+def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _Batch) -> Record:
+    """Judge one batch and commit it: dead letters first, then the rows with the new position."""
+    started = time.monotonic()
+    letters = lake.open(dead_letters.name(source.table))
+    position = max(table.transaction_version(source.name) or 0, 0)
+    ahead = (letters.transaction_version(source.name) or 0) if letters else 0
+    frame, files_read = batch.frame, len(batch.unreadable)
+    read = frame.height + files_read
+    already: set[int] = set()
+    if ahead > position:
+        already = _held(lake, source, position)
+        frame = frame.filter(~pl.col("_offset").is_in(list(already)))
+    judged = _judge(source, frame)
+    if judged.failures:
+        names = ", ".join(f"'{n}' ({count} rows)" for n, count in judged.failures.items())
+        raise IntakeFailed(
+            f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
+            "this batch was taken in; mend the files or the contract and run again."
+        )
+    twice = duplicates(judged.good, source.contract, table)
+    rows = judged.good.filter(~twice)
+    bad = _dead_rows(source, run, judged.bad, batch.unreadable)
+    bad = bad.filter(~pl.col("offset").is_in(list(already)))
+    dead = bad.height + len(already)
+    rows = _finish(source, run, rows)
+    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
+    record = Record(
+        verb="intake",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=Counts(read, rows.height, dead, int(twice.sum()), 0),
+        position={source.name: {WHOLE: batch.next_offset}},
+        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
+        units=_units(rows, unit),
+        violations=judged.violations,
+        warnings=judged.warnings,
+        notes=[f"{f['path']}: {f['reason']}; kept in quarantine" for f in batch.unreadable],
+    )
+    if not bad.is_empty():
+        reached = {source.name: max(ahead, batch.next_offset)}
+        dead_letters.append(lake, source.table, bad, replace(record, units={}), reached)
+    record = replace(record, seconds=round(time.monotonic() - started, 3))
+    lean.append(table, rows, record, {source.name: batch.next_offset})
+    return record
+
+
+def _held(lake: Lake, source: FileSource, position: int) -> set[int]:
+    """Offsets from `position` on that the dead letters already hold."""
+    held = dead_letters.read(lake, source.table).filter(
+        (pl.col("source") == source.name) & (pl.col("offset") >= position)
+    )
+    return set(held["offset"])
+
+
+@dataclass(frozen=True)
+class _Judged:
+    good: pl.DataFrame
+    bad: pl.DataFrame
+    violations: dict[str, int]
+    warnings: dict[str, int]
+    failures: dict[str, int]
+
+
+def _judge(source: FileSource, frame: pl.DataFrame) -> _Judged:
+    """Split records into good rows and bad ones with the names of what they violate."""
+    if frame.is_empty() and not frame.columns:
+        empty = pl.DataFrame(schema=_bronze_columns(source))
+        return _Judged(empty, pl.DataFrame(), {}, {}, {})
+    broken = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
+        pl.concat_list(pl.lit("record: parses")).alias("violations")
+        if frame.height
+        else pl.lit(None).alias("violations")
+    )
+    parsed = frame.filter(pl.col("_malformed").is_null()).drop("_malformed")
+    parts = [(parsed, source.contract)]
+    if isinstance(source.format, Debezium):
+        parsed = _changes(parsed)
+        image = pl.col("_op").is_in(_IMAGE_OPS)
+        keys = _keys_only(source.contract, source.format.key)
+        parts = [(parsed.filter(image), source.contract), (parsed.filter(~image), keys)]
+    verdicts = [contracts.judge(contract, part) for part, contract in parts]
+    sums: list[dict[str, int]] = [{}, {}, {}]
+    for verdict in verdicts:
+        for total, found in zip(
+            sums, (verdict.violations, verdict.warnings, verdict.failures), strict=True
+        ):
+            for name, n in found.items():
+                if n:
+                    total[name] = total.get(name, 0) + n
+    if broken.height:
+        sums[0]["record: parses"] = broken.height
+    bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
+    good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset")
+    return _Judged(good, bad, *sums)
+
+
+def _changes(frame: pl.DataFrame) -> pl.DataFrame:
+    """A change event's own columns with their types."""
+    return frame.with_columns(
+        pl.col("_changed_at").str.to_datetime(
+            "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC", strict=False
+        ),
+        pl.col("_snapshot") == "true",
+    )
+
+
+def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:
+    """The contract of an event without a row image: types hold, nothing else is expected.
+
+    A delete carries only what the source's replica identity gives, a truncate not even a key.
+    """
+    del key
+    columns = tuple(replace(c, nullable=True) for c in contract.columns)
+    kept = tuple(e for e in contract.expectations if type(e.test).__name__ == "IsType")
+    return replace(contract, columns=columns, expectations=kept)
+
+
+def _dead_rows(
+    source: FileSource, run: Run, bad: pl.DataFrame, unreadable: Sequence[dict[str, Any]]
+) -> pl.DataFrame:
+    """Dead letters of bad records (their bytes as they came) and of whole files (row 0)."""
+    whole = pl.DataFrame(
+        [
+            {
+                "source": source.name,
+                "offset": offset_of(f["sequence"], 0),
+                "file": f["path"],
+                "row": 0,
+                "payload": None,
+                "violations": [f"file: {f['reason']}"],
+                "unit": None,
+                "at": run.at,
+                "run_id": run.run_id,
+            }
+            for f in unreadable
+        ],
+        schema=dead_letters.polars_schema(),
+    )
+    if bad.is_empty():
+        return whole
+    payload = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
+    if isinstance(source.format, Parquet):
+        fields = [c for c in bad.columns if not c.startswith("_") and c != "violations"]
+        payload = pl.struct(fields).struct.json_encode().cast(pl.Binary)
+    rows = bad.select(
+        pl.lit(source.name).alias("source"),
+        pl.col("_offset").alias("offset"),
+        pl.col("_file").alias("file"),
+        pl.col("_row").alias("row"),
+        payload.alias("payload"),
+        pl.when(pl.col("_malformed").is_not_null())
+        .then(pl.concat_list(pl.lit("record: ") + pl.col("_malformed")))
+        .otherwise(pl.col("violations"))
+        .alias("violations")
+        if "_malformed" in bad.columns
+        else pl.col("violations"),
+        pl.lit(None, pl.String).alias("unit"),
+        pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
+        pl.lit(run.run_id).alias("run_id"),
+    )
+    return pl.concat([whole, rows], how="vertical_relaxed")
+
+
+def _finish(source: FileSource, run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+    """The bronze row: derived partition column, provenance, legal names, columns in order."""
+    contract = source.contract
+    added = [
+        pl.lit(source.name).alias("_source"),
+        pl.lit(run.at, pl.Datetime("us", "UTC")).alias("_ingested_at"),
+    ]
+    if EVENT_DATE in contract.partitioned_by and EVENT_DATE not in contract.column_names:
+        added.append(pl.col(str(contract.event_time)).dt.date().alias(EVENT_DATE))
+    rows = rows.with_columns(added)
+    wanted = _bronze_columns(source)
+    extra = [c for c in rows.columns if c not in wanted and not c.startswith("_")]
+    legal = _legal_names(extra, list(wanted))
+    for name, kind in wanted.items():
+        if name not in rows.columns:
+            rows = rows.with_columns(pl.lit(None, kind).alias(name))
+    return rows.select(
+        *(pl.col(c) for c in wanted if not c.startswith("_")),
+        *(pl.col(c).alias(legal[c]) for c in extra),
+        *(pl.col(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
+    )
+
+
+def _legal_names(extra: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
+    """Names that Delta accepts for undeclared columns: no spaces or punctuation, no clash by case."""
+    used = {c.lower() for c in taken}
+    names = {}
+    for column in extra:
+        name = "".join("_" if c in " ,;{}()\n\t=" else c for c in column) or "unnamed"
+        while name.lower() in used:
+            name += "_"
+        used.add(name.lower())
+        names[column] = name
+    return names
+
+
+def _units(rows: pl.DataFrame, unit: str | None) -> dict[str, int]:
+    if unit is None or rows.is_empty():
+        return {}
+    counted = rows.group_by(pl.col(unit).cast(pl.String)).len()
+    return dict(sorted(zip(counted[unit].fill_null(WHOLE), counted["len"], strict=True)))
+
+
+def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+
+
+def _quarantine(lake: Lake, source: FileSource, folder: Path, file: dict[str, Any]) -> None:
+    """Keep a copy of a file that cannot be read: a dead letter is kept whole."""
+    original = folder / file["path"]
+    target = lake.root / "quarantine" / source.name / file["digest"] / original.name
+    if target.exists() or not original.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    shutil.copyfile(original, part)
+    part.replace(target)

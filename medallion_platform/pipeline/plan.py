@@ -1,0 +1,219 @@
+"""What a refresh has to do, decided from logs alone: no Spark, no rows, no clock.
+
+A table is made of units (days, weeks, or the whole table). A unit is out of date when an upstream
+unit that it is made from changed after the version it was made from, when the code that makes it
+changed, or when a lookup's history changed under its rows. The plan names these units and how to
+bring them up to date; whatever it is not sure of, it makes anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from medallion_platform.lakehouse.log import Touched
+from medallion_platform.lakehouse.record import WHOLE, Position, Record
+from medallion_platform.pipeline.table import Table
+
+CODE = "code"
+"""The pseudo upstream whose version is the code that makes the table."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do and what is true afterwards.
+
+    append: units whose new upstream rows are appended. replace: units made anew.
+    merge: rows of the keys that changed are made anew (`recompute="keys"`).
+    whole: the table is made anew, schema included. reason: for people.
+    """
+
+    position: Position
+    append: frozenset[str] = frozenset()
+    replace: frozenset[str] = frozenset()
+    merge: bool = False
+    whole: bool = False
+    reason: str = ""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the table is up to date."""
+        return not (self.append or self.replace or self.merge or self.whole)
+
+
+@dataclass(frozen=True)
+class Upstreams:
+    """What the logs say: newest versions, and per upstream what changed since the position.
+
+    changed: None where the log no longer tells. units: each upstream's units that hold rows.
+    """
+
+    heads: Mapping[str, int]
+    changed: Mapping[str, Touched | None] = field(default_factory=dict)
+    units: Mapping[str, Iterable[str]] = field(default_factory=dict)
+
+
+def code_version(table: Table) -> int:
+    """A number that changes when the transform's source text or the contract changes."""
+    try:
+        text = inspect.getsource(table.transform)
+    except OSError:
+        text = table.transform.__qualname__
+    told = f"{text}{table.contract.fingerprint}{table.recompute}{table.made_from}"
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:6], "big")
+
+
+def plan(
+    table: Table,
+    last: Record | None,
+    upstreams: Upstreams,
+    *,
+    existing: Iterable[str] = (),
+    requested: Iterable[str] | None = None,
+    affected: Iterable[str] = (),
+    recovering: bool = False,
+    rebuild: bool = False,
+) -> Work:
+    """The work that brings `requested` units (None: all) up to date.
+
+    existing: units of the table that hold rows. affected: units whose lookups changed under them.
+    recovering: an earlier refresh died after its dead letters; nothing is appended then, because
+    making units anew is right whatever it left behind. rebuild: make them anew though nothing
+    changed.
+    """
+    code = code_version(table)
+    heads: Position = {u: {WHOLE: v} for u, v in upstreams.heads.items()}
+    heads[CODE] = {WHOLE: code}
+    if last is None or not last.position:
+        return Work(heads, whole=True, reason="first refresh, or the last one is not on record")
+    if any(change is None for change in upstreams.changed.values()):
+        return Work(heads, whole=True, reason="the log of an upstream no longer reaches back")
+    changed = {u: c for u, c in upstreams.changed.items() if c is not None}
+    old_code = last.position.get(CODE, {})
+    if table.unit is None:
+        return _plan_whole(table, heads, changed, old_code, rebuild, recovering)
+
+    known = set(existing) | {
+        str(unit)
+        for name in table.upstreams
+        for unit in _units_made_from(table, name, upstreams.units)
+    }
+    code_stale = {u for u in known if old_code.get(u, old_code.get(WHOLE)) != code}
+    if code_stale == known and known and requested is None:
+        return Work(heads, whole=True, reason="the table's code or contract changed")
+    append, replace = _touched_units(table, changed, known)
+    replace |= code_stale | (set(affected) & known)
+    ahead = {u for versions in last.position.values() for u in versions if u != WHOLE}
+    if table.recompute != "rows" or recovering:
+        replace |= append
+    replace |= append & ahead
+    append -= replace
+    out_of_date = append | replace
+    if requested is None or recovering:
+        if rebuild:
+            return Work(heads, whole=True, reason="rebuild was asked for")
+        wanted = out_of_date
+    else:
+        wanted = set(requested) if rebuild else out_of_date & set(requested)
+    if not wanted:
+        return Work(last.position, reason="up to date")
+    if out_of_date <= wanted:
+        extra = wanted - append
+        return Work(heads, frozenset(append), frozenset(extra), reason=_say(append, extra))
+    position = _with_ahead(last.position, heads, wanted)
+    return Work(position, replace=frozenset(wanted), reason=_say(set(), wanted))
+
+
+def upstream_days(table: Table, upstream: str, units: Iterable[str]) -> set[str]:
+    """The upstream's days that the given units of the table are made from."""
+    assert table.unit is not None
+    back = next(u.back for u in table.upstreams.values() if u.table == upstream)
+    return {
+        str(date.fromisoformat(unit) + timedelta(days=offset))
+        for unit in units
+        if unit != WHOLE
+        for offset in range(-back, table.unit.days)
+    }
+
+
+def _plan_whole(
+    table: Table,
+    heads: Position,
+    changed: Mapping[str, Touched],
+    old_code: Mapping[str, int],
+    rebuild: bool,
+    recovering: bool,
+) -> Work:
+    if rebuild:
+        return Work(heads, whole=True, reason="rebuild was asked for")
+    if old_code.get(WHOLE) != heads[CODE][WHOLE]:
+        return Work(heads, whole=True, reason="the table's code or contract changed")
+    moved = {u for u, c in changed.items() if c.all}
+    if not moved:
+        return Work({}, reason="up to date")
+    main = table.main[1].table
+    if moved == {main} and table.recompute == "keys":
+        return Work(heads, merge=True, reason=f"rows of {main} changed")
+    if moved == {main} and table.recompute == "rows" and not recovering:
+        if not changed[main].rewritten:
+            return Work(heads, append=frozenset({WHOLE}), reason=f"new rows in {main}")
+    return Work(heads, whole=True, reason=f"{', '.join(sorted(moved))} changed")
+
+
+def _touched_units(
+    table: Table, changed: Mapping[str, Touched], known: set[str]
+) -> tuple[set[str], set[str]]:
+    """(units that only got new rows from the main upstream, units to make anew)."""
+    main = table.main[1].table
+    append: set[str] = set()
+    replace: set[str] = set()
+    for upstream in table.upstreams.values():
+        change = changed.get(upstream.table)
+        if change is None:
+            continue
+        if WHOLE in change.all:
+            replace |= known
+            continue
+        new = _downstream(table, upstream.back, change.appended) & known
+        if upstream.table == main and upstream.back == 0:
+            append |= new
+        else:
+            replace |= new
+        replace |= _downstream(table, upstream.back, change.rewritten) & (known | {WHOLE})
+    return append - replace, replace
+
+
+def _units_made_from(table: Table, argument: str, units: Mapping[str, Iterable[str]]) -> set[str]:
+    """Units the table has when it is rebuilt: those of its upstream's own days."""
+    return _downstream(table, 0, units.get(table.upstreams[argument].table, ()))
+
+
+def _downstream(table: Table, back: int, days: Iterable[str]) -> set[str]:
+    assert table.unit is not None
+    found: set[str] = set()
+    for day in days:
+        if day == WHOLE:
+            continue
+        first = date.fromisoformat(day)
+        found |= {str(table.unit.of(first + timedelta(days=n))) for n in range(back + 1)}
+    return found
+
+
+def _with_ahead(old: Position, heads: Position, units: Iterable[str]) -> Position:
+    """`old` for all units but the given ones, which are made from `heads`."""
+    return {
+        name: {**old.get(name, {WHOLE: -1}), **dict.fromkeys(units, versions[WHOLE])}
+        for name, versions in heads.items()
+    }
+
+
+def _say(append: set[str], replace: set[str]) -> str:
+    parts = []
+    if append:
+        parts.append(f"new rows in {len(append)} partitions")
+    if replace:
+        parts.append(f"{len(replace)} partitions made anew")
+    return ", ".join(parts)

@@ -1,0 +1,259 @@
+"""Refresh: bring one table up to date with the tables it is made from. The one way there is.
+
+A Dagster run, a backfill, a rebuild and the command line all call `refresh`. It asks the logs what
+changed (`plan`), lets Spark make just that and stage it as files, writes the dead letters, and
+commits. Nothing is visible before the commit; everything before it can be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit import Fenced, commit, in_units, sequence_of
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.log import LogGone, Touched, commits, touched
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.plan import CODE, Upstreams, Work, plan
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from medallion_platform.pipeline.table import Table
+
+_VERBS = ("refresh", "restore")
+
+
+class RefreshFailed(Exception):
+    """A refresh that stopped before its commit: the table is as it was; the text says what to do."""
+
+
+class MissingUpstream(RefreshFailed):
+    """A table that this one is made from does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who refreshes, and what time it is for them: the only clock a refresh knows."""
+
+    run_id: str
+    at: datetime
+
+    @staticmethod
+    def now(run_id: str = "local") -> Run:
+        """A run that starts now."""
+        return Run(run_id, datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a refresh did. `record` is the commit's own account; None where nothing had to be done."""
+
+    table: str
+    version: int
+    reason: str
+    record: Record | None = None
+
+
+def refresh(
+    table: Table,
+    lake: Lake,
+    spark: Callable[[], SparkSession],
+    run: Run,
+    *,
+    units: Iterable[str] | None = None,
+    rebuild: bool = False,
+    unit_columns: Mapping[str, str | None],
+) -> Refreshed:
+    """Bring `units` (None: all that is out of date) of the table up to date.
+
+    spark: gives the session; not called where nothing has to be done. unit_columns: the unit
+    column of every upstream table (None: it has no unit). rebuild: also what is up to date.
+
+    Raises:
+        MissingUpstream: an upstream table does not exist.
+        RefreshFailed: the transform failed or a `fail` expectation was violated.
+        Fenced: another run committed to the table meanwhile; nothing was written.
+    """
+    started = time.monotonic()
+    requested = None if units is None else set(units)
+    target = lake.open(table.name)
+    last = lake.last_record(table.name, _VERBS) if target else None
+    if last is None and target is not None and target.version() > 0:
+        last = None
+    letters = lake.open(dead_letters.name(table.name))
+    recovering = sequence_of(letters) > sequence_of(target)
+    upstreams = _look_upstream(table, lake, last, unit_columns)
+    existing = lake.units(table.name, table.unit.column) if table.unit else set()
+    affected: set[str] = set()
+    if last and table.lookups and target:
+        affected = set(last.stale_units) | _affected_by_lookups(
+            table, lake, spark, last, upstreams.heads, existing
+        )
+    work = plan(
+        table,
+        last,
+        upstreams,
+        existing=existing,
+        requested=requested,
+        affected=affected,
+        recovering=recovering,
+        rebuild=rebuild,
+    )
+    if work.nothing:
+        return Refreshed(table.name, target.version() if target else -1, work.reason)
+
+    from medallion_platform.pipeline import remake
+
+    stale = remake.stale_lookups(table, lake) if table.lookups else ()
+    try:
+        made = remake.remake(
+            table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale)
+        )
+    except RefreshFailed:
+        raise
+    except Exception as error:
+        raise RefreshFailed(remake.explain(table.name, error)) from error
+    target = lake.open(table.name)
+    assert target is not None
+    record = Record(
+        verb="refresh",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=made.counts,
+        position=work.position,
+        code=f"{work.position[CODE][WHOLE]:012x}",
+        sequence=max(sequence_of(target), sequence_of(letters), 0) + 1,
+        units=made.units,
+        violations=made.violations,
+        warnings=made.warnings,
+        stale_units=_stale_units(None if made.whole else last, work, made.units, bool(stale)),
+        notes=[f"stale lookup: {name}" for name in stale] + made.notes,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    _commit_dead_letters(table, lake, work, made, record, run)
+    replaced = made.replaced_files
+    if work.replace and not made.whole:
+        column = table.unit.column if table.unit else None
+        replaced = in_units(files_of(target), column, set(work.replace))
+    version = commit(
+        target, record, add=made.files, remove=replaced, whole=made.schema if made.whole else None
+    )
+    return Refreshed(table.name, version, work.reason, record)
+
+
+def _look_upstream(
+    table: Table, lake: Lake, last: Record | None, unit_columns: Mapping[str, str | None]
+) -> Upstreams:
+    """Newest versions of the upstream tables, and what changed in them since the last refresh."""
+    heads: dict[str, int] = {}
+    changed: dict[str, Touched | None] = {}
+    units: dict[str, set[str]] = {}
+    for name in table.upstream_names:
+        heads[name] = lake.version(name)
+        if heads[name] < 0:
+            raise MissingUpstream(
+                f"{table.name} is made from {name}, which does not exist yet: "
+                f"take in or refresh {name} first"
+            )
+    for upstream in table.upstreams.values():
+        name, column = upstream.table, unit_columns[upstream.table]
+        if table.unit and column:
+            units[name] = lake.units(name, column)
+        if last is None:
+            continue
+        versions = last.position.get(name, {})
+        base = versions.get(WHOLE, -1)
+        ahead = {u: v for u, v in versions.items() if u != WHOLE}
+        try:
+            log = list(commits(lake.path(name), base, heads[name], column))
+        except LogGone:
+            changed[name] = None
+            continue
+        changed[name] = None if base < 0 else touched(log, base, ahead)
+    return Upstreams(heads, changed, units)
+
+
+def _affected_by_lookups(
+    table: Table,
+    lake: Lake,
+    spark: Callable[[], SparkSession],
+    last: Record,
+    heads: Mapping[str, int],
+    existing: set[str],
+) -> set[str]:
+    """Units with rows whose enrichment is different under the lookups' newest history."""
+    found: set[str] = set()
+    for lookup in table.lookups.values():
+        before = last.position.get(lookup.table, {}).get(WHOLE, -1)
+        now = heads[lookup.table]
+        if before == now:
+            continue
+        try:
+            log = list(commits(lake.path(lookup.table), before, now, None))
+        except LogGone:
+            return existing
+        if not any(c.appended or c.rewritten for c in log):
+            continue
+        from medallion_platform.pipeline import remake
+
+        found |= remake.units_affected(table, lake, spark(), lookup, before, now, existing)
+    return found
+
+
+def _stale_units(
+    last: Record | None, work: Work, written: Mapping[str, int], stale: bool
+) -> list[str]:
+    """Units that hold rows enriched from a lookup that was behind its own upstream."""
+    before = set(last.stale_units) if last else set()
+    return sorted((before - work.replace) | (set(written) if stale else set()))
+
+
+def _commit_dead_letters(
+    table: Table, lake: Lake, work: Work, made: Any, record: Record, run: Run
+) -> None:
+    """Write the rejected rows before the table's commit, in the place of those they supersede."""
+    import polars as pl
+
+    rows = pl.DataFrame(
+        [
+            {
+                "source": table.main[1].table,
+                "payload": str(r["payload"]).encode(),
+                "violations": r["violations"],
+                "unit": r["unit"],
+                "at": run.at,
+                "run_id": run.run_id,
+            }
+            for r in made.rejected
+        ],
+        schema={
+            n: t
+            for n, t in dead_letters.polars_schema().items()
+            if n not in ("offset", "file", "row")
+        },
+    ).with_columns(
+        pl.lit(None, pl.Int64).alias("offset"),
+        pl.lit(None, pl.String).alias("file"),
+        pl.lit(None, pl.Int64).alias("row"),
+    )
+    counted = replace(record, units={})
+    if made.whole:
+        dead_letters.replace(lake, table.name, None, rows, counted)
+    elif work.merge:
+        dead_letters.replace(lake, table.name, made.keys, rows, counted)
+    elif work.replace:
+        # Units that only grow keep the dead letters they have; one commit does both.
+        kept = dead_letters.read(lake, table.name).filter(pl.col("unit").is_in(list(work.append)))
+        units = work.replace | work.append
+        dead_letters.replace(lake, table.name, units, pl.concat([kept, rows]), counted)
+    elif not rows.is_empty():
+        dead_letters.append(lake, table.name, rows, counted)
+
+
+__all__ = ["Counts", "Fenced", "MissingUpstream", "RefreshFailed", "Refreshed", "Run", "refresh"]

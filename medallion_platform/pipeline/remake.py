@@ -1,0 +1,429 @@
+"""The Spark half of a refresh: read what the plan names, transform, judge, stage.
+
+Imported only when there are rows to make. Nothing in here commits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from medallion_platform.contracts import masking
+from medallion_platform.contracts import spark as contracts
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.commit import StagedFile
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.evolution import Evolution, evolve
+from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
+
+if TYPE_CHECKING:
+    from medallion_platform.contracts.contract import Contract
+    from medallion_platform.pipeline.table import Lookup, Table
+
+STALE = "_stale_dimension"
+"""Whether a row was enriched from a lookup that was behind its own upstream."""
+
+_IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
+_EMAIL = r"([A-Za-z0-9._%+\-]{1,3})[A-Za-z0-9._%+\-]*@([A-Za-z0-9.\-]+)"
+_PHONE = r"\+?\d[\d\s().\-]{5,}(\d{4})"
+
+
+@dataclass
+class Made:
+    """Staged files and what is known of them; `keys` are the merged keys as text."""
+
+    files: list[StagedFile]
+    rejected: list[dict[str, Any]]
+    counts: Counts
+    units: dict[str, int] = field(default_factory=dict)
+    violations: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    replaced_files: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    whole: bool = False
+    schema: pa.Schema | None = None
+
+
+def remake(
+    table: Table,
+    lake: Lake,
+    spark: SparkSession,
+    work: Work,
+    last: Record | None,
+    upstreams: Upstreams,
+    unit_columns: Mapping[str, str | None],
+    *,
+    stale: bool,
+) -> Made:
+    """Make the rows that `work` names and stage them; creates or evolves the table first."""
+    keys = _changed_keys(table, lake, spark, last, upstreams) if work.merge else None
+    if keys is not None and _has_null(keys):
+        keys = None  # a table-level event (truncate) concerns every key
+    merging = keys is not None
+    whole = work.whole or (work.merge and not merging)
+    frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
+    rows = table.transform(**frames)
+    if table.unit and not (whole or work.merge):
+        wanted = sorted((work.append | work.replace) - {WHOLE})
+        rows = rows.where(F.col(table.unit.column).cast("string").isin(wanted))
+    rows = _mask(rows, table.contract)
+    if table.lookups:
+        rows = rows.withColumn(STALE, F.lit(stale))
+    judged = contracts.judge(table.contract, rows)
+    frame, evolution = _fit(table, lake, judged.df, whole)
+    staged = engine.stage(
+        frame,
+        lake.path(table.name),
+        table.contract.partitioned_by,
+        ok=judged.ok,
+        violations=judged.violations,
+        unit=_unit_text(table),
+        counters=judged.counters,
+        guard=judged.guard,
+    )
+    made = Made(staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema)
+    made.violations = _count_violations(staged.rejected)
+    made.warnings = {e: n for e, n in staged.counters.items() if n and e not in made.violations}
+    made.notes = [f"{c}: {why}" for c, why in evolution.refused.items()]
+    made.notes += [f"new column: {c}" for c in evolution.added]
+    made.notes += [f"widened column: {c}" for c in evolution.widened]
+    if table.unit:
+        for f in staged.files:
+            unit = f.partition[table.unit.column] or WHOLE
+            made.units[unit] = made.units.get(unit, 0) + f.rows
+    if keys is not None:
+        _keep_other_keys(table, lake, spark, keys, made)
+    made.counts = _count(table, lake, work, last, upstreams, unit_columns, frames, staged, merging)
+    return made
+
+
+def units_affected(
+    table: Table,
+    lake: Lake,
+    spark: SparkSession,
+    lookup: Lookup,
+    before: int,
+    now: int,
+    existing: set[str],
+) -> set[str]:
+    """Units that hold rows which the lookup's newest history enriches differently.
+
+    A history row that is new or changed at `effective_from` concerns the rows of its key from
+    then on; the earliest one of a key also those before it.
+    """
+    assert table.unit is not None
+    if before < 0 or not existing:
+        return existing
+    new = engine.read(spark, lake, lookup.table, now).drop(*_IGNORED_IN_LOOKUPS)
+    try:
+        old = engine.read(spark, lake, lookup.table, before).drop(*_IGNORED_IN_LOOKUPS)
+        same = [c for c in new.columns if c in old.columns]
+        changed = (
+            new.select(same)
+            .exceptAll(old.select(same))
+            .unionByName(old.select(same).exceptAll(new.select(same)))
+        )
+        since = changed.groupBy(lookup.key).agg(F.min("effective_from").alias("_since"))
+        first = (
+            new.select(same)
+            .unionByName(old.select(same))
+            .groupBy(lookup.key)
+            .agg(F.min("effective_from").alias("_first"))
+        )
+        since = since.join(first, lookup.key).withColumn(
+            "_since", F.when(F.col("_since") > F.col("_first"), F.col("_since"))
+        )
+        rows = engine.read(spark, lake, table.name, lake.version(table.name))
+        event_time = F.col(str(table.contract.event_time))
+        hit = rows.join(
+            F.broadcast(since.withColumnRenamed(lookup.key, "_key")),
+            (rows[lookup.by] == F.col("_key"))
+            & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
+        )
+        unit = F.col(table.unit.column).cast("string")
+        return {str(r[0]) for r in hit.select(unit).distinct().collect()}
+    except PySparkException:
+        return existing  # the old version is gone: whatever may be affected is made anew
+
+
+def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
+    """Lookups that are behind their own upstream: their refresh failed, the last good one serves."""
+    found = []
+    for lookup in table.lookups.values():
+        record = lake.last_record(lookup.table, ("refresh", "restore"))
+        for upstream, versions in (record.position if record else {}).items():
+            if "." in upstream and versions.get(WHOLE, -1) < lake.version(upstream):
+                found.append(lookup.table)
+                break
+    return tuple(found)
+
+
+def explain(table: str, error: Exception) -> str:
+    """A failure in words, without row values: what broke, that nothing was written, what to do."""
+    text = str(error)
+    guard = re.search(r"expectation violated: ([^\n]+)", text)
+    if guard:
+        name = guard.group(1).split("SQLSTATE")[0].strip(" .\"'")
+        return (
+            f"{table}: the expectation '{name}' (severity fail) was violated. Nothing was written, "
+            "the table is as it was. Look at the rows upstream that break it, mend them or the "
+            "contract, and refresh again."
+        )
+    kind = type(error).__name__
+    condition = error.getCondition() if isinstance(error, PySparkException) else None
+    first = text.strip().splitlines()[0][:300] if text.strip() else kind
+    return (
+        f"{table}: its transform failed ({condition or kind}: {first}). Nothing was written, the "
+        "table is as it was; mend the cause and refresh again."
+    )
+
+
+def _frames(
+    table: Table,
+    lake: Lake,
+    spark: SparkSession,
+    work: Work,
+    last: Record | None,
+    upstreams: Upstreams,
+    unit_columns: Mapping[str, str | None],
+    keys: DataFrame | None,
+) -> dict[str, DataFrame]:
+    main = table.main[1].table
+    frames: dict[str, DataFrame] = {}
+    for argument, source in table.made_from.items():
+        head = upstreams.heads[source.table]
+        frame = engine.read(spark, lake, source.table, head)
+        column = unit_columns[source.table]
+        if argument in table.upstreams and table.unit and column and not work.whole:
+            days = sorted(upstream_days(table, source.table, work.replace))
+            if source.table == main and work.append:
+                assert last is not None
+                since = last.position[main][WHOLE]
+                new = engine.appended(spark, lake, main, since, head)
+                new = new.where(F.col(column).cast("string").isin(sorted(work.append)))
+                again = frame.where(F.col(column).cast("string").isin(days))
+                frame = new.unionByName(again, allowMissingColumns=True) if days else new
+            else:
+                days = sorted(upstream_days(table, source.table, work.append | work.replace))
+                frame = frame.where(F.col(column).isin([_date(d) for d in days]))
+        elif source.table == main and work.append and not work.whole:
+            assert last is not None
+            frame = engine.appended(spark, lake, main, last.position[main][WHOLE], head)
+        elif source.table == main and keys is not None:
+            # Rows without a key are about the whole table (a truncate): every key needs them.
+            null_key = F.col(table.keyed_by[0]).isNull()
+            frame = frame.join(F.broadcast(keys), list(table.keyed_by), "left_semi").unionByName(
+                frame.where(null_key)
+            )
+        frames[argument] = frame
+    return frames
+
+
+def _date(text: str) -> Any:
+    from datetime import date
+
+    return date.fromisoformat(text)
+
+
+def _changed_keys(
+    table: Table,
+    lake: Lake,
+    spark: SparkSession,
+    last: Record | None,
+    upstreams: Upstreams,
+) -> DataFrame | None:
+    """The distinct keys whose upstream rows changed; None where that cannot be told any more."""
+    assert last is not None
+    main = table.main[1].table
+    before, now = last.position[main][WHOLE], upstreams.heads[main]
+    change = upstreams.changed[main]
+    try:
+        if change is not None and not change.rewritten:
+            changed = engine.appended(spark, lake, main, before, now)
+        else:
+            new = engine.read(spark, lake, main, now)
+            old = engine.read(spark, lake, main, before)
+            same = [c for c in new.columns if c in old.columns]
+            new, old = new.select(same), old.select(same)
+            changed = new.exceptAll(old).unionByName(old.exceptAll(new))
+        keys = changed.select(*table.keyed_by).distinct().cache()
+        keys.count()
+        return keys
+    except PySparkException:
+        return None
+
+
+def _has_null(keys: DataFrame) -> bool:
+    return bool(keys.where(F.col(keys.columns[0]).isNull()).take(1))
+
+
+def _keep_other_keys(
+    table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made
+) -> None:
+    """Carry over the other keys' rows of every file that holds a changed key (copy on write)."""
+    made.keys = [
+        str(r[0]) for r in keys.select(F.concat_ws("|", *table.keyed_by)).distinct().collect()
+    ]
+    target = lake.open(table.name)
+    assert target is not None
+    rows = engine.read(spark, lake, table.name, target.version())
+    path = F.col("_metadata.file_path")
+    hit = rows.join(F.broadcast(keys), list(table.keyed_by), "left_semi").select(path).distinct()
+    uris = [r[0] for r in hit.collect()]
+    if not uris:
+        return
+    names = {_relative(u, lake.path(table.name)) for u in uris}
+    made.replaced_files = [f for f in files_of(target) if unquote(f["path"]) in names]
+    kept = rows.where(path.isin(uris)).join(F.broadcast(keys), list(table.keyed_by), "left_anti")
+    staged = engine.stage(
+        kept,
+        lake.path(table.name),
+        table.contract.partitioned_by,
+        ok=F.lit(True),
+        violations=F.lit(None).cast("array<string>"),
+        unit=F.lit(None).cast("string"),
+    )
+    made.files = [*made.files, *staged.files]
+
+
+def _relative(uri: str, root: str) -> str:
+    path = unquote(unquote(urlparse(uri).path))
+    return str(Path(path).relative_to(Path(root).resolve()))
+
+
+def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
+    """No clear personal value leaves bronze: declared columns are masked, undeclared text scrubbed."""
+    masked: dict[str, Column] = {
+        name: masking.spark_mask(kind, F.col(name))
+        for name, kind in contract.pii.items()
+        if name in rows.columns
+    }
+    for name, kind in rows.dtypes:
+        if kind == "string" and name not in contract.column_names:
+            text = F.regexp_replace(F.col(name), _EMAIL, r"$1***@$2")
+            masked[name] = F.regexp_replace(text, _PHONE, r"***$1")
+    return rows.withColumns(masked) if masked else rows
+
+
+def _fit(table: Table, lake: Lake, rows: DataFrame, whole: bool) -> tuple[DataFrame, Evolution]:
+    """Create the table or evolve its schema, and give the rows its columns and types."""
+    wanted = _arrow_schema(rows)
+    current = lake.open(table.name)
+    if current is None:
+        lake.ensure(table.name, wanted, table.contract.partitioned_by)
+        return rows, Evolution(wanted)
+    evolution = evolve(pa.schema(current.schema()), wanted)
+    if evolution.widened and not whole:
+        evolution = Evolution(
+            evolution.schema, evolution.added, (), dict.fromkeys(evolution.widened, "on rebuild")
+        )
+    if evolution.added and not whole:
+        from deltalake import Field, Schema
+
+        new = Schema.from_arrow(pa.schema([evolution.schema.field(c) for c in evolution.added]))
+        current.alter.add_columns([Field(f.name, f.type, nullable=True) for f in new.fields])
+    target = engine.spark_types(evolution.schema)
+    columns = {c: F.col(c).cast(t) for c, t in target.items() if c in rows.columns}
+    columns |= {c: F.lit(None).cast(t) for c, t in target.items() if c not in rows.columns}
+    return rows.withColumns(columns), evolution
+
+
+def _arrow_schema(rows: DataFrame) -> pa.Schema:
+    schema = to_arrow_schema(rows.schema)
+    return pa.schema([pa.field(f.name, _delta_type(f.type), True) for f in schema])
+
+
+def _delta_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz="UTC")
+    if pa.types.is_list(kind):
+        return pa.list_(_delta_type(kind.value_type))
+    return kind
+
+
+def _unit_text(table: Table) -> Column:
+    if table.recompute == "keys":
+        return F.concat_ws("|", *table.keyed_by)
+    if table.unit:
+        return F.coalesce(F.col(table.unit.column).cast("string"), F.lit(WHOLE))
+    return F.lit(WHOLE)
+
+
+def _count_violations(rejected: list[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rejected:
+        for name in row["violations"]:
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _count(
+    table: Table,
+    lake: Lake,
+    work: Work,
+    last: Record | None,
+    upstreams: Upstreams,
+    unit_columns: Mapping[str, str | None],
+    frames: Mapping[str, DataFrame],
+    staged: engine.Staged,
+    merging: bool,
+) -> Counts:
+    """The four counts, `read` measured apart from `written` wherever rows can be told apart.
+
+    rows: upstream rows by the log's statistics. keys: upstream rows of the keys concerned; what
+    is neither written nor rejected was superseded. An aggregate with a weight counts the source
+    rows it stands for; any other one counts the rows offered to its gate.
+    """
+    dead = len(staged.rejected)
+    main = table.main[1].table
+    argument = table.main[0]
+    if table.recompute == "keys":
+        read = frames[argument].count() if merging else lake_rows(lake, main, upstreams.heads[main])
+        return Counts(read, staged.rows, dead, 0, max(read - staged.rows - dead, 0))
+    if table.recompute == "rows":
+        column = unit_columns[main]
+        days = None
+        if table.unit and not work.whole:
+            days = upstream_days(table, main, work.replace)
+        read = 0
+        if work.append:
+            assert last is not None
+            appended_to = work.append if table.unit else None
+            read += engine.rows_appended(
+                lake.path(main),
+                last.position[main][WHOLE],
+                upstreams.heads[main],
+                column,
+                appended_to,
+            )
+        if work.whole or work.replace:
+            read += lake_rows(lake, main, upstreams.heads[main], column, days)
+        return Counts(read, staged.rows, dead)
+    return Counts(staged.rows + dead, staged.rows, dead)
+
+
+def lake_rows(
+    lake: Lake, table: str, version: int, column: str | None = None, units: set[str] | None = None
+) -> int:
+    """Rows of a table's version (of some of its units), by the log's statistics."""
+    found = lake.open(table, version)
+    if found is None:
+        return 0
+    return sum(
+        f["num_records"]
+        for f in files_of(found)
+        if units is None or str(f.get(f"partition.{column}")) in units
+    )
