@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
-from medallion_platform.sources.slices import Block, Bools, Bytes, Ints, patched
+from medallion_platform.sources.slices import Block, Bools, Ints, patched
 from medallion_platform.sources.source import Csv
 
 LONGEST_QUOTED = 2**20
@@ -102,7 +102,7 @@ class CsvParser:
         starts, ends, after = lines(block, start, final)
         if self.quote is not None and len(starts) and block.holds(self.quote):
             quotes = block.find(self.quote)
-            clean, _ = _clean(block.bytes, quotes, starts, ends, self.delimiter, self.quote)
+            clean, _, _ = _clean(block, quotes, starts, ends, self.delimiter, self.quote)
             if not clean.all():
                 starts, ends, after = self._merged(block, starts, ends, after, ~clean, final)
         kept = ends > starts
@@ -114,7 +114,7 @@ class CsvParser:
         """Lines to records, where some lines are not a record by themselves."""
         is_start = np.ones(len(starts), np.bool_)
         ends = ends.copy()
-        view = memoryview(block.bytes)[: block.size]
+        view = block.data
         done = -1
         for line in np.flatnonzero(unclean).tolist():
             if line <= done:
@@ -155,15 +155,13 @@ class CsvParser:
         delimiters = block.find(self.delimiter)
         doubled = np.zeros(0, np.int64)
         clean = np.ones(count, np.bool_)
-        quotes = np.zeros(0, np.int64)
+        opens = closes = np.zeros(0, np.int64)
         if self.quote is not None and block.holds(self.quote):
             quotes = block.find(self.quote)
-            clean, spans = _clean(block.bytes, quotes, starts, ends, self.delimiter, self.quote)
-            quotes = quotes[spans]
-            if len(quotes):
-                inside = np.searchsorted(quotes, delimiters) & 1
-                delimiters = delimiters[inside == 0]
-                doubled = quotes[:-1][quotes[1:] == quotes[:-1] + 1]
+            clean, opens, closes = _clean(block, quotes, starts, ends, self.delimiter, self.quote)
+        if len(opens):
+            delimiters = delimiters[~_inside(block, opens, closes, delimiters)]
+            doubled = closes[:-1][closes[:-1] + 1 == opens[1:]]
         first = np.searchsorted(delimiters, starts)
         found = np.searchsorted(delimiters, ends) - first
         long = ends - starts >= LONGEST
@@ -194,7 +192,7 @@ class CsvParser:
             begin = end + 1
             if not everything:
                 a, length = np.where(good, a, 0), np.where(good, length, 0)
-            if len(quotes):
+            if len(opens):
                 quoted = (block.bytes[a] == self.quote) & (length > 0)
                 a = a + quoted
                 length = length - 2 * quoted
@@ -238,31 +236,50 @@ def _ragged(found: int, expected: int) -> str:
 
 
 def _clean(
-    text: Bytes, quotes: Ints, starts: Ints, ends: Ints, delimiter: int, quote: int
-) -> tuple[Bools, Bools]:
-    """Which stretches keep the grammar by themselves, and which of `quotes` are in such a one.
+    block: Block, quotes: Ints, starts: Ints, ends: Ints, delimiter: int, quote: int
+) -> tuple[Bools, Ints, Ints]:
+    """Which stretches keep the grammar by themselves, and the quotes of these that open and close.
 
     In such a stretch every quote opens or closes in turn: one that opens stands at the start of a
     field or right behind one that closed (a doubled quote), one that closes at the end of a field
     or before another.
     """
     first, last = np.searchsorted(quotes, starts), np.searchsorted(quotes, ends)
-    count = last - first
-    clean = (count & 1) == 0
-    if not len(quotes):
-        return clean, np.zeros(0, np.bool_)
-    rows = np.flatnonzero(count)
-    row_of = np.repeat(rows, count[rows])
-    which = np.arange(len(row_of)) - np.repeat(np.cumsum(count[rows]) - count[rows], count[rows])
-    places_index = np.repeat(first[rows], count[rows]) + which
-    places = quotes[places_index]
-    closes = (which & 1) == 1
-    # the neighbour that would make this quote a fine one
-    neighbour = np.where(closes, text[places + 1], text[places - 1])
-    edge = np.where(closes, places + 1 == ends[row_of], places == starts[row_of])
-    fine = edge | (neighbour == delimiter) | ((neighbour == quote) & (closes | (which > 0)))
-    if not fine.all():
-        clean[row_of[~fine]] = False
-    used = np.zeros(len(quotes), np.bool_)
-    used[places_index] = clean[row_of]
-    return clean, used
+    clean = ((last - first) & 1) == 0
+    used = _within(quotes, first, last, clean)
+    opens, closes = used[0::2], used[1::2]
+    beside = np.zeros(256, np.bool_)
+    beside[[delimiter, quote]] = True
+    # what does not stand beside a delimiter or quote may stand at the edge of the stretch
+    opened = opens[~beside[block.bytes[opens - 1]]]
+    row = np.searchsorted(starts, opened, side="right") - 1
+    wrong = row[starts[row] != opened]
+    closed = closes[~beside[block.bytes[closes + 1]]]
+    row = np.searchsorted(starts, closed, side="right") - 1
+    wrong = np.concatenate([wrong, row[ends[row] != closed + 1]])
+    if len(wrong):
+        clean[wrong] = False
+        used = _within(quotes, first, last, clean)
+        opens, closes = used[0::2], used[1::2]
+    return clean, opens, closes
+
+
+def _inside(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
+    """Which of `places` are between quotes."""
+    if len(opens) * 64 < block.size:
+        return np.searchsorted(opens, places) > np.searchsorted(closes, places)
+    turns = np.zeros(block.size, np.uint8)
+    turns[opens] = 1
+    turns[closes] = 255
+    return np.cumsum(turns, dtype=np.uint8)[places] == 1
+
+
+def _within(quotes: Ints, first: Ints, last: Ints, clean: Bools) -> Ints:
+    """Those of `quotes` that are in stretches that are clean."""
+    first, last = first[clean], last[clean]
+    if len(first) and first[0] == 0 and last[-1] == len(quotes) and (first[1:] == last[:-1]).all():
+        return quotes
+    edges = np.zeros(len(quotes) + 1, np.int64)
+    np.add.at(edges, first, 1)
+    np.add.at(edges, last, -1)
+    return quotes[np.cumsum(edges[:-1]) > 0]

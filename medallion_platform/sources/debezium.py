@@ -1,7 +1,435 @@
-"""Debezium change events."""
+"""Debezium change events as JSON lines, with or without the schema around them.
 
-from medallion_platform.sources.jsonlines import JsonLinesParser
+A record gives what happened (`_op`: the letter Debezium writes, or `tombstone`), where in the
+source's order (`_sequence`), when (`_changed_at`), whether it was read by a snapshot (`_snapshot`),
+and the fields of the row as it is then (of a deleted row: as it was).
+
+`_sequence` sorts as text in the order of the source, for events of one source: by the position in
+its log, and at the same position what a snapshot read before what was streamed, since a snapshot
+reads what was committed up to there.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.sources.jsonlines import (
+    NOT_AN_OBJECT,
+    Columns,
+    fields_of,
+    scan,
+    scannable,
+    unescaped,
+)
+from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
+from medallion_platform.sources.shapes import Matched, Nested, Path, Quotes, Shapes
+from medallion_platform.sources.slices import Block, Ints
+
+RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
+TOMBSTONE = "tombstone"
+OPERATIONS = ("c", "r", "u", "d", "t", "m")
+
+NOT_AN_EVENT = "not a change event"
+NO_ROW = "a change event without its row"
+NO_SOURCE = "a change event without its source"
+
+_PLACES = (
+    *("connector", "snapshot", "ts_ms", "ts_us", "ts_ns", "lsn", "sequence", "file", "pos", "row"),
+    *("commit_lsn", "change_lsn", "event_serial_no", "scn", "commit_scn", "rs_id", "ssn", "ord"),
+)
+"""The fields of an event's source that say where and when."""
+
+Source = Mapping[str, str | None]
+Convert = Callable[[str], str]
 
 
-class DebeziumParser(JsonLinesParser):
-    """Takes change events apart."""
+def position(source: Source, op: str) -> str:
+    """Where in the order of its source an event is: text that sorts as the source does."""
+    rank = "0" if snapshot(source, op) else "1"
+    connector = source.get("connector")
+    if connector in ("mysql", "mariadb") and source.get("file") is not None:
+        file = source["file"] or ""
+        log = file.rpartition(".")[2] if file.rpartition(".")[2].isdecimal() else file
+        # row counts within the event at pos
+        return ".".join((_whole(log), _whole(source.get("pos")), rank, _whole(source.get("row"))))
+    if source.get("lsn") is not None or (source.get("sequence") or "").startswith("["):
+        committed, lsn = _committed(source.get("sequence")), source.get("lsn")
+        lsn = lsn if lsn is not None else committed[-1]
+        # a transaction that began before another's commit and ended after it comes after it
+        return ".".join((max(_whole(lsn), _whole(committed[0])), rank, _whole(lsn)))
+    if source.get("commit_lsn") is not None or source.get("change_lsn") is not None:
+        change = source.get("change_lsn")
+        commit = source.get("commit_lsn") or change
+        serial = _whole(source.get("event_serial_no"))
+        return ".".join((_hexadecimal(commit), rank, _hexadecimal(change), serial))
+    if source.get("scn") is not None or source.get("commit_scn") is not None:
+        scn = source.get("scn")
+        commits = (source.get("commit_scn") or scn or "").split(",")
+        tail = (source.get("rs_id") or "", _whole(source.get("ssn")))
+        return ".".join((max(map(_whole, commits)), rank, _whole(scn), *tail))
+    for name, factor in (("ts_ns", 1), ("ts_us", 1_000), ("ts_ms", 1_000_000)):
+        time = source.get(name)
+        if time is not None and time.isdecimal():
+            return ".".join((_whole(str(int(time) * factor)), rank, _whole(source.get("ord"))))
+    return ".".join((_whole(None), rank))
+
+
+def snapshot(source: Source, op: str) -> bool:
+    """Whether an event was read by a snapshot (an incremental one as well)."""
+    return op == "r" or (source.get("snapshot") or "false") != "false"
+
+
+def changed_at(source: Source, event_ms: str | None) -> str | None:
+    """When the source was changed, in UTC; when the event was made, if the source does not say."""
+    for milliseconds in (source.get("ts_ms"), event_ms):
+        if milliseconds and milliseconds != "0":
+            try:
+                at = _moment(int(milliseconds) * 1000)
+            except (ValueError, OverflowError):
+                continue
+            return at.isoformat(timespec="milliseconds") + "Z"
+    return None
+
+
+def _whole(number: str | None) -> str:
+    """A whole number as text that sorts; anything else as it is."""
+    return (number or "").rjust(20, "0")
+
+
+def _hexadecimal(lsn: str | None) -> str:
+    return ":".join(part.lower().rjust(10, "0") for part in (lsn or "::").split(":"))
+
+
+def _committed(sequence: str | None) -> tuple[str | None, str | None]:
+    """The last commit before an event and its own position, of Postgres' `sequence`."""
+    try:
+        commit, own = json.loads(sequence or "")
+    except ValueError:
+        return None, None
+    return (None if commit is None else str(commit)), (None if own is None else str(own))
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None) + timedelta(
+        microseconds=microseconds
+    )
+
+
+def _days(text: str) -> str:
+    return (date(1970, 1, 1) + timedelta(days=int(text))).isoformat()
+
+
+def _instant(per_second: int) -> Convert:
+    digits = "milliseconds" if per_second == 1000 else "microseconds"
+
+    def convert(text: str) -> str:
+        return _moment(int(text) * 1_000_000 // per_second).isoformat(timespec=digits)
+
+    return convert
+
+
+def _clock(per_second: int) -> Convert:
+    digits = "milliseconds" if per_second == 1000 else "microseconds"
+
+    def convert(text: str) -> str:
+        moment = _moment(int(text) * 1_000_000 // per_second)
+        if moment.date() != date(1970, 1, 1):
+            raise ValueError(text)
+        return moment.time().isoformat(timespec=digits)
+
+    return convert
+
+
+def _decimal(scale: int) -> Convert:
+    def convert(text: str) -> str:
+        unscaled = int.from_bytes(b64decode(text, validate=True), "big", signed=True)
+        sign, digits = int(unscaled < 0), tuple(map(int, str(abs(unscaled))))
+        return format(Decimal((sign, digits, -scale)), "f")
+
+    return convert
+
+
+def _scaled(text: str) -> str:
+    value = json.loads(text)
+    return _decimal(int(value["scale"]))(value["value"])
+
+
+def conversion(field: Mapping[str, Any]) -> Convert | None:
+    """How the values of a field of a schema become plain text; None where they are."""
+    name = field.get("name")
+    if name == "org.apache.kafka.connect.data.Decimal":
+        try:
+            return _decimal(int((field.get("parameters") or {}).get("scale", 0)))
+        except (TypeError, ValueError, AttributeError):
+            return None
+    return _CONVERSIONS.get(name) if isinstance(name, str) else None
+
+
+_CONVERSIONS: dict[str, Convert] = {
+    "io.debezium.time.Date": _days,
+    "io.debezium.time.Timestamp": _instant(1000),
+    "io.debezium.time.MicroTimestamp": _instant(1_000_000),
+    "io.debezium.time.NanoTimestamp": _instant(1_000_000_000),
+    "io.debezium.time.Time": _clock(1000),
+    "io.debezium.time.MicroTime": _clock(1_000_000),
+    "io.debezium.time.NanoTime": _clock(1_000_000_000),
+    "org.apache.kafka.connect.data.Date": _days,
+    "org.apache.kafka.connect.data.Timestamp": _instant(1000),
+    "org.apache.kafka.connect.data.Time": _clock(1000),
+    "io.debezium.data.VariableScaleDecimal": _scaled,
+}
+
+
+def conversions(schema: str) -> dict[str, Convert]:
+    """How the columns of a captured table become plain text, by the schema of its events."""
+    try:
+        made: dict[str, Convert] = {}
+        for part in json.loads(schema)["fields"]:
+            if part.get("field") in ("after", "before"):
+                for field in part["fields"]:
+                    if convert := conversion(field):
+                        made[str(field["field"])] = convert
+        return made
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+class DebeziumParser:
+    """Finds and takes apart the change events of one file."""
+
+    def __init__(self) -> None:
+        self.shapes = Shapes(scan)
+        self.schemas: dict[str, dict[str, Convert]] = {}
+        self.prefixes: dict[bytes, str] = {}
+
+    def begin(self, block: Block, final: bool) -> int | None:
+        """Nothing stands before the first record."""
+        return 0
+
+    def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+        """The whole lines from `start` on; a blank one is a record without value: a tombstone."""
+        return lines(block, start, final)
+
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+        """The fields of change events."""
+        events = _Events(block, len(starts))
+        quotes = Quotes(block)
+        plain = scannable(block, starts, ends)
+        inner_starts, inner_ends = starts.copy(), ends.copy()
+        self._unwrap(block, inner_starts, inner_ends, plain, events)
+        rows = np.flatnonzero(plain)
+        for found in self.shapes.matched(block, quotes, inner_starts, inner_ends, rows):
+            events.add_events(found, quotes)
+        for row in events.left():
+            start, end = int(starts[row]), int(ends[row])
+            if end - start >= LONGEST:
+                events.put(row, TOO_LONG)
+            else:
+                self._one(block.get(start, end).decode(), row, events)
+        return events.finished()
+
+    def _unwrap(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
+        """Leave out the schema around events, where it is the same text for many."""
+        wrapped = plain & block.literal_at(starts, b'{"schema"')
+        tried = 0
+        while wrapped.any() and tried < 8:
+            tried += 1
+            first = int(np.flatnonzero(wrapped)[0])
+            record = block.get(int(starts[first]), int(ends[first]))
+            prefix = next((p for p in self.prefixes if record.startswith(p)), None)
+            if prefix is None:
+                prefix = self._prefix(record)
+            if prefix is None:
+                wrapped[first] = plain[first] = False
+                continue
+            rows = np.flatnonzero(wrapped)
+            texts = block.texts(starts[rows], ends[rows] - starts[rows], binary=True)
+            same = rows[texts.bin.starts_with(prefix).to_numpy()]
+            wrapped[same] = False
+            closed = block.bytes[ends[same] - 1] == 0x7D
+            plain[same[~closed]] = False
+            same = same[closed]
+            starts[same] += len(prefix)
+            ends[same] -= 1
+            events.converts(same, self._conversions(self.prefixes[prefix]))
+        plain[wrapped] = False
+
+    def _prefix(self, record: bytes) -> bytes | None:
+        """The text of a record up to its payload, where that comes right behind the schema."""
+        text = record.decode("latin-1")
+        try:
+            begin = len('{"schema"')
+            begin += len(text) - begin - len(text[begin:].lstrip(" \t:"))
+            _, end = scan(text, begin)
+            behind = end + len(text[end:]) - len(text[end:].lstrip(" \t,"))
+            if not text.startswith('"payload"', behind):
+                return None
+            behind += len('"payload"')
+            behind += len(text) - behind - len(text[behind:].lstrip(" \t:"))
+        except (StopIteration, ValueError, RecursionError):
+            return None
+        fields = fields_of(record.decode())
+        if isinstance(fields, str) or list(fields) != ["schema", "payload"]:
+            return None
+        self.prefixes[record[:behind]] = fields["schema"] or "null"
+        return record[:behind]
+
+    def _conversions(self, schema: str) -> dict[str, Convert]:
+        if schema not in self.schemas:
+            self.schemas[schema] = conversions(schema)
+        return self.schemas[schema]
+
+    def _one(self, text: str, row: int, events: _Events) -> None:
+        """One record, by the scanner."""
+        if not text.strip(" \t\r\n") or text.strip(" \t\r\n") == "null":
+            events.meta(row, TOMBSTONE, None, None, None)
+            events.put(row, {})
+            return
+        envelope = fields_of(text)
+        if isinstance(envelope, str):
+            events.put(row, envelope)
+            return
+        if "payload" in envelope and "op" not in envelope:
+            inner = envelope["payload"]
+            if inner is None:
+                events.meta(row, TOMBSTONE, None, None, None)
+                events.put(row, {})
+                return
+            payload = fields_of(inner)
+            if isinstance(payload, str):
+                events.put(row, f"payload is {payload}")
+                return
+            if envelope.get("schema"):
+                chosen = self._conversions(envelope["schema"] or "")
+                events.converts(np.array([row]), chosen)
+            envelope = payload
+        op = envelope.get("op")
+        if op not in OPERATIONS:
+            events.put(row, NOT_AN_EVENT)
+            return
+        source = fields_of(envelope.get("source") or "null")
+        if isinstance(source, str):
+            events.put(row, NO_SOURCE)
+            return
+        fields: dict[str, str | None] | str = {}
+        if op not in ("t", "m"):
+            image = envelope.get("before" if op == "d" else "after")
+            fields = NO_ROW if image is None else fields_of(image)
+            if isinstance(fields, str):
+                why = NO_ROW if fields in (NO_ROW, NOT_AN_OBJECT) else f"its row is {fields}"
+                events.put(row, why)
+                return
+        events.meta(
+            row,
+            op,
+            position(source, op),
+            changed_at(source, envelope.get("ts_ms")),
+            "true" if snapshot(source, op) else "false",
+        )
+        events.put(row, {_named(name): value for name, value in fields.items()})
+
+
+class _Events(Columns):
+    """Change events in the making."""
+
+    def __init__(self, block: Block, count: int) -> None:
+        super().__init__(block, count)
+        self.facts: dict[str, list[str | None]] = {name: [None] * count for name in RESERVED}
+        self.conversions: list[tuple[Ints, dict[str, Convert]]] = []
+
+    def converts(self, rows: Ints, conversions: dict[str, Convert]) -> None:
+        """Have the values of `rows` converted."""
+        if conversions and len(rows):
+            self.conversions.append((rows, conversions))
+
+    def meta(
+        self, row: int, op: str, sequence: str | None, at: str | None, snapshot: str | None
+    ) -> None:
+        """What happened, where, when and how it was seen."""
+        for name, value in zip(RESERVED, (op, sequence, at, snapshot), strict=True):
+            self.facts[name][row] = value
+
+    def add_events(self, found: Matched, quotes: Quotes) -> None:
+        """Put in those records of one shape that are plain changes of a row."""
+        nodes, children = found.shape.nodes, found.shape.children
+        image = next((k for k in ("after", "before") if isinstance(nodes.get((k,)), Nested)), None)
+        if (
+            image is None
+            or (image,) not in children
+            or ("source",) not in children
+            or not isinstance(nodes.get(("op",)), int)
+            or ("payload" in children[()] and "op" not in children[()])
+            or (image == "before" and isinstance(nodes.get(("after",)), Nested))
+        ):
+            return
+        start, end, is_text = found.value(("op",))
+        letter = self.block.bytes[start]
+        fits = (end - start == 1) & cast(Any, is_text)
+        fits &= (letter == ord("d")) if image == "before" else np.isin(letter, [99, 114, 117])
+        found = found.only(fits)
+        if not len(found.rows):
+            return
+        ops = self._values(found, ("op",), quotes)
+        event_ms = self._values(found, ("ts_ms",), quotes)
+        names = [name for name in _PLACES if name in children[("source",)]]
+        values = [self._values(found, ("source", name), quotes) for name in names]
+        for i, row in enumerate(found.rows.tolist()):
+            source = {name: column[i] for name, column in zip(names, values, strict=True)}
+            op = ops[i] or ""
+            seen = "true" if snapshot(source, op) else "false"
+            self.meta(row, op, position(source, op), changed_at(source, event_ms[i]), seen)
+        self.add(found, quotes, (image,), _named)
+
+    def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:
+        if path not in found.shape.nodes:
+            return [None] * len(found.rows)
+        start, end, is_text = found.value(path)
+        values: list[str | None] = self.block.texts(start, end - start).to_list()
+        if is_text is None:
+            return values
+        return [
+            (unescaped(v) if v and "\\" in v else v) if text else (None if v == "null" else v)
+            for v, text in zip(values, is_text.tolist(), strict=True)
+        ]
+
+    def finished(self) -> Parsed:
+        """The events, values converted."""
+        parsed = self.parsed()
+        for rows, conversions in self.conversions:
+            for key, convert in conversions.items():
+                name = _named(key)
+                if name in parsed.columns:
+                    parsed.columns[name] = _converted(parsed.columns[name], rows, convert)
+        for row in parsed.malformed:
+            self.meta(row, *cast(Any, [None] * 4))
+        facts = {name: pl.Series(name, v, pl.String) for name, v in self.facts.items()}
+        return Parsed({**facts, **parsed.columns}, parsed.malformed)
+
+
+def _converted(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
+    """The column with the values at `rows` converted; one that cannot be stays as it is."""
+    old = column.gather(rows)
+    values: dict[str, str] = {}
+    for value in cast("list[str]", old.drop_nulls().unique().to_list()):
+        try:
+            values[value] = convert(value)
+        except (ValueError, OverflowError, ArithmeticError, KeyError, TypeError):
+            values[value] = value
+    if not values:
+        return column
+    new = old.replace_strict(list(values), list(values.values()), return_dtype=pl.String)
+    places = np.arange(len(column), dtype=np.int64)
+    places[rows] = np.arange(len(column), len(column) + len(rows))
+    return pl.concat([column, new]).gather(places)
+
+
+def _named(name: str) -> str:
+    return name + "_" if name in RESERVED else name

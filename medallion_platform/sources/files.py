@@ -37,8 +37,8 @@ def read(
 
     Columns: `_row` (Int64, counted from 1, a header is none), `_payload` (the record's exact text),
     `_payload_bytes` (Binary: the record as it came where it does not decode, and `_payload` is
-    null), `_malformed` (why it does not parse, else null), then one of String per field; for Parquet
-    the file's typed columns, and no payload. A frame has the fields that were met in it.
+    null), `_malformed` (why it does not parse, else null), then one of String per field; for
+    Parquet the file's typed columns, and no payload. A frame has the fields that were met in it.
 
     Raises UnreadableFile; for a compressed file, or one smaller than a block, before any frame.
     """
@@ -56,7 +56,7 @@ def read(
     while data or rest:
         ahead = next(blocks, b"")
         final = not ahead
-        piece = Block(rest + data)
+        piece = Block(rest, data)
         data = ahead
         start: int | None = 0
         if not started:
@@ -121,7 +121,7 @@ def reparse(
     binary = payloads.cast(pl.Binary).fill_null(b"")
     lengths = binary.bin.size().to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
-    block = Block(b"".join(binary.to_list()))
+    block = Block(*binary.to_list())
     return _records(parser, block, ends - lengths, ends, 1, None)
 
 

@@ -8,6 +8,7 @@ value counts.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from json.decoder import JSONDecodeError, scanstring  # pyright: ignore
 from typing import Any, cast
 
@@ -15,22 +16,32 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
-from medallion_platform.sources.slices import Block, Ints
+from medallion_platform.sources.shapes import Matched, Path, Quotes, Shapes, is_null
+from medallion_platform.sources.slices import Block, Bools, Ints, patched
 
 NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not an object"
 LONE_SURROGATE = "half of a surrogate pair"
 
 _decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-_scan = cast(Any, _decoder).scan_once
+scan = cast(Any, _decoder).scan_once
 _SPACE = " \t\r\n"
+
+
+def unescaped(text: str) -> str | None:
+    """The content of a JSON string that stands between its quotes as `text`; None if it is none."""
+    try:
+        value, end = scanstring(text + '"', 0, True)
+    except JSONDecodeError:
+        return None
+    return value if end == len(text) + 1 else None
 
 
 def whole(text: str) -> str | None:
     """The JSON value that `text` is, without space around; None if it is not one."""
     try:
         start = _after_space(text, 0)
-        _, end = _scan(text, start)
+        _, end = scan(text, start)
     except (StopIteration, JSONDecodeError, RecursionError):
         return None
     return text[start:end] if _after_space(text, end) == len(text) else None
@@ -62,7 +73,7 @@ def _fields(text: str) -> dict[str, str | None] | str:
             if text[place] != ":":
                 raise StopIteration
             place = _after_space(text, place + 1)
-            value, end = _scan(text, place)
+            value, end = scan(text, place)
             if value is not None and text[place] != '"':
                 value = text[place:end]
             fields[key] = value
@@ -96,6 +107,9 @@ def _after_space(text: str, place: int) -> int:
 class JsonLinesParser:
     """Finds and takes apart the records of one file."""
 
+    def __init__(self) -> None:
+        self.shapes = Shapes(scan)
+
     def begin(self, block: Block, final: bool) -> int | None:
         """Nothing stands before the first record."""
         return 0
@@ -111,17 +125,105 @@ class JsonLinesParser:
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
         """The fields of records."""
-        malformed: dict[int, str] = {}
-        rows: list[dict[str, str | None]] = []
-        names: dict[str, None] = {}
-        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        made = Columns(block, len(starts))
+        quotes = Quotes(block)
+        plain = np.flatnonzero(scannable(block, starts, ends))
+        for found in self.shapes.matched(block, quotes, starts, ends, plain):
+            made.add(found, quotes, (), lambda name: name)
+        for row in made.left():
+            start, end = int(starts[row]), int(ends[row])
             too_long = end - start >= LONGEST
             fields = TOO_LONG if too_long else fields_of(block.get(start, end).decode())
-            if isinstance(fields, str):
-                malformed[i] = fields
-                fields = {}
-            rows.append(fields)
-            names.update(dict.fromkeys(fields))
-        return Parsed(
-            {n: pl.Series(n, [r.get(n) for r in rows], pl.String) for n in names}, malformed
-        )
+            made.put(row, fields)
+        return made.parsed()
+
+
+def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
+    """Which records may have a shape: none that is too long or has a control character in it."""
+    fine = ends - starts < LONGEST
+    controls = np.flatnonzero(block.bytes[: block.size] < 32)
+    if len(controls):
+        fine &= np.searchsorted(controls, starts) == np.searchsorted(controls, ends)
+    return fine
+
+
+class Columns:
+    """Columns of text in the making, from records with a shape and from records without."""
+
+    def __init__(self, block: Block, count: int) -> None:
+        self.block = block
+        self.count = count
+        self.places: dict[str, tuple[Ints, Ints]] = {}
+        self.patches: dict[str, dict[int, str | None]] = {}
+        self.malformed: dict[int, str] = {}
+        self.done = np.zeros(count, np.bool_)
+
+    def left(self) -> list[int]:
+        """The records that were not put in yet."""
+        return np.flatnonzero(~self.done).tolist()
+
+    def add(self, found: Matched, quotes: Quotes, path: Path, named: Callable[[str], str]) -> None:
+        """Put in the fields of the object at `path` of records with a shape."""
+        rows = found.rows
+        self.done[rows] = True
+        for key in found.shape.children[path]:
+            start, end, is_text = found.value((*path, key))
+            self.column(named(key), rows, start, end, is_text, quotes)
+
+    def column(
+        self, name: str, rows: Ints, start: Ints, end: Ints, is_text: Bools | None, quotes: Quotes
+    ) -> None:
+        """Put in one field of `rows`; null where the value is a bare null."""
+        length = end - start
+        if is_text is not None:
+            if not is_text.all():
+                null = is_null(self.block, start, end) & ~is_text
+                length = np.where(null, -1, length)
+            if len(quotes.backslashes):
+                self._unescape(name, rows, start, end, is_text, quotes)
+        if len(rows) == self.count:
+            self.places[name] = (start, length)
+            return
+        if name not in self.places:
+            self.places[name] = (np.zeros(self.count, np.int64), np.full(self.count, -1, np.int64))
+        starts, lengths = self.places[name]
+        starts[rows], lengths[rows] = start, length
+
+    def _unescape(
+        self, name: str, rows: Ints, start: Ints, end: Ints, is_text: Bools, quotes: Quotes
+    ) -> None:
+        for i in np.flatnonzero(is_text & quotes.escapes(start, end)).tolist():
+            row = int(rows[i])
+            value = unescaped(self.block.get(int(start[i]), int(end[i])).decode())
+            if value is None or not _encodes(value):
+                self.put(row, NOT_JSON if value is None else LONE_SURROGATE)
+                continue
+            self.patches.setdefault(name, {})[row] = value
+
+    def put(self, row: int, fields: Mapping[str, str | None] | str) -> None:
+        """Put in a record without a shape, or why it is malformed."""
+        self.done[row] = True
+        if isinstance(fields, str):
+            self.malformed[row] = fields
+            return
+        for name, value in fields.items():
+            self.patches.setdefault(name, {})[row] = value
+
+    def parsed(self) -> Parsed:
+        """What was put in."""
+        bad = list(self.malformed)
+        columns: dict[str, pl.Series] = {}
+        for name, (starts, lengths) in self.places.items():
+            if bad:
+                lengths = lengths.copy()
+                lengths[bad] = -1
+            valid = lengths >= 0
+            if not valid.all():
+                starts, lengths = np.where(valid, starts, 0), np.where(valid, lengths, 0)
+            columns[name] = self.block.texts(starts, lengths, valid)
+        for name, patches in self.patches.items():
+            if name not in columns:
+                columns[name] = pl.Series(name, [None], pl.String).new_from_index(0, self.count)
+            rows = [row for row in patches if row not in self.malformed]
+            columns[name] = patched(columns[name], rows, [patches[row] for row in rows])
+        return Parsed(columns, self.malformed)

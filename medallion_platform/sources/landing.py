@@ -139,8 +139,8 @@ def unfinished_name(path: str) -> bool:
 def digest_of(landing: Path | str, seen: Seen) -> str:
     """The digest of a file's content.
 
-    Raises StillGrowing where the file is no longer as it was seen, UnreadableFile where it cannot be
-    read.
+    Raises StillGrowing where the file is no longer as it was seen, UnreadableFile where it cannot
+    be read.
     """
     path = Path(landing) / seen.path
     made = blake2b(digest_size=20)
@@ -182,8 +182,8 @@ def register(
 ) -> tuple[list[FileVersion], list[Seen]]:
     """Which (file, digest) are versions not taken before, and which were. Pure.
 
-    A content that was taken already, under whatever name, adds nothing. Another content under a known
-    name is a new version. Sequence numbers go on from the highest that is known.
+    A content that was taken already, under whatever name, adds nothing. Another content under a
+    known name is a new version. Sequence numbers go on from the highest that is known.
     """
     digests = {version.digest for version in known}
     paths = {version.path for version in known}

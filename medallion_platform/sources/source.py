@@ -136,8 +136,8 @@ class FileVersion:
     """One content of one path, in the order in which a source took them in.
 
     `state` says why it has a sequence number: `new` (path not seen before) or `new version` (the
-    path was seen with another content). `header` holds the names of its fields where the file has them
-    (`files.header`): stored payloads of a CSV cannot be parsed again without.
+    path was seen with another content). `header` holds the names of its fields where the file has
+    them (`files.header`): stored payloads of a CSV cannot be parsed again without.
     """
 
     sequence: int
