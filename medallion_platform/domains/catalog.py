@@ -1,0 +1,22 @@
+"""All that this installation runs, in one catalog."""
+
+from __future__ import annotations
+
+from medallion_platform.domains.clickstream import gold as clickstream_gold
+from medallion_platform.domains.clickstream import silver as clickstream_silver
+from medallion_platform.domains.clickstream import sources as clickstream_sources
+from medallion_platform.domains.hr import gold as hr_gold
+from medallion_platform.domains.hr import silver as hr_silver
+from medallion_platform.domains.hr import sources as hr_sources
+from medallion_platform.pipeline.catalog import Catalog
+
+CATALOG = Catalog(
+    sources=(*clickstream_sources.SOURCES, *hr_sources.SOURCES),
+    tables=(
+        *clickstream_silver.TABLES,
+        *clickstream_gold.TABLES,
+        *hr_silver.TABLES,
+        *hr_gold.TABLES,
+    ),
+)
+"""Every source and table; a name taken twice or an upstream that nobody makes fails at import."""

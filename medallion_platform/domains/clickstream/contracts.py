@@ -1,0 +1,366 @@
+"""What a good row of each clickstream table is.
+
+Bronze refuses only what cannot be placed: a row without an identity or a time, or text that is not
+of its column's type where a number depends on it. Everything else that is wrong waits for silver,
+where the row can still be looked at in full. What is odd but usable is a warning.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pyspark.sql.types as T
+
+from medallion_platform.contracts.model import ContractModel, Field, expect
+
+UNKNOWN_REGION = "UNKNOWN"
+"""The region of an event that names none."""
+
+EVENT_TYPES = ("page_view", "click", "search", "add_to_cart", "purchase", "login", "logout")
+
+_MONEY = {"precision": 12, "scale": 2}
+_SUM = {"precision": 18, "scale": 2}
+_EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
+_REGION = r"^[A-Z0-9]+(-[A-Z0-9]+)*$"
+_A_TYPE_ONLY = {"type": "warn"}
+
+
+# --- bronze ---------------------------------------------------------------------------------------
+
+
+class BronzeEvents(ContractModel):
+    """Events as they came, parsed."""
+
+    event_id: T.StringType = Field(str_length={"min_value": 1}, description="unique per event")
+    user_id: T.StringType = Field(nullable=True)
+    event_type: T.StringType = Field(nullable=True)
+    event_timestamp: T.TimestampType = Field(description="when it happened, by the client")
+    page: T.StringType = Field(nullable=True)
+    amount: T.DecimalType = Field(nullable=True, dtype_kwargs=_MONEY)
+    currency: T.StringType = Field(nullable=True)
+    session_id: T.StringType = Field(nullable=True)
+    session_start: T.TimestampType = Field(nullable=True, severity=_A_TYPE_ONLY)
+    session_end: T.TimestampType = Field(nullable=True, severity=_A_TYPE_ONLY)
+    region_code: T.StringType = Field(nullable=True)
+    email: T.StringType = Field(
+        nullable=True, pii="email", str_matches=_EMAIL, severity={"str_matches": "warn"}
+    )
+    phone: T.StringType = Field(nullable=True, pii="phone")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["event_id"],
+            "event_time": "event_timestamp",
+            "partitioned_by": ["event_date"],
+            "watermark": timedelta(minutes=10),
+        }
+
+
+class BronzeUsers(ContractModel):
+    """Change events of the shop's users; one that carries no row image need only have its key."""
+
+    user_id: T.StringType = Field(str_length={"min_value": 1})
+    email: T.StringType = Field(nullable=True, pii="email")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+    region_code: T.StringType = Field(nullable=True, description="the user's home region")
+    segment: T.StringType = Field(nullable=True)
+    signed_up_on: T.DateType = Field(nullable=True, severity=_A_TYPE_ONLY)
+
+
+class BronzeRegions(ContractModel):
+    """Change events of the shop's regions."""
+
+    region_code: T.StringType = Field(str_length={"min_value": 1})
+    name: T.StringType = Field(nullable=True)
+    country: T.StringType = Field(nullable=True)
+    timezone: T.StringType = Field(nullable=True)
+
+
+# --- silver ---------------------------------------------------------------------------------------
+
+
+class SilverEvents(ContractModel):
+    """Events: typed, trimmed, enriched as of their own time, personal data masked."""
+
+    event_id: T.StringType = Field(str_length={"min_value": 1})
+    user_id: T.StringType = Field()
+    event_type: T.StringType = Field(nullable=True, isin=list(EVENT_TYPES), severity={"isin": "warn"})
+    event_timestamp: T.TimestampType = Field()
+    event_date: T.DateType = Field(description="the day of event_timestamp in UTC")
+    page: T.StringType = Field(nullable=True)
+    amount: T.DecimalType = Field(nullable=True, ge=0, le=1_000_000, dtype_kwargs=_MONEY)
+    currency: T.StringType = Field(nullable=True)
+    amount_usd: T.DecimalType = Field(
+        nullable=True, dtype_kwargs=_SUM, description="amount at the shop's fixed rates"
+    )
+    session_id: T.StringType = Field(nullable=True)
+    session_start: T.TimestampType = Field(nullable=True)
+    session_end: T.TimestampType = Field(nullable=True)
+    session_seconds: T.LongType = Field(nullable=True, description="null where out of order")
+    region_code: T.StringType = Field(
+        str_matches=_REGION, description="upper case; UNKNOWN where the event names none"
+    )
+    region_name: T.StringType = Field(nullable=True)
+    country: T.StringType = Field(nullable=True)
+    region_known: T.BooleanType = Field()
+    email: T.StringType = Field(nullable=True, pii="email")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+    user_segment: T.StringType = Field(nullable=True)
+    user_region_code: T.StringType = Field(nullable=True, description="the user's home region")
+    user_known: T.BooleanType = Field()
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["event_id"],
+            "event_time": "event_timestamp",
+            "partitioned_by": ["event_date", "region_code"],
+            "rows": {
+                "user is known": expect("user_known = true", severity="warn"),
+                "region is known": expect("region_known = true", severity="warn"),
+                "session in order": expect("session_end >= session_start", severity="warn"),
+                "currency has a rate": expect("amount is null or amount_usd is not null", severity="warn"),
+            },
+        }
+
+
+class SilverUsersHistory(ContractModel):
+    """Every version of every user (SCD2), valid in [effective_from, effective_to)."""
+
+    user_id: T.StringType = Field()
+    email: T.StringType = Field(nullable=True, pii="email")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+    region_code: T.StringType = Field(nullable=True)
+    segment: T.StringType = Field(nullable=True)
+    signed_up_on: T.DateType = Field(nullable=True)
+    effective_from: T.TimestampType = Field()
+    effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
+    is_current: T.BooleanType = Field()
+    source_position: T.StringType = Field(description="of the change that began the version")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["user_id", "source_position"],
+            "rows": {"ends after it begins": expect("effective_to >= effective_from", severity="fail")},
+        }
+
+
+class SilverRegionsHistory(ContractModel):
+    """Every version of every region (SCD2), valid in [effective_from, effective_to)."""
+
+    region_code: T.StringType = Field()
+    name: T.StringType = Field(nullable=True)
+    country: T.StringType = Field(nullable=True)
+    timezone: T.StringType = Field(nullable=True)
+    effective_from: T.TimestampType = Field()
+    effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
+    is_current: T.BooleanType = Field()
+    source_position: T.StringType = Field(description="of the change that began the version")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["region_code", "source_position"],
+            "rows": {"ends after it begins": expect("effective_to >= effective_from", severity="fail")},
+        }
+
+
+class SilverUsers(ContractModel):
+    """Users as they are now (SCD1)."""
+
+    user_id: T.StringType = Field()
+    email: T.StringType = Field(nullable=True, pii="email")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+    region_code: T.StringType = Field(nullable=True)
+    segment: T.StringType = Field(nullable=True)
+    signed_up_on: T.DateType = Field(nullable=True)
+    changed_at: T.TimestampType = Field(description="since when the user is as this row says")
+    source_position: T.StringType = Field()
+
+    class Config:
+        """Table options."""
+
+        metadata = {"key": ["user_id"]}  # noqa: RUF012
+
+
+class SilverRegions(ContractModel):
+    """Regions as they are now (SCD1)."""
+
+    region_code: T.StringType = Field()
+    name: T.StringType = Field(nullable=True)
+    country: T.StringType = Field(nullable=True)
+    timezone: T.StringType = Field(nullable=True)
+    changed_at: T.TimestampType = Field(description="since when the region is as this row says")
+    source_position: T.StringType = Field()
+
+    class Config:
+        """Table options."""
+
+        metadata = {"key": ["region_code"]}  # noqa: RUF012
+
+
+# --- gold -----------------------------------------------------------------------------------------
+
+
+class GoldDailyUserMetrics(ContractModel):
+    """What a user did on a day in a region."""
+
+    event_date: T.DateType = Field()
+    user_id: T.StringType = Field()
+    region_code: T.StringType = Field()
+    region_name: T.StringType = Field(nullable=True)
+    event_count: T.LongType = Field(ge=1)
+    page_views: T.LongType = Field(ge=0)
+    clicks: T.LongType = Field(ge=0)
+    searches: T.LongType = Field(ge=0)
+    cart_adds: T.LongType = Field(ge=0)
+    purchases: T.LongType = Field(ge=0)
+    sessions: T.LongType = Field(ge=0)
+    longest_session_seconds: T.LongType = Field(nullable=True, ge=0)
+    spend: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
+    spend_percentile: T.DoubleType = Field(
+        ge=0, le=1, description="percentile rank of spend among all rows of the day"
+    )
+    first_event_at: T.TimestampType = Field()
+    last_event_at: T.TimestampType = Field()
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["event_date", "user_id", "region_code"],
+            "partitioned_by": ["event_date"],
+            "weight": "event_count",
+        }
+
+
+class GoldRegionalRollupsHourly(ContractModel):
+    """What happened in a region in an hour."""
+
+    event_date: T.DateType = Field()
+    hour: T.TimestampType = Field(description="the hour's first instant")
+    region_code: T.StringType = Field()
+    region_name: T.StringType = Field(nullable=True)
+    event_count: T.LongType = Field(ge=1)
+    active_users: T.LongType = Field(ge=1)
+    sessions: T.LongType = Field(ge=0)
+    purchases: T.LongType = Field(ge=0)
+    revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["hour", "region_code"],
+            "partitioned_by": ["event_date"],
+            "weight": "event_count",
+        }
+
+
+class GoldRegionalRollupsDaily(ContractModel):
+    """What happened in a region on a day."""
+
+    event_date: T.DateType = Field()
+    region_code: T.StringType = Field()
+    region_name: T.StringType = Field(nullable=True)
+    event_count: T.LongType = Field(ge=1)
+    active_users: T.LongType = Field(ge=1)
+    sessions: T.LongType = Field(ge=0)
+    purchases: T.LongType = Field(ge=0)
+    revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["event_date", "region_code"],
+            "partitioned_by": ["event_date"],
+            "weight": "event_count",
+        }
+
+
+class GoldRegionalRollupsWeekly(ContractModel):
+    """What happened in a region in a week, Monday to Sunday."""
+
+    week: T.DateType = Field(description="the week's Monday")
+    region_code: T.StringType = Field()
+    region_name: T.StringType = Field(nullable=True)
+    event_count: T.LongType = Field(ge=1)
+    active_users: T.LongType = Field(ge=1)
+    active_days: T.LongType = Field(ge=1, le=7)
+    sessions: T.LongType = Field(ge=0, description="one over midnight counts on both days")
+    purchases: T.LongType = Field(ge=0)
+    revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["week", "region_code"],
+            "partitioned_by": ["week"],
+            "weight": "event_count",
+        }
+
+
+class GoldUserFeatures(ContractModel):
+    """A user's last 7 and 30 days as of the end of a day."""
+
+    event_date: T.DateType = Field(description="the last day of the windows")
+    user_id: T.StringType = Field()
+    feature_timestamp: T.TimestampType = Field(
+        description="when the features were known: the first instant after event_date"
+    )
+    events_7d: T.LongType = Field(ge=0)
+    events_30d: T.LongType = Field(ge=1)
+    sessions_7d: T.LongType = Field(ge=0)
+    sessions_30d: T.LongType = Field(ge=0)
+    purchases_7d: T.LongType = Field(ge=0)
+    purchases_30d: T.LongType = Field(ge=0)
+    spend_7d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
+    spend_30d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
+    active_days_7d: T.LongType = Field(ge=0, le=7)
+    active_days_30d: T.LongType = Field(ge=1, le=30)
+    days_since_active: T.LongType = Field(ge=0, le=29)
+
+    class Config:
+        """Table options."""
+
+        metadata = {  # noqa: RUF012
+            "key": ["event_date", "user_id"],
+            "event_time": "feature_timestamp",
+            "partitioned_by": ["event_date"],
+            "rows": {
+                "the longer window holds the shorter": expect(
+                    "events_30d >= events_7d and spend_30d >= spend_7d", severity="fail"
+                )
+            },
+        }
+
+
+class GoldUsersHistory(ContractModel):
+    """Every version of every user, with the name and country of the home region."""
+
+    user_id: T.StringType = Field()
+    email: T.StringType = Field(nullable=True, pii="email")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+    region_code: T.StringType = Field(nullable=True)
+    region_name: T.StringType = Field(nullable=True)
+    country: T.StringType = Field(nullable=True)
+    segment: T.StringType = Field(nullable=True)
+    signed_up_on: T.DateType = Field(nullable=True)
+    effective_from: T.TimestampType = Field()
+    effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
+    is_current: T.BooleanType = Field()
+    version: T.IntegerType = Field(ge=1, description="1 for the user's first version")
+    source_position: T.StringType = Field()
+
+    class Config:
+        """Table options."""
+
+        metadata = {"key": ["user_id", "version"]}  # noqa: RUF012

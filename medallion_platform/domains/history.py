@@ -1,0 +1,128 @@
+"""Histories of changing rows: built from change events, and looked up as of a point in time.
+
+Both functions are pure in the set of their rows: arrival order, batches and duplicates do not
+matter, so that an increment and a rebuild give the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+DELETED = "d"
+TRUNCATED = "t"
+_UPSERTS = ("c", "r", "u")
+
+
+def versions(changes: DataFrame, key: str) -> DataFrame:
+    """Every version (SCD2) of every row that the change events of one table tell of.
+
+    Events are ordered by source position (`_sequence`), never by arrival or by time. A repeated
+    event, a re-snapshot of an unchanged row and an update that changes nothing make no new
+    version. A delete closes its key's open version, a truncate (no key) that of every key. Where
+    two events share key and position, a delete is the later one, a snapshot read the earlier one.
+
+    A version is valid in [effective_from, effective_to). Should the source's clock run backwards,
+    a version starts no earlier than the one before it, so that validities never overlap; such a
+    version may then be empty.
+
+    Returns:
+        `key`, the row's columns, `effective_from`, `effective_to` (null: still open),
+        `is_current` and `source_position`, the position of the event that began the version.
+    """
+    columns = [c for c in changes.columns if not c.startswith("_") and c != key]
+    events = changes.select(
+        F.col(key),
+        F.col("_sequence").alias("_position"),
+        F.col("_changed_at").try_cast("timestamp").alias("_at"),
+        F.col("_op"),
+        F.struct(*columns).alias("_state"),
+    )
+    own = events.where(F.col(key).isNotNull() & F.col("_op").isin(*_UPSERTS, DELETED))
+    truncates = events.where(F.col("_op") == TRUNCATED).drop(key)
+    everyone = own.select(key).distinct().crossJoin(F.broadcast(truncates))
+    events = own.unionByName(everyone).select(
+        key,
+        "_position",
+        "_at",
+        F.col("_op").isin(DELETED, TRUNCATED).alias("_gone"),
+        F.when(F.col("_op") == "r", 0).when(F.col("_op").isin(*_UPSERTS), 1).otherwise(2).alias("_tie"),
+        F.when(F.col("_op").isin(*_UPSERTS), F.col("_state")).alias("_state"),
+    )
+
+    # One shuffle and one sort serve all windows: the order of each is a prefix of the first one's.
+    arrival = Window.partitionBy(key).orderBy("_position", "_tie", "_at", "_state")
+    by_position = Window.partitionBy(key).orderBy("_position")
+    next_position = F.lead("_position").over(arrival)
+    last_there = next_position.isNull() | (next_position != F.col("_position"))
+    one_a_position = events.withColumn("_last", last_there).where("_last").drop("_last", "_tie")
+
+    # A vanished row has the null state, as has a row before its first event.
+    before = one_a_position.withColumn("_before", F.lag("_state").over(by_position))
+    real = before.where(~F.col("_state").eqNullSafe(F.col("_before"))).drop("_before")
+    started = real.withColumn("effective_from", F.max("_at").over(by_position))
+    closed = started.withColumn("effective_to", F.lead("effective_from").over(by_position))
+    return (
+        closed.withColumn("is_current", F.lead("_gone").over(by_position).isNull())
+        .where(~F.col("_gone"))
+        .select(
+            key,
+            *(F.col("_state")[c].alias(c) for c in columns),
+            "effective_from",
+            "effective_to",
+            "is_current",
+            F.col("_position").alias("source_position"),
+        )
+    )
+
+
+def current(changes: DataFrame, key: str) -> DataFrame:
+    """The rows as they are now (SCD1), by the same rules as `versions`."""
+    open_versions = versions(changes, key).where("is_current")
+    return open_versions.drop("effective_to", "is_current").withColumnRenamed("effective_from", "changed_at")
+
+
+def as_of(
+    rows: DataFrame,
+    history: DataFrame,
+    *,
+    key: str,
+    by: str,
+    at: str,
+    take: Mapping[str, str],
+    known: str,
+) -> DataFrame:
+    """Enrich `rows` from the version of `history` that was valid at their own time.
+
+    That is the last version with `effective_from` <= `at`, also where a delete closed it since
+    (the row existed when it was last heard of); before the first version, the first. A row
+    without a version keeps nulls. Never adds or drops a row. The history is broadcast.
+
+    Args:
+        rows: what to enrich.
+        history: versions as from `versions`.
+        key: the history's key; `by` is the column of `rows` that points to it.
+        by: see `key`.
+        at: the rows' time column.
+        take: history column to the name that it gets.
+        known: name of the boolean column that says whether there was a version.
+    """
+    in_order = Window.partitionBy(key).orderBy("effective_from", "source_position")
+    first = F.lag("source_position").over(in_order).isNull()
+    spans = history.select(
+        F.col(key).alias("_key"),
+        F.when(~first, F.col("effective_from")).alias("_from"),
+        F.lead("effective_from").over(in_order).alias("_to"),
+        F.lit(True).alias("_known"),
+        *(F.col(column).alias(f"_take_{name}") for column, name in take.items()),
+    )
+    valid = (
+        (F.col(by) == F.col("_key"))
+        & (F.col("_from").isNull() | (F.col(at) >= F.col("_from")))
+        & (F.col("_to").isNull() | (F.col(at) < F.col("_to")))
+    )
+    found = rows.join(F.broadcast(spans), valid, "left").withColumn(known, F.coalesce("_known", F.lit(False)))
+    found = found.withColumns({name: F.col(f"_take_{name}") for name in take.values()})
+    return found.drop("_key", "_from", "_to", "_known", *(f"_take_{n}" for n in take.values()))

@@ -1,0 +1,73 @@
+"""Hr, silver: each thing as the newest snapshot that names it says."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from medallion_platform.domains.hr.contracts import (
+    SilverDepartments,
+    SilverHiredEmployees,
+    SilverJobs,
+)
+from medallion_platform.pipeline.table import table
+
+
+@table(
+    "silver.departments",
+    contract=SilverDepartments.contract,
+    made_from={"rows": "bronze.departments"},
+    recompute="keys",
+    keyed_by=("id",),
+)
+def departments(rows: DataFrame) -> DataFrame:
+    """One row per department id; an older snapshot's row is superseded."""
+    return _newest(rows).withColumn("name", _trimmed("name"))
+
+
+@table(
+    "silver.jobs",
+    contract=SilverJobs.contract,
+    made_from={"rows": "bronze.jobs"},
+    recompute="keys",
+    keyed_by=("id",),
+)
+def jobs(rows: DataFrame) -> DataFrame:
+    """One row per job id; an older snapshot's row is superseded."""
+    return _newest(rows).withColumn("title", _trimmed("title"))
+
+
+@table(
+    "silver.hired_employees",
+    contract=SilverHiredEmployees.contract,
+    made_from={"rows": "bronze.hired_employees"},
+    recompute="keys",
+    keyed_by=("id",),
+)
+def hired_employees(rows: DataFrame) -> DataFrame:
+    """One row per employee id; an older snapshot's row is superseded."""
+    newest = _newest(rows)
+    made = newest.withColumns(
+        {
+            "name": _trimmed("name"),
+            "hire_year": F.year("hired_at"),
+            "hire_quarter": F.quarter("hired_at"),
+        }
+    )
+    declared = SilverHiredEmployees.contract.column_names
+    return made.select(*declared, *(c for c in made.columns if c not in declared))
+
+
+def _newest(rows: DataFrame) -> DataFrame:
+    """The last row of each id in the order of intake, without its raw payload."""
+    columns = [c for c in rows.columns if c != "_payload"]
+    newest = rows.groupBy("id").agg(F.max_by(F.struct(*columns), "_offset").alias("_row_"))
+    return newest.select("_row_.*")
+
+
+def _trimmed(column: str) -> Column:
+    """The text without blanks around it; null where nothing is left."""
+    return F.nullif(F.regexp_replace(column, r"^\s+|\s+$", ""), F.lit(""))
+
+
+TABLES = (departments, jobs, hired_employees)
