@@ -1,7 +1,7 @@
 """The second half of every write: staged Parquet files become rows of a table, all at once.
 
-An engine has written files below `<table>/staged/<id>/`; nobody sees them yet. `commit` adds
-them to the Delta log together with the files they replace, the writer's record and a transaction
+An engine has written files below `<table>/staged/<id>/`; nobody sees them yet. They move to their
+partition's folder, still unseen, and `commit` adds them to the Delta log together with the files they replace, the writer's record and a transaction
 identifier. A crash before it leaves orphans for VACUUM; after it the work is done. Two writers
 that started from the same version conflict on the identifier, and the second one fails.
 """
@@ -55,29 +55,31 @@ def sequence_of(table: DeltaTable | None) -> int:
 
 
 def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:
-    """The Parquet files below a staged folder, with row counts and statistics from their footers.
+    """Move the Parquet files of a staged folder to where the table keeps its files.
 
-    Partition values are read from the folder names (`event_date=2026-01-05`).
+    Row counts and statistics come from the files' footers, partition values from their folders
+    (`event_date=2026-01-05`). Until the commit no reader knows of them.
     """
     import pyarrow.parquet as pq
 
-    root = Path(table_path)
+    root, staged = Path(table_path), Path(table_path) / folder
     found = []
-    for file in sorted((root / folder).rglob("*.parquet")):
-        values = dict(part.split("=", 1) for part in file.parent.parts if "=" in part)
-        partition = {
-            c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by
-        }
+    for file in sorted(staged.rglob("*.parquet")):
         footer = pq.read_metadata(file)
         if footer.num_rows == 0:
             continue
-        stat = file.stat()
+        folders = file.parent.relative_to(staged)
+        values = dict(part.split("=", 1) for part in folders.parts)
+        target = root / folders / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+        stat = target.stat()
         found.append(
             StagedFile(
-                str(file.relative_to(root)),
+                str(target.relative_to(root)),
                 stat.st_size,
                 int(stat.st_mtime * 1000),
-                partition,
+                {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
                 footer.num_rows,
                 json.dumps(_statistics(footer)),
             )
@@ -142,9 +144,7 @@ def in_units(files: Iterable[dict[str, Any]], column: str | None, units: set[str
 def _additions(files: Iterable[StagedFile]) -> list[AddAction]:
     from deltalake.transaction import AddAction
 
-    return [
-        AddAction(f.path, f.size, f.partition, f.modified_ms, True, f.statistics) for f in files
-    ]
+    return [AddAction(f.path, f.size, f.partition, f.modified_ms, True, f.statistics) for f in files]
 
 
 def _removals(files: Iterable[dict[str, Any]], partition_by: list[str]) -> list[RemoveAction]:

@@ -89,9 +89,7 @@ def append(
     lean.append(_ensure(lake, table), _fit(rows), record, positions or {})
 
 
-def replace(
-    lake: Lake, table: str, units: Iterable[str] | None, rows: pl.DataFrame, record: Record
-) -> None:
+def replace(lake: Lake, table: str, units: Iterable[str] | None, rows: pl.DataFrame, record: Record) -> None:
     """Put `rows` in the place of all dead letters of `units` (None: of the whole table).
 
     Does nothing where there neither are nor were any.

@@ -90,9 +90,7 @@ class Lake:
         found = self.open(table)
         if found is None:
             return []
-        pairs = [
-            (i["version"], Record.from_json(i.get("userMetadata"))) for i in found.history(limit)
-        ]
+        pairs = [(i["version"], Record.from_json(i.get("userMetadata"))) for i in found.history(limit)]
         return [(version, record) for version, record in pairs if record]
 
     def units(self, table: str, column: str) -> set[str]:

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
-def append(
-    table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]
-) -> int:
+def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]) -> int:
     """Append rows, their record and the positions they reach in one commit; gives its version.
 
     table: opened before the work began, so that a second writer is noticed. New columns are added.
@@ -43,9 +41,7 @@ def append(
             ),
         )
     except CommitFailedError as error:
-        raise Fenced(
-            f"{table.metadata().name}: another writer committed first; run it again"
-        ) from error
+        raise Fenced(f"{table.metadata().name}: another writer committed first; run it again") from error
     table.update_incremental()
     return table.version()
 
@@ -73,9 +69,7 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
             ),
         )
     except CommitFailedError as error:
-        raise Fenced(
-            f"{table.metadata().name}: another writer committed first; run it again"
-        ) from error
+        raise Fenced(f"{table.metadata().name}: another writer committed first; run it again") from error
     table.update_incremental()
     return table.version()
 

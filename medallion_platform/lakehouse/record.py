@@ -26,7 +26,7 @@ class Record:
     verb: str
     run_id: str
     at: str
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     position: Position = field(default_factory=dict)
     code: str = ""
     sequence: int = 0

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.utils import AnalysisException
 
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.log import actions
 
 if TYPE_CHECKING:
+    import polars as pl
     import pyarrow as pa
     from pyspark.sql import Column
     from pyspark.sql.types import DataType
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _DEAD = "_dead"
 _VIOLATIONS = "_violations"
+_UNIT = "_unit"
+_KEPT = "_kept_"
 
 # Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
 # A run over many rows wants both; `medallion bench` measures with both.
@@ -88,6 +91,22 @@ def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a contract says of every row, as columns of the frame that is staged.
+
+    unit: text of the unit a rejected row would go to. as_came: column -> column with its value
+    before the cast. counters: aggregates over all rows. guard: true, or an error that stops all.
+    """
+
+    ok: Column
+    violations: Column
+    unit: Column
+    as_came: Mapping[str, str]
+    counters: Mapping[str, Column]
+    guard: Column | None
+
+
+@dataclass(frozen=True)
 class Staged:
     """Files of one Spark write that wait for their commit, and the rows that were rejected.
 
@@ -109,60 +128,63 @@ def stage(
     table_path: str,
     partition_by: Sequence[str],
     *,
-    ok: Column,
-    violations: Column,
-    unit: Column,
-    counters: Mapping[str, Column] | None = None,
-    guard: Column | None = None,
+    columns: Sequence[str],
+    verdict: Verdict | None = None,
 ) -> Staged:
     """Write the good rows as files of the table and the rejected ones beside them, in one pass.
 
     The split is a partition of the same write: nothing is computed twice, nothing is cached, and
-    row counts are read from the files' footers.
+    row counts are read from the files' footers. rows: `columns`, and what the verdict refers to.
+    Without a verdict all rows are good.
     """
     import polars as pl
-    from pyspark.sql import Observation
 
-    observed = Observation() if counters else None
-    if observed and counters:
-        rows = rows.observe(observed, *(c.alias(name) for name, c in counters.items()))
-    if guard is not None:
-        rows = rows.where(guard)
     folder = f"staged/{uuid.uuid4().hex}"
     target = Path(table_path) / folder
-    marked = rows.withColumn(_DEAD, ~ok).withColumn(_VIOLATIONS, F.when(~ok, violations))
-    unit_name = "_unit"
-    marked = marked.withColumn(unit_name, F.when(~ok, unit.cast("string")))
-    copies = [c for c in partition_by]
-    # Partition values leave the file; a dead letter keeps them for its payload.
-    kept = marked.withColumns({f"_kept_{c}": F.when(~ok, F.col(c)) for c in copies})
-    writer = kept.write.partitionBy(_DEAD, *copies)
-    try:
-        writer.parquet(str(target))
-    except AnalysisException as error:
-        raise ValueError(f"{table_path}: the transform's rows cannot be written: {error}") from None
+    observed = Observation()
+    kept: dict[str, str] = {}
+    if verdict is None:
+        rows = rows.select(*columns, F.lit(False).alias(_DEAD))
+    else:
+        if verdict.counters:
+            counters = (c.alias(n) for n, c in verdict.counters.items())
+            rows = rows.observe(observed, *counters)
+        if verdict.guard is not None:
+            rows = rows.where(verdict.guard)
+        # Partition values leave the file, and casts lose what did not fit: a dead letter needs both.
+        kept = {c: c for c in partition_by} | dict(verdict.as_came)
+        bad = ~verdict.ok
+        rows = rows.select(
+            *columns,
+            bad.alias(_DEAD),
+            F.when(bad, verdict.violations).alias(_VIOLATIONS),
+            F.when(bad, verdict.unit).alias(_UNIT),
+            *(F.when(bad, F.col(c)).alias(_KEPT + name) for name, c in kept.items()),
+        )
+    rows.write.partitionBy(_DEAD, *partition_by).parquet(str(target))
     files = staged_files(table_path, f"{folder}/{_DEAD}=false", partition_by)
     dead_folder = target / f"{_DEAD}=true"
     rejected: list[dict[str, Any]] = []
     if dead_folder.is_dir():
         dead = pl.read_parquet(sorted(dead_folder.rglob("*.parquet")), hive_partitioning=False)
-        rejected = _dead_rows(dead, unit_name, copies)
-    return Staged(
-        files, rejected, {k: int(v or 0) for k, v in observed.get.items()} if observed else {}
-    )
+        rejected = _dead_rows(dead, columns, kept)
+    shutil.rmtree(target, ignore_errors=True)
+    counted: dict[str, int] = {}
+    if verdict is not None and verdict.counters:
+        counted = {name: int(n or 0) for name, n in observed.get.items()}
+    return Staged(files, rejected, counted)
 
 
-def _dead_rows(dead: object, unit: str, partition_by: Sequence[str]) -> list[dict[str, Any]]:
+def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rejected rows as they came: `payload` (JSON text), `violations`, `unit`."""
     import polars as pl
 
-    assert isinstance(dead, pl.DataFrame)
-    row = dead.drop(_VIOLATIONS, unit).rename({f"_kept_{c}": c for c in partition_by})
-    payload = row.select(pl.struct(pl.all()).struct.json_encode().alias("payload"))
-    return (
-        dead.select(pl.col(_VIOLATIONS).alias("violations"), pl.col(unit).alias("unit"))
-        .hstack(payload)
-        .to_dicts()
-    )
+    row = pl.struct(pl.col(_KEPT + c if c in kept else c).alias(c) for c in columns if not c.startswith("_"))
+    return dead.select(
+        row.struct.json_encode().alias("payload"),
+        pl.col(_VIOLATIONS).alias("violations"),
+        pl.col(_UNIT).alias("unit"),
+    ).to_dicts()
 
 
 def rows_appended(

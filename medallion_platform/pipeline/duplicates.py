@@ -53,14 +53,10 @@ def duplicates(batch: pl.DataFrame, contract: Contract, table: DeltaTable) -> pl
             contract.watermark,
         )
     ]
-    return pl.Series("duplicate", range(batch.height)).is_in(
-        pl.Series(twice, dtype=pl.Int64).implode()
-    )
+    return pl.Series("duplicate", range(batch.height)).is_in(pl.Series(twice, dtype=pl.Int64).implode())
 
 
-def _accept(
-    accepted: list[datetime | None], time: datetime | None, watermark: timedelta | None
-) -> bool:
+def _accept(accepted: list[datetime | None], time: datetime | None, watermark: timedelta | None) -> bool:
     """Whether a row with these accepted predecessors is a new one; if so it becomes accepted."""
     if watermark is None or time is None:
         new = not accepted
@@ -86,16 +82,12 @@ def _bounds(batch: pl.DataFrame, contract: Contract) -> dict[str, tuple[object, 
         if EVENT_DATE in contract.partitioned_by:
             found[EVENT_DATE] = (bounds[0].date(), bounds[1].date())
         return found
-    return {
-        column: (batch[column].min(), batch[column].max())
-        for column in _orderable(batch, contract.key)
-    }
+    return {column: (batch[column].min(), batch[column].max()) for column in _orderable(batch, contract.key)}
 
 
 def _orderable(batch: pl.DataFrame, key: Iterable[str]) -> list[str]:
     return [
         c
         for c in key
-        if batch[c].null_count() == 0
-        and (batch[c].dtype.is_integer() or batch[c].dtype == pl.String)
+        if batch[c].null_count() == 0 and (batch[c].dtype.is_integer() or batch[c].dtype == pl.String)
     ]

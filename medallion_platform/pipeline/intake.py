@@ -79,7 +79,7 @@ class Taken:
 
     source: str
     table: str
-    counts: Counts = Counts()
+    counts: Counts = field(default_factory=Counts)
     units: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
@@ -264,9 +264,7 @@ def _batches(
         yield _Batch(_concat(frames), unreadable, reached)
 
 
-def _read(
-    source: FileSource, folder: Path, file: dict[str, Any], first_row: int
-) -> Iterator[pl.DataFrame]:
+def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
     """A registered file's records with their provenance, as long as it is the registered content."""
     path = folder / file["path"]
     if file["unreadable"]:
@@ -306,7 +304,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     if ahead > position:
         already = _held(lake, source, position)
         frame = frame.filter(~pl.col("_offset").is_in(list(already)))
-    judged = _judge(source, frame)
+    judged = judge(source, frame)
     if judged.failures:
         names = ", ".join(f"'{n}' ({count} rows)" for n, count in judged.failures.items())
         raise IntakeFailed(
@@ -315,10 +313,10 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
         )
     twice = duplicates(judged.good, source.contract, table)
     rows = judged.good.filter(~twice)
-    bad = _dead_rows(source, run, judged.bad, batch.unreadable)
+    bad = dead_rows(source, run, judged.bad, batch.unreadable)
     bad = bad.filter(~pl.col("offset").is_in(list(already)))
     dead = bad.height + len(already)
-    rows = _finish(source, run, rows)
+    rows = finish(source, run, rows)
     unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
         verb="intake",
@@ -327,7 +325,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
         counts=Counts(read, rows.height, dead, int(twice.sum()), 0),
         position={source.name: {WHOLE: batch.next_offset}},
         sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
-        units=_units(rows, unit),
+        units=units_of(rows, unit),
         violations=judged.violations,
         warnings=judged.warnings,
         notes=[f"{f['path']}: {f['reason']}; kept in quarantine" for f in batch.unreadable],
@@ -349,7 +347,7 @@ def _held(lake: Lake, source: FileSource, position: int) -> set[int]:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     good: pl.DataFrame
     bad: pl.DataFrame
     violations: dict[str, int]
@@ -357,11 +355,11 @@ class _Judged:
     failures: dict[str, int]
 
 
-def _judge(source: FileSource, frame: pl.DataFrame) -> _Judged:
+def judge(source: FileSource, frame: pl.DataFrame) -> Judged:
     """Split records into good rows and bad ones with the names of what they violate."""
     if frame.is_empty() and not frame.columns:
         empty = pl.DataFrame(schema=_bronze_columns(source))
-        return _Judged(empty, pl.DataFrame(), {}, {}, {})
+        return Judged(empty, pl.DataFrame(), {}, {}, {})
     broken = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
         pl.concat_list(pl.lit("record: parses")).alias("violations")
         if frame.height
@@ -377,9 +375,7 @@ def _judge(source: FileSource, frame: pl.DataFrame) -> _Judged:
     verdicts = [contracts.judge(contract, part) for part, contract in parts]
     sums: list[dict[str, int]] = [{}, {}, {}]
     for verdict in verdicts:
-        for total, found in zip(
-            sums, (verdict.violations, verdict.warnings, verdict.failures), strict=True
-        ):
+        for total, found in zip(sums, (verdict.violations, verdict.warnings, verdict.failures), strict=True):
             for name, n in found.items():
                 if n:
                     total[name] = total.get(name, 0) + n
@@ -387,7 +383,7 @@ def _judge(source: FileSource, frame: pl.DataFrame) -> _Judged:
         sums[0]["record: parses"] = broken.height
     bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset")
-    return _Judged(good, bad, *sums)
+    return Judged(good, bad, *sums)
 
 
 def _changes(frame: pl.DataFrame) -> pl.DataFrame:
@@ -411,7 +407,7 @@ def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:
     return replace(contract, columns=columns, expectations=kept)
 
 
-def _dead_rows(
+def dead_rows(
     source: FileSource, run: Run, bad: pl.DataFrame, unreadable: Sequence[dict[str, Any]]
 ) -> pl.DataFrame:
     """Dead letters of bad records (their bytes as they came) and of whole files (row 0)."""
@@ -457,7 +453,7 @@ def _dead_rows(
     return pl.concat([whole, rows], how="vertical_relaxed")
 
 
-def _finish(source: FileSource, run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+def finish(source: FileSource, run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     """The bronze row: derived partition column, provenance, legal names, columns in order."""
     contract = source.contract
     added = [
@@ -493,7 +489,7 @@ def _legal_names(extra: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _units(rows: pl.DataFrame, unit: str | None) -> dict[str, int]:
+def units_of(rows: pl.DataFrame, unit: str | None) -> dict[str, int]:
     if unit is None or rows.is_empty():
         return {}
     counted = rows.group_by(pl.col(unit).cast(pl.String)).len()

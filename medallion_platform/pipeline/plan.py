@@ -96,11 +96,7 @@ def plan(
     if table.unit is None:
         return _plan_whole(table, heads, changed, old_code, rebuild, recovering)
 
-    known = set(existing) | {
-        str(unit)
-        for name in table.upstreams
-        for unit in _units_made_from(table, name, upstreams.units)
-    }
+    known = set(existing) | rebuilt_units(table, upstreams.units)
     code_stale = {u for u in known if old_code.get(u, old_code.get(WHOLE)) != code}
     if code_stale == known and known and requested is None:
         return Work(heads, whole=True, reason="the table's code or contract changed")
@@ -177,21 +173,26 @@ def _touched_units(
         if WHOLE in change.all:
             replace |= known
             continue
-        new = _downstream(table, upstream.back, change.appended) & known
+        new = units_from(table, upstream.back, change.appended) & known
         if upstream.table == main and upstream.back == 0:
             append |= new
         else:
             replace |= new
-        replace |= _downstream(table, upstream.back, change.rewritten) & (known | {WHOLE})
+        replace |= units_from(table, upstream.back, change.rewritten) & (known | {WHOLE})
     return append - replace, replace
 
 
-def _units_made_from(table: Table, argument: str, units: Mapping[str, Iterable[str]]) -> set[str]:
-    """Units the table has when it is rebuilt: those of its upstream's own days."""
-    return _downstream(table, 0, units.get(table.upstreams[argument].table, ()))
+def rebuilt_units(table: Table, units: Mapping[str, Iterable[str]]) -> set[str]:
+    """Units the table has when it is rebuilt: those that its upstreams' own days fall into."""
+    return {
+        unit
+        for upstream in table.upstreams.values()
+        for unit in units_from(table, 0, units.get(upstream.table, ()))
+    }
 
 
-def _downstream(table: Table, back: int, days: Iterable[str]) -> set[str]:
+def units_from(table: Table, back: int, days: Iterable[str]) -> set[str]:
+    """Units made from an upstream's days, where a unit reaches `back` days before itself."""
     assert table.unit is not None
     found: set[str] = set()
     for day in days:

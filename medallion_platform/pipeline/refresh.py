@@ -19,7 +19,14 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, Touched, commits, touched
 from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.pipeline.plan import CODE, Upstreams, Work, plan
+from medallion_platform.pipeline.plan import (
+    CODE,
+    Upstreams,
+    Work,
+    plan,
+    rebuilt_units,
+    units_from,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -83,28 +90,11 @@ def refresh(
     started = time.monotonic()
     requested = None if units is None else set(units)
     target = lake.open(table.name)
-    last = lake.last_record(table.name, _VERBS) if target else None
-    if last is None and target is not None and target.version() > 0:
-        last = None
     letters = lake.open(dead_letters.name(table.name))
-    recovering = sequence_of(letters) > sequence_of(target)
-    upstreams = _look_upstream(table, lake, last, unit_columns)
-    existing = lake.units(table.name, table.unit.column) if table.unit else set()
-    affected: set[str] = set()
-    if last and table.lookups and target:
-        affected = set(last.stale_units) | _affected_by_lookups(
-            table, lake, spark, last, upstreams.heads, existing
-        )
-    work = plan(
-        table,
-        last,
-        upstreams,
-        existing=existing,
-        requested=requested,
-        affected=affected,
-        recovering=recovering,
-        rebuild=rebuild,
-    )
+    # Taken before the work begins: who commits in between makes this refresh too late.
+    sequence = max(sequence_of(target), sequence_of(letters), 0) + 1
+    last = lake.last_record(table.name, _VERBS) if target else None
+    upstreams, work = _decide(table, lake, spark, unit_columns, last, requested=requested, rebuild=rebuild)
     if work.nothing:
         return Refreshed(table.name, target.version() if target else -1, work.reason)
 
@@ -112,9 +102,7 @@ def refresh(
 
     stale = remake.stale_lookups(table, lake) if table.lookups else ()
     try:
-        made = remake.remake(
-            table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale)
-        )
+        made = remake.remake(table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale))
     except RefreshFailed:
         raise
     except Exception as error:
@@ -128,7 +116,7 @@ def refresh(
         counts=made.counts,
         position=work.position,
         code=f"{work.position[CODE][WHOLE]:012x}",
-        sequence=max(sequence_of(target), sequence_of(letters), 0) + 1,
+        sequence=sequence,
         units=made.units,
         violations=made.violations,
         warnings=made.warnings,
@@ -147,6 +135,80 @@ def refresh(
     return Refreshed(table.name, version, work.reason, record)
 
 
+def out_of_date(
+    table: Table,
+    lake: Lake,
+    spark: Callable[[], SparkSession],
+    unit_columns: Mapping[str, str | None],
+    ahead: Mapping[str, set[str] | None],
+) -> set[str] | None:
+    """The units that a refresh would work on now; None for a table without units that has work.
+
+    ahead: units of upstream tables that will have been refreshed by then (None: the whole table).
+    An empty set means up to date.
+
+    Raises:
+        MissingUpstream: an upstream table neither exists nor is about to.
+    """
+    coming = {u: ahead[u] for u in table.upstream_names if u in ahead}
+    if table.unit is None and coming:
+        return None
+    missing = [u for u in table.upstream_names if lake.version(u) < 0]
+    units: set[str] = set()
+    if not set(missing) - set(coming) and not missing:
+        last = lake.last_record(table.name, _VERBS)
+        upstreams, work = _decide(table, lake, spark, unit_columns, last)
+        if table.unit is None:
+            return set() if work.nothing else None
+        known = rebuilt_units(table, upstreams.units) | lake.units(table.name, table.unit.column)
+        units = known if work.whole else set(work.append | work.replace)
+    elif set(missing) - set(coming):
+        raise _missing(table, missing[0])
+    assert table.unit is not None
+    for upstream in table.upstreams.values():
+        units |= units_from(table, upstream.back, coming.get(upstream.table) or ())
+    return units
+
+
+def _decide(
+    table: Table,
+    lake: Lake,
+    spark: Callable[[], SparkSession],
+    unit_columns: Mapping[str, str | None],
+    last: Record | None,
+    *,
+    requested: set[str] | None = None,
+    rebuild: bool = False,
+) -> tuple[Upstreams, Work]:
+    """Ask the logs what changed and make the plan; Spark only where a lookup's history changed."""
+    target = lake.open(table.name)
+    letters = lake.open(dead_letters.name(table.name))
+    upstreams = _look_upstream(table, lake, last, unit_columns)
+    existing = lake.units(table.name, table.unit.column) if table.unit else set()
+    affected: set[str] = set()
+    if last and table.lookups:
+        affected = set(last.stale_units) | _affected_by_lookups(
+            table, lake, spark, last, upstreams.heads, existing
+        )
+    work = plan(
+        table,
+        last,
+        upstreams,
+        existing=existing,
+        requested=requested,
+        affected=affected,
+        recovering=sequence_of(letters) > sequence_of(target),
+        rebuild=rebuild,
+    )
+    return upstreams, work
+
+
+def _missing(table: Table, upstream: str) -> MissingUpstream:
+    return MissingUpstream(
+        f"{table.name} is made from {upstream}, which does not exist yet: take in or refresh {upstream} first"
+    )
+
+
 def _look_upstream(
     table: Table, lake: Lake, last: Record | None, unit_columns: Mapping[str, str | None]
 ) -> Upstreams:
@@ -157,10 +219,7 @@ def _look_upstream(
     for name in table.upstream_names:
         heads[name] = lake.version(name)
         if heads[name] < 0:
-            raise MissingUpstream(
-                f"{table.name} is made from {name}, which does not exist yet: "
-                f"take in or refresh {name} first"
-            )
+            raise _missing(table, name)
     for upstream in table.upstreams.values():
         name, column = upstream.table, unit_columns[upstream.table]
         if table.unit and column:
@@ -206,17 +265,13 @@ def _affected_by_lookups(
     return found
 
 
-def _stale_units(
-    last: Record | None, work: Work, written: Mapping[str, int], stale: bool
-) -> list[str]:
+def _stale_units(last: Record | None, work: Work, written: Mapping[str, int], stale: bool) -> list[str]:
     """Units that hold rows enriched from a lookup that was behind its own upstream."""
     before = set(last.stale_units) if last else set()
     return sorted((before - work.replace) | (set(written) if stale else set()))
 
 
-def _commit_dead_letters(
-    table: Table, lake: Lake, work: Work, made: Any, record: Record, run: Run
-) -> None:
+def _commit_dead_letters(table: Table, lake: Lake, work: Work, made: Any, record: Record, run: Run) -> None:
     """Write the rejected rows before the table's commit, in the place of those they supersede."""
     import polars as pl
 
@@ -224,6 +279,9 @@ def _commit_dead_letters(
         [
             {
                 "source": table.main[1].table,
+                "offset": None,
+                "file": None,
+                "row": None,
                 "payload": str(r["payload"]).encode(),
                 "violations": r["violations"],
                 "unit": r["unit"],
@@ -232,15 +290,7 @@ def _commit_dead_letters(
             }
             for r in made.rejected
         ],
-        schema={
-            n: t
-            for n, t in dead_letters.polars_schema().items()
-            if n not in ("offset", "file", "row")
-        },
-    ).with_columns(
-        pl.lit(None, pl.Int64).alias("offset"),
-        pl.lit(None, pl.String).alias("file"),
-        pl.lit(None, pl.Int64).alias("row"),
+        schema=dead_letters.polars_schema(),
     )
     counted = replace(record, units={})
     if made.whole:

@@ -29,6 +29,8 @@ from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
     from medallion_platform.contracts.contract import Contract
     from medallion_platform.pipeline.table import Lookup, Table
 
@@ -83,16 +85,16 @@ def remake(
     if table.lookups:
         rows = rows.withColumn(STALE, F.lit(stale))
     judged = contracts.judge(table.contract, rows)
-    frame, evolution = _fit(table, lake, judged.df, whole)
+    frame, columns, evolution = _fit(table, lake, judged, whole)
+    was = {h.removeprefix("__was_"): h for h in judged.hidden if h.startswith("__was_")}
     staged = engine.stage(
         frame,
         lake.path(table.name),
         table.contract.partitioned_by,
-        ok=judged.ok,
-        violations=judged.violations,
-        unit=_unit_text(table),
-        counters=judged.counters,
-        guard=judged.guard,
+        columns=columns,
+        verdict=engine.Verdict(
+            judged.ok, judged.violations, _unit_text(table), was, judged.counters, judged.guard
+        ),
     )
     made = Made(staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema)
     made.violations = _count_violations(staged.rejected)
@@ -150,8 +152,7 @@ def units_affected(
         event_time = F.col(str(table.contract.event_time))
         hit = rows.join(
             F.broadcast(since.withColumnRenamed(lookup.key, "_key")),
-            (rows[lookup.by] == F.col("_key"))
-            & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
+            (rows[lookup.by] == F.col("_key")) & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
         )
         unit = F.col(table.unit.column).cast("string")
         return {str(r[0]) for r in hit.select(unit).distinct().collect()}
@@ -270,13 +271,9 @@ def _has_null(keys: DataFrame) -> bool:
     return bool(keys.where(F.col(keys.columns[0]).isNull()).take(1))
 
 
-def _keep_other_keys(
-    table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made
-) -> None:
+def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made) -> None:
     """Carry over the other keys' rows of every file that holds a changed key (copy on write)."""
-    made.keys = [
-        str(r[0]) for r in keys.select(F.concat_ws("|", *table.keyed_by)).distinct().collect()
-    ]
+    made.keys = [str(r[0]) for r in keys.select(F.concat_ws("|", *table.keyed_by)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
     rows = engine.read(spark, lake, table.name, target.version())
@@ -288,14 +285,7 @@ def _keep_other_keys(
     names = {_relative(u, lake.path(table.name)) for u in uris}
     made.replaced_files = [f for f in files_of(target) if unquote(f["path"]) in names]
     kept = rows.where(path.isin(uris)).join(F.broadcast(keys), list(table.keyed_by), "left_anti")
-    staged = engine.stage(
-        kept,
-        lake.path(table.name),
-        table.contract.partitioned_by,
-        ok=F.lit(True),
-        violations=F.lit(None).cast("array<string>"),
-        unit=F.lit(None).cast("string"),
-    )
+    staged = engine.stage(kept, lake.path(table.name), table.contract.partitioned_by, columns=rows.columns)
     made.files = [*made.files, *staged.files]
 
 
@@ -307,7 +297,7 @@ def _relative(uri: str, root: str) -> str:
 def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
     """No clear personal value leaves bronze: declared columns are masked, undeclared text scrubbed."""
     masked: dict[str, Column] = {
-        name: masking.spark_mask(kind, F.col(name))
+        name: masking.mask_spark(F.col(name), kind)
         for name, kind in contract.pii.items()
         if name in rows.columns
     }
@@ -318,31 +308,35 @@ def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
     return rows.withColumns(masked) if masked else rows
 
 
-def _fit(table: Table, lake: Lake, rows: DataFrame, whole: bool) -> tuple[DataFrame, Evolution]:
-    """Create the table or evolve its schema, and give the rows its columns and types."""
-    wanted = _arrow_schema(rows)
+def _fit(
+    table: Table, lake: Lake, judged: contracts.SparkJudged, whole: bool
+) -> tuple[DataFrame, list[str], Evolution]:
+    """Create the table or evolve its schema; gives rows in its types, its columns, the change."""
+    rows = judged.df
+    wanted = _arrow_schema(rows.select(judged.columns))
     current = lake.open(table.name)
     if current is None:
         lake.ensure(table.name, wanted, table.contract.partitioned_by)
-        return rows, Evolution(wanted)
+        return rows, judged.columns, Evolution(wanted)
     evolution = evolve(pa.schema(current.schema()), wanted)
-    if evolution.widened and not whole:
-        evolution = Evolution(
-            evolution.schema, evolution.added, (), dict.fromkeys(evolution.widened, "on rebuild")
-        )
     if evolution.added and not whole:
-        from deltalake import Field, Schema
+        _add_columns(current, evolution)
+    types = engine.spark_types(evolution.schema)
+    given = dict(rows.dtypes)
+    fitted = {c: F.col(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
+    fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}
+    return rows.withColumns(fitted) if fitted else rows, list(types), evolution
 
-        new = Schema.from_arrow(pa.schema([evolution.schema.field(c) for c in evolution.added]))
-        current.alter.add_columns([Field(f.name, f.type, nullable=True) for f in new.fields])
-    target = engine.spark_types(evolution.schema)
-    columns = {c: F.col(c).cast(t) for c, t in target.items() if c in rows.columns}
-    columns |= {c: F.lit(None).cast(t) for c, t in target.items() if c not in rows.columns}
-    return rows.withColumns(columns), evolution
+
+def _add_columns(table: DeltaTable, evolution: Evolution) -> None:
+    from deltalake import Field, Schema
+
+    new = Schema.from_arrow(pa.schema([evolution.schema.field(c) for c in evolution.added]))
+    table.alter.add_columns([Field(f.name, f.type, nullable=True) for f in new.fields])
 
 
 def _arrow_schema(rows: DataFrame) -> pa.Schema:
-    schema = to_arrow_schema(rows.schema)
+    schema = to_arrow_schema(rows.schema, timezone="UTC")
     return pa.schema([pa.field(f.name, _delta_type(f.type), True) for f in schema])
 
 

@@ -1,0 +1,464 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from medallion_platform.orchestration.runs import Outcome
+    from medallion_platform.settings import Settings
+
+OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
+"""Exit codes: done; something failed; wrong call; the machine lacks something; not all was taken."""
+
+app = typer.Typer(
+    name="medallion",
+    help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
+    "port, disk space), 4 some input was not taken in (unclaimed or unfinished files).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+letters_app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
+app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
+
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Folder of everything the platform keeps.", show_default="./.medallion"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead.")]
+
+
+class Stop(Exception):
+    """A reason to stop that a person can act on."""
+
+    def __init__(self, text: str, code: int = FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def main() -> None:
+    """Run a command; whatever goes wrong ends in one sentence and an exit code."""
+    try:
+        app()
+    except Stop as stop:
+        _say_error(str(stop))
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        _say_error("stopped; run the same command again to go on, nothing is lost")
+        sys.exit(FAILED)
+    except Exception as error:
+        if os.environ.get("MEDALLION_DEBUG"):
+            raise
+        _say_error(_in_words(error))
+        sys.exit(NOT_READY if _is_full_disk(error) else FAILED)
+
+
+@app.command()
+def demo(home: Home = None, as_json: Json = False) -> None:
+    """Make dirty sample data of both domains and take it to gold, with nothing lost."""
+    from medallion_platform.domains.sample import write_sample
+
+    settings = _settings(home)
+    settings = settings.model_copy(update={"landing": settings.home / "landing", "settle_seconds": 0.0})
+    started = time.monotonic()
+    sample = write_sample(settings.landing)
+    _note(as_json, f"{sample.files} sample files in {settings.landing}")
+    _take_in_and_refresh(settings, started, as_json, next_steps=True)
+
+
+@app.command()
+def run(
+    landing: Annotated[Path, typer.Option(help="The landing zone: one folder a source.", file_okay=False)],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take in what waits in a landing zone and refresh everything downstream."""
+    if not landing.is_dir():
+        raise Stop(f"{landing} is no folder; --landing names the landing zone", USAGE)
+    settings = _settings(home).model_copy(update={"landing": landing.resolve()})
+    _take_in_and_refresh(settings, time.monotonic(), as_json, next_steps=False)
+
+
+@app.command()
+def status(home: Home = None, as_json: Json = False) -> None:
+    """Show each table: last refresh, freshness, rows, dead letters."""
+    from datetime import UTC, datetime, timedelta
+
+    from medallion_platform.definitions import catalog
+    from medallion_platform.lakehouse import dead_letters
+    from medallion_platform.lakehouse.lake import Lake
+
+    settings = _settings(home)
+    lake = Lake(settings.lake)
+    rows = []
+    for name in catalog.names:
+        record = lake.last_record(name)
+        table = catalog.by_name.get(name)
+        within = table.fresh_within if table else timedelta(days=1)
+        age = datetime.now(UTC) - datetime.fromisoformat(record.at) if record else None
+        fresh = "never made" if age is None else ("fresh" if age <= within else "stale")
+        rows.append(
+            {
+                "table": name,
+                "last refresh": record.at if record else None,
+                "freshness": fresh,
+                "rows": lake.rows(name),
+                "dead letters": dead_letters.count(lake, name),
+                "version": lake.version(name),
+            }
+        )
+    _print_table("Tables", rows, as_json)
+
+
+@app.command()
+def dev(
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address that the UI listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the UI.")] = 3000,
+) -> None:
+    """Start the Dagster UI and daemon on this machine."""
+    import socket
+
+    from medallion_platform.orchestration import runs
+
+    settings = _settings(home)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise Stop(f"port {port} on {host} is in use: give another one with --port", NOT_READY) from None
+    with runs.instance(settings.dagster_home):
+        pass
+    _export(settings)
+    _note(False, f"Dagster at http://{host}:{port} (Ctrl-C ends it)")
+    command = ["dagster", "dev", "-m", "medallion_platform.definitions", "-h", host]
+    os.execv(  # noqa: S606
+        str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
+    )
+
+
+@letters_app.command("list")
+def list_letters(
+    table: Annotated[str | None, typer.Argument(help="e.g. bronze.events; all if left out")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Count dead letters by table and violated expectation."""
+    import polars as pl
+
+    from medallion_platform.lakehouse import dead_letters
+    from medallion_platform.lakehouse.lake import Lake
+
+    lake = Lake(_settings(home).lake)
+    found: list[dict[str, Any]] = []
+    for name in [_known(table)] if table else lake.tables():
+        letters = dead_letters.read(lake, name)
+        counted = (
+            letters.explode("violations")
+            .group_by("violations")
+            .agg(pl.len().alias("n"), pl.col("at").max())
+            .sort("n", descending=True)
+        )
+        found += [
+            {"table": name, "violates": v, "dead letters": n, "last": str(at)}
+            for v, n, at in counted.iter_rows()
+        ]
+    _print_table("Dead letters", found, as_json)
+
+
+@letters_app.command("show")
+def show_letters(
+    table: Annotated[str, typer.Argument(help="e.g. bronze.events")],
+    limit: Annotated[int, typer.Option(help="How many to show.", min=1)] = 20,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show dead letters whole: where each came from, what it violates, its text."""
+    from medallion_platform.lakehouse import dead_letters
+    from medallion_platform.lakehouse.lake import Lake
+
+    lake = Lake(_settings(home).lake)
+    letters = dead_letters.read(lake, _known(table)).head(limit)
+    _print_table(
+        f"Dead letters of {table}",
+        [
+            {
+                "offset": r["offset"],
+                "file": r["file"] or r["source"],
+                "row": r["row"],
+                "violates": "; ".join(r["violations"] or ()),
+                "payload": (r["payload"] or b"").decode("utf-8", "backslashreplace"),
+            }
+            for r in letters.iter_rows(named=True)
+        ],
+        as_json,
+    )
+
+
+@letters_app.command("replay")
+def replay_letters(
+    table: Annotated[str, typer.Argument(help="A bronze table, e.g. bronze.events")],
+    offset: Annotated[list[int] | None, typer.Option(help="Only these offsets.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Judge dead letters again and take those that pass into their table, each once."""
+    from medallion_platform.definitions import catalog
+    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.replay import replay
+
+    source = catalog.source_of.get(_known(table))
+    if source is None:
+        raise Stop(
+            f"{table} is made from other tables: mend its contract or its upstream rows and "
+            "refresh it, its dead letters are judged again then",
+            USAGE,
+        )
+    done = replay(source, Lake(_settings(home).lake), Run.now("replay"), offset)
+    counts = done.counts
+    _print_table(
+        "Replayed",
+        [
+            {
+                "table": table,
+                "judged again": counts.read,
+                "back in the table": counts.written,
+                "duplicate": counts.duplicate,
+                "still dead letters": done.still_dead,
+            }
+        ],
+        as_json,
+    )
+    if counts.written and not as_json:
+        typer.echo("Refresh what follows with: medallion run --landing DIR")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the whole local test suite (further arguments go to pytest)."""
+    import pytest
+
+    tests = Path(__file__).parent.parent / "medallion_platform_tests"
+    if not tests.is_dir():
+        raise Stop("the tests are part of a checkout, not of the installed package", USAGE)
+    raise typer.Exit(int(pytest.main([str(tests), *context.args])))
+
+
+@app.command()
+def bench(
+    out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Paired runs of each figure.", min=1)] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure the cost of the promises, as ratios to the bare alternative in the same run."""
+    from medallion_platform_tests.benchmarks import intake_ratio
+
+    figures = intake_ratio.measure(rounds)
+    _print_table("Figures", figures, as_json)
+    if out:
+        out.write_text(intake_ratio.as_markdown(figures))
+
+
+def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, next_steps: bool) -> None:
+    """Intake of all sources and refresh of all that follows, through Dagster, then the summary."""
+    from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+    from medallion_platform.orchestration import progress, runs
+
+    _quiet()
+    left = _look(settings, as_json)
+    with _progress(as_json) as show, runs.instance(settings.dagster_home) as on:
+        progress.listen(show)
+        outcome = runs.run_everything(definitions_of(settings), catalog, lakehouse_of(settings), on)
+    rows = _summary(settings, outcome)
+    _print_table(f"Done in {time.monotonic() - started:.0f} s", rows, as_json)
+    if outcome.failed:
+        raise Stop(
+            "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
+            + "\nAll other tables are up to date; run the same command again after mending this."
+        )
+    if next_steps:
+        _note(
+            as_json,
+            "Try next:\n"
+            "  ./medallion status                           every table, fresh or stale\n"
+            "  ./medallion dead-letters list                what was rejected, and why\n"
+            "  ./medallion dead-letters show bronze.events  the rows themselves\n"
+            "  ./medallion dev                              the Dagster UI\n"
+            "  ./medallion test                             every promise, tested",
+        )
+    if left:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _look(settings: Settings, as_json: bool) -> bool:
+    """Name the files that will not be taken in; waits for those that are still settling."""
+    from datetime import UTC, datetime
+
+    from medallion_platform.definitions import catalog
+    from medallion_platform.sources import landing
+
+    def look() -> landing.Look:
+        now = datetime.now(UTC)
+        return landing.look(settings.landing, catalog.sources, now, settings.settle_seconds)
+
+    seen = look()
+    if any(not landing.unfinished_name(p) for p in seen.unfinished):
+        time.sleep(settings.settle_seconds)
+        seen = look()
+    for path in seen.unclaimed:
+        _note(as_json, f"no source claims {path}: left where it is")
+    for path, owners in seen.contested.items():
+        _note(as_json, f"{path} is claimed by {', '.join(owners)}: left where it is")
+    for path in seen.unfinished:
+        _note(as_json, f"{path} is not complete yet: left for the next run")
+    return bool(seen.contested or seen.unfinished)
+
+
+def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
+    """Per table what this command's runs did, by the commits' own records."""
+    from medallion_platform.definitions import catalog
+    from medallion_platform.lakehouse.counts import Counts
+    from medallion_platform.lakehouse.lake import Lake
+
+    lake = Lake(settings.lake)
+    rows = []
+    for name in catalog.names:
+        mine = [r for _, r in lake.records(name) if r.run_id in outcome.run_ids]
+        counts = sum((r.counts for r in mine), Counts())
+        rows.append(
+            {
+                "table": name,
+                "read": counts.read,
+                "written": counts.written,
+                "dead-lettered": counts.dead_lettered,
+                "duplicate": counts.duplicate,
+                "superseded": counts.superseded,
+                "seconds": round(sum(r.seconds for r in mine), 1),
+            }
+        )
+    return rows
+
+
+def _settings(home: Path | None) -> Settings:
+    from medallion_platform.settings import Settings
+
+    return Settings(home=home.resolve()) if home else Settings()
+
+
+def _export(settings: Settings) -> None:
+    """Give the settings to child processes, which build their own from the environment."""
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    os.environ["MEDALLION_HOME"] = str(settings.home)
+    os.environ["MEDALLION_LANDING"] = str(settings.landing)
+
+
+def _known(table: str) -> str:
+    from medallion_platform.definitions import catalog
+
+    if table not in catalog.names:
+        raise Stop(f"no table {table}; there are {', '.join(catalog.names)}", USAGE)
+    return table
+
+
+def _quiet() -> None:
+    """Keep Dagster's event log out of the terminal; it stands in the UI."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    for name in ("dagster", "py4j", "pyspark"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _progress:
+    """One line that says what is being worked on; plain lines where there is no terminal."""
+
+    def __init__(self, silent: bool) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._silent = silent
+        self._started = time.monotonic()
+        self._status: Any = None
+
+    def __enter__(self) -> _progress:
+        if not self._silent and self._console.is_terminal:
+            self._status = self._console.status("starting")
+            self._status.start()
+        return self
+
+    def __call__(self, table: str, text: str) -> None:
+        if self._silent:
+            return
+        line = f"{time.monotonic() - self._started:5.1f} s  {table:34} {text}"
+        if self._status is None:
+            self._console.print(line, highlight=False)
+        else:
+            self._status.update(line)
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+
+def _print_table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        typer.echo(f"{title}: none")
+        return
+    shown = Table(title=title, title_justify="left")
+    for column, value in rows[0].items():
+        number = isinstance(value, int | float)
+        shown.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_cell(v) for v in row.values()))
+    console = Console()
+    console.print(shown) if console.is_terminal else Console(width=140).print(shown)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int | float) else escape(str(value))
+
+
+def _note(as_json: bool, text: str) -> None:
+    if not as_json:
+        typer.echo(text)
+
+
+def _say_error(text: str) -> None:
+    typer.echo(f"medallion: {text}", err=True)
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _in_words(error: Exception) -> str:
+    if _is_full_disk(error):
+        return "the disk is full: free some space and run the same command again, nothing is lost"
+    return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"

@@ -1,0 +1,31 @@
+"""The code location that Dagster loads: this installation's catalog, built with its settings."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from medallion_platform.domains.catalog import SOURCES, TABLES
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.settings import Settings
+
+catalog = Catalog(tuple(SOURCES), tuple(TABLES))
+
+
+def lakehouse_of(settings: Settings) -> Lakehouse:
+    """The lakehouse resource that these settings describe."""
+    return Lakehouse(
+        lake_root=str(settings.lake),
+        landing=str(settings.landing),
+        feature_repo=str(settings.feature_repo),
+        settle_seconds=settings.settle_seconds,
+    )
+
+
+def definitions_of(settings: Settings) -> dg.Definitions:
+    """Everything that Dagster shows, for these settings."""
+    return build_defs(catalog, lakehouse_of(settings), str(settings.first_day))
+
+
+defs = definitions_of(Settings())

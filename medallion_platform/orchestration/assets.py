@@ -1,0 +1,224 @@
+"""One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.progress import tell
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.plan import code_version
+from medallion_platform.pipeline.refresh import Run, refresh
+from medallion_platform.pipeline.table import Table
+from medallion_platform.sources.source import FileSource
+
+
+class RefreshConfig(dg.Config):
+    """How a table is refreshed when launched by hand."""
+
+    rebuild: bool = False
+    """Make the requested partitions anew even where they are up to date."""
+
+
+def key_of(table: str) -> dg.AssetKey:
+    """`silver.events` -> `silver/events`."""
+    return dg.AssetKey(table.split("."))
+
+
+def table_asset(
+    table: Table, catalog: Catalog, lakehouse: Lakehouse, first_day: str, group: str
+) -> dg.AssetsDefinition:
+    """A silver or gold table: refreshed for the run's partitions, checked by its own counts."""
+    key = key_of(table.name)
+    unit_columns = catalog.unit_columns
+    drifts = table.unit is not None
+    deps = [
+        dg.AssetDep(
+            key_of(u.table),
+            partition_mapping=partitions.mapping(table, u, unit_columns[u.table] is not None),
+        )
+        for u in {u.table: u for u in table.made_from.values()}.values()
+    ]
+
+    @dg.asset(
+        key=key,
+        deps=deps,
+        group_name=group,
+        description=table.description,
+        kinds={"deltalake", "spark", table.layer},
+        owners=[table.owner] if table.owner else None,
+        tags={"layer": table.layer, "domain": group},
+        metadata=reports.definition_metadata(lakehouse.lake, table.name, table.contract),
+        partitions_def=partitions.of_unit(table.unit, first_day),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
+        automation_condition=_when_upstream_changed(),
+        code_version=f"{code_version(table):012x}",
+        pool=_pool(table.name),
+        check_specs=reports.check_specs(key, blocking=True, drifts=drifts),
+    )
+    def body(
+        context: dg.AssetExecutionContext, config: RefreshConfig, lakehouse: Lakehouse
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        lake = lakehouse.lake
+        tell(table.name, "refreshing")
+        done = refresh(
+            table,
+            lake,
+            lakehouse.session,
+            Run(context.run_id, datetime.now(UTC)),
+            units=_requested(context),
+            rebuild=config.rebuild,
+            unit_columns=unit_columns,
+        )
+        tell(table.name, done.reason)
+        context.log.info(f"{table.name}: {done.reason}")
+        return dg.MaterializeResult(
+            asset_key=key,
+            metadata=reports.metadata(lake, table.name, done.version, done.record, done.reason),
+            check_results=reports.check_results(
+                lake,
+                key,
+                table.name,
+                done.record,
+                unit_column=unit_columns[table.name],
+                drifts=drifts,
+            ),
+        )
+
+    return body
+
+
+def bronze_asset(source: FileSource, lakehouse: Lakehouse, first_day: str) -> dg.AssetsDefinition:
+    """A bronze table as an asset: intake fills it; materialized by hand it is parsed anew."""
+    key = key_of(source.table)
+
+    @dg.asset(
+        key=key,
+        group_name=source.domain,
+        description=f"{source.contract.description}\n\nFiles of source `{source.name}`: "
+        f"{', '.join(f'`{c}`' for c in source.claims)}. The intake job fills it; materializing it "
+        "by hand parses its stored payloads and dead letters again under today's contract.",
+        kinds={"deltalake", "polars", "bronze"},
+        tags={"layer": "bronze", "domain": source.domain},
+        metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
+        partitions_def=partitions.of_source(source, first_day),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=source_window()),
+        code_version=source.contract.fingerprint,
+        pool=_pool(source.table),
+    )
+    def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from medallion_platform.pipeline.replay import reparse
+
+        units = _requested(context)
+        lake = lakehouse.lake
+        version, record = reparse(source, lake, Run(context.run_id, datetime.now(UTC)), units)
+        return dg.MaterializeResult(
+            asset_key=key,
+            metadata=reports.metadata(lake, source.table, version, record, "parsed again"),
+        )
+
+    return body
+
+
+def intake_op(source: FileSource) -> dg.OpDefinition:
+    """Takes in what waits for one source, and reports each partition that got rows."""
+
+    @dg.op(
+        name=f"intake_{source.name}",
+        out=dg.Out(dg.Nothing),
+        description=f"Takes new files of `{source.name}` into `{source.table}`.",
+        pool=_pool(source.table),
+        tags={"domain": source.domain},
+    )
+    def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetMaterialization]:
+        from medallion_platform.pipeline.intake import intake
+        from medallion_platform.sources import landing
+
+        folder, lake = Path(lakehouse.landing), lakehouse.lake
+        seen = landing.look(folder, [source], datetime.now(UTC), lakehouse.settle_seconds)
+        tell(source.table, "taking in files")
+        taken = intake(
+            source,
+            folder,
+            seen.claimed[source.name],
+            lake,
+            Run(context.run_id, datetime.now(UTC)),
+        )
+        tell(source.table, f"{taken.counts.read} records from {taken.files} files")
+        for note in taken.notes:
+            context.log.info(note)
+        if not taken.files:
+            return
+        common = {
+            **{f"rows_{n}": v for n, v in taken.counts.as_dict().items()},
+            "files": taken.files,
+            "delta_version": taken.version,
+            "dagster/uri": lake.path(source.table),
+            "violations": dg.MetadataValue.json(taken.violations),
+            "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in taken.notes) or "none"),
+        }
+        partitioned = partitions.of_source(source, "2000-01-01") is not None
+        for unit in sorted(taken.units) if partitioned else (None,):
+            yield dg.AssetMaterialization(
+                key_of(source.table),
+                partition=unit,
+                metadata={
+                    **common,
+                    "dagster/row_count": lake.rows(source.table),
+                    **({"dagster/partition_row_count": taken.units[unit]} if unit else {}),
+                },
+            )
+
+    return body
+
+
+def intake_job(sources: tuple[FileSource, ...]) -> dg.JobDefinition:
+    """One job for all sources; a sensor or the command line runs all of it or one op."""
+    ops = [intake_op(source) for source in sources]
+
+    @dg.graph(name="intake", description="Take in the files that wait in the landing zone.")
+    def graph() -> None:
+        for op in ops:
+            op()
+
+    return graph.to_job(executor_def=dg.in_process_executor)
+
+
+def source_window() -> object:
+    """How long a bronze table may stay without new files before it shows as not fresh."""
+    from datetime import timedelta
+
+    return timedelta(days=1)
+
+
+def _requested(context: dg.AssetExecutionContext) -> set[str] | None:
+    """The partitions that this run is for; None where the asset has none."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        return None
+    return set(context.partition_keys)
+
+
+def _pool(table: str) -> str:
+    """One pool a table with one slot: two runs never write one table at once."""
+    return table.replace(".", "_")
+
+
+def _when_upstream_changed() -> dg.AutomationCondition:  # type: ignore[type-arg]
+    """Refresh what changed upstream, late dates included, and what was never made."""
+    return (
+        (dg.AutomationCondition.any_deps_updated() | dg.AutomationCondition.missing())
+        & ~dg.AutomationCondition.any_deps_missing()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    )
+
+
+__all__ = ["Lake", "RefreshConfig", "bronze_asset", "intake_job", "key_of", "table_asset"]

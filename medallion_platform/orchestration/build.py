@@ -1,0 +1,32 @@
+"""One function that builds the code location from a catalog."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from medallion_platform.orchestration.assets import bronze_asset, intake_job, table_asset
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline.catalog import Catalog
+
+
+def build_defs(catalog: Catalog, lakehouse: Lakehouse, first_day: str) -> dg.Definitions:
+    """Assets, checks, jobs and sensors of everything in the catalog."""
+    groups = {t.name: _group(t.name, catalog) for t in catalog.tables}
+    bronze = [bronze_asset(s, lakehouse, first_day) for s in catalog.sources]
+    made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]
+    return dg.Definitions(
+        assets=[*bronze, *made],
+        jobs=[intake_job(catalog.sources)],
+        resources={"lakehouse": lakehouse},
+        executor=dg.in_process_executor,
+        sensors=[
+            dg.AutomationConditionSensorDefinition("refresh_what_changed", target=dg.AssetSelection.all())
+        ],
+    )
+
+
+def _group(table: str, catalog: Catalog) -> str:
+    """The domain of the sources that a table goes back to."""
+    while table in catalog.by_name:
+        table = catalog.by_name[table].main[1].table
+    return catalog.source_of[table].domain

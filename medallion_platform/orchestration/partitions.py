@@ -1,0 +1,37 @@
+"""Units of tables as Dagster partitions, and how the units of one table follow from another's."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from medallion_platform.contracts.contract import EVENT_DATE
+from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
+from medallion_platform.sources.source import FileSource
+
+
+def of_unit(unit: Unit | None, first_day: str) -> dg.TimeWindowPartitionsDefinition | None:
+    """Days, or weeks from Monday, from `first_day` up to and including the current one."""
+    if unit is None:
+        return None
+    if unit.grain == "week":
+        return dg.WeeklyPartitionsDefinition(first_day, day_offset=1, end_offset=1)
+    return dg.DailyPartitionsDefinition(first_day, end_offset=1)
+
+
+def of_source(source: FileSource, first_day: str) -> dg.TimeWindowPartitionsDefinition | None:
+    """Days by event date where the bronze table is partitioned so."""
+    if EVENT_DATE not in source.contract.partitioned_by:
+        return None
+    return of_unit(daily(EVENT_DATE), first_day)
+
+
+def mapping(table: Table, upstream: object, upstream_partitioned: bool) -> dg.PartitionMapping | None:
+    """Which upstream partitions a partition is made from; None where Dagster's default is right."""
+    if table.unit is None or not upstream_partitioned:
+        return dg.AllPartitionMapping() if upstream_partitioned else None
+    back = upstream.back if isinstance(upstream, Upstream) else 0
+    if back:
+        return dg.TimeWindowPartitionMapping(
+            start_offset=-back, end_offset=0, allow_nonexistent_upstream_partitions=True
+        )
+    return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)

@@ -1,0 +1,18 @@
+"""Tell whoever watches this process what is being worked on (the command line shows it)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_listeners: list[Callable[[str, str], None]] = []
+
+
+def listen(listener: Callable[[str, str], None]) -> None:
+    """Call `listener(table, text)` for every step from now on."""
+    _listeners.append(listener)
+
+
+def tell(table: str, text: str) -> None:
+    """Say what happens to a table now."""
+    for listener in _listeners:
+        listener(table, text)

@@ -1,0 +1,164 @@
+"""A commit's record in Dagster's words: metadata and check results. Nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from medallion_platform.contracts.contract import Contract, Severity
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.record import Record
+from medallion_platform.pipeline.drift import drift
+
+CONSERVED = "rows_are_conserved"
+CONTRACT = "contract_holds"
+DRIFT = "rows_as_usual"
+
+
+def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.AssetCheckSpec]:
+    """The checks that come out of every write's own counts."""
+    specs = [
+        dg.AssetCheckSpec(
+            CONSERVED,
+            asset=asset,
+            blocking=blocking,
+            description="Rows read equal rows written, dead-lettered, duplicate and superseded.",
+        ),
+        dg.AssetCheckSpec(
+            CONTRACT,
+            asset=asset,
+            description="No row of the last write was rejected or warned about.",
+        ),
+    ]
+    if drifts:
+        specs.append(
+            dg.AssetCheckSpec(
+                DRIFT,
+                asset=asset,
+                description="Rows per partition lie within two standard deviations of the "
+                "trailing thirty partitions.",
+            )
+        )
+    return specs
+
+
+def metadata(lake: Lake, table: str, version: int, record: Record | None, reason: str) -> dict[str, Any]:
+    """What an asset's materialization says of itself."""
+    counts = record.counts if record else Counts()
+    found: dict[str, Any] = {
+        "dagster/row_count": lake.rows(table),
+        "dagster/uri": lake.path(table),
+        "delta_version": version,
+        "what_was_done": reason,
+        "dead_letters": dead_letters.count(lake, table),
+        **{f"rows_{name}": n for name, n in counts.as_dict().items()},
+    }
+    if record:
+        found["seconds"] = record.seconds
+        if record.violations:
+            found["violations"] = dg.MetadataValue.json(record.violations)
+        if record.warnings:
+            found["warnings"] = dg.MetadataValue.json(record.warnings)
+        if record.notes:
+            found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
+    return found
+
+
+def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str, Any]:
+    """What is known of a table before it was ever written: columns, constraints, place."""
+    columns = [
+        dg.TableColumn(
+            c.name,
+            str(c.type),
+            description=c.description or None,
+            constraints=dg.TableColumnConstraints(
+                nullable=c.nullable,
+                other=[e.name for e in contract.expectations if c.name in e.columns],
+            ),
+            tags={"pii": c.pii} if c.pii else {},
+        )
+        for c in contract.columns
+    ]
+    return {
+        "dagster/column_schema": dg.TableSchema(columns),
+        "dagster/table_name": table,
+        "dagster/uri": lake.path(table),
+    }
+
+
+def check_results(
+    lake: Lake,
+    asset: dg.AssetKey,
+    table: str,
+    record: Record | None,
+    *,
+    unit_column: str | None,
+    drifts: bool,
+) -> list[dg.AssetCheckResult]:
+    """The results of `check_specs` for one write; a write that had nothing to do passes."""
+    counts = record.counts if record else Counts()
+    violations = record.violations if record else {}
+    warnings = record.warnings if record else {}
+    results = [
+        dg.AssetCheckResult(
+            check_name=CONSERVED,
+            asset_key=asset,
+            passed=counts.missing == 0,
+            metadata={**counts.as_dict(), "missing": counts.missing},
+        ),
+        dg.AssetCheckResult(
+            check_name=CONTRACT,
+            asset_key=asset,
+            passed=not (counts.dead_lettered or warnings),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "dead_lettered": counts.dead_lettered,
+                **{f"{Severity.REJECT.value}: {k}": v for k, v in violations.items()},
+                **{f"{Severity.WARN.value}: {k}": v for k, v in warnings.items()},
+            },
+        ),
+    ]
+    if drifts and unit_column:
+        results.append(_drift_result(lake, asset, table, unit_column, record))
+    return results
+
+
+def rows_by_unit(lake: Lake, table: str, unit_column: str) -> dict[str, int]:
+    """Rows of each unit now, by the log's statistics, in order of the unit."""
+    found = lake.open(table)
+    rows: dict[str, int] = {}
+    for file in files_of(found) if found else ():
+        unit = str(file.get(f"partition.{unit_column}"))
+        rows[unit] = rows.get(unit, 0) + file["num_records"]
+    return dict(sorted(rows.items()))
+
+
+def unusual_units(rows: Mapping[str, int], units: Iterable[str]) -> dict[str, str]:
+    """Of `units`, those whose row count drifted from the units before them, and how far."""
+    names = list(rows)
+    found = {}
+    for unit in sorted(set(units) & set(names)):
+        before = [rows[u] for u in names[: names.index(unit)]]
+        result = drift(before, rows[unit])
+        if result.drifted:
+            found[unit] = (
+                f"{rows[unit]} rows, usually {result.usual:.0f} ({result.deviations:.1f} standard deviations)"
+            )
+    return found
+
+
+def _drift_result(
+    lake: Lake, asset: dg.AssetKey, table: str, unit_column: str, record: Record | None
+) -> dg.AssetCheckResult:
+    unusual = unusual_units(rows_by_unit(lake, table, unit_column), record.units if record else ())
+    return dg.AssetCheckResult(
+        check_name=DRIFT,
+        asset_key=asset,
+        passed=not unusual,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=dict(unusual),
+    )

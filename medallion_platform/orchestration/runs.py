@@ -1,0 +1,176 @@
+"""Launch Dagster runs in this process: intake of what waits, then refresh of all that follows.
+
+`medallion demo` and `medallion run` use this; the daemon launches the same jobs and assets by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.assets import key_of
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
+from medallion_platform.pipeline.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PID_TAG = "medallion/pid"
+_SETTINGS = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  pools:
+    default_limit: 1
+    granularity: op
+run_monitoring:
+  enabled: true
+  free_slots_after_run_end_seconds: 60
+"""
+
+
+@dataclass
+class Outcome:
+    """What a round of runs did: Dagster's run ids, and for each failed table why."""
+
+    run_ids: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance below `home`, made on first use, with dead runs closed."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        part = settings.with_suffix(".part")
+        part.write_text(_SETTINGS)
+        part.replace(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.from_config(str(home)) as found:
+        close_dead_runs(found)
+        yield found
+
+
+def close_dead_runs(found: dg.DagsterInstance) -> list[str]:
+    """Mark runs whose process is gone as failed and free their pool slots; gives their ids.
+
+    A run killed with its process stays "started" otherwise, and keeps its table's pool.
+    """
+    alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    closed = []
+    for run in found.get_runs(alive):
+        pid = run.tags.get(PID_TAG)
+        if pid is None or _is_running(int(pid)):
+            continue
+        found.report_run_failed(run, "The process that ran this was killed; nothing was lost.")
+        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        closed.append(run.run_id)
+    return closed
+
+
+def run_everything(
+    defs: dg.Definitions, catalog: Catalog, lakehouse: Lakehouse, on: dg.DagsterInstance
+) -> Outcome:
+    """Take in what waits, then refresh every table that is out of date, in order.
+
+    A table whose upstream failed is still refreshed from the upstream's last good version.
+    """
+    outcome = Outcome()
+    _execute(defs.resolve_job_def("intake"), on, outcome, {})
+    for group in _groups(catalog):
+        _refresh_group(defs, catalog, lakehouse, on, group, outcome)
+    return outcome
+
+
+def _groups(catalog: Catalog) -> list[list[Table]]:
+    """Tables in order of making, neighbours with the same kind of unit together in one run."""
+    waiting, done = list(catalog.in_order), {s.table for s in catalog.sources}
+    groups: list[list[Table]] = []
+    while waiting:
+        grain = _grain(next(t for t in waiting if set(t.upstream_names) <= done))
+        group: list[Table] = []
+        while ready := [t for t in waiting if set(t.upstream_names) <= done and _grain(t) == grain]:
+            group += ready
+            done |= {t.name for t in ready}
+            waiting = [t for t in waiting if t not in ready]
+        groups.append(group)
+    return groups
+
+
+def _grain(table: Table) -> str | None:
+    return table.unit.grain if table.unit else None
+
+
+def _refresh_group(
+    defs: dg.Definitions,
+    catalog: Catalog,
+    lakehouse: Lakehouse,
+    on: dg.DagsterInstance,
+    group: Sequence[Table],
+    outcome: Outcome,
+) -> None:
+    """One run for all tables of a group, over the partitions that are out of date."""
+    lake = lakehouse.lake
+    stale: dict[str, set[str] | None] = {}
+    for table in group:
+        try:
+            units = out_of_date(table, lake, lakehouse.session, catalog.unit_columns, ahead=stale)
+        except MissingUpstream:
+            continue  # nothing has landed for it yet
+        if units is None or units:
+            stale[table.name] = units
+    if not stale:
+        return
+    tags: dict[str, str] = {}
+    ranges = [u for units in stale.values() if units is not None for u in units]
+    if ranges:
+        tags = {
+            "dagster/asset_partition_range_start": min(ranges),
+            "dagster/asset_partition_range_end": max(ranges),
+        }
+    job = defs.get_implicit_global_asset_job_def().get_subset(
+        asset_selection={key_of(name) for name in stale}
+    )
+    _execute(job, on, outcome, tags)
+
+
+def _execute(
+    job: dg.JobDefinition, on: dg.DagsterInstance, outcome: Outcome, tags: Mapping[str, str]
+) -> None:
+    result = job.execute_in_process(
+        instance=on,
+        raise_on_error=False,
+        tags={PID_TAG: str(os.getpid()), **tags},
+    )
+    outcome.run_ids.append(result.run_id)
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            while error and error.cause:
+                error = error.cause
+            outcome.failed[str(event.step_key)] = (error.message if error else "failed").strip()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+__all__ = ["Lake", "Outcome", "close_dead_runs", "instance", "run_everything"]

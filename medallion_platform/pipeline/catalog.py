@@ -1,0 +1,81 @@
+"""All sources and tables of an installation, and the order in which they follow from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+
+from medallion_platform.contracts.contract import EVENT_DATE, Contract
+from medallion_platform.pipeline.table import DeclarationError, Table
+from medallion_platform.sources.source import FileSource
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What this installation runs.
+
+    Raises:
+        DeclarationError: a name is taken twice, an upstream is unknown, or tables go in a circle.
+    """
+
+    sources: tuple[FileSource, ...]
+    tables: tuple[Table, ...]
+
+    def __post_init__(self) -> None:
+        names = [s.table for s in self.sources] + [t.name for t in self.tables]
+        for name in names:
+            if names.count(name) > 1:
+                raise DeclarationError(f"{name} is declared more than once")
+        for table in self.tables:
+            for upstream in table.upstream_names:
+                if upstream not in names:
+                    raise DeclarationError(f"{table.name} is made from {upstream}: no such table")
+        _ = self.in_order
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Table]:
+        """Silver and gold tables by name."""
+        return {t.name: t for t in self.tables}
+
+    @cached_property
+    def source_of(self) -> Mapping[str, FileSource]:
+        """The source of each bronze table."""
+        return {s.table: s for s in self.sources}
+
+    @cached_property
+    def in_order(self) -> tuple[Table, ...]:
+        """Silver and gold tables, each after all that it is made from."""
+        graph = {t.name: set(t.upstream_names) & self.by_name.keys() for t in self.tables}
+        try:
+            names = tuple(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            raise DeclarationError(f"tables are made from each other: {error.args[1]}") from None
+        return tuple(self.by_name[name] for name in names)
+
+    @cached_property
+    def unit_columns(self) -> Mapping[str, str | None]:
+        """The unit column of every table, None where it has no unit."""
+        bronze = {
+            s.table: EVENT_DATE if EVENT_DATE in s.contract.partitioned_by else None for s in self.sources
+        }
+        return bronze | {t.name: t.unit.column if t.unit else None for t in self.tables}
+
+    def contract_of(self, table: str) -> Contract:
+        """The contract of any table."""
+        source = self.source_of.get(table)
+        return source.contract if source else self.by_name[table].contract
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every table, bronze first, then in order of making."""
+        return tuple(s.table for s in self.sources) + tuple(t.name for t in self.in_order)
+
+    def downstream(self, tables: Iterable[str]) -> set[str]:
+        """Tables that follow, directly or not, from any of `tables`."""
+        found = set(tables)
+        for table in self.in_order:
+            if found & set(table.upstream_names):
+                found.add(table.name)
+        return found - set(tables)

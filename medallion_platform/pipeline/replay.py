@@ -1,0 +1,197 @@
+"""Judge stored records again under today's contract: dead letters (replay), bronze rows (reparse).
+
+Both write in two commits and are told apart by a record's offset, so that a crash between the two
+is mended by running again: a record is never in the table twice and never in neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from medallion_platform.lakehouse import dead_letters, lean, ledger
+from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
+from medallion_platform.pipeline import intake as _intake
+from medallion_platform.pipeline.duplicates import duplicates
+from medallion_platform.sources import files
+from medallion_platform.sources.source import Csv, FileSource, JsonLines, Parquet, place_of
+
+if TYPE_CHECKING:
+    from medallion_platform.pipeline.refresh import Run
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of dead letters: back in the table, the same as a row there, or still bad."""
+
+    counts: Counts
+    version: int
+
+    @property
+    def still_dead(self) -> int:
+        """Letters that break today's contract as well."""
+        return self.counts.dead_lettered
+
+
+class NothingStored(Exception):
+    """A record cannot be judged again because its text was not kept (Parquet columns, a file)."""
+
+
+def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | None = None) -> Replayed:
+    """Take dead letters of a source (all, or those at `offsets`) that pass now back into its table.
+
+    Raises:
+        Fenced: another run wrote to the table or its dead letters meanwhile; run it again.
+    """
+    table = lake.open(source.table)
+    if table is None:
+        return Replayed(Counts(), -1)
+    position = table.transaction_version(source.name) or 0
+    letters = lake.open(dead_letters.name(source.table))
+    everything = dead_letters.read(lake, source.table)
+    wanted = (
+        (pl.col("source") == source.name)
+        & (pl.col("row") > 0)
+        & pl.col("payload").is_not_null()
+        # Letters ahead of the table belong to an intake that has not committed its rows yet.
+        & (pl.col("offset") < position)
+    )
+    if offsets is not None:
+        wanted &= pl.col("offset").is_in(list(offsets))
+    chosen = everything.filter(wanted).unique("offset", keep="first", maintain_order=True)
+    if chosen.is_empty() or letters is None:
+        return Replayed(Counts(), table.version())
+    frame = _parse_again(
+        source,
+        lake,
+        chosen.select(
+            pl.col("payload"),
+            pl.col("file").alias("_file"),
+            pl.col("row").alias("_row"),
+            pl.col("offset").alias("_offset"),
+        ),
+    )
+    judged = _intake.judge(source, frame)
+    good = judged.good
+    there = _offsets_in(table, source, good["_offset"])
+    good = good.filter(~pl.col("_offset").is_in(there.implode()))
+    twice = duplicates(good, source.contract, table)
+    rows = _intake.finish(source, run, good.filter(~twice))
+    counts = Counts(chosen.height, rows.height + len(there), judged.bad.height, int(twice.sum()), 0)
+    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
+    record = Record(
+        verb="replay",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=counts,
+        units=_intake.units_of(rows, unit),
+        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
+        violations=judged.violations,
+        warnings=judged.warnings,
+    )
+    version = table.version()
+    if not rows.is_empty():
+        version = lean.append(table, rows, record, {})
+    healed = judged.good["_offset"]
+    if len(healed):
+        kept = everything.filter(
+            ~((pl.col("source") == source.name) & pl.col("offset").is_in(healed.implode()))
+        )
+        lean.replace(letters, kept, replace(record, units={}), None)
+    return Replayed(counts, version)
+
+
+def reparse(
+    source: FileSource, lake: Lake, run: Run, units: set[str] | None = None
+) -> tuple[int, Record | None]:
+    """Parse a bronze table's stored payloads (of `units`, or all) again and judge them anew.
+
+    Rows that break today's contract become dead letters, then dead letters that keep it come back.
+    Rows whose text was not kept (Parquet) stay as they are. Gives the table's version and record.
+    """
+    table = lake.open(source.table)
+    if table is None:
+        return -1, None
+    letters = lake.open(dead_letters.name(source.table))
+    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
+    rows = pl.scan_delta(table).filter(pl.col("_source") == source.name)
+    if units is not None and unit is not None:
+        rows = rows.filter(pl.col(unit).cast(pl.String).is_in(sorted(units)))
+    stored = rows.collect()
+    if stored.is_empty() or stored["_payload"].null_count():
+        return replay(source, lake, run).version, None
+    frame = _parse_again(
+        source,
+        lake,
+        stored.select(pl.col("_payload").cast(pl.Binary).alias("payload"), "_file", "_row", "_offset"),
+    )
+    judged = _intake.judge(source, frame)
+    good = _intake.finish(source, run, judged.good)
+    bad = _intake.dead_rows(source, run, judged.bad, [])
+    held = set(dead_letters.read(lake, source.table)["offset"])
+    bad = bad.filter(~pl.col("offset").is_in(list(held)))
+    record = Record(
+        verb="reparse",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=Counts(stored.height, good.height, judged.bad.height),
+        units=_intake.units_of(good, unit),
+        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
+        violations=judged.violations,
+        warnings=judged.warnings,
+    )
+    if not bad.is_empty():
+        dead_letters.append(lake, source.table, bad, replace(record, units={}))
+    keep_others = pl.scan_delta(table).filter(pl.col("_source") != source.name)
+    if units is not None and unit is not None:
+        outside = ~pl.col(unit).cast(pl.String).is_in(sorted(units))
+        keep_others = pl.scan_delta(table).filter((pl.col("_source") != source.name) | outside)
+    others = keep_others.collect()
+    everything = pl.concat([others, good], how="diagonal_relaxed") if others.height else good
+    version = lean.replace(table, everything, record, None)
+    replay(source, lake, run)
+    return max(version, lake.version(source.table)), record
+
+
+def _parse_again(source: FileSource, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
+    """Stored payloads as the reader would give them, with `_file`, `_row` and `_offset`."""
+    form = JsonLines() if isinstance(source.format, Parquet) else source.format
+    headers = {
+        r["sequence"]: tuple(r["header"]) if r["header"] else None
+        for r in ledger.read(lake, source.name).iter_rows(named=True)
+    }
+    named = stored.with_columns(
+        pl.Series(
+            "_header",
+            [
+                "\x1f".join(headers.get(place_of(o)[0]) or ()) if isinstance(form, Csv) else ""
+                for o in stored["_offset"]
+            ],
+            dtype=pl.String,
+        )
+    )
+    frames = []
+    for (header,), part in named.group_by("_header", maintain_order=True):
+        columns = tuple(str(header).split("\x1f")) if header else None
+        parsed = files.reparse(part["payload"], form, columns)
+        frames.append(parsed.drop("_row").with_columns(part["_row"], part["_file"], part["_offset"]))
+    return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
+
+
+def _offsets_in(table: object, source: FileSource, offsets: pl.Series) -> pl.Series:
+    """Those of `offsets` that the table already holds."""
+    if offsets.is_empty():
+        return offsets
+    scan = pl.scan_delta(table)  # type: ignore[arg-type]
+    found = scan.filter(
+        (pl.col("_source") == source.name)
+        & pl.col("_offset").is_between(pl.lit(offsets.min()), pl.lit(offsets.max()))
+    )
+    held = found.select("_offset").collect()["_offset"]
+    return held.filter(held.is_in(offsets.implode()))
