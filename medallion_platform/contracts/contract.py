@@ -1,0 +1,247 @@
+"""The compiled form of a contract: plain, frozen data that knows neither pandera nor an engine.
+
+A contract is columns and expectations. Every expectation holds one test of the small language below;
+each engine translates a test into its own expression, so a new engine is one more translation.
+
+What all tests have in common: a null passes (except `NotNull`), a NaN equals itself and is greater
+than every number, and 0.0 equals -0.0. These are the rules of Spark and of polars alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from functools import cached_property
+from typing import Literal
+
+EVENT_DATE = "event_date"
+"""A partition column that need not be declared: the UTC date of the event time, derived by the writer."""
+
+Kind = Literal["string", "integer", "long", "float", "double", "boolean", "date", "timestamp", "decimal"]
+Value = str | int | float | bool | date | datetime | Decimal
+Comparison = Literal["eq", "ne", "gt", "ge", "lt", "le"]
+Pii = Literal["email", "phone"]
+
+
+class ContractError(Exception):
+    """A declaration that makes no sense; says which model, which field, and why."""
+
+    def __init__(self, model: str, field: str | None, reason: str) -> None:
+        self.model = model
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{model}.{field}: {reason}" if field else f"{model}: {reason}")
+
+
+class Severity(StrEnum):
+    """What follows from a violation."""
+
+    REJECT = "reject"
+    """The row goes to the dead letters."""
+    WARN = "warn"
+    """The row stays, the violation is counted."""
+    FAIL = "fail"
+    """The refresh fails."""
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """A logical type. `integer` has 32 bits, `long` 64; a `timestamp` is an instant of microseconds."""
+
+    kind: Kind
+    precision: int = 0
+    scale: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a contract."""
+
+    name: str
+    type: ColumnType
+    nullable: bool = False
+    pii: Pii | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class IsType:
+    """The value, if there is one, can be read as the column's type."""
+
+
+@dataclass(frozen=True)
+class NotNull:
+    """There is a value. A value that cannot be read violates `IsType` instead."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """The value compares like this with a constant of the column's type."""
+
+    operator: Comparison
+    value: Value
+
+
+@dataclass(frozen=True)
+class InRange:
+    """The value lies between two constants."""
+
+    low: Value
+    high: Value
+    include_low: bool = True
+    include_high: bool = True
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The value is one of these constants, or (negated) none of them."""
+
+    values: tuple[Value, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A regular expression is found in the text; `pattern` means the same to every engine."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class StartsWith:
+    """The text starts with this one."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class EndsWith:
+    """The text ends with this one."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Length:
+    """The text has so many characters (Unicode code points)."""
+
+    least: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Unique:
+    """No other row of the judged frame has the same values; every row of a group of equals violates.
+
+    As in pandera, a null equals another null. A row with a value that cannot be read takes no part.
+    """
+
+
+@dataclass(frozen=True)
+class Values:
+    """Of the frame, not of a row: the column's values, nulls left out, are exactly these."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Sql:
+    """A boolean SQL expression over columns of the row; null passes."""
+
+    text: str
+
+
+Test = (
+    IsType
+    | NotNull
+    | Compare
+    | InRange
+    | OneOf
+    | Matches
+    | StartsWith
+    | EndsWith
+    | Length
+    | Unique
+    | Values
+    | Sql
+)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A named test of one or several columns. The name holds the rule, never a value of a row."""
+
+    name: str
+    columns: tuple[str, ...]
+    severity: Severity
+    test: Test
+
+    @property
+    def of_frame(self) -> bool:
+        """Whether the verdict is about the frame as a whole: it is counted as 0 or 1."""
+        return isinstance(self.test, Values)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a good row of one table is."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    event_time: str | None = None
+    partitioned_by: tuple[str, ...] = ()
+    watermark: timedelta | None = None
+    expectations: tuple[Expectation, ...] = ()
+    weight: str | None = None
+    """The column of an aggregate that counts the source rows which a row stands for."""
+    description: str = field(default="", compare=False)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Column]:
+        """The columns by their names."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def pii(self) -> Mapping[str, Pii]:
+        """The columns that hold personal data, and which kind."""
+        return {column.name: column.pii for column in self.columns if column.pii}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A stable hash of all that decides over rows; descriptions do not count."""
+        columns = [(c.name, str(c.type), c.nullable, c.pii) for c in self.columns]
+        expectations = [(e.name, e.columns, e.severity.value, e.test) for e in self.expectations]
+        told = (
+            self.name,
+            columns,
+            self.key,
+            self.event_time,
+            self.partitioned_by,
+            self.watermark,
+            expectations,
+            self.weight,
+        )
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+    def column(self, name: str) -> Column:
+        """The column of this name."""
+        return self.by_name[name]
+
+    def named(self, *severities: Severity) -> tuple[str, ...]:
+        """The names of the expectations of these severities."""
+        return tuple(e.name for e in self.expectations if e.severity in severities)

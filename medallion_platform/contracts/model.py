@@ -1,0 +1,661 @@
+"""How a contract is declared: a pandera model, compiled when its class is made.
+
+    class Events(ContractModel):
+        event_id: T.StringType = Field(severity="reject", str_length=(1, 64))
+        amount: T.DoubleType = Field(ge=0, nullable=True, severity={"ge": "warn"})
+        email: T.StringType = Field(nullable=True, pii="email")
+
+        class Config:
+            metadata = {
+                "key": ["event_id"],
+                "event_time": "event_timestamp",
+                "rows": {"session in order": expect("session_end >= session_start", severity="warn")},
+            }
+
+    Events.contract
+
+`Field` is pandera's own with three more words (severity, pii, unique) that can stand in pandera's
+`metadata` as well; it also keeps pandera's own complaints until model and field can be named with them.
+A declaration that makes no sense raises ContractError where the class is written.
+
+Beware of pandera's reading of Python's types: `int` has 32 bits, and so has `float`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, cast
+
+import pandera.pyspark as pa
+import pyspark.sql.types as T
+from pandera.api.checks import Check
+from pandera.api.dataframe.model_components import Field as _PanderaField
+from pandera.api.dataframe.model_components import FieldInfo
+
+from medallion_platform.contracts.contract import (
+    EVENT_DATE,
+    Column,
+    ColumnType,
+    Compare,
+    Comparison,
+    Contract,
+    ContractError,
+    EndsWith,
+    Expectation,
+    InRange,
+    IsType,
+    Length,
+    Matches,
+    NotNull,
+    OneOf,
+    Pii,
+    Severity,
+    Sql,
+    StartsWith,
+    Test,
+    Unique,
+    Value,
+    Values,
+)
+from medallion_platform.contracts.patterns import portable
+from medallion_platform.contracts.sql import SqlError, columns_of
+
+_TABLE_OPTIONS = ("key", "event_time", "partitioned_by", "watermark", "weight", "rows", "unique_severity")
+_FIELD_OPTIONS = ("severity", "pii", "unique")
+_COMPARISONS: dict[str, Comparison] = {
+    "equal_to": "eq",
+    "not_equal_to": "ne",
+    "greater_than": "gt",
+    "greater_than_or_equal_to": "ge",
+    "less_than": "lt",
+    "less_than_or_equal_to": "le",
+}
+_ALIASES = {short: long for long, short in _COMPARISONS.items()} | {
+    "between": "in_range",
+    "nullable": "not_null",
+    "dtype": "type",
+}
+_KINDS: dict[type[T.DataType], ColumnType] = {
+    T.StringType: ColumnType("string"),
+    T.IntegerType: ColumnType("integer"),
+    T.LongType: ColumnType("long"),
+    T.FloatType: ColumnType("float"),
+    T.DoubleType: ColumnType("double"),
+    T.BooleanType: ColumnType("boolean"),
+    T.DateType: ColumnType("date"),
+    T.TimestampType: ColumnType("timestamp"),
+}
+_ARTICLE = {"integer": "an integer"}
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """An expectation over several columns of a row, as declared."""
+
+    sql: str
+    severity: str = "reject"
+
+
+def expect(sql: str, severity: str = "reject") -> RowRule:
+    """A boolean SQL expression that every row keeps; null passes. See `contracts.sql` for the language."""
+    return RowRule(sql, severity)
+
+
+class _BadField(FieldInfo):
+    """A field whose declaration failed; says so when the model is compiled."""
+
+    reason: str = ""
+
+
+def Field(
+    *,
+    severity: str | Mapping[str, str] | None = None,
+    pii: Pii | None = None,
+    unique: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """pandera's Field, with the severity of violations, the kind of personal data, and uniqueness.
+
+    `severity` is one for all checks of the field, or one for each check by its name: pandera's short
+    ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
+    for unique_values_eq, which judges no row: fail.
+    """
+    words: dict[str, Any] = {"severity": severity, "pii": pii, "unique": unique or None}
+    told = dict(metadata or {}) | {word: value for word, value in words.items() if value is not None}
+    try:
+        return _PanderaField(metadata=told or None, **options)
+    except Exception as error:
+        bad = _BadField()
+        bad.reason = str(error)
+        return bad
+
+
+class _Compiled:
+    """The attribute `contract`: a descriptor, for pandera takes any other public attribute for a field."""
+
+    def __get__(self, _: object, model: type[ContractModel]) -> Contract:
+        return vars(model)["_contract"]
+
+
+class ContractModel(pa.DataFrameModel):
+    """A pandera model that is compiled to a `Contract` when its class is made."""
+
+    contract = _Compiled()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._contract = _compile(cls)
+
+
+def _compile(model: type[ContractModel]) -> Contract:
+    name = model.__name__
+    if "contract" in vars(model):
+        raise ContractError(name, "contract", "this name is taken; give the field an alias")
+    for field_name, field in vars(model).items():
+        if isinstance(field, _BadField):
+            raise ContractError(name, field_name, field.reason)
+    try:
+        schema = cast(Any, model).to_schema()
+        fields = cast(Any, model).__fields__
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(name, _field_in(model, str(error)), str(error)) from error
+    _refuse_table_options(name, schema)
+    options = dict(schema.metadata or {}) if hasattr(schema, "metadata") else {}
+    config = cast(Any, model).__config__
+    options = dict(getattr(config, "metadata", None) or options)
+    if unknown := sorted(set(options) - set(_TABLE_OPTIONS)):
+        raise ContractError(
+            name, None, f"unknown option {unknown[0]!r}; known are {', '.join(_TABLE_OPTIONS)}"
+        )
+    if not schema.columns:
+        raise ContractError(name, None, "has no columns")
+    columns: list[Column] = []
+    expectations: list[Expectation] = []
+    for column_name, declared in schema.columns.items():
+        info = fields[column_name][1]
+        compiled = _FieldCompiler(name, column_name, declared, unique=bool(info.unique))
+        columns.append(compiled.column)
+        expectations.extend(compiled.expectations())
+    by_name = {column.name: column for column in columns}
+    table = _Table(name, by_name, options)
+    expectations.extend(table.unique(schema.unique))
+    expectations.extend(table.rows())
+    twice = {e.name for e in expectations if [x.name for x in expectations].count(e.name) > 1}
+    if twice:
+        raise ContractError(name, None, f"two expectations are called {sorted(twice)[0]!r}")
+    return Contract(
+        name=str(schema.name or name),
+        columns=tuple(columns),
+        key=table.key(),
+        event_time=table.event_time(),
+        partitioned_by=table.partitioned_by(),
+        watermark=table.watermark(),
+        expectations=tuple(expectations),
+        weight=table.weight(),
+        description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
+    )
+
+
+def _field_in(model: type[ContractModel], text: str) -> str | None:
+    names = [name for name in vars(model).get("__annotations__", {}) if name in text]
+    return max(names, key=len) if names else None
+
+
+def _refuse_table_options(name: str, schema: Any) -> None:
+    for option in ("strict", "ordered", "dtype"):
+        if getattr(schema, option, None):
+            raise ContractError(
+                name, None, f"Config.{option} is not supported: other columns pass through as they are"
+            )
+    if schema.checks:
+        raise ContractError(
+            name,
+            None,
+            f"frame check {schema.checks[0].name!r} is not supported: say it as SQL in metadata['rows']",
+        )
+
+
+class _FieldCompiler:
+    """One field of a model, on its way to a column and its expectations."""
+
+    def __init__(self, model: str, name: str, declared: Any, *, unique: bool) -> None:
+        self.model = model
+        self.name = name
+        self.declared = declared
+        self.options = dict(declared.metadata or {})
+        if unknown := sorted(set(self.options) - set(_FIELD_OPTIONS)):
+            raise self.error(f"unknown option {unknown[0]!r}; known are {', '.join(_FIELD_OPTIONS)}")
+        if declared.regex:
+            raise self.error("regex names are not supported: a column has one name")
+        self.is_unique = unique or bool(self.options.get("unique"))
+        self.type = self._type()
+        self.column = Column(
+            name=name,
+            type=self.type,
+            nullable=bool(declared.nullable),
+            pii=self._pii(),
+            description=declared.description or "",
+        )
+
+    def error(self, reason: str) -> ContractError:
+        return ContractError(self.model, self.name, reason)
+
+    def _type(self) -> ColumnType:
+        found = getattr(self.declared.dtype, "type", None)
+        if isinstance(found, T.DecimalType):
+            return ColumnType("decimal", found.precision, found.scale)
+        type_ = _KINDS.get(type(found)) if found is not None else None
+        if type_ is None:
+            known = ", ".join(t.__name__ for t in (*_KINDS, T.DecimalType))
+            raise self.error(f"type {found!r} is not supported; supported are {known}")
+        return type_
+
+    def _pii(self) -> Pii | None:
+        pii = self.options.get("pii")
+        if pii is None:
+            return None
+        if pii not in ("email", "phone"):
+            raise self.error(f"unknown pii {pii!r}; known are email, phone")
+        if self.type.kind != "string":
+            raise self.error(f"pii is masked as text, and this is a {self.type}")
+        return cast(Pii, pii)
+
+    def expectations(self) -> Iterator[Expectation]:
+        found: list[tuple[str, str, Test, Severity | None]] = []
+        kind = self.type.kind
+        if kind != "string":
+            found.append(("type", f"is {_ARTICLE.get(kind, 'a ' + str(self.type))}", IsType(), None))
+        else:
+            found.append(("type", "is a string", IsType(), None))
+        if not self.column.nullable:
+            found.append(("not_null", "not null", NotNull(), None))
+        tests: list[Test] = []
+        for check in self.declared.checks:
+            kind_of_check, label, test = self._check(check)
+            tests.append(test)
+            found.append((kind_of_check, label, test, Severity.WARN if check.raise_warning else None))
+        self._refuse_contradictions(tests)
+        if self.is_unique:
+            found.append(("unique", "unique", Unique(), None))
+        severities = self._severities([kind_of_check for kind_of_check, *_ in found])
+        for kind_of_check, label, test, own in found:
+            yield self._expectation(kind_of_check, label, test, own, severities)
+
+    def _expectation(
+        self,
+        kind: str,
+        label: str,
+        test: Test,
+        own: Severity | None,
+        severities: Severity | dict[str, Severity],
+    ) -> Expectation:
+        default = Severity.FAIL if isinstance(test, Values) else Severity.REJECT
+        if isinstance(severities, dict):
+            severity = severities.get(kind, own or default)
+        else:
+            severity = severities
+            if isinstance(test, Values) and severity is Severity.REJECT:
+                severity = default
+        if isinstance(test, Values) and severity is Severity.REJECT:
+            raise self.error("unique_values_eq judges the whole frame and can reject no row: warn or fail")
+        return Expectation(f"{self.name}: {label}", (self.name,), severity, test)
+
+    def _severities(self, present: list[str]) -> Severity | dict[str, Severity]:
+        told = self.options.get("severity")
+        if told is None:
+            return {}
+        if isinstance(told, str):
+            return self._severity(told)
+        if not isinstance(told, Mapping):
+            raise self.error(f"severity {told!r} is neither a word nor a mapping by check")
+        severities: dict[str, Severity] = {}
+        for check, word in cast(Mapping[str, str], told).items():
+            long = _ALIASES.get(check, check)
+            if long not in present:
+                raise self.error(f"severity for {check!r}, a check that is not there")
+            severities[long] = self._severity(word)
+        return severities
+
+    def _severity(self, word: Any) -> Severity:
+        try:
+            return Severity(word)
+        except ValueError:
+            raise self.error(f"unknown severity {word!r}; known are reject, warn, fail") from None
+
+    def _check(self, check: Check) -> tuple[str, str, Test]:
+        """The check's own name, its wording, and the test."""
+        kind = check.registry_name or check.name or "?"
+        if not check.ignore_na:
+            raise self.error(f"{kind} with ignore_na=False is not supported: say nullable=False")
+        told = cast(dict[str, Any], check.statistics)
+        if kind in _COMPARISONS:
+            return self._comparison(kind, told)
+        if kind == "in_range":
+            return self._in_range(told)
+        if kind in ("isin", "notin"):
+            return self._one_of(kind, told)
+        if kind in ("str_matches", "str_contains"):
+            return self._matches(kind, told)
+        if kind in ("str_startswith", "str_endswith"):
+            self._text_only(kind)
+            text = told["string"]
+            test = StartsWith(text) if kind == "str_startswith" else EndsWith(text)
+            return kind, f"{kind}({text!r})", test
+        if kind == "str_length":
+            return self._length(told)
+        if kind == "unique_values_eq":
+            values = self._constants(told["values"])
+            return kind, f"{kind}({_listed(values)})", Values(values)
+        raise self.error(f"check {kind!r} is not supported: say it as SQL in metadata['rows']")
+
+    def _comparison(self, kind: str, told: dict[str, Any]) -> tuple[str, str, Test]:
+        operator = _COMPARISONS[kind]
+        if operator not in ("eq", "ne"):
+            self._ordered_only(kind)
+        value = self._constant(next(iter(told.values())))
+        return kind, f"{kind}({_shown(value)})", Compare(operator, value)
+
+    def _in_range(self, told: dict[str, Any]) -> tuple[str, str, Test]:
+        self._ordered_only("in_range")
+        low, high = self._constant(told["min_value"]), self._constant(told["max_value"])
+        with_low, with_high = bool(told["include_min"]), bool(told["include_max"])
+        shown = f"{_shown(low)}, {_shown(high)}"
+        if not with_low:
+            shown += ", low excluded"
+        if not with_high:
+            shown += ", high excluded"
+        return "in_range", f"in_range({shown})", InRange(low, high, with_low, with_high)
+
+    def _one_of(self, kind: str, told: dict[str, Any]) -> tuple[str, str, Test]:
+        if self.type.kind == "boolean":
+            raise self.error(f"{kind} of a boolean is not supported (nor by pandera)")
+        values = self._constants(next(iter(told.values())))
+        if kind == "isin" and not values:
+            raise self.error("isin of nothing rejects every value")
+        return kind, f"{kind}({_listed(values)})", OneOf(values, negated=kind == "notin")
+
+    def _matches(self, kind: str, told: dict[str, Any]) -> tuple[str, str, Test]:
+        self._text_only(kind)
+        given = told["pattern"]
+        if isinstance(given, re.Pattern) and given.flags & ~re.UNICODE:
+            raise self.error(f"{kind}: flags of a compiled pattern are not seen by pandera's engines")
+        pattern = cast(str, given.pattern if isinstance(given, re.Pattern) else given)
+        try:
+            common = portable(pattern, at_start=kind == "str_matches")
+            _try_in_rust(common)
+        except ValueError as error:
+            raise self.error(f"{kind}({pattern!r}) {error}") from None
+        return kind, f"{kind}({pattern!r})", Matches(common)
+
+    def _length(self, told: dict[str, Any]) -> tuple[str, str, Test]:
+        self._text_only("str_length")
+        exact = told.get("exact_value")
+        least = exact if exact is not None else told.get("min_value")
+        most = exact if exact is not None else told.get("max_value")
+        for bound in (least, most):
+            if bound is not None and (not isinstance(bound, int) or bound < 0):
+                raise self.error(f"str_length bound {bound!r} is not a length")
+        shown = str(exact) if exact is not None else f"{least}, {most}"
+        return "str_length", f"str_length({shown})", Length(least, most)
+
+    def _text_only(self, kind: str) -> None:
+        if self.type.kind != "string":
+            raise self.error(f"{kind} judges text, and this is a {self.type}")
+
+    def _ordered_only(self, kind: str) -> None:
+        if self.type.kind in ("string", "boolean"):
+            raise self.error(f"{kind} of a {self.type} is not supported (nor by pandera.pyspark)")
+
+    def _constants(self, values: Any) -> tuple[Value, ...]:
+        found = {self._constant(value) for value in cast(Iterable[Any], values)}
+        return tuple(sorted(found, key=lambda value: (str(type(value)), value)))
+
+    def _constant(self, value: Any) -> Value:
+        try:
+            return constant(value, self.type)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise self.error(f"{value!r} is no {self.type}: {error}") from None
+
+    def _refuse_contradictions(self, tests: list[Test]) -> None:
+        low: tuple[Any, bool] | None = None  # the bound, and whether it is excluded
+        high: tuple[Any, bool] | None = None
+        for test in tests:
+            lows: list[tuple[Any, bool]] = []
+            highs: list[tuple[Any, bool]] = []
+            if isinstance(test, InRange):
+                lows.append((test.low, not test.include_low))
+                highs.append((test.high, not test.include_high))
+            elif isinstance(test, Length):
+                lows.append((test.least or 0, False))
+                continue
+            elif isinstance(test, Compare) and test.operator in ("gt", "ge", "eq"):
+                lows.append((test.value, test.operator == "gt"))
+            if isinstance(test, Compare) and test.operator in ("lt", "le", "eq"):
+                highs.append((test.value, test.operator == "lt"))
+            for bound in lows:
+                low = bound if low is None else max(low, bound)
+            for bound in highs:
+                high = bound if high is None else min(high, (bound[0], bound[1]), key=_tightness)
+        if low is None or high is None:
+            allowed: list[Value] = []
+        else:
+            if low[0] > high[0] or (low[0] == high[0] and (low[1] or high[1])):
+                raise self.error("its checks contradict each other: no value is in both bounds")
+            allowed = []
+        for test in tests:
+            if isinstance(test, OneOf) and not test.negated:
+                allowed = [v for v in test.values if not allowed or v in allowed]
+                within = [
+                    v
+                    for v in allowed
+                    if (low is None or v > low[0] or (v == low[0] and not low[1]))  # type: ignore[operator]
+                    and (high is None or v < high[0] or (v == high[0] and not high[1]))  # type: ignore[operator]
+                    and not any(isinstance(t, OneOf) and t.negated and v in t.values for t in tests)
+                    and not any(isinstance(t, Compare) and t.operator == "ne" and t.value == v for t in tests)
+                ]
+                if not within:
+                    raise self.error("its checks contradict each other: no value of isin is left")
+
+
+def _tightness(bound: tuple[Any, bool]) -> tuple[Any, bool]:
+    return bound[0], not bound[1]
+
+
+def _try_in_rust(pattern: str) -> None:
+    import polars as pl
+
+    try:
+        pl.Series([""]).str.contains(pattern)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"is not taken by Rust's engine: {reason}") from None
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value)
+
+
+def _listed(values: tuple[Value, ...]) -> str:
+    shown = [_shown(value) for value in values]
+    if len(shown) > 8:
+        return ", ".join(shown[:6]) + f", and {len(shown) - 6} more"
+    return ", ".join(shown)
+
+
+def constant(value: Any, type: ColumnType) -> Value:
+    """A constant of a declaration as a value of the column's type; a ValueError says why it is none.
+
+    So a comparison is between equal types in every engine: 0.1 for a `float` column is the 32-bit
+    0.1, where pandera would compare with the 64-bit one in Spark and with the 32-bit one in polars.
+    """
+    kind = type.kind
+    if kind == "string":
+        if not isinstance(value, str):
+            raise ValueError("not text")
+        return value
+    if kind == "boolean":
+        if not isinstance(value, bool):
+            raise ValueError("neither True nor False")
+        return value
+    if isinstance(value, bool):
+        raise ValueError("True and False are not numbers here")
+    if kind in ("integer", "long"):
+        return _integer(value, 32 if kind == "integer" else 64)
+    if kind in ("float", "double"):
+        return _float(value, 32 if kind == "float" else 64)
+    if kind == "decimal":
+        return _decimal(value, type)
+    if kind == "date":
+        if isinstance(value, str):
+            value = date.fromisoformat(value)
+        if isinstance(value, datetime) or not isinstance(value, date):
+            raise ValueError("not a date")
+        return value
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        raise ValueError("not a datetime")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _integer(value: Any, bits: int) -> int:
+    if not isinstance(value, int | float | Decimal) or value != int(value):
+        raise ValueError("not a whole number")
+    whole = int(value)
+    if not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
+        raise ValueError(f"beyond {bits} bits")
+    return whole
+
+
+def _float(value: Any, bits: int) -> float:
+    import struct
+
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("NaN compares with nothing")
+    if bits == 32 and math.isfinite(number):
+        number = struct.unpack("f", struct.pack("f", number))[0]
+    return number + 0.0  # -0.0 is 0.0
+
+
+def _decimal(value: Any, type: ColumnType) -> Decimal:
+    number = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
+    if not number.is_finite():
+        raise ValueError("not a number")
+    quantum = Decimal(1).scaleb(-type.scale)
+    whole = number.quantize(quantum) if abs(number) < Decimal(10) ** 28 else number
+    if whole != number:
+        raise ValueError(f"more than {type.scale} digits after the point")
+    if abs(number) >= Decimal(10) ** (type.precision - type.scale):
+        raise ValueError(f"more than {type.precision - type.scale} digits before the point")
+    return whole
+
+
+class _Table:
+    """The options of the whole table."""
+
+    def __init__(self, model: str, columns: Mapping[str, Column], options: Mapping[str, Any]) -> None:
+        self.model = model
+        self.columns = columns
+        self.options = options
+
+    def error(self, field: str | None, reason: str) -> ContractError:
+        return ContractError(self.model, field, reason)
+
+    def _column(self, option: str, name: Any) -> Column:
+        if not isinstance(name, str) or name not in self.columns:
+            raise self.error(option, f"unknown column {name!r}")
+        return self.columns[name]
+
+    def _list(self, option: str) -> tuple[str, ...]:
+        told = self.options.get(option) or ()
+        names = (told,) if isinstance(told, str) else tuple(told)
+        if len(set(names)) != len(names):
+            raise self.error(option, "names a column twice")
+        return names
+
+    def key(self) -> tuple[str, ...]:
+        names = self._list("key")
+        for name in names:
+            if self._column("key", name).nullable:
+                raise self.error("key", f"column {name!r} may be null")
+        return names
+
+    def event_time(self) -> str | None:
+        name = self.options.get("event_time")
+        if name is None:
+            return None
+        column = self._column("event_time", name)
+        if column.type.kind not in ("timestamp", "date"):
+            raise self.error("event_time", f"column {name!r} is a {column.type}")
+        return column.name
+
+    def partitioned_by(self) -> tuple[str, ...]:
+        names = self._list("partitioned_by")
+        for name in names:
+            if name == EVENT_DATE and name not in self.columns:
+                if self.event_time() is None:
+                    raise self.error("partitioned_by", f"{EVENT_DATE} needs an event_time")
+                continue
+            if self._column("partitioned_by", name).type.kind in ("float", "double"):
+                raise self.error("partitioned_by", f"column {name!r} is a floating number")
+        return names
+
+    def watermark(self) -> timedelta | None:
+        told = self.options.get("watermark")
+        if told is None:
+            return None
+        if not isinstance(told, timedelta) or told <= timedelta(0):
+            raise self.error("watermark", f"{told!r} is not a positive timedelta")
+        if self.options.get("event_time") is None or not self.options.get("key"):
+            raise self.error("watermark", "needs a key and an event_time")
+        return told
+
+    def weight(self) -> str | None:
+        name = self.options.get("weight")
+        if name is None:
+            return None
+        column = self._column("weight", name)
+        if column.type.kind not in ("integer", "long"):
+            raise self.error("weight", f"column {name!r} is a {column.type}, not a count")
+        return column.name
+
+    def unique(self, told: Any) -> Iterator[Expectation]:
+        if not told:
+            return
+        names = (told,) if isinstance(told, str) else tuple(cast(Iterable[str], told))
+        for name in names:
+            self._column("Config.unique", name)
+        severity = self._severity("unique", self.options.get("unique_severity", "reject"))
+        yield Expectation(f"unique({', '.join(names)})", names, severity, Unique())
+
+    def rows(self) -> Iterator[Expectation]:
+        told = self.options.get("rows") or {}
+        if not isinstance(told, Mapping):
+            raise self.error("rows", "is a mapping from a name to expect('...')")
+        for name, rule in cast(Mapping[str, Any], told).items():
+            if isinstance(rule, str):
+                rule = RowRule(rule)
+            if not isinstance(rule, RowRule):
+                raise self.error(name, f"{rule!r} is neither SQL nor expect('...')")
+            try:
+                columns = columns_of(rule.sql, self.columns)
+            except SqlError as error:
+                raise self.error(name, f"{rule.sql!r}: {error}") from None
+            yield Expectation(name, columns, self._severity(name, rule.severity), Sql(rule.sql))
+
+    def _severity(self, name: str, word: Any) -> Severity:
+        try:
+            return Severity(word)
+        except ValueError:
+            raise self.error(name, f"unknown severity {word!r}; known are reject, warn, fail") from None

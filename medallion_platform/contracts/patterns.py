@@ -1,0 +1,177 @@
+r"""Regular expressions that mean the same to every engine.
+
+Rust's engine (polars) and Java's (Spark) read the same text differently: `\d` and `\w` are Unicode
+here and ASCII there, `$` is the end here and also "before the last newline" there, `.` excludes one
+kind of line end here and five there. So a pattern is not handed on: it is read once, at import, by
+Python's parser, and written anew with only what has one meaning. The meanings chosen are the strict
+ones of data: `\d`, `\w`, `\s` and `(?i)` are ASCII, `.` is all but `\n`, `^` and `$` are the very ends
+of the text. What one of the engines cannot do (look-around, back references, possessive or atomic
+groups) or cannot be given one meaning cheaply (`\b`, `(?m)`) is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+parser: Any = import_module("re._parser")
+sre: Any = import_module("re._constants")
+
+_TOP = 0x10FFFF
+_CLASSES: dict[Any, tuple[tuple[int, int], ...]] = {
+    sre.CATEGORY_DIGIT: ((48, 57),),
+    sre.CATEGORY_WORD: ((48, 57), (65, 90), (95, 95), (97, 122)),
+    sre.CATEGORY_SPACE: ((9, 13), (32, 32)),
+}
+_NEGATED = {
+    sre.CATEGORY_NOT_DIGIT: sre.CATEGORY_DIGIT,
+    sre.CATEGORY_NOT_WORD: sre.CATEGORY_WORD,
+    sre.CATEGORY_NOT_SPACE: sre.CATEGORY_SPACE,
+}
+_REFUSED = {
+    sre.ASSERT: "looks around, which Rust's engine cannot",
+    sre.ASSERT_NOT: "looks around, which Rust's engine cannot",
+    sre.GROUPREF: "refers back to a group, which Rust's engine cannot",
+    sre.GROUPREF_EXISTS: "refers back to a group, which Rust's engine cannot",
+    sre.ATOMIC_GROUP: "has an atomic group, which Rust's engine cannot",
+    sre.POSSESSIVE_REPEAT: "has a possessive quantifier, which Rust's engine cannot",
+}
+
+
+def portable(pattern: str, *, at_start: bool = False) -> str:
+    """The same expression in the common language; a ValueError says why there is none.
+
+    `at_start` is pandera's str_matches: the text starts with a match. pandera does that by writing a
+    "^" before the pattern, which anchors only the first of several alternatives; where that makes a
+    difference the pattern is refused.
+    """
+    if at_start and not pattern.startswith("^"):
+        pattern = "^" + pattern
+    try:
+        tree = parser.parse(pattern)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from None
+    if at_start and _open_alternative(tree):
+        raise ValueError("has alternatives of which only the first is held to the start; write ^(?:a|b)")
+    flags = tree.state.flags
+    if flags & re.MULTILINE:
+        raise ValueError("uses (?m), which the engines understand differently")
+    return "".join(_written(tree, flags))
+
+
+def _open_alternative(tree: Any) -> bool:
+    return any(
+        operation is sre.BRANCH
+        and any(not (list(b) and b[0] == (sre.AT, sre.AT_BEGINNING)) for b in argument[1])
+        for operation, argument in list(tree)[:1]
+    )
+
+
+def _written(tree: Iterable[Any], flags: int) -> Iterable[str]:
+    for operation, argument in tree:
+        if operation is sre.LITERAL:
+            yield _set([(argument, argument)], flags)
+        elif operation is sre.NOT_LITERAL:
+            yield _set([(argument, argument)], flags, negated=True)
+        elif operation is sre.ANY:
+            yield f"[\\x{{0}}-\\x{{{_TOP:X}}}]" if flags & re.DOTALL else "[^\\n]"
+        elif operation is sre.IN:
+            yield _in(argument, flags)
+        elif operation is sre.AT:
+            yield _at(argument)
+        elif operation is sre.BRANCH:
+            yield "(?:" + "|".join("".join(_written(b, flags)) for b in argument[1]) + ")"
+        elif operation is sre.SUBPATTERN:
+            _, added, removed, inner = argument
+            if added & re.MULTILINE:
+                raise ValueError("uses (?m), which the engines understand differently")
+            yield "(?:" + "".join(_written(inner, (flags | added) & ~removed)) + ")"
+        elif operation in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+            least, most, inner = argument
+            yield "(?:" + "".join(_written(inner, flags)) + ")" + _times(int(least), most)
+        else:
+            reason = _REFUSED.get(operation, f"uses {str(operation).lower()}")
+            raise ValueError(f"{reason}")
+
+
+def _times(least: int, most: Any) -> str:
+    if most is sre.MAXREPEAT:
+        return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
+    if (least, most) == (0, 1):
+        return "?"
+    return f"{{{least}}}" if least == most else f"{{{least},{int(most)}}}"
+
+
+def _at(place: Any) -> str:
+    if place in (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING):
+        return r"\A"
+    if place in (sre.AT_END, sre.AT_END_STRING):
+        return r"\z"
+    raise ValueError(r"uses \b or \B, which the engines understand differently")
+
+
+def _in(items: Iterable[Any], flags: int) -> str:
+    ranges: list[tuple[int, int]] = []
+    negated = False
+    for operation, argument in items:
+        if operation is sre.NEGATE:
+            negated = True
+        elif operation is sre.LITERAL:
+            ranges.append((argument, argument))
+        elif operation is sre.RANGE:
+            ranges.append(argument)
+        elif argument in _CLASSES:
+            ranges.extend(_CLASSES[argument])
+        else:
+            ranges.extend(_complement(_CLASSES[_NEGATED[argument]]))
+    return _set(ranges, flags, negated=negated)
+
+
+def _complement(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    start = 0
+    for low, high in ranges:
+        if low > start:
+            found.append((start, low - 1))
+        start = high + 1
+    found.append((start, _TOP))
+    return found
+
+
+def _set(ranges: list[tuple[int, int]], flags: int, *, negated: bool = False) -> str:
+    if any(low <= 0xDFFF and high >= 0xD800 and high - low < 0x800 for low, high in ranges):
+        raise ValueError("names half of a surrogate pair")
+    if flags & re.IGNORECASE:
+        ranges = ranges + list(_other_case(ranges))
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    if not negated and len(merged) == 1 and merged[0][0] == merged[0][1]:
+        return _character(merged[0][0])
+    inner = "".join(
+        _character(low) if low == high else f"{_character(low)}-{_character(high)}" for low, high in merged
+    )
+    return f"[{'^' if negated else ''}{inner}]"
+
+
+def _other_case(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    for low, high in ranges:
+        if low == high and low > 127 and chr(low).lower() != chr(low).upper():
+            raise ValueError("uses (?i) with a letter beyond ASCII: spell out both cases")
+        for first, last, shift in ((65, 90, 32), (97, 122, -32)):
+            if low <= last and high >= first:
+                yield max(low, first) + shift, min(high, last) + shift
+
+
+def _character(code: int) -> str:
+    character = chr(code)
+    if character.isascii() and (character.isalnum() or character in "_@ "):
+        return character
+    if 32 < code < 127:
+        return "\\" + character
+    return f"\\x{{{code:X}}}"

@@ -1,0 +1,494 @@
+"""Judges rows by a contract in Spark: one pass, no UDF, nothing evaluated twice.
+
+The verdict over a row is one number whose bits are the violated expectations, in hidden columns beside
+the typed ones. Everything else is read off these bits: whether the row is good, the names of what it
+violates, the counters, the guard. Nothing here depends on the session's ANSI mode or time zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cached_property, reduce
+from typing import Any
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from medallion_platform.contracts import casts
+from medallion_platform.contracts.contract import (
+    Column,
+    ColumnType,
+    Compare,
+    Contract,
+    EndsWith,
+    Expectation,
+    InRange,
+    IsType,
+    Length,
+    Matches,
+    NotNull,
+    OneOf,
+    Severity,
+    Sql,
+    StartsWith,
+    Unique,
+    Value,
+    Values,
+)
+from medallion_platform.contracts.sql import Node, parse
+
+VIOLATIONS = "violations"
+"""The column that names the violated expectations of a bad row."""
+
+_WAS = "__was_"
+_BITS = "__violated_"
+_BITS_A_COLUMN = 62
+
+_TYPES: dict[str, T.DataType] = {
+    "string": T.StringType(),
+    "integer": T.IntegerType(),
+    "long": T.LongType(),
+    "float": T.FloatType(),
+    "double": T.DoubleType(),
+    "boolean": T.BooleanType(),
+    "date": T.DateType(),
+    "timestamp": T.TimestampType(),
+}
+_WHOLE = (T.ByteType, T.ShortType, T.IntegerType, T.LongType)
+_FLOATING = (T.FloatType, T.DoubleType)
+_EPOCH = date(1970, 1, 1)
+
+
+def spark_type(type: ColumnType) -> T.DataType:
+    """The Spark type of a contract's type."""
+    if type.kind == "decimal":
+        return T.DecimalType(type.precision, type.scale)
+    return _TYPES[type.kind]
+
+
+def spark_schema(contract: Contract) -> T.StructType:
+    """The schema of good rows, columns of the contract only; all may be null, as Delta stores them."""
+    return T.StructType([T.StructField(column.name, spark_type(column.type)) for column in contract.columns])
+
+
+@dataclass(frozen=True)
+class SparkJudged:
+    """A frame with its verdict beside it.
+
+    `df` has the typed columns of the contract, then what passes through, then hidden columns. Put
+    `counters` into an Observation on `df`, then write `good()`; take `bad()` only if some were rejected.
+    """
+
+    contract: Contract
+    df: DataFrame
+    ok: SparkColumn
+    """Whether the row violates no expectation of severity reject."""
+    violations: SparkColumn
+    """The names of the violated expectations of severity reject."""
+    counters: dict[str, SparkColumn]
+    """For each expectation the number of rows that violate it (of the frame: 0 or 1), to aggregate."""
+    guard: SparkColumn | None
+    """True, or an error naming the violated expectation of severity fail; None if there is no such."""
+    verdicts: dict[str, SparkColumn]
+    """For each expectation whether the row violates it (of the frame: false)."""
+    hidden: tuple[str, ...]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns that are not hidden."""
+        return [name for name in self.df.columns if name not in self.hidden]
+
+    def good(self, df: DataFrame | None = None) -> DataFrame:
+        """The good rows, typed. `df` is this one with an observation on it."""
+        df = self.df if df is None else df
+        ok = self.ok if self.guard is None else F.when(self.guard, self.ok)
+        return df.filter(ok).select(*map(_quoted, self.columns))
+
+    def bad(self, df: DataFrame | None = None) -> DataFrame:
+        """The rejected rows as they came, with `violations` behind."""
+        df = self.df if df is None else df
+        as_came = [
+            _quoted(_WAS + name).alias(name) if _WAS + name in self.hidden else _quoted(name)
+            for name in self.columns
+            if name != VIOLATIONS
+        ]
+        return df.filter(~self.ok).select(*as_came, self.violations.alias(VIOLATIONS))
+
+
+def judge(contract: Contract, df: DataFrame) -> SparkJudged:
+    """Types the columns and puts the verdict beside them; nothing runs yet.
+
+    Columns hold text or typed values; one that is missing counts as null; one that the contract does
+    not know passes through. `Unique` and `Values` see the whole frame; `Unique` costs a shuffle.
+    """
+    given = {field.name: field.dataType for field in df.schema.fields}
+    typed: list[SparkColumn] = []
+    hidden: list[str] = []
+    for column in contract.columns:
+        target = spark_type(column.type)
+        if column.name not in given:
+            typed.append(F.lit(None).cast(target).alias(column.name))
+            continue
+        value = _quoted(column.name)
+        if given[column.name] == target and column.type.kind not in ("date", "timestamp"):
+            typed.append(value)
+            continue
+        typed.append(convert(value, given[column.name], column.type).alias(column.name))
+        hidden.append(_WAS + column.name)
+    known = set(contract.column_names)
+    through = [_quoted(name) for name in df.columns if name not in known]
+    was = [_quoted(name.removeprefix(_WAS)).alias(name) for name in hidden]
+    staged = df.select(*typed, *through, *was)
+    cast_columns = frozenset(name.removeprefix(_WAS) for name in hidden)
+    of_row = [
+        (expectation, violated)
+        for expectation in contract.expectations
+        if not expectation.of_frame
+        for violated in (_violated(contract, expectation, cast_columns),)
+        if violated is not None
+    ]
+    groups = [of_row[i : i + _BITS_A_COLUMN] for i in range(0, len(of_row), _BITS_A_COLUMN)]
+    bits = {f"{_BITS}{i}": _packed([v for _, v in group]) for i, group in enumerate(groups)}
+    staged = staged.withColumns(bits) if bits else staged
+    verdicts = {expectation.name: F.lit(False) for expectation in contract.expectations}
+    rejecting: list[SparkColumn] = []
+    for i, group in enumerate(groups):
+        column = F.col(f"{_BITS}{i}")
+        mask = 0
+        for place, (expectation, _) in enumerate(group):
+            verdicts[expectation.name] = column.bitwiseAND(F.lit(1 << place)) != 0
+            if expectation.severity is Severity.REJECT:
+                mask |= 1 << place
+        if mask:
+            rejecting.append(column.bitwiseAND(F.lit(mask)) == 0)
+    present = frozenset(expectation.name for expectation, _ in of_row)
+    return SparkJudged(
+        contract=contract,
+        df=staged,
+        ok=reduce(lambda a, b: a & b, rejecting) if rejecting else F.lit(True),
+        violations=_names(contract, verdicts, present),
+        counters=dict(_counters(contract, verdicts)),
+        guard=_guard(contract, verdicts, present),
+        verdicts=verdicts,
+        hidden=(*hidden, *bits),
+    )
+
+
+def _quoted(name: str) -> SparkColumn:
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def _packed(violated: list[SparkColumn]) -> SparkColumn:
+    bits = [F.when(v, F.lit(1 << i).cast("long")) for i, v in enumerate(violated)]
+    zero = F.lit(0).cast("long")
+    return reduce(lambda a, b: a.bitwiseOR(b), [bit.otherwise(zero) for bit in bits])
+
+
+def _names(contract: Contract, verdicts: dict[str, SparkColumn], present: frozenset[str]) -> SparkColumn:
+    names = [name for name in contract.named(Severity.REJECT) if name in present]
+    if not names:
+        return F.array().cast("array<string>")
+    return F.array_compact(F.array(*(F.when(verdicts[name], F.lit(name)) for name in names)))
+
+
+def _counters(contract: Contract, verdicts: dict[str, SparkColumn]) -> Iterator[tuple[str, SparkColumn]]:
+    for expectation in contract.expectations:
+        if isinstance(expectation.test, Values):
+            column = contract.column(expectation.columns[0])
+            counter = _other_values(column, expectation.test).cast("long")
+        else:
+            counter = F.count_if(verdicts[expectation.name])
+        yield expectation.name, counter
+
+
+def _guard(
+    contract: Contract, verdicts: dict[str, SparkColumn], present: frozenset[str]
+) -> SparkColumn | None:
+    guard: Any = F
+    for name in contract.named(Severity.FAIL):
+        if name in present:
+            message = f"{contract.name}: a row violates {name!r}"
+            guard = guard.when(verdicts[name], F.raise_error(F.lit(message)).cast("boolean"))
+    return None if guard is F else guard.otherwise(F.lit(True))
+
+
+def _other_values(column: Column, test: Values) -> SparkColumn:
+    """An aggregate: whether the values, nulls left out, are not exactly these."""
+    value = _quoted(column.name)
+    if not test.values:
+        return F.count(value) > 0
+    each = [F.count_if(value == _literal(v, column.type)) > 0 for v in test.values]
+    alien = F.count_if(~_one_of(value, test.values, column.type)) > 0
+    return alien | ~reduce(lambda a, b: a & b, each)
+
+
+# casts -----------------------------------------------------------------------------------------
+
+
+def convert(value: SparkColumn, source: T.DataType, type: ColumnType) -> SparkColumn:
+    """The value as this type; what cannot be read as `casts` says is null."""
+    target = spark_type(type)
+    if source == T.NullType():
+        return value.cast(target)
+    converted = (
+        _from_text(value, type, target)
+        if isinstance(source, T.StringType)
+        else _from_typed(value, source, type, target)
+    )
+    return F.lit(None).cast(target) if converted is None else converted
+
+
+def _from_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> SparkColumn:
+    kind = type.kind
+    if kind == "string":
+        return text
+    if kind == "boolean":
+        return F.when(text.isin(*casts.TRUE), F.lit(True)).when(text.isin(*casts.FALSE), F.lit(False))
+    if kind in ("integer", "long"):
+        return F.when(text.rlike(casts.INTEGER), text.try_cast(target))
+    if kind in ("float", "double"):
+        number = text.try_cast(target)
+        finite = F.abs(number) < F.lit(float("inf")).cast(target)
+        words = F.when(text.rlike(casts.NAN), F.lit(float("nan")).cast(target)).when(
+            finite | ~text.rlike(casts.DIGIT), number
+        )
+        return F.when(text.rlike(casts.FLOAT), words)
+    if kind == "decimal":
+        return F.when(text.rlike(casts.decimal_form(type)), text.try_cast(target))
+    if kind == "date":
+        return F.when(text.rlike(casts.DATE), text.try_cast(target))
+    zoned = F.when(text.rlike(casts.ZONED), text).otherwise(F.concat(text, F.lit("Z")))
+    return F.when(text.rlike(casts.TIMESTAMP), _in_years(zoned.try_cast(target)))
+
+
+def _in_years(moment: SparkColumn) -> SparkColumn:
+    inside = F.unix_micros(moment).between(F.lit(casts.FIRST_INSTANT), F.lit(casts.LAST_INSTANT))
+    return F.when(inside, moment)
+
+
+def _days_in_years(day: SparkColumn) -> SparkColumn:
+    return F.when(F.unix_date(day).between(-719_162, 2_932_896), day)
+
+
+def _from_typed(
+    value: SparkColumn, source: T.DataType, type: ColumnType, target: T.DataType
+) -> SparkColumn | None:
+    kind = type.kind
+    whole, floating = isinstance(source, _WHOLE), isinstance(source, _FLOATING)
+    if kind in ("integer", "long"):
+        if whole:
+            return value.try_cast(target)
+        if floating:
+            return F.when(F.rint(value) == value, value.try_cast(target))
+    elif kind in ("float", "double"):
+        if whole:
+            return value.cast(target)
+        if floating:
+            narrowed = value.cast(target)
+            infinite = F.lit(float("inf"))
+            lost = (F.abs(narrowed) == infinite.cast(target)) & (F.abs(value) != infinite)
+            return F.when(~lost, narrowed)
+    elif kind == "decimal":
+        if whole:
+            return value.try_cast(target)
+        if isinstance(source, T.DecimalType):
+            rescaled = value.try_cast(target)
+            return F.when(rescaled == value, rescaled)
+    elif kind == "string":
+        return value.cast(target) if whole else None
+    elif kind in ("date", "timestamp"):
+        return _moment(value, source, kind)
+    return None
+
+
+def _moment(value: SparkColumn, source: T.DataType, kind: str) -> SparkColumn | None:
+    a_day = F.lit(casts.MICROSECONDS_A_DAY)
+    if isinstance(source, T.DateType):
+        day = _days_in_years(value)
+        if kind == "date":
+            return day
+        return F.timestamp_micros(F.unix_date(day).cast("long") * a_day)
+    if isinstance(source, T.TimestampNTZType):
+        value = F.concat(value.cast("string"), F.lit("Z")).try_cast("timestamp")
+    elif not isinstance(source, T.TimestampType):
+        return None
+    moment = _in_years(value)
+    if kind == "timestamp":
+        return moment
+    number = F.unix_micros(moment)
+    day = F.date_from_unix_date(F.call_function("div", number, a_day).cast("integer"))
+    return F.when(number % a_day == 0, day)
+
+
+# expectations ----------------------------------------------------------------------------------
+
+
+def _violated(
+    contract: Contract, expectation: Expectation, cast_columns: frozenset[str]
+) -> SparkColumn | None:
+    """Whether a row violates it (null: no); None where none can."""
+    name = expectation.columns[0]
+    test, value, was = expectation.test, _quoted(name), _quoted(_WAS + name)
+    if isinstance(test, IsType):
+        return was.isNotNull() & value.isNull() if name in cast_columns else None
+    if isinstance(test, NotNull):
+        return was.isNull() if name in cast_columns else value.isNull()
+    if isinstance(test, Unique):
+        return _duplicated(expectation, cast_columns)
+    if isinstance(test, Sql):
+        return ~_sql(parse(test.text, contract.columns))
+    return ~_passes(expectation, contract.column(name))
+
+
+def _duplicated(expectation: Expectation, cast_columns: frozenset[str]) -> SparkColumn:
+    group = Window.partitionBy(*map(_quoted, expectation.columns))
+    unread = [
+        _quoted(_WAS + name).isNotNull() & _quoted(name).isNull()
+        for name in expectation.columns
+        if name in cast_columns
+    ]
+    if not unread:
+        return F.count(F.lit(1)).over(group) > 1
+    readable = ~reduce(lambda a, b: a | b, unread)
+    return readable & (F.count_if(readable).over(group) > 1)
+
+
+def _passes(expectation: Expectation, column: Column) -> SparkColumn:
+    test, value = expectation.test, _quoted(column.name)
+    if isinstance(test, Compare):
+        return _compared(test.operator, value, _literal(test.value, column.type))
+    if isinstance(test, InRange):
+        low, high = _literal(test.low, column.type), _literal(test.high, column.type)
+        above = value >= low if test.include_low else value > low
+        below = value <= high if test.include_high else value < high
+        return above & below
+    if isinstance(test, OneOf):
+        inside = _one_of(value, test.values, column.type)
+        return ~inside if test.negated else inside
+    if isinstance(test, Matches):
+        return value.rlike(test.pattern)
+    if isinstance(test, StartsWith):
+        return value.startswith(test.text)
+    if isinstance(test, EndsWith):
+        return value.endswith(test.text)
+    if isinstance(test, Length):
+        return _length(F.length(value), test)
+    raise TypeError(f"no translation of {test!r}")
+
+
+def _compared(operator: str, left: SparkColumn, right: SparkColumn) -> SparkColumn:
+    return {
+        "eq": lambda: left == right,
+        "ne": lambda: left != right,
+        "lt": lambda: left < right,
+        "le": lambda: left <= right,
+        "gt": lambda: left > right,
+        "ge": lambda: left >= right,
+    }[operator]()
+
+
+def _one_of(value: SparkColumn, values: tuple[Value, ...], type: ColumnType) -> SparkColumn:
+    if not values:
+        return F.when(value.isNotNull(), F.lit(False))
+    if type.kind in ("float", "double"):
+        value = value + F.lit(0.0).cast(spark_type(type))  # a set knows -0.0 from 0.0
+    return value.isin(*(_literal(v, type) for v in values))
+
+
+def _length(length: SparkColumn, test: Length) -> SparkColumn:
+    if test.least is not None and test.most is not None:
+        return length.between(test.least, test.most)
+    return length >= F.lit(test.least) if test.least is not None else length <= F.lit(test.most)
+
+
+def _literal(value: Value, type: ColumnType) -> SparkColumn:
+    if isinstance(value, datetime):
+        return _instant(value)
+    if isinstance(value, date):
+        return F.date_from_unix_date(F.lit((value - _EPOCH).days))
+    return F.lit(value).cast(spark_type(type))
+
+
+def _instant(value: datetime) -> SparkColumn:
+    since = value - datetime(1970, 1, 1, tzinfo=value.tzinfo)
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return F.timestamp_micros(F.lit(micros).cast("long"))
+
+
+def _sql_type(node: Node) -> T.DataType:
+    kind = node.type.kind
+    if kind in ("int", "interval"):
+        return T.DecimalType(38, 0) if node.type.wide else T.LongType()
+    if kind == "float":
+        return T.DoubleType()
+    if kind == "decimal":
+        return T.DecimalType(node.type.precision, node.type.scale)
+    return _TYPES[kind]
+
+
+def _sql(node: Node) -> SparkColumn:
+    operation = node.operation
+    if operation == "column":
+        column = _quoted(node.value)
+        return column.cast(_sql_type(node)) if node.type.kind in ("int", "float") else column
+    if operation == "literal":
+        return _sql_literal(node)
+    arguments = [_sql(argument) for argument in node.arguments]
+    first = arguments[0]
+    if operation in ("eq", "ne", "lt", "le", "gt", "ge"):
+        return _compared(operation, first, arguments[1])
+    if operation in ("and", "or"):
+        return first & arguments[1] if operation == "and" else first | arguments[1]
+    if operation == "divide":
+        return F.try_divide(first, arguments[1])
+    if operation in ("add", "subtract", "multiply"):
+        return _arithmetic(node, first, arguments[1])
+    simple: dict[str, Any] = {
+        "elapsed": lambda: F.unix_micros(first) - F.unix_micros(arguments[1]),
+        "days": lambda: F.unix_date(first).cast("long") - F.unix_date(arguments[1]).cast("long"),
+        "not": lambda: ~first,
+        "is_null": lambda: first.isNull(),
+        "matches": lambda: first.rlike(node.value),
+        "as": lambda: first.cast(_sql_type(node)),
+        "negate": lambda: -first,
+        "abs": lambda: F.abs(first),
+        "length": lambda: F.length(first).cast("long"),
+        "date": lambda: _day(first),
+        "coalesce": lambda: F.coalesce(*arguments),
+    }
+    return simple[operation]()
+
+
+def _day(moment: SparkColumn) -> SparkColumn:
+    """The day in UTC, whatever the session's zone: whole days since 1970, rounded down."""
+    number, a_day = F.unix_micros(moment), F.lit(casts.MICROSECONDS_A_DAY)
+    days = F.call_function("div", number - F.pmod(number, a_day), a_day)
+    return F.date_from_unix_date(days.cast("integer"))
+
+
+def _arithmetic(node: Node, left: SparkColumn, right: SparkColumn) -> SparkColumn:
+    if node.type.kind == "timestamp":
+        left = F.unix_micros(left)
+    result = {
+        "add": lambda: left + right,
+        "subtract": lambda: left - right,
+        "multiply": lambda: left * right,
+    }[node.operation]()
+    if node.type.kind == "timestamp":
+        return F.timestamp_micros(result)
+    return result.cast(_sql_type(node)) if node.type.kind == "decimal" or node.type.wide else result
+
+
+def _sql_literal(node: Node) -> SparkColumn:
+    value: Any = node.value
+    if isinstance(value, datetime):
+        return _instant(value)
+    if isinstance(value, date):
+        return F.date_from_unix_date(F.lit((value - _EPOCH).days))
+    if node.type.wide:
+        return F.lit(str(value)).cast(_sql_type(node))
+    return F.lit(value).cast(_sql_type(node))
