@@ -98,7 +98,7 @@ def judge(contract: Contract, frame: pl.DataFrame) -> Judged:
         if isinstance(mask, pl.Series)
     }
     if rejecting:
-        flags = pl.DataFrame(list(rejecting.values()))
+        flags = pl.DataFrame([mask.alias(str(i)) for i, mask in enumerate(rejecting.values())])
         is_bad = flags.select(pl.any_horizontal(pl.all())).to_series()
         good = typed.filter(~is_bad)
         bad = frame.filter(is_bad).with_columns(_names(flags.filter(is_bad), list(rejecting)))

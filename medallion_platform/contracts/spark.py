@@ -98,6 +98,11 @@ class SparkJudged:
     hidden: tuple[str, ...]
 
     @cached_property
+    def was(self) -> dict[str, str]:
+        """For each column that was cast, the hidden column that holds it as it came."""
+        return {name.removeprefix(_WAS): name for name in self.hidden if name.startswith(_WAS)}
+
+    @cached_property
     def columns(self) -> list[str]:
         """The columns that are not hidden."""
         return [name for name in self.df.columns if name not in self.hidden]
