@@ -5,11 +5,15 @@ of its column's type where a number depends on it. Everything else that is wrong
 where the row can still be looked at in full. What is odd but usable is a warning.
 """
 
+# A model's options are data that nobody changes.
+# ruff: noqa: RUF012
+
 from __future__ import annotations
 
 from datetime import timedelta
 
 import pyspark.sql.types as T
+from pandera.api.pyspark.model_config import BaseConfig
 
 from medallion_platform.contracts.model import ContractModel, Field, expect
 
@@ -47,10 +51,10 @@ class BronzeEvents(ContractModel):
     )
     phone: T.StringType = Field(nullable=True, pii="phone")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["event_id"],
             "event_time": "event_timestamp",
             "partitioned_by": ["event_date"],
@@ -111,10 +115,10 @@ class SilverEvents(ContractModel):
     user_region_code: T.StringType = Field(nullable=True, description="the user's home region")
     user_known: T.BooleanType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["event_id"],
             "event_time": "event_timestamp",
             "partitioned_by": ["event_date", "region_code"],
@@ -141,10 +145,10 @@ class SilverUsersHistory(ContractModel):
     is_current: T.BooleanType = Field()
     source_position: T.StringType = Field(description="of the change that began the version")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["user_id", "source_position"],
             "rows": {"ends after it begins": expect("effective_to >= effective_from", severity="fail")},
         }
@@ -162,10 +166,10 @@ class SilverRegionsHistory(ContractModel):
     is_current: T.BooleanType = Field()
     source_position: T.StringType = Field(description="of the change that began the version")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["region_code", "source_position"],
             "rows": {"ends after it begins": expect("effective_to >= effective_from", severity="fail")},
         }
@@ -183,10 +187,10 @@ class SilverUsers(ContractModel):
     changed_at: T.TimestampType = Field(description="since when the user is as this row says")
     source_position: T.StringType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["user_id"]}  # noqa: RUF012
+        metadata = {"key": ["user_id"]}
 
 
 class SilverRegions(ContractModel):
@@ -199,10 +203,10 @@ class SilverRegions(ContractModel):
     changed_at: T.TimestampType = Field(description="since when the region is as this row says")
     source_position: T.StringType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["region_code"]}  # noqa: RUF012
+        metadata = {"key": ["region_code"]}
 
 
 # --- gold -----------------------------------------------------------------------------------------
@@ -230,10 +234,10 @@ class GoldDailyUserMetrics(ContractModel):
     first_event_at: T.TimestampType = Field()
     last_event_at: T.TimestampType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["event_date", "user_id", "region_code"],
             "partitioned_by": ["event_date"],
             "weight": "event_count",
@@ -253,10 +257,10 @@ class GoldRegionalRollupsHourly(ContractModel):
     purchases: T.LongType = Field(ge=0)
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["hour", "region_code"],
             "partitioned_by": ["event_date"],
             "weight": "event_count",
@@ -275,10 +279,10 @@ class GoldRegionalRollupsDaily(ContractModel):
     purchases: T.LongType = Field(ge=0)
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["event_date", "region_code"],
             "partitioned_by": ["event_date"],
             "weight": "event_count",
@@ -298,10 +302,10 @@ class GoldRegionalRollupsWeekly(ContractModel):
     purchases: T.LongType = Field(ge=0)
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["week", "region_code"],
             "partitioned_by": ["week"],
             "weight": "event_count",
@@ -328,10 +332,10 @@ class GoldUserFeatures(ContractModel):
     active_days_30d: T.LongType = Field(ge=1, le=30)
     days_since_active: T.LongType = Field(ge=0, le=29)
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["event_date", "user_id"],
             "event_time": "feature_timestamp",
             "partitioned_by": ["event_date"],
@@ -360,7 +364,7 @@ class GoldUsersHistory(ContractModel):
     version: T.IntegerType = Field(ge=1, description="1 for the user's first version")
     source_position: T.StringType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["user_id", "version"]}  # noqa: RUF012
+        metadata = {"key": ["user_id", "version"]}

@@ -4,9 +4,13 @@ An employee who misses a name, a department or a job still counts where that is 
 a hire date a row has no place in silver, which is partitioned by it.
 """
 
+# A model's options are data that nobody changes.
+# ruff: noqa: RUF012
+
 from __future__ import annotations
 
 import pyspark.sql.types as T
+from pandera.api.pyspark.model_config import BaseConfig
 
 from medallion_platform.contracts.model import ContractModel, Field, expect
 
@@ -36,10 +40,10 @@ class BronzeHiredEmployees(ContractModel):
     department_id: T.LongType = Field(severity=_MAY_BE_MISSING)
     job_id: T.LongType = Field(severity=_MAY_BE_MISSING)
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "rows": {
                 "record is complete": expect(
                     "name is not null and hired_at is not null "
@@ -56,10 +60,10 @@ class SilverDepartments(ContractModel):
     id: T.LongType = Field(ge=1)
     name: T.StringType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["id"]}  # noqa: RUF012
+        metadata = {"key": ["id"]}
 
 
 class SilverJobs(ContractModel):
@@ -68,10 +72,10 @@ class SilverJobs(ContractModel):
     id: T.LongType = Field(ge=1)
     title: T.StringType = Field()
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["id"]}  # noqa: RUF012
+        metadata = {"key": ["id"]}
 
 
 class SilverHiredEmployees(ContractModel):
@@ -86,10 +90,10 @@ class SilverHiredEmployees(ContractModel):
     hire_year: T.IntegerType = Field(nullable=True)
     hire_quarter: T.IntegerType = Field(nullable=True, ge=1, le=4)
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["id"],
             "partitioned_by": ["hire_year", "hire_quarter"],
         }
@@ -109,10 +113,10 @@ class GoldQuarterlyHires(ContractModel):
     q4: T.LongType = Field(ge=0)
     hires: T.LongType = Field(ge=1)
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {  # noqa: RUF012
+        metadata = {
             "key": ["hire_year", "department_id", "job_id"],
             "weight": "hires",
             "rows": {"quarters add up": expect("q1 + q2 + q3 + q4 = hires", severity="fail")},
@@ -131,10 +135,10 @@ class GoldDepartmentMetrics(ContractModel):
     hires_rank: T.IntegerType = Field(ge=1, description="1 for most hires of the year")
     share_of_hires: T.DoubleType = Field(nullable=True, ge=0, le=1)
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["hire_year", "department_id"], "weight": "hires"}  # noqa: RUF012
+        metadata = {"key": ["hire_year", "department_id"], "weight": "hires"}
 
 
 class GoldEmployeeAnalytics(ContractModel):
@@ -160,7 +164,7 @@ class GoldEmployeeAnalytics(ContractModel):
         nullable=True, ge=1, description="hires of the department in the same quarter"
     )
 
-    class Config:
+    class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["id"]}  # noqa: RUF012
+        metadata = {"key": ["id"]}
