@@ -108,43 +108,44 @@ class TextFile:
 
     def _decompressed(self) -> Iterator[bytes]:
         """Blocks of the content; a compressed file is read to its end before the first."""
-        with ExitStack() as stack:
-            try:
-                raw = stack.enter_context(self.path.open("rb"))
-                start = raw.read(16)
-                raw.seek(0)
-                self.compression, stream = self._opened(raw, start, stack)
-                data = _read(stream, max(self.block, 16))
-                if self.compression != "none" and len(data) >= self.block:
-                    while _read(stream, BLOCK):
-                        pass
-                    raw.seek(0)
-                    _, stream = self._opened(raw, start, stack)
-                    data = _read(stream, max(self.block, 16))
-            except _DAMAGE as error:
-                raise UnreadableFile(self.path, self._reason(error)) from error
-            while data:
-                yield data
-                try:
+        size = max(self.block, 16)
+        try:
+            with ExitStack() as stack:
+                stream = self._opened(stack)
+                data = _read(stream, size)
+                if self.compression != "none" and len(data) == size:
+                    with ExitStack() as proof:
+                        whole = self._opened(proof)
+                        while _read(whole, BLOCK):
+                            pass
+                while data:
+                    yield data
                     data = _read(stream, self.block)
-                except _DAMAGE as error:
-                    raise UnreadableFile(self.path, self._reason(error)) from error
+        except _DAMAGE as error:
+            raise UnreadableFile(self.path, self._reason(error)) from error
 
-    def _opened(self, raw: IO[bytes], start: bytes, stack: ExitStack) -> tuple[str, IO[bytes]]:
+    def _opened(self, stack: ExitStack) -> IO[bytes]:
+        raw = stack.enter_context(self.path.open("rb"))
+        start = raw.read(16)
+        raw.seek(0)
         if start.startswith(_GZIP):
-            return "gzip", cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+            self.compression = "gzip"
+            return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
         if start.startswith(_XZ):
-            return "xz", cast("IO[bytes]", lzma.LZMAFile(raw))
+            self.compression = "xz"
+            return cast("IO[bytes]", lzma.LZMAFile(raw))
         for codec, there in (("bz2", _BZ2.match(start)), ("zstd", start.startswith(_ZSTD))):
             if there:
-                return codec, cast(Any, pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
+                self.compression = codec
+                return cast(Any, pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec))
         if start.startswith(_ZIP):
+            self.compression = "zip"
             archive = stack.enter_context(zipfile.ZipFile(raw))
             names = [i for i in archive.infolist() if not i.is_dir()]
             if len(names) != 1:
                 raise UnreadableFile(self.path, f"a zip archive of {len(names)} files, not of one")
-            return "zip", stack.enter_context(archive.open(names[0]))
-        return "none", raw
+            return stack.enter_context(archive.open(names[0]))
+        return raw
 
     def _reason(self, error: BaseException) -> str:
         if isinstance(error, FileNotFoundError):

@@ -54,9 +54,7 @@ class CsvParser:
             end = rb"(?=\r?\n|\Z)"
             any_field = b"(?:" + quoted + b"|" + bare + b"[^" + d + rb"\n]*+)"
             self.record = re.compile(any_field + b"(?:" + d + any_field + b")*+" + end)
-            self.field = re.compile(
-                b"(" + quoted + b"|" + bare + b"[^" + d + b"]*+)(?:" + d + rb"|(\Z))"
-            )
+            self.field = re.compile(b"(" + quoted + b"|" + bare + b"[^" + d + b"]*+)(?:" + d + rb"|(\Z))")
 
     def begin(self, block: Block, final: bool) -> int | None:
         """Read the header, or the first record where there are no names to tell the width."""

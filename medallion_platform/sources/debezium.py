@@ -118,9 +118,7 @@ def _committed(sequence: str | None) -> tuple[str | None, str | None]:
 
 
 def _moment(microseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None) + timedelta(
-        microseconds=microseconds
-    )
+    return datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None) + timedelta(microseconds=microseconds)
 
 
 def _days(text: str) -> str:
@@ -343,16 +341,15 @@ class _Events(Columns):
     def __init__(self, block: Block, count: int) -> None:
         super().__init__(block, count)
         self.facts: dict[str, list[str | None]] = {name: [None] * count for name in RESERVED}
-        self.conversions: list[tuple[Ints, dict[str, Convert]]] = []
+        self.conversions: list[dict[str, Convert]] = []
+        self.converted = np.full(count, -1, np.int64)
 
     def converts(self, rows: Ints, conversions: dict[str, Convert]) -> None:
-        """Have the values of `rows` converted."""
-        if conversions and len(rows):
-            self.conversions.append((rows, conversions))
+        """Have the values of `rows` converted, by these and no others."""
+        self.converted[rows] = len(self.conversions)
+        self.conversions.append(conversions)
 
-    def meta(
-        self, row: int, op: str, sequence: str | None, at: str | None, snapshot: str | None
-    ) -> None:
+    def meta(self, row: int, op: str, sequence: str | None, at: str | None, snapshot: str | None) -> None:
         """What happened, where, when and how it was seen."""
         for name, value in zip(RESERVED, (op, sequence, at, snapshot), strict=True):
             self.facts[name][row] = value
@@ -403,7 +400,8 @@ class _Events(Columns):
     def finished(self) -> Parsed:
         """The events, values converted."""
         parsed = self.parsed()
-        for rows, conversions in self.conversions:
+        for i, conversions in enumerate(self.conversions):
+            rows = np.flatnonzero(self.converted == i)
             for key, convert in conversions.items():
                 name = _named(key)
                 if name in parsed.columns:

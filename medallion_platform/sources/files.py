@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from medallion_platform.sources.blocks import BLOCK, TextFile
 from medallion_platform.sources.csv import CsvParser, HeaderError
 from medallion_platform.sources.debezium import DebeziumParser
 from medallion_platform.sources.jsonlines import JsonLinesParser
-from medallion_platform.sources.records import Parsed, Parser, undecodable
+from medallion_platform.sources.records import Parser, undecodable
 from medallion_platform.sources.slices import Block, Ints
 from medallion_platform.sources.source import (
     Csv,
@@ -30,9 +30,7 @@ RESERVED = ("_row", "_payload", "_payload_bytes", "_malformed")
 """The columns that every frame begins with; a field of such a name gets a `_` behind it."""
 
 
-def read(
-    path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK
-) -> Iterator[pl.DataFrame]:
+def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK) -> Iterator[pl.DataFrame]:
     """The records of a file from `first_row` on, in frames of about `block` bytes of text each.
 
     Columns: `_row` (Int64, counted from 1, a header is none), `_payload` (the record's exact text),
@@ -45,7 +43,7 @@ def read(
     path = Path(path)
     if isinstance(format, Parquet):
         for row, frame in parquet.read(path, first_row):
-            yield _framed(row, len(frame), frame, None, None, {})
+            yield _framed(row, len(frame), frame.to_dict(), None, None, {})
         return
     text = TextFile(path, format.encoding, block)
     parser = _parser(format)
@@ -102,9 +100,7 @@ def header(path: Path | str, format: Format) -> tuple[str, ...] | None:
     return parser.names
 
 
-def reparse(
-    payloads: pl.Series, format: Format, columns: Sequence[str] | None = None
-) -> pl.DataFrame:
+def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The same parsing as `read` of payloads (String or Binary) that were stored: one row for each.
 
     `columns` are the names of a CSV file's fields (`header`). `_row` counts the payloads from 1.
@@ -146,7 +142,7 @@ def _records(
         return _framed(
             row,
             count,
-            pl.DataFrame(_safe(parsed)),
+            parsed.columns,
             block.texts(starts, ends - starts),
             None,
             parsed.malformed,
@@ -157,7 +153,7 @@ def _records(
     places[good] = np.arange(len(good))
     index = pl.Series(places)
     index = index.set(index < 0, None)
-    frame = pl.DataFrame({n: c.gather(index) for n, c in _safe(parsed).items()})
+    columns = {name: column.gather(index) for name, column in parsed.columns.items()}
     payload = block.texts(starts[good], (ends - starts)[good]).gather(index)
     raw: list[bytes | None] = [None] * count
     malformed = {int(good[i]): why for i, why in parsed.malformed.items()}
@@ -165,22 +161,13 @@ def _records(
         record = block.get(int(starts[i]), int(ends[i]))
         raw[i] = record if source is None else source.raw(record)
         malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
-    return _framed(row, count, frame, payload, pl.Series(raw, dtype=pl.Binary), malformed)
-
-
-def _safe(parsed: Parsed) -> dict[str, pl.Series]:
-    safe: dict[str, pl.Series] = {}
-    for name, column in parsed.columns.items():
-        while name in RESERVED or name in safe:
-            name += "_"
-        safe[name] = column
-    return safe
+    return _framed(row, count, columns, payload, pl.Series(raw, dtype=pl.Binary), malformed)
 
 
 def _framed(
     row: int,
     count: int,
-    fields: pl.DataFrame,
+    fields: Mapping[str, pl.Series],
     payload: pl.Series | None,
     raw: pl.Series | None,
     malformed: dict[int, str],
@@ -192,12 +179,25 @@ def _framed(
             why[i] = reason
         reasons = pl.Series(why, dtype=pl.String)
     nothing = pl.Series([None], dtype=pl.Binary).new_from_index(0, count)
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         {
             "_row": np.arange(row, row + count, dtype=np.int64),
             "_payload": payload if payload is not None else nothing.cast(pl.String),
             "_payload_bytes": raw if raw is not None else nothing,
             "_malformed": reasons,
+            **dict(zip(_named(fields), fields.values(), strict=True)),
         }
     )
-    return frame.hstack(fields) if fields.width else frame
+
+
+def _named(names: Iterable[str]) -> list[str]:
+    """Names for fields that are not our own."""
+    taken = set(names) | set(RESERVED)
+    made: list[str] = []
+    for name in names:
+        if name in RESERVED:
+            name += "_"
+            while name in taken:
+                name += "_"
+        made.append(name)
+    return made

@@ -196,9 +196,7 @@ def register(
             continue
         sequence += 1
         state = "new version" if seen.path in paths else "new"
-        versions.append(
-            FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state)
-        )
+        versions.append(FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state))
         digests.add(digest)
         paths.add(seen.path)
     return versions, repeated

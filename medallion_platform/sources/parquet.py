@@ -72,7 +72,13 @@ def _plain(value: Any) -> Any:
 
 
 def _names(file: pq.ParquetFile) -> list[str]:
-    return list(file.schema_arrow.names)
+    """The columns' names; one that comes again has a `_` behind it."""
+    names: list[str] = []
+    for name in file.schema_arrow.names:
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
 
 
 def _reason(error: BaseException) -> str:

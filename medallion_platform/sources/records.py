@@ -73,7 +73,14 @@ def _cut(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
 
 def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
     """Which records are not valid UTF-8."""
+    bad = np.zeros(len(starts), np.bool_)
     if block.is_utf8():
-        return np.zeros(len(starts), np.bool_)
-    raw = block.texts(starts, ends - starts, binary=True)
-    return raw.cast(pl.String, strict=False).is_null().to_numpy()
+        return bad
+    beyond = np.flatnonzero(block.bytes[: block.size] >= 0x80)
+    suspects = np.searchsorted(beyond, starts) < np.searchsorted(beyond, ends)
+    for row in np.flatnonzero(suspects).tolist():
+        try:
+            block.get(int(starts[row]), int(ends[row])).decode()
+        except UnicodeDecodeError:
+            bad[row] = True
+    return bad

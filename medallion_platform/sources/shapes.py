@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import polars as pl
 
 from medallion_platform.sources.slices import PADDING, Block, Bools, Ints
 
@@ -206,9 +205,7 @@ class Quotes:
         return np.searchsorted(at, starts) < np.searchsorted(at, ends)
 
 
-def match(
-    block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, rows: Ints
-) -> Matched | None:
+def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, rows: Ints) -> Matched | None:
     """Those of `rows` that have the shape, with their values; none of them has a bad bare value."""
     found = Matched(shape, rows)
     at = starts[rows]
@@ -253,9 +250,9 @@ def match(
         if len(bare):
             fits[bare] &= end[bare] > start[bare]
             bare = bare[fits[bare]]
-            values = block.texts(start[bare], end[bare] - start[bare], binary=True)
-            right = values.cast(pl.String, strict=False).str.contains(_BARE).fill_null(False)
-            fits[bare] &= right.to_numpy()
+            # it ends where the next literal was found, so it does not cut a character
+            values = block.texts(start[bare], end[bare] - start[bare])
+            fits[bare] &= values.str.contains(_BARE).to_numpy()
     found = found.only(fits)
     return found if len(found.rows) else None
 

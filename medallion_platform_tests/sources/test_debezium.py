@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medallion_platform.sources.debezium import position
+from medallion_platform.sources.files import read, reparse
+from medallion_platform.sources.source import Debezium
+from medallion_platform_tests.sources.reading import frame_of, is_text, same
+
+POSTGRES = {
+    "version": "3.7.0.Final",
+    "connector": "postgresql",
+    "name": "s",
+    "ts_ms": 1_700_000_000_123,
+    "snapshot": "false",
+    "db": "d",
+    "sequence": '["90","100"]',
+    "schema": "public",
+    "table": "t",
+    "txId": 1,
+    "lsn": 100,
+}
+
+
+def event(op: str, after: Any = None, before: Any = None, **source: Any) -> dict[str, Any]:
+    where = {**POSTGRES, **source}
+    return {"before": before, "after": after, "source": where, "op": op, "ts_ms": 1_700_000_000_999}
+
+
+def frame(events: list[Any]) -> pl.DataFrame:
+    lines = [e if isinstance(e, str) else json.dumps(e, separators=(",", ":")) for e in events]
+    return frame_of("\n".join(lines).encode(), Debezium())
+
+
+ROW = {"id": 1, "name": "x"}
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+@pytest.mark.parametrize(
+    ("given", "op", "fields"),
+    [
+        (event("c", ROW), "c", ("1", "x")),
+        (event("r", ROW, snapshot="incremental"), "r", ("1", "x")),
+        (event("u", ROW, {"id": 1, "name": "old"}), "u", ("1", "x")),
+        (event("u", ROW), "u", ("1", "x")),
+        (event("d", None, ROW), "d", ("1", "x")),
+        (event("t"), "t", (None, None)),
+        ({**event("m"), "message": {"prefix": "p", "content": "eA=="}}, "m", (None, None)),
+        ("null", "tombstone", (None, None)),
+        ("", "tombstone", (None, None)),
+        ({"schema": None, "payload": None}, "tombstone", (None, None)),
+    ],
+)
+def test_every_operation(given: Any, op: str, fields: tuple[Any, ...], copies: int):
+    got = frame([event("c", ROW), *[given] * copies, event("c", ROW)])[1:-1]
+    assert got["_malformed"].null_count() == copies
+    assert got["_op"].to_list() == [op] * copies
+    assert got.select("id", "name").rows() == [fields] * copies
+    if op != "tombstone":
+        assert got["_changed_at"].to_list() == ["2023-11-14T22:13:20.123Z"] * copies
+        assert set(got["_snapshot"]) == {"true" if op == "r" else "false"}
+    else:
+        assert got["_sequence"].null_count() == copies
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not an object"),
+        ('{"id":1}', "not a change event"),
+        (event("x", ROW), "not a change event"),
+        (event("c"), "a change event without its row"),
+        (event("d", ROW), "a change event without its row"),
+        ({**event("c", ROW), "source": None}, "a change event without its source"),
+        ({**event("c", ROW), "after": "text"}, "its row is not JSON"),
+    ],
+)
+def test_what_is_no_change_event_is_kept(given: Any, why: str, copies: int):
+    got = frame([event("c", ROW), *[given] * copies])
+    assert got["_malformed"].to_list() == [None, *[why] * copies]
+    assert got["_op"].to_list() == ["c", *[None] * copies]
+    assert got["id"].to_list() == ["1", *[None] * copies]
+
+
+def test_columns_named_like_ours_keep_their_values():
+    got = frame([event("c", {"_op": "mine", "_row": 5})] * 10)
+    assert got.select("_op", "_op_", "_row_").unique().rows() == [("c", "mine", "5")]
+
+
+def test_the_time_of_the_event_stands_in_for_the_source():
+    for ms in (None, 0):
+        got = frame([event("c", ROW, ts_ms=ms)] * 10)
+        assert got["_changed_at"].unique().to_list() == ["2023-11-14T22:13:20.999Z"]
+
+
+SCHEMA = {
+    "type": "struct",
+    "fields": [
+        {
+            "type": "struct",
+            "field": side,
+            "fields": [
+                {"type": "int32", "field": "id"},
+                {"type": "int32", "name": "io.debezium.time.Date", "field": "day"},
+                {"type": "int64", "name": "io.debezium.time.MicroTimestamp", "field": "at"},
+                {"type": "int64", "name": "io.debezium.time.Timestamp", "field": "ms"},
+                {"type": "int64", "name": "io.debezium.time.NanoTimestamp", "field": "ns"},
+                {"type": "int64", "name": "io.debezium.time.MicroTime", "field": "clock"},
+                {"type": "string", "name": "io.debezium.time.ZonedTimestamp", "field": "zoned"},
+                {
+                    "type": "bytes",
+                    "name": "org.apache.kafka.connect.data.Decimal",
+                    "parameters": {"scale": "2"},
+                    "field": "price",
+                },
+                {
+                    "type": "struct",
+                    "name": "io.debezium.data.VariableScaleDecimal",
+                    "field": "free",
+                },
+            ],
+        }
+        for side in ("before", "after")
+    ],
+}
+TYPED = {
+    "id": 7,
+    "day": 20_000,
+    "at": 1_700_000_000_123_456,
+    "ms": -1,
+    "ns": 1_700_000_000_123_456_789,
+    "clock": 45_296_000_001,
+    "zoned": "2026-01-02T03:04:05Z",
+    "price": b64encode((-12345).to_bytes(4, "big", signed=True)).decode(),
+    "free": {"scale": 3, "value": b64encode((1500).to_bytes(2, "big")).decode()},
+}
+PLAIN = (
+    *("7", "2024-10-04", "2023-11-14T22:13:20.123456", "1969-12-31T23:59:59.999"),
+    *("2023-11-14T22:13:20.123456", "12:34:56.000001", "2026-01-02T03:04:05Z", "-123.45", "1.500"),
+)
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+def test_values_with_a_schema_become_plain_text(copies: int):
+    wrapped = {"schema": SCHEMA, "payload": event("c", TYPED)}
+    removed = {"schema": SCHEMA, "payload": event("d", None, TYPED)}
+    bare = event("c", {**TYPED, "free": None})
+    got = frame([wrapped, removed, bare] * copies)
+    assert got["_malformed"].null_count() == 3 * copies
+    rows = got.select(list(TYPED)).rows()
+    assert set(rows[0::3]) == set(rows[1::3]) == {PLAIN}
+    assert set(rows[2::3]) == {(*(str(v) for v in list(TYPED.values())[:-1]), None)}
+    assert got["_op"].to_list() == ["c", "d", "c"] * copies
+
+
+def test_a_value_out_of_range_stays_as_it_is():
+    odd = {**TYPED, "day": 10**12, "at": 2**63 - 1, "price": "?", "clock": -5}
+    got = frame([{"schema": SCHEMA, "payload": event("c", odd)}] * 9)
+    assert got.select("day", "at", "price", "clock").unique().rows() == [
+        ("1000000000000", str(2**63 - 1), "?", "-5")
+    ]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(-(10**30), 10**30), st.integers(-3, 12))
+def test_decimals(unscaled: int, scale: int):
+    raw = unscaled.to_bytes(16, "big", signed=True)
+    field = {
+        "field": "x",
+        "name": "org.apache.kafka.connect.data.Decimal",
+        "parameters": {"scale": str(scale)},
+    }
+    schema = {"fields": [{"field": "after", "fields": [field]}]}
+    got = frame([{"schema": schema, "payload": event("c", {"x": b64encode(raw).decode()})}])
+    assert Decimal(got["x"][0]) == Decimal(unscaled).scaleb(-scale)
+    assert "E" not in got["x"][0]
+
+
+def test_positions_sort_as_the_source_does():
+    def in_order(*sources: tuple[str, Mapping[str, Any]]) -> None:
+        places = [position({k: str(v) for k, v in s.items()}, op) for op, s in sources]
+        assert places == sorted(places)
+        assert len(set(places)) == len(places)
+
+    pg = {"connector": "postgresql"}
+    in_order(
+        ("u", {**pg, "lsn": 99}),
+        ("r", {**pg, "lsn": 100, "snapshot": "last"}),
+        ("u", {**pg, "lsn": 100}),
+        ("c", {**pg, "lsn": 101, "sequence": '["90","101"]'}),
+        ("c", {**pg, "lsn": 95, "sequence": '["1000","95"]'}),
+        ("c", {**pg, "sequence": '["1000","1001"]'}),
+        ("r", {**pg, "lsn": 5000, "snapshot": "incremental"}),
+        ("u", {**pg, "lsn": 20000}),
+    )
+    my = {"connector": "mysql"}
+    in_order(
+        ("u", {**my, "file": "bin.000009", "pos": 5000, "row": 0}),
+        ("r", {**my, "file": "bin.000010", "pos": 4, "row": 0, "snapshot": "true"}),
+        ("u", {**my, "file": "bin.000010", "pos": 4, "row": 0}),
+        ("u", {**my, "file": "bin.000010", "pos": 4, "row": 1}),
+        ("u", {**my, "file": "bin.000010", "pos": 4, "row": 10}),
+        ("u", {**my, "file": "bin.000010", "pos": 30, "row": 0}),
+        ("u", {**my, "file": "bin.1000000", "pos": 1, "row": 0}),
+    )
+    ms = {"connector": "sqlserver"}
+    in_order(
+        ("r", {**ms, "commit_lsn": "00000027:00000758:0005", "snapshot": "true"}),
+        (
+            "u",
+            {**ms, "commit_lsn": "00000027:00000758:0005", "change_lsn": "00000027:00000757:0002"},
+        ),
+        (
+            "d",
+            {
+                **ms,
+                "commit_lsn": "00000027:00000ABC:0005",
+                "change_lsn": "00000027:00000757:0003",
+                "event_serial_no": 1,
+            },
+        ),
+        (
+            "c",
+            {
+                **ms,
+                "commit_lsn": "00000027:00000abc:0005",
+                "change_lsn": "00000027:00000757:0003",
+                "event_serial_no": 2,
+            },
+        ),
+    )
+    oracle = {"connector": "oracle"}
+    in_order(
+        ("r", {**oracle, "scn": "500", "snapshot": "true"}),
+        ("u", {**oracle, "scn": "450", "commit_scn": "501"}),
+        ("u", {**oracle, "scn": "502", "commit_scn": "1503"}),
+    )
+    in_order(("c", {"ts_ms": 5, "ord": 1}), ("c", {"ts_ms": 5, "ord": 2}), ("c", {"ts_us": 5001}))
+
+
+MESSY = (
+    st.lists(
+        st.sampled_from(
+            [
+                json.dumps(event("c", ROW)),
+                json.dumps(event("u", {"id": 2, "name": 'q"é'})),
+                json.dumps(event("d", None, ROW)),
+                json.dumps({"schema": SCHEMA, "payload": event("r", TYPED)}),
+                json.dumps({"schema": SCHEMA, "payload": event("r", TYPED)})[:-1] + ',"x":1}',
+                json.dumps({"schema": SCHEMA, "payload": event("r", TYPED)})[:-1] + "x}",
+                json.dumps({"schema": SCHEMA, "payload": None}),
+                json.dumps({"payload": event("r", TYPED), "schema": SCHEMA}),
+                json.dumps(event("t")),
+                "null",
+                "",
+                "{",
+            ]
+        ),
+        max_size=30,
+    )
+    .map("\n".join)
+    .map(str.encode)
+    | st.binary(max_size=60)
+).filter(is_text)
+
+
+@settings(deadline=None, max_examples=50)
+@given(MESSY, st.sampled_from([1, 100, 1000]), st.integers(1, 6))
+def test_blocks_and_resuming_never_change_the_records(content: bytes, block: int, first_row: int):
+    one = frame_of(content, Debezium())
+    assert same(frame_of(content, Debezium(), block), one)
+    resumed = frame_of(content, Debezium(), block, first_row)
+    assert same(resumed, one.filter(pl.col("_row") >= first_row))
+    for row in range(min(len(one), 8)):
+        payload = one["_payload"][row : row + 1]
+        if payload[0] is not None:
+            again = reparse(payload, Debezium())
+            assert same(again.drop("_row"), one[row : row + 1].drop("_row"))
+
+
+def test_a_real_capture(real_data: Any):
+    (got,) = read(real_data / "debezium" / "postgres-products.jsonl", Debezium())
+    assert len(got) == 16
+    assert got["_malformed"].null_count() == 16
+    assert got["_op"].value_counts().sort("_op").rows() == [("c", 2), ("d", 1), ("r", 9), ("u", 4)]
+    final: dict[str, dict[str, Any]] = {}
+    for row in got.sort("_sequence").iter_rows(named=True):
+        final.pop(row["id"], None)
+        if row["_op"] != "d":
+            final[row["id"]] = row
+    assert sorted(final) == [str(i) for i in range(101, 111)]
+    assert final["106"]["description"] == "18oz carpenter hammer"
+    assert final["107"]["weight"] == "5.1"
+    assert final["110"]["description"] == "new water resistent white wind breaker"
+    assert final["110"]["weight"] == "0.5"

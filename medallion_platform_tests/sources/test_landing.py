@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medallion_platform.sources.landing import (
+    Seen,
+    StillGrowing,
+    digest_of,
+    latest,
+    look,
+    register,
+    scan,
+    sort_out,
+    unchanged,
+    unfinished_name,
+)
+from medallion_platform.sources.source import Csv, FileSource, UnreadableFile
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+OLD = NOW - timedelta(hours=1)
+
+
+def source(name: str, *globs: str) -> FileSource:
+    return FileSource(name, f"bronze.{name}", cast(Any, None), globs, Csv(), "test")
+
+
+EVENTS, USERS = source("events", "events/*.csv"), source("users", "users/**/*.json*")
+
+
+def seen(path: str, age: float = 3600, size: int = 1) -> Seen:
+    return Seen(path, size, NOW - timedelta(seconds=age))
+
+
+def test_every_file_is_told_apart():
+    files = [
+        seen("events/b.csv"),
+        seen("events/a.csv", age=7200),
+        seen("events/new.csv", age=3),
+        seen("events/c.csv.part"),
+        seen("events/_c.csv"),
+        seen("events/.d.csv"),
+        seen("_temporary/x.csv"),
+        seen("users/eu/u.jsonl.gz"),
+        seen("readme.txt"),
+    ]
+    got = sort_out(files, [EVENTS, USERS], NOW, 10)
+    assert [s.path for s in got.claimed["events"]] == ["events/a.csv", "events/b.csv"]
+    assert [s.path for s in got.claimed["users"]] == ["users/eu/u.jsonl.gz"]
+    assert got.unclaimed == ("readme.txt",)
+    assert set(got.unfinished) == {
+        "events/new.csv",
+        "events/c.csv.part",
+        "events/_c.csv",
+        "events/.d.csv",
+        "_temporary/x.csv",
+    }
+    assert not got.contested
+
+
+def test_a_file_that_two_sources_claim_is_taken_by_none():
+    got = sort_out([seen("events/a.csv")], [EVENTS, source("all", "**/*.csv")], NOW, 10)
+    assert got.contested == {"events/a.csv": ("events", "all")}
+    assert not any(got.claimed.values())
+
+
+def test_a_clock_ahead_delays_a_file_only_while_it_may_be_growing():
+    got = sort_out([seen("events/a.csv", -5), seen("events/b.csv", -999)], [EVENTS], NOW, 10)
+    assert got.unfinished == ("events/a.csv",)
+    assert [s.path for s in got.claimed["events"]] == ["events/b.csv"]
+
+
+@pytest.mark.parametrize("name", ["a.CRDOWNLOAD", "a.csv._COPYING_", "a.csv~", "x/.hidden/a.csv"])
+def test_unfinished_by_name(name: str):
+    assert unfinished_name(name)
+
+
+def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "users/eu/x").mkdir(parents=True)
+    for path in ("events/a.csv", "users/eu/x/u.json", "stray"):
+        (tmp_path / path).write_text("x")
+        os.utime(tmp_path / path, (OLD.timestamp(), OLD.timestamp()))
+    (tmp_path / "events/broken.csv").symlink_to(tmp_path / "gone")
+    got = look(tmp_path, [EVENTS, USERS], NOW + timedelta(days=3650))
+    assert got.unclaimed == ("stray",)
+    assert [s.path for s in got.claimed["users"]] == ["users/eu/x/u.json"]
+    events = {s.path: s for s in got.claimed["events"]}
+    assert set(events) == {"events/a.csv", "events/broken.csv"}
+    with pytest.raises(UnreadableFile, match="No such file"):
+        digest_of(tmp_path, events["events/broken.csv"])
+    assert scan(tmp_path / "absent") == []
+
+
+def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: Path):
+    for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = scan(tmp_path)
+    assert digest_of(tmp_path, a) == digest_of(tmp_path, b) != digest_of(tmp_path, c)
+    with (tmp_path / "a").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StillGrowing):
+        digest_of(tmp_path, a)
+
+
+def test_registering():
+    a, b = seen("a"), seen("b")
+    versions, repeated = register([], [(a, "1"), (b, "2"), (seen("c"), "1")])
+    assert [(v.sequence, v.path, v.state) for v in versions] == [(1, "a", "new"), (2, "b", "new")]
+    assert [s.path for s in repeated] == ["c"]
+    more, repeated = register(versions, [(seen("a", 60), "3"), (b, "2")])
+    assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
+    assert repeated == [b]
+    known = latest([*more, *versions])
+    assert known["a"].sequence == 3
+    assert unchanged(known, b)
+    assert not unchanged(known, a)
+    assert not unchanged(known, seen("z"))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=12), st.data())
+def test_registering_in_parts_is_registering_at_once(files: list[tuple[str, str]], data: Any):
+    found = [(seen(path), digest) for path, digest in files]
+    cut = data.draw(st.integers(0, len(found)))
+    first, _ = register([], found[:cut])
+    second, _ = register(first, found[cut:])
+    at_once, _ = register([], found)
+    assert [*first, *second] == at_once
+    assert len({v.digest for v in at_once}) == len(at_once)
+    assert [v.sequence for v in at_once] == list(range(1, len(at_once) + 1))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medallion_platform.sources.source import (
+    Csv,
+    Debezium,
+    FileVersion,
+    JsonLines,
+    UnreadableFile,
+    claims,
+    offset_of,
+    place_of,
+)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
+def test_an_offset_is_a_place_and_back(sequence: int, row: int):
+    assert place_of(offset_of(sequence, row)) == (sequence, row)
+    assert offset_of(sequence, row) < 2**63
+
+
+@given(*[st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))] * 2)
+def test_offsets_sort_as_files_and_rows_do(a: tuple[int, int], b: tuple[int, int]):
+    assert (offset_of(*a) < offset_of(*b)) == (a < b)
+
+
+@pytest.mark.parametrize(("sequence", "row"), [(0, -1), (0, 2**32), (-1, 0), (2**31, 0)])
+def test_what_is_no_place_has_no_offset(sequence: int, row: int):
+    with pytest.raises(ValueError, match="outside"):
+        offset_of(sequence, row)
+
+
+def test_a_version_knows_the_offsets_of_its_records():
+    version = FileVersion(3, "a.csv", "d", 1, datetime(2026, 1, 1, tzinfo=UTC))
+    assert version.offset(0) == 3 * 2**32
+    assert place_of(version.offset(7)) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "hit"),
+    [
+        ("a/*.csv", "a/x.csv", True),
+        ("a/*.csv", "a/b/x.csv", False),
+        ("a/*.csv", "b/a/x.csv", False),
+        ("a/**/*.csv", "a/x.csv", True),
+        ("a/**/*.csv", "a/b/c/x.csv", True),
+        ("**/*.csv", "x.csv", True),
+        ("a/**", "a/b/c", True),
+        ("a/**", "a", False),
+        ("a?.csv", "ab.csv", True),
+        ("a?.csv", "a/.csv", False),
+        ("a[0-9].csv", "a7.csv", True),
+        ("a[!0-9].csv", "a7.csv", False),
+        ("a[!0-9].csv", "a/.csv", False),
+        ("a.csv*", "a.csv.gz", True),
+        ("a.csv", "axcsv", False),
+        ("*.csv", "a\n.csv", True),
+        ("a[.csv", "a[.csv", True),
+        ("a/*.csv", "A/x.csv", False),
+    ],
+)
+def test_globs(glob: str, path: str, hit: bool):
+    assert claims((glob,), path) is hit
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"delimiter": ";;"},
+        {"delimiter": "\n"},
+        {"delimiter": "§"},
+        {"quote": ","},
+        {"columns": ()},
+        {"columns": ("a", "a")},
+        {"encoding": "no-such"},
+        {"encoding": "hex"},
+    ],
+)
+def test_a_csv_that_cannot_be_is_refused_where_it_is_declared(wrong: dict[str, object]):
+    with pytest.raises(ValueError, match="Csv"):
+        Csv(**wrong)  # type: ignore[arg-type]
+
+
+def test_encodings_are_checked_where_they_are_declared():
+    for kind in (JsonLines, Debezium):
+        with pytest.raises(ValueError, match="no such encoding"):
+            kind(encoding="no-such")
+
+
+def test_an_unreadable_file_crosses_processes():
+    error = pickle.loads(pickle.dumps(UnreadableFile("a", "torn")))
+    assert (error.path, error.reason, str(error)) == ("a", "torn", "a: torn")
