@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medallion_platform.domains.catalog import SOURCES, TABLES
+from medallion_platform.domains.catalog import CATALOG as catalog
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
 
-catalog = Catalog(tuple(SOURCES), tuple(TABLES))
+__all__ = ["catalog", "defs", "definitions_of", "lakehouse_of"]
 
 
 def lakehouse_of(settings: Settings) -> Lakehouse:

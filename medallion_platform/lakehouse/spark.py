@@ -154,8 +154,9 @@ def stage(
         # Partition values leave the file, and casts lose what did not fit: a dead letter needs both.
         kept = {c: c for c in partition_by} | dict(verdict.as_came)
         bad = ~verdict.ok
+        # Dead letters go to one file, not to one per partition that they would have gone to.
         rows = rows.select(
-            *columns,
+            *(F.when(~bad, F.col(c)).alias(c) if c in partition_by else c for c in columns),
             bad.alias(_DEAD),
             F.when(bad, verdict.violations).alias(_VIOLATIONS),
             F.when(bad, verdict.unit).alias(_UNIT),

@@ -1,7 +1,5 @@
 """One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,7 +130,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
     """Takes in what waits for one source, and reports each partition that got rows."""
 
     @dg.op(
-        name=f"intake_{source.name}",
+        name="intake_" + source.name.replace(".", "_"),
         out=dg.Out(dg.Nothing),
         description=f"Takes new files of `{source.name}` into `{source.table}`.",
         pool=_pool(source.table),

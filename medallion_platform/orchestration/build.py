@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 from medallion_platform.orchestration.assets import bronze_asset, intake_job, table_asset
@@ -11,6 +13,10 @@ from medallion_platform.pipeline.catalog import Catalog
 
 def build_defs(catalog: Catalog, lakehouse: Lakehouse, first_day: str) -> dg.Definitions:
     """Assets, checks, jobs and sensors of everything in the catalog."""
+    # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
+    # would hide what matters.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     groups = {t.name: _group(t.name, catalog) for t in catalog.tables}
     bronze = [bronze_asset(s, lakehouse, first_day) for s in catalog.sources]
     made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]

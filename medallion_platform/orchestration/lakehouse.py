@@ -1,7 +1,5 @@
 """The one resource: where the lake and the landing zone are, and the Spark session of this run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +24,7 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
         """All tables."""
         return Lake(Path(self.lake_root))
 
-    def session(self) -> SparkSession:
+    def session(self) -> "SparkSession":
         """The Spark session of this process."""
         from medallion_platform.jars import jars
         from medallion_platform.lakehouse import spark

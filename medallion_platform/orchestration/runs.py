@@ -140,7 +140,7 @@ def _refresh_group(
             "dagster/asset_partition_range_start": min(ranges),
             "dagster/asset_partition_range_end": max(ranges),
         }
-    job = defs.get_implicit_global_asset_job_def().get_subset(
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection={key_of(name) for name in stale}
     )
     _execute(job, on, outcome, tags)

@@ -302,7 +302,7 @@ def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
         if name in rows.columns
     }
     for name, kind in rows.dtypes:
-        if kind == "string" and name not in contract.column_names:
+        if kind == "string" and not (name in contract.column_names or name.startswith("_")):
             text = F.regexp_replace(F.col(name), _EMAIL, r"$1***@$2")
             masked[name] = F.regexp_replace(text, _PHONE, r"***$1")
     return rows.withColumns(masked) if masked else rows
