@@ -1,0 +1,219 @@
+"""The Delta jars that Spark needs, fetched once and known by their digest.
+
+They are fetched with the Ivy that PySpark brings, so that no build tool is needed, and without
+their dependencies: everything else is in PySpark. `python -m medallion_platform.jars` does just
+that and prints their paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+_CENTRAL = """<ivysettings>
+  <settings defaultResolver="central"/>
+  <resolvers><ibiblio name="central" m2compatible="true" usepoms="false"/></resolvers>
+</ivysettings>
+"""
+_TIMEOUT = 600
+
+
+class JarsUnavailable(RuntimeError):
+    """The jars are not in the cache and cannot be fetched; the text says why and what to do."""
+
+
+class DigestMismatch(JarsUnavailable):
+    """A jar was fetched, and is not the one that was pinned."""
+
+
+class JavaMissing(JarsUnavailable):
+    """No `java` to fetch them with, nor to run Spark with."""
+
+
+@dataclass(frozen=True)
+class Jar:
+    """One file of a Maven repository."""
+
+    organisation: str
+    artifact: str
+    revision: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        """Its name in the cache."""
+        return f"{self.artifact}-{self.revision}.jar"
+
+
+DELTA = (
+    Jar(
+        "io.delta",
+        "delta-spark_4.2_2.13",
+        "4.4.0",
+        "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead",
+    ),
+    Jar(
+        "io.delta",
+        "delta-storage",
+        "4.4.0",
+        "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+    ),
+)
+
+
+def jars(
+    wanted: Sequence[Jar] = DELTA, cache: Path | None = None, ivy_settings: Path | None = None
+) -> list[Path]:
+    """Paths of the jars in the cache; what is missing or damaged there is fetched first.
+
+    Several processes may call this at once: each fetches into a folder of its own, and a jar
+    appears under its name only whole and verified.
+    """
+    if cache is None:
+        from medallion_platform.settings import Settings
+
+        settings = Settings()
+        cache, ivy_settings = settings.cache, ivy_settings or settings.ivy_settings
+    folder = cache / "jars"
+    missing = [jar for jar in wanted if _digest(folder / jar.file_name) != jar.sha256]
+    if missing:
+        try:
+            _fetch(missing, folder, ivy_settings)
+        except OSError as error:
+            raise JarsUnavailable(
+                f"the Delta jars cannot be kept in {folder}: {error.strerror or error}; free some "
+                "space or name another folder with MEDALLION_CACHE"
+            ) from error
+    return [folder / jar.file_name for jar in wanted]
+
+
+def _fetch(missing: Sequence[Jar], folder: Path, ivy_settings: Path | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as own:
+        work = Path(own)
+        said = _retrieve(missing, work, ivy_settings)
+        for jar in missing:
+            found = work / jar.file_name
+            digest = _digest(found)
+            if digest is None:
+                raise JarsUnavailable(
+                    f"{jar.file_name} could not be fetched ({_reason(said)}): connect to a Maven "
+                    "repository once, or name your mirror's ivysettings.xml with "
+                    "MEDALLION_IVY_SETTINGS; later starts work offline"
+                )
+            if digest != jar.sha256:
+                raise DigestMismatch(
+                    f"{jar.file_name} was fetched with sha256 {digest}, pinned is {jar.sha256}: "
+                    "the repository serves another file"
+                )
+            found.replace(folder / jar.file_name)
+
+
+def _retrieve(missing: Sequence[Jar], work: Path, ivy_settings: Path | None) -> str:
+    """Let Ivy put the jars into `work`; returns what it said."""
+    wanted = "".join(
+        f'<dependency org="{j.organisation}" name="{j.artifact}" rev="{j.revision}" transitive="false"/>'
+        for j in missing
+    )
+    (work / "ivy.xml").write_text(
+        '<ivy-module version="2.0"><info organisation="medallion" module="jars"/>'
+        f"<dependencies>{wanted}</dependencies></ivy-module>"
+    )
+    if ivy_settings is None:
+        ivy_settings = work / "ivysettings.xml"
+        ivy_settings.write_text(_CENTRAL)
+    elif not ivy_settings.is_file():
+        raise JarsUnavailable(f"MEDALLION_IVY_SETTINGS names {ivy_settings}, which is no file")
+    command = [
+        *(_java(), "-XX:TieredStopAtLevel=1", *_proxies()),
+        *("-cp", str(_ivy()), "org.apache.ivy.Main", "-cache", str(work / "ivy")),
+        *("-settings", str(ivy_settings), "-ivy", str(work / "ivy.xml")),
+        *("-retrieve", f"{work}/[artifact]-[revision].[ext]"),
+    ]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_TIMEOUT} s"
+    return done.stdout + done.stderr
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if not found:
+        raise JavaMissing(
+            f"JAVA_HOME is {home}, and there is no bin/java in it"
+            if home
+            else "no java on the PATH: install Java 17 or newer"
+        )
+    return found
+
+
+def _proxies() -> list[str]:
+    """The environment's proxies, which a JVM does not look at by itself."""
+    said: list[str] = []
+    for scheme in ("http", "https"):
+        proxy = urlsplit(getproxies().get(scheme, ""))
+        if proxy.hostname:
+            said += [f"-D{scheme}.proxyHost={proxy.hostname}"]
+            said += [f"-D{scheme}.proxyPort={proxy.port or 80}"]
+    if said and (direct := getproxies().get("no")):
+        hosts = [f"*{h}" if h.startswith(".") else h for h in direct.replace(",", " ").split()]
+        said.append(f"-Dhttp.nonProxyHosts={'|'.join(hosts)}")
+    return said
+
+
+def _ivy() -> Path:
+    # Found without importing it: pyspark costs a second that this module has no use for.
+    spec = find_spec("pyspark")
+    places = spec.submodule_search_locations if spec else None
+    for place in places or ():
+        for found in sorted(Path(place).glob("jars/ivy-*.jar")):
+            return found
+    raise JarsUnavailable("PySpark is installed without its jars: install it again")
+
+
+def _reason(said: str) -> str:
+    """The one line of Ivy's many that tells why."""
+    lines = [line.strip() for line in said.splitlines()]
+    for mark in ("UnknownHost", "Connection refused", "timed out", "No space left", "no answer"):
+        for line in lines:
+            if mark in line:
+                return line[:200]
+    for mark in ("not found", "SERVER ERROR", "ERROR", "Exception"):
+        for line in lines:
+            if mark in line:
+                return line[:200]
+    return "Ivy gave no reason"
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Fetch what is missing and print the paths."""
+    try:
+        print(*jars(), sep="\n")
+    except JarsUnavailable as error:
+        sys.exit(f"medallion: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What differs between installations. A profile changes values here, never a code path.
+
+Every field is read from the environment as `MEDALLION_<FIELD>`. Import this module inside the
+function that needs it where start-up time counts: pydantic costs half a second.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Profile(StrEnum):
+    """Where the platform runs: one process tree on one machine, or Kubernetes."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
+def cache_home() -> Path:
+    """Where downloads shared by all checkouts lie; the wrapper script says the same."""
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(user) / "medallion"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """The settings of one installation; bad values are refused when it is made."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MEDALLION_", frozen=True, env_ignore_empty=True, validate_default=True
+    )
+
+    profile: Profile = Profile.LOCAL
+    home: Folder = Path(".medallion")
+    """Everything that the platform keeps."""
+    landing: Folder = Path()
+    """The landing zone, one folder a source; `landing` below home unless given."""
+    settle_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """A file in the landing zone is complete when it has not changed for this long."""
+    first_day: date = date(2021, 1, 1)
+    """The first daily partition that is offered."""
+    cache: Folder = Field(default_factory=cache_home)
+    """Downloads that are kept, such as the Delta jars."""
+    ivy_settings: Folder | None = None
+    """An ivysettings.xml to fetch jars by, where a company has its own mirror."""
+
+    def model_post_init(self, _: object) -> None:
+        """Derive what follows from home and was not given."""
+        if "landing" not in self.model_fields_set:
+            object.__setattr__(self, "landing", self.home / "landing")
+
+    @property
+    def lake(self) -> Path:
+        """All tables."""
+        return self.home / "lake"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own storage."""
+        return self.home / "dagster"
+
+    @property
+    def feature_repo(self) -> Path:
+        """The Feast repository."""
+        return self.home / "features"
