@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from medallion_platform.sources.source import UnreadableFile
 
-BLOCK = 16 * 2**20
+BLOCK = 4 * 2**20
+"""Bytes of text taken at once: what fits a processor's cache is read fastest."""
 
 _DAMAGE = (
     OSError,

@@ -112,7 +112,7 @@ class CsvParser:
         """Lines to records, where some lines are not a record by themselves."""
         is_start = np.ones(len(starts), np.bool_)
         ends = ends.copy()
-        view = block.data
+        view = block.text
         done = -1
         for line in np.flatnonzero(unclean).tolist():
             if line <= done:
@@ -151,6 +151,8 @@ class CsvParser:
         width, count = len(names), len(starts)
         malformed: dict[int, str] = {}
         delimiters = block.find(self.delimiter)
+        if count:
+            delimiters = delimiters[slice(*np.searchsorted(delimiters, [starts[0], ends[-1]]))]
         doubled = np.zeros(0, np.int64)
         clean = np.ones(count, np.bool_)
         opens = closes = np.zeros(0, np.int64)
@@ -158,7 +160,9 @@ class CsvParser:
             quotes = block.find(self.quote)
             clean, opens, closes = _clean(block, quotes, starts, ends, self.delimiter, self.quote)
         if len(opens):
-            delimiters = delimiters[~_inside(block, opens, closes, delimiters)]
+            if len(delimiters):
+                inside = _inside(block, opens, closes, delimiters)
+                delimiters = delimiters[~inside] if inside.any() else delimiters
             doubled = closes[:-1][closes[:-1] + 1 == opens[1:]]
         first = np.searchsorted(delimiters, starts)
         found = np.searchsorted(delimiters, ends) - first
@@ -263,7 +267,11 @@ def _clean(
 
 
 def _inside(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
-    """Which of `places` are between quotes."""
+    """Which of `places`, all of delimiters, are between quotes."""
+    if len(places) <= len(closes):
+        behind = closes[block.bytes[closes + 1] == block.bytes[places[0]]] + 1
+        if len(behind) == len(places) and (behind == places).all():
+            return np.zeros(len(places), np.bool_)
     if len(opens) * 64 < block.size:
         return np.searchsorted(opens, places) > np.searchsorted(closes, places)
     turns = np.zeros(block.size, np.uint8)
@@ -275,8 +283,8 @@ def _inside(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
 def _within(quotes: Ints, first: Ints, last: Ints, clean: Bools) -> Ints:
     """Those of `quotes` that are in stretches that are clean."""
     first, last = first[clean], last[clean]
-    if len(first) and first[0] == 0 and last[-1] == len(quotes) and (first[1:] == last[:-1]).all():
-        return quotes
+    if len(first) and (first[1:] == last[:-1]).all():
+        return quotes[first[0] : last[-1]]
     edges = np.zeros(len(quotes) + 1, np.int64)
     np.add.at(edges, first, 1)
     np.add.at(edges, last, -1)

@@ -367,7 +367,7 @@ class _Events(Columns):
             or (image == "before" and isinstance(nodes.get(("after",)), Nested))
         ):
             return
-        start, end, is_text = found.value(("op",))
+        start, end, is_text, _ = found.value(("op",))
         letter = self.block.bytes[start]
         fits = (end - start == 1) & cast(Any, is_text)
         fits &= (letter == ord("d")) if image == "before" else np.isin(letter, [99, 114, 117])
@@ -388,7 +388,7 @@ class _Events(Columns):
     def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:
         if path not in found.shape.nodes:
             return [None] * len(found.rows)
-        start, end, is_text = found.value(path)
+        start, end, is_text, _ = found.value(path)
         values: list[str | None] = self.block.texts(start, end - start).to_list()
         if is_text is None:
             return values

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
-from medallion_platform.sources.shapes import Matched, Path, Quotes, Shapes, is_null
+from medallion_platform.sources.shapes import Matched, Path, Quotes, Shapes
 from medallion_platform.sources.slices import Block, Bools, Ints, patched
 
 NOT_JSON = "not JSON"
@@ -141,8 +141,10 @@ class JsonLinesParser:
 def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
     """Which records may have a shape: none that is too long or has a control character in it."""
     fine = ends - starts < LONGEST
-    controls = np.flatnonzero(block.bytes[: block.size] < 32)
-    if len(controls):
+    text = block.bytes[: block.size]
+    control = text < 32
+    if np.count_nonzero(control) > np.count_nonzero(text == 10):
+        controls = np.flatnonzero(control)
         fine &= np.searchsorted(controls, starts) == np.searchsorted(controls, ends)
     return fine
 
@@ -167,20 +169,16 @@ class Columns:
         rows = found.rows
         self.done[rows] = True
         for key in found.shape.children[path]:
-            start, end, is_text = found.value((*path, key))
-            self.column(named(key), rows, start, end, is_text, quotes)
+            start, end, is_text, is_null = found.value((*path, key))
+            length = end - start
+            if is_null is not None:
+                length[is_null] = -1
+            if is_text is not None and len(quotes.backslashes):
+                self._unescape(named(key), rows, start, end, is_text, quotes)
+            self._column(named(key), rows, start, length)
 
-    def column(
-        self, name: str, rows: Ints, start: Ints, end: Ints, is_text: Bools | None, quotes: Quotes
-    ) -> None:
-        """Put in one field of `rows`; null where the value is a bare null."""
-        length = end - start
-        if is_text is not None:
-            if not is_text.all():
-                null = is_null(self.block, start, end) & ~is_text
-                length = np.where(null, -1, length)
-            if len(quotes.backslashes):
-                self._unescape(name, rows, start, end, is_text, quotes)
+    def _column(self, name: str, rows: Ints, start: Ints, length: Ints) -> None:
+        """Put in one field of `rows`; null where the length is negative."""
         if len(rows) == self.count:
             self.places[name] = (start, length)
             return

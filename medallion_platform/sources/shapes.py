@@ -155,15 +155,19 @@ class Matched:
     value_end: list[Ints] = field(default_factory=list)
     is_text: list[Bools] = field(default_factory=list)
     """Whether the value is a string."""
+    is_null: list[Bools | None] = field(default_factory=list)
+    """Whether the value is null; None where none is."""
 
-    def value(self, path: Path) -> tuple[Ints, Ints, Bools | None]:
-        """Where the value at `path` starts and ends, and whether it is a string (None: nested)."""
+    def value(self, path: Path) -> tuple[Ints, Ints, Bools | None, Bools | None]:
+        """Where the value at `path` starts and ends, whether it is a string, whether it is null."""
         node = self.shape.nodes[path]
         if isinstance(node, int):
-            return self.value_at[node], self.value_end[node], self.is_text[node]
+            text, null = self.is_text[node], self.is_null[node]
+            return self.value_at[node], self.value_end[node], text, null
         return (
             self.literal_at[node.start.literal] + node.start.place,
             self.literal_at[node.end.literal] + node.end.place,
+            None,
             None,
         )
 
@@ -178,6 +182,7 @@ class Matched:
             [a[fits] for a in self.value_at],
             [a[fits] for a in self.value_end],
             [a[fits] for a in self.is_text],
+            [None if a is None else a[fits] for a in self.is_null],
         )
 
 
@@ -245,8 +250,13 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
     fits = at == ends[found.rows]
     for start, end, text in zip(found.value_at, found.value_end, found.is_text, strict=True):
         if text.all():
+            found.is_null.append(None)
             continue
-        bare = np.flatnonzero(~text & ~is_null(block, start, end))
+        null = ~text & (end - start == 4)
+        if null.any():
+            null[null] = block.literal_at(start[null], b"null")
+        found.is_null.append(null)
+        bare = np.flatnonzero(~(text | null))
         if len(bare):
             fits[bare] &= end[bare] > start[bare]
             bare = bare[fits[bare]]
@@ -255,11 +265,6 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
             fits[bare] &= values.str.contains(_BARE).to_numpy()
     found = found.only(fits)
     return found if len(found.rows) else None
-
-
-def is_null(block: Block, starts: Ints, ends: Ints) -> Bools:
-    """Which slices are the word null."""
-    return (ends - starts == 4) & (block.words4[starts] == np.uint32(0x6C6C756E))
 
 
 class Shapes:

@@ -16,31 +16,27 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
 
 PADDING = 4096
 """Bytes of zeros behind a block, so that reads of whole words and of short literals stay inside."""
 
+_FRONT = 16
 _U32 = np.uint64(32)
-_HEAD = np.array([(1 << (8 * min(n, 4))) - 1 for n in range(14)], np.uint32)
-_HEAD8 = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
-_TAIL = np.array([(1 << (8 * max(0, min(n - 4, 8)))) - 1 for n in range(13)] + [0], np.uint64)
-
-
-def _word(literal: bytes) -> np.uint64:
-    return np.uint64(int.from_bytes(literal, "little"))
+_UP_TO = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
+_HEAD = _UP_TO[:5] << _U32
+_TAIL = _UP_TO[[0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
 
 
 class Block:
     """A stretch of a file's text as UTF-8 bytes (bytes that did not decode may be among them)."""
 
     def __init__(self, *parts: bytes) -> None:
-        data = b"".join((*parts, bytes(PADDING)))
-        self.size = len(data) - PADDING
-        self.bytes: Bytes = np.frombuffer(data, np.uint8)
-        self.data = data
-        # every overlapping 4 and 8 byte word of the block, by the place of its first byte
-        self.words4 = np.ndarray((len(data) - 3,), "<u4", data, strides=(1,))
-        self.words8 = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+        data = b"".join((bytes(_FRONT), *parts, bytes(PADDING)))
+        self.size = len(data) - _FRONT - PADDING
+        self._data = data
+        self.text = memoryview(data)[_FRONT:]
+        self.bytes: Bytes = np.frombuffer(data, np.uint8, offset=_FRONT)
 
     def find(self, byte: int) -> Ints:
         """The places of `byte`, ascending."""
@@ -50,34 +46,42 @@ class Block:
 
     def holds(self, byte: int) -> bool:
         """Whether `byte` occurs at all."""
-        return self.data.find(byte, 0, self.size) >= 0
+        return self._data.find(byte, _FRONT, _FRONT + self.size) >= 0
 
     def is_utf8(self) -> bool:
         """Whether the whole block is valid UTF-8."""
-        if self.data.isascii():
+        if self._data.isascii():
             return True
         try:
-            str(self.data, "utf-8")
+            str(self._data, "utf-8")
         except UnicodeDecodeError:
             return False
         return True
 
     def get(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`."""
-        return self.data[start:end]
+        return self._data[_FRONT + start : _FRONT + end]
+
+    def words(self, places: Ints, count: int, back: int = 0) -> Words:
+        """The 8 byte words, `count` of them, that start `back` bytes before each place."""
+        # one read of the machine for all: every overlapping stretch is an item of this array
+        size = len(self._data) - _FRONT - 8 * count
+        overlapping = np.ndarray((size,), f"V{8 * count}", self._data, offset=_FRONT - back, strides=(1,))
+        return overlapping[places].view(np.uint64).reshape(len(places), count)
 
     def literal_at(self, places: Ints, literal: bytes) -> Bools:
         """For each place, whether `literal` (at most `PADDING` - 16 bytes) stands there."""
-        size = len(literal)
-        if size >= 8:
-            same = self.words8[places] == _word(literal[:8])
-            for i in range(8, size, 8):
-                i = min(i, size - 8)  # the last word may overlap the one before
-                same &= self.words8[places + i] == _word(literal[i : i + 8])
-            return same
-        if size > 4:
-            return (self.words8[places] & _HEAD8[size]) == _word(literal)
-        return (self.words4[places] & np.uint32(_HEAD[size])) == np.uint32(_word(literal))
+        same: Bools | None = None
+        for begin in range(0, len(literal), 32):
+            part = literal[begin : begin + 32]
+            count = -(-len(part) // 8)
+            words = self.words(places + begin if begin else places, count)
+            for i in range(count):
+                piece = part[8 * i : 8 * i + 8]
+                word = words[:, i] if len(piece) == 8 else words[:, i] & _UP_TO[len(piece)]
+                fits = word == np.uint64(int.from_bytes(piece, "little"))
+                same = fits if same is None else same & fits
+        return np.ones(len(places), np.bool_) if same is None else same
 
     def texts(
         self, starts: Ints, lengths: Ints, valid: Bools | None = None, binary: bool = False
@@ -87,24 +91,27 @@ class Block:
         The slices must be valid UTF-8, unless `binary`.
         """
         count = len(starts)
-        views = np.empty((count, 2), np.uint64)
-        shortest = lengths.min(initial=13)
+        # a view is the length in 4 bytes, then 12 bytes: the text if it fits, else its beginning
+        # in 4, the buffer's number (0) in 4 and the place in 4
+        views = self.words(starts, 2, back=4)
+        shortest, longest = lengths.min(initial=13), lengths.max(initial=0)
+        if shortest < 4:
+            views[:, 0] &= _HEAD[np.minimum(lengths, 4)]
+        else:
+            views[:, 0] &= _HEAD[4]
+        views[:, 0] |= lengths.view(np.uint64)
         if shortest > 12:
-            views[:, 0] = (self.words4[starts].astype(np.uint64) << _U32) | lengths.view(np.uint64)
             views[:, 1] = starts.view(np.uint64) << _U32
         else:
-            short = np.minimum(lengths, 13)
-            head = self.words4[starts] & _HEAD[short] if shortest < 4 else self.words4[starts]
-            views[:, 0] = (head.astype(np.uint64) << _U32) | lengths.view(np.uint64)
-            tail = self.words8[starts + 4] & _TAIL[short]
-            if lengths.max(initial=0) > 12:
-                tail = np.where(lengths > 12, starts.view(np.uint64) << _U32, tail)
-            views[:, 1] = tail
+            tail = views[:, 1]
+            tail &= _TAIL[np.minimum(lengths, 12)]
+            if longest > 12:
+                np.copyto(tail, starts.view(np.uint64) << _U32, where=lengths > 12)
         nulls = None
         if valid is not None and not valid.all():
             nulls = pa.py_buffer(np.packbits(valid, bitorder="little"))
             views[~valid] = 0
-        buffers: list[Any] = [nulls, pa.py_buffer(views), pa.py_buffer(self.data)]
+        buffers: list[Any] = [nulls, pa.py_buffer(views), pa.py_buffer(self.text)]
         kind = pa.binary_view() if binary else pa.string_view()
         made = pl.from_arrow(pa.Array.from_buffers(kind, count, buffers))
         assert isinstance(made, pl.Series)

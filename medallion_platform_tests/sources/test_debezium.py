@@ -183,7 +183,7 @@ def test_decimals(unscaled: int, scale: int):
     }
     schema = {"fields": [{"field": "after", "fields": [field]}]}
     got = frame([{"schema": schema, "payload": event("c", {"x": b64encode(raw).decode()})}])
-    assert Decimal(got["x"][0]) == Decimal(unscaled).scaleb(-scale)
+    assert Decimal(got["x"][0]) == Decimal(f"{unscaled}e{-scale}")
     assert "E" not in got["x"][0]
 
 
