@@ -9,6 +9,7 @@ that started from the same version conflict on the identifier, and the second on
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
                 int(stat.st_mtime * 1000),
                 {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
                 footer.num_rows,
-                json.dumps(_statistics(footer)),
+                # Readers of the log stumble over escaped surrogate pairs and over Infinity.
+                json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False),
             )
         )
     return found
@@ -180,7 +182,7 @@ def _statistics(footer: Any) -> dict[str, Any]:
                 nulls[name] = nulls.get(name, 0) + stats.null_count
             if stats.null_count == chunk.num_values and chunk.num_values == group.num_rows:
                 continue
-            if not stats.has_min_max or isinstance(stats.min, bool | bytes | Decimal):
+            if not stats.has_min_max or not _comparable(stats.min) or not _comparable(stats.max):
                 if stats.null_count != group.num_rows:
                     unusable.add(name)
                 continue
@@ -192,6 +194,13 @@ def _statistics(footer: Any) -> dict[str, Any]:
         "maxValues": {k: _plain(v) for k, v in high.items() if k not in unusable},
         "nullCount": nulls,
     }
+
+
+def _comparable(value: Any) -> bool:
+    """Whether a bound can be written into the log; decimals cannot without losing digits."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, bool | bytes | Decimal)
 
 
 def _plain(value: Any) -> Any:
