@@ -57,10 +57,7 @@ def _write(landing: Path, file: SampleFile) -> None:
     if not (target.is_file() and target.read_bytes() == file.content):
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.part")
-        with unfinished.open("wb") as out:
-            out.write(file.content)
-            out.flush()
-            os.fsync(out.fileno())
+        unfinished.write_bytes(file.content)
         _set_time(unfinished, file.modified_at)
         unfinished.replace(target)
     elif target.stat().st_mtime != file.modified_at.timestamp():
