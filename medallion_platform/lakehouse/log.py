@@ -7,7 +7,7 @@ one action a line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,25 @@ def commits(path: str, since: int, until: int, unit_column: str | None) -> Itera
         yield _parse(version, actions(path, version), unit_column)
 
 
-def touched(changes: Iterable[Commit], base: int, ahead: dict[str, int]) -> Touched:
+def touched(
+    changes: Iterable[Commit],
+    base: int,
+    ahead: dict[str, int],
+    reach: Callable[[str], Iterable[str]] = lambda unit: (unit,),
+) -> Touched:
     """Units that changed after the version they were last made from.
 
-    A unit in `ahead` was made from a later version than `base`, all others from `base`.
+    A unit in `ahead` was made from a later version than `base`, all others from `base`. reach: the
+    units, in the terms of `ahead`, that are made from a unit of the commits (a day is in a week,
+    and in the windows of the days after it).
     """
     found = Touched()
     for commit in changes:
         if commit.version <= base:
             continue
         for units, into in ((commit.appended, found.appended), (commit.rewritten, found.rewritten)):
-            into.update(u for u in units if commit.version > ahead.get(u, base))
+            reached = {made for unit in units for made in reach(unit)}
+            into.update(u for u in reached if commit.version > ahead.get(u, base))
     found.appended -= found.rewritten
     return found
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
-from medallion_platform.pipeline.table import Table
+from medallion_platform.pipeline.table import Table, Upstream
 
 CODE = "code"
 """The pseudo upstream whose version is the code that makes the table."""
@@ -48,7 +48,8 @@ class Work:
 class Upstreams:
     """What the logs say: newest versions, and per upstream what changed since the position.
 
-    changed: None where the log no longer tells. units: each upstream's units that hold rows.
+    changed: the table's own units that the upstream's changes reach, None where the log no longer
+    tells. units: each upstream's units that hold rows.
     """
 
     heads: Mapping[str, int]
@@ -100,6 +101,8 @@ def plan(
     code_stale = {u for u in known if old_code.get(u, old_code.get(WHOLE)) != code}
     if code_stale == known and known and requested is None:
         return Work(heads, whole=True, reason="the table's code or contract changed")
+    if WHOLE in changed.get(table.main[1].table, Touched()).all:
+        return Work(heads, whole=True, reason=f"{table.main[1].table} does not say which units changed")
     append, replace = _touched_units(table, changed, known)
     replace |= code_stale | (set(affected) & known)
     ahead = {u for versions in last.position.values() for u in versions if u != WHOLE}
@@ -173,12 +176,12 @@ def _touched_units(
         if WHOLE in change.all:
             replace |= known
             continue
-        new = units_from(table, upstream.back, change.appended) & known
         if upstream.table == main and upstream.back == 0:
-            append |= new
+            append |= change.appended & known
         else:
-            replace |= new
-        replace |= units_from(table, upstream.back, change.rewritten) & (known | {WHOLE})
+            replace |= change.appended & known
+        # Also units that hold no row any more: they may have dead letters.
+        replace |= change.rewritten
     return append - replace, replace
 
 
@@ -189,6 +192,17 @@ def rebuilt_units(table: Table, units: Mapping[str, Iterable[str]]) -> set[str]:
         for upstream in table.upstreams.values()
         for unit in units_from(table, 0, units.get(upstream.table, ()))
     }
+
+
+def reach(table: Table, upstream: Upstream) -> Callable[[str], Iterable[str]]:
+    """Tells which units of the table are made from a unit of an upstream table."""
+
+    def units(unit: str) -> Iterable[str]:
+        if table.unit is None or unit == WHOLE:
+            return (WHOLE,)
+        return units_from(table, upstream.back, (unit,))
+
+    return units
 
 
 def units_from(table: Table, back: int, days: Iterable[str]) -> set[str]:

@@ -24,6 +24,7 @@ from medallion_platform.pipeline.plan import (
     Upstreams,
     Work,
     plan,
+    reach,
     rebuilt_units,
     units_from,
 )
@@ -234,7 +235,7 @@ def _look_upstream(
         except LogGone:
             changed[name] = None
             continue
-        changed[name] = None if base < 0 else touched(log, base, ahead)
+        changed[name] = None if base < 0 else touched(log, base, ahead, reach(table, upstream))
     return Upstreams(heads, changed, units)
 
 

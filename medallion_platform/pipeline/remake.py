@@ -214,7 +214,8 @@ def _frames(
                 assert last is not None
                 since = last.position[main][WHOLE]
                 new = engine.appended(spark, lake, main, since, head)
-                new = new.where(F.col(column).cast("string").isin(sorted(work.append)))
+                added = sorted(upstream_days(table, main, work.append))
+                new = new.where(F.col(column).isin([_date(d) for d in added]))
                 again = frame.where(F.col(column).cast("string").isin(days))
                 frame = new.unionByName(again, allowMissingColumns=True) if days else new
             else:
@@ -395,7 +396,7 @@ def _count(
         read = 0
         if work.append:
             assert last is not None
-            appended_to = work.append if table.unit else None
+            appended_to = upstream_days(table, main, work.append) if table.unit and column else None
             read += engine.rows_appended(
                 lake.path(main),
                 last.position[main][WHOLE],

@@ -190,6 +190,9 @@ def _check(t: Table) -> None:
         refuse("recompute='keys' needs keyed_by")
     if t.recompute == "keys" and not t.contract.key:
         refuse("recompute='keys' needs a contract with a key to merge by")
+    tables = [u.table for u in t.upstreams.values()]
+    if twice := sorted({u for u in tables if tables.count(u) > 1}):
+        refuse(f"{twice} is named twice in made_from: name it once, with the longest window")
     if missing := [c for c in (*t.keyed_by, *t.cluster_by) if c not in columns]:
         refuse(f"columns {missing} are not in the contract")
     if t.lookups and (t.recompute != "rows" or not t.unit or not t.contract.event_time):
