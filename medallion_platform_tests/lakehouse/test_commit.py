@@ -82,7 +82,9 @@ rows = st.lists(
 
 @quick
 @given(rows, st.integers(1, 4))
-def test_staged_rows_are_the_table_s_rows(tmp_path_factory: Any, given_rows: list[dict[str, Any]], group: int) -> None:
+def test_staged_rows_are_the_table_s_rows(
+    tmp_path_factory: Any, given_rows: list[dict[str, Any]], group: int
+) -> None:
     lake = Lake(tmp_path_factory.mktemp("lake"))
     table = lake.ensure(TABLE, SCHEMA, ["unit"])
     files = stage(lake, given_rows, group)

@@ -42,6 +42,15 @@ def test_each_unit_is_judged_from_the_version_it_was_made_from(
         assert (unit in found.all) == (appended or rewritten)
 
 
+def test_a_commit_reaches_every_unit_that_is_made_from_it() -> None:
+    history = [Commit(1, frozenset("a")), Commit(2, frozenset("b"), frozenset("a"))]
+    reach = {"a": "AW", "b": "BW"}
+    found = touched(history, 0, {"W": 1}, lambda unit: reach[unit])
+    assert (found.appended, found.rewritten) == ({"B"}, {"A", "W"})
+    found = touched(history, 0, {"W": 2, "A": 2}, lambda unit: reach[unit])
+    assert (found.appended, found.rewritten) == ({"B"}, set())
+
+
 def write(path: Path, days: list[str], mode: str = "append", predicate: str | None = None) -> None:
     frame = pl.DataFrame({"day": days, "n": list(range(len(days)))})
     write_deltalake(path, frame, mode=mode, partition_by=["day"], predicate=predicate)  # type: ignore[call-overload]

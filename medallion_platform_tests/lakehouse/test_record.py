@@ -36,7 +36,11 @@ def test_a_record_comes_back_as_it_went(record: Record) -> None:
     assert Record.from_json(record.to_json()) == record
 
 
-@given(st.none() | st.text() | st.builds(json.dumps, st.recursive(st.none() | st.integers() | st.text(), st.lists)))
+@given(
+    st.none()
+    | st.text()
+    | st.builds(json.dumps, st.recursive(st.none() | st.integers() | st.text(), st.lists))
+)
 def test_what_others_wrote_is_no_record(text: str | None) -> None:
     assert Record.from_json(text) is None
 
