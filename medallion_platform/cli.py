@@ -288,7 +288,7 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, n
             "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
             + "\nAll other tables are up to date; run the same command again after mending this."
         )
-    if next_steps:
+    if next_steps and not as_json:
         _note(
             as_json,
             "Try next:\n"
@@ -442,8 +442,8 @@ def _cell(value: Any) -> str:
 
 
 def _note(as_json: bool, text: str) -> None:
-    if not as_json:
-        typer.echo(text)
+    """Say something to a person; beside JSON it goes to stderr."""
+    typer.echo(text, err=as_json)
 
 
 def _say_error(text: str) -> None:

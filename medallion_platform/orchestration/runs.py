@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PID_TAG = "medallion/pid"
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""Events go to the instance, where the UI shows them, and not to the terminal as well."""
+
 _SETTINGS = """\
 telemetry:
   enabled: false
@@ -152,6 +155,7 @@ def _execute(
     result = job.execute_in_process(
         instance=on,
         raise_on_error=False,
+        run_config=_QUIET,
         tags={PID_TAG: str(os.getpid()), **tags},
     )
     outcome.run_ids.append(result.run_id)

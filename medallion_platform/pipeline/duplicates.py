@@ -7,7 +7,7 @@ watermark is a new event, as in Spark's `dropDuplicatesWithinWatermark`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
-def duplicates(batch: pl.DataFrame, contract: Contract, table: DeltaTable) -> pl.Series:
+def duplicates(
+    batch: pl.DataFrame, contract: Contract, table: DeltaTable, key: Sequence[str] | None = None
+) -> pl.Series:
     """A Boolean per row of `batch` (in arrival order): whether an accepted row is the same.
 
-    table: the bronze table at the version that the batch will be appended to.
+    table: the bronze table at the version that the batch will be appended to. key: the contract's
+    unless given.
     """
-    key = list(contract.key)
+    key = list(contract.key if key is None else key)
     none = pl.Series("duplicate", [False], dtype=pl.Boolean).new_from_index(0, batch.height)
     if not key or batch.is_empty():
         return none
     time = contract.event_time if contract.watermark else None
     also = [time] if time else []
-    existing = lean.key_rows(table, key, _bounds(batch, contract), also)
+    existing = lean.key_rows(table, key, _bounds(batch, contract, key), also)
     repeated = batch.select(pl.struct(key).is_duplicated()).to_series()
     if not existing.is_empty():
         held = existing.select(key).unique()
@@ -67,7 +70,7 @@ def _accept(accepted: list[datetime | None], time: datetime | None, watermark: t
     return new
 
 
-def _bounds(batch: pl.DataFrame, contract: Contract) -> dict[str, tuple[object, object]]:
+def _bounds(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> dict[str, tuple[object, object]]:
     """Value ranges that hold every row which could be the same as one of the batch.
 
     With a watermark the event time bounds the search; without, the key columns themselves do.
@@ -82,7 +85,7 @@ def _bounds(batch: pl.DataFrame, contract: Contract) -> dict[str, tuple[object, 
         if EVENT_DATE in contract.partitioned_by:
             found[EVENT_DATE] = (bounds[0].date(), bounds[1].date())
         return found
-    return {column: (batch[column].min(), batch[column].max()) for column in _orderable(batch, contract.key)}
+    return {column: (batch[column].min(), batch[column].max()) for column in _orderable(batch, key)}
 
 
 def _orderable(batch: pl.DataFrame, key: Iterable[str]) -> list[str]:

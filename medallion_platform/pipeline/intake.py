@@ -311,7 +311,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
             f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
             "this batch was taken in; mend the files or the contract and run again."
         )
-    twice = duplicates(judged.good, source.contract, table)
+    twice = duplicates(judged.good, source.contract, table, identity_of(source))
     rows = judged.good.filter(~twice)
     bad = dead_rows(source, run, judged.bad, batch.unreadable)
     bad = bad.filter(~pl.col("offset").is_in(list(already)))
@@ -336,6 +336,11 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     record = replace(record, seconds=round(time.monotonic() - started, 3))
     lean.append(table, rows, record, {source.name: batch.next_offset})
     return record
+
+
+def identity_of(source: FileSource) -> tuple[str, ...]:
+    """The columns that make two records the same: the contract's key, or the record's own text."""
+    return source.contract.key or (("_payload",) if source.drop_repeated_text else ())
 
 
 def _held(lake: Lake, source: FileSource, position: int) -> set[int]:

@@ -81,7 +81,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
     good = judged.good
     there = _offsets_in(table, source, good["_offset"])
     good = good.filter(~pl.col("_offset").is_in(there.implode()))
-    twice = duplicates(good, source.contract, table)
+    twice = duplicates(good, source.contract, table, _intake.identity_of(source))
     rows = _intake.finish(source, run, good.filter(~twice))
     counts = Counts(chosen.height, rows.height + len(there), judged.bad.height, int(twice.sum()), 0)
     unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None

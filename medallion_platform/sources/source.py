@@ -120,6 +120,8 @@ class FileSource:
     claims: tuple[str, ...]
     format: Format
     domain: str
+    drop_repeated_text: bool = False
+    """For rows without a key: a record with the very text of one taken in before is a duplicate."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", tuple(self.claims))
