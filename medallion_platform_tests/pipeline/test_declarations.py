@@ -1,0 +1,156 @@
+"""Declarations that could only fail later are refused at once, by name and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medallion_platform.contracts.contract import Column, ColumnType, Contract
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.table import DeclarationError, Lookup, Table, Upstream, daily, table, weekly
+from medallion_platform.sources.source import Csv, FileSource
+
+CONTRACT = Contract(
+    "C",
+    (
+        Column("k", ColumnType("string")),
+        Column("day", ColumnType("date")),
+        Column("t", ColumnType("timestamp")),
+    ),
+    key=("k",),
+    event_time="t",
+    partitioned_by=("day",),
+)
+BARE = Contract("B", (Column("k", ColumnType("string")), Column("day", ColumnType("date"))))
+
+
+def one(up: Any) -> Any:
+    """One row."""
+    return up
+
+
+def two(up: Any, users: Any) -> Any:
+    return up, users
+
+
+def declare(transform: Callable[..., Any] = one, name: str = "gold.t", **given: Any) -> Table:
+    options: dict[str, Any] = {
+        "contract": CONTRACT,
+        "made_from": {"up": "silver.up"},
+        "recompute": "rows",
+        "unit": daily("day"),
+    }
+    return table(name, **(options | given))(transform)
+
+
+USERS = Lookup("silver.users", key="k", by="k")
+
+
+@pytest.mark.parametrize(
+    ("transform", "given_options", "reason"),
+    [
+        (one, {"name": "bronze.t"}, "must start with"),
+        (one, {"name": "t"}, "must start with"),
+        (two, {}, "transform takes"),
+        (one, {"made_from": {"down": "silver.up"}}, "transform takes"),
+        (one, {"unit": daily("nope")}, "not in the contract"),
+        (one, {"unit": daily("k")}, "partitioned by the unit column"),
+        (one, {"contract": BARE}, "partitioned by the unit column"),
+        (one, {"recompute": "keys", "unit": None}, "needs keyed_by"),
+        (one, {"recompute": "keys", "unit": None, "contract": BARE, "keyed_by": ("k",)}, "with a key"),
+        (one, {"cluster_by": ("nope",)}, "not in the contract"),
+        (one, {"recompute": "keys", "unit": None, "keyed_by": ("nope",)}, "not in the contract"),
+        (two, {"made_from": {"up": "silver.up", "users": USERS}, "unit": None}, "point in time"),
+        (two, {"made_from": {"up": "silver.up", "users": USERS}, "recompute": "partitions"}, "point in time"),
+        (one, {"made_from": {"up": USERS}}, "lookups only"),
+        (two, {"made_from": {"up": "silver.up", "users": Upstream("silver.up", 7)}}, "named twice"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    transform: Callable[..., Any], given_options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(DeclarationError, match=reason) as refused:
+        declare(transform, **given_options)
+    assert given_options.get("name", "gold.t") in str(refused.value)
+
+
+def test_a_declaration_tells_its_parts() -> None:
+    t = declare(two, made_from={"up": Upstream("silver.up", 3), "users": USERS})
+    assert t.layer == "gold"
+    assert t.main == ("up", Upstream("silver.up", 3))
+    assert t.upstreams == {"up": Upstream("silver.up", 3)}
+    assert t.lookups == {"users": USERS}
+    assert t.upstream_names == ("silver.up", "silver.users")
+    assert declare().description == "One row."
+
+
+@given(st.dates(date(1, 1, 8), date(9999, 12, 24)))
+def test_a_day_is_in_its_own_day_and_week(day: date) -> None:
+    assert daily("day").of(day) == day
+    monday = weekly("day").of(day)
+    assert monday.weekday() == 0
+    assert monday <= day < monday + timedelta(days=weekly("day").days)
+
+
+# catalogs -----------------------------------------------------------------------------------------
+
+
+def source(name: str) -> FileSource:
+    return FileSource(name, f"bronze.{name}", CONTRACT, (f"{name}/*",), Csv(), "x")
+
+
+def made(name: str, *upstream: str) -> Table:
+    """A table of any upstreams; transforms take as many arguments as there are."""
+    arguments = ", ".join(f"a{i}" for i in range(len(upstream)))
+    transform = cast(Callable[..., Any], eval(f"lambda {arguments}: None"))
+    return declare(transform, name, made_from={f"a{i}": u for i, u in enumerate(upstream)})
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ((made("silver.a", "bronze.x"), made("silver.a", "bronze.x")), "silver.a is declared more than once"),
+        ((made("silver.a", "bronze.y"),), "made from bronze.y: no such table"),
+        ((made("silver.a", "silver.b"), made("silver.b", "silver.a")), "made from each other"),
+        ((made("silver.a", "silver.a"),), "made from each other"),
+    ],
+)
+def test_a_catalog_that_cannot_run_is_refused(tables: tuple[Table, ...], reason: str) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        Catalog((source("x"),), tables)
+
+
+def test_a_source_s_table_is_taken_once() -> None:
+    with pytest.raises(DeclarationError, match="more than once"):
+        Catalog((source("x"), source("x")), ())
+
+
+@given(st.data())
+def test_every_table_comes_after_all_that_it_is_made_from(data: st.DataObject) -> None:
+    names = ["bronze.x"]
+    tables: list[Table] = []
+    for i in range(data.draw(st.integers(0, 6))):
+        upstream = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+        tables.append(made(f"silver.t{i}", *upstream))
+        names.append(f"silver.t{i}")
+    catalog = Catalog((source("x"),), tuple(data.draw(st.permutations(tables))))
+    order = list(catalog.names)
+    assert sorted(order) == sorted(names)
+    for t in tables:
+        assert all(order.index(u) < order.index(t.name) for u in t.upstream_names)
+        for u in t.upstream_names:
+            assert t.name in catalog.downstream([u])
+            assert catalog.downstream([t.name]) <= catalog.downstream([u])
+        assert t.name not in catalog.downstream([t.name])
+
+
+def test_units_of_every_table() -> None:
+    catalog = Catalog((source("x"),), (made("silver.a", "bronze.x"),))
+    assert catalog.unit_columns == {"bronze.x": None, "silver.a": "day"}
+    assert catalog.contract_of("bronze.x") is CONTRACT
+    assert catalog.contract_of("silver.a") is CONTRACT
