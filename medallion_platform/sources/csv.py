@@ -13,6 +13,7 @@ All but the odd records are handled by arithmetic on the places of quotes, delim
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 
 import numpy as np
@@ -113,11 +114,12 @@ class CsvParser:
         is_start = np.ones(len(starts), np.bool_)
         ends = ends.copy()
         view = block.text
+        places: list[int] = starts.tolist()
         done = -1
         for line in np.flatnonzero(unclean).tolist():
             if line <= done:
                 continue
-            begin, stop = int(starts[line]), int(ends[line])
+            begin, stop = places[line], int(ends[line])
             # the window is the same wherever a block ends, so that blocks never change the records
             window = max(begin + LONGEST_QUOTED, stop + 2)
             limit = min(window, block.size)
@@ -126,7 +128,7 @@ class CsvParser:
                 return starts[:line][is_start[:line]], ends[:line][is_start[:line]], begin
             if match is None or match.end() <= stop or match.end() >= min(window, after + 1):
                 continue
-            last = int(np.searchsorted(starts, match.end(), side="right")) - 1
+            last = bisect_right(places, match.end(), lo=line) - 1
             if last == line or self._stray(block, begin, stop, int(ends[last])):
                 continue
             is_start[line + 1 : last + 1] = False
@@ -141,9 +143,10 @@ class CsvParser:
         """
         if self.names is None:
             return False
-        fields = self._fields(block.get(begin, end))
-        mark = self.format.delimiter.encode()
-        return len(fields) != len(self.names) == block.get(begin, stop).count(mark) + 1
+        marks = block.get(begin, stop).count(self.format.delimiter.encode())
+        if marks + 1 != len(self.names):
+            return False
+        return len(self._fields(block.get(begin, end))) != len(self.names)
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
         """The fields of records."""

@@ -16,6 +16,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +47,8 @@ _PLACES = (
     *("commit_lsn", "change_lsn", "event_serial_no", "scn", "commit_scn", "rs_id", "ssn", "ord"),
 )
 """The fields of an event's source that say where and when."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 Source = Mapping[str, str | None]
 Convert = Callable[[str], str]
@@ -92,11 +95,16 @@ def changed_at(source: Source, event_ms: str | None) -> str | None:
     for milliseconds in (source.get("ts_ms"), event_ms):
         if milliseconds and milliseconds != "0":
             try:
-                at = _moment(int(milliseconds) * 1000)
+                second, fraction = divmod(int(milliseconds), 1000)
+                return f"{_second(second)}.{fraction:03}Z"
             except (ValueError, OverflowError):
                 continue
-            return at.isoformat(timespec="milliseconds") + "Z"
     return None
+
+
+@lru_cache(maxsize=4096)
+def _second(second: int) -> str:
+    return _moment(second * 1_000_000).isoformat()
 
 
 def _whole(number: str | None) -> str:
@@ -110,6 +118,8 @@ def _hexadecimal(lsn: str | None) -> str:
 
 def _committed(sequence: str | None) -> tuple[str | None, str | None]:
     """The last commit before an event and its own position, of Postgres' `sequence`."""
+    if sequence is not None and len(parts := sequence.split('"')) == 5 and parts[2] == ",":
+        return parts[1], parts[3]
     try:
         commit, own = json.loads(sequence or "")
     except ValueError:
@@ -351,8 +361,8 @@ class _Events(Columns):
 
     def meta(self, row: int, op: str, sequence: str | None, at: str | None, snapshot: str | None) -> None:
         """What happened, where, when and how it was seen."""
-        for name, value in zip(RESERVED, (op, sequence, at, snapshot), strict=True):
-            self.facts[name][row] = value
+        ops, sequences, times, snapshots = self.facts.values()
+        ops[row], sequences[row], times[row], snapshots[row] = op, sequence, at, snapshot
 
     def add_events(self, found: Matched, quotes: Quotes) -> None:
         """Put in those records of one shape that are plain changes of a row."""
@@ -378,24 +388,30 @@ class _Events(Columns):
         event_ms = self._values(found, ("ts_ms",), quotes)
         names = [name for name in _PLACES if name in children[("source",)]]
         values = [self._values(found, ("source", name), quotes) for name in names]
-        for i, row in enumerate(found.rows.tolist()):
-            source = {name: column[i] for name, column in zip(names, values, strict=True)}
-            op = ops[i] or ""
+        nothing: list[tuple[str | None, ...]] = [()] * len(found.rows)
+        for row, op, at, facts in zip(
+            found.rows.tolist(),
+            ops,
+            event_ms,
+            zip(*values, strict=True) if values else nothing,
+            strict=True,
+        ):
+            source = dict(zip(names, facts, strict=True))
+            op = op or ""
             seen = "true" if snapshot(source, op) else "false"
-            self.meta(row, op, position(source, op), changed_at(source, event_ms[i]), seen)
+            self.meta(row, op, position(source, op), changed_at(source, at), seen)
         self.add(found, quotes, (image,), _named)
 
     def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:
         if path not in found.shape.nodes:
             return [None] * len(found.rows)
-        start, end, is_text, _ = found.value(path)
+        start, end, _, is_null = found.value(path)
         values: list[str | None] = self.block.texts(start, end - start).to_list()
-        if is_text is None:
-            return values
-        return [
-            (unescaped(v) if v and "\\" in v else v) if text else (None if v == "null" else v)
-            for v, text in zip(values, is_text.tolist(), strict=True)
-        ]
+        if len(quotes.backslashes) and quotes.escapes(start, end).any():
+            values = [unescaped(v) if v and "\\" in v else v for v in values]
+        if is_null is not None and is_null.any():
+            values = [None if null else v for v, null in zip(values, is_null.tolist(), strict=True)]
+        return values
 
     def finished(self) -> Parsed:
         """The events, values converted."""

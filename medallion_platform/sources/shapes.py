@@ -20,6 +20,7 @@ Path = tuple[str, ...]
 Scan = Callable[[str, int], tuple[object, int]]
 
 _MOST_LEAVES = 400
+_MOST_QUOTES = 4000
 _LONGEST_LITERAL = PADDING - 64
 _SPACE = b" \t\r\n"
 _BARE = (
@@ -138,6 +139,8 @@ def shape_of(record: bytes, scan: Scan) -> Shape:
     shape.literals.append(record[begun:])
     if any(len(literal) > _LONGEST_LITERAL for literal in shape.literals):
         raise NoShape
+    if record.count(b'"') > _MOST_QUOTES:
+        raise NoShape
     return shape
 
 
@@ -202,7 +205,7 @@ class Quotes:
             found = found[~escaped[found]]
         self.count = len(found)
         # behind the last, so that a record may ask for more than there are
-        self.places = np.concatenate([found, np.full(2 * _MOST_LEAVES + 2000, block.size)])
+        self.places = np.concatenate([found, np.full(_MOST_QUOTES + 2 * _MOST_LEAVES + 2, block.size)])
 
     def escapes(self, starts: Ints, ends: Ints) -> Bools:
         """Which slices have a backslash in them."""
@@ -215,12 +218,19 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
     found = Matched(shape, rows)
     at = starts[rows]
     quote = np.searchsorted(quotes.places[: quotes.count], at)
+    alive: Bools | None = None
     for i, literal in enumerate(shape.literals):
         fits = block.literal_at(at, literal)
         if not fits.all():
-            found, at, quote = found.only(fits), at[fits], quote[fits]
-            if not len(at):
+            alive = fits if alive is None else alive & fits
+            left = int(np.count_nonzero(alive))
+            if not left:
                 return None
+            # to drop records costs as much as to take some along that have failed
+            if left < 0.9 * len(alive):
+                found, at, quote, alive = found.only(alive), at[alive], quote[alive], None
+        if alive is not None:
+            at = np.minimum(at, block.size)
         found.literal_at.append(at)
         at = at + len(literal)
         if i == shape.leaves:
@@ -248,11 +258,14 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
         found.value_end.append(end)
         found.is_text.append(text)
     fits = at == ends[found.rows]
+    if alive is not None:
+        fits &= alive
+    bares: list[tuple[Ints, Ints, Ints]] = []
     for start, end, text in zip(found.value_at, found.value_end, found.is_text, strict=True):
         if text.all():
             found.is_null.append(None)
             continue
-        null = ~text & (end - start == 4)
+        null = ~text & (end - start == 4) & fits
         if null.any():
             null[null] = block.literal_at(start[null], b"null")
         found.is_null.append(null)
@@ -260,9 +273,13 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
         if len(bare):
             fits[bare] &= end[bare] > start[bare]
             bare = bare[fits[bare]]
-            # it ends where the next literal was found, so it does not cut a character
-            values = block.texts(start[bare], end[bare] - start[bare])
-            fits[bare] &= values.str.contains(_BARE).to_numpy()
+            bares.append((bare, start[bare], end[bare]))
+    if bares:
+        bare, start, end = (np.concatenate(arrays) for arrays in zip(*bares, strict=True))
+        # it ends where the next literal was found, so it does not cut a character
+        right = block.texts(start, end - start).str.contains(_BARE)
+        if not right.all():
+            fits[bare[~right.to_numpy()]] = False
     found = found.only(fits)
     return found if len(found.rows) else None
 

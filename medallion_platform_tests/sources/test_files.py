@@ -118,6 +118,7 @@ FORMATS: list[Format] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from(STARTS),
