@@ -419,7 +419,7 @@ def _sql(node: Node) -> pl.Expr:
         "is_null": lambda: first.is_null(),
         "matches": lambda: first.str.contains(node.value),
         "as": lambda: first.cast(_sql_type(node)),
-        "negate": lambda: -first,
+        "negate": lambda: pl.lit(0, dtype=pl.Int128) - first if node.type.wide else -first,
         "abs": lambda: first.abs(),
         "length": lambda: first.str.len_chars().cast(pl.Int64),
         "date": lambda: first.dt.date(),

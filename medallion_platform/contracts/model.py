@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandera.pyspark as pa
 import pyspark.sql.types as T
@@ -148,6 +148,9 @@ class ContractModel(pa.DataFrameModel):
 
     contract = _Compiled()
 
+    if TYPE_CHECKING:
+        Config: Any  # a plain class is what pandera takes
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._contract = _compile(cls)
@@ -205,8 +208,9 @@ def _compile(model: type[ContractModel]) -> Contract:
 
 
 def _field_in(model: type[ContractModel], text: str) -> str | None:
-    names = [name for name in vars(model).get("__annotations__", {}) if name in text]
-    return max(names, key=len) if names else None
+    """The field that a complaint of pandera speaks of."""
+    names = vars(model).get("__annotations__", {})
+    return next((name for name in names if re.search(rf"'{re.escape(name)}\b", text)), None)
 
 
 def _refuse_table_options(name: str, schema: Any) -> None:

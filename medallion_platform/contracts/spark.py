@@ -266,7 +266,10 @@ def _from_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> Spark
         return F.when(text.rlike(casts.decimal_form(type)), text.try_cast(target))
     if kind == "date":
         return F.when(text.rlike(casts.DATE), text.try_cast(target))
-    zoned = F.when(text.rlike(casts.ZONED), text).otherwise(F.concat(text, F.lit("Z")))
+    to_seconds = F.when(F.substring(text, 17, 1) == ":", text).otherwise(
+        F.concat(F.substring(text, 1, 16), F.lit(":00"), F.substring(text, 17, 6))
+    )
+    zoned = F.when(text.rlike(casts.ZONED), to_seconds).otherwise(F.concat(to_seconds, F.lit("Z")))
     return F.when(text.rlike(casts.TIMESTAMP), _in_years(zoned.try_cast(target)))
 
 
@@ -302,7 +305,7 @@ def _from_typed(
             return value.try_cast(target)
         if isinstance(source, T.DecimalType):
             rescaled = value.try_cast(target)
-            return F.when(rescaled == value, rescaled)
+            return F.when(rescaled.try_cast(source) == value, rescaled)
     elif kind == "string":
         return value.cast(target) if whole else None
     elif kind in ("date", "timestamp"):

@@ -1,0 +1,114 @@
+"""Runs one contract over one frame in both engines and brings the results into one form."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from hypothesis import HealthCheck, Phase, settings
+from polars.testing import assert_frame_equal
+from pyspark.sql import Observation, SparkSession
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts import lean
+from medallion_platform.contracts import spark as in_spark
+from medallion_platform.contracts.contract import Column, ColumnType, Contract, Expectation, Severity
+
+ROW = "_row"
+"""A column that passes through and tells the rows apart."""
+
+
+def quick(examples: int) -> settings:
+    """Few large examples, each a Spark job or two; not made smaller on failure, which would take hours.
+
+    MEDALLION_TEST_EXAMPLES is a factor for a long run.
+    """
+    return settings(
+        max_examples=examples * int(os.environ.get("MEDALLION_TEST_EXAMPLES", "1")),
+        deadline=None,
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.large_base_example,
+            HealthCheck.filter_too_much,
+        ],
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    good: pl.DataFrame
+    bad: pl.DataFrame
+    counts: dict[str, int]
+
+
+def numbered(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.int_range(pl.len()).alias(ROW))
+
+
+def by_lean(contract: Contract, frame: pl.DataFrame) -> Result:
+    judged = lean.judge(contract, frame)
+    return Result(judged.good, judged.bad, judged.violations | judged.warnings | judged.failures)
+
+
+def by_spark(contract: Contract, frame: pl.DataFrame, spark: SparkSession) -> Result:
+    given = spark.createDataFrame(frame.to_arrow())
+    naive = [name for name, dtype in frame.schema.items() if dtype == pl.Datetime("us")]
+    given = given.withColumns({name: F.col(name).cast("timestamp_ntz") for name in naive})
+    judged = in_spark.judge(contract, given)
+    observation = Observation()
+    df = judged.df
+    if judged.counters:
+        df = df.observe(observation, *(c.alias(name) for name, c in judged.counters.items()))
+    hidden = df.withColumns({"_ok": judged.ok, "_names": judged.violations})
+    rows = to_polars(hidden).sort(ROW)
+    good = rows.filter("_ok").select(judged.columns)
+    came = [
+        pl.col("__was_" + name).alias(name) if "__was_" + name in rows.columns else pl.col(name)
+        for name in frame.columns
+    ]
+    bad = rows.filter(~pl.col("_ok")).select(*came, pl.col("_names").alias(in_spark.VIOLATIONS))
+    return Result(good, bad, dict(observation.get) if judged.counters else {})
+
+
+def to_polars(df: Any) -> pl.DataFrame:
+    frame = pl.DataFrame(pl.from_arrow(df.toArrow()))
+    return frame
+
+
+def bits(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with floating numbers as text, so that -0.0 is not 0.0 and NaN is NaN."""
+    return frame.with_columns(pl.selectors.float().cast(pl.String))
+
+
+def assert_agree(contract: Contract, frame: pl.DataFrame, spark: SparkSession) -> Result:
+    """Both engines call the same rows good, with the same values, and name the same violations."""
+    frame = numbered(frame)
+    ours, theirs = by_lean(contract, frame), by_spark(contract, frame, spark)
+    told = ours.bad.select(ROW, lean.VIOLATIONS), theirs.bad.select(ROW, lean.VIOLATIONS)
+    assert_frame_equal(*told)
+    assert ours.counts == theirs.counts
+    assert_frame_equal(bits(ours.good), bits(theirs.good))
+    assert_frame_equal(ours.bad, theirs.bad)
+    assert ours.good.height + ours.bad.height == frame.height
+    return ours
+
+
+def contract_of(
+    columns: dict[str, ColumnType], *expectations: Expectation, nullable: bool = True
+) -> Contract:
+    """A contract without pandera, for the tests of the engines alone."""
+    return Contract(
+        name="made up",
+        columns=tuple(Column(name, type_, nullable) for name, type_ in columns.items()),
+        expectations=expectations,
+    )
+
+
+def expectation(
+    name: str, columns: tuple[str, ...], test: Any, severity: Severity = Severity.REJECT
+) -> Expectation:
+    return Expectation(name, columns, severity, test)
