@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medallion_platform.lakehouse.commit import WRITER, Fenced, sequence_of
 from medallion_platform.lakehouse.record import Record
@@ -27,14 +27,13 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Map
     behind = [s for s, v in positions.items() if (table.transaction_version(s) or -1) > v]
     if sequence_of(table) >= record.sequence or behind:
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
-    known = {f.name for f in table.schema().fields}
     transactions = {WRITER: record.sequence, **positions}
     try:
         write_deltalake(
             table,
             rows,
             mode="append",
-            schema_mode="merge" if set(rows.columns) - known else None,
+            schema_mode=_schema_mode(table, rows),
             commit_properties=CommitProperties(
                 custom_metadata={"userMetadata": record.to_json()},
                 app_transactions=[Transaction(a, v) for a, v in transactions.items()],
@@ -63,6 +62,7 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
             rows,
             mode="overwrite",
             predicate=predicate,
+            schema_mode=_schema_mode(table, rows),
             commit_properties=CommitProperties(
                 custom_metadata={"userMetadata": record.to_json()},
                 app_transactions=[Transaction(WRITER, record.sequence)],
@@ -72,6 +72,11 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
         raise Fenced(f"{table.metadata().name}: another writer committed first; run it again") from error
     table.update_incremental()
     return table.version()
+
+
+def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:
+    """Rows may have more columns than the table, and fewer."""
+    return "merge" if set(rows.columns) != {f.name for f in table.schema().fields} else None
 
 
 def key_rows(

@@ -157,8 +157,9 @@ def register(
 ) -> list[str]:
     """Give every new content of a file its place in the source's order; says what is worth saying.
 
-    A file is known by its content: the same bytes again, under any name, add nothing; other bytes
-    under a known name (also ones that it had before) are a new version.
+    A file is known by its content: the same bytes again, under any name, add nothing (also those
+    that the name had before its present ones, but then it is said); other bytes under a known name
+    are a new version.
     """
     known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
     latest = landing.latest(known)
@@ -177,13 +178,14 @@ def register(
             found.append((seen, stamp))
             unreadable[seen.path] = error.reason
     versions, repeated = landing.register(known, found)
+    digests = {seen.path: digest for seen, digest in found}
     rows = [_ledger_row(source, folder, v, unreadable.get(v.path), run) for v in versions]
     if rows:
         ledger.append(lake, source.name, rows)
     notes += [
         f"{seen.path}: same content as a file already taken in; nothing added"
         for seen in repeated
-        if seen.path not in latest
+        if seen.path not in latest or latest[seen.path].digest != digests[seen.path]
     ]
     notes += [
         f"{v.path}: changed since it was taken in; taken as a new version"
@@ -302,7 +304,9 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     read = frame.height + files_read
     already: set[int] = set()
     if ahead > position:
-        already = _held(lake, source, position)
+        # Only this batch's: the one that crashed may have been larger.
+        already = _held(lake, source, position) & _offsets(batch)
+    if already and frame.height:
         frame = frame.filter(~pl.col("_offset").is_in(list(already)))
     judged = judge(source, frame)
     if judged.failures:
@@ -316,7 +320,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     bad = dead_rows(source, run, judged.bad, batch.unreadable)
     bad = bad.filter(~pl.col("offset").is_in(list(already)))
     dead = bad.height + len(already)
-    rows = finish(source, run, rows)
+    rows = finish(source, run, rows, [f.name for f in table.schema().fields])
     unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
         verb="intake",
@@ -344,11 +348,21 @@ def identity_of(source: FileSource) -> tuple[str, ...]:
 
 
 def _held(lake: Lake, source: FileSource, position: int) -> set[int]:
-    """Offsets from `position` on that the dead letters already hold."""
+    """Offsets that the dead letters already hold, from the file on that `position` lies in.
+
+    That file itself (row 0) may be a dead letter though records of it were read before.
+    """
+    file = offset_of(place_of(position)[0], 0)
     held = dead_letters.read(lake, source.table).filter(
-        (pl.col("source") == source.name) & (pl.col("offset") >= position)
+        (pl.col("source") == source.name) & (pl.col("offset") >= file)
     )
     return set(held["offset"])
+
+
+def _offsets(batch: _Batch) -> set[int]:
+    """The offsets of a batch's records, and of the files in it that cannot be read."""
+    records = set(batch.frame["_offset"]) if batch.frame.height else set()
+    return records | {offset_of(f["sequence"], 0) for f in batch.unreadable}
 
 
 @dataclass(frozen=True)
@@ -458,8 +472,11 @@ def dead_rows(
     return pl.concat([whole, rows], how="vertical_relaxed")
 
 
-def finish(source: FileSource, run: Run, rows: pl.DataFrame) -> pl.DataFrame:
-    """The bronze row: derived partition column, provenance, legal names, columns in order."""
+def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str] = ()) -> pl.DataFrame:
+    """The bronze row: derived partition column, provenance, legal names, columns in order.
+
+    known: the columns that the table has; a field that differs by case or punctuation goes there.
+    """
     contract = source.contract
     added = [
         pl.lit(source.name).alias("_source"),
@@ -470,27 +487,30 @@ def finish(source: FileSource, run: Run, rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(added)
     wanted = _bronze_columns(source)
     extra = [c for c in rows.columns if c not in wanted and not c.startswith("_")]
-    legal = _legal_names(extra, list(wanted))
+    legal = _legal_names(extra, list(wanted), known)
     for name, kind in wanted.items():
         if name not in rows.columns:
             rows = rows.with_columns(pl.lit(None, kind).alias(name))
     return rows.select(
         *(pl.col(c) for c in wanted if not c.startswith("_")),
-        *(pl.col(c).alias(legal[c]) for c in extra),
+        *(pl.coalesce(sorted(fields)).alias(name) for name, fields in legal.items()),
         *(pl.col(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
     )
 
 
-def _legal_names(extra: Sequence[str], taken: Sequence[str]) -> dict[str, str]:
-    """Names that Delta accepts for undeclared columns: no spaces or punctuation, no clash by case."""
+def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
+    """Undeclared columns by a name that Delta accepts: no blanks or punctuation, unlike only by case.
+
+    Which fields share a column depends on their names alone, never on what came in one batch.
+    """
     used = {c.lower() for c in taken}
-    names = {}
+    spelled = {c.lower(): c for c in known}
+    names: dict[str, list[str]] = {}
     for column in extra:
         name = "".join("_" if c in " ,;{}()\n\t=" else c for c in column) or "unnamed"
         while name.lower() in used:
             name += "_"
-        used.add(name.lower())
-        names[column] = name
+        names.setdefault(spelled.setdefault(name.lower(), name), []).append(column)
     return names
 
 
