@@ -1,0 +1,449 @@
+"""Intake: whatever arrives, in whatever pieces, every record is somewhere once."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline.intake import IntakeFailed
+from medallion_platform.sources import files
+from medallion_platform.sources.source import FileSource
+
+from .toy import (
+    CSV,
+    JSON,
+    Row,
+    Zone,
+    bad,
+    check,
+    csv_files,
+    expected,
+    good,
+    json_files,
+    letters,
+    same_tables,
+    table_rows,
+)
+
+quick = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> Zone:
+    return Zone(tmp_path)
+
+
+@quick
+@given(csv_files(), st.data())
+def test_any_split_of_csv_gives_the_same_table(
+    tmp_path_factory: Any, given_files: list[tuple[list[Row], tuple[str, ...]]], data: st.DataObject
+) -> None:
+    zone = Zone(tmp_path_factory.mktemp("zone"))
+    order = data.draw(st.permutations(range(len(given_files))), label="arrival")
+    for i in order:
+        rows, columns = given_files[i]
+        zone.csv(f"events/{i}.csv", rows, columns)
+        if data.draw(st.booleans(), label="intake"):
+            zone.take(batch_rows=data.draw(st.integers(1, 8), label="batch"))
+    zone.take(batch_rows=data.draw(st.integers(1, 8), label="batch"))
+    check(zone)
+    again = zone.take()
+    assert again.counts.read == 0
+    whole = Lake(zone.root / "whole")
+    zone.take(lake=whole)
+    same_tables(zone.lake, whole)
+
+
+@quick
+@given(json_files, st.data())
+def test_any_split_of_json_gives_the_same_table(
+    tmp_path_factory: Any, given_files: list[list[Row]], data: st.DataObject
+) -> None:
+    zone = Zone(tmp_path_factory.mktemp("zone"))
+    for i, rows in enumerate(given_files):
+        zone.json(f"clicks/{i}.json", rows)
+        if data.draw(st.booleans(), label="intake"):
+            zone.take(JSON, batch_rows=data.draw(st.integers(1, 8), label="batch"))
+    zone.take(JSON, batch_rows=data.draw(st.integers(1, 8), label="batch"))
+    check(zone, JSON)
+    whole = Lake(zone.root / "whole")
+    zone.take(JSON, lake=whole)
+    same_tables(zone.lake, whole)
+
+
+def test_a_second_source_into_the_same_table(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a"), bad(), good("b")])
+    zone.take()
+    zone.json(
+        "clicks/a.json",
+        [Row(b'{"event_id":"z","event_timestamp":"2026-01-05T00:00:00Z"}', True, "z"), bad(b"{")],
+    )
+    zone.take(JSON, batch_rows=1)
+    zone.csv("events/b.csv", [good("c"), bad()])
+    zone.take()
+    check(zone, CSV, JSON)
+    assert table_rows(zone.lake)["_source"].value_counts().sort("_source").rows() == [
+        ("clicks", 1),
+        ("events", 3),
+    ]
+
+
+# files that are known, changed, gone ---------------------------------------------------------------
+
+
+def test_the_same_content_again_adds_nothing(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a"), bad()])
+    zone.take()
+    version = zone.lake.version(CSV.table)
+    zone.csv("events/a.csv", [good("a"), bad()])
+    zone.csv("events/copy.csv", [good("a"), bad()])
+    again = zone.take()
+    assert again.counts.read == 0
+    assert zone.lake.version(CSV.table) == version
+    assert any("events/copy.csv: same content" in n for n in again.notes)
+
+
+def test_a_changed_file_is_a_new_version_and_says_so(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a"), good("b")])
+    zone.take()
+    zone.csv("events/a.csv", [good("a"), good("c")])
+    taken = zone.take()
+    assert any("events/a.csv" in n and "new version" in n for n in taken.notes)
+    assert (taken.counts.read, taken.counts.written, taken.counts.duplicate) == (2, 1, 1)
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == ["a", "b", "c"]
+
+
+def test_a_file_that_turns_back_is_never_doubled(zone: Zone) -> None:
+    for key in ("a", "b", "a"):
+        zone.csv("events/a.csv", [good(key), bad(f"{key},never,5,")])
+        taken = zone.take()
+    assert taken.counts.missing == 0
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == ["a", "b"]
+    assert any("events/a.csv: same content" in n for n in taken.notes), "said nothing of the change"
+
+
+def test_a_torn_file_is_one_dead_letter_and_the_rest_goes_on(zone: Zone) -> None:
+    whole = gzip.compress(b"event_id,event_timestamp,amount,email\n" + os.urandom(50_000).hex().encode())
+    zone.csv("events/a.csv", [good("a")])
+    torn = zone.put("events/b.csv.gz", whole[:-100])
+    zone.csv("events/c.csv", [good("c"), bad()])
+    taken = zone.take()
+    assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (4, 2, 2)
+    letter = letters(zone.lake).filter(pl.col("row") == 0).to_dicts()[0]
+    assert letter["file"] == "events/b.csv.gz"
+    assert letter["payload"] is None
+    assert letter["violations"][0].startswith("file: ")
+    (kept,) = (zone.lake.root / "quarantine" / CSV.name).rglob("b.csv.gz")
+    assert kept.read_bytes() == torn.read_bytes()
+    assert zone.take().counts.read == 0
+    mended = gzip.compress(b"event_id,event_timestamp,amount,email\n" + good("m").text)
+    zone.put("events/b.csv.gz", mended)
+    assert zone.take().counts.written == 1
+
+
+@pytest.mark.parametrize("change", ["removed", "changed"])
+def test_a_file_that_is_lost_between_registration_and_reading_is_told(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    zone.csv("events/a.csv", [good("a")])
+    lost = zone.csv("events/b.csv", [good("b")])
+    zone.csv("events/c.csv", [good("c")])
+    append = ledger.append
+
+    def and_lose(*arguments: Any) -> None:
+        append(*arguments)
+        if change == "removed":
+            lost.unlink()
+        else:
+            zone.csv("events/b.csv", [good("x"), good("y")])
+
+    monkeypatch.setattr(ledger, "append", and_lose)
+    taken = zone.take(batch_rows=1)
+    monkeypatch.undo()
+    assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (3, 2, 1)
+    letter = letters(zone.lake).to_dicts()[0]
+    assert (letter["file"], letter["row"]) == ("events/b.csv", 0)
+    assert change in letter["violations"][0]
+    then = zone.take()
+    assert then.counts.written == (2 if change == "changed" else 0)
+    assert table_rows(zone.lake)["event_id"].n_unique() == table_rows(zone.lake).height
+
+
+def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = zone.csv("events/a.csv", [good(k) for k in "abcdef"])
+    in_pieces(monkeypatch)
+    with Crash(monkeypatch, steps.lean, "append", after=True, call=2), pytest.raises(Crashed):
+        zone.take(batch_rows=2)
+    assert table_rows(zone.lake).height == 4
+    lost.unlink()
+    zone.csv("events/b.csv", [good("z")])
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        zone.take()
+    zone.take()
+    assert letters(zone.lake)["row"].to_list() == [0]
+    assert table_rows(zone.lake)["event_id"].to_list() == [*"abcd", "z"]
+    assert [r.counts.missing for _, r in zone.lake.records(CSV.table)] == [0, 0, 0]
+
+
+def test_new_columns_flow_through_and_old_rows_have_none(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a")])
+    zone.take()
+    columns = ("event_id", "event_timestamp", "amount", "email", "color", "size, in cm")
+    header = b'event_id,event_timestamp,amount,email,color,"size, in cm"\n'
+    zone.put("events/b.csv", header + good("b", 0, "5", "", "red", "7").text + b"\n", [good("b")])
+    zone.take()
+    assert len(columns) == 6
+    rows = table_rows(zone.lake).sort("event_id")
+    assert rows.select("color", "size__in_cm").rows() == [(None, None), ("red", "7")]
+
+
+@pytest.mark.parametrize(("one", "other"), [("color", "Color"), ("a b", "a_b"), ("a_b", "a b")])
+def test_names_that_clash_give_the_same_columns_for_any_split(zone: Zone, one: str, other: str) -> None:
+    for i, name in enumerate((one, other)):
+        header = f"event_id,event_timestamp,amount,email,{name}\n".encode()
+        row = good(f"k{i}", 0, "5", "", name)
+        zone.put(f"events/{i}.csv", header + row.text + b"\n", [row])
+        zone.take()
+    names = [c.lower() for c in table_rows(zone.lake).columns]
+    assert len(set(names)) == len(names)
+    whole = Lake(zone.root / "whole")
+    zone.take(lake=whole)
+    same_tables(zone.lake, whole)
+
+
+def test_a_field_is_never_taken_for_provenance(zone: Zone) -> None:
+    names = ("_offset", "_source", "_file", "_row", "_payload", "violations", "event_date", "_ingested_at")
+    header = ",".join(("event_id", "event_timestamp", "amount", "email", *names)).encode() + b"\n"
+    rows = [good("a", 0, "5", "", *names), good("b", 0, "-5", "", *names), good("c", 0, "5", "", *names)]
+    rows[1] = bad(rows[1].text)
+    zone.put("events/a.csv", header + b"\n".join(r.text for r in rows) + b"\n", rows)
+    zone.take(batch_rows=1)
+    check(zone)
+
+
+def test_an_empty_file_and_one_of_a_header_alone_are_taken(zone: Zone) -> None:
+    zone.put("events/empty.csv", b"")
+    zone.csv("events/header.csv", [])
+    taken = zone.take()
+    assert taken.counts.missing == 0
+    assert table_rows(zone.lake).is_empty()
+    version = zone.lake.version(CSV.table)
+    assert zone.take().counts.read == 0
+    assert zone.lake.version(CSV.table) == version
+
+
+# severities ---------------------------------------------------------------------------------------
+
+
+def test_a_fail_expectation_stops_the_intake_before_anything_is_written(zone: Zone) -> None:
+    source = with_severity("amount: greater_than_or_equal_to(0.0)", "fail")
+    zone.csv("events/a.csv", [good("a"), good("secret", 0, "-77"), bad()])
+    with pytest.raises(IntakeFailed, match="amount: greater_than_or_equal_to") as failed:
+        zone.take(source)
+    assert "secret" not in str(failed.value)
+    assert "77" not in str(failed.value)
+    assert table_rows(zone.lake).is_empty()
+    assert letters(zone.lake).is_empty()
+    zone.take(CSV)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a"]
+    assert letters(zone.lake).height == 2
+
+
+def test_a_warning_is_counted_and_the_row_stays(zone: Zone) -> None:
+    source = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
+    zone.csv("events/a.csv", [good("a"), good("b", 0, "-77")])
+    taken = zone.take(source)
+    assert taken.counts.written == 2
+    assert taken.warnings == {"amount: greater_than_or_equal_to(0.0)": 1}
+
+
+def with_severity(expectation: str, severity: str) -> FileSource:
+    from dataclasses import replace
+
+    from medallion_platform.contracts.contract import Severity
+
+    found = tuple(
+        replace(e, severity=Severity(severity)) if e.name == expectation else e
+        for e in CSV.contract.expectations
+    )
+    assert found != CSV.contract.expectations
+    return replace(CSV, contract=replace(CSV.contract, expectations=found))
+
+
+# crashes ------------------------------------------------------------------------------------------
+
+
+class Crashed(BaseException):
+    """The process died here: nothing catches it."""
+
+
+class Crash:
+    """Dies before or after one call of a step."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool, call: int = 1
+    ) -> None:
+        self.module, self.name, self.after, self.call = module, name, after, call
+        self.step = getattr(module, name)
+        self.calls = 0
+
+    def __enter__(self) -> None:
+        setattr(self.module, self.name, self)
+
+    def __exit__(self, *_: object) -> None:
+        setattr(self.module, self.name, self.step)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.call and not self.after:
+            raise Crashed
+        result = self.step(*arguments, **named)
+        if self.calls == self.call:
+            raise Crashed
+        return result
+
+
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files in frames of single records, as files larger than memory are."""
+    read = files.read
+
+    def read_in_pieces(*arguments: Any) -> Any:
+        for frame in read(*arguments):
+            yield from (frame.slice(i, 1) for i in range(frame.height))
+
+    monkeypatch.setattr(files, "read", read_in_pieces)
+
+
+STEPS = [
+    (ledger, "append"),
+    (dead_letters, "append"),
+    (steps.lean, "append"),
+    (steps, "judge"),
+    (steps, "duplicates"),
+]
+crashes = st.tuples(st.sampled_from(STEPS), st.booleans(), st.integers(1, 4))
+
+
+@settings(quick, max_examples=40)
+@given(csv_files(), st.lists(st.tuples(crashes, st.integers(1, 9)), min_size=1, max_size=4), st.data())
+def test_after_crashes_between_any_steps_every_record_is_there_once(
+    tmp_path_factory: Any,
+    given_files: list[tuple[list[Row], tuple[str, ...]]],
+    attempts: list[Any],
+    data: st.DataObject,
+) -> None:
+    zone = Zone(tmp_path_factory.mktemp("zone"))
+    waiting = list(enumerate(given_files))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if data.draw(st.booleans(), label="pieces"):
+            in_pieces(monkeypatch)
+        for ((module, name), after, call), batch in attempts:
+            for i, (rows, columns) in waiting[: data.draw(st.integers(0, len(waiting)), label="arrive")]:
+                zone.csv(f"events/{i}.csv", rows, columns)
+                waiting.pop(0)
+            try:
+                with Crash(monkeypatch, module, name, after=after, call=call):
+                    zone.take(batch_rows=batch)
+            except Crashed:
+                pass
+        for i, (rows, columns) in waiting:
+            zone.csv(f"events/{i}.csv", rows, columns)
+        zone.take(batch_rows=data.draw(st.integers(1, 9), label="batch"))
+    check(zone)
+
+
+@pytest.mark.parametrize("step", range(3))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_file_that_cannot_be_read_is_told_once_after_a_crash(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, step: int, after: bool
+) -> None:
+    zone.put("events/torn.csv.gz", gzip.compress(os.urandom(1000))[:-20])
+    module, name = STEPS[step]
+    with Crash(monkeypatch, module, name, after=after), pytest.raises(Crashed):
+        zone.take()
+    zone.take()
+    assert letters(zone.lake)["row"].to_list() == [0]
+    assert [r.counts.missing for _, r in zone.lake.records(CSV.table)] == [0]
+    assert zone.take().counts.read == 0
+
+
+@pytest.mark.parametrize("laxer", [True, False])
+def test_a_contract_that_changed_between_crash_and_retry_doubles_nothing(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, laxer: bool
+) -> None:
+    lax = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
+    before, then = (CSV, lax) if laxer else (lax, CSV)
+    zone.csv("events/a.csv", [good("a"), good("b", 0, "-1"), bad(), good("c")])
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        zone.take(before)
+    zone.take(then, batch_rows=1)
+    rows, dead = table_rows(zone.lake), letters(zone.lake)
+    assert sorted([*rows["_row"], *dead["row"]]) == [1, 2, 3, 4]
+    assert all(r.counts.missing == 0 for _, r in zone.lake.records(CSV.table))
+    total = [r.counts for _, r in zone.lake.records(CSV.table)]
+    assert (sum(c.written for c in total), sum(c.dead_lettered for c in total)) == (
+        rows.height,
+        dead.height,
+    )
+    assert dead.height == 2
+
+
+def test_a_retry_in_smaller_batches_counts_each_dead_letter_once(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_pieces(monkeypatch)
+    zone.csv("events/a.csv", [bad(), good("a"), bad("b,x,5,"), bad("c,x,5,"), good("b")])
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        zone.take(batch_rows=4)
+    zone.take(batch_rows=1)
+    check(zone)
+
+
+# two at once --------------------------------------------------------------------------------------
+
+
+def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
+    outcomes: list[str] = []
+    for turn in range(6):
+        for n in range(2):
+            zone.csv(
+                f"events/{turn}-{n}.csv",
+                [good(f"k{turn}{n}{i}") for i in range(3)] + [bad(f"{turn}{n},x,5,")],
+            )
+        seen, barrier = zone.seen(CSV), threading.Barrier(2)
+
+        def run(seen: Any = seen, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            try:
+                steps.intake(CSV, zone.landing, seen, zone.lake, steps_run(), batch_rows=2)
+                outcomes.append("done")
+            except Fenced:
+                outcomes.append("fenced")
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(outcomes) == 12, "an intake died of something else than the fence"
+    zone.take()
+    check(zone)
+    assert expected(zone, [CSV])[CSV.name].duplicate == 0
+
+
+def steps_run() -> Any:
+    from .toy import RUN
+
+    return RUN
