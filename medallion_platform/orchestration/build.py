@@ -8,6 +8,7 @@ import dagster as dg
 
 from medallion_platform.orchestration.assets import bronze_asset, intake_job, table_asset
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.sensors import landing_sensor
 from medallion_platform.pipeline.catalog import Catalog
 
 
@@ -20,13 +21,15 @@ def build_defs(catalog: Catalog, lakehouse: Lakehouse, first_day: str) -> dg.Def
     groups = {t.name: _group(t.name, catalog) for t in catalog.tables}
     bronze = [bronze_asset(s, lakehouse, first_day) for s in catalog.sources]
     made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]
+    intake = intake_job(catalog.sources)
     return dg.Definitions(
         assets=[*bronze, *made],
-        jobs=[intake_job(catalog.sources)],
+        jobs=[intake],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,
         sensors=[
-            dg.AutomationConditionSensorDefinition("refresh_what_changed", target=dg.AssetSelection.all())
+            landing_sensor(catalog, intake),
+            dg.AutomationConditionSensorDefinition("refresh_what_changed", target=dg.AssetSelection.all()),
         ],
     )
 
