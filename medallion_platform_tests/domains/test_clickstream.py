@@ -310,7 +310,7 @@ def user_features(metrics: list[Row]) -> list[Row]:
     max_examples=3,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # every try is six Spark jobs: no shrinking
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_gold_is_what_counting_by_hand_gives(spark: SparkSession, events: list[Row]) -> None:
     clean = frame(spark, CLEAN, events)

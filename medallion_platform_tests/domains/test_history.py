@@ -335,7 +335,8 @@ def test_a_lookup_does_not_shuffle_the_rows(spark: SparkSession) -> None:
     events = frame(spark, "by string, at timestamp", [{"by": "a", "at": minutes(1)}])
     history = frame(spark, HISTORY, [{"k": "a", "effective_from": minutes(0), "source_position": "1"}])
     found = as_of(events, history, key="k", by="by", at="at", take={"v": "v"}, known="known")
-    plan = found._jdf.queryExecution().executedPlan().toString()
+    execution: Any = found._jdf
+    plan = execution.queryExecution().executedPlan().toString()
     assert "BroadcastHashJoin" in plan
     assert plan.count("Exchange hashpartitioning") <= 1
     assert "SortMergeJoin" not in plan

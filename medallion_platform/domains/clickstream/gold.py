@@ -39,7 +39,7 @@ def daily_user_metrics(events: DataFrame) -> DataFrame:
         _how_many("search").alias("searches"),
         _how_many("add_to_cart").alias("cart_adds"),
         _how_many("purchase").alias("purchases"),
-        _distinct("session_id").alias("sessions"),
+        F.count_distinct("session_id").alias("sessions"),
         F.max("session_seconds").alias("longest_session_seconds"),
         _sum_of("amount_usd").alias("spend"),
         F.min("event_timestamp").alias("first_event_at"),
@@ -60,15 +60,17 @@ def daily_user_metrics(events: DataFrame) -> DataFrame:
 )
 def regional_rollups_hourly(events: DataFrame) -> DataFrame:
     """One row per hour and region with events."""
-    hour = F.date_trunc("hour", "event_timestamp").alias("hour")
-    return events.groupBy("event_date", hour, "region_code").agg(
+    by_user = events.groupBy(
+        "event_date", F.date_trunc("hour", "event_timestamp").alias("hour"), "region_code", "user_id"
+    ).agg(
         F.max("region_name").alias("region_name"),
         F.count(F.lit(1)).alias("event_count"),
-        _distinct("user_id").alias("active_users"),
-        _distinct("session_id").alias("sessions"),
+        F.count_distinct("session_id").alias("sessions"),
         _how_many("purchase").alias("purchases"),
-        _sum_of("amount_usd").alias("revenue"),
+        _sum_of("amount_usd").alias("spend"),
     )
+    # Two steps, because two distinct counts in one would multiply the rows.
+    return by_user.groupBy("event_date", "hour", "region_code").agg(*_of_users())
 
 
 @table(
@@ -80,14 +82,7 @@ def regional_rollups_hourly(events: DataFrame) -> DataFrame:
 )
 def regional_rollups_daily(metrics: DataFrame) -> DataFrame:
     """One row per day and region with events. A user has one row of metrics in each."""
-    return metrics.groupBy("event_date", "region_code").agg(
-        F.max("region_name").alias("region_name"),
-        F.sum("event_count").alias("event_count"),
-        F.count(F.lit(1)).alias("active_users"),
-        F.sum("sessions").alias("sessions"),
-        F.sum("purchases").alias("purchases"),
-        _sum_of("spend").alias("revenue"),
-    )
+    return metrics.groupBy("event_date", "region_code").agg(*_of_users())
 
 
 @table(
@@ -105,7 +100,7 @@ def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
         F.max("region_name").alias("region_name"),
         F.sum("event_count").alias("event_count"),
         F.count_distinct("user_id").alias("active_users"),
-        _distinct("event_date").alias("active_days"),
+        F.bit_count(F.bit_or(F.expr("shiftleft(1, weekday(event_date))"))).cast("long").alias("active_days"),
         F.sum("sessions").alias("sessions"),
         F.sum("purchases").alias("purchases"),
         _sum_of("spend").alias("revenue"),
@@ -123,21 +118,18 @@ def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
 def user_features(metrics: DataFrame) -> DataFrame:
     """A user's last 7 and 30 days as of the end of every day on which anybody was active.
 
-    A user has a row as long as the 30 days hold any activity. Each row of metrics counts in the
+    A user has a row as long as the 30 days hold any activity. Each day of a user counts in the
     30 windows that it lies in; keeping one day of the result keeps one of these.
     """
     days = metrics.select(F.col("event_date").alias("as_of")).distinct()
-    counted = metrics.select(
-        "user_id",
-        F.col("event_date").alias("day"),
-        "event_count",
-        "sessions",
-        "purchases",
-        "spend",
-        F.explode(F.sequence("event_date", F.date_add("event_date", 29), F.expr("interval 1 day"))).alias(
-            "as_of"
-        ),
-    ).join(F.broadcast(days), "as_of")
+    by_day = metrics.groupBy("user_id", F.col("event_date").alias("day")).agg(
+        F.sum("event_count").alias("event_count"),
+        F.sum("sessions").alias("sessions"),
+        F.sum("purchases").alias("purchases"),
+        _sum_of("spend").alias("spend"),
+    )
+    windows = F.explode(F.sequence("day", F.date_add("day", 29), F.expr("interval 1 day")))
+    counted = by_day.withColumn("as_of", windows).join(F.broadcast(days), "as_of")
     age = F.date_diff("as_of", "day")
 
     def recent(column: str) -> Column:
@@ -152,8 +144,8 @@ def user_features(metrics: DataFrame) -> DataFrame:
         F.sum("purchases").alias("purchases_30d"),
         F.coalesce(F.sum(recent("spend")), F.lit(0)).cast(_DOLLARS).alias("spend_7d"),
         _sum_of("spend").alias("spend_30d"),
-        F.size(F.collect_set(recent("day"))).cast("long").alias("active_days_7d"),
-        _distinct("day").alias("active_days_30d"),
+        F.count(recent("day")).alias("active_days_7d"),
+        F.count(F.lit(1)).alias("active_days_30d"),
         F.min(age).cast("long").alias("days_since_active"),
     )
     known_at = F.date_add("as_of", 1).cast("timestamp")
@@ -192,14 +184,21 @@ def _how_many(event_type: str) -> Column:
     return F.count_if(F.col("event_type") == event_type)
 
 
-def _distinct(column: str) -> Column:
-    """How many different values. One shuffle, where count_distinct takes two and expands rows."""
-    return F.size(F.collect_set(column)).cast("long")
-
-
 def _sum_of(column: str) -> Column:
     """The sum, 0 where there is none. Of decimals, so that the order of rows cannot matter."""
     return F.coalesce(F.sum(column), F.lit(0)).cast(_DOLLARS)
+
+
+def _of_users() -> tuple[Column, ...]:
+    """What happened in a region, from one row per user there."""
+    return (
+        F.max("region_name").alias("region_name"),
+        F.sum("event_count").alias("event_count"),
+        F.count(F.lit(1)).alias("active_users"),
+        F.sum("sessions").alias("sessions"),
+        F.sum("purchases").alias("purchases"),
+        _sum_of("spend").alias("revenue"),
+    )
 
 
 TABLES = (

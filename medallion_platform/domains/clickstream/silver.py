@@ -17,6 +17,7 @@ from medallion_platform.domains.clickstream.contracts import (
     SilverUsersHistory,
 )
 from medallion_platform.domains.history import as_of, current, versions
+from medallion_platform.domains.text import trimmed
 from medallion_platform.pipeline.table import Lookup, daily, table
 
 USD_PER_UNIT = {
@@ -97,20 +98,20 @@ def events(events: DataFrame, users: DataFrame, regions: DataFrame) -> DataFrame
     """
     ordered = F.col("session_end") >= F.col("session_start")
     seconds = F.unix_seconds("session_end") - F.unix_seconds("session_start")
-    region = F.upper(_trimmed("region_code"))
+    region = F.upper(trimmed("region_code"))
     cleaned = events.drop("_payload").withColumns(
         {
-            "event_id": F.trim("event_id"),
-            "user_id": _trimmed("user_id"),
-            "event_type": F.lower(_trimmed("event_type")),
+            "event_id": trimmed("event_id"),
+            "user_id": trimmed("user_id"),
+            "event_type": F.lower(trimmed("event_type")),
             "event_date": F.to_date("event_timestamp"),
-            "page": _trimmed("page"),
-            "currency": F.upper(_trimmed("currency")),
-            "session_id": _trimmed("session_id"),
+            "page": trimmed("page"),
+            "currency": F.upper(trimmed("currency")),
+            "session_id": trimmed("session_id"),
             "session_seconds": F.when(ordered, seconds),
             "region_code": F.coalesce(region, F.lit(UNKNOWN_REGION)),
-            "email": _trimmed("email"),
-            "phone": _trimmed("phone"),
+            "email": trimmed("email"),
+            "phone": trimmed("phone"),
         }
     )
     priced = cleaned.withColumn("amount_usd", _in_dollars(F.col("amount"), F.col("currency")))
@@ -134,11 +135,6 @@ def events(events: DataFrame, users: DataFrame, regions: DataFrame) -> DataFrame
     )
     declared = SilverEvents.contract.column_names
     return enriched.select(*declared, *(c for c in enriched.columns if c not in declared))
-
-
-def _trimmed(column: str) -> Column:
-    """The text without blanks around it; null where nothing is left."""
-    return F.nullif(F.regexp_replace(column, r"^\s+|\s+$", ""), F.lit(""))
 
 
 def _in_dollars(amount: Column, currency: Column) -> Column:

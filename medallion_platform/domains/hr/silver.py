@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.domains.hr.contracts import (
@@ -10,6 +10,7 @@ from medallion_platform.domains.hr.contracts import (
     SilverHiredEmployees,
     SilverJobs,
 )
+from medallion_platform.domains.text import trimmed
 from medallion_platform.pipeline.table import table
 
 
@@ -22,7 +23,7 @@ from medallion_platform.pipeline.table import table
 )
 def departments(rows: DataFrame) -> DataFrame:
     """One row per department id; an older snapshot's row is superseded."""
-    return _newest(rows).withColumn("name", _trimmed("name"))
+    return _newest(rows).withColumn("name", trimmed("name"))
 
 
 @table(
@@ -34,7 +35,7 @@ def departments(rows: DataFrame) -> DataFrame:
 )
 def jobs(rows: DataFrame) -> DataFrame:
     """One row per job id; an older snapshot's row is superseded."""
-    return _newest(rows).withColumn("title", _trimmed("title"))
+    return _newest(rows).withColumn("title", trimmed("title"))
 
 
 @table(
@@ -49,7 +50,7 @@ def hired_employees(rows: DataFrame) -> DataFrame:
     newest = _newest(rows)
     made = newest.withColumns(
         {
-            "name": _trimmed("name"),
+            "name": trimmed("name"),
             "hire_year": F.year("hired_at"),
             "hire_quarter": F.quarter("hired_at"),
         }
@@ -63,11 +64,6 @@ def _newest(rows: DataFrame) -> DataFrame:
     columns = [c for c in rows.columns if c != "_payload"]
     newest = rows.groupBy("id").agg(F.max_by(F.struct(*columns), "_offset").alias("_row_"))
     return newest.select("_row_.*")
-
-
-def _trimmed(column: str) -> Column:
-    """The text without blanks around it; null where nothing is left."""
-    return F.nullif(F.regexp_replace(column, r"^\s+|\s+$", ""), F.lit(""))
 
 
 TABLES = (departments, jobs, hired_employees)
