@@ -1,0 +1,436 @@
+"""Keep tables quick to read and small on disk: cluster small files into few, delete dead ones.
+
+No JVM. `optimize` rewrites files and changes no row: its commit says `dataChange: false`, carries
+the last record on, so that a refresh finds its position on top of the log, and repeats the writer's
+transaction identifier, so that it and a writer that started from the same version fence each other.
+`vacuum` deletes files that no version within the retention needs.
+
+Why not the library's own commands: delta-rs 1.6 drops transaction identifiers from an OPTIMIZE, and
+an overwrite that started before one is not refused and doubles the rows; its VACUUM puts two
+commits without a record on top of the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from medallion_platform.lakehouse.commit import (
+    WRITER,
+    Fenced,
+    StagedFile,
+    sequence_of,
+    staged_files,
+)
+from medallion_platform.lakehouse.lake import Lake, files_of
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+    from deltalake.transaction import AddAction, RemoveAction
+
+RETENTION = timedelta(days=30)
+"""A reader may stay on a version for this long after a newer one replaced it."""
+TARGET_BYTES = 128 * 1024 * 1024
+"""The size of a clustered file."""
+BATCH_BYTES = 512 * 1024 * 1024
+"""Files that are sorted together, in memory: one batch of one partition at a time."""
+ROW_GROUP = 65_536
+"""Rows that a reader skips or reads at once within a file."""
+
+_SMALL = 8
+"""A file under an eighth of the target is worth merging with others."""
+_CURVE_BITS = 16
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_UNREADABLE = {"deletionVectors", "columnMapping"}
+
+
+class NotOurs(Exception):
+    """The table uses a feature under which its files cannot be taken at face value."""
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What `optimize` did: the table's live files and bytes before and after."""
+
+    version: int
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    rewritten: int = 0
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What `vacuum` deleted. kept: files that no live version needs, but the retention does."""
+
+    removed: int
+    removed_bytes: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """Both halves of one table's maintenance."""
+
+    table: str
+    optimized: Optimized
+    vacuumed: Vacuumed
+    seconds: float
+
+
+def tables(lake: Lake) -> list[str]:
+    """Every table below the lake's root: the layers', their dead letters, the ledgers of files."""
+    logs = sorted(lake.root.glob("*/*/_delta_log"))
+    return [f"{log.parent.parent.name}.{log.parent.name}" for log in logs]
+
+
+def maintain(
+    lake: Lake,
+    table: str,
+    cluster_by: Sequence[str] = (),
+    *,
+    retention: timedelta = RETENTION,
+    now: datetime | None = None,
+) -> Maintained:
+    """Optimize, then vacuum.
+
+    Raises:
+        Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
+        NotOurs: the table's files cannot be taken at face value.
+    """
+    started = time.monotonic()
+    optimized = optimize(lake, table, cluster_by)
+    vacuumed = vacuum(lake, table, retention, now=now)
+    return Maintained(table, optimized, vacuumed, round(time.monotonic() - started, 3))
+
+
+def optimize(
+    lake: Lake,
+    table: str,
+    cluster_by: Sequence[str] = (),
+    *,
+    target_bytes: int = TARGET_BYTES,
+    batch_bytes: int = BATCH_BYTES,
+) -> Optimized:
+    """Merge small files of each partition, rows sorted by `cluster_by` (several: along a Z-curve).
+
+    Files that are clustered already are left alone until what came since is worth it; a second run
+    does nothing.
+
+    Raises:
+        Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
+        NotOurs: the table uses deletion vectors or column mapping.
+    """
+    opened = _open(lake, table)
+    files = files_of(opened)
+    partition_by = opened.metadata().partition_columns
+    mark = _mark(cluster_by)
+    chosen = [
+        batch
+        for group in _by_partition(files, partition_by)
+        for batch in _batches(worth_rewriting(group, mark, target_bytes), batch_bytes)
+    ]
+    before, size = len(files), sum(f["size_bytes"] for f in files)
+    if not chosen:
+        return Optimized(opened.version(), before, before, size, size)
+    unreadable = _UNREADABLE & set(opened.protocol().reader_features or ())
+    if unreadable:
+        raise NotOurs(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
+
+    root, folder = Path(lake.path(table)), f"staged/{uuid.uuid4().hex}"
+    for batch in chosen:
+        _rewrite(opened, root, folder, batch, cluster_by, mark, target_bytes)
+    added = staged_files(str(root), folder, partition_by)
+    removed = [f for batch in chosen for f in batch]
+    rows = sum(f["num_records"] for f in removed)
+    if sum(f.rows for f in added) != rows:
+        raise RuntimeError(f"{table}: {rows} rows were read to cluster them, but not as many written")
+    _remove_empty_folders(root / folder)
+    _commit(lake, table, opened, added, removed)
+    after = files_of(opened)
+    return Optimized(
+        opened.version(),
+        before,
+        len(after),
+        size,
+        sum(f["size_bytes"] for f in after),
+        len(removed),
+    )
+
+
+def vacuum(
+    lake: Lake, table: str, retention: timedelta = RETENTION, *, now: datetime | None = None
+) -> Vacuumed:
+    """Delete the files below the table's folder that nobody within the retention can ask for.
+
+    Kept are: files of the newest version; files that a version replaced less than `retention` ago
+    needs; and whatever was written less than `retention` ago, referenced or not, because a running
+    refresh may yet commit it. What a dead run staged goes once it is that old.
+    """
+    cutoff = (now or datetime.now(UTC)) - retention
+    root = Path(lake.path(table))
+    listed = _listed(root)
+    # The log is read after the listing: what a writer commits in between is known.
+    opened = _open(lake, table)
+    live = {unquote(f["path"]) for f in files_of(opened)}
+    needed = live | _replaced_since(root, cutoff)
+    unneeded = [(p, s, modified) for p, s, modified in listed if p not in needed]
+    dead = [
+        (p, s)
+        for p, s, modified in unneeded
+        if modified < cutoff and not Path(p).name.startswith("deletion_vector")
+    ]
+    abandoned = _abandoned(root, cutoff)  # asked before deleting: that touches the folders
+    for path, _ in dead:
+        (root / path).unlink(missing_ok=True)
+    for folder in abandoned:
+        _remove_empty_folders(folder)
+    return Vacuumed(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
+
+
+def worth_rewriting(files: Sequence[dict[str, Any]], mark: str, target_bytes: int) -> list[dict[str, Any]]:
+    """Of one partition's files, those to rewrite together.
+
+    Pending are files that are not clustered, or small. Once they make up a quarter of the others,
+    all are rewritten; before that, only the pending ones are merged with each other.
+    """
+    small = target_bytes // _SMALL
+    pending, settled = [], []
+    for f in files:
+        clustered = f["path"].rpartition("/")[2].startswith(mark)
+        (settled if clustered and f["size_bytes"] >= small else pending).append(f)
+    waiting = sum(f["size_bytes"] for f in pending)
+    if settled and pending and waiting * 4 >= sum(f["size_bytes"] for f in settled):
+        return list(files)
+    if len(pending) == 1:
+        only = pending[0]
+        unsorted = not only["path"].rpartition("/")[2].startswith(mark)
+        return pending if unsorted and only["size_bytes"] >= small else []
+    return pending
+
+
+def curve(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows in an order in which neighbours have close values of every one of `columns`.
+
+    One column: sorted by it. Several: by their ranks with interleaved bits (Morton order), so that
+    a filter on any of them skips most files.
+    """
+    import polars as pl
+
+    if not columns or frame.is_empty():
+        return frame
+    if len(columns) == 1:
+        return frame.sort(columns[0], maintain_order=True)
+    code = pl.lit(0, pl.UInt64)
+    bits = min(_CURVE_BITS, 63 // len(columns))
+    for j, column in enumerate(columns):
+        rank = pl.col(column).rank("dense").fill_null(0).cast(pl.UInt64)
+        rank = rank * (2**bits - 1) // pl.max_horizontal(rank.max(), pl.lit(1, pl.UInt64))
+        for bit in range(bits):
+            weight = 1 << (bit * len(columns) + j)
+            code = code + (rank // (1 << bit)) % 2 * pl.lit(weight, pl.UInt64)
+    return (
+        frame.with_columns(code.alias("_curve")).sort("_curve", *columns, maintain_order=True).drop("_curve")
+    )
+
+
+def _open(lake: Lake, table: str) -> DeltaTable:
+    found = lake.open(table)
+    if found is None:
+        raise FileNotFoundError(f"{table}: no such table in {lake.root}")
+    return found
+
+
+def _mark(cluster_by: Sequence[str]) -> str:
+    """How the names of files begin that are clustered by these columns."""
+    return f"clustered-{hashlib.sha256(repr(tuple(cluster_by)).encode()).hexdigest()[:8]}-"
+
+
+def _by_partition(files: Iterable[dict[str, Any]], partition_by: Sequence[str]) -> list[list[dict[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for f in sorted(files, key=lambda f: f["path"]):
+        groups.setdefault(tuple(f[f"partition.{c}"] for c in partition_by), []).append(f)
+    return list(groups.values())
+
+
+def _batches(files: Sequence[dict[str, Any]], most_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Files of one partition in groups that fit into memory (a file is never split)."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for f in files:
+        if batch and size + f["size_bytes"] > most_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(f)
+        size += f["size_bytes"]
+    if batch:
+        yield batch
+
+
+def _rewrite(
+    table: DeltaTable,
+    root: Path,
+    folder: str,
+    batch: Sequence[dict[str, Any]],
+    cluster_by: Sequence[str],
+    mark: str,
+    target_bytes: int,
+) -> None:
+    """Stage the rows of a batch of one partition, in order, as files of the target size."""
+    import polars as pl
+
+    partition_by = table.metadata().partition_columns
+    schema = pl.scan_delta(table).collect_schema()
+    inside = {c: t for c, t in schema.items() if c not in partition_by}
+    # A column that the table got after the file was written is null in it.
+    frame = pl.scan_parquet(
+        [root / unquote(f["path"]) for f in batch],
+        schema=inside,
+        missing_columns="insert",
+        hive_partitioning=False,
+        glob=False,
+        cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
+    ).collect()
+    frame = curve(frame, [c for c in cluster_by if c in inside])
+    target = root / folder
+    for column in partition_by:
+        target /= f"{column}={_folder_value(batch[0], column)}"
+    target.mkdir(parents=True, exist_ok=True)
+    pieces = max(1, math.ceil(sum(f["size_bytes"] for f in batch) / target_bytes))
+    rows = max(1, math.ceil(frame.height / pieces))
+    run = uuid.uuid4().hex
+    for n, start in enumerate(range(0, frame.height, rows)):
+        frame.slice(start, rows).write_parquet(
+            target / f"{mark}{run}-{n:04}.parquet",
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            statistics=True,
+        )
+
+
+def _folder_value(file: dict[str, Any], column: str) -> str:
+    """A file's partition value as its folder's name has it."""
+    for part in unquote(file["path"]).split("/"):
+        if part.startswith(f"{column}="):
+            return part.partition("=")[2]
+    value = file[f"partition.{column}"]
+    return _HIVE_NULL if value is None else quote(str(value), safe="")
+
+
+def _commit(
+    lake: Lake,
+    table: str,
+    opened: DeltaTable,
+    added: Sequence[StagedFile],
+    removed: Sequence[dict[str, Any]],
+) -> None:
+    """Swap the files in one commit that changes no row and fences every writer, in both orders."""
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError
+    from deltalake.transaction import AddAction, RemoveAction
+
+    partition_by = opened.metadata().partition_columns
+    swap: list[AddAction | RemoveAction] = [
+        AddAction(f.path, f.size, f.partition, f.modified_ms, False, f.statistics) for f in added
+    ]
+    stamp = int(time.time() * 1000)
+    for f in removed:
+        values = {c: unquote(_folder_value(f, c)) for c in partition_by}
+        partition = {c: None if v == _HIVE_NULL else v for c, v in values.items()}
+        swap.append(RemoveAction(unquote(f["path"]), False, stamp, f["size_bytes"], partition))
+    metadata = {"maintenance": f"{len(removed)} files clustered into {len(added)}"}
+    last = lake.last_record(table)
+    if last is not None:
+        metadata["userMetadata"] = last.to_json()
+    sequence = sequence_of(opened)
+    try:
+        opened.create_write_transaction(
+            swap,
+            mode="append",
+            schema=opened.schema(),
+            partition_by=partition_by,
+            commit_properties=CommitProperties(
+                custom_metadata=metadata,
+                app_transactions=[Transaction(WRITER, sequence)] if sequence >= 0 else None,
+                # A second try would be made against files that it has not seen.
+                max_commit_retries=0,
+            ),
+        )
+    except CommitFailedError as error:
+        raise Fenced(f"{table}: a writer committed meanwhile; optimize it again") from error
+    opened.update_incremental()
+
+
+def _listed(root: Path) -> list[tuple[str, int, datetime]]:
+    """(path, size, modified) of every file below the table's folder, the log left out."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if relative.parts[0] == "_delta_log":
+            continue
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue  # a writer moved it to its partition meanwhile; it is young
+        if path.is_file():
+            found.append((str(relative), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)))
+    return found
+
+
+def _replaced_since(root: Path, cutoff: datetime) -> set[str]:
+    """Files that a commit after `cutoff` took away: a version within the retention needs them."""
+    found: set[str] = set()
+
+    def note(removed: dict[str, Any] | None) -> None:
+        if removed:
+            stamp = removed.get("deletionTimestamp")
+            if stamp is None or stamp >= cutoff.timestamp() * 1000:
+                found.update((removed["path"], unquote(removed["path"])))
+
+    for log in (root / "_delta_log").glob("*.json"):
+        for line in log.read_text().splitlines() if log.stem.isdigit() else ():
+            if '"remove"' in line:
+                note(json.loads(line).get("remove"))
+    # Commits that were cleaned from the log live on in its checkpoints.
+    for removed in _in_checkpoints(root):
+        note(removed)
+    return found
+
+
+def _in_checkpoints(root: Path) -> Iterator[dict[str, Any]]:
+    import polars as pl
+
+    parts = sorted((root / "_delta_log").glob("*.checkpoint*.parquet"))
+    newest = {p for p in parts if p.name[:20] == parts[-1].name[:20]}
+    for part in newest:
+        removes = pl.scan_parquet(part).select(pl.col("remove").struct.field("path", "deletionTimestamp"))
+        yield from removes.filter(pl.col("path").is_not_null()).collect().to_dicts()
+
+
+def _abandoned(root: Path, cutoff: datetime) -> list[Path]:
+    """Folders of runs below `staged/` in which nothing was touched since `cutoff`."""
+    found = []
+    for run in (root / "staged").glob("*"):
+        stamps = [p.stat().st_mtime for p in [run, *run.rglob("*")] if p.exists()]
+        if run.is_dir() and max(stamps) < cutoff.timestamp():
+            found.append(run)
+    return found
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    below = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
+    if any(not p.is_dir() for p in folder.rglob("*")):
+        return
+    for path in [*below, folder]:
+        path.rmdir()
