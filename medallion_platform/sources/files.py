@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,14 @@ def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOC
     parser = _parser(format)
     row, started = 1, False
     blocks = iter(text)
-    rest = b""
-    data = next(blocks, b"")
-    while data or rest:
+    rest, ahead, pull = b"", next(blocks, b""), 1
+    while ahead or rest:
+        data = [ahead, *islice(blocks, pull - 1)]
         ahead = next(blocks, b"")
         final = not ahead
-        piece = Block(rest, data)
-        data = ahead
+        piece = Block(rest, *data)
+        # within a record longer than a block, take more at once
+        pull = min(2 * pull, 8)
         start: int | None = 0
         if not started:
             try:
@@ -68,6 +70,7 @@ def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOC
         started = True
         starts, ends, after = parser.split(piece, start, final)
         rest = piece.get(after, piece.size)
+        pull = 1 if len(starts) else pull
         skipped = min(max(first_row - row, 0), len(starts))
         row += len(starts)
         starts, ends = starts[skipped:], ends[skipped:]
