@@ -1,0 +1,255 @@
+"""Dead letters taken back, and bronze judged anew: every record stays in one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medallion_platform.contracts.contract import Column, ColumnType, Compare, Contract, Expectation, Severity
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import replay as steps
+from medallion_platform.pipeline.replay import replay, reparse
+from medallion_platform.sources.source import FileSource
+
+from .test_intake import Crash, Crashed, with_severity
+from .toy import CSV, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows
+
+LAX = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
+quick = settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> Zone:
+    return Zone(tmp_path)
+
+
+def places(lake: Lake) -> dict[int, str]:
+    """Where each record is; fails where one is in two places."""
+    rows, dead = table_rows(lake)["_offset"].to_list(), letters(lake)["offset"].to_list()
+    assert len(set(rows)) == len(rows)
+    assert len(set(dead)) == len(dead)
+    assert not set(rows) & set(dead)
+    return dict.fromkeys(rows, "table") | dict.fromkeys(dead, "dead")
+
+
+def stricter(limit: float) -> FileSource:
+    """The source with an upper bound on amounts."""
+    more = Expectation("amount: small", ("amount",), Severity.REJECT, Compare("lt", limit))
+    found = (*CSV.contract.expectations, more)
+    return replace(CSV, contract=replace(CSV.contract, expectations=found))
+
+
+def test_letters_that_pass_now_come_back_once(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a"), good("b", 0, "-1"), bad(), good("c", 0, "-2", '"x\ny"')])
+    zone.take()
+    assert replay(CSV, zone.lake, RUN).still_dead == 3
+    done = replay(LAX, zone.lake, RUN)
+    assert done.counts.as_dict() == {
+        "read": 3,
+        "written": 2,
+        "dead_lettered": 1,
+        "duplicate": 0,
+        "superseded": 0,
+    }
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b", "c"]
+    assert table_rows(zone.lake)["email"].to_list() == [None, None, "x\ny"]
+    assert letters(zone.lake)["row"].to_list() == [3]
+    assert replay(LAX, zone.lake, RUN).counts.written == 0
+    assert table_rows(zone.lake).height == 3
+
+
+def test_only_the_letters_asked_for_come_back(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("b", 0, "-1"), good("c", 0, "-2")])
+    zone.take()
+    wanted = letters(zone.lake)["offset"][1]
+    assert replay(LAX, zone.lake, RUN, [wanted]).counts.written == 1
+    assert table_rows(zone.lake)["_offset"].to_list() == [wanted]
+    assert letters(zone.lake)["row"].to_list() == [1]
+
+
+def test_a_letter_that_is_in_the_table_by_now_is_a_duplicate(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "-1")])
+    zone.take()
+    zone.csv("events/b.csv", [good("a", 1)])
+    zone.take()
+    assert replay(LAX, zone.lake, RUN).counts.duplicate == 1
+    assert letters(zone.lake).is_empty()
+    assert table_rows(zone.lake).height == 1
+
+
+def test_letters_of_an_intake_that_has_not_committed_are_left_alone(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone.csv("events/a.csv", [good("a"), good("b", 0, "-1")])
+    zone.take()
+    zone.csv("events/b.csv", [good("c"), good("d", 0, "-1")])
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        zone.take()
+    assert replay(LAX, zone.lake, RUN).counts.read == 1
+    zone.take()
+    assert len(places(zone.lake)) == 4
+    assert replay(LAX, zone.lake, RUN).counts.written == 1
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("then", ["replay", "intake and replay", "stricter"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_replay_that_dies_is_mended_by_the_next(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, call: int, after: bool, then: str
+) -> None:
+    zone.csv("events/a.csv", [good("a"), good("b", 0, "-1"), bad(), good("c", 0, "-2")])
+    zone.take()
+    name = "append" if call == 1 else "replace"
+    with Crash(monkeypatch, steps.lean, name, after=after), pytest.raises(Crashed):
+        replay(LAX, zone.lake, RUN)
+    if then == "intake and replay":
+        zone.csv("events/b.csv", [good("z"), bad()])
+        zone.take(LAX)
+    elif then == "stricter":
+        replay(CSV, zone.lake, RUN)
+    replay(LAX, zone.lake, RUN)
+    found = places(zone.lake)
+    assert len(found) == (6 if "intake" in then else 4)
+    assert set(table_rows(zone.lake)["event_id"]) >= {"a", "b", "c"}
+    assert all(r.counts.missing == 0 for _, r in zone.lake.records(CSV.table))
+
+
+# judging bronze anew --------------------------------------------------------------------------------
+
+
+@quick
+@given(csv_files(), st.data())
+def test_reparse_under_the_same_contract_changes_nothing(
+    tmp_path_factory: Any, given_files: list[tuple[list[Row], tuple[str, ...]]], data: st.DataObject
+) -> None:
+    zone = Zone(tmp_path_factory.mktemp("zone"))
+    for i, (rows, columns) in enumerate(given_files):
+        zone.csv(f"events/{i}.csv", rows, columns)
+        zone.take(batch_rows=data.draw(st.integers(1, 8)))
+    rows, dead = table_rows(zone.lake), letters(zone.lake)
+    units = data.draw(st.sampled_from([None, {"2026-01-05"}, set()]))
+    reparse(CSV, zone.lake, RUN, units)
+    after = table_rows(zone.lake)
+    assert after.select(sorted(after.columns)).equals(rows.select(sorted(rows.columns)))
+    assert letters(zone.lake).equals(dead)
+
+
+@quick
+@given(json_files)
+def test_reparse_of_json_changes_nothing(tmp_path_factory: Any, given_files: list[list[Row]]) -> None:
+    zone = Zone(tmp_path_factory.mktemp("zone"))
+    for i, rows in enumerate(given_files):
+        zone.json(f"clicks/{i}.json", rows)
+    zone.take(JSON)
+    rows, dead = table_rows(zone.lake), letters(zone.lake)
+    reparse(JSON, zone.lake, RUN)
+    after = table_rows(zone.lake)
+    assert after.select(sorted(after.columns)).equals(rows.select(sorted(rows.columns)))
+    assert letters(zone.lake).equals(dead)
+
+
+def test_a_stricter_contract_moves_rows_out_and_a_laxer_one_brings_them_back(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 0, "50"), bad()])
+    zone.csv(
+        "events/b.csv",
+        [good("c", 1441, "500", "", "red")],
+        ("event_id", "event_timestamp", "amount", "email", "color"),
+    )
+    zone.take()
+    before = table_rows(zone.lake)
+    _, record = reparse(stricter(10), zone.lake, RUN)
+    assert record is not None
+    assert (record.counts.written, record.counts.dead_lettered, record.counts.missing) == (1, 2, 0)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a"]
+    assert len(places(zone.lake)) == 4
+    reparse(stricter(100), zone.lake, RUN)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
+    reparse(CSV, zone.lake, RUN)
+    after = table_rows(zone.lake)
+    assert after.select(sorted(after.columns)).equals(before.select(sorted(before.columns)))
+    assert letters(zone.lake)["row"].to_list() == [3]
+
+
+def test_a_contract_that_takes_everything_out_leaves_a_table(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 0, "50")])
+    zone.take()
+    reparse(stricter(1), zone.lake, RUN)
+    assert table_rows(zone.lake).is_empty()
+    reparse(CSV, zone.lake, RUN)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
+    assert letters(zone.lake).is_empty()
+
+
+def test_reparse_of_some_days_leaves_the_others(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "50"), good("b", 1441, "50")])
+    zone.take()
+    reparse(stricter(10), zone.lake, RUN, {"2026-01-05"})
+    assert table_rows(zone.lake)["event_id"].to_list() == ["b"]
+    assert letters(zone.lake)["row"].to_list() == [1]
+
+
+def test_a_column_that_the_contract_gained_is_filled(zone: Zone) -> None:
+    header = ("event_id", "event_timestamp", "amount", "email", "color")
+    zone.csv("events/a.csv", [good("a", 0, "5", "", "7")], header)
+    zone.csv("events/b.csv", [good("b", 0, "5")])
+    zone.take()
+    contract: Contract = CSV.contract
+    wider = replace(contract, columns=(*contract.columns, Column("size", ColumnType("long"), nullable=True)))
+    zone.csv("events/c.csv", [good("c", 0, "5", "", "9")], (*header[:4], "size"))
+    source = replace(CSV, contract=wider)
+    reparse(source, zone.lake, RUN)
+    zone.take(source)
+    rows = table_rows(zone.lake)
+    assert rows.select("event_id", "size").rows() == [("a", None), ("b", None), ("c", 9)]
+
+
+@pytest.mark.parametrize("name", ["append", "replace"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_reparse_that_dies_is_mended_by_the_next(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, name: str, after: bool, call: int
+) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 0, "50"), good("c", 0, "-1"), bad()])
+    zone.take()
+    lax = with_limit(LAX, 10)
+    try:
+        with Crash(monkeypatch, steps.lean, name, after=after, call=call):
+            reparse(lax, zone.lake, RUN)
+    except Crashed:
+        pass
+    zone.csv("events/b.csv", [good("z"), bad()])
+    zone.take(lax)
+    reparse(lax, zone.lake, RUN)
+    assert len(places(zone.lake)) == 6
+    assert sorted(table_rows(zone.lake)["event_id"]) == ["a", "c", "z"]
+    reparse(LAX, zone.lake, RUN)
+    assert len(places(zone.lake)) == 6
+    assert sorted(table_rows(zone.lake)["event_id"]) == ["a", "b", "c", "z"]
+
+
+def with_limit(source: FileSource, limit: float) -> FileSource:
+    more = Expectation("amount: small", ("amount",), Severity.REJECT, Compare("lt", limit))
+    return replace(
+        source, contract=replace(source.contract, expectations=(*source.contract.expectations, more))
+    )
+
+
+def test_rows_of_another_source_are_left_alone(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "50")])
+    zone.take()
+    zone.json(
+        "clicks/a.json",
+        [Row(b'{"event_id":"j","event_timestamp":"2026-01-05T00:00:00Z","amount":50}', True, "j")],
+    )
+    zone.take(JSON)
+    reparse(stricter(10), zone.lake, RUN)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["j"]
+    assert pl.Series(letters(zone.lake)["source"]).to_list() == ["events"]
