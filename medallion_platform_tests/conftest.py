@@ -1,43 +1,68 @@
-"""What tests of several rooms share."""
+"""What tests of several rooms share: one Spark, a lake of one's own, real data where it is there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+
+# On a shared machine a deadline measures the neighbours. In CI the same examples every time: a red
+# build means a change, and the wider search is for the desk.
+settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("desk"), derandomize=True, max_examples=60)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """One small Spark with Delta for all tests: quick to start, UTC, no UI."""
-    from pyspark.sql import SparkSession
+    """One Spark for all tests of this process, set up as the platform sets it up."""
+    from medallion_platform.jars import jars
+    from medallion_platform.lakehouse.spark import session
 
-    jars = sorted((Path.home() / ".cache" / "medallion" / "jars").glob("*.jar"))
-    settings = {
-        "spark.jars": ",".join(map(str, jars)),
-        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.databricks.delta.snapshotPartitions": "2",
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.memory": "1g",
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    }
-    builder = SparkSession.builder.master("local[2]").appName("medallion-tests")
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
+    started = session(jars(), cores=2)
+    started.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
+    started.sparkContext.setLogLevel("ERROR")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """An empty lake."""
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with data as it really comes; tests that need it are skipped where it is not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}: set MEDALLION_SHARED_DATA to where it is")
+    return SHARED_DATA
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Report every skipped test with its reason: what was not tested must not look tested."""
+    if "s" not in config.option.reportchars:
+        config.option.reportchars += "s"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so where the answers on real data were not proven."""
+    if not SHARED_DATA.is_dir():
+        terminalreporter.write_line(
+            f"NOT TESTED: known answers on real data, there is no {SHARED_DATA} "
+            "(MEDALLION_SHARED_DATA names another place)",
+            yellow=True,
+        )
