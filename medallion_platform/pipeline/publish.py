@@ -1,0 +1,164 @@
+"""Publish: hand a gold version to a consumer that keeps its own copy, and remember which one.
+
+A consumer (a feature store, a warehouse, a cache) remembers in its own store which edition of the
+table it holds, and only after it holds all of it. A publish that dies anywhere is run again: it
+finds the old edition and hands over the same changes once more, which a consumer must bear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Protocol
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.log import LogGone, commits, touched
+from medallion_platform.lakehouse.record import WHOLE
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+
+    from medallion_platform.pipeline.refresh import Run
+
+
+class NothingToPublish(Exception):
+    """The table that a consumer takes does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Edition:
+    """One version of one table. A table made anew under an old name has another id."""
+
+    table_id: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a consumer is handed: the rows of the units that changed since the edition it holds.
+
+    units: None for all rows; empty where only files changed, no row. A unit that is named here and
+    has no rows is empty now. reason: for people.
+    """
+
+    edition: Edition
+    units: frozenset[str] | None
+    reason: str
+    source: DeltaTable
+    run: Run
+    unit_column: str | None = None
+
+    def rows(self, columns: Iterable[str]) -> pl.DataFrame:
+        """The rows handed over, as of the edition whatever is committed meanwhile."""
+        import polars as pl
+
+        scan = pl.scan_delta(self.source)
+        if self.units is not None:
+            assert self.unit_column is not None
+            unit = pl.col(self.unit_column)
+            if scan.collect_schema()[self.unit_column] == pl.Date:
+                scan = scan.filter(unit.is_in([date.fromisoformat(u) for u in self.units]))
+            else:
+                scan = scan.filter(unit.cast(pl.String).is_in(list(self.units)))
+        return scan.select(*columns).collect()
+
+
+class Consumer(Protocol):
+    """Who takes a gold table. `unit_column`: the table's unit, None where it has none."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def table(self) -> str:
+        """The table that it takes."""
+        ...
+
+    @property
+    def unit_column(self) -> str | None:
+        """The column whose values are handed over one by one."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep every other publish to this consumer out, or raise Fenced."""
+        ...
+
+    def holds(self) -> Edition | None:
+        """The edition that it holds, None where it holds none or has lost it."""
+        ...
+
+    def take(self, delivery: Delivery) -> int:
+        """Take the rows over, then remember the edition; gives how many rows it wrote.
+
+        Must come to the same result when it is done again after dying anywhere, and must never put
+        an older value in the place of a newer one.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop everything, the edition first: the next delivery has all rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publish did. edition: what the consumer holds now. written: rows it wrote."""
+
+    consumer: str
+    table: str
+    edition: Edition
+    reason: str
+    units: frozenset[str] | None = frozenset()
+    written: int = 0
+
+
+def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> Published:
+    """Bring a consumer up to the table's newest version; does nothing where it is there already.
+
+    anew: it forgets what it holds first, also values of rows that are in the table no more.
+
+    Raises:
+        NothingToPublish: the table does not exist.
+        Fenced: another publish to the same consumer is running; run it again.
+    """
+    with consumer.alone():
+        source = lake.open(consumer.table)
+        if source is None:
+            raise NothingToPublish(
+                f"{consumer.name} takes {consumer.table}, which does not exist yet: refresh it first"
+            )
+        if anew:
+            consumer.forget()
+        held = consumer.holds()
+        edition = Edition(str(source.metadata().id), source.version())
+        if held == edition:
+            return Published(consumer.name, consumer.table, edition, "up to date")
+        units, reason = _changed(lake, consumer, held, edition)
+        delivery = Delivery(edition, units, reason, source, run, consumer.unit_column)
+        written = consumer.take(delivery)
+    return Published(consumer.name, consumer.table, edition, reason, units, written)
+
+
+def _changed(
+    lake: Lake, consumer: Consumer, held: Edition | None, now: Edition
+) -> tuple[frozenset[str] | None, str]:
+    """The units that changed between two editions, None for all; and why."""
+    if held is None:
+        return None, "everything: it holds nothing yet"
+    if held.table_id != now.table_id or held.version > now.version:
+        return None, "everything: the table was made anew"
+    try:
+        log = list(commits(lake.path(consumer.table), held.version, now.version, consumer.unit_column))
+    except LogGone:
+        return None, "everything: the log no longer reaches back"
+    units = touched(log, held.version, {}).all
+    if WHOLE in units:
+        return None, "everything: rows without a unit changed"
+    if not units:
+        return frozenset(), "no row changed"
+    return frozenset(units), f"{len(units)} units changed"

@@ -1,0 +1,366 @@
+"""A Feast repository over gold tables: training data as of any instant, and the newest values online.
+
+**When a feature row is valid.** A row of day D sums up all of D, so nobody could have known it
+during D: it holds from midnight after D (UTC) on. That instant is the table's event time and Feast's
+`timestamp_field`, so an event on D is joined with the features of D-1. A table that claims to have
+known a row before its unit was over is refused: it would leak the future into training.
+
+**Offline** is the gold Delta table itself, read by DuckDB: late data is there as soon as the table
+is refreshed, and nothing is copied. **Online** is a copy of each entity's newest row. `publish`
+keeps it: only rows of units that changed are looked at, and a row never replaces a newer one. A row
+that leaves the table stays online until a newer one comes, or `publish(anew=True)`.
+
+Which edition is online stands in the online store itself, as a feature view `published`: who loses
+the store loses the note as well, and gets everything again.
+
+`import feast` costs seconds of CPU: only functions of this module do it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medallion_platform.contracts.contract import Column
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.publish import Delivery, Edition
+from medallion_platform.pipeline.table import DeclarationError, Table, Unit
+
+if TYPE_CHECKING:
+    import polars as pl
+    from feast import FeatureStore, FeatureView
+
+PUBLISHED = "published"
+"""The feature view that says which edition of each other view is online."""
+
+_KINDS = {
+    "string": "String",
+    "integer": "Int32",
+    "long": "Int64",
+    "float": "Float32",
+    "double": "Float64",
+    "boolean": "Bool",
+    "decimal": "Decimal",
+    "timestamp": "UnixTimestamp",
+}
+_KEY_KINDS = ("string", "integer", "long")
+_CHUNK = 1000
+
+_SETTINGS = """\
+project: medallion
+provider: local
+registry: registry.db
+entity_key_serialization_version: 3
+offline_store:
+  type: duckdb
+online_store:
+  type: sqlite
+  path: online.db
+"""
+
+
+class LeakyFeatures(Exception):
+    """Rows claim to have been known before their unit was over; nothing was published."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A gold table as a feature view of the same name.
+
+    keys: the entity's columns. known_at: the instant from which a row is valid. valid_for: how long
+    after it; None: until the next row.
+    """
+
+    table: str
+    unit: Unit
+    keys: tuple[Column, ...]
+    known_at: str
+    columns: tuple[Column, ...]
+    valid_for: timedelta | None = None
+
+    @property
+    def view(self) -> str:
+        """The name of the feature view."""
+        return self.table.partition(".")[2]
+
+    @property
+    def references(self) -> list[str]:
+        """Every feature as Feast names it: `user_features:events_7d`."""
+        return [f"{self.view}:{c.name}" for c in self.columns]
+
+
+def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
+    """Declare a gold table as features: every column but key, unit and event time is one.
+
+    Raises:
+        DeclarationError: the table has no unit, key or event time, or a type that Feast has not.
+    """
+    contract = table.contract
+
+    def refuse(reason: str) -> DeclarationError:
+        return DeclarationError(f"features of {table.name}: {reason}")
+
+    if table.unit is None:
+        raise refuse("the table has no unit, so nothing tells when a row became known")
+    if contract.event_time is None:
+        raise refuse("the contract names no event time: the instant from which a row is valid")
+    unit, known_at = table.unit.column, contract.event_time
+    keys = tuple(contract.column(k) for k in contract.key if k not in (unit, known_at))
+    columns = tuple(c for c in contract.columns if c.name not in (*contract.key, unit, known_at))
+    if not keys or not columns:
+        raise refuse("the table needs a key besides its unit, and columns besides its key")
+    if odd := [c.name for c in keys if c.type.kind not in _KEY_KINDS]:
+        raise refuse(f"{odd} cannot be the key of an entity: only text and whole numbers can")
+    if odd := [c.name for c in columns if c.type.kind not in _KINDS]:
+        raise refuse(f"Feast has no type for {odd}: give days since, or a timestamp")
+    return Features(table.name, table.unit, keys, known_at, columns, valid_for)
+
+
+@dataclass(frozen=True)
+class FeatureRepository:
+    """A Feast repository in the folder `home`; the `feast` command works there, too."""
+
+    home: Path
+    lake: Lake
+    views: tuple[Features, ...]
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Feast's own entry point, for `get_historical_features` and `get_online_features`.
+
+        Rows of `get_historical_features` come in no particular order.
+        """
+        from feast import FeatureStore
+
+        _load_delta_extension()
+        self.home.mkdir(parents=True, exist_ok=True)
+        settings = self.home / "feature_store.yaml"
+        if not settings.exists():
+            settings.write_text(_SETTINGS)
+        return FeatureStore(repo_path=str(self.home))
+
+    @property
+    def consumers(self) -> tuple[OnlineFeatures, ...]:
+        """One consumer a view, for `publish`."""
+        return tuple(OnlineFeatures(self, view) for view in self.views)
+
+    def apply(self) -> None:
+        """Register all views with Feast and make room for them online; changes nothing twice."""
+        from feast import Entity, FeatureView, FileSource, PushSource
+        from feast.data_format import DeltaFormat
+
+        entities: dict[str, Entity] = {
+            c.name: Entity(
+                name=c.name.removesuffix("_id"),
+                join_keys=[c.name],
+                value_type=_value_type(c),
+                description=c.description,
+            )
+            for view in self.views
+            for c in view.keys
+        }
+        found: list[Any] = list(entities.values())
+        for view in self.views:
+            source = FileSource(
+                name=view.table,
+                path=self.lake.path(view.table),
+                file_format=DeltaFormat(),
+                timestamp_field=view.known_at,
+            )
+            found.append(
+                FeatureView(
+                    name=view.view,
+                    entities=[entities[c.name] for c in view.keys],
+                    schema=[_field(c) for c in (*view.keys, *view.columns)],
+                    source=source,
+                    ttl=view.valid_for or timedelta(0),
+                )
+            )
+        found += _published_view(Entity, FeatureView, PushSource, FileSource)
+        self.store.apply(found)
+
+
+@dataclass(frozen=True)
+class OnlineFeatures:
+    """The online store as a consumer of one gold table."""
+
+    repository: FeatureRepository
+    view: Features
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"online features {self.view.view}"
+
+    @property
+    def table(self) -> str:
+        """The gold table."""
+        return self.view.table
+
+    @property
+    def unit_column(self) -> str | None:
+        """The gold table's unit."""
+        return self.view.unit.column
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One publish to this repository at a time: a lock that dies with its process."""
+        home = self.repository.home
+        home.mkdir(parents=True, exist_ok=True)
+        with (home / "publish.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Fenced(f"{self.name}: another publish is running; run it again") from None
+            self.repository.apply()
+            yield
+
+    def holds(self) -> Edition | None:
+        """The edition that the online store says it holds."""
+        found = self.repository.store.get_online_features(
+            features=[f"{PUBLISHED}:table_id", f"{PUBLISHED}:version"],
+            entity_rows=[{"feature_view": self.view.view}],
+        ).to_dict()
+        table_id, version = found["table_id"][0], found["version"][0]
+        return None if version is None else Edition(table_id, version)
+
+    def take(self, delivery: Delivery) -> int:
+        """Write each entity's newest row of the delivery that is not older than the one online."""
+        view = self.view
+        keys = [c.name for c in view.keys]
+        wanted = [*keys, *(c.name for c in view.columns), view.known_at]
+        written = 0
+        if delivery.units is None or delivery.units:
+            rows = delivery.rows([*wanted, view.unit.column])
+            self._refuse_leaks(rows)
+            newest = rows.sort(view.known_at).unique(keys, keep="last").sort(keys).select(wanted)
+            for start in range(0, newest.height, _CHUNK):
+                written += self._write(newest.slice(start, _CHUNK))
+        self._remember(delivery)
+        return written
+
+    def forget(self) -> None:
+        """Empty the online store's view, after the note of what it holds."""
+        for name in (PUBLISHED, self.view.view):
+            view = self._feature_view(name)
+            self._online.update(self.repository.store.config, [view], [], [], [], partial=True)
+            self._online.update(self.repository.store.config, [], [view], [], [], partial=True)
+
+    def _refuse_leaks(self, rows: pl.DataFrame) -> None:
+        import polars as pl
+
+        view = self.view
+        over = pl.col(view.unit.column).cast(pl.Date).dt.offset_by(f"{view.unit.days}d")
+        leaky = rows.filter(pl.col(view.known_at) < over.cast(pl.Datetime("us", "UTC")))
+        if leaky.height:
+            raise LeakyFeatures(
+                f"{view.table}: {leaky.height} rows have a {view.known_at} before their "
+                f"{view.unit.column} was over; nothing was published. A row of a day is known from "
+                "the next midnight on: mend the table."
+            )
+
+    def _write(self, rows: pl.DataFrame) -> int:
+        """Write the rows that are not older than what is online; gives how many."""
+        from feast.utils import _convert_arrow_to_proto
+
+        store, view = self.repository.store, self._feature_view(self.view.view)
+        types = {c.name: _value_type(c) for c in self.view.keys}
+        protos: list[Any] = []
+        # Feast converts the first batch of a table and leaves out the others.
+        for batch in rows.rechunk().to_arrow().combine_chunks().to_batches():
+            protos += _convert_arrow_to_proto(batch, view, types)
+        held = self._online.online_read(
+            store.config, view, [p[0] for p in protos], [self.view.columns[0].name]
+        )
+        fresh = [
+            proto
+            for proto, (since, _) in zip(protos, held, strict=True)
+            if since is None or _utc(since) <= _utc(proto[2])
+        ]
+        if fresh:
+            self._online.online_write_batch(store.config, view, fresh, None)
+        return len(fresh)
+
+    def _remember(self, delivery: Delivery) -> None:
+        import pandas as pd
+
+        self.repository.store.write_to_online_store(
+            PUBLISHED,
+            pd.DataFrame(
+                {
+                    "feature_view": [self.view.view],
+                    "table_id": [delivery.edition.table_id],
+                    "version": [delivery.edition.version],
+                    "run_id": [delivery.run.run_id],
+                    "event_timestamp": [delivery.run.at],
+                }
+            ),
+        )
+
+    @property
+    def _online(self) -> Any:
+        return self.repository.store._get_provider().online_store  # type: ignore[attr-defined]
+
+    def _feature_view(self, name: str) -> FeatureView:
+        return self.repository.store.get_feature_view(name)
+
+
+def _published_view(entity: Any, view: Any, push: Any, file: Any) -> list[Any]:
+    """The view `published`: feature view -> edition that is online. It has no history offline."""
+    from feast import Field, ValueType
+    from feast.types import Int64, String
+
+    key = entity(name="feature_view", join_keys=["feature_view"], value_type=ValueType.STRING)
+    nowhere = file(name=f"{PUBLISHED}_nowhere", path="nowhere", timestamp_field="event_timestamp")
+    names = {"feature_view": String, "table_id": String, "version": Int64, "run_id": String}
+    return [
+        key,
+        view(
+            name=PUBLISHED,
+            entities=[key],
+            schema=[Field(name=n, dtype=t) for n, t in names.items()],
+            source=push(name=PUBLISHED, batch_source=nowhere),
+            ttl=timedelta(0),
+        ),
+    ]
+
+
+def _field(column: Column) -> Any:
+    import feast.types
+    from feast import Field
+
+    kind = getattr(feast.types, _KINDS[column.type.kind])
+    return Field(name=column.name, dtype=kind, description=column.description)
+
+
+def _value_type(column: Column) -> Any:
+    from feast import ValueType
+
+    return {"string": ValueType.STRING, "integer": ValueType.INT32, "long": ValueType.INT64}[column.type.kind]
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _load_delta_extension() -> None:
+    """Put DuckDB's reader of Delta tables where DuckDB looks for it: it comes as a package."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        try:
+            connection.load_extension("delta")
+        except duckdb.Error:
+            from duckdb_extensions import import_extension
+
+            import_extension("delta")
+
+
+__all__: Sequence[str] = ["FeatureRepository", "Features", "LeakyFeatures", "OnlineFeatures", "features"]
