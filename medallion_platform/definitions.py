@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from medallion_platform.domains.catalog import CATALOG as catalog
+from medallion_platform.domains.catalog import FEATURES
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.settings import Settings
@@ -24,7 +25,7 @@ def lakehouse_of(settings: Settings) -> Lakehouse:
 
 def definitions_of(settings: Settings) -> dg.Definitions:
     """Everything that Dagster shows, for these settings."""
-    return build_defs(catalog, lakehouse_of(settings), str(settings.first_day))
+    return build_defs(catalog, FEATURES, lakehouse_of(settings), str(settings.first_day))
 
 
 defs = definitions_of(Settings())

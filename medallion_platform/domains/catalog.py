@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medallion_platform.domains.clickstream import features as clickstream_features
 from medallion_platform.domains.clickstream import gold as clickstream_gold
 from medallion_platform.domains.clickstream import silver as clickstream_silver
 from medallion_platform.domains.clickstream import sources as clickstream_sources
@@ -20,3 +21,6 @@ CATALOG = Catalog(
     ),
 )
 """Every source and table; a name taken twice or an upstream that nobody makes fails at import."""
+
+FEATURES = clickstream_features.FEATURES
+"""Gold tables that are published into the feature repository."""

@@ -1,7 +1,7 @@
 """One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -14,6 +14,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
+from medallion_platform.serving.features import Features
 from medallion_platform.sources.source import FileSource
 
 
@@ -108,7 +109,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse, first_day: str) -> dg
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
         partitions_def=partitions.of_source(source, first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=source_window()),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
         code_version=source.contract.fingerprint,
         pool=_pool(source.table),
     )
@@ -121,6 +122,43 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse, first_day: str) -> dg
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.table, version, record, "parsed again"),
+        )
+
+    return body
+
+
+def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.AssetsDefinition:
+    """The online store's copy of a gold table, brought up to its newest version."""
+    key = dg.AssetKey(["serving", view.view])
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetDep(key_of(view.table), partition_mapping=dg.AllPartitionMapping())],
+        group_name=group,
+        description=f"The newest row of each entity of `{view.table}`, in Feast's online store.",
+        kinds={"feast", "serving"},
+        tags={"layer": "serving", "domain": group},
+        metadata={"features": view.references, "feature_repo": lakehouse.feature_repo},
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
+        automation_condition=_when_upstream_changed(),
+        pool=f"serving_{view.view}",
+    )
+    def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from medallion_platform.pipeline.publish import publish
+        from medallion_platform.serving.features import FeatureRepository, OnlineFeatures
+
+        tell(f"serving.{view.view}", "publishing")
+        repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
+        run = Run(context.run_id, datetime.now(UTC))
+        done = publish(OnlineFeatures(repository, view), lakehouse.lake, run)
+        tell(f"serving.{view.view}", done.reason)
+        return dg.MaterializeResult(
+            asset_key=key,
+            metadata={
+                "published_version": done.edition.version,
+                "rows_written": done.written,
+                "what_was_done": done.reason,
+            },
         )
 
     return body
@@ -188,13 +226,6 @@ def intake_job(sources: tuple[FileSource, ...]) -> dg.JobDefinition:
             op()
 
     return graph.to_job(executor_def=dg.in_process_executor)
-
-
-def source_window() -> object:
-    """How long a bronze table may stay without new files before it shows as not fresh."""
-    from datetime import timedelta
-
-    return timedelta(days=1)
 
 
 def _requested(context: dg.AssetExecutionContext) -> set[str] | None:

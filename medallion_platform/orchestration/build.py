@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import dagster as dg
 
-from medallion_platform.orchestration.assets import bronze_asset, intake_job, table_asset
+from medallion_platform.orchestration.assets import (
+    bronze_asset,
+    feature_asset,
+    intake_job,
+    table_asset,
+)
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.sensors import landing_sensor
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.serving.features import Features
 
 
-def build_defs(catalog: Catalog, lakehouse: Lakehouse, first_day: str) -> dg.Definitions:
+def build_defs(
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, first_day: str
+) -> dg.Definitions:
     """Assets, checks, jobs and sensors of everything in the catalog."""
     # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
     # would hide what matters.
@@ -21,9 +30,10 @@ def build_defs(catalog: Catalog, lakehouse: Lakehouse, first_day: str) -> dg.Def
     groups = {t.name: _group(t.name, catalog) for t in catalog.tables}
     bronze = [bronze_asset(s, lakehouse, first_day) for s in catalog.sources]
     made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]
+    published = [feature_asset(f, lakehouse, groups[f.table]) for f in features]
     intake = intake_job(catalog.sources)
     return dg.Definitions(
-        assets=[*bronze, *made],
+        assets=[*bronze, *made, *published],
         jobs=[intake],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,

@@ -94,6 +94,7 @@ def run_everything(
     _execute(defs.resolve_job_def("intake"), on, outcome, {})
     for group in _groups(catalog):
         _refresh_group(defs, catalog, lakehouse, on, group, outcome)
+    _publish(defs, lakehouse, on, outcome)
     return outcome
 
 
@@ -147,6 +148,20 @@ def _refresh_group(
         asset_selection={key_of(name) for name in stale}
     )
     _execute(job, on, outcome, tags)
+
+
+def _publish(defs: dg.Definitions, lakehouse: Lakehouse, on: dg.DagsterInstance, outcome: Outcome) -> None:
+    """Hand gold to its consumers, where the table exists that they take."""
+    graph = defs.resolve_asset_graph()
+    ready = {
+        key
+        for key in graph.get_all_asset_keys()
+        if key.path[0] == "serving"
+        and all(lakehouse.lake.rows(".".join(up.path)) for up in graph.get(key).parent_keys)
+    }
+    if ready:
+        job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=ready)
+        _execute(job, on, outcome, {})
 
 
 def _execute(

@@ -367,6 +367,8 @@ def _offsets(batch: _Batch) -> set[int]:
 
 @dataclass(frozen=True)
 class Judged:
+    """Good rows and bad ones, and how many rows each expectation concerned."""
+
     good: pl.DataFrame
     bad: pl.DataFrame
     violations: dict[str, int]
@@ -515,6 +517,7 @@ def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str
 
 
 def units_of(rows: pl.DataFrame, unit: str | None) -> dict[str, int]:
+    """Rows per unit; nothing where the table has no unit."""
     if unit is None or rows.is_empty():
         return {}
     counted = rows.group_by(pl.col(unit).cast(pl.String)).len()

@@ -13,6 +13,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from decimal import Decimal
+from types import CodeType
 
 from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
@@ -58,13 +60,39 @@ class Upstreams:
 
 
 def code_version(table: Table) -> int:
-    """A number that changes when the transform's source text or the contract changes."""
+    """A number that changes when what decides over the table's rows changes.
+
+    That is the transform's source text, that of the functions and the constants of its own package
+    which it uses, the contract, and what it is made from.
+    """
+    package = table.transform.__module__.rpartition(".")[0].rpartition(".")[0]
+    told = [*_sources_of(table.transform, package, set()), table.contract.fingerprint]
+    told += [table.recompute, repr(dict(table.made_from)), repr(table.unit), repr(table.keyed_by)]
+    return int.from_bytes(hashlib.sha256("\n".join(told).encode()).digest()[:6], "big")
+
+
+def _sources_of(function: Callable[..., object], package: str, seen: set[str]) -> list[str]:
+    """The texts of a function and of all of `package` that it refers to, each once."""
+    seen.add(function.__qualname__)
     try:
-        text = inspect.getsource(table.transform)
+        texts = [inspect.getsource(function)]
     except OSError:
-        text = table.transform.__qualname__
-    told = f"{text}{table.contract.fingerprint}{table.recompute}{table.made_from}"
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:6], "big")
+        texts = [function.__qualname__]
+    code = getattr(function, "__code__", None)
+    known = getattr(function, "__globals__", {})
+    for name in sorted(_names_in(code) if code else ()):
+        value = known.get(name)
+        if inspect.isfunction(value) and value.__qualname__ not in seen:
+            if package and value.__module__.startswith(package):
+                texts += _sources_of(value, package, seen)
+        elif isinstance(value, str | int | float | Decimal | tuple | dict):
+            texts.append(f"{name}={value!r}")
+    return texts
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*map(_names_in, inner))
 
 
 def plan(
@@ -156,9 +184,8 @@ def _plan_whole(
     main = table.main[1].table
     if moved == {main} and table.recompute == "keys":
         return Work(heads, merge=True, reason=f"rows of {main} changed")
-    if moved == {main} and table.recompute == "rows" and not recovering:
-        if not changed[main].rewritten:
-            return Work(heads, append=frozenset({WHOLE}), reason=f"new rows in {main}")
+    if moved == {main} and table.recompute == "rows" and not recovering and not changed[main].rewritten:
+        return Work(heads, append=frozenset({WHOLE}), reason=f"new rows in {main}")
     return Work(heads, whole=True, reason=f"{', '.join(sorted(moved))} changed")
 
 

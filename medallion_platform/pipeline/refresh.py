@@ -30,6 +30,7 @@ from medallion_platform.pipeline.plan import (
 )
 
 if TYPE_CHECKING:
+    from deltalake import DeltaTable
     from pyspark.sql import SparkSession
 
     from medallion_platform.pipeline.table import Table
@@ -102,8 +103,16 @@ def refresh(
     from medallion_platform.pipeline import remake
 
     stale = remake.stale_lookups(table, lake) if table.lookups else ()
+
+    def make(upstreams: Upstreams, work: Work) -> remake.Made:
+        return remake.remake(table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale))
+
     try:
-        made = remake.remake(table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale))
+        try:
+            made = make(upstreams, work)
+        except remake.Widening:
+            upstreams, work = _decide(table, lake, spark, unit_columns, last, rebuild=True)
+            made = make(upstreams, work)
     except RefreshFailed:
         raise
     except Exception as error:
@@ -125,6 +134,8 @@ def refresh(
         notes=[f"stale lookup: {name}" for name in stale] + made.notes,
         seconds=round(time.monotonic() - started, 3),
     )
+    if sequence_of(target) >= sequence:
+        raise Fenced(f"{table.name}: another run refreshed it meanwhile; nothing was written, run it again")
     _commit_dead_letters(table, lake, work, made, record, run)
     replaced = made.replaced_files
     if work.replace and not made.whole:
@@ -198,10 +209,24 @@ def _decide(
         existing=existing,
         requested=requested,
         affected=affected,
-        recovering=sequence_of(letters) > sequence_of(target),
+        recovering=_left_behind(table, lake, target, letters),
         rebuild=rebuild,
     )
     return upstreams, work
+
+
+def _left_behind(
+    table: Table, lake: Lake, target: DeltaTable | None, letters: DeltaTable | None
+) -> bool:
+    """Whether the newest dead letters are those of a refresh that never committed its rows."""
+    mine, theirs = sequence_of(target), sequence_of(letters)
+    if mine != theirs:
+        return theirs > mine
+    rows = lake.last_record(table.name)
+    rejected = lake.last_record(dead_letters.name(table.name))
+    if rows is None or rejected is None:
+        return False
+    return (rows.run_id, rows.at, rows.position) != (rejected.run_id, rejected.at, rejected.position)
 
 
 def _missing(table: Table, upstream: str) -> MissingUpstream:

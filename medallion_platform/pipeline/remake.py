@@ -42,6 +42,10 @@ _EMAIL = r"([A-Za-z0-9._%+\-]{1,3})[A-Za-z0-9._%+\-]*@([A-Za-z0-9.\-]+)"
 _PHONE = r"\+?\d[\d\s().\-]{5,}(\d{4})"
 
 
+class Widening(Exception):
+    """A column becomes wider: all files must be written anew, not only those of some units or keys."""
+
+
 @dataclass
 class Made:
     """Staged files and what is known of them; `keys` are the merged keys as text."""
@@ -175,17 +179,18 @@ def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
 def explain(table: str, error: Exception) -> str:
     """A failure in words, without row values: what broke, that nothing was written, what to do."""
     text = str(error)
-    guard = re.search(r"expectation violated: ([^\n]+)", text)
+    guard = re.search(r"a row violates (['\"])(.+?)\1(?: SQLSTATE|$)", text, re.MULTILINE)
     if guard:
-        name = guard.group(1).split("SQLSTATE")[0].strip(" .\"'")
         return (
-            f"{table}: the expectation '{name}' (severity fail) was violated. Nothing was written, "
+            f"{table}: the expectation '{guard[2]}' (severity fail) was violated. Nothing was written, "
             "the table is as it was. Look at the rows upstream that break it, mend them or the "
             "contract, and refresh again."
         )
     kind = type(error).__name__
     condition = error.getCondition() if isinstance(error, PySparkException) else None
     first = text.strip().splitlines()[0][:300] if text.strip() else kind
+    if isinstance(error, PySparkException) and str(error.getSqlState()).startswith("22"):
+        first = "a row's value does not fit"  # SQLSTATE 22 is a data exception: the text quotes the value
     return (
         f"{table}: its transform failed ({condition or kind}: {first}). Nothing was written, the "
         "table is as it was; mend the cause and refresh again."
@@ -261,6 +266,9 @@ def _changed_keys(
             same = [c for c in new.columns if c in old.columns]
             new, old = new.select(same), old.select(same)
             changed = new.exceptAll(old).unionByName(old.exceptAll(new))
+        if "_op" in changed.columns:
+            # A tombstone has no key either, and says nothing that its delete did not say.
+            changed = changed.where(F.col("_op") != "tombstone")
         keys = changed.select(*table.keyed_by).distinct().cache()
         keys.count()
         return keys
@@ -320,6 +328,8 @@ def _fit(
         lake.ensure(table.name, wanted, table.contract.partitioned_by)
         return rows, judged.columns, Evolution(wanted)
     evolution = evolve(pa.schema(current.schema()), wanted)
+    if evolution.widened and not whole:
+        raise Widening
     if evolution.added and not whole:
         _add_columns(current, evolution)
     types = engine.spark_types(evolution.schema)

@@ -1,0 +1,173 @@
+"""Intake against a bare Spark read-and-append of the same files, in rows per CPU-second.
+
+Each side is a process of its own that first takes in a small file (imports, JVM and compilers get
+warm) and then measures the CPU seconds of the big ones, its children's included. The lean side
+checks a contract of the same columns, keeps payload and provenance, drops duplicates and commits with
+counts and position; Spark casts to the same types and appends to a Delta table.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROWS, FILES, WARM_ROWS = 400_000, 4, 5_000
+COLUMNS = (
+    "event_id,user_id,event_type,event_timestamp,page,amount,currency,session_id,session_start,"
+    "session_end,region_code,email,phone"
+).split(",")
+
+
+def measure(rounds: int) -> list[dict[str, Any]]:
+    """Paired runs of both formats; one line each with min, median and max of the ratio."""
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("csv", "jsonl"):
+            landing = Path(folder) / form
+            write(landing, form)
+            ratios, lean_speed, spark_speed = [], [], []
+            for n in range(rounds):
+                lean = _in_own_process("lean", form, landing, Path(folder) / f"lean-{form}-{n}")
+                spark = _in_own_process("spark", form, landing, Path(folder) / f"spark-{form}-{n}")
+                lean_speed.append(ROWS / lean)
+                spark_speed.append(ROWS / spark)
+                ratios.append(spark / lean)
+            figures.append(
+                {
+                    "figure": f"intake of {form}, rows per CPU-second, against bare Spark",
+                    "min": round(min(ratios), 2),
+                    "median": round(median(ratios), 2),
+                    "max": round(max(ratios), 2),
+                    "rounds": rounds,
+                    "lean": round(median(lean_speed)),
+                    "spark": round(median(spark_speed)),
+                }
+            )
+    return figures
+
+
+def as_markdown(figures: list[dict[str, Any]]) -> str:
+    """The figures as a table, with the machine they were measured on."""
+    import os
+    import platform
+    from importlib.metadata import version
+
+    packages = ("polars", "deltalake", "pyspark", "delta-spark", "pandera")
+    lines = [
+        f"Measured {datetime.now(UTC):%Y-%m-%d} by `./medallion bench` on {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages) + ".",
+        "",
+        "| " + " | ".join(figures[0]) + " |",
+        "|" + "---|" * len(figures[0]),
+        *("| " + " | ".join(str(v) for v in f.values()) + " |" for f in figures),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(landing: Path, form: str) -> None:
+    """Clean events, a few of them redelivered, as `FILES` files and a small one to get warm."""
+    chance = random.Random(7)
+    for name, rows in [("warm", WARM_ROWS), *((f"part-{n}", ROWS // FILES) for n in range(FILES))]:
+        folder = landing / ("warm" if name == "warm" else "events")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{name}.{form}").open("w") as out:
+            if form == "csv":
+                out.write(",".join(COLUMNS) + "\n")
+            for n in range(rows):
+                event = _event(chance, f"{name}-{n}")
+                if form == "csv":
+                    out.write(",".join(str(v) for v in event.values()) + "\n")
+                else:
+                    out.write(json.dumps(event) + "\n")
+
+
+def _event(chance: random.Random, number: str) -> dict[str, Any]:
+    at = datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=chance.randrange(7 * 86_400))
+    user = chance.randrange(50_000)
+    return {
+        "event_id": f"evt-{number}",
+        "user_id": f"u{user:06}",
+        "event_type": chance.choice(["page_view", "click", "search", "add_to_cart", "purchase"]),
+        "event_timestamp": at.isoformat(),
+        "page": f"/products/{chance.randrange(5_000)}",
+        "amount": chance.randrange(100_000) / 100,
+        "currency": "USD",
+        "session_id": f"s{user:06}-{at.day}",
+        "session_start": at.isoformat(),
+        "session_end": (at + timedelta(minutes=9)).isoformat(),
+        "region_code": chance.choice(["EU-W", "NA-E", "AP-S"]),
+        "email": f"user{user}@example.com",
+        "phone": f"+1555{user:07}",
+    }
+
+
+def _in_own_process(engine: str, form: str, landing: Path, lake: Path) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, engine, form, str(landing), str(lake)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.splitlines()[-1])
+
+
+def _lean(form: str, landing: Path, lake: Path) -> float:
+    from medallion_platform.domains.clickstream.contracts import BronzeEvents
+    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.intake import intake
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.sources import landing as zone
+    from medallion_platform.sources.source import Csv, FileSource, JsonLines
+
+    where = Lake(lake)
+    for folder in ("warm", "events"):
+        kind = Csv() if form == "csv" else JsonLines()
+        source = FileSource(folder, f"bronze.{folder}", BronzeEvents.contract, (f"{folder}/**",), kind, "x")
+        seen = zone.look(landing, [source], datetime.now(UTC), 0).claimed[folder]
+        before = _cpu()
+        taken = intake(source, landing, seen, where, Run.now())
+        spent = _cpu() - before
+    assert taken.counts.written == ROWS, taken
+    return spent
+
+
+def _spark(form: str, landing: Path, lake: Path) -> float:
+    from pyspark.sql import functions as F
+
+    from medallion_platform.contracts.spark import spark_schema
+    from medallion_platform.domains.clickstream.contracts import BronzeEvents
+    from medallion_platform.jars import jars
+    from medallion_platform.lakehouse.spark import session
+
+    spark = session(jars(), quick=False)
+    schema = spark_schema(BronzeEvents.contract)
+    for folder in ("warm", "warm", "events"):
+        reader = spark.read.schema(schema)
+        before = _cpu()
+        files = str(landing / folder)
+        rows = reader.option("header", True).csv(files) if form == "csv" else reader.json(files)
+        rows = rows.withColumn("event_date", F.to_date("event_timestamp"))
+        rows.write.format("delta").mode("append").partitionBy("event_date").save(str(lake / folder))
+        spent = _cpu() - before
+    return spent
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and all its living descendants."""
+    import psutil
+
+    me = psutil.Process()
+    times = [p.cpu_times() for p in (me, *me.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+if __name__ == "__main__":
+    engine, form, landing, lake = sys.argv[1:]
+    print({"lean": _lean, "spark": _spark}[engine](form, Path(landing), Path(lake)))
