@@ -10,7 +10,7 @@ from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.settings import Settings
 
-__all__ = ["catalog", "defs", "definitions_of", "lakehouse_of"]
+__all__ = ["catalog", "definitions_of", "defs", "lakehouse_of"]
 
 
 def lakehouse_of(settings: Settings) -> Lakehouse:
