@@ -14,6 +14,7 @@ from medallion_platform.orchestration.assets import (
     table_asset,
 )
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.sensors import landing_sensor
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
@@ -32,9 +33,11 @@ def build_defs(
     made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]
     published = [feature_asset(f, lakehouse, groups[f.table]) for f in features]
     intake = intake_job(catalog.sources)
+    maintenance = maintenance_job(catalog)
     return dg.Definitions(
         assets=[*bronze, *made, *published],
-        jobs=[intake],
+        jobs=[intake, maintenance],
+        schedules=[maintenance_schedule(maintenance)],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,
         sensors=[

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from medallion_platform.definitions import catalog, definitions_of
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.settings import Settings
 
 BRONZE = {"events", "users", "regions", "departments", "jobs", "hired_employees"}
@@ -85,3 +90,27 @@ def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
     mapping = graph.get_partition_mapping(features, metrics)
     assert isinstance(mapping, dg.TimeWindowPartitionMapping)
     assert (mapping.start_offset, mapping.end_offset) == (-29, 0)
+
+
+def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
+    repository = defs.get_repository_def()
+    assert {"intake", "maintenance"} <= set(repository.job_names)
+    assert {s.name for s in repository.sensor_defs} == {"files_landed", "refresh_what_changed"}
+    assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
+
+
+def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    defs = definitions_of(settings)
+    lake = Lake(settings.lake)
+    schema = pa.schema([("id", pa.int64())])
+    for n in range(4):
+        table = lake.ensure("gold.numbers", schema)
+        write_deltalake(table, pa.table({"id": [n]}), mode="append")
+    with dg.DagsterInstance.ephemeral() as on:
+        result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
+    assert result.success
+    after = lake.open("gold.numbers")
+    assert after is not None
+    assert len(after.file_uris()) == 1
+    assert lake.rows("gold.numbers") == 4
