@@ -286,14 +286,16 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     target = lake.open(table.name)
     assert target is not None
     rows = engine.read(spark, lake, table.name, target.version())
-    path = F.col("_metadata.file_path")
-    hit = rows.join(F.broadcast(keys), list(table.keyed_by), "left_semi").select(path).distinct()
+    # Named before the join: behind one Spark no longer knows where a row came from.
+    located = rows.withColumn("_path", F.col("_metadata.file_path"))
+    hit = located.join(F.broadcast(keys), list(table.keyed_by), "left_semi").select("_path").distinct()
     uris = [r[0] for r in hit.collect()]
     if not uris:
         return
     names = {_relative(u, lake.path(table.name)) for u in uris}
     made.replaced_files = [f for f in files_of(target) if unquote(f["path"]) in names]
-    kept = rows.where(path.isin(uris)).join(F.broadcast(keys), list(table.keyed_by), "left_anti")
+    same_files = located.where(F.col("_path").isin(uris))
+    kept = same_files.join(F.broadcast(keys), list(table.keyed_by), "left_anti")
     staged = engine.stage(kept, lake.path(table.name), table.contract.partitioned_by, columns=rows.columns)
     made.files = [*made.files, *staged.files]
 
