@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,5 +180,5 @@ def test_debezium_capture_to_final_table_and_history(
     assert not updated["is_current"]
     assert [v["weight"] for v in history[111]] == [5.18, 5.17]
     for versions_of_one in history.values():
-        for before, after in zip(versions_of_one, versions_of_one[1:], strict=False):
+        for before, after in pairwise(versions_of_one):
             assert before["effective_to"] == after["effective_from"]

@@ -47,7 +47,7 @@ class Record:
         if not text:
             return None
         try:
-            found: dict[str, Any] = json.loads(text)
+            found: Any = json.loads(text)
         except ValueError:
             return None
         if not isinstance(found, dict) or found.pop("medallion", None) != 1:

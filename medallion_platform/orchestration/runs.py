@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class Outcome:
 
 
 @contextmanager
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+def instance(home: Path) -> Generator[dg.DagsterInstance]:
     """The Dagster instance below `home`, made on first use, with dead runs closed."""
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"

@@ -225,7 +225,7 @@ def bronze_schema(source: FileSource) -> pa.Schema:
 
 
 def _bronze_columns(source: FileSource) -> dict[str, Any]:
-    columns = dict(contracts.polars_schema(source.contract))
+    columns: dict[str, Any] = dict(contracts.polars_schema(source.contract))
     if isinstance(source.format, Debezium):
         columns |= CHANGE
     if EVENT_DATE in source.contract.partitioned_by:

@@ -215,9 +215,7 @@ def _decide(
     return upstreams, work
 
 
-def _left_behind(
-    table: Table, lake: Lake, target: DeltaTable | None, letters: DeltaTable | None
-) -> bool:
+def _left_behind(table: Table, lake: Lake, target: DeltaTable | None, letters: DeltaTable | None) -> bool:
     """Whether the newest dead letters are those of a refresh that never committed its rows."""
     mine, theirs = sequence_of(target), sequence_of(letters)
     if mine != theirs:

@@ -16,9 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.toy import CSV, Zone
-
 from medallion_platform.lakehouse.commit import Fenced
+from pipeline.toy import CSV, Zone
 
 DONE, FENCED, FAILED = 0, 3, 4
 

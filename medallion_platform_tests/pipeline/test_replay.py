@@ -15,7 +15,7 @@ from medallion_platform.contracts.contract import Column, ColumnType, Compare, C
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import replay as steps
-from medallion_platform.pipeline.replay import replay, reparse
+from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.sources.source import FileSource
 
 from .test_intake import Crash, Crashed, with_severity
