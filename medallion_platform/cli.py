@@ -253,7 +253,8 @@ def test(context: typer.Context) -> None:
     tests = Path(__file__).parent.parent / "medallion_platform_tests"
     if not tests.is_dir():
         raise Stop("the tests are part of a checkout, not of the installed package", USAGE)
-    raise typer.Exit(int(pytest.main([str(tests), *context.args])))
+    named = any(Path(a.partition("::")[0]).exists() for a in context.args)
+    raise typer.Exit(int(pytest.main([*([] if named else [str(tests)]), *context.args])))
 
 
 @app.command()

@@ -30,9 +30,10 @@ def contract(unit: str | None = "day", *columns: str) -> Contract:
     )
 
 
-def declared(
-    recompute: Any = "rows", unit: Unit | None = daily("day"), back: int = 0, more: bool = False
-) -> Table:
+DAY = daily("day")
+
+
+def declared(recompute: Any = "rows", unit: Unit | None = DAY, back: int = 0, more: bool = False) -> Table:
     def transform(up: Any) -> Any:
         return up
 
