@@ -146,7 +146,7 @@ def plan(
     else:
         wanted = set(requested) if rebuild else out_of_date & set(requested)
     if not wanted:
-        return Work(last.position, reason="up to date")
+        return Work(last.position if out_of_date else heads, reason="up to date")
     if out_of_date <= wanted:
         extra = wanted - append
         return Work(heads, frozenset(append), frozenset(extra), reason=_say(append, extra))

@@ -98,6 +98,23 @@ def refresh(
     last = lake.last_record(table.name, _VERBS) if target else None
     upstreams, work = _decide(table, lake, spark, unit_columns, last, requested=requested, rebuild=rebuild)
     if work.nothing:
+        if target is not None and last is not None and _lookups_moved(table, last, work):
+            # On record, so that the next refresh does not look for affected rows again.
+            looked = replace(
+                last,
+                verb="refresh",
+                run_id=run.run_id,
+                at=run.at.isoformat(),
+                counts=Counts(),
+                position=work.position,
+                sequence=sequence,
+                units={},
+                violations={},
+                warnings={},
+                notes=["lookups changed, no row is affected"],
+                seconds=round(time.monotonic() - started, 3),
+            )
+            commit(target, looked)
         return Refreshed(table.name, target.version() if target else -1, work.reason)
 
     from medallion_platform.pipeline import remake
@@ -213,6 +230,11 @@ def _decide(
         rebuild=rebuild,
     )
     return upstreams, work
+
+
+def _lookups_moved(table: Table, last: Record, work: Work) -> bool:
+    """Whether the work, though nothing is to do, is based on newer lookups than the last refresh."""
+    return any(last.position.get(u.table) != work.position.get(u.table) for u in table.lookups.values())
 
 
 def _left_behind(table: Table, lake: Lake, target: DeltaTable | None, letters: DeltaTable | None) -> bool:

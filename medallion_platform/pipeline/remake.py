@@ -25,6 +25,7 @@ from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 
@@ -170,10 +171,20 @@ def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
     for lookup in table.lookups.values():
         record = lake.last_record(lookup.table, ("refresh", "restore"))
         for upstream, versions in (record.position if record else {}).items():
-            if "." in upstream and versions.get(WHOLE, -1) < lake.version(upstream):
+            if "." in upstream and _has_changed(lake, upstream, versions.get(WHOLE, -1)):
                 found.append(lookup.table)
                 break
     return tuple(found)
+
+
+def _has_changed(lake: Lake, table: str, since: int) -> bool:
+    """Whether rows came or went since a version; upkeep and commits without rows do not count."""
+    try:
+        return any(
+            c.appended or c.rewritten for c in commits(lake.path(table), since, lake.version(table), None)
+        )
+    except LogGone:
+        return True
 
 
 def explain(table: str, error: Exception) -> str:
