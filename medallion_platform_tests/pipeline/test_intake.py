@@ -37,7 +37,7 @@ from .toy import (
     table_rows,
 )
 
-quick = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+quick = settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ STEPS = [
 crashes = st.tuples(st.sampled_from(STEPS), st.booleans(), st.integers(1, 4))
 
 
-@settings(quick, max_examples=40)
+@settings(quick, max_examples=25)
 @given(csv_files(), st.lists(st.tuples(crashes, st.integers(1, 9)), min_size=1, max_size=4), st.data())
 def test_after_crashes_between_any_steps_every_record_is_there_once(
     tmp_path_factory: Any,
@@ -416,7 +416,7 @@ def test_a_retry_in_smaller_batches_counts_each_dead_letter_once(
 
 def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
     outcomes: list[str] = []
-    for turn in range(6):
+    for turn in range(4):
         for n in range(2):
             zone.csv(
                 f"events/{turn}-{n}.csv",
@@ -437,7 +437,7 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(outcomes) == 12, "an intake died of something else than the fence"
+    assert len(outcomes) == 8, "an intake died of something else than the fence"
     zone.take()
     check(zone)
     assert expected(zone, [CSV])[CSV.name].duplicate == 0

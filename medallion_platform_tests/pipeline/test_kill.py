@@ -47,7 +47,7 @@ def drive(root: Path, turns: int, seed: int, mode: str) -> list[str]:
 def test_killed_at_any_instant_nothing_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
     zone = Zone(tmp_path)
     dirty(zone, 60, seed)
-    ends = drive(tmp_path, 25, seed, "kill")
+    ends = drive(tmp_path, 20, seed, "kill")
     assert ends.count("killed") >= 5, ends
     zone.take()
     check(zone)
@@ -57,7 +57,7 @@ def test_killed_at_any_instant_nothing_is_lost_or_doubled(tmp_path: Path, seed: 
 def test_processes_that_race_are_right_or_fenced(tmp_path: Path) -> None:
     zone = Zone(tmp_path)
     dirty(zone, 20, 2)
-    ends = drive(tmp_path, 5, 2, "race")
+    ends = drive(tmp_path, 3, 2, "race")
     assert set(ends) <= {"done", "fenced"}
     zone.take()
     check(zone)

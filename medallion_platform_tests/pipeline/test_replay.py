@@ -22,7 +22,7 @@ from .test_intake import Crash, Crashed, with_severity
 from .toy import CSV, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows
 
 LAX = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
-quick = settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+quick = settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from medallion_platform.pipeline import refresh as steps
 from .shop import SHOP, assert_same, bring, bring_all, change, event, rebuilt, take_all
 from .toy import Row, Zone, bad
 
+STEPS = int(os.environ.get("MEDALLION_STEPS", "5"))
 SEEDS = range(int(os.environ.get("MEDALLION_SEQUENCES", "1")))
 
 
@@ -137,10 +138,11 @@ def day_of(text: str) -> Any:
     return date.fromisoformat(text)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_life_of_the_shop_equals_its_rebuild(tmp_path: Path, spark: SparkSession, seed: int) -> None:
     shop = Shop(Zone(tmp_path), spark, seed)
-    shop.act(steps=8)
+    shop.act(steps=STEPS)
     lake = shop.zone.lake
     shop.refresh_all()
     assert {r.reason for r in bring_all(lake, None)} == {"up to date"}

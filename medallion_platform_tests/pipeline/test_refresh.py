@@ -1,0 +1,431 @@
+"""One refresh at a time: schema, severities, failures, two at once, a log that is gone, masking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyspark.sql.types as T
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts.contract import ColumnType, Contract, IsType
+from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import refresh as steps
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.refresh import MissingUpstream, RefreshFailed
+from medallion_platform.pipeline.table import Table, daily, table
+
+from .shop import EVENTS, bring, content, dead, event, no_spark, rebuilt
+from .toy import Row, Zone
+
+
+class Number(ContractModel):
+    event_id: T.StringType = Field()
+    event_date: T.DateType = Field()
+    amount: T.IntegerType = Field(nullable=True)
+
+    class Config:
+        metadata = {"key": ["event_id"], "partitioned_by": ["event_date"]}  # noqa: RUF012
+
+
+class Strict(ContractModel):
+    event_id: T.StringType = Field()
+    event_date: T.DateType = Field()
+    amount: T.LongType = Field(nullable=True, lt=1000, severity="fail")
+
+    class Config:
+        metadata = {"key": ["event_id"], "partitioned_by": ["event_date"]}  # noqa: RUF012
+
+
+def numbers(events: DataFrame) -> DataFrame:
+    """Amounts of events."""
+    return events.select("event_id", "event_date", "amount")
+
+
+def declared(contract: Contract = Number.contract, transform: Any = numbers) -> Table:
+    return table(
+        "silver.numbers",
+        contract=contract,
+        made_from={"events": "bronze.events"},
+        recompute="rows",
+        unit=daily("event_date"),
+    )(transform)
+
+
+def typed(kind: Any) -> Contract:
+    """The contract with another type of amount."""
+    of = {"int": ColumnType("integer"), "long": ColumnType("long")}[kind]
+    name = {"int": "amount: is an integer", "long": "amount: is a long"}[kind]
+    columns = tuple(replace(c, type=of) if c.name == "amount" else c for c in Number.contract.columns)
+    found = tuple(
+        replace(e, name=name) if e.columns == ("amount",) and isinstance(e.test, IsType) else e
+        for e in Number.contract.expectations
+    )
+    return replace(Number.contract, columns=columns, expectations=found)
+
+
+def catalog(*tables: Table) -> Catalog:
+    return Catalog((EVENTS,), tables)
+
+
+BIG = 2**40
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> Zone:
+    return Zone(tmp_path)
+
+
+def arrive(zone: Zone, *rows: Row) -> None:
+    zone.json(f"events/{zone.clock}.json", rows)
+    zone.take(EVENTS)
+
+
+def amounts(lake: Lake, name: str = "silver.numbers") -> dict[str, Any]:
+    return dict(pl.read_delta(lake.path(name)).select("event_id", "amount").sort("event_id").rows())
+
+
+def snapshot(lake: Lake) -> Iterator[tuple[str, int]]:
+    """Every table's version: what a refresh that wrote nothing leaves as it was."""
+    for layer in ("silver", "dead_letters"):
+        for folder in sorted((lake.root / layer).glob("*/_delta_log")):
+            yield str(folder), len(list(folder.glob("*.json")))
+
+
+def test_types_widen_by_a_rebuild_and_never_narrow(zone: Zone, spark: SparkSession) -> None:
+    arrive(zone, event("a", 0, amount=1), event("b", 0, amount=BIG), event("c", 1, amount=3))
+    narrow, wide = declared(typed("int")), declared(typed("long"))
+    bring(narrow, zone.lake, spark, catalog(narrow))
+    assert amounts(zone.lake) == {"a": 1, "c": 3}
+    assert [eval(v)[1] for v in dead(zone.lake, "silver.numbers")] == [["amount: is an integer"]]
+
+    # A widening that dies before its commit leaves the table readable and as it was.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "commit", lambda *_, **__: (_ for _ in ()).throw(Fenced("died")))
+        with pytest.raises(Fenced):
+            bring(wide, zone.lake, spark, catalog(wide))
+    assert amounts(zone.lake) == {"a": 1, "c": 3}
+
+    done = bring(wide, zone.lake, spark, catalog(wide))
+    assert done.record
+    assert "widened column: amount" in done.record.notes
+    assert amounts(zone.lake) == {"a": 1, "b": BIG, "c": 3}
+    assert not dead(zone.lake, "silver.numbers")
+    assert (
+        spark.read.format("delta").load(zone.lake.path("silver.numbers")).agg(F.sum("amount")).head()[0]
+        == 4 + BIG
+    )
+
+    done = bring(narrow, zone.lake, spark, catalog(narrow))
+    assert done.record
+    assert any("amount: stays int64" in n for n in done.record.notes)
+    assert pl.read_delta(zone.lake.path("silver.numbers")).schema["amount"] == pl.Int64
+    assert amounts(zone.lake) == {"a": 1, "c": 3}
+    assert len(dead(zone.lake, "silver.numbers")) == 1
+
+
+def test_a_widening_is_never_done_to_some_units_alone(zone: Zone, spark: SparkSession) -> None:
+    arrive(zone, event("a", 0, amount=1), event("b", 0, amount=BIG), event("c", 1, amount=3))
+    narrow, wide = declared(typed("int")), declared(typed("long"))
+    bring(narrow, zone.lake, spark, catalog(narrow))
+    bring(wide, zone.lake, spark, catalog(wide), units=["2026-01-05"])
+    assert amounts(zone.lake) == {"a": 1, "b": BIG, "c": 3}
+    assert (
+        spark.read.format("delta").load(zone.lake.path("silver.numbers")).agg(F.sum("amount")).head()[0]
+        == 4 + BIG
+    )
+
+
+def test_a_new_column_flows_through(zone: Zone, spark: SparkSession) -> None:
+    t = declared(transform=everything)
+    arrive(zone, event("a", 0, amount=1))
+    bring(t, zone.lake, spark, catalog(t))
+    arrive(zone, event("b", 0, amount=2, color="red"))
+    done = bring(t, zone.lake, spark, catalog(t))
+    assert done.record
+    assert done.record.units == {"2026-01-05": 1}
+    assert "new column: color" in done.record.notes
+    arrive(zone, event("c", 0, amount=3))
+    bring(t, zone.lake, spark, catalog(t))
+    rows = pl.read_delta(zone.lake.path("silver.numbers")).sort("event_id")
+    assert rows["color"].to_list() == [None, "red", None]
+    fresh = rebuilt(zone.lake, spark, zone.root / "fresh", catalog(t))
+    assert content(fresh, t.name) == content(zone.lake, t.name)
+
+
+def everything(events: DataFrame) -> DataFrame:
+    return events.drop("_payload")
+
+
+def test_a_fail_expectation_writes_nothing_and_names_itself_alone(zone: Zone, spark: SparkSession) -> None:
+    t = declared(Strict.contract)
+    arrive(zone, event("a", 0, amount=1))
+    bring(t, zone.lake, spark, catalog(t))
+    arrive(zone, event("secret-id", 0, amount=987654321))
+    before = list(snapshot(zone.lake))
+    with pytest.raises(RefreshFailed) as failed:
+        bring(t, zone.lake, spark, catalog(t))
+    told = str(failed.value)
+    assert "amount: less_than(1000)" in told
+    assert "silver.numbers" in told
+    assert "severity fail" in told
+    assert "secret-id" not in told
+    assert "987654321" not in told
+    assert "\n" not in told
+    assert list(snapshot(zone.lake)) == before
+    assert amounts(zone.lake) == {"a": 1}
+
+
+def broken(events: DataFrame) -> DataFrame:
+    return events.select("event_id", "event_date", F.col("event_id").cast("long").alias("amount"))
+
+
+def missing(events: DataFrame) -> DataFrame:
+    return events.select("event_id", "event_date", "no_such_column")
+
+
+def raising(events: DataFrame) -> DataFrame:
+    raise ZeroDivisionError("no rows,\nsays the transform")
+
+
+@pytest.mark.parametrize("transform", [broken, missing, raising])
+def test_a_transform_that_fails_says_so_in_a_sentence(
+    zone: Zone, spark: SparkSession, transform: Any
+) -> None:
+    t = declared(transform=transform)
+    arrive(zone, event("john.doe@example.com", 0, amount=1))
+    with pytest.raises(RefreshFailed) as failed:
+        bring(t, zone.lake, spark, catalog(t))
+    told = str(failed.value)
+    assert told.startswith("silver.numbers: its transform failed (")
+    assert "\n" not in told
+    assert len(told) < 600
+    assert "john.doe" not in told, "a row's value is in the message"
+    assert zone.lake.rows("silver.numbers") == 0
+    mended = declared()
+    bring(mended, zone.lake, spark, catalog(mended))
+    assert zone.lake.rows("silver.numbers") == 1
+
+
+def test_an_upstream_that_is_not_there_is_named(tmp_path: Path) -> None:
+    t = declared()
+    with pytest.raises(MissingUpstream, match=r"bronze\.events"):
+        bring(t, Lake(tmp_path), None, catalog(t))
+
+
+def picky(limit: int) -> Table:
+    """The table with an expectation that rejects."""
+    from medallion_platform.contracts.contract import Compare, Expectation, Severity
+
+    small = Expectation("amount: small", ("amount",), Severity.REJECT, Compare("lt", limit))
+    contract = replace(typed("long"), expectations=(*typed("long").expectations, small))
+    return declared(contract)
+
+
+def test_of_two_refreshes_at_once_the_later_is_fenced_and_nothing_is_doubled(
+    zone: Zone, spark: SparkSession
+) -> None:
+    """Another one runs from start to end while this one waits before each of its two commits."""
+    t = picky(10)
+    known = catalog(t)
+    arrive(zone, event("a", 0, amount=1), event("b", 0, amount=99))
+    bring(t, zone.lake, spark, known)
+    for turn, (module, name) in enumerate([(steps, "_commit_dead_letters"), (steps, "commit")]):
+        arrive(zone, event(f"c{turn}", 0, amount=2), event(f"d{turn}", 0, amount=99))
+        patch = pytest.MonkeyPatch()
+
+        def overtaken(
+            *given: Any,
+            step: Any = getattr(module, name),
+            patch: pytest.MonkeyPatch = patch,
+            **named: Any,
+        ) -> Any:
+            patch.undo()
+            bring(t, zone.lake, spark, known)
+            return step(*given, **named)
+
+        patch.setattr(module, name, overtaken)
+        with pytest.raises(Fenced):
+            bring(t, zone.lake, spark, known)
+        bring(t, zone.lake, spark, known)
+    assert sorted(amounts(zone.lake)) == ["a", "c0", "c1"]
+    assert sum(dead(zone.lake, t.name).values()) == 3
+    assert bring(t, zone.lake, None, known).reason == "up to date"
+
+
+def test_dead_letters_of_a_fenced_refresh_that_saw_more_are_made_anew(
+    zone: Zone, spark: SparkSession
+) -> None:
+    """The winner had nothing to reject, the loser saw newer rows: its dead letters came too early."""
+    t = picky(10)
+    known = catalog(t)
+    arrive(zone, event("a", 0, amount=1))
+    bring(t, zone.lake, spark, known)
+    arrive(zone, event("b", 0, amount=2))
+    look = steps._decide
+
+    def overtaken(*given: Any, **named: Any) -> Any:
+        patch.undo()
+        bring(t, zone.lake, spark, known)
+        arrive(zone, event("c", 0, amount=99))
+        return look(*given, **named)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(steps, "_decide", overtaken)
+    with pytest.raises(Fenced):
+        bring(t, zone.lake, spark, known)
+    bring(t, zone.lake, spark, known)
+    assert sorted(amounts(zone.lake)) == ["a", "b"]
+    assert sum(dead(zone.lake, t.name).values()) == 1
+
+
+def test_dead_letters_that_a_loser_left_behind_are_made_anew(zone: Zone, spark: SparkSession) -> None:
+    """Between its last look and its dead letters another one committed: same sequence, other letters."""
+    t = picky(10)
+    known = catalog(t)
+    arrive(zone, event("a", 0, amount=99))
+    done = bring(t, zone.lake, spark, known)
+    arrive(zone, event("b", 0, amount=99))
+    assert done.record
+    (letter,) = dead_letters.read(zone.lake, t.name).to_dicts()
+    early = {**letter, "payload": letter["payload"].replace(b'"a"', b'"b"')}
+    loser = replace(done.record, run_id="loser")
+    lean_append(zone.lake, t.name, [letter, early], loser)
+    assert bring(t, zone.lake, spark, known).record
+    assert sum(dead(zone.lake, t.name).values()) == 2
+
+
+def lean_append(lake: Lake, name: str, rows: list[dict[str, Any]], record: Any) -> None:
+    """Dead letters of a writer that got in between, with the sequence that the table has now."""
+    import shutil
+
+    shutil.rmtree(lake.path(dead_letters.name(name)))
+    dead_letters.append(lake, name, pl.DataFrame(rows, schema=dead_letters.polars_schema()), record)
+
+
+def test_upkeep_is_no_change_and_a_lost_log_is_a_rebuild(zone: Zone, spark: SparkSession) -> None:
+    t = picky(10)
+    known = catalog(t)
+    for n in range(3):
+        arrive(zone, event(f"a{n}", 0, amount=n), event(f"b{n}", n, amount=99))
+        bring(t, zone.lake, spark, known)
+    for name in ("bronze.events", t.name):
+        found = zone.lake.open(name)
+        assert found
+        found.optimize.compact()
+    assert bring(t, zone.lake, None, known).reason == "up to date"
+    arrive(zone, event("z", 0, amount=5))
+    bronze = zone.lake.open("bronze.events")
+    assert bronze
+    bronze.create_checkpoint()
+    for version in range(bronze.version()):
+        (zone.lake.root / "bronze" / "events" / "_delta_log" / f"{version:020}.json").unlink()
+    before = content(zone.lake, t.name)
+    done = bring(t, zone.lake, spark, known)
+    assert "log" in done.reason
+    assert content(zone.lake, t.name) == before + content_of("z", 5)
+    assert sum(dead(zone.lake, t.name).values()) == 3
+
+
+def content_of(key: str, amount: int) -> Any:
+    from collections import Counter
+    from datetime import date
+
+    return Counter([repr({"amount": amount, "event_date": date(2026, 1, 5), "event_id": key})])
+
+
+# partitions with odd names ------------------------------------------------------------------------
+
+
+class Odd(ContractModel):
+    event_id: T.StringType = Field()
+    event_date: T.DateType = Field()
+    region: T.StringType = Field(nullable=True)
+
+    class Config:
+        metadata = {"key": ["event_id"], "partitioned_by": ["event_date", "region"]}  # noqa: RUF012
+
+
+def test_partition_values_of_any_text_are_kept(zone: Zone, spark: SparkSession) -> None:
+    t = declared(Odd.contract, lambda events: events.select("event_id", "event_date", "region"))
+    odd = ["a b", "x=y/%", "é€😀", "São 'Paulo'", "50%20", None, "a:b", "../x", "#?&"]
+    arrive(zone, *(event(f"e{i}", i % 2, region=r) for i, r in enumerate(odd)))
+    bring(t, zone.lake, spark, catalog(t))
+    arrive(zone, event("late", 0, region="x=y/%"))
+    bring(t, zone.lake, spark, catalog(t), units=["2026-01-05"], rebuild=True)
+    expected = {f"e{i}": r for i, r in enumerate(odd)} | {"late": "x=y/%"}
+    path = zone.lake.path("silver.numbers")
+    assert dict(pl.read_delta(path).select("event_id", "region").rows()) == expected
+    assert {
+        r[0]: r[1] for r in spark.read.format("delta").load(path).select("event_id", "region").collect()
+    } == expected
+
+
+# personal data ------------------------------------------------------------------------------------
+
+
+class Personal(ContractModel):
+    event_id: T.StringType = Field()
+    event_date: T.DateType = Field()
+    amount: T.LongType = Field(lt=10, nullable=True)
+    email: T.StringType = Field(nullable=True, pii="email", str_contains="example")
+    phone: T.StringType = Field(nullable=True, pii="phone")
+
+    class Config:
+        metadata = {"key": ["event_id"], "partitioned_by": ["event_date"]}  # noqa: RUF012
+
+
+def test_no_clear_value_leaves_bronze(zone: Zone, spark: SparkSession) -> None:
+    t = declared(Personal.contract, everything)
+    planted = {
+        "email": "planted.mailbox@example.com",
+        "phone": "+49 170 5550123",
+        "note": "write to planted.other@example.org or call +1 (555) 010-4477",
+        "nested": {"contact": "planted.nested@example.net"},
+    }
+    arrive(
+        zone,
+        event("a", 0, amount=1, **planted),
+        event("b", 0, amount=99, **planted),
+        event("c", 0, amount=1, **{**planted, "email": "planted.wrong@elsewhere.com"}),
+    )
+    done = bring(t, zone.lake, spark, catalog(t))
+    assert done.record
+    assert done.record.counts.dead_lettered == 2
+    row = pl.read_delta(zone.lake.path(t.name)).to_dicts()[0]
+    assert row["email"] == "pla***@example.com"
+    assert row["phone"] == "***0123"
+    clear = [b"planted.", b"5550123", b"170 555", b"010-4477", b"mailbox"]
+    texts = [b"".join(repr(r).encode() for r in frame.to_dicts()) for frame in (
+        pl.read_delta(zone.lake.path(t.name)),
+        dead_letters.read(zone.lake, t.name),
+    )]  # fmt: skip
+    files = [
+        f.read_bytes()
+        for layer in ("silver", "dead_letters/silver.numbers")
+        for f in (zone.lake.root / layer).rglob("*")
+        if f.is_file()
+    ]
+    assert len(files) > 4
+    for text in [*texts, *files]:
+        for value in clear:
+            assert value not in text
+
+
+def test_nothing_to_do_asks_for_no_spark(zone: Zone, spark: SparkSession) -> None:
+    t = declared()
+    arrive(zone, event("a", 0, amount=1))
+    bring(t, zone.lake, spark, catalog(t))
+    arrive(zone, Row(b"{", False))
+    assert (
+        steps.refresh(t, zone.lake, no_spark, steps.Run.now(), unit_columns=catalog(t).unit_columns).record
+        is None
+    )
