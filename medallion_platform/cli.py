@@ -405,7 +405,7 @@ class _progress:
             return
         line = f"{time.monotonic() - self._started:5.1f} s  {table:34} {text}"
         if self._status is None:
-            self._console.print(line, highlight=False)
+            self._console.print(line, highlight=False, soft_wrap=True)
         else:
             self._status.update(line)
 

@@ -117,7 +117,7 @@ def plan(
     heads: Position = {u: {WHOLE: v} for u, v in upstreams.heads.items()}
     heads[CODE] = {WHOLE: code}
     if last is None or not last.position:
-        return Work(heads, whole=True, reason="first refresh, or the last one is not on record")
+        return Work(heads, whole=True, reason="made from scratch: no earlier refresh is on record")
     if any(change is None for change in upstreams.changed.values()):
         return Work(heads, whole=True, reason="the log of an upstream no longer reaches back")
     changed = {u: c for u, c in upstreams.changed.items() if c is not None}
