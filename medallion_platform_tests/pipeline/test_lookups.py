@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from pyspark.sql import SparkSession
 
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
 
 from .shop import EVENTS, SHOP, USERS, bring, change, content, dead, event, events, history, rebuilt
@@ -79,7 +80,8 @@ def test_a_history_and_the_rows_that_it_enriches(zone: Zone, spark: SparkSession
     bring(history, zone.lake, spark)
     bring(events, zone.lake, spark)
     bring(events, zone.lake, None)
-    fresh = rebuilt(zone.lake, spark, zone.root / "fresh")
+    both = Catalog((EVENTS, USERS), (history, events))
+    fresh = rebuilt(zone.lake, spark, zone.root / "fresh", both)
     for t in (history, events):
         assert content(fresh, t.name) == content(zone.lake, t.name)
         assert dead(fresh, t.name) == dead(zone.lake, t.name)
@@ -91,7 +93,8 @@ def test_the_version_of_code_is_the_same_in_every_process() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pipeline.shop import SHOP\n"
         "from medallion_platform.domains.catalog import CATALOG\n"
-        "from medallion_platform.pipeline.plan import code_version\n"
+        "from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.plan import code_version\n"
         "print([code_version(t) for c in (SHOP, CATALOG) for t in c.tables])"
     )
     root = str(Path(__file__).resolve().parents[1])

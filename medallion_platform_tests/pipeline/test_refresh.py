@@ -242,9 +242,11 @@ def test_of_two_refreshes_at_once_the_later_is_fenced_and_nothing_is_doubled(
         arrive(zone, event(f"c{turn}", 0, amount=2), event(f"d{turn}", 0, amount=99))
         patch = pytest.MonkeyPatch()
 
+        made = getattr(module, name)
+
         def overtaken(
             *given: Any,
-            step: Any = getattr(module, name),
+            step: Any = made,
             patch: pytest.MonkeyPatch = patch,
             **named: Any,
         ) -> Any:
