@@ -93,8 +93,7 @@ def test_the_version_of_code_is_the_same_in_every_process() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pipeline.shop import SHOP\n"
         "from medallion_platform.domains.catalog import CATALOG\n"
-        "from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.plan import code_version\n"
+        "from medallion_platform.pipeline.plan import code_version\n"
         "print([code_version(t) for c in (SHOP, CATALOG) for t in c.tables])"
     )
     root = str(Path(__file__).resolve().parents[1])
