@@ -27,10 +27,8 @@ from medallion_platform.contracts.contract import ColumnType
 
 INTEGER = r"\A[+-]?[0-9]+\z"
 NAN = r"\A[+-]?[nN][aA][nN]\z"
-FLOAT = (
-    r"\A[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-    r"|[iI][nN][fF](?:[iI][nN][iI][tT][yY])?|[nN][aA][nN])\z"
-)
+INFINITY = r"\A[+-]?[iI][nN][fF](?:[iI][nN][iI][tT][yY])?\z"
+NUMBER = r"\A[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\z"
 DIGIT = r"[0-9]"
 TRUE = ("true", "True", "TRUE", "t", "T", "yes", "Yes", "YES", "y", "Y", "1")
 FALSE = ("false", "False", "FALSE", "f", "F", "no", "No", "NO", "n", "N", "0")

@@ -270,7 +270,7 @@ class _FieldCompiler:
             raise self.error(f"unknown pii {pii!r}; known are email, phone")
         if self.type.kind != "string":
             raise self.error(f"pii is masked as text, and this is a {self.type}")
-        return cast(Pii, pii)
+        return pii
 
     def expectations(self) -> Iterator[Expectation]:
         found: list[tuple[str, str, Test, Severity | None]] = []

@@ -258,19 +258,27 @@ def _from_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> Spark
     if kind in ("float", "double"):
         number = text.try_cast(target)
         finite = F.abs(number) < F.lit(float("inf")).cast(target)
-        words = F.when(text.rlike(casts.NAN), F.lit(float("nan")).cast(target)).when(
-            finite | ~text.rlike(casts.DIGIT), number
+        return (
+            F.when(text.rlike(casts.NUMBER), F.when(finite, number))
+            .when(text.rlike(casts.NAN), F.lit(float("nan")).cast(target))
+            .when(text.rlike(casts.INFINITY), number)
         )
-        return F.when(text.rlike(casts.FLOAT), words)
     if kind == "decimal":
         return F.when(text.rlike(casts.decimal_form(type)), text.try_cast(target))
     if kind == "date":
         return F.when(text.rlike(casts.DATE), text.try_cast(target))
+    return _instant_of(text)
+
+
+def _instant_of(text: SparkColumn) -> SparkColumn:
+    """A timestamp in its form. Only at the two ends of time can an offset lead out of the years."""
     to_seconds = F.when(F.substring(text, 17, 1) == ":", text).otherwise(
         F.concat(F.substring(text, 1, 16), F.lit(":00"), F.substring(text, 17, 6))
     )
-    zoned = F.when(text.rlike(casts.ZONED), to_seconds).otherwise(F.concat(to_seconds, F.lit("Z")))
-    return F.when(text.rlike(casts.TIMESTAMP), _in_years(zoned.try_cast(target)))
+    zoned = text.endswith("Z") | text.rlike(casts.ZONED)
+    moment = F.when(zoned, to_seconds).otherwise(F.concat(to_seconds, F.lit("Z"))).try_cast("timestamp")
+    at_an_end = text.startswith("0001-01-01") | text.startswith("9999-12-31")
+    return F.when(text.rlike(casts.TIMESTAMP), F.when(at_an_end, _in_years(moment)).otherwise(moment))
 
 
 def _in_years(moment: SparkColumn) -> SparkColumn:
@@ -402,8 +410,6 @@ def _compared(operator: str, left: SparkColumn, right: SparkColumn) -> SparkColu
 def _one_of(value: SparkColumn, values: tuple[Value, ...], type: ColumnType) -> SparkColumn:
     if not values:
         return F.when(value.isNotNull(), F.lit(False))
-    if type.kind in ("float", "double"):
-        value = value + F.lit(0.0).cast(spark_type(type))  # a set knows -0.0 from 0.0
     return value.isin(*(_literal(v, type) for v in values))
 
 

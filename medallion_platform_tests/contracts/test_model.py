@@ -214,7 +214,7 @@ def test_a_bad_declaration_is_refused_where_it_is_written(
 def test_a_check_of_ones_own_is_refused() -> None:
     with pytest.raises(ContractError, match="say it as SQL") as error:
 
-        class Bad(ContractModel):
+        class Bad(ContractModel):  # pyright: ignore[reportUnusedClass]
             x: T.LongType = Field()
 
             @pa.check("x")

@@ -158,9 +158,14 @@ def ours_in_spark(made: type[ContractModel], df: Any) -> set[tuple[str, str]]:
 
 
 def _means_the_same_in_java(check: dict[str, Any]) -> bool:
-    """Patterns that Java reads as we do: see the decisions below."""
+    """Patterns that Java reads as we do (see below), and dates that PySpark can hand to Java.
+
+    A constant before the year 1000 ends in an IllegalArgumentException inside pandera.pyspark.
+    """
     pattern = str(check.get("str_matches", check.get("str_contains", "")))
-    return not any(sign in pattern for sign in ("$", ".", "(?i)", "[^"))
+    constants = str(list(check.values()))
+    early = any(f"datetime.date{time}(1," in constants for time in ("", "time"))
+    return not early and not any(sign in pattern for sign in ("$", ".", "(?i)", "[^"))
 
 
 # decisions -----------------------------------------------------------------------------------
