@@ -48,21 +48,30 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Map
 def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: str | None) -> int:
     """Put rows in the place of those that match `predicate` (None: of all); gives the version.
 
+    Where all are replaced, columns take the types of the rows. No column goes.
+
     Raises:
         Fenced: another writer committed meanwhile.
     """
+    import polars as pl
     from deltalake import CommitProperties, Transaction, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
     if sequence_of(table) >= record.sequence:
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
+    schema_mode: Literal["merge", "overwrite"] | None = _schema_mode(table, rows)
+    if predicate is None:
+        have = pl.scan_delta(table).collect_schema()
+        if any(rows.schema.get(name, kind) != kind for name, kind in have.items()):
+            gone = [pl.lit(None, kind).alias(name) for name, kind in have.items() if name not in rows.columns]
+            rows, schema_mode = rows.with_columns(gone), "overwrite"
     try:
         write_deltalake(
             table,
             rows,
             mode="overwrite",
             predicate=predicate,
-            schema_mode=_schema_mode(table, rows),
+            schema_mode=schema_mode,
             commit_properties=CommitProperties(
                 custom_metadata={"userMetadata": record.to_json()},
                 app_transactions=[Transaction(WRITER, record.sequence)],

@@ -28,6 +28,7 @@ from medallion_platform.contracts.contract import EVENT_DATE, Contract
 from medallion_platform.lakehouse import dead_letters, lean, ledger
 from medallion_platform.lakehouse.commit import sequence_of
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.duplicates import duplicates
@@ -134,6 +135,7 @@ def intake(
     taken.notes += register(source, folder, candidates, lake, run)
     known = ledger.read(lake, source.name)
     table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
+    _refuse_other_types(source, table)
     position = max(table.transaction_version(source.name) or 0, 0)
     pending = known.filter(pl.col("sequence") >= place_of(position)[0]).to_dicts()
     taken.files = len(pending)
@@ -146,6 +148,21 @@ def intake(
     taken.version = table.version()
     taken.seconds = time.monotonic() - started
     return taken
+
+
+def _refuse_other_types(source: FileSource, table: DeltaTable) -> None:
+    """The table keeps its types: a contract may narrow them (rows that do not fit are dead letters)."""
+    import pyarrow as pa
+    from deltalake import Schema
+
+    wanted = pa.schema(Schema.from_arrow(bronze_schema(source)))
+    have = pa.schema(table.schema())
+    for column in evolve(wanted, have).refused:
+        raise IntakeFailed(
+            f"{source.table}: column {column} is {have.field(column).type} in the table, and the contract "
+            f"of source {source.name} says {wanted.field(column).type}, which the table cannot hold yet. "
+            "Nothing was taken in; materialize the table first, which parses its stored records anew."
+        )
 
 
 def register(
@@ -251,6 +268,9 @@ def _batches(
         first = place_of(position)[1] if file["sequence"] == place_of(position)[0] else 0
         try:
             for frame in _read(source, folder, file, max(first, 1)):
+                if frames and not _same_types(frames[0], frame):
+                    yield _Batch(_concat(frames), unreadable, reached)
+                    frames, unreadable, rows, size = [], [], 0, 0
                 frames.append(frame)
                 rows += frame.height
                 size += int(frame.estimated_size())
@@ -266,6 +286,11 @@ def _batches(
         yield _Batch(_concat(frames), unreadable, reached)
 
 
+def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether two frames may be judged as one: each value is judged in the type that its file gave it."""
+    return all(one.schema.get(name, kind) == kind for name, kind in other.schema.items())
+
+
 def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
     """A registered file's records with their provenance, as long as it is the registered content."""
     path = folder / file["path"]
@@ -274,6 +299,7 @@ def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int
     _same_content(path, file)
     for frame in files.read(path, source.format, first_row):
         yield frame.with_columns(
+            *(_text(c, k) for c, k in frame.schema.items() if _as_text(source, c, k)),
             pl.lit(file["path"]).alias("_file"),
             (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
         )
@@ -498,6 +524,25 @@ def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str
         *(pl.coalesce(sorted(fields)).alias(name) for name, fields in legal.items()),
         *(pl.col(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
     )
+
+
+def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
+    """Whether a field becomes text: its type in one Parquet file shall bind no other file."""
+    if column.startswith("_") or kind == pl.String:
+        return False
+    return column not in source.contract.by_name or kind.is_nested()
+
+
+def _text(column: str, kind: pl.DataType) -> pl.Expr:
+    """A typed field as text, nested ones as JSON."""
+    value = pl.col(column)
+    if kind == pl.Binary:
+        return value.bin.encode("base64")
+    if kind.is_nested():
+        wrapped = pl.struct(value.alias("v")).struct.json_encode()
+        text = wrapped.str.strip_prefix('{"v":').str.strip_suffix("}")
+        return pl.when(value.is_not_null()).then(text).alias(column)
+    return value.cast(pl.String)
 
 
 def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
