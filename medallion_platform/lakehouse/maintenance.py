@@ -232,17 +232,15 @@ def curve(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
         return frame
     if len(columns) == 1:
         return frame.sort(columns[0], maintain_order=True)
-    code = pl.lit(0, pl.UInt64)
     bits = min(_CURVE_BITS, 63 // len(columns))
+    code = pl.Series("_curve", [0], dtype=pl.UInt64).new_from_index(0, frame.height)
     for j, column in enumerate(columns):
-        rank = pl.col(column).rank("dense").fill_null(0).cast(pl.UInt64)
-        rank = rank * (2**bits - 1) // pl.max_horizontal(rank.max(), pl.lit(1, pl.UInt64))
+        rank = frame[column].rank("dense").fill_null(0).cast(pl.UInt64)
+        # Every column over the whole range of bits, however few values it has.
+        rank = rank * (2**bits - 1) // int(str(rank.max() or 1))
         for bit in range(bits):
-            weight = 1 << (bit * len(columns) + j)
-            code = code + (rank // (1 << bit)) % 2 * pl.lit(weight, pl.UInt64)
-    return (
-        frame.with_columns(code.alias("_curve")).sort("_curve", *columns, maintain_order=True).drop("_curve")
-    )
+            code += (rank // (1 << bit)) % 2 * (1 << (bit * len(columns) + j))
+    return frame.with_columns(code).sort("_curve", *columns, maintain_order=True).drop("_curve")
 
 
 def _open(lake: Lake, table: str) -> DeltaTable:

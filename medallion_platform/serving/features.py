@@ -19,7 +19,7 @@ the store loses the note as well, and gets everything again.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -210,7 +210,7 @@ class OnlineFeatures:
         return self.view.unit.column
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None, None, None]:
         """One publish to this repository at a time: a lock that dies with its process."""
         home = self.repository.home
         home.mkdir(parents=True, exist_ok=True)

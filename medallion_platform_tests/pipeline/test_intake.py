@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.sources import files
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.source import FileSource, Parquet
 
 from .toy import (
     CSV,
     JSON,
+    MONDAY,
     Row,
     Zone,
     bad,
@@ -223,6 +225,40 @@ def test_names_that_clash_give_the_same_columns_for_any_split(zone: Zone, one: s
     same_tables(zone.lake, whole)
 
 
+def test_an_undeclared_column_of_parquet_binds_no_later_file(zone: Zone) -> None:
+    source = replace(CSV, format=Parquet())
+    values: list[Any] = [1, "text", 2.5, None, [1, None], {"a": "b"}, b"\xff", [[{"c": 1}]]]
+    for n, value in enumerate(values):
+        row = {"event_id": f"k{n}", "event_timestamp": MONDAY, "amount": 1.0, "email": None, "more": value}
+        zone.landing.joinpath("events").mkdir(parents=True, exist_ok=True)
+        pl.DataFrame([row], strict=False).write_parquet(zone.landing / f"events/{n}.parquet")
+        if n % 2:
+            zone.take(source)
+    zone.take(source)
+    found = dict(table_rows(zone.lake).select("event_id", "more").rows())
+    check_counts(zone)
+    texts = ["1", "text", "2.5", None, "[1,null]", '{"a":"b"}', "/w==", '[[{"c":1}]]']
+    assert found == {f"k{n}": text for n, text in enumerate(texts)}
+
+
+def test_a_declared_column_of_parquet_is_judged_in_each_file_s_own_type(zone: Zone) -> None:
+    source = replace(CSV, format=Parquet())
+    values: list[Any] = [1, "2", 2.5, "much", [1], {"a": 1}, True, None]
+    for n, value in enumerate(values):
+        row = {"event_id": f"k{n}", "event_timestamp": MONDAY, "amount": value, "email": None}
+        zone.landing.joinpath("events").mkdir(parents=True, exist_ok=True)
+        pl.DataFrame([row], strict=False).write_parquet(zone.landing / f"events/{n}.parquet")
+    zone.take(source)
+    check_counts(zone)
+    found = dict(table_rows(zone.lake).select("event_id", "amount").rows())
+    assert found == {"k0": 1.0, "k1": 2.0, "k2": 2.5, "k7": None}
+    assert letters(zone.lake).height == 4
+
+
+def check_counts(zone: Zone) -> None:
+    assert not [r for _, r in zone.lake.records(CSV.table) if r.counts.missing]
+
+
 def test_a_field_is_never_taken_for_provenance(zone: Zone) -> None:
     names = ("_offset", "_source", "_file", "_row", "_payload", "violations", "event_date", "_ingested_at")
     header = ",".join(("event_id", "event_timestamp", "amount", "email", *names)).encode() + b"\n"
@@ -270,8 +306,6 @@ def test_a_warning_is_counted_and_the_row_stays(zone: Zone) -> None:
 
 
 def with_severity(expectation: str, severity: str) -> FileSource:
-    from dataclasses import replace
-
     from medallion_platform.contracts.contract import Severity
 
     found = tuple(

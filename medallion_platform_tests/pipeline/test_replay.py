@@ -11,10 +11,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.contracts.contract import Column, ColumnType, Compare, Contract, Expectation, Severity
+from medallion_platform.contracts.contract import (
+    Column,
+    ColumnType,
+    Compare,
+    Contract,
+    Expectation,
+    IsType,
+    Severity,
+)
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import replay as steps
+from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.sources.source import FileSource
 
@@ -209,6 +218,51 @@ def test_a_column_that_the_contract_gained_is_filled(zone: Zone) -> None:
     zone.take(source)
     rows = table_rows(zone.lake)
     assert rows.select("event_id", "size").rows() == [("a", None), ("b", None), ("c", 9)]
+
+
+def with_amount(kind: Any) -> FileSource:
+    """The source with another type of amount, and nothing more to expect of it."""
+    contract = CSV.contract
+    columns = (replace(c, type=ColumnType(kind)) if c.name == "amount" else c for c in contract.columns)
+    kept = (
+        replace(e, name=f"amount: is a {kind}") if isinstance(e.test, IsType) else e
+        for e in contract.expectations
+        if "amount" not in e.columns or isinstance(e.test, IsType)
+    )
+    return replace(CSV, contract=replace(contract, columns=tuple(columns), expectations=tuple(kept)))
+
+
+def test_a_type_of_a_contract_changes_by_a_reparse(zone: Zone) -> None:
+    short, long, text = (with_amount(kind) for kind in ("integer", "long", "string"))
+    zone.csv("events/a.csv", [good("a", 0, "7", "", "red"), good("b", 0, str(2**40), "", "")], COLORED)
+    zone.take(short)
+    zone.csv("events/b.csv", [good("c", 1441, str(2**41))])
+    for source, known in ((long, {"a": 7, "b": 2**40, "c": 2**41}), (text, None)):
+        with pytest.raises(IntakeFailed, match="column amount is") as failed:
+            zone.take(source)
+        assert str(2**41) not in str(failed.value)
+        reparse(source, zone.lake, RUN)
+        zone.take(source)
+        rows = table_rows(zone.lake)
+        if known:
+            assert dict(rows.select("event_id", "amount").rows()) == known
+            assert dict(rows.select("event_id", "color").rows()) == {"a": "red", "b": None, "c": None}
+            zone.csv("events/c.csv", [good("d", 1441, "much")])
+    assert set(table_rows(zone.lake)["amount"]) == {"7", str(2**40), str(2**41), "much"}
+    assert letters(zone.lake).is_empty()
+
+
+COLORED = ("event_id", "event_timestamp", "amount", "email", "color")
+
+
+def test_a_narrower_contract_keeps_the_table_s_type(zone: Zone) -> None:
+    short, long = with_amount("integer"), with_amount("long")
+    zone.csv("events/a.csv", [good("a", 0, str(2**40))])
+    zone.take(long)
+    zone.csv("events/b.csv", [good("b", 0, "7"), good("c", 0, str(2**41))])
+    zone.take(short)
+    assert dict(table_rows(zone.lake).select("event_id", "amount").rows()) == {"a": 2**40, "b": 7}
+    assert letters(zone.lake)["violations"].to_list() == [["amount: is a integer"]]
 
 
 @pytest.mark.parametrize("name", ["append", "replace"])
