@@ -131,6 +131,19 @@ def test_a_replay_that_dies_is_mended_by_the_next(
     assert all(r.counts.missing == 0 for _, r in zone.lake.records(CSV.table))
 
 
+def test_a_record_without_a_key_comes_back_once_as_well(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but its offset says that it is in the table already."""
+    before, lax = (replace(s, contract=replace(s.contract, key=(), watermark=None)) for s in (CSV, LAX))
+    zone.csv("events/a.csv", [good("a", 0, "-1"), good("a", 0, "-1"), good("b")])
+    zone.take(before)
+    with Crash(monkeypatch, steps.lean, "append", after=True), pytest.raises(Crashed):
+        replay(lax, zone.lake, RUN)
+    done = replay(lax, zone.lake, RUN)
+    assert done.counts.missing == 0
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "a", "b"]
+    assert letters(zone.lake).is_empty()
+
+
 # judging bronze anew --------------------------------------------------------------------------------
 
 
