@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType
@@ -68,29 +68,29 @@ def newest(days: dict[int, Day], users: list[str]) -> dict[str, dict[str, Any]]:
 
 
 numbers = st.one_of(st.none(), st.integers(-50, 50))
-day = st.dictionaries(st.sampled_from(USERS), numbers, max_size=4)
-moments = st.one_of(
-    st.builds(
-        lambda d, u: MIDNIGHT + timedelta(days=d, microseconds=u), st.integers(-1, 9), st.integers(-1, 1)
-    ),
-    st.datetimes(datetime(2026, 2, 27), datetime(2026, 3, 12)).map(lambda t: t.replace(tzinfo=UTC)),
-)
+day = st.dictionaries(st.sampled_from(USERS), numbers, min_size=1, max_size=4)
+EDGES = [MIDNIGHT + timedelta(days=days, microseconds=step) for days in range(-1, 9) for step in (-1, 0, 1)]
+moments = st.datetimes(datetime(2026, 2, 27), datetime(2026, 3, 12)).map(lambda t: t.replace(tzinfo=UTC))
+# One retrieval takes seconds: few examples, many questions each, and no minutes of shrinking.
+slow: dict[str, Any] = {"deadline": None, "phases": [Phase.explicit, Phase.reuse, Phase.generate]}
 
 
 @given(
     commits=st.lists(st.dictionaries(st.integers(0, 6), day, min_size=1, max_size=4), min_size=1, max_size=3),
-    asked=st.lists(st.tuples(st.sampled_from([*USERS, "nobody"]), moments), min_size=1, max_size=25),
+    others=st.lists(moments, max_size=9),
     valid_for=st.sampled_from([None, timedelta(days=2)]),
     tidy=st.booleans(),
 )
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, **slow)
 def test_history_is_a_brute_force_join_as_of_each_instant(
     tmp_path_factory: pytest.TempPathFactory,
     commits: list[dict[int, Day]],
-    asked: list[tuple[str, datetime]],
+    others: list[datetime],
     valid_for: timedelta | None,
     tidy: bool,
 ) -> None:
+    """Asked for every user just before, at and just after every midnight, and now and then."""
+    asked = [(user, moment) for user in [*USERS, "nobody"] for moment in [*EDGES, *others]]
     repo = repository(tmp_path_factory.mktemp("home"), valid_for)
     days: dict[int, Day] = {}
     for commit in commits:
@@ -136,7 +136,7 @@ def rows_of(rows: list[dict[str, Any]]) -> list[str]:
         max_size=5,
     )
 )
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5, **slow)
 def test_online_is_the_newest_row_after_any_history_and_any_crash(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[dict[int, Day], int | None]]
 ) -> None:

@@ -63,7 +63,12 @@ def features_of(number: int | None) -> dict[str, Any]:
     if number is None:
         return dict.fromkeys(("events_7d", "spend_30d", "share", "top_page"))
     page = None if number % 3 == 0 else f"/päge {number}"
-    return {"events_7d": number, "spend_30d": Decimal(number) / 4, "share": number / 7, "top_page": page}
+    return {
+        "events_7d": number,
+        "spend_30d": Decimal(number * 25).scaleb(-2),
+        "share": number / 7,
+        "top_page": page,
+    }
 
 
 def frame(day: int, users: Day) -> pl.DataFrame:
