@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.record import WHOLE, Record
 
 if TYPE_CHECKING:
@@ -114,6 +115,13 @@ def commit(
     if (sequence_of(table)) >= record.sequence:
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
     transactions = {WRITER: record.sequence, **(positions or {})}
+    remove = list(remove)
+    # The log accepts the removal of a file that is no longer there, and its rows would double.
+    if gone := {unquote(f["path"]) for f in remove} - {unquote(f["path"]) for f in files_of(table)}:
+        raise Fenced(
+            f"{table.metadata().name}: {len(gone)} files to replace were rewritten meanwhile; nothing "
+            "of this write is visible, run it again"
+        )
 
     partition_by = table.metadata().partition_columns
     actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]

@@ -90,7 +90,11 @@ class Lake:
         found = self.open(table)
         if found is None:
             return []
-        pairs = [(i["version"], Record.from_json(i.get("userMetadata"))) for i in found.history(limit)]
+        pairs = [
+            (i["version"], Record.from_json(i.get("userMetadata")))
+            for i in found.history(limit)
+            if "maintenance" not in i  # upkeep carries the last record on; it counts once
+        ]
         return [(version, record) for version, record in pairs if record]
 
     def units(self, table: str, column: str) -> set[str]:
