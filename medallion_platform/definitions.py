@@ -25,7 +25,7 @@ def lakehouse_of(settings: Settings) -> Lakehouse:
 
 def definitions_of(settings: Settings) -> dg.Definitions:
     """Everything that Dagster shows, for these settings."""
-    return build_defs(catalog, FEATURES, lakehouse_of(settings), str(settings.first_day))
+    return build_defs(catalog, FEATURES, lakehouse_of(settings))
 
 
 defs = definitions_of(Settings())

@@ -7,7 +7,6 @@ function that needs it where start-up time counts: pydantic costs half a second.
 from __future__ import annotations
 
 import os
-from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -50,8 +49,6 @@ class Settings(BaseSettings):
     """The landing zone, one folder a source; `landing` below home unless given."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
-    first_day: date = date(2021, 1, 1)
-    """The first daily partition that is offered."""
     cache: Folder = Field(default_factory=cache_home)
     """Downloads that are kept, such as the Delta jars."""
     ivy_settings: Folder | None = None

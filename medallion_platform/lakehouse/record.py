@@ -20,6 +20,7 @@ class Record:
     """One commit's account of itself, kept as JSON in the commit's `userMetadata`.
 
     verb: intake, refresh, replay, reparse, restore. units: written rows per unit of this commit.
+    stands_for: of an aggregate, the source rows that its rows add up to.
     notes: per source file or batch, what a person should know (a new version of a known file).
     """
 
@@ -35,6 +36,7 @@ class Record:
     warnings: dict[str, int] = field(default_factory=dict)
     stale_units: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    stands_for: int | None = None
     seconds: float = 0.0
 
     def to_json(self) -> str:

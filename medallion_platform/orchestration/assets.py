@@ -30,13 +30,12 @@ def key_of(table: str) -> dg.AssetKey:
     return dg.AssetKey(table.split("."))
 
 
-def table_asset(
-    table: Table, catalog: Catalog, lakehouse: Lakehouse, first_day: str, group: str
-) -> dg.AssetsDefinition:
+def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     """A silver or gold table: refreshed for the run's partitions, checked by its own counts."""
     key = key_of(table.name)
     unit_columns = catalog.unit_columns
     drifts = table.unit is not None
+    origin = catalog.origin(table.name)
     deps = [
         dg.AssetDep(
             key_of(u.table),
@@ -48,13 +47,13 @@ def table_asset(
     @dg.asset(
         key=key,
         deps=deps,
-        group_name=group,
+        group_name=origin.domain,
         description=table.description,
         kinds={"deltalake", "spark", table.layer},
         owners=[table.owner] if table.owner else None,
-        tags={"layer": table.layer, "domain": group},
+        tags={"layer": table.layer, "domain": origin.domain},
         metadata=reports.definition_metadata(lakehouse.lake, table.name, table.contract),
-        partitions_def=partitions.of_unit(table.unit, first_day),
+        partitions_def=partitions.of_unit(table.unit, origin.first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
         automation_condition=_when_upstream_changed(),
@@ -94,7 +93,7 @@ def table_asset(
     return body
 
 
-def bronze_asset(source: FileSource, lakehouse: Lakehouse, first_day: str) -> dg.AssetsDefinition:
+def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     """A bronze table as an asset: intake fills it; materialized by hand it is parsed anew."""
     key = key_of(source.table)
 
@@ -107,7 +106,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse, first_day: str) -> dg
         kinds={"deltalake", "polars", "bronze"},
         tags={"layer": "bronze", "domain": source.domain},
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
-        partitions_def=partitions.of_source(source, first_day),
+        partitions_def=partitions.of_source(source),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
         code_version=source.contract.fingerprint,
@@ -201,7 +200,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             "violations": dg.MetadataValue.json(taken.violations),
             "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in taken.notes) or "none"),
         }
-        partitioned = partitions.of_source(source, "2000-01-01") is not None
+        partitioned = partitions.of_source(source) is not None
         for unit in sorted(taken.units) if partitioned else (None,):
             yield dg.AssetMaterialization(
                 key_of(source.table),

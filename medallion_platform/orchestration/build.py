@@ -20,18 +20,15 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
 
 
-def build_defs(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, first_day: str
-) -> dg.Definitions:
+def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse) -> dg.Definitions:
     """Assets, checks, jobs and sensors of everything in the catalog."""
     # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
     # would hide what matters.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-    groups = {t.name: _group(t.name, catalog) for t in catalog.tables}
-    bronze = [bronze_asset(s, lakehouse, first_day) for s in catalog.sources]
-    made = [table_asset(t, catalog, lakehouse, first_day, groups[t.name]) for t in catalog.in_order]
-    published = [feature_asset(f, lakehouse, groups[f.table]) for f in features]
+    bronze = [bronze_asset(s, lakehouse) for s in catalog.sources]
+    made = [table_asset(t, catalog, lakehouse) for t in catalog.in_order]
+    published = [feature_asset(f, lakehouse, catalog.origin(f.table).domain) for f in features]
     intake = intake_job(catalog.sources)
     maintenance = maintenance_job(catalog)
     return dg.Definitions(
@@ -45,10 +42,3 @@ def build_defs(
             dg.AutomationConditionSensorDefinition("refresh_what_changed", target=dg.AssetSelection.all()),
         ],
     )
-
-
-def _group(table: str, catalog: Catalog) -> str:
-    """The domain of the sources that a table goes back to."""
-    while table in catalog.by_name:
-        table = catalog.by_name[table].main[1].table
-    return catalog.source_of[table].domain

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import dagster as dg
 
 from medallion_platform.contracts.contract import EVENT_DATE
@@ -9,20 +11,22 @@ from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
 from medallion_platform.sources.source import FileSource
 
 
-def of_unit(unit: Unit | None, first_day: str) -> dg.TimeWindowPartitionsDefinition | None:
-    """Days, or weeks from Monday, from `first_day` up to and including the current one."""
+def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition | None:
+    """Days, or weeks from Monday, from `first` up to and including the current one."""
     if unit is None:
         return None
     if unit.grain == "week":
-        return dg.WeeklyPartitionsDefinition(first_day, day_offset=1, end_offset=1)
-    return dg.DailyPartitionsDefinition(first_day, end_offset=1)
+        # Dagster's first week is the first whole one; ours begins on the Monday before.
+        monday = first - timedelta(days=first.weekday())
+        return dg.WeeklyPartitionsDefinition(str(monday), day_offset=1, end_offset=1)
+    return dg.DailyPartitionsDefinition(str(first), end_offset=1)
 
 
-def of_source(source: FileSource, first_day: str) -> dg.TimeWindowPartitionsDefinition | None:
+def of_source(source: FileSource) -> dg.TimeWindowPartitionsDefinition | None:
     """Days by event date where the bronze table is partitioned so."""
     if EVENT_DATE not in source.contract.partitioned_by:
         return None
-    return of_unit(daily(EVENT_DATE), first_day)
+    return of_unit(daily(EVENT_DATE), source.first_day)
 
 
 def mapping(table: Table, upstream: object, upstream_partitioned: bool) -> dg.PartitionMapping | None:

@@ -59,6 +59,8 @@ def metadata(lake: Lake, table: str, version: int, record: Record | None, reason
     }
     if record:
         found["seconds"] = record.seconds
+        if record.stands_for is not None:
+            found["rows_of_the_source"] = record.stands_for
         if record.violations:
             found["violations"] = dg.MetadataValue.json(record.violations)
         if record.warnings:

@@ -67,6 +67,12 @@ class Catalog:
         source = self.source_of.get(table)
         return source.contract if source else self.by_name[table].contract
 
+    def origin(self, table: str) -> FileSource:
+        """The source that a table's rows go back to, by the main upstream of each step."""
+        while table in self.by_name:
+            table = self.by_name[table].main[1].table
+        return self.source_of[table]
+
     @property
     def names(self) -> tuple[str, ...]:
         """Every table, bronze first, then in order of making."""

@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 250_000
 BATCH_BYTES = 96 * 1024 * 1024
+CLOCKS_DIFFER = timedelta(hours=1)
+"""How far in the future a row may lie before it is taken for wrong."""
 
 PROVENANCE: dict[str, Any] = {
     "_payload": pl.String,
@@ -174,9 +176,8 @@ def register(
 ) -> list[str]:
     """Give every new content of a file its place in the source's order; says what is worth saying.
 
-    A file is known by its content: the same bytes again, under any name, add nothing (also those
-    that the name had before its present ones, but then it is said); other bytes under a known name
-    are a new version.
+    A file is known by its content: the same bytes again, under any name, add nothing; other bytes
+    under a known name are a new version, also those that the name had before its present ones.
     """
     known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
     latest = landing.latest(known)
@@ -334,7 +335,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
         already = _held(lake, source, position) & _offsets(batch)
     if already and frame.height:
         frame = frame.filter(~pl.col("_offset").is_in(list(already)))
-    judged = judge(source, frame)
+    judged = judge(source, frame, run.at)
     if judged.failures:
         names = ", ".join(f"'{n}' ({count} rows)" for n, count in judged.failures.items())
         raise IntakeFailed(
@@ -402,8 +403,11 @@ class Judged:
     failures: dict[str, int]
 
 
-def judge(source: FileSource, frame: pl.DataFrame) -> Judged:
-    """Split records into good rows and bad ones with the names of what they violate."""
+def judge(source: FileSource, frame: pl.DataFrame, at: datetime) -> Judged:
+    """Split records into good rows and bad ones with the names of what they violate.
+
+    Beside the contract, a row must belong to a partition that is there at the time `at`.
+    """
     if frame.is_empty() and not frame.columns:
         empty = pl.DataFrame(schema=_bronze_columns(source))
         return Judged(empty, pl.DataFrame(), {}, {}, {})
@@ -419,7 +423,7 @@ def judge(source: FileSource, frame: pl.DataFrame) -> Judged:
         image = pl.col("_op").is_in(_IMAGE_OPS)
         keys = _keys_only(source.contract, source.format.key)
         parts = [(parsed.filter(image), source.contract), (parsed.filter(~image), keys)]
-    verdicts = [contracts.judge(contract, part) for part, contract in parts]
+    verdicts = [_out_of_time(source, part, contracts.judge(contract, part), at) for part, contract in parts]
     sums: list[dict[str, int]] = [{}, {}, {}]
     for verdict in verdicts:
         for total, found in zip(sums, (verdict.violations, verdict.warnings, verdict.failures), strict=True):
@@ -431,6 +435,31 @@ def judge(source: FileSource, frame: pl.DataFrame) -> Judged:
     bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset")
     return Judged(good, bad, *sums)
+
+
+def _out_of_time(source: FileSource, came: pl.DataFrame, judged: contracts.Judged, at: datetime) -> Any:
+    """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
+    if EVENT_DATE not in source.contract.partitioned_by:
+        return judged
+    time = pl.col(str(source.contract.event_time))
+    first = datetime.combine(source.first_day, datetime.min.time(), UTC)
+    bounds = {
+        f"{time.meta.output_name()}: not before {source.first_day}": time < first,
+        f"{time.meta.output_name()}: not in the future": time > at + CLOCKS_DIFFER,
+    }
+    for name, outside in bounds.items():
+        offsets = judged.good.filter(outside)["_offset"]
+        if offsets.is_empty():
+            continue
+        inside = ~pl.col("_offset").is_in(offsets.implode())
+        rejected = came.filter(~inside).with_columns(pl.concat_list(pl.lit(name)).alias("violations"))
+        judged = replace(
+            judged,
+            good=judged.good.filter(inside),
+            bad=pl.concat([judged.bad, rejected], how="diagonal_relaxed"),
+            violations={**judged.violations, name: len(offsets)},
+        )
+    return judged
 
 
 def _changes(frame: pl.DataFrame) -> pl.DataFrame:

@@ -132,6 +132,8 @@ def refresh(
             made = make(upstreams, work)
     except RefreshFailed:
         raise
+    except remake.Refused as error:
+        raise RefreshFailed(str(error)) from None
     except Exception as error:
         raise RefreshFailed(remake.explain(table.name, error)) from error
     target = lake.open(table.name)
@@ -149,6 +151,7 @@ def refresh(
         warnings=made.warnings,
         stale_units=_stale_units(None if made.whole else last, work, made.units, bool(stale)),
         notes=[f"stale lookup: {name}" for name in stale] + made.notes,
+        stands_for=made.stands_for,
         seconds=round(time.monotonic() - started, 3),
     )
     if sequence_of(target) >= sequence:

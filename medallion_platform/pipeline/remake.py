@@ -20,6 +20,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from medallion_platform.contracts import masking
 from medallion_platform.contracts import spark as contracts
+from medallion_platform.contracts.contract import Severity
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.counts import Counts
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 STALE = "_stale_dimension"
 """Whether a row was enriched from a lookup that was behind its own upstream."""
 
+_WEIGHT = "_weight"
 _IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
 _EMAIL = r"([A-Za-z0-9._%+\-]{1,3})[A-Za-z0-9._%+\-]*@([A-Za-z0-9.\-]+)"
 _PHONE = r"\+?\d[\d\s().\-]{5,}(\d{4})"
@@ -45,6 +47,10 @@ _PHONE = r"\+?\d[\d\s().\-]{5,}(\d{4})"
 
 class Widening(Exception):
     """A column becomes wider: all files must be written anew, not only those of some units or keys."""
+
+
+class Refused(Exception):
+    """What was made must not be committed; the text says why and what to do, for people."""
 
 
 @dataclass
@@ -62,6 +68,7 @@ class Made:
     keys: list[str] = field(default_factory=list)
     whole: bool = False
     schema: pa.Schema | None = None
+    stands_for: int | None = None
 
 
 def remake(
@@ -91,18 +98,22 @@ def remake(
         rows = rows.withColumn(STALE, F.lit(stale))
     judged = contracts.judge(table.contract, rows)
     frame, columns, evolution = _fit(table, lake, judged, whole)
-    was = {h.removeprefix("__was_"): h for h in judged.hidden if h.startswith("__was_")}
+    counters = judged.counters
+    if table.contract.weight:
+        counters = {**counters, _WEIGHT: F.sum(F.col(table.contract.weight))}
     staged = engine.stage(
         frame,
         lake.path(table.name),
         table.contract.partitioned_by,
         columns=columns,
         verdict=engine.Verdict(
-            judged.ok, judged.violations, _unit_text(table), was, judged.counters, judged.guard
+            judged.ok, judged.violations, _unit_text(table), judged.was, counters, judged.guard
         ),
     )
+    _refuse_failures(table, staged)
     made = Made(staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema)
     made.violations = _count_violations(staged.rejected)
+    made.stands_for = staged.counters.pop(_WEIGHT, None)
     made.warnings = {e: n for e, n in staged.counters.items() if n and e not in made.violations}
     made.notes = [f"{c}: {why}" for c, why in evolution.refused.items()]
     made.notes += [f"new column: {c}" for c in evolution.added]
@@ -114,7 +125,46 @@ def remake(
     if keys is not None:
         _keep_other_keys(table, lake, spark, keys, made)
     made.counts = _count(table, lake, work, last, upstreams, unit_columns, frames, staged, merging)
+    if made.stands_for is not None:
+        _refuse_lost_rows(table, lake, work, upstreams, unit_columns, made.stands_for)
     return made
+
+
+def _refuse_failures(table: Table, staged: engine.Staged) -> None:
+    """What holds for the frame as a whole is only known when all of it was seen."""
+    broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
+    if broken:
+        raise Refused(
+            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. Nothing was written, "
+            "the table is as it was. Mend the rows upstream or the contract, and refresh again."
+        )
+
+
+def _refuse_lost_rows(
+    table: Table,
+    lake: Lake,
+    work: Work,
+    upstreams: Upstreams,
+    unit_columns: Mapping[str, str | None],
+    stands_for: int,
+) -> None:
+    """Compare what an aggregate's rows stand for with the source rows, counted without Spark."""
+    import polars as pl
+
+    main = table.main[1].table
+    source = pl.scan_delta(lake.open(main, upstreams.heads[main]))  # type: ignore[arg-type]
+    column = unit_columns[main]
+    if column and table.unit and not work.whole:
+        days = sorted(upstream_days(table, main, work.append | work.replace))
+        source = source.filter(pl.col(column).cast(pl.String).is_in(days))
+    weight = pl.sql_expr(table.weighs).cast(pl.Int64)
+    expected = source.select(pl.when(True).then(weight).alias("n")).sum().collect().item() or 0
+    if expected != stands_for:
+        raise Refused(
+            f"{table.name}: its transform counts {stands_for} rows of {main}, and there are {expected} to "
+            f"count ({table.weighs}). Nothing was written, the table is as it was; mend the transform (a "
+            "join that drops or doubles rows is the usual cause) and refresh again."
+        )
 
 
 def units_affected(
@@ -402,8 +452,8 @@ def _count(
     """The four counts, `read` measured apart from `written` wherever rows can be told apart.
 
     rows: upstream rows by the log's statistics. keys: upstream rows of the keys concerned; what
-    is neither written nor rejected was superseded. An aggregate with a weight counts the source
-    rows it stands for; any other one counts the rows offered to its gate.
+    is neither written nor rejected was superseded. Otherwise the rows offered to the gate; those of
+    an aggregate stand for source rows, which `_refuse_lost_rows` compares.
     """
     dead = len(staged.rejected)
     main = table.main[1].table

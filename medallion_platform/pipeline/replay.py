@@ -77,7 +77,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
             pl.col("offset").alias("_offset"),
         ),
     )
-    judged = _intake.judge(source, frame)
+    judged = _intake.judge(source, frame, run.at)
     good = judged.good
     there = _offsets_in(table, source, good["_offset"])
     good = good.filter(~pl.col("_offset").is_in(there.implode()))
@@ -131,7 +131,7 @@ def reparse(
         lake,
         stored.select(pl.col("_payload").cast(pl.Binary).alias("payload"), "_file", "_row", "_offset"),
     )
-    judged = _intake.judge(source, frame)
+    judged = _intake.judge(source, frame, run.at)
     good = _intake.finish(source, run, judged.good, [f.name for f in table.schema().fields])
     bad = _intake.dead_rows(source, run, judged.bad, [])
     held = set(dead_letters.read(lake, source.table)["offset"])

@@ -82,6 +82,9 @@ class Table:
         `rows`        each upstream row gives its own rows: new ones are appended;
         `partitions`  whole units are replaced (the whole table where it has no unit);
         `keys`        all rows of the touched values of `keyed_by` are made anew and merged.
+    weighs: for an aggregate, whose contract names a `weight`: SQL over a row of the main upstream
+        that says how many source rows this one stands for. A refresh whose weights do not add up to
+        these has lost or doubled rows, and fails.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Table:
     unit: Unit | None = None
     keyed_by: tuple[str, ...] = ()
     cluster_by: tuple[str, ...] = ()
+    weighs: str = "1"
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
 
@@ -138,6 +142,7 @@ def table(
     unit: Unit | None = None,
     keyed_by: tuple[str, ...] = (),
     cluster_by: tuple[str, ...] = (),
+    weighs: str = "1",
     fresh_within: timedelta = timedelta(days=1),
     owner: str | None = None,
 ) -> Callable[[Callable[..., DataFrame]], Table]:
@@ -161,6 +166,7 @@ def table(
             unit,
             keyed_by,
             cluster_by,
+            weighs,
             fresh_within,
             owner,
         )
@@ -197,4 +203,7 @@ def _check(t: Table) -> None:
         refuse(f"columns {missing} are not in the contract")
     if t.lookups and (t.recompute != "rows" or not t.unit or not t.contract.event_time):
         refuse("lookups are point in time: they need recompute='rows', a unit and an event time")
-    _ = t.main
+    if t.contract.weight and (t.recompute != "partitions" or t.main[1].back):
+        refuse(
+            "a weight adds up to source rows: it needs recompute='partitions' and an upstream without back"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -182,21 +183,27 @@ def register(
 ) -> tuple[list[FileVersion], list[Seen]]:
     """Which (file, digest) are versions not taken before, and which were. Pure.
 
-    A content that was taken already, under whatever name, adds nothing. Another content under a
-    known name is a new version. Sequence numbers go on from the highest that is known.
+    A content that stands under any name as its latest version adds nothing. Another content under a
+    known name is a new version, also one that the name had before: a file that goes back says
+    something new. Sequence numbers go on from the highest that is known.
     """
-    digests = {version.digest for version in known}
-    paths = {version.path for version in known}
+    standing = {path: version.digest for path, version in latest(known).items()}
+    names = Counter(standing.values())
+    taken = {version.digest for version in known}
     sequence = max((version.sequence for version in known), default=0)
     versions: list[FileVersion] = []
     repeated: list[Seen] = []
     for seen, digest in found:
-        if digest in digests:
+        own = standing.get(seen.path)
+        if names[digest] or (own is None and digest in taken):
             repeated.append(seen)
             continue
         sequence += 1
-        state = "new version" if seen.path in paths else "new"
+        state = "new" if own is None else "new version"
         versions.append(FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state))
-        digests.add(digest)
-        paths.add(seen.path)
+        standing[seen.path] = digest
+        names.update((digest,))
+        if own is not None:
+            names.subtract((own,))
+        taken.add(digest)
     return versions, repeated

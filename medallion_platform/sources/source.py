@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from re import Pattern, compile
 from typing import TYPE_CHECKING, Literal
@@ -122,6 +122,8 @@ class FileSource:
     domain: str
     drop_repeated_text: bool = False
     """For rows without a key: a record with the very text of one taken in before is a duplicate."""
+    first_day: date = date(2021, 1, 1)
+    """Where the table is partitioned by event date: its first day. Earlier rows are dead letters."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", tuple(self.claims))

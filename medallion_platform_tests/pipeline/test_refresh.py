@@ -184,6 +184,64 @@ def test_a_fail_expectation_writes_nothing_and_names_itself_alone(zone: Zone, sp
     assert amounts(zone.lake) == {"a": 1}
 
 
+class Whole(ContractModel):
+    event_id: T.StringType = Field()
+    event_date: T.DateType = Field()
+    amount: T.LongType = Field(nullable=True, unique_values_eq=[1, 2], severity="fail")
+
+    class Config:
+        metadata = {"key": ["event_id"], "partitioned_by": ["event_date"]}  # noqa: RUF012
+
+
+def test_what_holds_for_the_frame_as_a_whole_fails_the_refresh_too(zone: Zone, spark: SparkSession) -> None:
+    t = declared(Whole.contract)
+    arrive(zone, event("a", 0, amount=1))
+    with pytest.raises(RefreshFailed, match=r"amount: unique_values_eq.*severity fail"):
+        bring(t, zone.lake, spark, catalog(t))
+    assert zone.lake.rows("silver.numbers") == 0
+    arrive(zone, event("b", 1, amount=2))
+    bring(t, zone.lake, spark, catalog(t))
+    assert amounts(zone.lake) == {"a": 1, "b": 2}
+
+
+class PerDay(ContractModel):
+    event_date: T.DateType = Field()
+    events: T.LongType = Field()
+
+    class Config:
+        metadata = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "events"}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("lost", [0, 1, -1])
+def test_an_aggregate_that_loses_or_doubles_source_rows_is_not_committed(
+    zone: Zone, spark: SparkSession, lost: int
+) -> None:
+    def count(events: DataFrame) -> DataFrame:
+        """Events of a day."""
+        known = events.where(F.col("amount").isNotNull())
+        wrong = F.when(F.col("event_date") > "2026-01-05", lost).otherwise(0)
+        counted = known.groupBy("event_date").agg(F.count(F.lit(1)).alias("n"))
+        return counted.select("event_date", (F.col("n") - wrong).cast("long").alias("events"))
+
+    per_day = table(
+        "gold.per_day", contract=PerDay.contract, made_from={"events": "bronze.events"},
+        recompute="partitions", unit=daily("event_date"), weighs="amount is not null",
+    )(count)  # fmt: skip
+    arrive(zone, event("a", 0, amount=1), event("b", 0, amount=2), event("x", 0, amount=None))
+    done = bring(per_day, zone.lake, spark, catalog(per_day))
+    assert done.record
+    assert done.record.stands_for == 2
+    arrive(zone, event("c", 1, amount=3))
+    if lost:
+        with pytest.raises(
+            RefreshFailed, match=rf"counts {1 - lost} rows of bronze\.events, and there are 1"
+        ):
+            bring(per_day, zone.lake, spark, catalog(per_day))
+    else:
+        bring(per_day, zone.lake, spark, catalog(per_day))
+    assert zone.lake.rows("gold.per_day") == (1 if lost else 2)
+
+
 def broken(events: DataFrame) -> DataFrame:
     return events.select("event_id", "event_date", F.col("event_id").cast("long").alias("amount"))
 

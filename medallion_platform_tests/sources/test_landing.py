@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,6 +123,8 @@ def test_registering():
     assert unchanged(known, b)
     assert not unchanged(known, a)
     assert not unchanged(known, seen("z"))
+    back, _ = register([*versions, *more], [(seen("a", 70), "1")])
+    assert [(v.path, v.digest, v.state) for v in back] == [("a", "1", "new version")]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=12), st.data())
@@ -132,5 +135,10 @@ def test_registering_in_parts_is_registering_at_once(files: list[tuple[str, str]
     second, _ = register(first, found[cut:])
     at_once, _ = register([], found)
     assert [*first, *second] == at_once
-    assert len({v.digest for v in at_once}) == len(at_once)
+    for path in {v.path for v in at_once}:
+        digests = [v.digest for v in at_once if v.path == path]
+        assert all(one != other for one, other in pairwise(digests))
+    # New names bring new contents only; only a name that went on may go back.
+    fresh = [v.digest for v in at_once if v.state == "new"]
+    assert len(set(fresh)) == len(fresh)
     assert [v.sequence for v in at_once] == list(range(1, len(at_once) + 1))

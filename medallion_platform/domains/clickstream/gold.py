@@ -78,6 +78,7 @@ def regional_rollups_hourly(events: DataFrame) -> DataFrame:
     contract=GoldRegionalRollupsDaily.contract,
     made_from={"metrics": "gold.daily_user_metrics"},
     recompute="partitions",
+    weighs="event_count",
     unit=daily("event_date"),
 )
 def regional_rollups_daily(metrics: DataFrame) -> DataFrame:
@@ -90,6 +91,7 @@ def regional_rollups_daily(metrics: DataFrame) -> DataFrame:
     contract=GoldRegionalRollupsWeekly.contract,
     made_from={"metrics": "gold.daily_user_metrics"},
     recompute="partitions",
+    weighs="event_count",
     unit=weekly("week"),
     fresh_within=timedelta(days=7),
 )

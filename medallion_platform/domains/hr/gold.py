@@ -22,6 +22,7 @@ from medallion_platform.pipeline.table import table
         "jobs": "silver.jobs",
     },
     recompute="partitions",
+    weighs="department_id is not null and job_id is not null",
 )
 def quarterly_hires(employees: DataFrame, departments: DataFrame, jobs: DataFrame) -> DataFrame:
     """Hires per year, department and job, where both are known; a missing name counts as well."""
@@ -39,6 +40,7 @@ def quarterly_hires(employees: DataFrame, departments: DataFrame, jobs: DataFram
     contract=GoldDepartmentMetrics.contract,
     made_from={"employees": "silver.hired_employees", "departments": "silver.departments"},
     recompute="partitions",
+    weighs="department_id is not null",
 )
 def department_metrics(employees: DataFrame, departments: DataFrame) -> DataFrame:
     """Hires per year and department against the mean of all departments, also those without any.
