@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 PROPERTIES = {
-    # Downstream tables and lookups read what was appended through the change data feed.
+    # For readers outside of the platform, which reads the log itself.
     "delta.enableChangeDataFeed": "true",
     # A reader may stay on a version, and a refresh on a position, for this long.
     "delta.deletedFileRetentionDuration": "interval 30 days",

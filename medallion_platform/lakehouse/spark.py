@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
+from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.log import actions
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
+    from deltalake import DeltaTable
     from pyspark.sql import Column
     from pyspark.sql.types import DataType
 
@@ -32,6 +36,8 @@ _DEAD = "_dead"
 _VIOLATIONS = "_violations"
 _UNIT = "_unit"
 _KEPT = "_kept_"
+_GLOB = frozenset("*?[]{}\\")
+_PLAIN_PATH = re.compile(r"(\w+=[\w.\-]+/)*[\w.\-]+", re.ASCII)
 
 # Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
 # A run over many rows wants both; `medallion bench` measures with both.
@@ -55,7 +61,8 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         # Split into table and dead letters, and into partitions, without sorting the rows first.
         "spark.sql.maxConcurrentOutputFileWriters": "100",
         "spark.databricks.delta.snapshotPartitions": "2",
-        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+        # The log names the files: looking them up is no job for executors.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.memory": os.environ.get("MEDALLION_SPARK_MEMORY", "1g"),
@@ -72,22 +79,74 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
 
 
 def read(spark: SparkSession, lake: Lake, table: str, version: int) -> DataFrame:
-    """The table as of a version."""
-    return spark.read.format("delta").option("versionAsOf", version).load(lake.path(table))
+    """The table as of a version.
+
+    delta-rs reads the log and Spark is given the list of files: Spark's own Delta reader replays the
+    log in jobs, which costs a second per table and version before the first row is read.
+    """
+    found = lake.open(table, version)
+    assert found is not None
+    path = lake.path(table)
+    files = [unquote(f["path"]) for f in files_of(found)]
+    if _is_plain(found, path, files):
+        return _of_files(spark, path, found, files)
+    return spark.read.format("delta").option("versionAsOf", version).load(path)
 
 
 def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int) -> DataFrame:
-    """The rows that commits after `since` up to `until` added, by the change data feed."""
+    """The rows that commits after `since` up to `until` added, those of rewritten files included.
+
+    Raises:
+        LogGone: one of these commits is no longer in the log.
+    """
+    found = lake.open(table, until)
+    assert found is not None
+    path = lake.path(table)
+    files = [unquote(f["path"]) for f in files_added(path, since, until)]
+    if _is_plain(found, path, files):
+        return _of_files(spark, path, found, files)
     feed = (
         spark.read.format("delta")
         .option("readChangeFeed", "true")
         .option("startingVersion", since + 1)
         .option("endingVersion", until)
-        .load(lake.path(table))
+        .load(path)
     )
     return feed.where(F.col("_change_type") == "insert").drop(
         "_change_type", "_commit_version", "_commit_timestamp"
     )
+
+
+def files_added(table_path: str, since: int, until: int) -> Iterator[dict[str, Any]]:
+    """The `add` actions, upkeep left out, of the commits after `since` up to `until`.
+
+    Raises:
+        LogGone: one of these commits is no longer in the log.
+    """
+    for version in range(since + 1, until + 1):
+        for action in actions(table_path, version):
+            added = action.get("add")
+            if added and added.get("dataChange", True):
+                yield added
+
+
+def _is_plain(table: DeltaTable, path: str, files: Iterable[str]) -> bool:
+    """Whether the table is its files: no deletion vectors, no mapped columns, no path with marks
+    that Spark reads as a pattern or unescapes in its own way.
+    """
+    plain = table.protocol().min_reader_version == 1 and not _GLOB & set(path)
+    return plain and all(map(_PLAIN_PATH.fullmatch, files))
+
+
+def _of_files(spark: SparkSession, path: str, table: DeltaTable, files: Sequence[str]) -> DataFrame:
+    """The rows of a table's files, with the table's columns in their order."""
+    from pyspark.sql.types import StructType
+
+    schema = StructType.fromJson(json.loads(table.schema().to_json()))
+    if not files:
+        return spark.createDataFrame([], schema)
+    found = spark.read.schema(schema).option("basePath", path).parquet(*(f"{path}/{f}" for f in files))
+    return found.select(*(F.col("`" + name.replace("`", "``") + "`") for name in schema.fieldNames()))
 
 
 @dataclass(frozen=True)
@@ -194,14 +253,10 @@ def rows_appended(
     """Rows that commits after `since` up to `until` added, by the log's own statistics."""
     wanted = None if units is None else set(units)
     total = 0
-    for version in range(since + 1, until + 1):
-        for action in actions(table_path, version):
-            added = action.get("add")
-            if not added or not added.get("dataChange", True):
-                continue
-            unit = (added.get("partitionValues") or {}).get(column) if column else None
-            if wanted is None or unit in wanted:
-                total += json.loads(added["stats"])["numRecords"]
+    for added in files_added(table_path, since, until):
+        unit = (added.get("partitionValues") or {}).get(column) if column else None
+        if wanted is None or unit in wanted:
+            total += json.loads(added["stats"])["numRecords"]
     return total
 
 

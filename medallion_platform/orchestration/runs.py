@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -91,11 +92,23 @@ def run_everything(
     A table whose upstream failed is still refreshed from the upstream's last good version.
     """
     outcome = Outcome()
+    if not all(lakehouse.lake.exists(t.name) for t in catalog.tables):
+        _warm_up(lakehouse)
     _execute(defs.resolve_job_def("intake"), on, outcome, {})
     for group in _groups(catalog):
         _refresh_group(defs, catalog, lakehouse, on, group, outcome)
     _publish(defs, lakehouse, on, outcome)
     return outcome
+
+
+def _warm_up(lakehouse: Lakehouse) -> None:
+    """Start the JVM, which will be needed, beside the intake, which needs none."""
+
+    def start() -> None:
+        with suppress(Exception):  # whoever needs it meets the same error, and tells it
+            lakehouse.session()
+
+    Thread(target=start, daemon=True).start()
 
 
 def _groups(catalog: Catalog) -> list[list[Table]]:

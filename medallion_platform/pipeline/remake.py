@@ -158,7 +158,7 @@ def _refuse_lost_rows(
         days = sorted(upstream_days(table, main, work.append | work.replace))
         source = source.filter(pl.col(column).cast(pl.String).is_in(days))
     weight = pl.sql_expr(table.weighs).cast(pl.Int64)
-    expected = source.select(pl.when(True).then(weight).alias("n")).sum().collect().item() or 0
+    expected = source.with_columns(n=weight).select(pl.col("n").sum()).collect().item()
     if expected != stands_for:
         raise Refused(
             f"{table.name}: its transform counts {stands_for} rows of {main}, and there are {expected} to "
