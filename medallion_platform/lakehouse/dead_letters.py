@@ -7,7 +7,7 @@ A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import lean
@@ -89,7 +89,9 @@ def append(
     lean.append(_ensure(lake, table), _fit(rows), record, positions or {})
 
 
-def replace(lake: Lake, table: str, units: Iterable[str] | None, rows: pl.DataFrame, record: Record) -> None:
+def replace(
+    lake: Lake, table: str, units: Collection[str] | None, rows: pl.DataFrame, record: Record
+) -> None:
     """Put `rows` in the place of all dead letters of `units` (None: of the whole table).
 
     Does nothing where there neither are nor were any.
@@ -98,6 +100,8 @@ def replace(lake: Lake, table: str, units: Iterable[str] | None, rows: pl.DataFr
     if rows.is_empty() and (found is None or found.count() == 0):
         return
     predicate = None
+    if units is not None and not units:
+        return append(lake, table, rows, record) if not rows.is_empty() else None
     if units is not None:
         quoted = ", ".join("'" + str(u).replace("'", "''") + "'" for u in sorted(units))
         predicate = f"unit IN ({quoted})"

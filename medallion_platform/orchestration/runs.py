@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -25,9 +27,15 @@ from medallion_platform.pipeline.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dagster._utils.error import SerializableErrorInfo
+
 PID_TAG = "medallion/pid"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Events go to the instance, where the UI shows them, and not to the terminal as well."""
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+_GAP = timedelta(days=31)
 
 _SETTINGS = """\
 telemetry:
@@ -150,17 +158,23 @@ def _refresh_group(
             stale[table.name] = units
     if not stale:
         return
-    tags: dict[str, str] = {}
-    ranges = [u for units in stale.values() if units is not None for u in units]
-    if ranges:
-        tags = {
-            "dagster/asset_partition_range_start": min(ranges),
-            "dagster/asset_partition_range_end": max(ranges),
-        }
-    job = defs.resolve_implicit_global_asset_job_def().get_subset(
-        asset_selection={key_of(name) for name in stale}
-    )
-    _execute(job, on, outcome, tags)
+    units = {u for found in stale.values() if found is not None for u in found}
+    selection = {key_of(name) for name in stale}
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
+    for first, last in _spans(units) if units else [(None, None)]:
+        tags = {_RANGE_START: first, _RANGE_END: last} if first and last else {}
+        _execute(job, on, outcome, tags)
+
+
+def _spans(units: Iterable[str]) -> list[tuple[str, str]]:
+    """Ranges of dates with little between them: a late date is no reason to plan the years after it."""
+    spans: list[tuple[str, str]] = []
+    for unit in sorted(units):
+        if spans and date.fromisoformat(unit) - date.fromisoformat(spans[-1][1]) <= _GAP:
+            spans[-1] = (spans[-1][0], unit)
+        else:
+            spans.append((unit, unit))
+    return spans
 
 
 def _publish(defs: dg.Definitions, lakehouse: Lakehouse, on: dg.DagsterInstance, outcome: Outcome) -> None:
@@ -189,10 +203,16 @@ def _execute(
     outcome.run_ids.append(result.run_id)
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            while error and error.cause:
-                error = error.cause
-            outcome.failed[str(event.step_key)] = (error.message if error else "failed").strip()
+            outcome.failed[str(event.step_key)] = _in_words(event.step_failure_data.error)
+
+
+def _in_words(error: SerializableErrorInfo | None) -> str:
+    """What our own code said, without Dagster's wrapper and without what caused it further down."""
+    if error and error.cause and (error.cls_name or "").startswith("Dagster"):
+        error = error.cause
+    if not error:
+        return "failed"
+    return re.sub(rf"^[\w.]*\b{error.cls_name}: ", "", error.message.strip())
 
 
 def _is_running(pid: int) -> bool:

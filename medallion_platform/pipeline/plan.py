@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
 
 from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
 from medallion_platform.pipeline.table import Table, Upstream
+
+SEMANTICS = 1
+"""Raised by hand when the engines judge, cast or mask the same rows in another way than before."""
 
 CODE = "code"
 """The pseudo upstream whose version is the code that makes the table."""
@@ -62,32 +65,49 @@ class Upstreams:
 def code_version(table: Table) -> int:
     """A number that changes when what decides over the table's rows changes.
 
-    That is the transform's source text, that of the functions and the constants of its own package
-    which it uses, the contract, and what it is made from.
+    That is the transform's source text, that of the functions, classes and constants of its own
+    package which it uses, the contract, how contracts are judged, and what it is made from.
     """
     package = table.transform.__module__.rpartition(".")[0].rpartition(".")[0]
-    told = [*_sources_of(table.transform, package, set()), table.contract.fingerprint]
+    told = [*_sources_of(table.transform, package, set()), table.contract.fingerprint, str(SEMANTICS)]
     told += [table.recompute, repr(dict(table.made_from)), repr(table.unit), repr(table.keyed_by)]
     return int.from_bytes(hashlib.sha256("\n".join(told).encode()).digest()[:6], "big")
 
 
-def _sources_of(function: Callable[..., object], package: str, seen: set[str]) -> list[str]:
-    """The texts of a function and of all of `package` that it refers to, each once."""
-    seen.add(function.__qualname__)
+_Code = FunctionType | type
+_Constant = str | int | float | Decimal | date | timedelta | tuple | list | dict
+
+
+def _sources_of(code: _Code, package: str, seen: set[str]) -> list[str]:
+    """The texts of a function or class and of all of `package` that it refers to, each once."""
+    seen.add(f"{code.__module__}.{code.__qualname__}")
     try:
-        texts = [inspect.getsource(function)]
-    except OSError:
-        texts = [function.__qualname__]
-    code = getattr(function, "__code__", None)
-    known = getattr(function, "__globals__", {})
-    for name in sorted(_names_in(code) if code else ()):
-        value = known.get(name)
-        if inspect.isfunction(value) and value.__qualname__ not in seen:
-            if package and value.__module__.startswith(package):
+        texts = [inspect.getsource(code)]
+    except (OSError, TypeError):
+        texts = [code.__qualname__]
+    for name, value in _refers_to(code, package):
+        if isinstance(value, _Code):
+            known = f"{value.__module__}.{value.__qualname__}" in seen
+            if package and value.__module__.startswith(package) and not known:
                 texts += _sources_of(value, package, seen)
-        elif isinstance(value, str | int | float | Decimal | tuple | dict):
+        elif isinstance(value, set | frozenset):
+            texts.append(f"{name}={sorted(map(repr, value))}")
+        elif isinstance(value, _Constant) and " at 0x" not in repr(value):
             texts.append(f"{name}={value!r}")
     return texts
+
+
+def _refers_to(code: _Code, package: str) -> Iterator[tuple[str, object]]:
+    """Globals that a function or the methods of a class name, also by a module of `package`."""
+    functions = [code] if isinstance(code, FunctionType) else filter(inspect.isfunction, vars(code).values())
+    for function in functions:
+        names = sorted(_names_in(function.__code__))
+        for name in names:
+            value = function.__globals__.get(name)
+            if isinstance(value, ModuleType) and package and value.__name__.startswith(package):
+                yield from ((f"{name}.{n}", getattr(value, n)) for n in names if hasattr(value, n))
+            else:
+                yield name, value
 
 
 def _names_in(code: CodeType) -> set[str]:
@@ -134,11 +154,14 @@ def plan(
     append, replace = _touched_units(table, changed, known)
     replace |= code_stale | (set(affected) & known)
     ahead = {u for versions in last.position.values() for u in versions if u != WHOLE}
-    if table.recompute != "rows" or recovering:
+    if table.recompute != "rows" or recovering or rebuild:
         replace |= append
     replace |= append & ahead
     append -= replace
     out_of_date = append | replace
+    if recovering and not out_of_date:
+        # The dead one worked on what is up to date for this code: it was another code's refresh.
+        return Work(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if requested is None or recovering:
         if rebuild:
             return Work(heads, whole=True, reason="rebuild was asked for")
@@ -179,6 +202,8 @@ def _plan_whole(
     if old_code.get(WHOLE) != heads[CODE][WHOLE]:
         return Work(heads, whole=True, reason="the table's code or contract changed")
     moved = {u for u, c in changed.items() if c.all}
+    if recovering and not moved:
+        return Work(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if not moved:
         return Work({}, reason="up to date")
     main = table.main[1].table

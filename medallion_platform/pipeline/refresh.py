@@ -127,7 +127,7 @@ def refresh(
     try:
         try:
             made = make(upstreams, work)
-        except remake.Widening:
+        except (remake.Widening, remake.FilesGone):
             upstreams, work = _decide(table, lake, spark, unit_columns, last, rebuild=True)
             made = make(upstreams, work)
     except RefreshFailed:
@@ -135,7 +135,9 @@ def refresh(
     except remake.Refused as error:
         raise RefreshFailed(str(error)) from None
     except Exception as error:
-        raise RefreshFailed(remake.explain(table.name, error)) from error
+        # Spark's texts hold values of rows: they stay out of what is stored and shown.
+        cause = None if remake.is_about_rows(error) else error
+        raise RefreshFailed(remake.explain(table.name, error)) from cause
     target = lake.open(table.name)
     assert target is not None
     record = Record(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from medallion_platform.contracts import masking
 from medallion_platform.contracts import spark as contracts
 from medallion_platform.contracts.contract import Severity
+from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.counts import Counts
@@ -40,13 +41,18 @@ STALE = "_stale_dimension"
 """Whether a row was enriched from a lookup that was behind its own upstream."""
 
 _WEIGHT = "_weight"
+_NO_UNIT = "_no_unit"
 _IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
-_EMAIL = r"([A-Za-z0-9._%+\-]{1,3})[A-Za-z0-9._%+\-]*@([A-Za-z0-9.\-]+)"
-_PHONE = r"\+?\d[\d\s().\-]{5,}(\d{4})"
+_EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
+_PHONE = r"\+?\d(?:[\s().\-/]*\d){2,10}[\s().\-/]*((?:\d[\s().\-/]*){3}\d)"
 
 
 class Widening(Exception):
     """A column becomes wider: all files must be written anew, not only those of some units or keys."""
+
+
+class FilesGone(Exception):
+    """Files that were appended since the last refresh are deleted by now: the table is made anew."""
 
 
 class Refused(Exception):
@@ -83,6 +89,7 @@ def remake(
     stale: bool,
 ) -> Made:
     """Make the rows that `work` names and stage them; creates or evolves the table first."""
+    _refuse_gone_files(table, lake, work, last, upstreams)
     keys = _changed_keys(table, lake, spark, last, upstreams) if work.merge else None
     if keys is not None and _has_null(keys):
         keys = None  # a table-level event (truncate) concerns every key
@@ -90,17 +97,20 @@ def remake(
     whole = work.whole or (work.merge and not merging)
     frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
     rows = table.transform(**frames)
-    if table.unit and not (whole or work.merge):
+    if table.unit and not whole:
         wanted = sorted((work.append | work.replace) - {WHOLE})
-        rows = rows.where(F.col(table.unit.column).cast("string").isin(wanted))
+        unit = F.col(table.unit.column)
+        rows = rows.where(unit.isNull() | unit.cast("string").isin(wanted))
     rows = _mask(rows, table.contract)
     if table.lookups:
         rows = rows.withColumn(STALE, F.lit(stale))
     judged = contracts.judge(table.contract, rows)
     frame, columns, evolution = _fit(table, lake, judged, whole)
-    counters = judged.counters
+    counters = dict(judged.counters)
+    if table.unit:
+        counters[_NO_UNIT] = F.count_if(F.col(table.unit.column).isNull())
     if table.contract.weight:
-        counters = {**counters, _WEIGHT: F.sum(F.col(table.contract.weight))}
+        counters[_WEIGHT] = F.sum(F.col(table.contract.weight))
     staged = engine.stage(
         frame,
         lake.path(table.name),
@@ -130,8 +140,28 @@ def remake(
     return made
 
 
+def _refuse_gone_files(
+    table: Table, lake: Lake, work: Work, last: Record | None, upstreams: Upstreams
+) -> None:
+    """The log reaches further back than the files of replaced rows."""
+    if not (work.append or work.merge) or last is None:
+        return
+    main = table.main[1].table
+    since, path = last.position[main][WHOLE], lake.path(main)
+    for added in engine.files_added(path, since, upstreams.heads[main]):
+        if not (Path(path) / unquote(added["path"])).exists():
+            raise FilesGone
+
+
 def _refuse_failures(table: Table, staged: engine.Staged) -> None:
     """What holds for the frame as a whole is only known when all of it was seen."""
+    if homeless := staged.counters.pop(_NO_UNIT, 0):
+        column = table.unit.column if table.unit else ""
+        raise Refused(
+            f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. Nothing was "
+            "written, the table is as it was; mend the transform (where it makes the column, give every row "
+            "one) and refresh again."
+        )
     broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
     if broken:
         raise Refused(
@@ -210,9 +240,19 @@ def units_affected(
             (rows[lookup.by] == F.col("_key")) & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
         )
         unit = F.col(table.unit.column).cast("string")
-        return {str(r[0]) for r in hit.select(unit).distinct().collect()}
+        found = {str(r[0]) for r in hit.select(unit).distinct().collect()}
+        return found | _rejected_units(table, lake, lookup, {str(r[0]) for r in since.collect()})
     except PySparkException:
         return existing  # the old version is gone: whatever may be affected is made anew
+
+
+def _rejected_units(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) -> set[str]:
+    """Units of dead letters that point to `keys`: what the lookup says now may make good rows of them."""
+    import polars as pl
+
+    letters = dead_letters.read(lake, table.name)
+    by = pl.col("payload").cast(pl.String).str.json_path_match(f"$['{lookup.by}']")
+    return set(letters.filter(by.is_in(list(keys)) & (pl.col("unit") != WHOLE))["unit"].drop_nulls())
 
 
 def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
@@ -235,6 +275,11 @@ def _has_changed(lake: Lake, table: str, since: int) -> bool:
         )
     except LogGone:
         return True
+
+
+def is_about_rows(error: Exception) -> bool:
+    """Whether the engine's text may quote a row; what fails before rows are read names columns only."""
+    return isinstance(error, PySparkException) and not isinstance(error, AnalysisException)
 
 
 def explain(table: str, error: Exception) -> str:
@@ -343,7 +388,7 @@ def _has_null(keys: DataFrame) -> bool:
 
 def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made) -> None:
     """Carry over the other keys' rows of every file that holds a changed key (copy on write)."""
-    made.keys = [str(r[0]) for r in keys.select(F.concat_ws("|", *table.keyed_by)).distinct().collect()]
+    made.keys = [str(r[0]) for r in keys.select(_unit_text(table)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
     rows = engine.read(spark, lake, table.name, target.version())
@@ -367,14 +412,18 @@ def _relative(uri: str, root: str) -> str:
 
 
 def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
-    """No clear personal value leaves bronze: declared columns are masked, undeclared text scrubbed."""
+    """No clear personal value leaves bronze: declared columns are masked, undeclared text scrubbed.
+
+    The record as it came has no place here at all.
+    """
+    rows = rows.drop("_payload")
     masked: dict[str, Column] = {
         name: masking.mask_spark(F.col(name), kind)
         for name, kind in contract.pii.items()
         if name in rows.columns
     }
     for name, kind in rows.dtypes:
-        if kind == "string" and not (name in contract.column_names or name.startswith("_")):
+        if kind == "string" and name not in contract.column_names:
             text = F.regexp_replace(F.col(name), _EMAIL, r"$1***@$2")
             masked[name] = F.regexp_replace(text, _PHONE, r"***$1")
     return rows.withColumns(masked) if masked else rows
@@ -424,7 +473,9 @@ def _delta_type(kind: pa.DataType) -> pa.DataType:
 
 def _unit_text(table: Table) -> Column:
     if table.recompute == "keys":
-        return F.concat_ws("|", *table.keyed_by)
+        parts = [F.coalesce(F.col(c).cast("string"), F.lit("")) for c in table.keyed_by]
+        # Several as JSON: no value of one can look like the border to the next.
+        return parts[0] if len(parts) == 1 else F.to_json(F.array(*parts))
     if table.unit:
         return F.coalesce(F.col(table.unit.column).cast("string"), F.lit(WHOLE))
     return F.lit(WHOLE)

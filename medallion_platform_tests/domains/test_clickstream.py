@@ -49,7 +49,7 @@ def histories(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
 
 def test_events_are_trimmed_priced_and_enriched_as_of_their_own_time(spark: SparkSession) -> None:
     good = {
-        "event_id": " e1 ",
+        "event_id": "e1",
         "user_id": "\t u1 ",
         "event_type": " Purchase",
         "event_timestamp": minutes(15),
@@ -284,16 +284,17 @@ def user_features(metrics: list[Row]) -> list[Row]:
     found: list[Row] = []
     for day in sorted({r["event_date"] for r in metrics}):
         for user in sorted({r["user_id"] for r in metrics}):
-            mine = [r | {"age": (day - r["event_date"]).days} for r in metrics if r["user_id"] == user]
-            month = [r for r in mine if 0 <= r["age"] < 30]
+            aged = [r | {"age": (day - r["event_date"]).days} for r in metrics if r["user_id"] == user]
+            mine = [r for r in aged if 0 <= r["age"] <= 30]
+            month = [r for r in mine if r["age"] < 30]
             week = [r for r in month if r["age"] < 7]
-            if not month:
+            if not mine:
                 continue
             row: Row = {
                 "event_date": day,
                 "user_id": user,
                 "feature_timestamp": datetime.combine(day + timedelta(days=1), time(), UTC),
-                "days_since_active": min(r["age"] for r in month),
+                "days_since_active": min(r["age"] for r in mine),
             }
             for name, of in (("7d", week), ("30d", month)):
                 row[f"events_{name}"] = sum(r["event_count"] for r in of)
@@ -328,9 +329,9 @@ def test_gold_is_what_counting_by_hand_gives(spark: SparkSession, events: list[R
     features = gold.user_features.transform(metrics=metrics)
     expected_features = user_features(expected)
     assert rows(features, ["event_date", "user_id"]) == expected_features
-    # A refresh makes one day from the 30 days up to it: the same rows as from everything.
+    # A refresh makes one day from the 30 days before it: the same rows as from everything.
     last = max(r["event_date"] for r in events)
-    window = metrics.where(metrics.event_date.between(last - timedelta(days=29), last))
+    window = metrics.where(metrics.event_date.between(last - timedelta(days=30), last))
     alone = gold.user_features.transform(metrics=window)
     assert rows(alone.where(alone.event_date == last), ["user_id"]) == [
         r for r in expected_features if r["event_date"] == last

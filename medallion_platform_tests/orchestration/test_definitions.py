@@ -89,7 +89,7 @@ def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
     metrics = dg.AssetKey(["gold", "daily_user_metrics"])
     mapping = graph.get_partition_mapping(features, metrics)
     assert isinstance(mapping, dg.TimeWindowPartitionMapping)
-    assert (mapping.start_offset, mapping.end_offset) == (-29, 0)
+    assert (mapping.start_offset, mapping.end_offset) == (-30, 0)
 
 
 def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:

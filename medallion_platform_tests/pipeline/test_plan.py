@@ -111,6 +111,17 @@ def test_after_a_crash_nothing_is_appended() -> None:
     assert plan(whole, made(whole), up({WHOLE})).append == {WHOLE}
 
 
+def test_dead_letters_of_a_refresh_that_died_under_other_code_are_made_anew() -> None:
+    for t in (declared(), declared("partitions"), declared("keys", None), declared(unit=None)):
+        assert plan(t, made(t), up(), existing=DAYS, recovering=True).whole
+
+
+def test_a_rebuild_of_a_unit_with_new_rows_makes_it_anew() -> None:
+    t = declared()
+    work = plan(t, made(t), up({DAYS[0]}), existing=DAYS, requested=[DAYS[0]], rebuild=True)
+    assert (work.append, work.replace) == (frozenset(), {DAYS[0]})
+
+
 def test_a_window_reaches_forward() -> None:
     t = declared("partitions", back=2)
     work = plan(t, made(t), up({DAYS[3]}, t=t), existing=DAYS)

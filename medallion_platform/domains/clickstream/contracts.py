@@ -35,7 +35,7 @@ _A_TYPE_ONLY = {"type": "warn"}
 class BronzeEvents(ContractModel):
     """Events as they came, parsed."""
 
-    event_id: T.StringType = Field(str_length={"min_value": 1}, description="unique per event")
+    event_id: T.StringType = Field(str_matches=r"^\S+$", description="unique per event")
     user_id: T.StringType = Field(nullable=True)
     event_type: T.StringType = Field(nullable=True)
     event_timestamp: T.TimestampType = Field(description="when it happened, by the client")
@@ -88,7 +88,7 @@ class BronzeRegions(ContractModel):
 class SilverEvents(ContractModel):
     """Events: typed, trimmed, enriched as of their own time, personal data masked."""
 
-    event_id: T.StringType = Field(str_length={"min_value": 1})
+    event_id: T.StringType = Field()
     user_id: T.StringType = Field()
     event_type: T.StringType = Field(nullable=True, isin=list(EVENT_TYPES), severity={"isin": "warn"})
     event_timestamp: T.TimestampType = Field()
@@ -313,7 +313,7 @@ class GoldRegionalRollupsWeekly(ContractModel):
 
 
 class GoldUserFeatures(ContractModel):
-    """A user's last 7 and 30 days as of the end of a day."""
+    """A user's last 7 and 30 days as of the end of a day; zeros on the first day after the 30."""
 
     event_date: T.DateType = Field(description="the last day of the windows")
     user_id: T.StringType = Field()
@@ -321,7 +321,7 @@ class GoldUserFeatures(ContractModel):
         description="when the features were known: the first instant after event_date"
     )
     events_7d: T.LongType = Field(ge=0)
-    events_30d: T.LongType = Field(ge=1)
+    events_30d: T.LongType = Field(ge=0)
     sessions_7d: T.LongType = Field(ge=0)
     sessions_30d: T.LongType = Field(ge=0)
     purchases_7d: T.LongType = Field(ge=0)
@@ -329,8 +329,8 @@ class GoldUserFeatures(ContractModel):
     spend_7d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
     spend_30d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
     active_days_7d: T.LongType = Field(ge=0, le=7)
-    active_days_30d: T.LongType = Field(ge=1, le=30)
-    days_since_active: T.LongType = Field(ge=0, le=29)
+    active_days_30d: T.LongType = Field(ge=0, le=30)
+    days_since_active: T.LongType = Field(ge=0, le=30)
 
     class Config(BaseConfig):
         """Table options."""
@@ -342,7 +342,10 @@ class GoldUserFeatures(ContractModel):
             "rows": {
                 "the longer window holds the shorter": expect(
                     "events_30d >= events_7d and spend_30d >= spend_7d", severity="fail"
-                )
+                ),
+                "zeros stand for a user who left": expect(
+                    "(active_days_30d = 0) = (days_since_active = 30)", severity="fail"
+                ),
             },
         }
 

@@ -112,7 +112,7 @@ def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
 @table(
     "gold.user_features",
     contract=GoldUserFeatures.contract,
-    made_from={"metrics": Upstream("gold.daily_user_metrics", back=29)},
+    made_from={"metrics": Upstream("gold.daily_user_metrics", back=30)},
     recompute="partitions",
     unit=daily("event_date"),
     cluster_by=("user_id",),
@@ -120,8 +120,9 @@ def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
 def user_features(metrics: DataFrame) -> DataFrame:
     """A user's last 7 and 30 days as of the end of every day on which anybody was active.
 
-    A user has a row as long as the 30 days hold any activity. Each day of a user counts in the
-    30 windows that it lies in; keeping one day of the result keeps one of these.
+    A user has a row as long as the 30 days hold any activity, and one of zeros on the day after
+    them, so that nobody goes on with the last one. Each day of a user counts in the windows that it
+    lies in; keeping one day of the result keeps one of these.
     """
     days = metrics.select(F.col("event_date").alias("as_of")).distinct()
     by_day = metrics.groupBy("user_id", F.col("event_date").alias("day")).agg(
@@ -130,24 +131,27 @@ def user_features(metrics: DataFrame) -> DataFrame:
         F.sum("purchases").alias("purchases"),
         _sum_of("spend").alias("spend"),
     )
-    windows = F.explode(F.sequence("day", F.date_add("day", 29), F.expr("interval 1 day")))
+    windows = F.explode(F.sequence("day", F.date_add("day", 30), F.expr("interval 1 day")))
     counted = by_day.withColumn("as_of", windows).join(F.broadcast(days), "as_of")
     age = F.date_diff("as_of", "day")
 
-    def recent(column: str) -> Column:
-        return F.when(age < 7, F.col(column))
+    def sum_of(column: str, days: int) -> Column:
+        return F.coalesce(F.sum(F.when(age < days, F.col(column))), F.lit(0))
+
+    def active_days(days: int) -> Column:
+        return F.count_if(age < days)
 
     features = counted.groupBy("as_of", "user_id").agg(
-        F.coalesce(F.sum(recent("event_count")), F.lit(0)).alias("events_7d"),
-        F.sum("event_count").alias("events_30d"),
-        F.coalesce(F.sum(recent("sessions")), F.lit(0)).alias("sessions_7d"),
-        F.sum("sessions").alias("sessions_30d"),
-        F.coalesce(F.sum(recent("purchases")), F.lit(0)).alias("purchases_7d"),
-        F.sum("purchases").alias("purchases_30d"),
-        F.coalesce(F.sum(recent("spend")), F.lit(0)).cast(_DOLLARS).alias("spend_7d"),
-        _sum_of("spend").alias("spend_30d"),
-        F.count(recent("day")).alias("active_days_7d"),
-        F.count(F.lit(1)).alias("active_days_30d"),
+        sum_of("event_count", 7).alias("events_7d"),
+        sum_of("event_count", 30).alias("events_30d"),
+        sum_of("sessions", 7).alias("sessions_7d"),
+        sum_of("sessions", 30).alias("sessions_30d"),
+        sum_of("purchases", 7).alias("purchases_7d"),
+        sum_of("purchases", 30).alias("purchases_30d"),
+        sum_of("spend", 7).cast(_DOLLARS).alias("spend_7d"),
+        sum_of("spend", 30).cast(_DOLLARS).alias("spend_30d"),
+        active_days(7).alias("active_days_7d"),
+        active_days(30).alias("active_days_30d"),
         F.min(age).cast("long").alias("days_since_active"),
     )
     known_at = F.date_add("as_of", 1).cast("timestamp")

@@ -101,7 +101,6 @@ def events(events: DataFrame, users: DataFrame, regions: DataFrame) -> DataFrame
     region = F.upper(trimmed("region_code"))
     cleaned = events.drop("_payload").withColumns(
         {
-            "event_id": trimmed("event_id"),
             "user_id": trimmed("user_id"),
             "event_type": F.lower(trimmed("event_type")),
             "event_date": F.to_date("event_timestamp"),
