@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from medallion_platform.settings import Settings
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
-"""Exit codes: done; something failed; wrong call; the machine lacks something; not all was taken."""
+"""Exit codes: done; something failed; wrong call; the machine lacks something; some input was left."""
 
 app = typer.Typer(
     name="medallion",
     help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
-    "port, disk space), 4 some input was not taken in (unclaimed or unfinished files).",
+    "port, disk space), 4 some input was left (files still being written, or claimed twice).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 letters_app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
+
+_FULL = "No space left on device"
 
 Home = Annotated[
     Path | None,
@@ -287,7 +289,9 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, n
     if outcome.failed:
         raise Stop(
             "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
-            + "\nAll other tables are up to date; run the same command again after mending this."
+            + "\nWhat follows from these waits with them, all else is up to date. Mend this and run the same "
+            "command again.",
+            NOT_READY if any(_FULL in why for why in outcome.failed.values()) else FAILED,
         )
     if next_steps and not as_json:
         _note(
@@ -322,9 +326,10 @@ def _look(settings: Settings, as_json: bool) -> bool:
         _note(as_json, f"no source claims {path}: left where it is")
     for path, owners in seen.contested.items():
         _note(as_json, f"{path} is claimed by {', '.join(owners)}: left where it is")
-    for path in seen.unfinished:
+    unfinished = [p for p in seen.unfinished if not landing.hidden(p)]
+    for path in unfinished:
         _note(as_json, f"{path} is not complete yet: left for the next run")
-    return bool(seen.contested or seen.unfinished)
+    return bool(seen.contested or unfinished)
 
 
 def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
@@ -453,7 +458,7 @@ def _say_error(text: str) -> None:
 
 def _is_full_disk(error: BaseException | None) -> bool:
     while error is not None:
-        if "No space left on device" in str(error):
+        if _FULL in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

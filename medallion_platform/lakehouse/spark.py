@@ -9,13 +9,17 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from pyspark import SparkConf, SparkContext
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -41,6 +45,13 @@ _PLAIN_PATH = re.compile(r"(\w+=[\w.\-]+/)*[\w.\-]+", re.ASCII)
 
 # Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
 # A run over many rows wants both; `medallion bench` measures with both.
+_CHATTER = (
+    "Using incubator modules",
+    "Using Spark's default log4j profile",
+    "Setting default log level to",
+    "To adjust logging level use",
+)
+_starting = Lock()
 _QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
@@ -50,6 +61,8 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
     java = f"{_QUICK_JVM if quick else ''} -Dlog4j2.configurationFile={log4j.as_uri()}"
     threads = cores or os.cpu_count() or 1
     settings = {
+        "spark.master": f"local[{threads}]",
+        "spark.app.name": "medallion",
         "spark.jars": ",".join(str(j) for j in jars),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -71,11 +84,29 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ansi.enabled": "true",
     }
-    builder = SparkSession.builder.master(f"local[{threads}]").appName("medallion")
-    for key, value in settings.items():
-        builder = builder.config(key, value)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    return builder.getOrCreate()
+    with _starting:
+        if SparkContext._gateway is None:
+            conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
+            SparkContext._ensure_initialized(gateway=_quiet_gateway(conf))
+        return SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
+
+
+def _quiet_gateway(conf: SparkConf) -> Any:
+    """Start the JVM; of what it prints while it starts, only what a person can use goes on."""
+    reading, writing = os.pipe()
+    Thread(target=_pass_on, args=(reading,), daemon=True).start()
+    try:
+        return launch_gateway(conf, {"stderr": writing})
+    finally:
+        os.close(writing)
+
+
+def _pass_on(stream: int) -> None:
+    with os.fdopen(stream, errors="replace") as lines:
+        for line in lines:
+            if not any(known in line for known in _CHATTER):
+                sys.stderr.write(line)
 
 
 def read(spark: SparkSession, lake: Lake, table: str, version: int) -> DataFrame:

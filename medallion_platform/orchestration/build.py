@@ -39,6 +39,10 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
         executor=dg.in_process_executor,
         sensors=[
             landing_sensor(catalog, intake),
-            dg.AutomationConditionSensorDefinition("refresh_what_changed", target=dg.AssetSelection.all()),
+            dg.AutomationConditionSensorDefinition(
+                "refresh_what_changed",
+                target=dg.AssetSelection.all(),
+                default_status=dg.DefaultSensorStatus.RUNNING,
+            ),
         ],
     )

@@ -27,7 +27,7 @@ from medallion_platform.pipeline.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
 PID_TAG = "medallion/pid"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

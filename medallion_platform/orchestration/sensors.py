@@ -1,5 +1,6 @@
-"""What starts runs by itself: files that landed, upstream tables that changed, dead letters that surge."""
+"""What starts the intake by itself: files that landed."""
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from medallion_platform.lakehouse import ledger
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources import landing
+from medallion_platform.sources.source import place_of
+
+_TRY_AGAIN_SECONDS = 600
 
 
 def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefinition:
-    """Run the intake when a complete file waits that the ledgers do not know."""
+    """Run the intake when a complete file waits, or one that an intake before did not finish."""
 
     @dg.sensor(
         name="files_landed",
@@ -22,27 +26,34 @@ def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefiniti
         description="Looks for complete, unknown files in the landing zone and starts their intake.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
-        waiting = waiting_files(catalog, lakehouse)
+        now = datetime.now(UTC)
+        waiting = waiting_files(catalog, lakehouse, now)
         if not waiting:
             return dg.SensorResult(skip_reason=dg.SkipReason("no new complete file has landed"))
-        # One run for this very set of files: a sensor tick that repeats starts nothing twice.
-        newest = max(file.modified_at for file in waiting).isoformat()
+        # A tick that repeats starts nothing twice, and what failed is tried again after a while.
+        files = hashlib.sha256("\n".join(waiting).encode()).hexdigest()[:16]
+        attempt = int(now.timestamp() // _TRY_AGAIN_SECONDS)
         return dg.SensorResult(
-            [dg.RunRequest(run_key=f"{len(waiting)}-{newest}", tags={"files": str(len(waiting))})]
+            [dg.RunRequest(run_key=f"{files}-{attempt}", tags={"files": str(len(waiting))})]
         )
 
     return sensor
 
 
-def waiting_files(catalog: Catalog, lakehouse: Lakehouse) -> list[landing.Seen]:
-    """Complete files that a source claims and that were not taken in as they are now."""
-    look = landing.look(Path(lakehouse.landing), catalog.sources, datetime.now(UTC), lakehouse.settle_seconds)
-    waiting = []
+def waiting_files(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
+    """Complete files that a source claims and whose rows are not all taken in as they are now."""
+    look = landing.look(Path(lakehouse.landing), catalog.sources, now, lakehouse.settle_seconds)
+    waiting: list[str] = []
     for source in catalog.sources:
-        files = look.claimed[source.name]
-        if not files:
-            continue
         rows = ledger.read(lakehouse.lake, source.name).sort("sequence")
         known = {r["path"]: (r["size"], r["modified_at"]) for r in rows.iter_rows(named=True)}
-        waiting += [f for f in files if known.get(f.path) != (f.size, f.modified_at)]
+        waiting += [
+            f"{f.path} {f.size} {f.modified_at.isoformat()}"
+            for f in look.claimed[source.name]
+            if known.get(f.path) != (f.size, f.modified_at)
+        ]
+        table = lakehouse.lake.open(source.table)
+        reached = (table.transaction_version(source.name) or 0) if table else 0
+        unfinished = rows.filter(rows["sequence"] >= place_of(reached)[0])
+        waiting += [f"{source.name} {sequence}" for sequence in unfinished["sequence"]]
     return waiting

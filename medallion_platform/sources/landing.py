@@ -133,8 +133,12 @@ def sort_out(
 
 def unfinished_name(path: str) -> bool:
     """Whether a path says by itself that its file is hidden or not complete. Pure."""
-    parts = path.split("/")
-    return any(p.startswith((".", "_")) for p in parts) or path.lower().endswith(UNFINISHED_ENDINGS)
+    return hidden(path) or path.lower().endswith(UNFINISHED_ENDINGS)
+
+
+def hidden(path: str) -> bool:
+    """Whether a path is a marker that other tools leave (`_SUCCESS`, `.gitkeep`), or below one. Pure."""
+    return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
 def digest_of(landing: Path | str, seen: Seen) -> str:

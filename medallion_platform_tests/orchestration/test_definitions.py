@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from medallion_platform.definitions import catalog, definitions_of
+from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.sensors import waiting_files
+from medallion_platform.pipeline.intake import intake, register
+from medallion_platform.pipeline.refresh import Run
 from medallion_platform.settings import Settings
+from medallion_platform.sources import landing
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 BRONZE = {"events", "users", "regions", "departments", "jobs", "hired_employees"}
 SILVER = {
@@ -97,6 +105,67 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
     assert {"intake", "maintenance"} <= set(repository.job_names)
     assert {s.name for s in repository.sensor_defs} == {"files_landed", "refresh_what_changed"}
     assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
+
+
+def test_what_changed_is_refreshed_and_a_window_over_days_without_rows_too(tmp_path: Path) -> None:
+    defs = definitions_of(Settings(home=tmp_path))
+
+    def asked(after: Any, on: dg.DagsterInstance) -> Any:
+        return dg.evaluate_automation_conditions(defs=defs, instance=on, cursor=after, evaluation_time=NOW)
+
+    def report(on: dg.DagsterInstance, table: str, partition: str | None) -> None:
+        on.report_runless_asset_event(
+            dg.AssetMaterialization(dg.AssetKey(table.split(".")), partition=partition)
+        )
+
+    with dg.DagsterInstance.ephemeral() as on:
+        first = asked(None, on)
+        assert first.total_requested == 0
+        late = "2026-01-07"
+        report(on, "bronze.events", late)
+        second = asked(first.cursor, on)
+        requested = {
+            key.to_user_string(): second.get_requested_partitions(key)
+            for key in (dg.AssetKey(k.split(".")) for k in catalog.downstream({"bronze.events"}))
+        }
+        assert requested == {
+            "silver/events": {late},
+            "gold/daily_user_metrics": {late},
+            "gold/regional_rollups_hourly": {late},
+            "gold/regional_rollups_daily": {late},
+            "gold/regional_rollups_weekly": set(),
+            "gold/user_features": {str(date(2026, 1, 7) + timedelta(days=n)) for n in range(31)},
+        }
+        # What is partitioned otherwise waits until its upstream is made.
+        serving = dg.AssetKey(["serving", "user_features"])
+        assert second.get_num_requested(serving) == 0
+        report(on, "gold.daily_user_metrics", late)
+        report(on, "gold.user_features", late)
+        third = asked(second.cursor, on)
+        weekly = dg.AssetKey(["gold", "regional_rollups_weekly"])
+        assert third.get_requested_partitions(weekly) == {"2026-01-05"}
+        assert third.get_num_requested(serving) == 1
+        report(on, "gold.regional_rollups_weekly", "2026-01-05")
+        report(on, "serving.user_features", None)
+        fourth = asked(third.cursor, on)
+        assert (fourth.get_num_requested(weekly), fourth.get_num_requested(serving)) == (0, 0)
+
+
+def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    place = lakehouse_of(settings)
+    file = settings.landing / "hr" / "departments" / "departments.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("1,Sales\n")
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    assert len(waiting_files(catalog, place, later)) == 1
+    source = catalog.source_of["bronze.departments"]
+    seen = landing.look(settings.landing, [source], later, 0).claimed[source.name]
+    assert len(seen) == 1
+    register(source, settings.landing, seen, place.lake, Run.now())  # and died here
+    assert len(waiting_files(catalog, place, later)) == 1
+    intake(source, settings.landing, seen, place.lake, Run.now())
+    assert waiting_files(catalog, place, later) == []
 
 
 def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:

@@ -87,6 +87,25 @@ def test_a_history_and_the_rows_that_it_enriches(zone: Zone, spark: SparkSession
         assert dead(fresh, t.name) == dead(zone.lake, t.name)
 
 
+def test_a_row_that_its_lookup_made_bad_comes_back_when_the_lookup_is_better(
+    zone: Zone, spark: SparkSession
+) -> None:
+    zone.json("users/1.json", [change("u1", 1, 0, "forbidden")])
+    zone.json("events/1.json", [event("a", 1, user_id="u1"), event("b", 2, user_id="u2")])
+    zone.take(USERS)
+    zone.take(EVENTS)
+    bring(history, zone.lake, spark)
+    bring(events, zone.lake, spark)
+    assert segments(zone) == {"b": (None, False)}
+    assert dead(zone.lake, events.name).total() == 1
+    zone.json("users/2.json", [change("u1", 2, 0, "gold")])
+    zone.take(USERS)
+    bring(history, zone.lake, spark)
+    bring(events, zone.lake, spark)
+    assert segments(zone) == {"a": ("gold", False), "b": (None, False)}
+    assert dead(zone.lake, events.name).total() == 0
+
+
 def test_the_version_of_code_is_the_same_in_every_process() -> None:
     """Otherwise each process would make all tables anew."""
     program = (
