@@ -32,6 +32,7 @@ class Catalog:
             for upstream in table.upstream_names:
                 if upstream not in names:
                     raise DeclarationError(f"{table.name} is made from {upstream}: no such table")
+                self._refuse_unmasked(table, upstream)
         _ = self.in_order
 
     @cached_property
@@ -66,6 +67,16 @@ class Catalog:
         """The contract of any table."""
         source = self.source_of.get(table)
         return source.contract if source else self.by_name[table].contract
+
+    def _refuse_unmasked(self, table: Table, upstream: str) -> None:
+        """What is personal upstream is personal here: forgotten once, it would leave bronze in clear."""
+        for name, kind in self.contract_of(upstream).pii.items():
+            column = table.contract.by_name.get(name)
+            if column is not None and column.pii is None:
+                raise DeclarationError(
+                    f"{table.name}: column {name!r} is personal data ({kind}) in {upstream}; declare it so "
+                    f'here too (pii="{kind}"), or leave it out'
+                )
 
     def origin(self, table: str) -> FileSource:
         """The source that a table's rows go back to, by the main upstream of each step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, cast
 
@@ -123,6 +124,20 @@ def made(name: str, *upstream: str) -> Table:
 def test_a_catalog_that_cannot_run_is_refused(tables: tuple[Table, ...], reason: str) -> None:
     with pytest.raises(DeclarationError, match=reason):
         Catalog((source("x"),), tables)
+
+
+def test_personal_data_is_declared_all_the_way_down() -> None:
+    email = Column("email", ColumnType("string"), pii="email")
+    raw = replace(CONTRACT, columns=(*CONTRACT.columns, email))
+    told = replace(source("x"), contract=raw)
+    forgot = replace(CONTRACT, columns=(*CONTRACT.columns, replace(email, pii=None)))
+    for contract, refused in ((forgot, True), (raw, False), (CONTRACT, False)):
+        below = replace(made("silver.a", "bronze.x"), contract=contract)
+        if refused:
+            with pytest.raises(DeclarationError, match=r"'email' is personal data \(email\) in bronze\.x"):
+                Catalog((told,), (below,))
+        else:
+            Catalog((told,), (below,))
 
 
 def test_a_source_s_table_is_taken_once() -> None:
