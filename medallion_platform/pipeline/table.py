@@ -203,7 +203,8 @@ def _check(t: Table) -> None:
         refuse(f"columns {missing} are not in the contract")
     if t.lookups and (t.recompute != "rows" or not t.unit or not t.contract.event_time):
         refuse("lookups are point in time: they need recompute='rows', a unit and an event time")
-    if t.contract.weight and (t.recompute != "partitions" or t.main[1].back):
+    main = t.main[1]
+    if t.contract.weight and (t.recompute != "partitions" or main.back):
         refuse(
             "a weight adds up to source rows: it needs recompute='partitions' and an upstream without back"
         )
