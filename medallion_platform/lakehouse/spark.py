@@ -83,6 +83,8 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ansi.enabled": "true",
+        # Plans are read for column lineage, and whole.
+        "spark.sql.debug.maxToStringFields": "10000",
     }
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     with _starting:

@@ -79,7 +79,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         context.log.info(f"{table.name}: {done.reason}")
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=reports.metadata(lake, table.name, done.version, done.record, done.reason),
+            metadata={
+                **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
+                **reports.column_lineage(done.lineage),
+            },
             check_results=reports.check_results(
                 lake,
                 key,
@@ -120,7 +123,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
         version, record = reparse(source, lake, Run(context.run_id, datetime.now(UTC)), units)
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=reports.metadata(lake, source.table, version, record, "parsed again"),
+            metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
         )
 
     return body
@@ -199,6 +202,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             "dagster/uri": lake.path(source.table),
             "violations": dg.MetadataValue.json(taken.violations),
             "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in taken.notes) or "none"),
+            "preview": dg.MetadataValue.md(reports.preview(lake, source.contract, source.table)),
         }
         partitioned = partitions.of_source(source) is not None
         for unit in sorted(taken.units) if partitioned else (None,):

@@ -8,11 +8,13 @@ from typing import Any
 import dagster as dg
 
 from medallion_platform.contracts.contract import Contract, Severity
+from medallion_platform.contracts.masking import mask_lean
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline.drift import drift
+from medallion_platform.pipeline.lineage import Lineage
 
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
@@ -46,7 +48,9 @@ def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.
     return specs
 
 
-def metadata(lake: Lake, table: str, version: int, record: Record | None, reason: str) -> dict[str, Any]:
+def metadata(
+    lake: Lake, contract: Contract, table: str, version: int, record: Record | None, reason: str
+) -> dict[str, Any]:
     """What an asset's materialization says of itself."""
     counts = record.counts if record else Counts()
     found: dict[str, Any] = {
@@ -55,6 +59,7 @@ def metadata(lake: Lake, table: str, version: int, record: Record | None, reason
         "delta_version": version,
         "what_was_done": reason,
         "dead_letters": dead_letters.count(lake, table),
+        "preview": dg.MetadataValue.md(preview(lake, contract, table)),
         **{f"rows_{name}": n for name, n in counts.as_dict().items()},
     }
     if record:
@@ -68,6 +73,40 @@ def metadata(lake: Lake, table: str, version: int, record: Record | None, reason
         if record.notes:
             found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
     return found
+
+
+def preview(lake: Lake, contract: Contract, table: str, rows: int = 5) -> str:
+    """A few rows as a markdown table; personal data is masked, also in bronze."""
+    import polars as pl
+
+    found = lake.open(table)
+    if found is None:
+        return "no rows yet"
+    head = pl.scan_delta(found).drop("_payload", strict=False).head(rows).collect()
+    hidden = [mask_lean(pl.col(c), k).alias(c) for c, k in contract.pii.items() if c in head.columns]
+    # What nobody declared may be personal as well.
+    declared = [c for c in contract.column_names if c in head.columns]
+    shown = head.with_columns(hidden).select(declared)
+    lines = ["| " + " | ".join(shown.columns) + " |", "|" + "---|" * shown.width]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in shown.iter_rows()]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    text = text if len(text) <= 60 else text[:59] + "\N{HORIZONTAL ELLIPSIS}"
+    return text.replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+
+
+def column_lineage(found: Lineage) -> dict[str, Any]:
+    """The upstream columns of each column, in Dagster's words."""
+    if not found:
+        return {}
+    deps = {
+        column: [dg.TableColumnDep(dg.AssetKey(table.split(".")), name) for table, name in origins]
+        for column, origins in found.items()
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
 def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str, Any]:

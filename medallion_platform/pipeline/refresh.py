@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, Touched, commits, touched
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.lineage import Lineage
 from medallion_platform.pipeline.plan import (
     CODE,
     Upstreams,
@@ -61,12 +62,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What a refresh did. `record` is the commit's own account; None where nothing had to be done."""
+    """What a refresh did. `record` is the commit's own account; None where nothing had to be done.
+
+    lineage: the upstream columns of each column, as the rows of this refresh were made.
+    """
 
     table: str
     version: int
     reason: str
     record: Record | None = None
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def refresh(
@@ -166,7 +171,7 @@ def refresh(
     version = commit(
         target, record, add=made.files, remove=replaced, whole=made.schema if made.whole else None
     )
-    return Refreshed(table.name, version, work.reason, record)
+    return Refreshed(table.name, version, work.reason, record, made.lineage)
 
 
 def out_of_date(

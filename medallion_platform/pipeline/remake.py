@@ -29,6 +29,7 @@ from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Made:
     whole: bool = False
     schema: pa.Schema | None = None
     stands_for: int | None = None
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def remake(
@@ -97,6 +99,8 @@ def remake(
     whole = work.whole or (work.merge and not merging)
     frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
     rows = table.transform(**frames)
+    read = {source.table: frames[argument].columns for argument, source in table.made_from.items()}
+    origins = lineage(_plan_of(rows), rows.columns, read)
     if table.unit and not whole:
         wanted = sorted((work.append | work.replace) - {WHOLE})
         unit = F.col(table.unit.column)
@@ -121,7 +125,9 @@ def remake(
         ),
     )
     _refuse_failures(table, staged)
-    made = Made(staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema)
+    made = Made(
+        staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema, lineage=origins
+    )
     made.violations = _count_violations(staged.rejected)
     made.stands_for = staged.counters.pop(_WEIGHT, None)
     made.warnings = {e: n for e, n in staged.counters.items() if n and e not in made.violations}
@@ -138,6 +144,11 @@ def remake(
     if made.stands_for is not None:
         _refuse_lost_rows(table, lake, work, upstreams, unit_columns, made.stands_for)
     return made
+
+
+def _plan_of(rows: DataFrame) -> str:
+    """The analyzed plan, its first line the columns of the frame."""
+    return str(rows.select(*rows.columns)._jdf.queryExecution().analyzed().toString())
 
 
 def _refuse_gone_files(
