@@ -89,10 +89,25 @@ class Maintained:
     seconds: float
 
 
-def tables(lake: Lake) -> list[str]:
-    """Every table below the lake's root: the layers', their dead letters, the ledgers of files."""
-    logs = sorted(lake.root.glob("*/*/_delta_log"))
-    return [f"{log.parent.parent.name}.{log.parent.name}" for log in logs]
+@dataclass(frozen=True)
+class Storage:
+    """What a table takes. kept_bytes: replaced files that the retention still needs."""
+
+    files: int
+    small_files: int
+    live_bytes: int
+    kept_bytes: int
+
+
+def storage(lake: Lake, table: str) -> Storage:
+    """Count a table's files; a file is small under an eighth of the target, if it is not alone."""
+    found = lake.open(table)
+    sizes = [f["size_bytes"] for f in files_of(found)] if found else []
+    small = sum(1 for s in sizes if s < TARGET_BYTES / _SMALL) if len(sizes) > 1 else 0
+    on_disk = sum(
+        f.stat().st_size for f in Path(lake.path(table)).rglob("*.parquet") if "_delta_log" not in f.parts
+    )
+    return Storage(len(sizes), small, sum(sizes), max(on_disk - sum(sizes), 0))
 
 
 def maintain(

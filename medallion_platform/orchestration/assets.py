@@ -6,9 +6,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of, pool_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
@@ -23,11 +23,6 @@ class RefreshConfig(dg.Config):
 
     rebuild: bool = False
     """Make the requested partitions anew even where they are up to date."""
-
-
-def key_of(table: str) -> dg.AssetKey:
-    """`silver.events` -> `silver/events`."""
-    return dg.AssetKey(table.split("."))
 
 
 def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.AssetsDefinition:
@@ -58,7 +53,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
         automation_condition=_when_upstream_changed(),
         code_version=f"{code_version(table):012x}",
-        pool=_pool(table.name),
+        pool=pool_of(table.name),
         check_specs=reports.check_specs(key, blocking=True, drifts=drifts),
     )
     def body(
@@ -113,7 +108,8 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
         code_version=source.contract.fingerprint,
-        pool=_pool(source.table),
+        pool=pool_of(source.table),
+        check_specs=reports.check_specs(key, blocking=False, drifts=False),
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.replay import reparse
@@ -124,6 +120,9 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
+            check_results=reports.check_results(
+                lake, key, source.table, record, unit_column=None, drifts=False
+            ),
         )
 
     return body
@@ -173,7 +172,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
         name="intake_" + source.name.replace(".", "_"),
         out=dg.Out(dg.Nothing),
         description=f"Takes new files of `{source.name}` into `{source.table}`.",
-        pool=_pool(source.table),
+        pool=pool_of(source.table),
         tags={"domain": source.domain},
     )
     def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetMaterialization]:
@@ -195,6 +194,8 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             context.log.info(note)
         if not taken.files:
             return
+        for check in reports.evaluations(lake, source.table, taken.record):
+            context.instance.report_runless_asset_event(check)
         common = {
             **{f"rows_{n}": v for n, v in taken.counts.as_dict().items()},
             "files": taken.files,
@@ -238,11 +239,6 @@ def _requested(context: dg.AssetExecutionContext) -> set[str] | None:
     return set(context.partition_keys)
 
 
-def _pool(table: str) -> str:
-    """One pool a table with one slot: two runs never write one table at once."""
-    return table.replace(".", "_")
-
-
 def _when_upstream_changed() -> dg.AutomationCondition:  # type: ignore[type-arg]
     """Refresh what changed upstream, late dates included.
 
@@ -253,6 +249,3 @@ def _when_upstream_changed() -> dg.AutomationCondition:  # type: ignore[type-arg
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
     ).with_label("an upstream table changed")
-
-
-__all__ = ["Lake", "RefreshConfig", "bronze_asset", "intake_job", "key_of", "table_asset"]

@@ -15,7 +15,8 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
-from medallion_platform.orchestration.sensors import landing_sensor
+from medallion_platform.orchestration.schedules import features_by_night, gold_by_the_hour
+from medallion_platform.orchestration.sensors import landing_sensor, surge_sensor
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
 
@@ -34,11 +35,12 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
     return dg.Definitions(
         assets=[*bronze, *made, *published],
         jobs=[intake, maintenance],
-        schedules=[maintenance_schedule(maintenance)],
+        schedules=[gold_by_the_hour(catalog), features_by_night(), maintenance_schedule(maintenance)],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,
         sensors=[
             landing_sensor(catalog, intake),
+            surge_sensor(catalog),
             dg.AutomationConditionSensorDefinition(
                 "refresh_what_changed",
                 target=dg.AssetSelection.all(),

@@ -1,40 +1,28 @@
 """Maintenance as a Dagster job, once a day: cluster small files, delete what nobody can ask for."""
 
+from collections.abc import Iterator, Sequence
+
 import dagster as dg
 
-from medallion_platform.lakehouse import maintenance
+from medallion_platform.lakehouse import dead_letters, ledger, maintenance
 from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of, pool_of
 from medallion_platform.pipeline.catalog import Catalog
 
 
 def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
-    """Optimize and vacuum every table, its dead letters and ledgers; a busy table is left for tomorrow."""
-    cluster_by = {name: table.cluster_by for name, table in catalog.by_name.items()}
+    """Optimize and vacuum every table with its dead letters and its ledger, one step a table.
 
-    @dg.op(description="Optimize and vacuum every table of the lake.")
-    def maintain_tables(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
-        lake = lakehouse.lake
-        figures: dict[str, dict[str, float]] = {}
-        for name in maintenance.tables(lake):
-            try:
-                done = maintenance.maintain(lake, name, cluster_by.get(name, ()))
-            except (Fenced, maintenance.NotOurs) as error:
-                context.log.warning(f"{name} is left for the next maintenance: {error}")
-                continue
-            figures[name] = {
-                "files before": done.optimized.files_before,
-                "files after": done.optimized.files_after,
-                "bytes after": done.optimized.bytes_after,
-                "files deleted": done.vacuumed.removed,
-                "bytes deleted": done.vacuumed.removed_bytes,
-                "seconds": done.seconds,
-            }
-        context.add_output_metadata({"tables": dg.MetadataValue.json(figures)})
+    A step waits for the table's pool, so that it is never in the way of a refresh.
+    """
+    steps = [_maintain(name, _cluster_by(catalog, name), _beside(catalog, name)) for name in catalog.names]
 
     @dg.graph(name="maintenance", description="Cluster small files and delete dead ones, in every table.")
     def graph() -> None:
-        maintain_tables()
+        for step in steps:
+            step()
 
     return graph.to_job(executor_def=dg.in_process_executor)
 
@@ -44,3 +32,53 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
         job=job, cron_schedule="0 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
     )
+
+
+def _cluster_by(catalog: Catalog, name: str) -> tuple[str, ...]:
+    table = catalog.by_name.get(name)
+    return table.cluster_by if table else ()
+
+
+def _beside(catalog: Catalog, name: str) -> tuple[str, ...]:
+    """The tables that the platform keeps beside a table."""
+    source = catalog.source_of.get(name)
+    return (dead_letters.name(name), *((ledger.name(source.name),) if source else ()))
+
+
+def _maintain(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg.OpDefinition:
+    @dg.op(
+        name="maintain_" + name.replace(".", "_"),
+        out=dg.Out(dg.Nothing),
+        description=f"Optimize and vacuum {name} and {', '.join(beside)}.",
+        pool=pool_of(name),
+    )
+    def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetObservation]:
+        lake = lakehouse.lake
+        if not lake.exists(name):
+            return
+        try:
+            done = maintenance.maintain(lake, name, cluster_by)
+            for other in beside:
+                if lake.exists(other):
+                    maintenance.maintain(lake, other)
+        except (Fenced, maintenance.NotOurs) as error:
+            context.log.warning(f"{name} is left for the next maintenance: {error}")
+            return
+        yield dg.AssetObservation(key_of(name), metadata=_figures(lake, done))
+
+    return body
+
+
+def _figures(lake: Lake, done: maintenance.Maintained) -> dict[str, float]:
+    """What the UI draws over time."""
+    storage = maintenance.storage(lake, done.table)
+    return {
+        "files_before": done.optimized.files_before,
+        "files": storage.files,
+        "small_files": storage.small_files,
+        "live_bytes": storage.live_bytes,
+        "kept_bytes": storage.kept_bytes,
+        "deleted_files": done.vacuumed.removed,
+        "deleted_bytes": done.vacuumed.removed_bytes,
+        "maintenance_seconds": done.seconds,
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import dagster as dg
@@ -13,12 +14,18 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.record import Record
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.drift import drift
 from medallion_platform.pipeline.lineage import Lineage
 
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
 DRIFT = "rows_as_usual"
+SURGE = "dead_letters_as_usual"
+
+_SURGE_ROWS = 10
+_SURGE_SHARE = 0.05
+_SURGE_TIMES = 3
 
 
 def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.AssetCheckSpec]:
@@ -36,6 +43,14 @@ def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.
             description="No row of the last write was rejected or warned about.",
         ),
     ]
+    specs.append(
+        dg.AssetCheckSpec(
+            SURGE,
+            asset=asset,
+            description=f"Rejected rows are no more than {_SURGE_SHARE:.0%} of a write, or than "
+            f"{_SURGE_TIMES} times their usual share.",
+        )
+    )
     if drifts:
         specs.append(
             dg.AssetCheckSpec(
@@ -163,9 +178,51 @@ def check_results(
             },
         ),
     ]
+    told = surge(table, [r for _, r in lake.records(table, 31)])
+    results.append(
+        dg.AssetCheckResult(
+            check_name=SURGE,
+            asset_key=asset,
+            passed=told.passed,
+            severity=told.severity,
+            metadata=told.metadata,
+        )
+    )
     if drifts and unit_column:
         results.append(_drift_result(lake, asset, table, unit_column, record))
     return results
+
+
+def evaluations(lake: Lake, table: str, record: Record) -> list[dg.AssetCheckEvaluation]:
+    """The same results for a write that no asset of Dagster's made: an intake."""
+    key = key_of(table)
+    results = check_results(lake, key, table, record, unit_column=None, drifts=False)
+    return [
+        dg.AssetCheckEvaluation(key, str(r.check_name), r.passed, r.metadata, severity=r.severity)
+        for r in results
+    ]
+
+
+def surge(table: str, newest_first: Sequence[Record]) -> dg.AssetCheckEvaluation:
+    """Whether the newest write rejected unusually many rows, and which expectations they broke."""
+    shares = [r.counts.dead_lettered / r.counts.read for r in newest_first if r.counts.read]
+    rejected = newest_first[0].counts.dead_lettered if newest_first else 0
+    usual = median(shares[1:]) if len(shares) > 1 else 0.0
+    share = shares[0] if shares and newest_first[0].counts.read else 0.0
+    surges = rejected >= _SURGE_ROWS and share > max(_SURGE_SHARE, _SURGE_TIMES * usual)
+    return dg.AssetCheckEvaluation(
+        asset_key=key_of(table),
+        check_name=SURGE,
+        passed=not surges,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "dead_lettered": rejected,
+            "share": share,
+            "usual_share": usual,
+            "violations": dg.MetadataValue.json(newest_first[0].violations if newest_first else {}),
+            "look": f"medallion dead-letters show {table}",
+        },
+    )
 
 
 def rows_by_unit(lake: Lake, table: str, unit_column: str) -> dict[str, int]:

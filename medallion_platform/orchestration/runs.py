@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.assets import key_of
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
 from medallion_platform.pipeline.table import Table
@@ -223,6 +222,3 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-__all__ = ["Lake", "Outcome", "close_dead_runs", "instance", "run_everything"]

@@ -1,18 +1,22 @@
-"""What starts the intake by itself: files that landed."""
+"""What is noticed by itself: files that landed, dead letters that surge."""
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
 from medallion_platform.lakehouse import ledger
+from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import place_of
 
 _TRY_AGAIN_SECONDS = 600
+_WRITES = 31
+"""A table's newest write and the thirty before it."""
 
 
 def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefinition:
@@ -36,6 +40,29 @@ def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefiniti
         return dg.SensorResult(
             [dg.RunRequest(run_key=f"{files}-{attempt}", tags={"files": str(len(waiting))})]
         )
+
+    return sensor
+
+
+def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
+    """Fail a table's check `dead_letters_as_usual` when its last write rejected unusually many rows."""
+
+    @dg.sensor(
+        name="dead_letters_surge",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Compares the share of rejected rows of each table's newest write with those before.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
+        seen: dict[str, int] = json.loads(context.cursor or "{}")
+        events: list[dg.AssetCheckEvaluation] = []
+        for name in catalog.names:
+            version = lakehouse.lake.version(name)
+            if version < 0 or seen.get(name) == version:
+                continue
+            seen[name] = version
+            events.append(reports.surge(name, [r for _, r in lakehouse.lake.records(name, _WRITES)]))
+        return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
     return sensor
 

@@ -91,6 +91,19 @@ class Taken:
     version: int = -1
     seconds: float = 0.0
 
+    @property
+    def record(self) -> Record:
+        """The account of all batches together."""
+        return Record(
+            "intake",
+            "",
+            "",
+            self.counts,
+            units=self.units,
+            violations=self.violations,
+            warnings=self.warnings,
+        )
+
     def add(self, record: Record) -> None:
         """Add one batch's account."""
         self.counts += record.counts

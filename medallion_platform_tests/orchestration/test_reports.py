@@ -1,0 +1,76 @@
+"""What the UI is told: surges, previews, lineage."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import polars as pl
+import pyspark.sql.types as T
+import pytest
+from deltalake import write_deltalake
+
+from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
+from medallion_platform.orchestration import reports
+
+
+def write(read: int, dead: int) -> Record:
+    return Record("intake", "r", "", Counts(read, read - dead, dead), violations={"amount: not null": dead})
+
+
+@pytest.mark.parametrize(
+    ("newest", "before", "passed"),
+    [
+        (write(1000, 51), [], False),
+        (write(1000, 50), [], True),
+        (write(100, 9), [], True),  # a handful is no surge
+        (write(1000, 250), [write(1000, 100)] * 5, True),  # a bad source, as bad as ever
+        (write(1000, 350), [write(1000, 100)] * 5, False),
+        (write(0, 0), [write(1000, 500)], True),
+    ],
+)
+def test_a_surge_of_dead_letters(newest: Record, before: list[Record], passed: bool) -> None:
+    told = reports.surge("bronze.events", [newest, *before])
+    assert told.passed is passed
+    assert told.metadata["dead_lettered"].value == newest.counts.dead_lettered
+    assert told.asset_key == dg.AssetKey(["bronze", "events"])
+    assert reports.surge("bronze.events", []).passed
+
+
+class People(ContractModel):
+    id: T.LongType = Field()
+    email: T.StringType = Field(nullable=True, pii="email")
+    note: T.StringType = Field(nullable=True)
+
+
+def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
+    assert reports.preview(lake, People.contract, "bronze.people") == "no rows yet"
+    rows = {
+        "id": [1, 2],
+        "email": ["planted.name@example.com", None],
+        "note": ["a|b\nc", "x" * 100],
+        "_payload": ["planted.name@example.com", ""],
+        "undeclared": ["planted.name@example.com", ""],
+        "at": [datetime(2026, 1, 5, tzinfo=UTC)] * 2,
+    }
+    lake.ensure("bronze.people", pl.DataFrame(rows).to_arrow().schema)
+    write_deltalake(lake.path("bronze.people"), pl.DataFrame(rows), mode="append")
+    lines = reports.preview(lake, People.contract, "bronze.people").splitlines()
+    assert lines[:3] == ["| id | email | note |", "|---|---|---|", "| 1 | pla***@example.com | a\\|b c |"]
+    assert "planted.name" not in "".join(lines)
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_lineage_in_the_words_of_dagster() -> None:
+    told = reports.column_lineage(
+        {"amount_usd": [("bronze.events", "amount"), ("bronze.events", "currency")]}
+    )
+    found = told["dagster/column_lineage"].deps_by_column["amount_usd"]
+    assert [(d.asset_key.path, d.column_name) for d in found] == [
+        (["bronze", "events"], "amount"),
+        (["bronze", "events"], "currency"),
+    ]
+    assert reports.column_lineage({}) == {}
