@@ -28,13 +28,10 @@ scan = cast(Any, _decoder).scan_once
 _SPACE = " \t\r\n"
 
 
-def unescaped(text: str) -> str | None:
-    """The content of a JSON string that stands between its quotes as `text`; None if it is none."""
-    try:
-        value, end = scanstring(text + '"', 0, True)
-    except JSONDecodeError:
-        return None
-    return value if end == len(text) + 1 else None
+def unescaped(text: str) -> str:
+    """The content of a JSON string that stands between its quotes as `text`."""
+    value, _ = scanstring(text + '"', 0, True)
+    return value
 
 
 def whole(text: str) -> str | None:
@@ -141,9 +138,9 @@ class JsonLinesParser:
 def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
     """Which records may have a shape: none that is too long or has a control character in it."""
     fine = ends - starts < LONGEST
-    text = block.bytes[: block.size]
-    control = text < 32
-    if np.count_nonzero(control) > np.count_nonzero(text == 10):
+    control = block.bytes[: block.size] < 32
+    # mostly there are no more than the line ends behind the records
+    if np.count_nonzero(control) > np.count_nonzero(block.bytes[ends] == 10):
         controls = np.flatnonzero(control)
         fine &= np.searchsorted(controls, starts) == np.searchsorted(controls, ends)
     return fine
@@ -191,12 +188,8 @@ class Columns:
         self, name: str, rows: Ints, start: Ints, end: Ints, is_text: Bools, quotes: Quotes
     ) -> None:
         for i in np.flatnonzero(is_text & quotes.escapes(start, end)).tolist():
-            row = int(rows[i])
             value = unescaped(self.block.get(int(start[i]), int(end[i])).decode())
-            if value is None or not _encodes(value):
-                self.put(row, NOT_JSON if value is None else LONE_SURROGATE)
-                continue
-            self.patches.setdefault(name, {})[row] = value
+            self.patches.setdefault(name, {})[int(rows[i])] = value
 
     def put(self, row: int, fields: Mapping[str, str | None] | str) -> None:
         """Put in a record without a shape, or why it is malformed."""

@@ -25,8 +25,14 @@ _LONGEST_LITERAL = PADDING - 64
 _SPACE = b" \t\r\n"
 _BARE = (
     r"^(?:null|true|false|NaN|-?Infinity|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
-    r"|\[\s*\])$"
+    r"|\[[ \t\r\n]*\])$"
 )
+_HEX = "[0-9a-fA-F]"
+_ESCAPED = (
+    rf"""^(?:[^\\]|\\["\\/bfnrt]|\\u(?:[0-9a-ce-fA-CE-F]{_HEX}{{3}}|[dD][0-7]{_HEX}{{2}})"""
+    rf"|\\u[dD][89abAB]{_HEX}{{2}}\\u[dD][c-fC-F]{_HEX}{{2}})*$"
+)
+"""The content of a string whose escapes are all right; half of a surrogate pair is for the scanner."""
 
 
 class NoShape(Exception):
@@ -214,7 +220,7 @@ class Quotes:
 
 
 def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, rows: Ints) -> Matched | None:
-    """Those of `rows` that have the shape, with their values; none of them has a bad bare value."""
+    """Those of `rows` that have the shape, with their values, all of which are right."""
     found = Matched(shape, rows)
     at = starts[rows]
     quote = np.searchsorted(quotes.places[: quotes.count], at)
@@ -280,8 +286,22 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
         right = block.texts(start, end - start).str.contains(_BARE)
         if not right.all():
             fits[bare[~right.to_numpy()]] = False
+    if len(quotes.backslashes):
+        fits = _escaped_well(block, quotes, found, ends, fits)
     found = found.only(fits)
     return found if len(found.rows) else None
+
+
+def _escaped_well(block: Block, quotes: Quotes, found: Matched, ends: Ints, fits: Bools) -> Bools:
+    """Those of the records that fit whose strings have none but good escapes, at any depth."""
+    fits = fits.copy()
+    escaping = np.flatnonzero(fits & quotes.escapes(found.literal_at[0], ends[found.rows]))
+    for start, end, text in zip(found.value_at, found.value_end, found.is_text, strict=True):
+        at = escaping[text[escaping] & quotes.escapes(start[escaping], end[escaping])]
+        if len(at):
+            right = block.texts(start[at], end[at] - start[at]).str.contains(_ESCAPED)
+            fits[at[~right.to_numpy()]] = False
+    return fits
 
 
 class Shapes:

@@ -83,6 +83,7 @@ def test_every_operation(given: Any, op: str, fields: tuple[Any, ...], copies: i
         (event("c"), "a change event without its row"),
         (event("d", ROW), "a change event without its row"),
         ({**event("c", ROW), "source": None}, "a change event without its source"),
+        (event("c", ROW, connector="\ud800"), "a change event without its source"),
         ({**event("c", ROW), "after": "text"}, "its row is not JSON"),
     ],
 )
@@ -91,6 +92,13 @@ def test_what_is_no_change_event_is_kept(given: Any, why: str, copies: int):
     assert got["_malformed"].to_list() == [None, *[why] * copies]
     assert got["_op"].to_list() == ["c", *[None] * copies]
     assert got["id"].to_list() == ["1", *[None] * copies]
+
+
+def test_a_bad_escape_anywhere_in_an_event_is_refused_among_good_ones():
+    good = json.dumps(event("u", ROW, {"name": "old"}))
+    bad = [good.replace(f'"{text}"', rf'"{text}\q"') for text in ("old", "postgresql", "public", "x")]
+    got = frame([good] * 10 + bad)
+    assert got["_malformed"].to_list() == [None] * 10 + ["not JSON"] * 4
 
 
 def test_columns_named_like_ours_keep_their_values():

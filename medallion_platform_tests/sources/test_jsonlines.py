@@ -93,6 +93,58 @@ def test_the_fast_way_and_the_scanner_say_the_same(data: Any):
             assert all(v is None for n, v in row.items() if n[:1] != "_" and n not in named)
 
 
+NESTED = {"id": "b", "a": {"b": "x", "c": [{"d": "y"}, "z"]}, "e": ["w", []], "f": [], "g": 1}
+INSERTED = st.sampled_from(
+    (
+        *(r"\q", r"\u12", r"\u12g4", r"\n", r"\u00e9", r"\ud800", r"\ud83d\ude00", r"\ude00", r"\\"),
+        *("\t", "\n", "\u00a0", "\x0b", '"', r"\"", "\\", " ", "é", "1"),
+    )
+)
+
+
+def is_json(text: str) -> bool:
+    """Whether the standard library reads it."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def verdict(row: dict[str, Any]) -> dict[str, Any]:
+    """What the reader says of a record, without its number and the fields that it does not have."""
+    return {name: value for name, value in row.items() if name != "_row" and value is not None}
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_what_becomes_of_a_line_depends_on_no_other(data: Any):
+    """Damage at any depth, among many lines of the same shape: as if the line stood alone."""
+    clean = json.dumps(NESTED)
+    texts = [clean] * 9
+    for _ in range(data.draw(st.integers(1, 4))):
+        text = clean
+        for _ in range(data.draw(st.integers(1, 2))):
+            at = data.draw(st.integers(0, len(text)))
+            text = text[:at] + data.draw(INSERTED) + text[at:]
+        texts.insert(data.draw(st.integers(0, len(texts))), text)
+    together = reparse(pl.Series(texts, dtype=pl.String), JsonLines())
+    for text, row in zip(texts, together.iter_rows(named=True), strict=True):
+        alone = reparse(pl.Series([text], dtype=pl.String), JsonLines())
+        assert verdict(row) == verdict(alone.row(0, named=True))
+        assert (row["_malformed"] == "not JSON") == (not is_json(text))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [r'{"id":"b","a":{"b":"bad\q"}}', r'{"id":"b","a":["\u12","x"]}', '{"id":"b","a":{"b":[\u00a0]}}'],
+)
+def test_a_bad_nested_value_is_refused_among_good_ones(line: str):
+    good = line.replace("bad\\q", "c").replace("\\u12", "c").replace("\u00a0", "")
+    frame = frame_of("\n".join([good] * 10 + [line]).encode(), JsonLines())
+    assert frame["_malformed"].to_list() == [None] * 10 + ["not JSON"]
+
+
 @settings(deadline=None, max_examples=300)
 @given(st.text(st.sampled_from('{}[]",:\\ \n\r1ax'), max_size=60))
 def test_the_scanner_agrees_with_the_standard_library(text: str):
