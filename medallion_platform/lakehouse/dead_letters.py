@@ -73,6 +73,17 @@ def read(lake: Lake, table: str) -> pl.DataFrame:
     return pl.scan_delta(found).collect().select(list(polars_schema()))
 
 
+def of_files(lake: Lake, table: str, source: str) -> list[tuple[int, str]]:
+    """The (offset, violation) of each dead letter of a source that is a whole file."""
+    import polars as pl
+
+    found = lake.open(name(table))
+    if found is None:
+        return []
+    rows = pl.scan_delta(found).filter((pl.col("source") == source) & (pl.col("row") == 0))
+    return rows.select("offset", pl.col("violations").list.first()).collect().rows()
+
+
 def count(lake: Lake, table: str) -> int:
     """How many dead letters a table has now."""
     return lake.rows(name(table))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def columns() -> dict[str, Any]:
-    """Columns of the ledger; `unreadable` says why a file cannot be read, else null."""
+    """Columns of the ledger; `unreadable` says why a file cannot be read, else null.
+
+    `first_row` is null but where a file goes on behind what was taken of its content before.
+    """
     import polars as pl
 
     return {
@@ -30,6 +33,7 @@ def columns() -> dict[str, Any]:
         "state": pl.String,
         "header": pl.List(pl.String),
         "unreadable": pl.String,
+        "first_row": pl.Int64,
         "registered_at": pl.Datetime("us", "UTC"),
         "run_id": pl.String,
     }
@@ -47,7 +51,9 @@ def read(lake: Lake, source: str) -> pl.DataFrame:
     found = lake.open(name(source))
     if found is None:
         return pl.DataFrame(schema=columns())
-    return pl.scan_delta(found).collect().select(list(columns())).sort("sequence")
+    nothing = pl.DataFrame(schema=columns())
+    rows = pl.concat([nothing, pl.scan_delta(found).collect()], how="diagonal")
+    return rows.select(list(columns())).sort("sequence")
 
 
 def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -70,6 +76,7 @@ def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
             target,
             frame,
             mode="append",
+            schema_mode="merge",
             commit_properties=CommitProperties(app_transactions=[Transaction("writer", last)]),
         )
     except CommitFailedError as error:

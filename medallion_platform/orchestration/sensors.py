@@ -10,6 +10,7 @@ import dagster as dg
 from medallion_platform.lakehouse import ledger
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline import intake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import place_of
@@ -73,7 +74,12 @@ def waiting_files(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list
     waiting: list[str] = []
     for source in catalog.sources:
         rows = ledger.read(lakehouse.lake, source.name).sort("sequence")
-        known = {r["path"]: (r["size"], r["modified_at"]) for r in rows.iter_rows(named=True)}
+        lost = intake.lost(lakehouse.lake, source)
+        known = {
+            r["path"]: (r["size"], r["modified_at"])
+            for r in rows.iter_rows(named=True)
+            if r["sequence"] not in lost
+        }
         waiting += [
             f"{f.path} {f.size} {f.modified_at.isoformat()}"
             for f in look.claimed[source.name]

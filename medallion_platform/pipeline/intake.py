@@ -13,9 +13,10 @@ they already hold: the table's commit is the truth.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,7 @@ from medallion_platform.sources.source import (
     Debezium,
     FileSource,
     FileVersion,
+    LostFile,
     Parquet,
     UnreadableFile,
     offset_of,
@@ -73,6 +75,7 @@ CHANGE: dict[str, Any] = {
 """What a change event says of itself, in the bronze tables of Debezium sources."""
 
 _VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state")
+_UNSEEN = "unreadable-"
 _IMAGE_OPS = ("c", "u", "r")
 
 
@@ -154,7 +157,8 @@ def intake(
     position = max(table.transaction_version(source.name) or 0, 0)
     pending = known.filter(pl.col("sequence") >= place_of(position)[0]).to_dicts()
     taken.files = len(pending)
-    for batch in _batches(source, folder, lake, pending, position, batch_rows, batch_bytes):
+    told = lost(lake, source)
+    for batch in _batches(source, folder, lake, pending, told, position, batch_rows, batch_bytes):
         record = _take(source, table, lake, run, batch)
         taken.add(record)
         taken.notes += record.notes
@@ -190,25 +194,28 @@ def register(
     """Give every new content of a file its place in the source's order; says what is worth saying.
 
     A file is known by its content: the same bytes again, under any name, add nothing; other bytes
-    under a known name are a new version, also those that the name had before its present ones.
+    under a known name are a new version, also those that the name had before its present ones. A
+    content that was lost before it was taken whole is taken up again where that was.
     """
     known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
     latest = landing.latest(known)
+    missing = landing.missing(known, lost(lake, source))
     found: list[tuple[landing.Seen, str]] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
     for seen in candidates:
-        if landing.unchanged(latest, seen):
+        if landing.unchanged(latest, seen) and latest[seen.path].digest not in missing:
             continue
         try:
             found.append((seen, landing.digest_of(folder, seen)))
         except landing.StillGrowing:
             notes.append(f"{seen.path}: still being written; left for the next intake")
-        except UnreadableFile as error:
-            stamp = f"unreadable-{seen.size}-{seen.modified_at.timestamp()}"
-            found.append((seen, stamp))
+        except LostFile as error:
+            if seen.path in latest and latest[seen.path].digest == _unseen(seen):
+                continue  # that was told when it was so for the first time
+            found.append((seen, _unseen(seen)))
             unreadable[seen.path] = error.reason
-    versions, repeated = landing.register(known, found)
+    versions, repeated = landing.register(known, found, missing)
     digests = {seen.path: digest for seen, digest in found}
     rows = [_ledger_row(source, folder, v, unreadable.get(v.path), run) for v in versions]
     if rows:
@@ -218,33 +225,59 @@ def register(
         for seen in repeated
         if seen.path not in latest or latest[seen.path].digest != digests[seen.path]
     ]
-    notes += [
-        f"{v.path}: changed since it was taken in; taken as a new version"
-        for v in versions
-        if v.state == "new version"
-    ]
+    said = {
+        "new version": "changed since it was taken in; taken as a new version",
+        "again": "was lost before it was taken whole; taken from record {0.first_row} on",
+    }
+    notes += [f"{v.path}: {said[v.state].format(v)}" for v in versions if v.state in said]
     return notes
 
 
+_LOST = "file: lost from record {} on: "
+_IS_LOST = re.compile(re.escape(_LOST).replace(r"\{\}", r"(\d+)"))
+
+
+def lost(lake: Lake, source: FileSource) -> dict[int, int]:
+    """The file versions that were lost before they were taken whole, and their first record wanting.
+
+    Their dead letters are the account of it. What these say holds, also for an intake that finds the
+    file again: it is committed before any other can take it for something else.
+    """
+    told = dead_letters.of_files(lake, source.table, source.name)
+    return {
+        place_of(offset)[0]: int(found[1])
+        for offset, violation in told
+        if (found := _IS_LOST.match(violation or ""))
+    }
+
+
+def _unseen(file: landing.Seen | FileVersion) -> str:
+    """What stands for the digest of a content that could not be read."""
+    return f"{_UNSEEN}{file.size}-{file.modified_at.timestamp()}"
+
+
 def _version(row: dict[str, Any]) -> FileVersion:
-    return FileVersion(**{f: row[f] for f in _VERSION_FIELDS})
+    return FileVersion(**{f: row[f] for f in _VERSION_FIELDS}, first_row=row["first_row"] or 1)
 
 
 def _ledger_row(
     source: FileSource, folder: Path, version: FileVersion, unreadable: str | None, run: Run
 ) -> dict[str, Any]:
     """One line of the ledger: the file version, its header, why it cannot be read if so."""
-    header = None
+    header, digest = None, version.digest
     if unreadable is None:
         try:
             names = files.header(folder / version.path, source.format)
             header = list(names) if names is not None else None
         except UnreadableFile as error:
             unreadable = error.reason
+            digest = _unseen(version) if isinstance(error, LostFile) else digest
     return {
         **{f: getattr(version, f) for f in _VERSION_FIELDS},
+        "digest": digest,
         "header": header,
         "unreadable": unreadable,
+        "first_row": version.first_row,
         "registered_at": run.at,
         "run_id": run.run_id,
     }
@@ -269,19 +302,26 @@ def _batches(
     folder: Path,
     lake: Lake,
     pending: Sequence[dict[str, Any]],
+    told: Container[int],
     position: int,
     batch_rows: int,
     batch_bytes: int,
 ) -> Iterator[_Batch]:
-    """Records from `position` on, gathered over files until a batch is full."""
+    """Records from `position` on, gathered over files until a batch is full.
+
+    A file that is lost (or was `told` to be) is in no batch with records of its own, so that its dead
+    letter, which is committed first, never says of a record that it was taken when it was not yet.
+    """
     frames: list[pl.DataFrame] = []
     unreadable: list[dict[str, Any]] = []
     rows = size = 0
     reached = position
     for file in pending:
-        first = place_of(position)[1] if file["sequence"] == place_of(position)[0] else 0
+        first = _next_row(reached, file)
         try:
-            for frame in _read(source, folder, file, max(first, 1)):
+            if file["sequence"] in told:
+                raise LostFile(file["path"], "it could not be opened before")
+            for frame in _read(source, folder, file, first):
                 if frames and not _same_types(frames[0], frame):
                     yield _Batch(_concat(frames), unreadable, reached)
                     frames, unreadable, rows, size = [], [], 0, 0
@@ -292,12 +332,24 @@ def _batches(
                 if rows >= batch_rows or size >= batch_bytes:
                     yield _Batch(_concat(frames), unreadable, reached)
                     frames, unreadable, rows, size = [], [], 0, 0
+        except LostFile as error:
+            if frames and _next_row(reached, file) > first:
+                yield _Batch(_concat(frames), unreadable, reached)
+                frames, unreadable, rows, size = [], [], 0, 0
+            reason = _LOST.format(_next_row(reached, file)) + error.reason
+            unreadable.append({**file, "reason": reason, "kept": False})
         except UnreadableFile as error:
             _quarantine(lake, source, folder, file)
-            unreadable.append({**file, "reason": error.reason, "from_row": place_of(reached)[1]})
+            unreadable.append({**file, "reason": f"file: {error.reason}", "kept": True})
         reached = offset_of(file["sequence"] + 1, 0)
     if reached > position and (frames or unreadable or pending):
         yield _Batch(_concat(frames), unreadable, reached)
+
+
+def _next_row(reached: int, file: dict[str, Any]) -> int:
+    """The number of the first record of a file that is not taken yet, where `reached` is."""
+    sequence, row = place_of(reached)
+    return max(row if sequence == file["sequence"] else 0, file["first_row"] or 1)
 
 
 def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
@@ -309,7 +361,7 @@ def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int
     """A registered file's records with their provenance, as long as it is the registered content."""
     path = folder / file["path"]
     if file["unreadable"]:
-        raise UnreadableFile(path, file["unreadable"])
+        raise (LostFile if file["digest"].startswith(_UNSEEN) else UnreadableFile)(path, file["unreadable"])
     _same_content(path, file)
     for frame in files.read(path, source.format, first_row):
         yield frame.with_columns(
@@ -325,13 +377,19 @@ def _same_content(path: Path, file: dict[str, Any]) -> None:
     try:
         facts = path.stat()
     except FileNotFoundError:
-        raise UnreadableFile(path, "the file was removed before it could be read") from None
+        raise LostFile(path, "the file was removed before it could be read") from None
+    except OSError as error:
+        raise LostFile(path, error.strerror or str(error)) from error
     modified = datetime.fromtimestamp(facts.st_mtime, UTC)
     if (facts.st_size, modified) == (file["size"], file["modified_at"]):
         return
     seen = landing.Seen(file["path"], facts.st_size, modified)
-    if landing.digest_of(path.parents[file["path"].count("/")], seen) != file["digest"]:
-        raise UnreadableFile(path, "the content changed before it could be read")
+    try:
+        same = landing.digest_of(path.parents[file["path"].count("/")], seen) == file["digest"]
+    except landing.StillGrowing:
+        same = False
+    if not same:
+        raise LostFile(path, "the content changed before it could be read")
 
 
 def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _Batch) -> Record:
@@ -372,7 +430,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
         units=units_of(rows, unit),
         violations=judged.violations,
         warnings=judged.warnings,
-        notes=[f"{f['path']}: {f['reason']}; kept in quarantine" for f in batch.unreadable],
+        notes=[_note(f) for f in batch.unreadable],
     )
     if not bad.is_empty():
         reached = {source.name: max(ahead, batch.next_offset)}
@@ -380,6 +438,11 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     record = replace(record, seconds=round(time.monotonic() - started, 3))
     lean.append(table, rows, record, {source.name: batch.next_offset})
     return record
+
+
+def _note(file: dict[str, Any]) -> str:
+    reason = file["reason"].removeprefix("file: ")
+    return f"{file['path']}: {reason}{'; kept in quarantine' if file['kept'] else ''}"
 
 
 def identity_of(source: FileSource) -> tuple[str, ...]:
@@ -508,7 +571,7 @@ def dead_rows(
                 "file": f["path"],
                 "row": 0,
                 "payload": None,
-                "violations": [f"file: {f['reason']}"],
+                "violations": [f["reason"]],
                 "unit": None,
                 "at": run.at,
                 "run_id": run.run_id,

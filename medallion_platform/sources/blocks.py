@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from medallion_platform.sources.source import UnreadableFile
+from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
 
 BLOCK = 4 * 2**20
 """Bytes of text taken at once: what fits a processor's cache is read fastest."""
@@ -123,7 +123,10 @@ class TextFile:
                     yield data
                     data = _read(stream, self.block)
         except _DAMAGE as error:
-            raise UnreadableFile(self.path, self._reason(error)) from error
+            if is_lost(error):
+                raise LostFile(self.path, error.strerror or str(error)) from error
+            what = "damaged" if self.compression == "none" else f"damaged {self.compression}"
+            raise UnreadableFile(self.path, f"{what}: {error}") from error
 
     def _opened(self, stack: ExitStack) -> IO[bytes]:
         raw = stack.enter_context(self.path.open("rb"))
@@ -147,14 +150,6 @@ class TextFile:
                 raise UnreadableFile(self.path, f"a zip archive of {len(names)} files, not of one")
             return stack.enter_context(archive.open(names[0]))
         return raw
-
-    def _reason(self, error: BaseException) -> str:
-        if isinstance(error, FileNotFoundError):
-            return "no such file"
-        if self.compression == "none" and isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        what = f"damaged {self.compression}" if self.compression != "none" else "damaged"
-        return f"{what}: {error}"
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:

@@ -9,12 +9,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
-from medallion_platform.sources.source import FileSource, FileVersion, UnreadableFile
+from medallion_platform.sources.source import FileSource, FileVersion, LostFile
 
 SETTLE_SECONDS = 10.0
 UNFINISHED_ENDINGS = (
@@ -144,8 +144,7 @@ def hidden(path: str) -> bool:
 def digest_of(landing: Path | str, seen: Seen) -> str:
     """The digest of a file's content.
 
-    Raises StillGrowing where the file is no longer as it was seen, UnreadableFile where it cannot
-    be read.
+    Raises StillGrowing where the file is no longer as it was seen, LostFile where it cannot be read.
     """
     path = Path(landing) / seen.path
     made = blake2b(digest_size=20)
@@ -156,7 +155,7 @@ def digest_of(landing: Path | str, seen: Seen) -> str:
                 made.update(buffer[:count])
             facts = os.fstat(file.fileno())
     except OSError as error:
-        raise UnreadableFile(seen.path, error.strerror or str(error)) from error
+        raise LostFile(seen.path, error.strerror or str(error)) from error
     if (facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)) != (
         seen.size,
         seen.modified_at,
@@ -182,29 +181,42 @@ def latest(versions: Iterable[FileVersion]) -> dict[str, FileVersion]:
     return {v.path: v for v in sorted(versions, key=lambda v: v.sequence)}
 
 
+def missing(known: Iterable[FileVersion], lost: Mapping[int, int]) -> dict[str, int]:
+    """The contents that were not taken whole, by digest: the row from which on each is wanted. Pure.
+
+    `lost` says it of versions, by sequence. A content that was registered again since is not missing.
+    """
+    last = {v.digest: v.sequence for v in sorted(known, key=lambda v: v.sequence)}
+    return {digest: lost[sequence] for digest, sequence in last.items() if sequence in lost}
+
+
 def register(
-    known: Sequence[FileVersion], found: Iterable[tuple[Seen, str]]
+    known: Sequence[FileVersion], found: Iterable[tuple[Seen, str]], missing: Mapping[str, int]
 ) -> tuple[list[FileVersion], list[Seen]]:
     """Which (file, digest) are versions not taken before, and which were. Pure.
 
     A content that stands under any name as its latest version adds nothing. Another content under a
     known name is a new version, also one that the name had before: a file that goes back says
-    something new. Sequence numbers go on from the highest that is known.
+    something new. A content that is `missing` is wanted, once, by whatever name it comes. Sequence
+    numbers go on from the highest that is known.
     """
     standing = {path: version.digest for path, version in latest(known).items()}
     names = Counter(standing.values())
     taken = {version.digest for version in known}
+    wanted = dict(missing)
     sequence = max((version.sequence for version in known), default=0)
     versions: list[FileVersion] = []
     repeated: list[Seen] = []
     for seen, digest in found:
         own = standing.get(seen.path)
-        if names[digest] or (own is None and digest in taken):
+        first_row = wanted.pop(digest, None)
+        if first_row is None and (names[digest] or (own is None and digest in taken)):
             repeated.append(seen)
             continue
         sequence += 1
-        state = "new" if own is None else "new version"
-        versions.append(FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state))
+        state = "again" if first_row else "new" if own is None else "new version"
+        version = FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state)
+        versions.append(replace(version, first_row=first_row or 1))
         standing[seen.path] = digest
         names.update((digest,))
         if own is not None:

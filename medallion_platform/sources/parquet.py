@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medallion_platform.sources.source import UnreadableFile
+from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
 
 ROWS = 65_536
 """Rows of a frame: row groups are read in pieces of at most this many."""
@@ -40,7 +41,7 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
     except UnreadableFile:
         raise
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise UnreadableFile(path, _reason(error)) from error
+        raise _unreadable(path, error) from error
 
 
 def columns(path: Path) -> tuple[str, ...]:
@@ -49,7 +50,7 @@ def columns(path: Path) -> tuple[str, ...]:
         with pq.ParquetFile(path, memory_map=False) as file:
             return tuple(_names(file))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UnreadableFile(path, _reason(error)) from error
+        raise _unreadable(path, error) from error
 
 
 def payload(row: dict[str, Any]) -> str:
@@ -81,7 +82,8 @@ def _names(file: pq.ParquetFile) -> list[str]:
     return names
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    return f"not readable as Parquet: {str(error).splitlines()[0] if str(error) else error!r}"
+def _unreadable(path: Path, error: BaseException) -> UnreadableFile:
+    if is_lost(error):
+        return LostFile(path, os.strerror(error.errno or 0))
+    said = str(error).splitlines()[0] if str(error) else repr(error)
+    return UnreadableFile(path, f"not readable as Parquet: {said}")

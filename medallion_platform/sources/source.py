@@ -6,9 +6,10 @@ import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
+from errno import EINVAL
 from functools import lru_cache
 from re import Pattern, compile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 if TYPE_CHECKING:
     from medallion_platform.contracts.contract import Contract
@@ -26,7 +27,17 @@ class UnreadableFile(Exception):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[UnreadableFile], tuple[str, str]]:
-        return (UnreadableFile, (self.path, self.reason))
+        return (type(self), (self.path, self.reason))
+
+
+class LostFile(UnreadableFile):
+    """A file cannot be opened, or is not what it was: nothing is wrong with the content, which may
+    be seen again."""
+
+
+def is_lost(error: BaseException) -> TypeGuard[OSError]:
+    """Whether the file system failed, and not the content (which makes a seek fail, if damaged)."""
+    return isinstance(error, OSError) and error.errno not in (None, EINVAL)
 
 
 def offset_of(sequence: int, row: int) -> int:
@@ -139,9 +150,10 @@ class FileSource:
 class FileVersion:
     """One content of one path, in the order in which a source took them in.
 
-    `state` says why it has a sequence number: `new` (path not seen before) or `new version` (the
-    path was seen with another content). `header` holds the names of its fields where the file has
-    them (`files.header`): stored payloads of a CSV cannot be parsed again without.
+    `state` says why it has a sequence number: `new` (path not seen before), `new version` (the
+    path was seen with another content) or `again` (the content was lost before it was taken whole;
+    its records from `first_row` on are still to be taken). `header` holds the names of its fields where
+    the file has them (`files.header`): stored payloads of a CSV cannot be parsed again without.
     """
 
     sequence: int
@@ -149,8 +161,9 @@ class FileVersion:
     digest: str
     size: int
     modified_at: datetime
-    state: Literal["new", "new version"] = "new"
+    state: Literal["new", "new version", "again"] = "new"
     header: tuple[str, ...] | None = None
+    first_row: int = 1
 
     def offset(self, row: int) -> int:
         """The position of this file's record number `row`; of the file itself for row 0."""

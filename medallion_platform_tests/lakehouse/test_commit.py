@@ -220,6 +220,7 @@ def ledger_row(sequence: int) -> dict[str, Any]:
         "state": "new",
         "header": ["a", "b"],
         "unreadable": None,
+        "first_row": None,
         "registered_at": NOW,
         "run_id": "r",
     }

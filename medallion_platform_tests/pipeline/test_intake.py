@@ -20,7 +20,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.sources import files
-from medallion_platform.sources.source import FileSource, Parquet
+from medallion_platform.sources.source import FileSource, LostFile, Parquet
 
 from .toy import (
     CSV,
@@ -182,7 +182,111 @@ def test_a_file_that_is_lost_between_registration_and_reading_is_told(
     assert change in letter["violations"][0]
     then = zone.take()
     assert then.counts.written == (2 if change == "changed" else 0)
-    assert table_rows(zone.lake)["event_id"].n_unique() == table_rows(zone.lake).height
+    zone.csv("events/back.csv", [good("b")])
+    assert zone.take().notes == [
+        "events/back.csv: was lost before it was taken whole; taken from record 1 on"
+    ]
+    assert zone.take().counts.read == 0
+    keys = ["a", "b", "c", "x", "y"] if change == "changed" else ["a", "b", "c"]
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == keys
+    assert letters(zone.lake).height == 1, "the account of what happened is gone"
+
+
+KEYLESS = replace(CSV, contract=replace(CSV.contract, key=(), watermark=None))
+"""Of such a source, nothing but the positions keeps a row from being there twice."""
+
+
+def test_files_of_another_landing_zone_come_back_with_it(
+    zone: Zone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        zone.csv(f"events/{n}.csv", [good(f"{n}a"), bad(), good(f"{n}b")])
+    with Crash(monkeypatch, ledger, "append", after=True), pytest.raises(Crashed):
+        zone.take(KEYLESS)
+    other = Zone(tmp_path / "other")
+    other.csv("events/other.csv", [good("z")])
+    taken = other.take(KEYLESS, zone.lake)
+    assert (taken.counts.written, taken.counts.dead_lettered) == (1, 3)
+    zone.take(KEYLESS)
+    assert zone.take(KEYLESS).counts.read == 0
+    assert other.take(KEYLESS, zone.lake).counts.read == 0
+    keys = [f"{n}{k}" for n in range(3) for k in "ab"]
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == [*keys, "z"]
+    assert letters(zone.lake)["row"].to_list() == [0, 0, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("there", ["gone", "back", "copied"])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_file_that_is_lost_half_read_goes_on_where_it_was(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch, call: int, after: bool, there: str
+) -> None:
+    """Whether it is there again, under its name or another, when the intake that died is repeated."""
+    rows = [bad() if k == "d" else good(k) for k in "abcdefgh"]
+    zone.csv("events/0.csv", [good("0")])
+    lost = zone.csv("events/a.csv", rows)
+    zone.csv("events/b.csv", [good("z")])
+    in_pieces(monkeypatch)
+    with Crash(monkeypatch, steps.lean, "append", after=True, call=3), pytest.raises(Crashed):
+        zone.take(KEYLESS, batch_rows=3)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["0", "a", "b", "c", "e"]
+    lost.rename(zone.root / "away")
+    with Crash(monkeypatch, steps.lean, "append", after=after, call=call), pytest.raises(Crashed):
+        zone.take(KEYLESS, batch_rows=3)
+    if there != "gone":
+        (zone.root / "away").rename(lost if there == "back" else lost.with_name("c.csv"))
+    zone.take(KEYLESS, batch_rows=3)
+    if there == "gone":
+        (zone.root / "away").rename(lost)
+    zone.take(KEYLESS, batch_rows=3)
+    assert zone.take(KEYLESS).counts.read == 0
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == ["0", *"abcefgh", "z"]
+    told = [] if (call, after, there) == (1, False, "back") else [0]
+    assert letters(zone.lake)["row"].sort().to_list() == [*told, 4]
+    check_counts(zone)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_taken_whole_later(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = zone.csv("events/a.csv", [good(k) for k in "abcde"])
+    zone.csv("events/b.csv", [good("z")])
+    read = files.read
+
+    def fail_half_way(path: Path, *arguments: Any) -> Any:
+        for frame in read(path, *arguments):
+            yield from (frame.slice(i, 1) for i in range(2)) if path == lost else (frame,)
+            if path == lost:
+                raise LostFile(path, "Input/output error")
+
+    monkeypatch.setattr(files, "read", fail_half_way)
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        zone.take(KEYLESS)
+    monkeypatch.undo()
+    zone.take(KEYLESS)
+    assert zone.take(KEYLESS).counts.read == 0
+    assert table_rows(zone.lake)["event_id"].sort().to_list() == [*"abcde", "z"]
+
+
+def test_a_file_that_cannot_be_opened_is_taken_once_it_can(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone.csv("events/a.csv", [good("a"), good("b")])
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.name == "a.csv":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert zone.take().counts.dead_lettered == 1
+    again = zone.take()
+    assert (again.counts.read, again.notes) == (0, [])
+    monkeypatch.undo()
+    assert zone.take().counts.written == 2
+    assert zone.take().counts.read == 0
+    assert letters(zone.lake)["violations"].to_list() == [["file: lost from record 1 on: Permission denied"]]
 
 
 def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_an_archive_of_many_is_not_read():
 
 @pytest.mark.parametrize("format", [FORMAT, JsonLines(), Debezium(), Parquet()])
 def test_what_is_no_file_is_unreadable(format: Format, tmp_path: Path):
-    with pytest.raises(UnreadableFile, match="no such file"):
+    with pytest.raises(UnreadableFile, match="No such file"):
         next(read(tmp_path / "absent", format))
     with pytest.raises(UnreadableFile):
         next(read(tmp_path, format))

@@ -16,6 +16,7 @@ from medallion_platform.sources.landing import (
     digest_of,
     latest,
     look,
+    missing,
     register,
     scan,
     sort_out,
@@ -112,10 +113,10 @@ def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: 
 
 def test_registering():
     a, b = seen("a"), seen("b")
-    versions, repeated = register([], [(a, "1"), (b, "2"), (seen("c"), "1")])
+    versions, repeated = register([], [(a, "1"), (b, "2"), (seen("c"), "1")], {})
     assert [(v.sequence, v.path, v.state) for v in versions] == [(1, "a", "new"), (2, "b", "new")]
     assert [s.path for s in repeated] == ["c"]
-    more, repeated = register(versions, [(seen("a", 60), "3"), (b, "2")])
+    more, repeated = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
     assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
     assert repeated == [b]
     known = latest([*more, *versions])
@@ -123,17 +124,30 @@ def test_registering():
     assert unchanged(known, b)
     assert not unchanged(known, a)
     assert not unchanged(known, seen("z"))
-    back, _ = register([*versions, *more], [(seen("a", 70), "1")])
+    back, _ = register([*versions, *more], [(seen("a", 70), "1")], {})
     assert [(v.path, v.digest, v.state) for v in back] == [("a", "1", "new version")]
+
+
+def test_a_content_that_was_lost_is_wanted_once_more():
+    a, b = seen("a"), seen("b")
+    known, _ = register([], [(a, "1"), (b, "2")], {})
+    assert missing(known, {1: 5}) == {"1": 5}
+    for path in ("a", "c"):
+        found = [(seen(path, 60), "1"), (seen("d", 50), "1"), (b, "2")]
+        (again,), repeated = register(known, found, {"1": 5})
+        assert (again.sequence, again.path, again.state, again.first_row) == (3, path, "again", 5)
+        assert [s.path for s in repeated] == ["d", "b"]
+        assert missing([*known, again], {1: 5}) == {}
+        assert missing([*known, again], {1: 5, 3: 7}) == {"1": 7}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("123")), max_size=12), st.data())
 def test_registering_in_parts_is_registering_at_once(files: list[tuple[str, str]], data: Any):
     found = [(seen(path), digest) for path, digest in files]
     cut = data.draw(st.integers(0, len(found)))
-    first, _ = register([], found[:cut])
-    second, _ = register(first, found[cut:])
-    at_once, _ = register([], found)
+    first, _ = register([], found[:cut], {})
+    second, _ = register(first, found[cut:], {})
+    at_once, _ = register([], found, {})
     assert [*first, *second] == at_once
     for path in {v.path for v in at_once}:
         digests = [v.digest for v in at_once if v.path == path]
