@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from medallion_platform.contracts import lean as contracts
-from medallion_platform.contracts.contract import EVENT_DATE, Contract
+from medallion_platform.contracts.contract import (
+    EVENT_DATE,
+    Contract,
+    Expectation,
+    IsType,
+    NotNull,
+    Severity,
+)
 from medallion_platform.lakehouse import dead_letters, lean, ledger
 from medallion_platform.lakehouse.commit import sequence_of
 from medallion_platform.lakehouse.counts import Counts
@@ -496,9 +503,12 @@ def judge(source: FileSource, frame: pl.DataFrame, at: datetime) -> Judged:
     parts = [(parsed, source.contract)]
     if isinstance(source.format, Debezium):
         parsed = _changes(parsed)
-        image = pl.col("_op").is_in(_IMAGE_OPS)
-        keys = _keys_only(source.contract, source.format.key)
-        parts = [(parsed.filter(image), source.contract), (parsed.filter(~image), keys)]
+        image, deleted = pl.col("_op").is_in(_IMAGE_OPS), pl.col("_op") == "d"
+        parts = [
+            (parsed.filter(image), source.contract),
+            (parsed.filter(deleted), _keys_only(source.contract, source.format.key)),
+            (parsed.filter(~image & ~deleted), _keys_only(source.contract, ())),
+        ]
     verdicts = [_out_of_time(source, part, contracts.judge(contract, part), at) for part, contract in parts]
     sums: list[dict[str, int]] = [{}, {}, {}]
     for verdict in verdicts:
@@ -549,14 +559,19 @@ def _changes(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:
-    """The contract of an event without a row image: types hold, nothing else is expected.
+    """The contract of an event without a row image: types hold, and the key is there.
 
-    A delete carries only what the source's replica identity gives, a truncate not even a key.
+    A delete carries only what the source's replica identity gives; a truncate, a message and the
+    tombstone behind a delete concern no row, and have no key.
     """
-    del key
     columns = tuple(replace(c, nullable=True) for c in contract.columns)
-    kept = tuple(e for e in contract.expectations if type(e.test).__name__ == "IsType")
-    return replace(contract, columns=columns, expectations=kept)
+    types = [e for e in contract.expectations if isinstance(e.test, IsType)]
+    there = [
+        Expectation(f"{name}: not null", (name,), Severity.REJECT, NotNull())
+        for name in key
+        if name in contract.by_name
+    ]
+    return replace(contract, columns=columns, expectations=(*types, *there))
 
 
 def dead_rows(

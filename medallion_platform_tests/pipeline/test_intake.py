@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 from dataclasses import replace
@@ -20,7 +21,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.sources import files
-from medallion_platform.sources.source import FileSource, LostFile, Parquet
+from medallion_platform.sources.source import Debezium, FileSource, LostFile, Parquet
 
 from .toy import (
     CSV,
@@ -384,6 +385,33 @@ def test_an_empty_file_and_one_of_a_header_alone_are_taken(zone: Zone) -> None:
     version = zone.lake.version(CSV.table)
     assert zone.take().counts.read == 0
     assert zone.lake.version(CSV.table) == version
+
+
+# change events ------------------------------------------------------------------------------------
+
+
+CHANGES = replace(
+    CSV,
+    format=Debezium(("event_id",)),
+    contract=replace(CSV.contract, watermark=None, key=(), partitioned_by=()),
+)
+
+
+def change(op: str, row: dict[str, Any] | None, n: int = 1) -> Row:
+    image = {"before": row, "after": None} if op == "d" else {"before": None, "after": row}
+    source = {"connector": "postgresql", "lsn": n, "ts_ms": 1_700_000_000_000}
+    return Row(json.dumps({**image, "source": source, "op": op}).encode(), True)
+
+
+def test_a_delete_without_its_key_is_a_dead_letter(zone: Zone) -> None:
+    whole = {"event_id": "a", "event_timestamp": "2026-01-05T00:00:00Z"}
+    deletes: list[dict[str, Any]] = [{"event_id": "a"}, {"amount": 5}, {"event_id": None}]
+    rows = [change("c", whole), *(change("d", d) for d in deletes), change("t", None), Row(b"null", True)]
+    zone.json("events/a.json", rows)
+    zone.take(CHANGES)
+    assert table_rows(zone.lake)["_op"].to_list() == ["c", "d", "t", "tombstone"]
+    assert letters(zone.lake)["violations"].to_list() == [["event_id: not null"]] * 2
+    check_counts(zone)
 
 
 # severities ---------------------------------------------------------------------------------------
