@@ -210,6 +210,8 @@ def _other_values(typed: pl.DataFrame, expectation: Expectation) -> bool:
 def convert(given: pl.Series, type: ColumnType) -> pl.Series:
     """The values as this type; what cannot be read as `casts` says is null."""
     target = polars_type(type)
+    if given.dtype == pl.Binary:
+        given = _decoded(given)
     if given.dtype == target and type.kind not in ("date", "timestamp"):
         return given
     if given.dtype == pl.Null:
@@ -217,6 +219,21 @@ def convert(given: pl.Series, type: ColumnType) -> pl.Series:
     if given.dtype == pl.String:
         return _from_text(given, type, target)
     return _from_typed(given, type, target)
+
+
+def _decoded(given: pl.Series) -> pl.Series:
+    """Bytes as the text that they are; null where they are none."""
+    try:
+        return given.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        return pl.Series(given.name, [_text_of(value) for value in given], pl.String)
+
+
+def _text_of(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _from_text(text: pl.Series, type: ColumnType, target: pl.DataType) -> pl.Series:

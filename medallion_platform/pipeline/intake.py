@@ -40,7 +40,7 @@ from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.sources import files, landing
+from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.source import (
     Debezium,
     FileSource,
@@ -372,7 +372,7 @@ def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int
     _same_content(path, file)
     for frame in files.read(path, source.format, first_row):
         yield frame.with_columns(
-            *(_text(c, k) for c, k in frame.schema.items() if _as_text(source, c, k)),
+            *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
             pl.lit(file["path"]).alias("_file"),
             (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
         )
@@ -599,8 +599,8 @@ def dead_rows(
         return whole
     payload = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
     if isinstance(source.format, Parquet):
-        fields = [c for c in bad.columns if not c.startswith("_") and c != "violations"]
-        payload = pl.struct(fields).struct.json_encode().cast(pl.Binary)
+        fields = [c for c in bad.columns if c not in files.RESERVED and c != "violations"]
+        payload = pl.lit(parquet.payloads(bad.select(fields)).cast(pl.Binary))
     rows = bad.select(
         pl.lit(source.name).alias("source"),
         pl.col("_offset").alias("offset"),
@@ -634,7 +634,7 @@ def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str
         added.append(pl.col(str(contract.event_time)).dt.date().alias(EVENT_DATE))
     rows = rows.with_columns(added)
     wanted = _bronze_columns(source)
-    extra = [c for c in rows.columns if c not in wanted and not c.startswith("_")]
+    extra = [c for c in rows.columns if c not in wanted and c not in files.RESERVED]
     legal = _legal_names(extra, list(wanted), known)
     for name, kind in wanted.items():
         if name not in rows.columns:
@@ -648,33 +648,22 @@ def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str
 
 def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
     """Whether a field becomes text: its type in one Parquet file shall bind no other file."""
-    if column.startswith("_") or kind == pl.String:
+    if column in files.RESERVED or kind == pl.String:
         return False
     return column not in source.contract.by_name or kind.is_nested()
-
-
-def _text(column: str, kind: pl.DataType) -> pl.Expr:
-    """A typed field as text, nested ones as JSON."""
-    value = pl.col(column)
-    if kind == pl.Binary:
-        return value.bin.encode("base64")
-    if kind.is_nested():
-        wrapped = pl.struct(value.alias("v")).struct.json_encode()
-        text = wrapped.str.strip_prefix('{"v":').str.strip_suffix("}")
-        return pl.when(value.is_not_null()).then(text).alias(column)
-    return value.cast(pl.String)
 
 
 def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
     """Undeclared columns by a name that Delta accepts: no blanks or punctuation, unlike only by case.
 
+    A column that begins with `_` is ours, so that an undeclared field never does.
     Which fields share a column depends on their names alone, never on what came in one batch.
     """
     used = {c.lower() for c in taken}
     spelled = {c.lower(): c for c in known}
     names: dict[str, list[str]] = {}
     for column in extra:
-        name = "".join("_" if c in " ,;{}()\n\t=" else c for c in column) or "unnamed"
+        name = "".join("_" if c in " ,;{}()\n\t=" else c for c in column).lstrip("_") or "unnamed"
         while name.lower() in used:
             name += "_"
         names.setdefault(spelled.setdefault(name.lower(), name), []).append(column)

@@ -27,8 +27,14 @@ from medallion_platform.sources.source import (
 
 __all__ = ["RESERVED", "UnreadableFile", "header", "read", "reparse"]
 
-RESERVED = ("_row", "_payload", "_payload_bytes", "_malformed")
-"""The columns that every frame begins with; a field of such a name gets a `_` behind it."""
+RESERVED = (
+    *("_row", "_payload", "_payload_bytes", "_malformed"),
+    *("_source", "_file", "_offset", "_ingested_at"),
+)
+"""The columns that every frame begins with, and what else is told of where a record came from.
+
+A field of such a name gets a `_` behind it.
+"""
 
 
 def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK) -> Iterator[pl.DataFrame]:

@@ -40,7 +40,10 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
                         yield row - len(frame), frame
     except UnreadableFile:
         raise
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (
+        *(pa.ArrowException, OSError, ValueError),
+        *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    ) as error:
         raise _unreadable(path, error) from error
 
 
@@ -53,15 +56,43 @@ def columns(path: Path) -> tuple[str, ...]:
         raise _unreadable(path, error) from error
 
 
-def payload(row: dict[str, Any]) -> str:
-    """A row as JSON text: what a dead letter keeps of it."""
-    return json.dumps(row, default=_plain, ensure_ascii=False)
+def payloads(rows: pl.DataFrame) -> pl.Series:
+    """Each row as JSON: what a dead letter keeps of it.
+
+    Bytes that are no text stay what they are, and are no text either when the JSON is read again.
+    """
+    texts = [
+        json.dumps({k: _as_they_came(v) for k, v in row.items()}, default=_plain)
+        for row in rows.iter_rows(named=True)
+    ]
+    return pl.Series("payload", texts, pl.String)
 
 
-def payloads(frame: pl.DataFrame) -> pl.Series:
-    """Each row of `frame` as JSON text, columns that begin with `_` left out."""
-    kept = frame.select(c for c in frame.columns if not c.startswith("_"))
-    return pl.Series("_payload", [payload(r) for r in kept.iter_rows(named=True)], pl.String)
+def text(values: pl.Series) -> pl.Series:
+    """Typed values as text: nested ones as JSON, bytes in base64."""
+    kind = values.dtype
+    if kind == pl.Binary:
+        return values.bin.encode("base64")
+    if kind == pl.Duration:
+        return values.dt.to_string("iso")
+    if not kind.is_nested():
+        return values.cast(pl.String)
+    if _holds_bytes(kind):  # what polars has no JSON for
+        told = [None if v is None else json.dumps(v, default=_plain) for v in values.to_list()]
+        return pl.Series(values.name, told, pl.String)
+    wrapped = values.alias("v").to_frame().select(pl.struct("v").struct.json_encode().alias("text"))
+    told = wrapped["text"].str.strip_prefix('{"v":').str.strip_suffix("}").alias(values.name)
+    return told.set(values.is_null(), None)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_holds_bytes(field.dtype) for field in kind.fields)
+    return kind == pl.Binary or (isinstance(kind, pl.List | pl.Array) and _holds_bytes(kind.inner))
+
+
+def _as_they_came(value: Any) -> Any:
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
 
 
 def _plain(value: Any) -> Any:

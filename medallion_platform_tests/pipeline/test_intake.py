@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from medallion_platform.lakehouse import dead_letters, ledger
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
-from medallion_platform.pipeline.intake import IntakeFailed
+from medallion_platform.pipeline.intake import CHANGE, PROVENANCE, IntakeFailed
+from medallion_platform.pipeline.replay import replay
 from medallion_platform.sources import files
-from medallion_platform.sources.source import Debezium, FileSource, LostFile, Parquet
+from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
 
 from .toy import (
     CSV,
     JSON,
     MONDAY,
+    RUN,
     Row,
     Zone,
     bad,
@@ -318,7 +321,7 @@ def test_new_columns_flow_through_and_old_rows_have_none(zone: Zone) -> None:
     assert rows.select("color", "size__in_cm").rows() == [(None, None), ("red", "7")]
 
 
-@pytest.mark.parametrize(("one", "other"), [("color", "Color"), ("a b", "a_b"), ("a_b", "a b")])
+@pytest.mark.parametrize(("one", "other"), [("color", "Color"), ("a b", "a_b"), ("a_b", "a b"), ("_a", "a")])
 def test_names_that_clash_give_the_same_columns_for_any_split(zone: Zone, one: str, other: str) -> None:
     for i, name in enumerate((one, other)):
         header = f"event_id,event_timestamp,amount,email,{name}\n".encode()
@@ -362,6 +365,44 @@ def test_a_declared_column_of_parquet_is_judged_in_each_file_s_own_type(zone: Zo
     assert letters(zone.lake).height == 4
 
 
+def test_bytes_of_parquet_are_text_where_a_contract_says_so(zone: Zone) -> None:
+    source = replace(CSV, format=Parquet())
+    rows = [
+        {"event_id": k, "event_timestamp": b"2026-01-05T00:00:00Z", "amount": b"5", "email": e}
+        for k, e in ((b"a", "é€".encode()), (b"b", b"\xff"), (b"c", None))
+    ]
+    zone.put("events/a.parquet", b"")
+    pl.DataFrame(rows).write_parquet(zone.landing / "events/a.parquet")
+    zone.take(source)
+    found = table_rows(zone.lake)
+    assert found.select("event_id", "amount", "email").rows() == [("a", 5.0, "é€"), ("c", 5.0, None)]
+    assert letters(zone.lake)["violations"].to_list() == [["email: is a string"]]
+    (payload,) = letters(zone.lake)["payload"].to_list()
+    assert json.loads(payload)["email"].encode(errors="surrogateescape") == b"\xff"
+    assert replay(source, zone.lake, RUN).still_dead == 1
+
+
+def test_types_that_polars_has_no_text_for_flow_through(zone: Zone) -> None:
+    source = replace(CSV, format=Parquet())
+    row = {
+        "event_id": "a",
+        "event_timestamp": MONDAY,
+        "amount": timedelta(seconds=5),
+        "in": [{"b": [b"\xff"]}],
+        "took": timedelta(seconds=5),
+        "times": [timedelta(seconds=5)],
+    }
+    zone.put("events/a.parquet", b"")
+    pl.DataFrame([row, {**row, "amount": None}]).write_parquet(zone.landing / "events/a.parquet")
+    zone.take(source)
+    zone.put("events/b.parquet", b"")
+    pl.DataFrame([{**row, "event_id": "b"}]).drop("amount").write_parquet(zone.landing / "events/b.parquet")
+    zone.take(source)
+    texts = ('[{"b": ["/w=="]}]', "PT5S", '["PT5S"]')
+    assert table_rows(zone.lake).select("in", "took", "times").rows() == [texts] * 2
+    assert letters(zone.lake)["violations"].to_list() == [["amount: is a double"]]
+
+
 def check_counts(zone: Zone) -> None:
     assert not [r for _, r in zone.lake.records(CSV.table) if r.counts.missing]
 
@@ -374,6 +415,49 @@ def test_a_field_is_never_taken_for_provenance(zone: Zone) -> None:
     zone.put("events/a.csv", header + b"\n".join(r.text for r in rows) + b"\n", rows)
     zone.take(batch_rows=1)
     check(zone)
+
+
+OURS = (*PROVENANCE, *CHANGE, *files.RESERVED)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet", "debezium"])
+def test_a_field_named_like_a_column_of_ours_is_a_column_beside_it(zone: Zone, kind: str) -> None:
+    fields = {name: f"my {name}" for name in ("_id", *dict.fromkeys(OURS))}
+    rows = [
+        {"event_id": k, "event_timestamp": "2026-01-05T00:00:00Z", "amount": a, **fields}
+        for k, a in (("a", "5"), ("b", "-5"), ("c", "5"))
+    ]
+    source = CSV
+    if kind == "csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        zone.put("events/a", "\n".join(lines).encode())
+    elif kind == "json":
+        source = replace(CSV, format=JsonLines())
+        zone.put("events/a", "\n".join(map(json.dumps, rows)).encode())
+    elif kind == "debezium":
+        source = CHANGES
+        zone.json("events/a", [change("c", row, n) for n, row in enumerate(rows)])
+    else:
+        source = replace(CSV, format=Parquet())
+        zone.put("events/a", b"")
+        pl.DataFrame(rows).write_parquet(zone.landing / "events/a")
+    taken = zone.take(source)
+    assert (taken.counts.written, taken.counts.dead_lettered) == (2, 1)
+    found = table_rows(zone.lake)
+    assert found.select("event_id", "_source", "_file", "_row", "_offset").rows() == [
+        ("a", "events", "events/a", 1, offset_of(1, 1)),
+        ("c", "events", "events/a", 3, offset_of(1, 3)),
+    ]
+    kept = {value for row in found.rows() for value in row if str(value).startswith("my _")}
+    assert kept == set(fields.values())
+    assert set(found["id"]) == {"my _id"}
+    lax = tuple(e for e in source.contract.expectations if "greater" not in e.name)
+    contract = replace(source.contract, watermark=None, expectations=lax)
+    replay(replace(source, contract=contract), zone.lake, RUN)
+    again = table_rows(zone.lake)
+    assert again.columns == found.columns
+    mine = [c for c in again.columns if str(again[c][0]).startswith("my _")]
+    assert again.select(mine).n_unique() == 1, "a replay gives other fields than an intake"
 
 
 def test_an_empty_file_and_one_of_a_header_alone_are_taken(zone: Zone) -> None:
