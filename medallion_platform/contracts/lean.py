@@ -7,7 +7,7 @@ written only for the rows that fail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -75,6 +75,14 @@ def polars_type(type: ColumnType) -> pl.DataType:
     if type.kind == "decimal":
         return pl.Decimal(type.precision, type.scale)
     return _TYPES[type.kind]
+
+
+def type_of(kind: pl.DataType) -> ColumnType | None:
+    """The contract's type that has this polars type, if one has."""
+    if isinstance(kind, pl.Decimal):
+        return ColumnType("decimal", kind.precision, kind.scale)
+    names: Iterable[Any] = (name for name, type in _TYPES.items() if type == kind)
+    return next((ColumnType(name) for name in names), None)
 
 
 def polars_schema(contract: Contract) -> pl.Schema:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -425,7 +425,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     bad = dead_rows(source, run, judged.bad, batch.unreadable)
     bad = bad.filter(~pl.col("offset").is_in(list(already)))
     dead = bad.height + len(already)
-    rows = finish(source, run, rows, [f.name for f in table.schema().fields])
+    rows = finish(source, run, rows, pl.scan_delta(table).collect_schema())
     unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
         verb="intake",
@@ -620,10 +620,13 @@ def dead_rows(
     return pl.concat([whole, rows], how="vertical_relaxed")
 
 
-def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str] = ()) -> pl.DataFrame:
+def finish(
+    source: FileSource, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
     """The bronze row: derived partition column, provenance, legal names, columns in order.
 
-    known: the columns that the table has; a field that differs by case or punctuation goes there.
+    known: the columns that the table has. A field that differs by case or punctuation goes there, and
+    one that the contract declared once keeps the type it had then.
     """
     contract = source.contract
     added = [
@@ -635,15 +638,24 @@ def finish(source: FileSource, run: Run, rows: pl.DataFrame, known: Sequence[str
     rows = rows.with_columns(added)
     wanted = _bronze_columns(source)
     extra = [c for c in rows.columns if c not in wanted and c not in files.RESERVED]
-    legal = _legal_names(extra, list(wanted), known)
+    legal = _legal_names(extra, list(wanted), list(known))
     for name, kind in wanted.items():
         if name not in rows.columns:
             rows = rows.with_columns(pl.lit(None, kind).alias(name))
     return rows.select(
         *(pl.col(c) for c in wanted if not c.startswith("_")),
-        *(pl.coalesce(sorted(fields)).alias(name) for name, fields in legal.items()),
+        *(
+            _as(known.get(name, pl.String()), rows.select(pl.coalesce(sorted(fields)).alias(name))[name])
+            for name, fields in legal.items()
+        ),
         *(pl.col(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
     )
+
+
+def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
+    """An undeclared field in the type that its column has; null where the text does not fit it."""
+    declared = contracts.type_of(kind)
+    return text if declared is None else contracts.convert(text, declared)
 
 
 def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:

@@ -82,7 +82,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
     there = _offsets_in(table, source, good["_offset"])
     good = good.filter(~pl.col("_offset").is_in(there.implode()))
     twice = duplicates(good, source.contract, table, _intake.identity_of(source))
-    rows = _intake.finish(source, run, good.filter(~twice), [f.name for f in table.schema().fields])
+    rows = _intake.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
     counts = Counts(chosen.height, rows.height + len(there), judged.bad.height, int(twice.sum()), 0)
     unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
@@ -132,7 +132,7 @@ def reparse(
         stored.select(pl.col("_payload").cast(pl.Binary).alias("payload"), "_file", "_row", "_offset"),
     )
     judged = _intake.judge(source, frame, run.at)
-    good = _intake.finish(source, run, judged.good, [f.name for f in table.schema().fields])
+    good = _intake.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
     bad = _intake.dead_rows(source, run, judged.bad, [])
     held = set(dead_letters.read(lake, source.table)["offset"])
     bad = bad.filter(~pl.col("offset").is_in(list(held)))

@@ -278,6 +278,27 @@ def test_a_narrower_contract_keeps_the_table_s_type(zone: Zone) -> None:
     assert letters(zone.lake)["violations"].to_list() == [["amount: is a integer"]]
 
 
+def test_a_column_that_the_contract_gave_up_keeps_its_type(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5.5"), bad()])
+    zone.take()
+    contract: Contract = CSV.contract
+    source = replace(
+        CSV,
+        contract=replace(
+            contract,
+            columns=tuple(c for c in contract.columns if c.name != "amount"),
+            expectations=tuple(e for e in contract.expectations if "amount" not in e.columns),
+        ),
+    )
+    zone.csv("events/b.csv", [good("b", 0, "7"), good("c", 0, "much")])
+    zone.take(source)
+    amounts = [("a", 5.5), ("b", 7.0), ("c", None)]
+    assert table_rows(zone.lake).select("event_id", "amount").rows() == amounts
+    reparse(source, zone.lake, RUN)
+    assert table_rows(zone.lake).select("event_id", "amount").rows() == amounts
+    assert table_rows(zone.lake)["_payload"][2].split(",")[2] == "much"
+
+
 @pytest.mark.parametrize("name", ["append", "replace"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", [1, 2])
