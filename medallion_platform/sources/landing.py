@@ -77,7 +77,11 @@ def look(
 
 
 def scan(landing: Path | str) -> list[Seen]:
-    """Every file in a landing zone, also in folders; an absent zone is an empty one."""
+    """Every file in a landing zone, also in folders; an absent zone is an empty one.
+
+    A link is a file, also one that leads nowhere; what has no content of its own (a pipe, a socket)
+    is none.
+    """
     return sorted(_scanned(str(landing), ""), key=lambda seen: seen.path)
 
 
@@ -93,11 +97,11 @@ def _scanned(root: str, folder: str) -> Iterator[Seen]:
             continue
         try:
             facts = entry.stat()
-        except FileNotFoundError:
+        except OSError:
             if not entry.is_symlink():
                 continue  # gone since it was listed
             facts = entry.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(facts.st_mode):
+        if stat.S_ISREG(facts.st_mode) or stat.S_ISLNK(facts.st_mode):
             yield Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
 

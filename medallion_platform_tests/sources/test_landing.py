@@ -100,6 +100,15 @@ def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
     assert scan(tmp_path / "absent") == []
 
 
+def test_what_has_no_content_of_its_own_is_no_file(tmp_path: Path):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe")
+    assert [s.path for s in scan(tmp_path)] == ["a", "link", "loop"]
+
+
 def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: Path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
         (tmp_path / name).write_bytes(content)
