@@ -346,8 +346,8 @@ def _batches(
             reason = _LOST.format(_next_row(reached, file)) + error.reason
             unreadable.append({**file, "reason": reason, "kept": False})
         except UnreadableFile as error:
-            _quarantine(lake, source, folder, file)
-            unreadable.append({**file, "reason": f"file: {error.reason}", "kept": True})
+            kept = _quarantine(lake, source, folder, file)
+            unreadable.append({**file, "reason": f"file: {error.reason}", "kept": kept})
         reached = offset_of(file["sequence"] + 1, 0)
     if reached > position and (frames or unreadable or pending):
         yield _Batch(_concat(frames), unreadable, reached)
@@ -694,13 +694,18 @@ def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
 
 
-def _quarantine(lake: Lake, source: FileSource, folder: Path, file: dict[str, Any]) -> None:
-    """Keep a copy of a file that cannot be read: a dead letter is kept whole."""
+def _quarantine(lake: Lake, source: FileSource, folder: Path, file: dict[str, Any]) -> bool:
+    """Keep a copy of a file that cannot be read (a dead letter is kept whole); whether there is one."""
     original = folder / file["path"]
     target = lake.root / "quarantine" / source.name / file["digest"] / original.name
-    if target.exists() or not original.exists():
-        return
+    if target.exists():
+        return True
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    shutil.copyfile(original, part)
+    try:
+        shutil.copyfile(original, part)
+    except OSError:
+        part.unlink(missing_ok=True)
+        return False
     part.replace(target)
+    return True
