@@ -80,12 +80,20 @@ def _bounds(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> dict
         low, high = times.min(), times.max()
         assert isinstance(low, datetime)
         assert isinstance(high, datetime)
-        bounds = (low - contract.watermark, high + contract.watermark)
+        bounds = (_shifted(low, -contract.watermark), _shifted(high, contract.watermark))
         found: dict[str, tuple[object, object]] = {contract.event_time: bounds}
         if EVENT_DATE in contract.partitioned_by:
             found[EVENT_DATE] = (bounds[0].date(), bounds[1].date())
         return found
     return {column: (batch[column].min(), batch[column].max()) for column in _orderable(batch, key)}
+
+
+def _shifted(time: datetime, by: timedelta) -> datetime:
+    """A time earlier or later; the first or last one there is, where that lies beyond it."""
+    try:
+        return time + by
+    except OverflowError:
+        return (datetime.max if by > timedelta() else datetime.min).replace(tzinfo=time.tzinfo)
 
 
 def _orderable(batch: pl.DataFrame, key: Iterable[str]) -> list[str]:

@@ -110,6 +110,18 @@ def test_a_chain_of_repeats_is_measured_from_the_accepted_row(tmp_path: Path) ->
     assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, True, False, True]
 
 
+def test_at_the_ends_of_the_calendar_repeats_are_found_too(tmp_path: Path) -> None:
+    declared = contract(WATERMARK, ("k",))
+    ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]
+    frame = pl.DataFrame(
+        [{"k": "a", "n": 1, "t": t, "r": 0} for t in ends], schema=polars_schema(declared)
+    ).with_columns(pl.col("t").dt.date().alias("event_date"))
+    write_deltalake(tmp_path, frame.clear(), partition_by=["event_date"])
+    assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, False]
+    write_deltalake(tmp_path, frame, mode="append")
+    assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [True, True]
+
+
 def test_without_a_key_nothing_repeats(tmp_path: Path) -> None:
     declared = contract(None, ())
     frame = pl.DataFrame([{"k": "a", "n": 1, "t": START, "r": 0}] * 3, schema=polars_schema(declared))
