@@ -72,6 +72,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
         lake,
         chosen.select(
             pl.col("payload"),
+            pl.col("violations").list.first().str.starts_with("record: not valid ").alias("_raw"),
             pl.col("file").alias("_file"),
             pl.col("row").alias("_row"),
             pl.col("offset").alias("_offset"),
@@ -129,7 +130,9 @@ def reparse(
     frame = _parse_again(
         source,
         lake,
-        stored.select(pl.col("_payload").cast(pl.Binary).alias("payload"), "_file", "_row", "_offset"),
+        stored.select(
+            pl.col("_payload").alias("payload"), pl.lit(False).alias("_raw"), "_file", "_row", "_offset"
+        ),
     )
     judged = _intake.judge(source, frame, run.at)
     good = _intake.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
@@ -160,7 +163,10 @@ def reparse(
 
 
 def _parse_again(source: FileSource, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
-    """Stored payloads as the reader would give them, with `_file`, `_row` and `_offset`."""
+    """Stored payloads as the reader would give them, with `_file`, `_row` and `_offset`.
+
+    A payload is text, but that of a record that did not decode (`_raw`): it is its bytes in the file.
+    """
     form = JsonLines() if isinstance(source.format, Parquet) else source.format
     headers = {
         r["sequence"]: tuple(r["header"]) if r["header"] else None
@@ -177,9 +183,9 @@ def _parse_again(source: FileSource, lake: Lake, stored: pl.DataFrame) -> pl.Dat
         )
     )
     frames = []
-    for (header,), part in named.group_by("_header", maintain_order=True):
+    for (header, raw), part in named.group_by("_header", "_raw", maintain_order=True):
         columns = tuple(str(header).split("\x1f")) if header else None
-        parsed = files.reparse(part["payload"], form, columns)
+        parsed = files.reparse(part["payload"].cast(pl.Binary if raw else pl.String), form, columns)
         frames.append(parsed.drop("_row").with_columns(part["_row"], part["_file"], part["_offset"]))
     return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
 

@@ -83,6 +83,12 @@ class TextFile:
             for i, part in enumerate(parts)
         )
 
+    def decoded(self, record: bytes) -> bytes:
+        """A record as it stands in a block, of its bytes as they came in the file."""
+        if self.encoding == "utf-8":
+            return record
+        return _encoded(record.decode(self.encoding, "medallion.keep"))
+
     def _decoded(self) -> Iterator[bytes]:
         decoder: codecs.IncrementalDecoder | None = None
         first = True

@@ -110,9 +110,11 @@ def header(path: Path | str, format: Format) -> tuple[str, ...] | None:
 
 
 def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The same parsing as `read` of payloads (String or Binary) that were stored: one row for each.
+    """The same parsing as `read` of payloads that were stored: one row for each.
 
-    `columns` are the names of a CSV file's fields (`header`). `_row` counts the payloads from 1.
+    Payloads are text (String), or the bytes of records as they stood in their file (Binary), which are
+    decoded as the format says. `columns` are the names of a CSV file's fields (`header`). `_row` counts
+    the payloads from 1.
     """
     if isinstance(format, Parquet):
         raise TypeError("Parquet rows have no payload to parse again")
@@ -123,11 +125,14 @@ def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None =
         parser: Parser = CsvParser(format, names)
     else:
         parser = _parser(format)
+    source = TextFile(Path(), format.encoding) if payloads.dtype == pl.Binary else None
     binary = payloads.cast(pl.Binary).fill_null(b"")
+    if source is not None:
+        binary = pl.Series([source.decoded(record) for record in binary], dtype=pl.Binary)
     lengths = binary.bin.size().to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
     block = Block(*binary.to_list())
-    return _records(parser, block, ends - lengths, ends, 1, None)
+    return _records(parser, block, ends - lengths, ends, 1, source)
 
 
 def _parser(format: Format) -> Parser:

@@ -25,10 +25,10 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import replay as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.replay import reparse, replay
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.source import Csv, FileSource
 
 from .test_intake import Crash, Crashed, with_severity
-from .toy import CSV, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows
+from .toy import CSV, FIELDS, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows
 
 LAX = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
 quick = settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
@@ -72,6 +72,28 @@ def test_letters_that_pass_now_come_back_once(zone: Zone) -> None:
     assert letters(zone.lake)["row"].to_list() == [3]
     assert replay(LAX, zone.lake, RUN).counts.written == 0
     assert table_rows(zone.lake).height == 3
+
+
+def test_letters_that_did_not_decode_come_back_by_the_right_encoding(zone: Zone) -> None:
+    zone.csv("events/a.csv", [bad("a,2026-01-05T00:00:00Z,5,é".encode("cp1252")), good("b", 0, "-1", "é")])
+    zone.take()
+    (raw,) = letters(zone.lake).filter(pl.col("row") == 1)["payload"]
+    assert raw.endswith(b"\xe9")
+    assert replay(LAX, zone.lake, RUN).still_dead == 1
+    assert replay(replace(LAX, format=Csv(encoding="cp1252")), zone.lake, RUN).still_dead == 0
+    assert table_rows(zone.lake).select("event_id", "email").rows() == [("a", "é"), ("b", "é")]
+    assert table_rows(zone.lake)["_payload"][0].endswith(",é")
+
+
+def test_letters_that_did_not_decode_stay_what_they_came_as(zone: Zone) -> None:
+    text = ",".join(FIELDS) + "\na,2026-01-05T00:00:00Z,5,"
+    zone.put("events/a.csv", text.encode("utf-16-le") + b"\x00\xdc" + "\n".encode("utf-16-le"))
+    source = replace(CSV, format=Csv(encoding="utf-16-le"))
+    zone.take(source)
+    before = letters(zone.lake)
+    assert before["violations"].to_list() == [["record: not valid utf-16-le"]]
+    assert replay(source, zone.lake, RUN).still_dead == 1
+    assert letters(zone.lake).equals(before)
 
 
 def test_only_the_letters_asked_for_come_back(zone: Zone) -> None:
