@@ -7,11 +7,11 @@ written only for the rows that fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -81,8 +81,7 @@ def type_of(kind: pl.DataType) -> ColumnType | None:
     """The contract's type that has this polars type, if one has."""
     if isinstance(kind, pl.Decimal):
         return ColumnType("decimal", kind.precision, kind.scale)
-    names: Iterable[Any] = (name for name, type in _TYPES.items() if type == kind)
-    return next((ColumnType(name) for name in names), None)
+    return next((ColumnType(cast(Any, name)) for name, type in _TYPES.items() if type == kind), None)
 
 
 def polars_schema(contract: Contract) -> pl.Schema:
