@@ -148,7 +148,8 @@ def remake(
 
 def _plan_of(rows: DataFrame) -> str:
     """The analyzed plan, its first line the columns of the frame."""
-    return str(rows.select(*rows.columns)._jdf.queryExecution().analyzed().toString())
+    frame: Any = rows.select(*rows.columns)
+    return str(frame._jdf.queryExecution().analyzed().toString())
 
 
 def _refuse_gone_files(
