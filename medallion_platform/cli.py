@@ -261,17 +261,26 @@ def test(context: typer.Context) -> None:
 
 @app.command()
 def bench(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="intake, gate, refresh, start, growth; all if left out")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
     rounds: Annotated[int, typer.Option(help="Paired runs of each figure.", min=1)] = 5,
+    short: Annotated[bool, typer.Option("--short", help="A tenth of the rows: does it work at all?")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure the cost of the promises, as ratios to the bare alternative in the same run."""
-    from medallion_platform_tests.benchmarks import intake_ratio
-
-    figures = intake_ratio.measure(rounds)
-    _print_table("Figures", figures, as_json)
+    try:
+        from medallion_platform_tests.benchmarks import run
+    except ImportError:
+        raise Stop("the benchmarks are part of a checkout, not of the installed package", USAGE) from None
+    if unknown := [p for p in parts or () if p not in run.PARTS]:
+        raise Stop(f"no figures named {', '.join(unknown)}; there are {', '.join(run.PARTS)}", USAGE)
+    found = run.measure(parts or run.PARTS, rounds, short=short)
+    for title, rows in found.items():
+        _print_table(title, rows, as_json)
     if out:
-        out.write_text(intake_ratio.as_markdown(figures))
+        out.write_text(run.as_markdown(found))
 
 
 def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, next_steps: bool) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
+
 ROWS, FILES, WARM_ROWS = 400_000, 4, 5_000
 COLUMNS = (
     *("event_id", "user_id", "event_type", "event_timestamp", "page", "amount", "currency"),
@@ -25,56 +27,32 @@ COLUMNS = (
 )
 
 
-def measure(rounds: int) -> list[dict[str, Any]]:
-    """Paired runs of both formats; one line each with min, median and max of the ratio."""
+def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
+    """Paired runs of both formats."""
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for form in ("csv", "jsonl"):
             landing = Path(folder) / form
-            write(landing, form)
-            ratios, lean_speed, spark_speed = [], [], []
+            write(landing, form, rows)
+            lean, spark = [], []
             for n in range(rounds):
-                lean = _in_own_process("lean", form, landing, Path(folder) / f"lean-{form}-{n}")
-                spark = _in_own_process("spark", form, landing, Path(folder) / f"spark-{form}-{n}")
-                lean_speed.append(ROWS / lean)
-                spark_speed.append(ROWS / spark)
-                ratios.append(spark / lean)
+                lean.append(_in_own_process("lean", form, landing, Path(folder) / f"lean-{form}-{n}"))
+                spark.append(_in_own_process("spark", form, landing, Path(folder) / f"spark-{form}-{n}"))
             figures.append(
-                {
-                    "figure": f"intake of {form}, rows per CPU-second, against bare Spark",
-                    "min": round(min(ratios), 2),
-                    "median": round(median(ratios), 2),
-                    "max": round(max(ratios), 2),
-                    "rounds": rounds,
-                    "lean": round(median(lean_speed)),
-                    "spark": round(median(spark_speed)),
-                }
+                Figure(
+                    f"intake of {form}, checks included, rows per CPU-second of bare Spark",
+                    [s / n for s, n in zip(spark, lean, strict=True)],
+                    f"{rows / median(lean):,.0f} rows per CPU-second against {rows / median(spark):,.0f}",
+                    "at least 3",
+                )
             )
     return figures
 
 
-def as_markdown(figures: list[dict[str, Any]]) -> str:
-    """The figures as a table, with the machine they were measured on."""
-    import os
-    import platform
-    from importlib.metadata import version
-
-    packages = ("polars", "deltalake", "pyspark", "delta-spark", "pandera")
-    lines = [
-        f"Measured {datetime.now(UTC):%Y-%m-%d} by `./medallion bench` on {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages) + ".",
-        "",
-        "| " + " | ".join(figures[0]) + " |",
-        "|" + "---|" * len(figures[0]),
-        *("| " + " | ".join(str(v) for v in f.values()) + " |" for f in figures),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def write(landing: Path, form: str) -> None:
+def write(landing: Path, form: str, total: int) -> None:
     """Clean events, a few of them redelivered, as `FILES` files and a small one to get warm."""
     chance = random.Random(7)
-    for name, rows in [("warm", WARM_ROWS), *((f"part-{n}", ROWS // FILES) for n in range(FILES))]:
+    for name, rows in [("warm", WARM_ROWS), *((f"part-{n}", total // FILES) for n in range(FILES))]:
         folder = landing / ("warm" if name == "warm" else "events")
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{name}.{form}").open("w") as out:
@@ -131,10 +109,11 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
         kind = Csv() if form == "csv" else JsonLines()
         source = FileSource(folder, f"bronze.{folder}", BronzeEvents.contract, (f"{folder}/**",), kind, "x")
         seen = zone.look(landing, [source], datetime.now(UTC), 0).claimed[folder]
-        before = _cpu()
+        before = cpu_seconds()
         taken = intake(source, landing, seen, where, Run.now())
-        spent = _cpu() - before
-    assert taken.counts.written == ROWS, taken
+        spent = cpu_seconds() - before
+    assert taken.counts.missing == 0, taken
+    assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
     return spent
 
 
@@ -150,22 +129,13 @@ def _spark(form: str, landing: Path, lake: Path) -> float:
     schema = spark_schema(BronzeEvents.contract)
     for folder in ("warm", "warm", "events"):
         reader = spark.read.schema(schema)
-        before = _cpu()
+        before = cpu_seconds()
         files = str(landing / folder)
         rows = reader.option("header", True).csv(files) if form == "csv" else reader.json(files)
         rows = rows.withColumn("event_date", F.to_date("event_timestamp"))
         rows.write.format("delta").mode("append").partitionBy("event_date").save(str(lake / folder))
-        spent = _cpu() - before
+        spent = cpu_seconds() - before
     return spent
-
-
-def _cpu() -> float:
-    """CPU seconds of this process and all its living descendants."""
-    import psutil
-
-    me = psutil.Process()
-    times = [p.cpu_times() for p in (me, *me.children(recursive=True))]
-    return sum(t.user + t.system for t in times)
 
 
 if __name__ == "__main__":

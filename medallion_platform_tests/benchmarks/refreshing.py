@@ -1,0 +1,162 @@
+"""What a refresh costs: one changed day against a rebuild of thirty, nothing to do, and how costs grow.
+
+Refreshes run through `pipeline.refresh` in one warm Spark session. Growth is measured on the log alone:
+the plan, the status and one more commit, on tables of many partitions and of many commits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+from medallion_platform.domains.catalog import CATALOG
+from medallion_platform.jars import jars
+from medallion_platform.lakehouse import lean
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.plan import CODE, code_version
+from medallion_platform.pipeline.refresh import Run, out_of_date, refresh
+from medallion_platform_tests.benchmarks.figure import Figure, spent
+
+TABLE = CATALOG.by_name["gold.daily_user_metrics"]
+SOURCE = CATALOG.by_name["silver.events"]
+FIRST = date(2026, 1, 1)
+DAYS, ROWS_A_DAY = 30, 100_000
+
+
+def measure(rounds: int, rows: int = ROWS_A_DAY) -> list[Figure]:
+    """One changed day of thirty, then nothing to do."""
+    spark = engine.session(jars(), quick=False)
+    one, all_days, nothing = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(Path(folder))
+        for day in range(DAYS):
+            _events(lake, FIRST + timedelta(days=day), rows, f"first-{day}")
+
+        def bring(rebuild: bool = False) -> None:
+            refresh(TABLE, lake, lambda: spark, Run.now(), rebuild=rebuild, unit_columns=CATALOG.unit_columns)
+
+        bring()
+        for n in range(-1, rounds):
+            _events(lake, FIRST + timedelta(days=n + 5), 1000, f"late-{n}")
+            late, idle, whole = spent(bring), spent(bring), spent(lambda: bring(rebuild=True))
+            if n >= 0:
+                one.append(late)
+                nothing.append(idle)
+                all_days.append(whole)
+    return [
+        Figure(
+            f"a rebuild of {DAYS} days in refreshes of one changed day, CPU seconds",
+            [a / o for a, o in zip(all_days, one, strict=True)],
+            f"{median(all_days):.2f} s against {median(one):.2f} s, {rows:,} events a day",
+            "at least 10",
+        ),
+        Figure(
+            "a refresh with nothing to do, share of one changed day's CPU seconds",
+            [max(i, 0.01) / o for i, o in zip(nothing, one, strict=True)],
+            f"{median(nothing):.2f} s",
+        ),
+    ]
+
+
+SIZES = ((10, 10), (100, 10), (1000, 10), (10, 100), (10, 1000), (10, 10_000))
+
+
+def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, str]]:
+    """Milliseconds of planning, status and one more commit by partitions and commits; medians."""
+    found = []
+    for partitions, commits in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            lake = Lake(Path(folder))
+            _grow(lake, partitions, commits)
+            timed = {
+                "plan": lambda lake=lake: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns, {}),
+                "status": lambda lake=lake: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
+                "one more commit": lambda lake=lake: _events(lake, FIRST, 1, "more"),
+            }
+            found.append(
+                {"partitions": f"{partitions:,}", "commits": f"{commits:,}"}
+                | {name: f"{_milliseconds(work, rounds):.0f} ms" for name, work in timed.items()}
+            )
+    return found
+
+
+def _milliseconds(work: object, rounds: int) -> float:
+    assert callable(work)
+    work()
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return median(times) * 1000
+
+
+def _grow(lake: Lake, partitions: int, commits: int) -> None:
+    """A source of so many partitions and commits, and a table that was made from its newest version."""
+    days = [FIRST + timedelta(days=n) for n in range(partitions)]
+    _write(lake, pl.concat([_frame(day, 1, f"p{day}") for day in days]))
+    for n in range(commits - 1):
+        _events(lake, FIRST, 1, f"c{n}")
+        if n % 100 == 99:
+            found = lake.open(SOURCE.name)
+            assert found is not None
+            found.create_checkpoint()
+    version = lake.version(SOURCE.name)
+    code = code_version(TABLE)
+    record = Record(
+        "refresh",
+        "r",
+        datetime.now(UTC).isoformat(),
+        Counts(),
+        {SOURCE.name: {WHOLE: version}, CODE: {WHOLE: code}},
+    )
+    made = pl.DataFrame({"event_date": days, "user_id": ["u"] * partitions})
+    table = lake.ensure(TABLE.name, made.to_arrow().schema, ["event_date"])
+    lean.append(table, made, Record(**{**record.__dict__, "sequence": 1}), {})
+
+
+def _no_spark() -> object:
+    raise AssertionError("a plan needs no Spark")
+
+
+def _events(lake: Lake, day: date, rows: int, name: str) -> None:
+    _write(lake, _frame(day, rows, name))
+
+
+def _write(lake: Lake, frame: pl.DataFrame) -> None:
+    table = lake.ensure(SOURCE.name, frame.to_arrow().schema, ["event_date"])
+    sequence = max(table.transaction_version("writer") or 0, 0) + 1
+    at = datetime.now(UTC).isoformat()
+    lean.append(
+        table,
+        frame,
+        Record("refresh", "r", at, sequence=sequence, counts=Counts(frame.height, frame.height)),
+        {},
+    )
+
+
+def _frame(day: date, rows: int, name: str) -> pl.DataFrame:
+    """Silver events of a day, the columns that the gold table is made from."""
+    start = datetime.combine(day, datetime.min.time(), UTC)
+    n = pl.int_range(pl.len(), dtype=pl.Int64)
+    return pl.select(pl.int_range(rows)).select(
+        event_id=pl.format("{}-{}", pl.lit(name), n),
+        event_date=pl.lit(day),
+        event_timestamp=pl.lit(start, pl.Datetime("us", "UTC")) + pl.duration(seconds=n % 86_400),
+        user_id=pl.format("u{}", n % 2000),
+        region_code=pl.lit("EU-W"),
+        region_name=pl.lit("West"),
+        event_type=pl.lit("click"),
+        session_id=pl.format("s{}", n % 3000),
+        session_seconds=n % 900,
+        amount_usd=(n % 100).cast(pl.Decimal(18, 2)),
+    )
