@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -52,7 +53,7 @@ def stage(lake: Lake, rows: Iterable[dict[str, Any]], group: int = 2) -> list[An
         target = folder / f"unit={name}"
         target.mkdir(parents=True, exist_ok=True)
         part = part.drop("unit").to_arrow().cast(pa.schema([f for f in SCHEMA if f.name != "unit"]))
-        pq.write_table(part, target / f"part-{len(list(folder.rglob('*')))}.parquet", row_group_size=group)
+        pq.write_table(part, target / f"part-{uuid.uuid4()}.parquet", row_group_size=group)
     return staged_files(lake.path(TABLE), "staged/x", ["unit"])
 
 
