@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +96,7 @@ def run(
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
     """Show each table: last refresh, freshness, rows, dead letters."""
-    from datetime import UTC, datetime, timedelta
+    from datetime import UTC, timedelta
 
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
@@ -113,6 +115,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
             {
                 "table": name,
                 "last refresh": record.at if record else None,
+                "run": record.run_id if record else None,
                 "freshness": fresh,
                 "rows": lake.rows(name),
                 "dead letters": dead_letters.count(lake, name),
@@ -120,6 +123,57 @@ def status(home: Home = None, as_json: Json = False) -> None:
             }
         )
     _print_table("Tables", rows, as_json)
+
+
+@app.command()
+def show(
+    table: Annotated[str, typer.Argument(help="e.g. silver.events")],
+    version: Annotated[int | None, typer.Option(help="As of this version of the table.", min=0)] = None,
+    at: Annotated[datetime | None, typer.Option(help="As of this instant (UTC).")] = None,
+    limit: Annotated[int, typer.Option(help="How many rows.", min=1)] = 10,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show rows of a table, now or as of a version or an instant; personal data is masked."""
+    from datetime import UTC
+
+    from medallion_platform.definitions import catalog
+    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.preview import preview
+
+    lake = Lake(_settings(home).lake)
+    if at is not None:
+        version = lake.version_at(_known(table), at.replace(tzinfo=at.tzinfo or UTC))
+    newest = lake.version(_known(table))
+    if newest < 0 or (version is not None and not 0 <= version <= newest):
+        raise Stop(f"{table} has no such version; its newest is {newest}", USAGE)
+    rows = preview(lake, catalog.contract_of(table), table, limit, version)
+    title = f"{table} as of version {newest if version is None else version}"
+    _print_table(title, rows.to_dicts() if rows is not None else [], as_json)
+
+
+@app.command()
+def rollback(
+    run_id: Annotated[str, typer.Argument(help="The Dagster run to take back.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take back what a run did to any table, and refresh what follows; both are recorded."""
+    from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+    from medallion_platform.orchestration import runs
+    from medallion_platform.pipeline.rollback import CannotRollBack
+
+    settings = _settings(home)
+    _quiet()
+    try:
+        with runs.instance(settings.dagster_home) as on:
+            place = lakehouse_of(settings)
+            taken_back, outcome = runs.roll_back(definitions_of(settings), catalog, place, on, run_id)
+    except CannotRollBack as error:
+        raise Stop(str(error)) from None
+    _print_table(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json)
+    if outcome.failed:
+        raise Stop("\n".join(f"{step}: {why}" for step, why in outcome.failed.items()))
 
 
 @app.command()
@@ -318,7 +372,7 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, n
 
 def _look(settings: Settings, as_json: bool) -> bool:
     """Name the files that will not be taken in; waits for those that are still settling."""
-    from datetime import UTC, datetime
+    from datetime import UTC
 
     from medallion_platform.definitions import catalog
     from medallion_platform.sources import landing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,14 @@ class Lake:
         """The newest version, -1 where the table does not exist yet."""
         found = self.open(table)
         return -1 if found is None else found.version()
+
+    def version_at(self, table: str, at: datetime) -> int:
+        """The version that was the newest at an instant, -1 where there was none yet."""
+        found = self.open(table)
+        if found is None:
+            return -1
+        versions = [i["version"] for i in found.history() if i["timestamp"] <= at.timestamp() * 1000]
+        return max(versions, default=-1)
 
     def exists(self, table: str) -> bool:
         """Whether the table has been created."""

@@ -12,6 +12,7 @@ from medallion_platform.orchestration.names import key_of, pool_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
+from medallion_platform.pipeline.preview import preview
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
@@ -23,6 +24,8 @@ class RefreshConfig(dg.Config):
 
     rebuild: bool = False
     """Make the requested partitions anew even where they are up to date."""
+    as_of: str | None = None
+    """Read the upstream tables as they were at this instant (ISO 8601), until the next refresh."""
 
 
 def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.AssetsDefinition:
@@ -68,6 +71,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             Run(context.run_id, datetime.now(UTC)),
             units=_requested(context),
             rebuild=config.rebuild,
+            as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             unit_columns=unit_columns,
         )
         tell(table.name, done.reason)
@@ -203,7 +207,9 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             "dagster/uri": lake.path(source.table),
             "violations": dg.MetadataValue.json(taken.violations),
             "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in taken.notes) or "none"),
-            "preview": dg.MetadataValue.md(reports.preview(lake, source.contract, source.table)),
+            "preview": dg.MetadataValue.md(
+                reports.as_markdown(preview(lake, source.contract, source.table, reports.PREVIEW))
+            ),
         }
         partitioned = partitions.of_source(source) is not None
         for unit in sorted(taken.units) if partitioned else (None,):

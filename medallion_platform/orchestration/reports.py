@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from medallion_platform.contracts.contract import Contract, Severity
-from medallion_platform.contracts.masking import mask_lean
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
@@ -17,11 +16,17 @@ from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.drift import drift
 from medallion_platform.pipeline.lineage import Lineage
+from medallion_platform.pipeline.preview import preview
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
 DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
+PREVIEW = 5
+"""Rows that a materialization shows."""
 
 _SURGE_ROWS = 10
 _SURGE_SHARE = 0.05
@@ -74,7 +79,7 @@ def metadata(
         "delta_version": version,
         "what_was_done": reason,
         "dead_letters": dead_letters.count(lake, table),
-        "preview": dg.MetadataValue.md(preview(lake, contract, table)),
+        "preview": dg.MetadataValue.md(as_markdown(preview(lake, contract, table, PREVIEW))),
         **{f"rows_{name}": n for name, n in counts.as_dict().items()},
     }
     if record:
@@ -90,20 +95,12 @@ def metadata(
     return found
 
 
-def preview(lake: Lake, contract: Contract, table: str, rows: int = 5) -> str:
-    """A few rows as a markdown table; personal data is masked, also in bronze."""
-    import polars as pl
-
-    found = lake.open(table)
-    if found is None:
+def as_markdown(rows: pl.DataFrame | None) -> str:
+    """A few rows as a markdown table."""
+    if rows is None:
         return "no rows yet"
-    head = pl.scan_delta(found).drop("_payload", strict=False).head(rows).collect()
-    hidden = [mask_lean(pl.col(c), k).alias(c) for c, k in contract.pii.items() if c in head.columns]
-    # What nobody declared may be personal as well.
-    declared = [c for c in contract.column_names if c in head.columns]
-    shown = head.with_columns(hidden).select(declared)
-    lines = ["| " + " | ".join(shown.columns) + " |", "|" + "---|" * shown.width]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in shown.iter_rows()]
+    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * rows.width]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows.iter_rows()]
     return "\n".join(lines)
 
 

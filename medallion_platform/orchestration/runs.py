@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -20,7 +20,8 @@ import dagster as dg
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
+from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
+from medallion_platform.pipeline.rollback import TakenBack, rollback
 from medallion_platform.pipeline.table import Table
 
 if TYPE_CHECKING:
@@ -102,10 +103,43 @@ def run_everything(
     if not all(lakehouse.lake.exists(t.name) for t in catalog.tables):
         _warm_up(lakehouse)
     _execute(defs.resolve_job_def("intake"), on, outcome, {})
-    for group in _groups(catalog):
-        _refresh_group(defs, catalog, lakehouse, on, group, outcome)
-    _publish(defs, lakehouse, on, outcome)
+    _refresh_all(defs, catalog, lakehouse, on, outcome)
     return outcome
+
+
+def roll_back(
+    defs: dg.Definitions, catalog: Catalog, lakehouse: Lakehouse, on: dg.DagsterInstance, run_id: str
+) -> tuple[list[TakenBack], Outcome]:
+    """Take back what a run did, then refresh what follows from the tables that it wrote.
+
+    The tables themselves are left as they were before it: made again by the same code they would be
+    the same again. Each is told to Dagster as an observation.
+    """
+    taken_back = rollback(catalog, lakehouse.lake, run_id, Run.now("rollback"))
+    for table in taken_back:
+        on.report_runless_asset_event(
+            dg.AssetObservation(
+                key_of(table.table),
+                description=f"Run {run_id} was taken back: {table.how}.",
+                metadata={"rows_before": table.rows_before, "rows": table.rows, "taken_back_run": run_id},
+            )
+        )
+    outcome = Outcome()
+    _refresh_all(defs, catalog, lakehouse, on, outcome, leave={t.table for t in taken_back})
+    return taken_back, outcome
+
+
+def _refresh_all(
+    defs: dg.Definitions,
+    catalog: Catalog,
+    lakehouse: Lakehouse,
+    on: dg.DagsterInstance,
+    outcome: Outcome,
+    leave: Collection[str] = (),
+) -> None:
+    for group in _groups(catalog):
+        _refresh_group(defs, catalog, lakehouse, on, [t for t in group if t.name not in leave], outcome)
+    _publish(defs, lakehouse, on, outcome)
 
 
 def _warm_up(lakehouse: Lakehouse) -> None:

@@ -139,7 +139,7 @@ def plan(
     if last is None or not last.position:
         return Work(heads, whole=True, reason="made from scratch: no earlier refresh is on record")
     if any(change is None for change in upstreams.changed.values()):
-        return Work(heads, whole=True, reason="the log of an upstream no longer reaches back")
+        return Work(heads, whole=True, reason="the log of an upstream does not say what changed since")
     changed = {u: c for u, c in upstreams.changed.items() if c is not None}
     old_code = last.position.get(CODE, {})
     if table.unit is None:

@@ -82,12 +82,14 @@ def refresh(
     *,
     units: Iterable[str] | None = None,
     rebuild: bool = False,
+    as_of: datetime | None = None,
     unit_columns: Mapping[str, str | None],
 ) -> Refreshed:
     """Bring `units` (None: all that is out of date) of the table up to date.
 
     spark: gives the session; not called where nothing has to be done. unit_columns: the unit
-    column of every upstream table (None: it has no unit). rebuild: also what is up to date.
+    column of every upstream table (None: it has no unit). rebuild: also what is up to date. as_of:
+    from the upstream tables as they were at an instant, until the next refresh without it.
 
     Raises:
         MissingUpstream: an upstream table does not exist.
@@ -101,7 +103,10 @@ def refresh(
     # Taken before the work begins: who commits in between makes this refresh too late.
     sequence = max(sequence_of(target), sequence_of(letters), 0) + 1
     last = lake.last_record(table.name, _VERBS) if target else None
-    upstreams, work = _decide(table, lake, spark, unit_columns, last, requested=requested, rebuild=rebuild)
+    heads = {u: lake.version(u) if as_of is None else lake.version_at(u, as_of) for u in table.upstream_names}
+    upstreams, work = _decide(
+        table, lake, spark, unit_columns, last, heads, requested=requested, rebuild=rebuild
+    )
     if work.nothing:
         if target is not None and last is not None and _lookups_moved(table, last, work):
             # On record, so that the next refresh does not look for affected rows again.
@@ -133,7 +138,7 @@ def refresh(
         try:
             made = make(upstreams, work)
         except (remake.Widening, remake.FilesGone):
-            upstreams, work = _decide(table, lake, spark, unit_columns, last, rebuild=True)
+            upstreams, work = _decide(table, lake, spark, unit_columns, last, heads, rebuild=True)
             made = make(upstreams, work)
     except RefreshFailed:
         raise
@@ -196,7 +201,8 @@ def out_of_date(
     units: set[str] = set()
     if not set(missing) - set(coming) and not missing:
         last = lake.last_record(table.name, _VERBS)
-        upstreams, work = _decide(table, lake, spark, unit_columns, last)
+        heads = {u: lake.version(u) for u in table.upstream_names}
+        upstreams, work = _decide(table, lake, spark, unit_columns, last, heads)
         if table.unit is None:
             return set() if work.nothing else None
         known = rebuilt_units(table, upstreams.units) | lake.units(table.name, table.unit.column)
@@ -215,6 +221,7 @@ def _decide(
     spark: Callable[[], SparkSession],
     unit_columns: Mapping[str, str | None],
     last: Record | None,
+    heads: Mapping[str, int],
     *,
     requested: set[str] | None = None,
     rebuild: bool = False,
@@ -222,7 +229,7 @@ def _decide(
     """Ask the logs what changed and make the plan; Spark only where a lookup's history changed."""
     target = lake.open(table.name)
     letters = lake.open(dead_letters.name(table.name))
-    upstreams = _look_upstream(table, lake, last, unit_columns)
+    upstreams = _look_upstream(table, lake, last, heads, unit_columns)
     existing = lake.units(table.name, table.unit.column) if table.unit else set()
     affected: set[str] = set()
     if last and table.lookups:
@@ -266,15 +273,17 @@ def _missing(table: Table, upstream: str) -> MissingUpstream:
 
 
 def _look_upstream(
-    table: Table, lake: Lake, last: Record | None, unit_columns: Mapping[str, str | None]
+    table: Table,
+    lake: Lake,
+    last: Record | None,
+    heads: Mapping[str, int],
+    unit_columns: Mapping[str, str | None],
 ) -> Upstreams:
-    """Newest versions of the upstream tables, and what changed in them since the last refresh."""
-    heads: dict[str, int] = {}
+    """What changed in the upstream tables between the last refresh and their versions `heads`."""
     changed: dict[str, Touched | None] = {}
     units: dict[str, set[str]] = {}
-    for name in table.upstream_names:
-        heads[name] = lake.version(name)
-        if heads[name] < 0:
+    for name, head in heads.items():
+        if head < 0:
             raise _missing(table, name)
     for upstream in table.upstreams.values():
         name, column = upstream.table, unit_columns[upstream.table]
@@ -284,6 +293,9 @@ def _look_upstream(
             continue
         versions = last.position.get(name, {})
         base = versions.get(WHOLE, -1)
+        if max(versions.values(), default=-1) > heads[name]:
+            changed[name] = None  # back in time
+            continue
         ahead = {u: v for u, v in versions.items() if u != WHOLE}
         try:
             log = list(commits(lake.path(name), base, heads[name], column))

@@ -15,6 +15,7 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration import reports
+from medallion_platform.pipeline.preview import preview
 
 
 def write(read: int, dead: int) -> Record:
@@ -47,7 +48,7 @@ class People(ContractModel):
 
 
 def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
-    assert reports.preview(lake, People.contract, "bronze.people") == "no rows yet"
+    assert reports.as_markdown(preview(lake, People.contract, "bronze.people", 5)) == "no rows yet"
     rows = {
         "id": [1, 2],
         "email": ["planted.name@example.com", None],
@@ -58,7 +59,7 @@ def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
     }
     lake.ensure("bronze.people", pl.DataFrame(rows).to_arrow().schema)
     write_deltalake(lake.path("bronze.people"), pl.DataFrame(rows), mode="append")
-    lines = reports.preview(lake, People.contract, "bronze.people").splitlines()
+    lines = reports.as_markdown(preview(lake, People.contract, "bronze.people", 5)).splitlines()
     assert lines[:3] == ["| id | email | note |", "|---|---|---|", "| 1 | pla***@example.com | a\\|b c |"]
     assert "planted.name" not in "".join(lines)
     assert all(len(line) < 120 for line in lines)

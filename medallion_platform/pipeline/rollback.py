@@ -1,0 +1,177 @@
+"""Take back what a run did to the lake. What follows from it is refreshed afterwards, by the caller.
+
+A refresh or a reparse is taken back by the version before it. An intake is taken back by its rows:
+those of later intakes stay, and the position stays too, so that no file is read twice. What was taken
+back is on record in the table's own log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit import WRITER, Fenced, sequence_of
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.refresh import Run
+
+
+class CannotRollBack(Exception):
+    """The run cannot be taken back; nothing was changed, the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """What became of one table. rows: how many it has now, against `rows_before`."""
+
+    table: str
+    how: str
+    rows_before: int
+    rows: int
+
+
+def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenBack]:
+    """Take back every commit of a run, upstream tables first.
+
+    Raises:
+        CannotRollBack: no commit of the run is in any log, or later commits rest on one of them.
+        Fenced: another run committed to a table meanwhile; run it again.
+    """
+    plans = [p for name in catalog.names for p in [_plan(lake, name, run_id)] if p]
+    if not plans:
+        raise CannotRollBack(
+            f"no table has a commit of run {run_id}: `medallion status` names each table's last run"
+        )
+    return [_take_back(lake, plan, run) for plan in plans]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Either a version to go back to, or ranges of offsets to withdraw."""
+
+    table: str
+    run_id: str
+    version: int | None
+    ranges: tuple[tuple[str, int, int], ...]
+
+
+def _plan(lake: Lake, table: str, run_id: str) -> _Plan | None:
+    """How a table's commits of a run are taken back; None where it has none."""
+    records = sorted(lake.records(table), key=lambda pair: pair[0])
+    mine = [(version, r) for version, r in records if r.run_id == run_id]
+    if not mine:
+        return None
+    if all(r.verb == "intake" for _, r in mine):
+        return _Plan(table, run_id, None, tuple(_ranges(records, run_id)))
+    first, last = mine[0][0], records[-1]
+    if table.startswith("bronze.") and last[1].run_id != run_id:
+        raise CannotRollBack(
+            f"{table}: run {last[1].run_id} wrote to it after run {run_id} and would be lost; take that one "
+            "back first. Nothing was changed."
+        )
+    return _Plan(table, run_id, first - 1, ())
+
+
+def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[str, int, int]]:
+    """The offsets that each intake commit of a run took in: from the position before to its own."""
+    reached: dict[str, int] = {}
+    from_the_start = records[0][0] <= 1
+    for _, record in records:
+        if record.verb != "intake":
+            continue
+        for source, position in record.position.items():
+            if record.run_id == run_id and source not in reached and not from_the_start:
+                raise CannotRollBack(
+                    f"the log no longer says where run {run_id} began in {source}. Nothing was changed."
+                )
+            if record.run_id == run_id:
+                yield source, reached.get(source, 0), position[WHOLE]
+            reached[source] = position[WHOLE]
+
+
+def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
+    before = lake.rows(plan.table)
+    letters = dead_letters.name(plan.table)
+    sequence = max(sequence_of(lake.open(plan.table)), sequence_of(lake.open(letters)), 0) + 1
+    if plan.version is None:
+        account = Record(
+            "rollback",
+            run.run_id,
+            run.at.isoformat(),
+            sequence=sequence,
+            notes=[f"withdrew run {plan.run_id}"],
+        )
+        if lake.exists(letters):
+            _delete(lake, letters, _within(plan.ranges, "source", "offset"), account)
+        _delete(lake, plan.table, _within(plan.ranges, "_source", "_offset"), account)
+        return TakenBack(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
+    then = _record_at(lake, plan.table, plan.version)
+    account = replace(
+        then or Record("restore", run.run_id, ""),
+        verb="restore",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=Counts(),
+        sequence=sequence,
+        units={},
+        notes=[f"took back run {plan.run_id}"],
+    )
+    _restore_letters(lake, letters, then.sequence if then else 0, account)
+    _restore(lake, plan.table, plan.version, account)
+    return TakenBack(plan.table, f"as of version {plan.version}", before, lake.rows(plan.table))
+
+
+def _within(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> str:
+    """A predicate over numbers and declared names only."""
+    parts = []
+    for name, first, end in ranges:
+        quoted = name.replace("'", "''")
+        parts.append(f"({source} = '{quoted}' AND {offset} >= {first} AND {offset} < {end})")
+    return " OR ".join(parts)
+
+
+def _record_at(lake: Lake, table: str, version: int) -> Record | None:
+    """The newest refresh on record at a version."""
+    for at, record in lake.records(table):
+        if at <= version and record.verb in ("refresh", "restore", "reparse", "intake", "replay"):
+            return record
+    return None
+
+
+def _restore_letters(lake: Lake, letters: str, sequence: int, account: Record) -> None:
+    """Dead letters go back to what they were with the rows: they carry the same sequence numbers."""
+    if not lake.exists(letters):
+        return
+    versions = [v for v, r in lake.records(letters) if r.sequence <= sequence]
+    _restore(lake, letters, max(versions, default=0), account)
+
+
+def _restore(lake: Lake, table: str, version: int, account: Record) -> None:
+    _commit(
+        lake, table, account, lambda found, properties: found.restore(version, commit_properties=properties)
+    )
+
+
+def _delete(lake: Lake, table: str, predicate: str, account: Record) -> None:
+    _commit(
+        lake, table, account, lambda found, properties: found.delete(predicate, commit_properties=properties)
+    )
+
+
+def _commit(lake: Lake, table: str, account: Record, work: object) -> None:
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError
+
+    found = lake.open(table)
+    assert found is not None and callable(work)
+    properties = CommitProperties(
+        custom_metadata={"userMetadata": account.to_json()},
+        app_transactions=[Transaction(WRITER, account.sequence)],
+    )
+    try:
+        work(found, properties)
+    except CommitFailedError as error:
+        raise Fenced(f"{table}: another writer committed first; run it again") from error
