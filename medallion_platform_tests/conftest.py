@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform_tests.command import REPOSITORY, demo
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
 
 # On a shared machine a deadline measures the neighbours. In CI the same examples every time: a red
@@ -50,6 +50,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}: set MEDALLION_SHARED_DATA to where it is")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, int]]]:
+    """The home of a demo that nobody disturbed, and its closing table; not to be written to."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    return home, demo(home)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,30 +15,15 @@ import pytest
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
+from medallion_platform_tests.command import MEDALLION, demo
 
 PROVENANCE = {"_ingested_at", "at", "run_id"}
-COMMAND = [
-    sys.executable,
-    "-c",
-    "from medallion_platform.cli import main; main()",
-    "demo",
-    "--json",
-    "--home",
-]
-
-
-def demo(home: Path) -> list[dict[str, int]]:
-    done = subprocess.run([*COMMAND, str(home)], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()
-    assert len(said) == 2, f"Spark or Dagster talk to the terminal: {done.stderr}"
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def killed_demo(home: Path, until: Path, seconds: float) -> None:
     """Start the demo and kill its whole process group `seconds` after `until` exists."""
     process = subprocess.Popen(
-        [*COMMAND, str(home)],
+        [*MEDALLION, "demo", "--json", "--home", str(home)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -64,12 +47,6 @@ def content(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
             columns = sorted(c for c in frame.columns if c not in PROVENANCE)
             found[name] = sorted(map(repr, frame.select(columns).iter_rows()))
     return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, int]]]:
-    home = tmp_path_factory.mktemp("undisturbed")
-    return home, demo(home)
 
 
 @pytest.mark.timeout(400)

@@ -33,8 +33,10 @@ def duplicates(
     if not key or batch.is_empty():
         return none
     time = contract.event_time if contract.watermark else None
-    also = [time] if time else []
-    existing = lean.key_rows(table, key, _bounds(batch, contract, key), also)
+    # Under a name of its own: the time may be part of the key.
+    also = [pl.col(time).alias("_time")] if time else []
+    there = lean.key_rows(table, key, _bounds(batch, contract, key), [time] if time else [])
+    existing = there.select(*key, *also)
     repeated = batch.select(pl.struct(key).is_duplicated()).to_series()
     if not existing.is_empty():
         held = existing.select(key).unique()

@@ -159,6 +159,8 @@ def intake(
     taken = Taken(source.name, source.table)
     taken.notes += register(source, folder, candidates, lake, run)
     known = ledger.read(lake, source.name)
+    if known.is_empty():
+        return taken  # nothing ever landed: the table is made with its first file
     table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
     _refuse_other_types(source, table)
     position = max(table.transaction_version(source.name) or 0, 0)

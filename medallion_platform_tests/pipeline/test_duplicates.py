@@ -122,6 +122,21 @@ def test_at_the_ends_of_the_calendar_repeats_are_found_too(tmp_path: Path) -> No
     assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [True, True]
 
 
+def test_the_event_time_may_be_part_of_the_key(tmp_path: Path) -> None:
+    told = contract(WATERMARK, ("k", "t"))
+    rows = [
+        {"k": k, "n": 1, "t": START + timedelta(minutes=m), "r": 1} for k, m in (("a", 0), ("a", 1), ("b", 0))
+    ]
+    there, batch = [*rows[:1]], [*rows, rows[1]]
+    frames = [
+        pl.DataFrame(r, polars_schema(told)).with_columns(event_date=pl.col("t").dt.date())
+        for r in (there, batch)
+    ]
+    write_deltalake(tmp_path, frames[0], partition_by=["event_date"])
+    found = duplicates(frames[1], told, DeltaTable(tmp_path))
+    assert found.to_list() == [True, False, False, True]
+
+
 def test_without_a_key_nothing_repeats(tmp_path: Path) -> None:
     declared = contract(None, ())
     frame = pl.DataFrame([{"k": "a", "n": 1, "t": START, "r": 0}] * 3, schema=polars_schema(declared))

@@ -1,0 +1,128 @@
+"""Every command of the README and the docs does what is said of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medallion_platform_tests.command import MEDALLION, REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+RUN_ELSEWHERE = {"demo": "test_demo.py", "test": "the suite that this is part of"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert all(line.startswith("./medallion ") for line in lines), f"{page.name}: {lines}"
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def run(arguments: list[str], where: Path, home: Path, package: Path = REPOSITORY) -> str:
+    environment = {**os.environ, "MEDALLION_HOME": str(home), "PYTHONPATH": str(package)}
+    done = subprocess.run(
+        [*MEDALLION, *arguments], cwd=where, env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_every_command_of_the_readme_and_of_the_daily_work(
+    undisturbed: tuple[Path, list[dict[str, int]]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(undisturbed[0], home)
+    shutil.copytree(home / "landing", tmp_path / "landing")
+    told = [c for page in PAGES if page.name != "add-a-source.md" for c in commands(page)]
+    assert len(told) > 8
+    for command in told:
+        if command[0] not in RUN_ELSEWHERE:
+            assert run(command, tmp_path, home).strip()
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_taken_back_by_the_id_that_status_names(
+    undisturbed: tuple[Path, list[dict[str, int]]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(undisturbed[0], home)
+    tables = {t["table"]: t for t in json.loads(run(["status", "--json"], tmp_path, home))}
+    bad = tables["gold.regional_rollups_weekly"]
+    back = json.loads(run(["rollback", bad["run"], "--json"], tmp_path, home))
+    assert [(t["table"], t["rows"]) for t in back] == [(bad["table"], 0)]
+    after = {t["table"]: t for t in json.loads(run(["status", "--json"], tmp_path, home))}
+    assert after.pop(bad["table"])["rows"] == 0
+    assert all(after[name]["version"] == tables[name]["version"] for name in after)
+    shown = json.loads(
+        run(["show", bad["table"], "--version", str(bad["version"]), "--json"], tmp_path, home)
+    )
+    assert len(shown) == min(bad["rows"], 10)
+
+
+@pytest.mark.timeout(600)
+def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "add-a-source.md"
+    package = tmp_path / "checkout" / "medallion_platform"
+    shutil.copytree(REPOSITORY / "medallion_platform", package, ignore=shutil.ignore_patterns("__pycache__"))
+    module, field = blocks(page, "python")
+    domain = package / "domains" / "weather.py"
+    assert module.startswith("# medallion_platform/domains/weather.py\n")
+    domain.write_text(module)
+    patch(package / "domains" / "catalog.py", blocks(page, "diff")[0])
+    landed = tmp_path / "weather-landing" / "weather" / "2026-02-01.csv"
+    landed.parent.mkdir(parents=True)
+    landed.write_text(blocks(page, "csv")[0])
+    os.utime(landed, (0, 0))
+    home = tmp_path / "home"
+
+    def medallion(*arguments: str) -> Any:
+        return json.loads(run([*arguments, "--json"], tmp_path, home, package.parent).splitlines()[-1])
+
+    steps = commands(page)
+    assert [s[0] for s in steps] == ["run", "dead-letters", "dead-letters", "show", "dead-letters", "run"]
+    first = {r["table"]: r for r in medallion(*steps[0])}
+    assert [first["bronze.readings"][n] for n in ("read", "written", "dead-lettered", "duplicate")] == [
+        6,
+        3,
+        2,
+        1,
+    ]
+    assert {r["violates"] for r in medallion(*steps[1])} == {
+        "measured_at: is a timestamp",
+        "temperature: greater_than_or_equal_to(-90.0)",
+    }
+    assert len(medallion(*steps[2])) == 2
+    days = {r["station"]: (r["readings"], r["coldest"], r["warmest"]) for r in medallion(*steps[3])}
+    assert days == {"vienna": (2, 1.1, 1.5), "linz": (1, 0.2, 0.2)}
+
+    declared = next(line for line in module.splitlines() if line.strip().startswith("temperature:"))
+    domain.write_text(module.replace(declared, "    " + field.strip()))
+    assert medallion(*steps[4])[0]["back in the table"] == 1
+    medallion(*steps[5])
+    days = {r["station"]: (r["readings"], r["coldest"], r["warmest"]) for r in medallion(*steps[3])}
+    assert days["linz"] == (2, -300.0, 0.2)
+
+
+def patch(file: Path, diff: str) -> None:
+    """Apply a diff without line numbers; `...` stands between its hunks."""
+    text = file.read_text()
+    for hunk in diff.split("...\n"):
+        lines = hunk.splitlines(keepends=True)
+        old = "".join(line[1:] for line in lines if line[0] != "+")
+        new = "".join(line[1:] for line in lines if line[0] != "-")
+        assert text.count(old) == 1, f"{file.name} does not hold {old!r} once"
+        text = text.replace(old, new)
+    file.write_text(text)
