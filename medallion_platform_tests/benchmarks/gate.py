@@ -46,8 +46,8 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
             _events(spark, rows, share).write.parquet(source)
             gated, bare = [], []
             for n in range(-1, rounds):  # the first pair warms up the compiler
-                one = spent(lambda s=source, n=n: _bare(spark.read.parquet(s), f"{folder}/bare-{n}"))
-                other = spent(lambda s=source, n=n: _gate(spark.read.parquet(s), f"{folder}/gate-{n}"))
+                one = spent(lambda s=source, n=n: _bare(spark.read.parquet(s), f"{s}-bare-{n}"))
+                other = spent(lambda s=source, n=n: _gate(spark.read.parquet(s), f"{s}-gate-{n}"))
                 if n >= 0:
                     bare.append(one)
                     gated.append(other)
