@@ -55,7 +55,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, int]]]:
     """The home of a demo that nobody disturbed, and its closing table; not to be written to."""
-    home = tmp_path_factory.mktemp("undisturbed")
+    # Blanks and umlauts, because people have them.
+    home = tmp_path_factory.mktemp("undisturbed") / "mein häuschen"
     return home, demo(home)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from medallion_platform.lakehouse.record import WHOLE, Record
 
@@ -42,7 +44,7 @@ class Lake:
         path = self.path(table)
         if not DeltaTable.is_deltatable(path):
             return None
-        return DeltaTable(path, version=version)
+        return _table_type()(path, version=version)
 
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
@@ -76,7 +78,7 @@ class Lake:
             return found
         path = self.path(table)
         Path(path).mkdir(parents=True, exist_ok=True)
-        return DeltaTable.create(
+        DeltaTable.create(
             path,
             schema=Schema.from_arrow(schema),
             mode="ignore",
@@ -84,6 +86,9 @@ class Lake:
             configuration=dict(properties),
             name=table,
         )
+        made = self.open(table)
+        assert made is not None
+        return made
 
     def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> Record | None:
         """The newest commit's own account (of one of `verbs`), None where the log has none left."""
@@ -128,6 +133,22 @@ class Lake:
             for folder in sorted(layer.iterdir())
             if (folder / "_delta_log").is_dir()
         ]
+
+
+@cache
+def _table_type() -> type[DeltaTable]:
+    """delta-rs's table, but for the paths of its files below a folder with blanks or umlauts.
+
+    delta-rs gives these as they stand in a URI, and Polars opens them as paths.
+    """
+    from deltalake import DeltaTable
+
+    class Table(DeltaTable):
+        def file_uris(self, *args: Any, **options: Any) -> list[str]:
+            root = self.table_uri.removeprefix("file://")
+            return [unquote(root) + uri.removeprefix(root) for uri in super().file_uris(*args, **options)]
+
+    return Table
 
 
 def files_of(table: DeltaTable) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Which way to lay out a table: as written, compacted, Z-ordered, or liquid clustered by Spark?
 
-    python -m medallion_platform_tests.benchmarks.clustering [--rows N] [--spark]
-
 One table of events in random order, written by sixteen commits of four files each. Then the same rows
 in each layout, and per filter (a user, a range of users, an hour, a user within a day) the files and
 bytes that min/max of a file leave over, the rows of the row groups left over, and the time of the read.
@@ -10,12 +8,12 @@ Times are ratios to the table as written: the machine is shared.
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,12 @@ from medallion_platform.lakehouse.lake import Lake, files_of
 TABLE = "silver.events"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 USERS = 50_000
+ROWS = 400_000
+WAYS: dict[str, tuple[str, ...]] = {
+    "compacted": (),
+    "sorted by user": ("user_id",),
+    "Z-order of user, time": ("user_id", "event_timestamp"),
+}
 TARGET = 1024 * 1024
 """Small, so that a small table has as many files as a big one."""
 
@@ -76,7 +80,7 @@ def measure(lake: Lake, bounds: dict[str, tuple[Any, Any]]) -> tuple[int, int, i
     seconds = []
     for _ in range(7):
         started = time.perf_counter()
-        scan = pl.scan_delta(lake.path(TABLE))
+        scan = pl.scan_delta(table)
         for column, (low, high) in bounds.items():
             scan = scan.filter(pl.col(column).is_between(pl.lit(low), pl.lit(high)))
         scan.select(pl.len(), pl.col("amount").sum()).collect()
@@ -104,66 +108,66 @@ def liquid(lake: Lake, source: str, columns: str) -> None:
     session.stop()
 
 
-def main() -> None:
-    """Print one line a layout and filter."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rows", type=int, default=400_000)
-    arguments.add_argument("--spark", action="store_true", help="also liquid clustering (starts a JVM)")
-    chosen = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        run(Path(root), chosen.rows, chosen.spark)
+def layouts(rows: int, *, with_spark: bool) -> list[dict[str, str]]:
+    """What each kind of read opens in each layout; one line a read and layout."""
+    with tempfile.TemporaryDirectory() as folder:
+        return list(_compare(Path(folder), rows, with_spark))
 
 
-def run(root: Path, rows: int, spark: bool) -> None:
-    """Lay the rows out in every way and measure each."""
-    written = Lake(root / "written")
+def _compare(root: Path, rows: int, with_spark: bool) -> Iterator[dict[str, str]]:
+    written = _as_written(Lake(root / "written"), rows)
+    found = {"as written": (written, 0.0)}
+    for name, columns in WAYS.items():
+        lake = _copy(written, root / name)
+        found[name] = (lake, _seconds(lambda lake=lake, columns=columns: _optimize(lake, columns)))
+    by_delta_rs = _copy(written, root / "delta-rs")
+    table = by_delta_rs.open(TABLE)
+    assert table is not None
+    both = list(WAYS["Z-order of user, time"])
+    spent = _seconds(lambda: table.optimize.z_order(both, target_size=TARGET))
+    found["delta-rs Z-order of user, time"] = (by_delta_rs, spent)
+    if with_spark:
+        lake = Lake(root / "liquid")
+        spent = _seconds(lambda: liquid(lake, written.path(TABLE), ", ".join(both)))
+        found["Spark liquid of user, time (JVM start included)"] = (lake, spent)
+    for kind, bounds in filters().items():
+        base = measure(written, bounds)[3]
+        for name, (lake, spent) in found.items():
+            files, size, left, seconds = measure(lake, bounds)
+            opened = lake.open(TABLE)
+            assert opened is not None
+            yield {
+                "read": kind,
+                "layout": name,
+                "files opened": f"{files} of {len(files_of(opened))}",
+                "MB": f"{size / 1e6:.1f}",
+                "rows left": f"{left:,}",
+                "time of the read": f"{seconds / base:.2f}",
+                "seconds to lay out": f"{spent:.1f}",
+            }
+
+
+def _as_written(lake: Lake, rows: int) -> Lake:
+    """Sixteen commits of four files each, rows in random order."""
     seeded = random.Random(1)
     for commit in range(16):
         part = frame(rows // 16, commit, seeded)
         step = max(1, part.height // 4)
         for n in range(4):
-            part.slice(n * step, step).write_delta(written.path(TABLE), mode="append")
-    layouts = {"as written": written}
-    ways: dict[str, tuple[str, ...]] = {
-        "compacted": (),
-        "sorted by user": ("user_id",),
-        "Z-order user, time": ("user_id", "event_timestamp"),
-    }
-    for name, columns in ways.items():
-        layouts[name] = Lake(root / name.replace(" ", "_").replace(",", ""))
-        shutil.copytree(written.root, layouts[name].root)
-        started = time.perf_counter()
-        done = maintenance.optimize(layouts[name], TABLE, columns, target_bytes=TARGET)
-        print(
-            f"{name}: {done.files_before} -> {done.files_after} files, {done.bytes_before / 1e6:.0f} -> "
-            f"{done.bytes_after / 1e6:.0f} MB in {time.perf_counter() - started:.1f} s"
-        )
-    delta_rs = Lake(root / "delta_rs")
-    shutil.copytree(written.root, delta_rs.root)
-    opened = delta_rs.open(TABLE)
-    assert opened is not None
+            part.slice(n * step, step).write_delta(lake.path(TABLE), mode="append")
+    return lake
+
+
+def _copy(lake: Lake, to: Path) -> Lake:
+    shutil.copytree(lake.root, to)
+    return Lake(to)
+
+
+def _optimize(lake: Lake, columns: tuple[str, ...]) -> None:
+    maintenance.optimize(lake, TABLE, columns, target_bytes=TARGET)
+
+
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
-    opened.optimize.z_order(["user_id", "event_timestamp"], target_size=TARGET)
-    print(f"delta-rs z_order: {time.perf_counter() - started:.1f} s")
-    layouts["delta-rs Z-order"] = delta_rs
-    if spark:
-        for label, columns in (("liquid user, time", "user_id, event_timestamp"),):
-            layouts[label] = Lake(root / label.replace(" ", "_").replace(",", ""))
-            started = time.perf_counter()
-            liquid(layouts[label], written.path(TABLE), columns)
-            print(f"{label}: {time.perf_counter() - started:.1f} s with the start of Spark")
-    for kind, bounds in filters().items():
-        print(f"\n{kind}")
-        base = measure(written, bounds)[3]
-        for name, lake in layouts.items():
-            files, size, left, seconds = measure(lake, bounds)
-            opened = lake.open(TABLE)
-            assert opened is not None
-            print(
-                f"  {name:20} {files:3}/{len(files_of(opened)):3} files {size / 1e6:6.1f} MB "
-                f"{left:9,} rows  time {seconds / base:5.2f}"
-            )
-
-
-if __name__ == "__main__":
-    main()
+    work()
+    return time.perf_counter() - started

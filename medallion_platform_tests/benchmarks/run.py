@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from medallion_platform_tests.benchmarks import gate, intake_ratio, refreshing, starting
+from medallion_platform_tests.benchmarks import clustering, gate, intake_ratio, refreshing, starting
 from medallion_platform_tests.benchmarks.figure import Figure, as_markdown_table, machine
 
-PARTS = ("intake", "gate", "refresh", "start", "growth")
+PARTS = ("intake", "gate", "refresh", "start", "growth", "layout")
 
 Tables = dict[str, list[dict[str, str]]]
 """Title -> rows."""
@@ -33,6 +33,8 @@ def measure(parts: Iterable[str], rounds: int, *, short: bool) -> Tables:
     if "growth" in parts:
         sizes = refreshing.SIZES[: len(refreshing.SIZES) - (2 if short else 0)]
         found["Growth"] = refreshing.growth(rounds, sizes)
+    if "layout" in parts:
+        found["Layout"] = clustering.layouts(clustering.ROWS // part, with_spark=not short)
     return found
 
 
