@@ -35,7 +35,11 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
     return dg.Definitions(
         assets=[*bronze, *made, *published],
         jobs=[intake, maintenance],
-        schedules=[gold_by_the_hour(catalog), features_by_night(), maintenance_schedule(maintenance)],
+        schedules=[
+            *gold_by_the_hour(catalog),
+            *([features_by_night()] if features else []),
+            maintenance_schedule(maintenance),
+        ],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,
         sensors=[

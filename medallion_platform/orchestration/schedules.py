@@ -8,13 +8,17 @@ from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 
 
-def gold_by_the_hour(catalog: Catalog) -> dg.ScheduleDefinition:
+def gold_by_the_hour(catalog: Catalog) -> list[dg.ScheduleDefinition]:
     """Refresh today's and yesterday's gold, whether or not an upstream change was noticed.
+
+    None where no gold table is daily.
 
     Automation does this within a minute of a change; the schedule is for installations that
     switch it off. A refresh of what is up to date costs a look at the logs.
     """
     daily = [t for t in catalog.in_order if t.layer == "gold" and t.unit and t.unit.grain == "day"]
+    if not daily:
+        return []
     job = dg.define_asset_job(
         "gold_of_the_day",
         selection=[key_of(t.name) for t in daily],
@@ -33,7 +37,7 @@ def gold_by_the_hour(catalog: Catalog) -> dg.ScheduleDefinition:
             },
         )
 
-    return schedule
+    return [schedule]
 
 
 def features_by_night() -> dg.ScheduleDefinition:

@@ -13,7 +13,9 @@ from deltalake import write_deltalake
 
 from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.sensors import waiting_files
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake, register
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.settings import Settings
@@ -113,6 +115,14 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
         "features_by_night",
         "maintenance_schedule",
     }
+
+
+def test_a_catalog_without_daily_gold_and_features_is_served_too(tmp_path: Path) -> None:
+    few = Catalog(
+        sources=(catalog.source_of["bronze.departments"],), tables=(catalog.by_name["silver.departments"],)
+    )
+    repository = build_defs(few, (), lakehouse_of(Settings(home=tmp_path))).get_repository_def()
+    assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
 
 
 def test_what_changed_is_refreshed_and_a_window_over_days_without_rows_too(tmp_path: Path) -> None:
