@@ -125,6 +125,27 @@ def test_a_catalog_without_daily_gold_and_features_is_served_too(tmp_path: Path)
     assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
 
 
+def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, settle_seconds=0)
+    file = settings.landing / "hr" / "departments" / "departments.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("1,Sales\nx,Nobody\n")
+    bronze = dg.AssetKey(["bronze", "departments"])
+    with dg.DagsterInstance.ephemeral() as on:
+        result = definitions_of(settings).resolve_job_def("intake").execute_in_process(instance=on)
+        assert result.success
+        written = on.get_latest_materialization_event(bronze)
+        assert written
+        for name, passed in (("contract_holds", False), ("rows_are_conserved", True)):
+            (check,) = on.event_log_storage.get_asset_check_execution_history(
+                dg.AssetCheckKey(bronze, name), limit=2
+            )
+            # The UI takes a result for that of the newest write if it is of the same run or later.
+            assert check.run_id == written.run_id == result.run_id
+            assert check.evaluation
+            assert check.evaluation.passed is passed
+
+
 def test_what_changed_is_refreshed_and_a_window_over_days_without_rows_too(tmp_path: Path) -> None:
     defs = definitions_of(Settings(home=tmp_path))
 
