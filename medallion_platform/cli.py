@@ -197,6 +197,9 @@ def dev(
     with runs.instance(settings.dagster_home):
         pass
     _export(settings)
+    # `dg dev` is for projects of another layout; that this one still works is all one has to know.
+    quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
     _note(False, f"Dagster at http://{host}:{port} (Ctrl-C ends it)")
     command = ["dagster", "dev", "-m", "medallion_platform.definitions", "-h", host]
     os.execv(  # noqa: S606
