@@ -1,0 +1,34 @@
+"""Make a home with the sample in bronze, and in silver what `gold.daily_user_metrics` is made from.
+
+Gold is left to the mouse. A process of its own, since Spark lives as long as the process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+from medallion_platform.domains.sample import write_sample
+from medallion_platform.orchestration import runs
+from medallion_platform.settings import Settings
+
+WANTED = {"silver.users_history", "silver.regions_history", "silver.events", "silver.departments"}
+
+
+def main(home: Path) -> None:
+    settings = Settings(home=home).model_copy(update={"settle_seconds": 0.0})
+    lakehouse, defs, outcome = lakehouse_of(settings), definitions_of(settings), runs.Outcome()
+    write_sample(settings.landing)
+    with runs.instance(settings.dagster_home) as on:
+        runs._warm_up(lakehouse)
+        runs._execute(defs.resolve_job_def("intake"), on, outcome, {})
+        for group in runs._groups(catalog):
+            wanted = [t for t in group if t.name in WANTED]
+            runs._refresh_group(defs, catalog, lakehouse, on, wanted, outcome)
+    if outcome.failed:
+        sys.exit(f"no home to test with: {outcome.failed}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,25 @@
+"""A code location with a table that goes stale after a minute, the least that Dagster allows.
+
+The product's windows are hours to days. Everything else is the product's: the source, the
+transform, and how a declared `fresh_within` becomes a policy.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from medallion_platform.definitions import lakehouse_of
+from medallion_platform.domains.catalog import CATALOG
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.settings import Settings
+
+WINDOW = timedelta(seconds=60)
+
+defs = build_defs(
+    Catalog(
+        sources=(CATALOG.source_of["bronze.departments"],),
+        tables=(replace(CATALOG.by_name["silver.departments"], fresh_within=WINDOW),),
+    ),
+    (),
+    lakehouse_of(Settings()),
+)
