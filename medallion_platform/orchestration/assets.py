@@ -50,7 +50,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         kinds={"deltalake", "spark", table.layer},
         owners=[table.owner] if table.owner else None,
         tags={"layer": table.layer, "domain": origin.domain},
-        metadata=reports.definition_metadata(lakehouse.lake, table.name, table.contract),
+        metadata={
+            **reports.definition_metadata(lakehouse.lake, table.name, table.contract),
+            **reports.code_reference(table.transform),
+        },
         partitions_def=partitions.of_unit(table.unit, origin.first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),

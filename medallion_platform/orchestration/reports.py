@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,16 @@ def column_lineage(found: Lineage) -> dict[str, Any]:
         for column, origins in found.items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
+
+
+def code_reference(transform: Callable[..., object]) -> dict[str, Any]:
+    """Where the transform stands, so that the UI can open it."""
+    file = inspect.getsourcefile(transform)
+    if file is None:
+        return {}
+    line = transform.__code__.co_firstlineno
+    found = dg.LocalFileCodeReference(file_path=file, line_number=line, label=transform.__name__)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[found])}
 
 
 def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str, Any]:
