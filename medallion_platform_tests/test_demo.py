@@ -41,7 +41,7 @@ def content(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
     found = {}
     for table in lake.tables():
         for name, frame in (
-            (table, pl.read_delta(lake.path(table))),
+            (table, pl.read_delta(lake.open(table))),
             (dead_letters.name(table), dead_letters.read(lake, table)),
         ):
             columns = sorted(c for c in frame.columns if c not in PROVENANCE)
