@@ -241,10 +241,6 @@ def test_pictures_of_the_demo(browser: Browser, tmp_path: Path) -> None:
         page.get_by_role("button", name="Events").first.click()
         expect(page.get_by_text("rows_written")).to_be_visible()
         _picture(page, "table-plots")
-        _open_table(page, "gold", "user_features")
-        page.locator('a[href*="column="]').last.click()
-        time.sleep(4)
-        _picture(page, "column-lineage")
 
 
 def test_nothing_went_wrong_behind_the_pages(ui: Ui) -> None:
