@@ -239,7 +239,7 @@ def test_pictures_of_the_demo(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Escape")
         page.get_by_text("Plots", exact=True).first.click()
         page.get_by_role("button", name="Events").first.click()
-        expect(page.get_by_text("rows_written")).to_be_visible()
+        page.get_by_text("rows_written").first.scroll_into_view_if_needed()
         _picture(page, "table-plots")
 
 
