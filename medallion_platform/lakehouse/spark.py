@@ -91,7 +91,12 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         if SparkContext._gateway is None:
             conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
             SparkContext._ensure_initialized(gateway=_quiet_gateway(conf))
-        return SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
+        found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
+    # Another thread may have started it: without this, plans are printed by Spark's own defaults.
+    jvm: Any = SparkContext._jvm
+    sessions: Any = SparkSession._get_j_spark_session_class(jvm)
+    sessions.setActiveSession(found._jsparkSession)
+    return found
 
 
 def _quiet_gateway(conf: SparkConf) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,7 +23,6 @@ def of(table: str, *columns: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def frames(spark: SparkSession, tmp_path_factory: Any) -> tuple[DataFrame, DataFrame]:
-    spark.conf.set("spark.sql.debug.maxToStringFields", "10000")
     folder = tmp_path_factory.mktemp("lineage")
     spark.sql("select 1 id, 'x' key, 2 amount, 'usd' currency").write.parquet(f"{folder}/a")
     spark.sql("select 'x' key, 'name' name, 3 rate").write.parquet(f"{folder}/b")
@@ -45,6 +45,27 @@ def test_expressions_joins_and_renames(frames: tuple[DataFrame, DataFrame]) -> N
         "tricky text": of("a", "currency"),
         "one": [],
     }
+
+
+def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
+    frames: tuple[DataFrame, DataFrame],
+) -> None:
+    from medallion_platform.jars import jars
+    from medallion_platform.lakehouse.spark import session
+    from medallion_platform.pipeline.remake import _plan_of
+
+    a, _ = frames
+    wide = a.select("*", *(F.col("amount").alias(f"c{n}") for n in range(40)))
+    told: list[Lineage] = []
+
+    def plan() -> None:
+        session(jars(), cores=2)
+        told.append(lineage(_plan_of(wide), wide.columns, {"a": a.columns}))
+
+    thread = Thread(target=plan)
+    thread.start()
+    thread.join()
+    assert told[0]["c39"] == of("a", "amount")
 
 
 def test_aggregates_windows_structs_and_explodes(frames: tuple[DataFrame, DataFrame]) -> None:

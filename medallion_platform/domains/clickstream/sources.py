@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from medallion_platform.domains.clickstream.contracts import (
     BronzeEvents,
     BronzeRegions,
@@ -16,6 +18,7 @@ EVENTS = FileSource(
     claims=("clickstream/events/**",),
     format=JsonLines(),
     domain="clickstream",
+    first_day=date(2026, 1, 1),
 )
 
 USERS = FileSource(
