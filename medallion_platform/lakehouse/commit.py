@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -25,7 +26,7 @@ from medallion_platform.lakehouse.record import WHOLE, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction, RemoveAction
 
 WRITER = "writer"
@@ -55,6 +56,38 @@ def sequence_of(table: DeltaTable | None) -> int:
     """The newest `Record.sequence` in a table, -1 where there is none."""
     found = table.transaction_version(WRITER) if table is not None else None
     return -1 if found is None else found
+
+
+@contextmanager
+def fenced(
+    table: DeltaTable, sequence: int, record: Record | None = None, positions: Mapping[str, int] | None = None
+) -> Generator[CommitProperties]:
+    """What a writer's commit carries, for the one commit in the `with`; `table` stands at it afterwards.
+
+    table: opened before the work began, so that a second writer is noticed. positions: further
+    transaction identifiers (an intake's source and next offset).
+
+    Raises:
+        Fenced: another writer came first.
+    """
+    from deltalake import CommitProperties, Transaction
+    from deltalake.exceptions import CommitFailedError
+
+    name = table.metadata().name
+    if sequence_of(table) >= sequence:
+        raise Fenced(f"{name}: another writer has moved on; run it again")
+    transactions = {WRITER: sequence, **(positions or {})}
+    try:
+        yield CommitProperties(
+            custom_metadata={"userMetadata": record.to_json()} if record else None,
+            app_transactions=[Transaction(a, v) for a, v in transactions.items()],
+        )
+    except CommitFailedError as error:
+        raise Fenced(
+            f"{name}: another writer committed first ({error}); nothing of this write is visible, "
+            "run it again"
+        ) from error
+    table.update_incremental()
 
 
 def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:
@@ -98,23 +131,17 @@ def commit(
     add: Iterable[StagedFile] = (),
     remove: Iterable[dict[str, Any]] = (),
     whole: pa.Schema | None = None,
-    positions: Mapping[str, int] | None = None,
 ) -> int:
     """Make staged files visible and replaced ones invisible in one commit; gives its version.
 
     table: opened at the version that the work was based on. remove: rows of `files_of`. whole: all
-    that was there is replaced, by files of this schema. positions: further transaction identifiers
-    (an intake's source and next offset).
+    that was there is replaced, by files of this schema.
 
     Raises:
         Fenced: another writer came first, or one that took away the same files.
     """
-    from deltalake import CommitProperties, Schema, Transaction
-    from deltalake.exceptions import CommitFailedError
+    from deltalake import Schema
 
-    if (sequence_of(table)) >= record.sequence:
-        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
-    transactions = {WRITER: record.sequence, **(positions or {})}
     remove = list(remove)
     # The log accepts the removal of a file that is no longer there, and its rows would double.
     if gone := {unquote(f["path"]) for f in remove} - {unquote(f["path"]) for f in files_of(table)}:
@@ -125,23 +152,14 @@ def commit(
 
     partition_by = table.metadata().partition_columns
     actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]
-    try:
+    with fenced(table, record.sequence, record) as properties:
         table.create_write_transaction(
             actions,
             mode="append" if whole is None else "overwrite",
             schema=table.schema() if whole is None else Schema.from_arrow(whole),
             partition_by=partition_by,
-            commit_properties=CommitProperties(
-                custom_metadata={"userMetadata": record.to_json()},
-                app_transactions=[Transaction(a, v) for a, v in transactions.items()],
-            ),
+            commit_properties=properties,
         )
-    except CommitFailedError as error:
-        raise Fenced(
-            f"{table.metadata().name}: another writer committed first ({error}); nothing of this "
-            "write is visible, run it again"
-        ) from error
-    table.update_incremental()
     return table.version()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from medallion_platform.lakehouse.commit import WRITER, Fenced, sequence_of
+from medallion_platform.lakehouse.commit import Fenced, fenced
 from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
@@ -21,27 +21,13 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Map
     Raises:
         Fenced: another writer committed meanwhile.
     """
-    from deltalake import CommitProperties, Transaction, write_deltalake
-    from deltalake.exceptions import CommitFailedError
+    from deltalake import write_deltalake
 
-    behind = [s for s, v in positions.items() if (table.transaction_version(s) or -1) > v]
-    if sequence_of(table) >= record.sequence or behind:
+    if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
-    transactions = {WRITER: record.sequence, **positions}
-    try:
-        write_deltalake(
-            table,
-            rows,
-            mode="append",
-            schema_mode=_schema_mode(table, rows),
-            commit_properties=CommitProperties(
-                custom_metadata={"userMetadata": record.to_json()},
-                app_transactions=[Transaction(a, v) for a, v in transactions.items()],
-            ),
-        )
-    except CommitFailedError as error:
-        raise Fenced(f"{table.metadata().name}: another writer committed first; run it again") from error
-    table.update_incremental()
+    mode = _schema_mode(table, rows)
+    with fenced(table, record.sequence, record, positions) as properties:
+        write_deltalake(table, rows, mode="append", schema_mode=mode, commit_properties=properties)
     return table.version()
 
 
@@ -54,33 +40,44 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
         Fenced: another writer committed meanwhile.
     """
     import polars as pl
-    from deltalake import CommitProperties, Transaction, write_deltalake
-    from deltalake.exceptions import CommitFailedError
+    from deltalake import write_deltalake
 
-    if sequence_of(table) >= record.sequence:
-        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
     schema_mode: Literal["merge", "overwrite"] | None = _schema_mode(table, rows)
     if predicate is None:
         have = pl.scan_delta(table).collect_schema()
         if any(rows.schema.get(name, kind) != kind for name, kind in have.items()):
             gone = [pl.lit(None, kind).alias(name) for name, kind in have.items() if name not in rows.columns]
             rows, schema_mode = rows.with_columns(gone), "overwrite"
-    try:
+    with fenced(table, record.sequence, record) as properties:
         write_deltalake(
             table,
             rows,
             mode="overwrite",
             predicate=predicate,
             schema_mode=schema_mode,
-            commit_properties=CommitProperties(
-                custom_metadata={"userMetadata": record.to_json()},
-                app_transactions=[Transaction(WRITER, record.sequence)],
-            ),
+            commit_properties=properties,
         )
-    except CommitFailedError as error:
-        raise Fenced(f"{table.metadata().name}: another writer committed first; run it again") from error
-    table.update_incremental()
     return table.version()
+
+
+def delete(table: DeltaTable, predicate: str, record: Record) -> None:
+    """Take away the rows that match a predicate.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
+    """
+    with fenced(table, record.sequence, record) as properties:
+        table.delete(predicate, commit_properties=properties)
+
+
+def restore(table: DeltaTable, version: int, record: Record) -> None:
+    """Bring the rows back that the table had at a version.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
+    """
+    with fenced(table, record.sequence, record) as properties:
+        table.restore(version, commit_properties=properties)
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medallion_platform.lakehouse.commit import Fenced, sequence_of
+from medallion_platform.lakehouse.commit import Fenced, fenced, sequence_of
 from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -63,21 +63,12 @@ def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
         Fenced: another run registered files meanwhile.
     """
     import polars as pl
-    from deltalake import CommitProperties, Transaction, write_deltalake
-    from deltalake.exceptions import CommitFailedError
+    from deltalake import write_deltalake
 
     frame = pl.DataFrame(list(rows), schema=columns())
     target = lake.ensure(name(source), frame.to_arrow().schema, properties={})
     first, last = rows[0]["sequence"], rows[-1]["sequence"]
     if sequence_of(target) >= first:
         raise Fenced(f"{source}: another run is registering files; run it again")
-    try:
-        write_deltalake(
-            target,
-            frame,
-            mode="append",
-            schema_mode="merge",
-            commit_properties=CommitProperties(app_transactions=[Transaction("writer", last)]),
-        )
-    except CommitFailedError as error:
-        raise Fenced(f"{source}: another run is registering files; run it again") from error
+    with fenced(target, last) as properties:
+        write_deltalake(target, frame, mode="append", schema_mode="merge", commit_properties=properties)

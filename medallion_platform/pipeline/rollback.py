@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.commit import WRITER, Fenced, sequence_of
+from medallion_platform.lakehouse import dead_letters, lean
+from medallion_platform.lakehouse.commit import sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
@@ -94,8 +94,9 @@ def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[st
 
 def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
     before = lake.rows(plan.table)
-    letters = dead_letters.name(plan.table)
-    sequence = max(sequence_of(lake.open(plan.table)), sequence_of(lake.open(letters)), 0) + 1
+    table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
+    assert table is not None
+    sequence = max(sequence_of(table), sequence_of(letters), 0) + 1
     if plan.version is None:
         account = Record(
             "rollback",
@@ -104,9 +105,9 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
             sequence=sequence,
             notes=[f"withdrew run {plan.run_id}"],
         )
-        if lake.exists(letters):
-            _delete(lake, letters, _within(plan.ranges, "source", "offset"), account)
-        _delete(lake, plan.table, _within(plan.ranges, "_source", "_offset"), account)
+        if letters:
+            lean.delete(letters, _within(plan.ranges, "source", "offset"), account)
+        lean.delete(table, _within(plan.ranges, "_source", "_offset"), account)
         return TakenBack(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
     then = _record_at(lake, plan.table, plan.version)
     account = replace(
@@ -119,8 +120,12 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
         units={},
         notes=[f"took back run {plan.run_id}"],
     )
-    _restore_letters(lake, letters, then.sequence if then else 0, account)
-    _restore(lake, plan.table, plan.version, account)
+    if letters:
+        # They go back to what they were with the rows: they carry the same sequence numbers.
+        reached = then.sequence if then else 0
+        versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
+        lean.restore(letters, max(versions, default=0), account)
+    lean.restore(table, plan.version, account)
     return TakenBack(plan.table, f"as of version {plan.version}", before, lake.rows(plan.table))
 
 
@@ -139,39 +144,3 @@ def _record_at(lake: Lake, table: str, version: int) -> Record | None:
         if at <= version and record.verb in ("refresh", "restore", "reparse", "intake", "replay"):
             return record
     return None
-
-
-def _restore_letters(lake: Lake, letters: str, sequence: int, account: Record) -> None:
-    """Dead letters go back to what they were with the rows: they carry the same sequence numbers."""
-    if not lake.exists(letters):
-        return
-    versions = [v for v, r in lake.records(letters) if r.sequence <= sequence]
-    _restore(lake, letters, max(versions, default=0), account)
-
-
-def _restore(lake: Lake, table: str, version: int, account: Record) -> None:
-    _commit(
-        lake, table, account, lambda found, properties: found.restore(version, commit_properties=properties)
-    )
-
-
-def _delete(lake: Lake, table: str, predicate: str, account: Record) -> None:
-    _commit(
-        lake, table, account, lambda found, properties: found.delete(predicate, commit_properties=properties)
-    )
-
-
-def _commit(lake: Lake, table: str, account: Record, work: object) -> None:
-    from deltalake import CommitProperties, Transaction
-    from deltalake.exceptions import CommitFailedError
-
-    found = lake.open(table)
-    assert found is not None and callable(work)
-    properties = CommitProperties(
-        custom_metadata={"userMetadata": account.to_json()},
-        app_transactions=[Transaction(WRITER, account.sequence)],
-    )
-    try:
-        work(found, properties)
-    except CommitFailedError as error:
-        raise Fenced(f"{table}: another writer committed first; run it again") from error
