@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from medallion_platform.lakehouse.commit import Fenced, fenced
+from medallion_platform.lakehouse.commit import Fenced, commit, fenced, sequence_of
 from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
@@ -61,23 +61,26 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
 
 
 def delete(table: DeltaTable, predicate: str, record: Record) -> None:
-    """Take away the rows that match a predicate.
+    """Take away the rows that match a predicate; on record also where none does.
 
     Raises:
         Fenced: another writer committed meanwhile.
     """
     with fenced(table, record.sequence, record) as properties:
         table.delete(predicate, commit_properties=properties)
+    if sequence_of(table) < record.sequence:
+        commit(table, record)
 
 
 def restore(table: DeltaTable, version: int, record: Record) -> None:
-    """Bring the rows back that the table had at a version.
+    """Bring the rows back that the table had at a version, where it is not that one still.
 
     Raises:
         Fenced: another writer committed meanwhile.
     """
-    with fenced(table, record.sequence, record) as properties:
-        table.restore(version, commit_properties=properties)
+    if table.version() > version:
+        with fenced(table, record.sequence, record) as properties:
+            table.restore(version, commit_properties=properties)
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:

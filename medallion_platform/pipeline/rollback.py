@@ -50,12 +50,13 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenB
 
 @dataclass(frozen=True)
 class _Plan:
-    """Either a version to go back to, or ranges of offsets to withdraw."""
+    """Either a version to go back to, `then` its record, or ranges of offsets to withdraw."""
 
     table: str
     run_id: str
-    version: int | None
-    ranges: tuple[tuple[str, int, int], ...]
+    version: int | None = None
+    then: Record | None = None
+    ranges: tuple[tuple[str, int, int], ...] = ()
 
 
 def _plan(lake: Lake, table: str, run_id: str) -> _Plan | None:
@@ -65,14 +66,15 @@ def _plan(lake: Lake, table: str, run_id: str) -> _Plan | None:
     if not mine:
         return None
     if all(r.verb == "intake" for _, r in mine):
-        return _Plan(table, run_id, None, tuple(_ranges(records, run_id)))
-    first, last = mine[0][0], records[-1]
-    if table.startswith("bronze.") and last[1].run_id != run_id:
+        return _Plan(table, run_id, ranges=tuple(_ranges(records, run_id)))
+    first, (_, last) = mine[0][0], records[-1]
+    if table.startswith("bronze.") and last.run_id != run_id:
         raise CannotRollBack(
-            f"{table}: run {last[1].run_id} wrote to it after run {run_id} and would be lost; take that one "
+            f"{table}: run {last.run_id} wrote to it after run {run_id} and would be lost; take that one "
             "back first. Nothing was changed."
         )
-    return _Plan(table, run_id, first - 1, ())
+    before = [r for version, r in records if version < first]
+    return _Plan(table, run_id, first - 1, before[-1] if before else None)
 
 
 def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[str, int, int]]:
@@ -109,9 +111,8 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
             lean.delete(letters, _within(plan.ranges, "source", "offset"), account)
         lean.delete(table, _within(plan.ranges, "_source", "_offset"), account)
         return TakenBack(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
-    then = _record_at(lake, plan.table, plan.version)
     account = replace(
-        then or Record("restore", run.run_id, ""),
+        plan.then or Record("restore", run.run_id, ""),
         verb="restore",
         run_id=run.run_id,
         at=run.at.isoformat(),
@@ -122,7 +123,7 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
     )
     if letters:
         # They go back to what they were with the rows: they carry the same sequence numbers.
-        reached = then.sequence if then else 0
+        reached = plan.then.sequence if plan.then else 0
         versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
         lean.restore(letters, max(versions, default=0), account)
     lean.restore(table, plan.version, account)
@@ -136,11 +137,3 @@ def _within(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) 
         quoted = name.replace("'", "''")
         parts.append(f"({source} = '{quoted}' AND {offset} >= {first} AND {offset} < {end})")
     return " OR ".join(parts)
-
-
-def _record_at(lake: Lake, table: str, version: int) -> Record | None:
-    """The newest refresh on record at a version."""
-    for at, record in lake.records(table):
-        if at <= version and record.verb in ("refresh", "restore", "reparse", "intake", "replay"):
-            return record
-    return None

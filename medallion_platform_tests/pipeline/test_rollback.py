@@ -141,3 +141,27 @@ def test_a_log_that_was_trimmed_does_not_guess(zone: Zone) -> None:
         rollback(known, zone.lake, "run-1", LATER)
     rollback(known, zone.lake, "run-2", replace(LATER, run_id="other"))
     assert ids(zone) == ["e0", "e1"]
+
+
+def test_a_refresh_that_rejected_nothing_is_taken_back(zone: Zone, spark: SparkSession) -> None:
+    t = picky(50)
+    known = Catalog((EVENTS,), (t,))
+    take(zone, "first", event("a", 0, amount=1), event("x", 0, amount=99))
+    bring(t, zone.lake, spark, known)
+    take(zone, "second", event("b", 0, amount=2))
+    refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), unit_columns=known.unit_columns)
+    rollback(known, zone.lake, "wrong", LATER)
+    assert amounts(zone.lake) == {"a": 1}
+    assert dead(zone.lake, t.name).total() == 1
+
+
+@pytest.mark.parametrize("wrong", [[bad(b"[")], [event("w", 0, amount=2), bad(b"[")]])
+def test_what_was_withdrawn_stays_so_when_a_later_run_is_taken_back(zone: Zone, wrong: list[Row]) -> None:
+    known = Catalog((EVENTS,), ())
+    take(zone, "first", event("a", 0, amount=1), bad(b"{"))
+    take(zone, "wrong", *wrong)
+    rollback(known, zone.lake, "wrong", LATER)
+    reparse(EVENTS, zone.lake, Run("parsed-again", LATER.at))
+    rollback(known, zone.lake, "parsed-again", replace(LATER, run_id="another-rollback"))
+    assert ids(zone) == ["a"]
+    assert dead_letters.read(zone.lake, "bronze.events")["payload"].to_list() == [b"{"]
