@@ -58,6 +58,11 @@ def sequence_of(table: DeltaTable | None) -> int:
     return -1 if found is None else found
 
 
+def next_sequence(*tables: DeltaTable | None) -> int:
+    """The `Record.sequence` of a write to tables that go together, the newest in each taken into account."""
+    return max(0, *map(sequence_of, tables)) + 1
+
+
 @contextmanager
 def fenced(
     table: DeltaTable, sequence: int, record: Record | None = None, positions: Mapping[str, int] | None = None

@@ -6,7 +6,6 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from medallion_platform.contracts.contract import EVENT_DATE
 from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
 from medallion_platform.sources.source import FileSource
 
@@ -24,9 +23,7 @@ def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition
 
 def of_source(source: FileSource) -> dg.TimeWindowPartitionsDefinition | None:
     """Days by event date where the bronze table is partitioned so."""
-    if EVENT_DATE not in source.contract.partitioned_by:
-        return None
-    return of_unit(daily(EVENT_DATE), source.first_day)
+    return of_unit(daily(source.unit) if source.unit else None, source.first_day)
 
 
 def mapping(table: Table, upstream: object, upstream_partitioned: bool) -> dg.PartitionMapping | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
-from medallion_platform.contracts.contract import EVENT_DATE, Contract
+from medallion_platform.contracts.contract import Contract
 from medallion_platform.pipeline.table import DeclarationError, Table
 from medallion_platform.sources.source import FileSource
 
@@ -58,10 +58,9 @@ class Catalog:
     @cached_property
     def unit_columns(self) -> Mapping[str, str | None]:
         """The unit column of every table, None where it has no unit."""
-        bronze = {
-            s.table: EVENT_DATE if EVENT_DATE in s.contract.partitioned_by else None for s in self.sources
+        return {s.table: s.unit for s in self.sources} | {
+            t.name: t.unit.column if t.unit else None for t in self.tables
         }
-        return bronze | {t.name: t.unit.column if t.unit else None for t in self.tables}
 
     def contract_of(self, table: str) -> Contract:
         """The contract of any table."""

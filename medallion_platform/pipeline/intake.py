@@ -26,7 +26,6 @@ import polars as pl
 
 from medallion_platform.contracts import lean as contracts
 from medallion_platform.contracts.contract import (
-    EVENT_DATE,
     Contract,
     Expectation,
     IsType,
@@ -34,7 +33,7 @@ from medallion_platform.contracts.contract import (
     Severity,
 )
 from medallion_platform.lakehouse import dead_letters, lean, ledger
-from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.lake import Lake
@@ -301,8 +300,8 @@ def _bronze_columns(source: FileSource) -> dict[str, Any]:
     columns: dict[str, Any] = dict(contracts.polars_schema(source.contract))
     if isinstance(source.format, Debezium):
         columns |= CHANGE
-    if EVENT_DATE in source.contract.partitioned_by:
-        columns[EVENT_DATE] = pl.Date
+    if source.unit:
+        columns[source.unit] = pl.Date
     return columns | PROVENANCE
 
 
@@ -428,15 +427,14 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     bad = bad.filter(~pl.col("offset").is_in(list(already)))
     dead = bad.height + len(already)
     rows = finish(source, run, rows, pl.scan_delta(table).collect_schema())
-    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
         verb="intake",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=Counts(read, rows.height, dead, int(twice.sum()), 0),
         position={source.name: {WHOLE: batch.next_offset}},
-        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
-        units=units_of(rows, unit),
+        sequence=next_sequence(table, letters),
+        units=units_of(source, rows),
         violations=judged.violations,
         warnings=judged.warnings,
         notes=[_note(f) for f in batch.unreadable],
@@ -527,7 +525,7 @@ def judge(source: FileSource, frame: pl.DataFrame, at: datetime) -> Judged:
 
 def _out_of_time(source: FileSource, came: pl.DataFrame, judged: contracts.Judged, at: datetime) -> Any:
     """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
-    if EVENT_DATE not in source.contract.partitioned_by:
+    if source.unit is None:
         return judged
     time = pl.col(str(source.contract.event_time))
     first = datetime.combine(source.first_day, datetime.min.time(), UTC)
@@ -630,13 +628,12 @@ def finish(
     known: the columns that the table has. A field that differs by case or punctuation goes there, and
     one that the contract declared once keeps the type it had then.
     """
-    contract = source.contract
     added = [
         pl.lit(source.name).alias("_source"),
         pl.lit(run.at, pl.Datetime("us", "UTC")).alias("_ingested_at"),
     ]
-    if EVENT_DATE in contract.partitioned_by and EVENT_DATE not in contract.column_names:
-        added.append(pl.col(str(contract.event_time)).dt.date().alias(EVENT_DATE))
+    if source.unit and source.unit not in source.contract.column_names:
+        added.append(pl.col(str(source.contract.event_time)).dt.date().alias(source.unit))
     rows = rows.with_columns(added)
     wanted = _bronze_columns(source)
     extra = [c for c in rows.columns if c not in wanted and c not in files.RESERVED]
@@ -684,12 +681,12 @@ def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str
     return names
 
 
-def units_of(rows: pl.DataFrame, unit: str | None) -> dict[str, int]:
+def units_of(source: FileSource, rows: pl.DataFrame) -> dict[str, int]:
     """Rows per unit; nothing where the table has no unit."""
-    if unit is None or rows.is_empty():
+    if source.unit is None or rows.is_empty():
         return {}
-    counted = rows.group_by(pl.col(unit).cast(pl.String)).len()
-    return dict(sorted(zip(counted[unit].fill_null(WHOLE), counted["len"], strict=True)))
+    counted = rows.group_by(pl.col(source.unit).cast(pl.String)).len()
+    return dict(sorted(zip(counted[source.unit].fill_null(WHOLE), counted["len"], strict=True)))
 
 
 def _concat(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.commit import Fenced, commit, in_units, sequence_of
+from medallion_platform.lakehouse.commit import Fenced, commit, in_units, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, Touched, commits, touched
@@ -101,7 +101,7 @@ def refresh(
     target = lake.open(table.name)
     letters = lake.open(dead_letters.name(table.name))
     # Taken before the work begins: who commits in between makes this refresh too late.
-    sequence = max(sequence_of(target), sequence_of(letters), 0) + 1
+    sequence = next_sequence(target, letters)
     last = lake.last_record(table.name, _VERBS) if target else None
     heads = {u: lake.version(u) if as_of is None else lake.version_at(u, as_of) for u in table.upstream_names}
     upstreams, work = _decide(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from medallion_platform.lakehouse import dead_letters, lean, ledger
-from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
+from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import intake as _intake
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.sources import files
@@ -85,14 +85,13 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
     twice = duplicates(good, source.contract, table, _intake.identity_of(source))
     rows = _intake.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
     counts = Counts(chosen.height, rows.height + len(there), judged.bad.height, int(twice.sum()), 0)
-    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
     record = Record(
         verb="replay",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=counts,
-        units=_intake.units_of(rows, unit),
-        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
+        units=_intake.units_of(source, rows),
+        sequence=next_sequence(table, letters),
         violations=judged.violations,
         warnings=judged.warnings,
     )
@@ -120,11 +119,10 @@ def reparse(
     if table is None:
         return -1, None
     letters = lake.open(dead_letters.name(source.table))
-    unit = source.contract.partitioned_by[0] if source.contract.partitioned_by else None
-    rows = pl.scan_delta(table).filter(pl.col("_source") == source.name)
-    if units is not None and unit is not None:
-        rows = rows.filter(pl.col(unit).cast(pl.String).is_in(sorted(units)))
-    stored = rows.collect()
+    mine = pl.col("_source") == source.name
+    if units is not None and source.unit:
+        mine &= pl.col(source.unit).cast(pl.String).fill_null(WHOLE).is_in(sorted(units))
+    stored = pl.scan_delta(table).filter(mine).collect()
     if stored.is_empty() or stored["_payload"].null_count():
         return replay(source, lake, run).version, None
     frame = _parse_again(
@@ -144,18 +142,14 @@ def reparse(
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=Counts(stored.height, good.height, judged.bad.height),
-        units=_intake.units_of(good, unit),
-        sequence=max(sequence_of(table), sequence_of(letters), 0) + 1,
+        units=_intake.units_of(source, good),
+        sequence=next_sequence(table, letters),
         violations=judged.violations,
         warnings=judged.warnings,
     )
     if not bad.is_empty():
         dead_letters.append(lake, source.table, bad, replace(record, units={}))
-    keep_others = pl.scan_delta(table).filter(pl.col("_source") != source.name)
-    if units is not None and unit is not None:
-        outside = ~pl.col(unit).cast(pl.String).is_in(sorted(units))
-        keep_others = pl.scan_delta(table).filter((pl.col("_source") != source.name) | outside)
-    others = keep_others.collect()
+    others = pl.scan_delta(table).filter(~mine).collect()
     everything = pl.concat([others, good], how="diagonal_relaxed") if others.height else good
     version = lean.replace(table, everything, record, None)
     replay(source, lake, run)

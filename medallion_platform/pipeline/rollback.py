@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from medallion_platform.lakehouse import dead_letters, lean
-from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
@@ -98,7 +98,7 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
     before = lake.rows(plan.table)
     table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
     assert table is not None
-    sequence = max(sequence_of(table), sequence_of(letters), 0) + 1
+    sequence = next_sequence(table, letters)
     if plan.version is None:
         account = Record(
             "rollback",

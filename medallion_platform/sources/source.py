@@ -9,10 +9,9 @@ from datetime import date, datetime
 from errno import EINVAL
 from functools import lru_cache
 from re import Pattern, compile
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
-if TYPE_CHECKING:
-    from medallion_platform.contracts.contract import Contract
+from medallion_platform.contracts.contract import EVENT_DATE, Contract
 
 ROWS_PER_FILE = 2**32
 """The positions a file version spans: a record's offset is `sequence * ROWS_PER_FILE + row`."""
@@ -140,6 +139,11 @@ class FileSource:
         object.__setattr__(self, "claims", tuple(self.claims))
         if not self.claims:
             raise ValueError(f"source {self.name!r} claims no file")
+
+    @property
+    def unit(self) -> str | None:
+        """The column of the day that a row belongs to, where the table is partitioned by it."""
+        return EVENT_DATE if EVENT_DATE in self.contract.partitioned_by else None
 
     def claims_path(self, path: str) -> bool:
         """Whether a file at `path` (relative to the landing zone, with `/`) is this source's."""
