@@ -12,7 +12,6 @@ from medallion_platform.orchestration.names import key_of, pool_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
-from medallion_platform.pipeline.preview import preview
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
@@ -32,7 +31,6 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     """A silver or gold table: refreshed for the run's partitions, checked by its own counts."""
     key = key_of(table.name)
     unit_columns = catalog.unit_columns
-    drifts = table.unit is not None
     origin = catalog.origin(table.name)
     deps = [
         dg.AssetDep(
@@ -60,7 +58,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         automation_condition=_when_upstream_changed(),
         code_version=f"{code_version(table):012x}",
         pool=pool_of(table.name),
-        check_specs=reports.check_specs(key, blocking=True, drifts=drifts),
+        check_specs=reports.check_specs(key, blocking=True, drifts=table.unit is not None),
     )
     def body(
         context: dg.AssetExecutionContext, config: RefreshConfig, lakehouse: Lakehouse
@@ -85,14 +83,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
                 **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
                 **reports.column_lineage(done.lineage),
             },
-            check_results=reports.check_results(
-                lake,
-                key,
-                table.name,
-                done.record,
-                unit_column=unit_columns[table.name],
-                drifts=drifts,
-            ),
+            check_results=reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
         )
 
     return body
@@ -127,9 +118,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
-            check_results=reports.check_results(
-                lake, key, source.table, record, unit_column=None, drifts=False
-            ),
+            check_results=reports.check_results(lake, source.table, record),
         )
 
     return body
@@ -198,35 +187,19 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             lake,
             Run(context.run_id, datetime.now(UTC)),
         )
-        tell(source.table, f"{taken.counts.read} records from {taken.files} files")
+        reason = f"{taken.counts.read} records from {taken.files} files"
+        tell(source.table, reason)
         for note in taken.notes:
             context.log.info(note)
         if not taken.files:
             return
-        common = {
-            **{f"rows_{n}": v for n, v in taken.counts.as_dict().items()},
-            "files": taken.files,
-            "delta_version": taken.version,
-            "dagster/uri": lake.path(source.table),
-            "violations": dg.MetadataValue.json(taken.violations),
-            "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in taken.notes) or "none"),
-            "preview": dg.MetadataValue.md(
-                reports.as_markdown(preview(lake, source.contract, source.table, reports.PREVIEW))
-            ),
-        }
-        partitioned = partitions.of_source(source) is not None
-        for unit in sorted(taken.units) if partitioned else (None,):
-            yield dg.AssetMaterialization(
-                key_of(source.table),
-                partition=unit,
-                metadata={
-                    **common,
-                    "dagster/row_count": lake.rows(source.table),
-                    **({"dagster/partition_row_count": taken.units[unit]} if unit else {}),
-                },
-            )
+        metadata = reports.metadata(lake, source.contract, source.table, taken.version, taken.record, reason)
+        metadata["files"] = taken.files
+        for unit in sorted(taken.units) if source.unit else (None,):
+            rows = {"dagster/partition_row_count": taken.units[unit]} if unit else {}
+            yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=metadata | rows)
         # Of this run and after what they judge: the UI shows older results as "not evaluated".
-        yield from reports.evaluations(lake, source.table, taken.record)
+        yield from map(reports.evaluation, reports.check_results(lake, source.table, taken.record))
 
     return body
 

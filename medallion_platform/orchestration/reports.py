@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ SURGE = "dead_letters_as_usual"
 PREVIEW = 5
 """Rows that a materialization shows."""
 
+_WRITES = 31
+"""A table's newest write and the thirty before it."""
 _SURGE_ROWS = 10
 _SURGE_SHARE = 0.05
 _SURGE_TIMES = 3
@@ -48,15 +50,13 @@ def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.
             asset=asset,
             description="No row of the last write was rejected or warned about.",
         ),
-    ]
-    specs.append(
         dg.AssetCheckSpec(
             SURGE,
             asset=asset,
             description=f"Rejected rows are no more than {_SURGE_SHARE:.0%} of a write, or than "
             f"{_SURGE_TIMES} times their usual share.",
-        )
-    )
+        ),
+    ]
     if drifts:
         specs.append(
             dg.AssetCheckSpec(
@@ -116,7 +116,7 @@ def column_lineage(found: Lineage) -> dict[str, Any]:
     if not found:
         return {}
     deps = {
-        column: [dg.TableColumnDep(dg.AssetKey(table.split(".")), name) for table, name in origins]
+        column: [dg.TableColumnDep(key_of(table), name) for table, name in origins]
         for column, origins in found.items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
@@ -156,12 +156,9 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
 
 def check_results(
     lake: Lake,
-    asset: dg.AssetKey,
     table: str,
     record: Record | None,
-    *,
-    unit_column: str | None,
-    drifts: bool,
+    unit_column: str | None = None,
 ) -> list[dg.AssetCheckResult]:
     """The results of `check_specs` for one write; a write that had nothing to do passes."""
     counts = record.counts if record else Counts()
@@ -170,13 +167,13 @@ def check_results(
     results = [
         dg.AssetCheckResult(
             check_name=CONSERVED,
-            asset_key=asset,
+            asset_key=key_of(table),
             passed=counts.missing == 0,
             metadata={**counts.as_dict(), "missing": counts.missing},
         ),
         dg.AssetCheckResult(
             check_name=CONTRACT,
-            asset_key=asset,
+            asset_key=key_of(table),
             passed=not (counts.dead_lettered or warnings),
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
@@ -185,40 +182,30 @@ def check_results(
                 **{f"{Severity.WARN.value}: {k}": v for k, v in warnings.items()},
             },
         ),
+        surge(lake, table),
     ]
-    told = surge(table, [r for _, r in lake.records(table, 31)])
-    results.append(
-        dg.AssetCheckResult(
-            check_name=SURGE,
-            asset_key=asset,
-            passed=told.passed,
-            severity=told.severity,
-            metadata=told.metadata,
-        )
-    )
-    if drifts and unit_column:
-        results.append(_drift_result(lake, asset, table, unit_column, record))
+    if unit_column:
+        results.append(_drift_result(lake, table, unit_column, record))
     return results
 
 
-def evaluations(lake: Lake, table: str, record: Record) -> list[dg.AssetCheckEvaluation]:
-    """The same results for a write that no asset of Dagster's made: an intake."""
-    key = key_of(table)
-    results = check_results(lake, key, table, record, unit_column=None, drifts=False)
-    return [
-        dg.AssetCheckEvaluation(key, str(r.check_name), r.passed, r.metadata, severity=r.severity)
-        for r in results
-    ]
+def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A result as an event of its own, for what no asset of Dagster's wrote or who looks at it later."""
+    assert result.asset_key and result.check_name
+    return dg.AssetCheckEvaluation(
+        result.asset_key, result.check_name, result.passed, result.metadata, severity=result.severity
+    )
 
 
-def surge(table: str, newest_first: Sequence[Record]) -> dg.AssetCheckEvaluation:
+def surge(lake: Lake, table: str) -> dg.AssetCheckResult:
     """Whether the newest write rejected unusually many rows, and which expectations they broke."""
+    newest_first = [r for _, r in lake.records(table, _WRITES)]
     shares = [r.counts.dead_lettered / r.counts.read for r in newest_first if r.counts.read]
     rejected = newest_first[0].counts.dead_lettered if newest_first else 0
     usual = median(shares[1:]) if len(shares) > 1 else 0.0
     share = shares[0] if shares and newest_first[0].counts.read else 0.0
     surges = rejected >= _SURGE_ROWS and share > max(_SURGE_SHARE, _SURGE_TIMES * usual)
-    return dg.AssetCheckEvaluation(
+    return dg.AssetCheckResult(
         asset_key=key_of(table),
         check_name=SURGE,
         passed=not surges,
@@ -257,13 +244,11 @@ def unusual_units(rows: Mapping[str, int], units: Iterable[str]) -> dict[str, st
     return found
 
 
-def _drift_result(
-    lake: Lake, asset: dg.AssetKey, table: str, unit_column: str, record: Record | None
-) -> dg.AssetCheckResult:
+def _drift_result(lake: Lake, table: str, unit_column: str, record: Record | None) -> dg.AssetCheckResult:
     unusual = unusual_units(rows_by_unit(lake, table, unit_column), record.units if record else ())
     return dg.AssetCheckResult(
         check_name=DRIFT,
-        asset_key=asset,
+        asset_key=key_of(table),
         passed=not unusual,
         severity=dg.AssetCheckSeverity.WARN,
         metadata=dict(unusual),

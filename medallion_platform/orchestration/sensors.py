@@ -16,8 +16,6 @@ from medallion_platform.sources import landing
 from medallion_platform.sources.source import place_of
 
 _TRY_AGAIN_SECONDS = 600
-_WRITES = 31
-"""A table's newest write and the thirty before it."""
 
 
 def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefinition:
@@ -56,13 +54,13 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        events: list[dg.AssetCheckEvaluation] = []
+        events = []
         for name in catalog.names:
             version = lakehouse.lake.version(name)
             if version < 0 or seen.get(name) == version:
                 continue
             seen[name] = version
-            events.append(reports.surge(name, [r for _, r in lakehouse.lake.records(name, _WRITES)]))
+            events.append(reports.evaluation(reports.surge(lakehouse.lake, name)))
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
     return sensor

@@ -111,11 +111,14 @@ class Taken:
             units=self.units,
             violations=self.violations,
             warnings=self.warnings,
+            notes=self.notes,
+            seconds=self.seconds,
         )
 
     def add(self, record: Record) -> None:
         """Add one batch's account."""
         self.counts += record.counts
+        self.notes += record.notes
         for mine, theirs in (
             (self.units, record.units),
             (self.violations, record.violations),
@@ -167,13 +170,11 @@ def intake(
     taken.files = len(pending)
     told = lost(lake, source)
     for batch in _batches(source, folder, lake, pending, told, position, batch_rows, batch_bytes):
-        record = _take(source, table, lake, run, batch)
-        taken.add(record)
-        taken.notes += record.notes
+        taken.add(_take(source, table, lake, run, batch))
         # A fresh look, so that the next batch sees the rows of this one.
         table = lake.open(source.table) or table
     taken.version = table.version()
-    taken.seconds = time.monotonic() - started
+    taken.seconds = round(time.monotonic() - started, 3)
     return taken
 
 
