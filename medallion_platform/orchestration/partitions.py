@@ -26,6 +26,14 @@ def of_source(source: FileSource) -> dg.TimeWindowPartitionsDefinition | None:
     return of_unit(daily(source.unit) if source.unit else None, source.first_day)
 
 
+def range_tags(first: object, last: object) -> dict[str, str]:
+    """What makes a run one over the partitions from `first` to `last`, both included."""
+    return {
+        "dagster/asset_partition_range_start": str(first),
+        "dagster/asset_partition_range_end": str(last),
+    }
+
+
 def mapping(table: Table, upstream: object, upstream_partitioned: bool) -> dg.PartitionMapping | None:
     """Which upstream partitions a partition is made from; None where Dagster's default is right."""
     if table.unit is None or not upstream_partitioned:

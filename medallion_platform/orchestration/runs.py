@@ -19,6 +19,7 @@ import dagster as dg
 
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
 from medallion_platform.pipeline.rollback import TakenBack, rollback
@@ -33,8 +34,6 @@ PID_TAG = "medallion/pid"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Events go to the instance, where the UI shows them, and not to the terminal as well."""
 
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
 _GAP = timedelta(days=31)
 
 _SETTINGS = """\
@@ -194,8 +193,7 @@ def _refresh_group(
     units = {u for found in stale.values() if found is not None for u in found}
     selection = {key_of(name) for name in stale}
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
-    for first, last in _spans(units) if units else [(None, None)]:
-        tags = {_RANGE_START: first, _RANGE_END: last} if first and last else {}
+    for tags in [range_tags(*span) for span in _spans(units)] or [{}]:
         _execute(job, on, outcome, tags)
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.pipeline.catalog import Catalog
 
 
@@ -31,10 +32,7 @@ def gold_by_the_hour(catalog: Catalog) -> list[dg.ScheduleDefinition]:
         today = context.scheduled_execution_time.date()
         return dg.RunRequest(
             run_key=context.scheduled_execution_time.isoformat(),
-            tags={
-                "dagster/asset_partition_range_start": str(today - timedelta(days=1)),
-                "dagster/asset_partition_range_end": str(today),
-            },
+            tags=range_tags(today - timedelta(days=1), today),
         )
 
     return [schedule]
