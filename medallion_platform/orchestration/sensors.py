@@ -7,13 +7,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from medallion_platform.lakehouse import ledger
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import intake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources import landing
-from medallion_platform.sources.source import place_of
 
 _TRY_AGAIN_SECONDS = 600
 
@@ -69,22 +67,8 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
 def waiting_files(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
     """Complete files that a source claims and whose rows are not all taken in as they are now."""
     look = landing.look(Path(lakehouse.landing), catalog.sources, now, lakehouse.settle_seconds)
-    waiting: list[str] = []
-    for source in catalog.sources:
-        rows = ledger.read(lakehouse.lake, source.name).sort("sequence")
-        lost = intake.lost(lakehouse.lake, source)
-        known = {
-            r["path"]: (r["size"], r["modified_at"])
-            for r in rows.iter_rows(named=True)
-            if r["sequence"] not in lost
-        }
-        waiting += [
-            f"{f.path} {f.size} {f.modified_at.isoformat()}"
-            for f in look.claimed[source.name]
-            if known.get(f.path) != (f.size, f.modified_at)
-        ]
-        table = lakehouse.lake.open(source.table)
-        reached = (table.transaction_version(source.name) or 0) if table else 0
-        unfinished = rows.filter(rows["sequence"] >= place_of(reached)[0])
-        waiting += [f"{source.name} {sequence}" for sequence in unfinished["sequence"]]
-    return waiting
+    return [
+        file
+        for source in catalog.sources
+        for file in intake.waiting(source, look.claimed[source.name], lakehouse.lake)
+    ]

@@ -165,8 +165,8 @@ def intake(
         return taken  # nothing ever landed: the table is made with its first file
     table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
     _refuse_other_types(source, table)
-    position = max(table.transaction_version(source.name) or 0, 0)
-    pending = known.filter(pl.col("sequence") >= place_of(position)[0]).to_dicts()
+    position = position_of(source, table)
+    pending = _pending(known, position).to_dicts()
     taken.files = len(pending)
     told = lost(lake, source)
     for batch in _batches(source, folder, lake, pending, told, position, batch_rows, batch_bytes):
@@ -176,6 +176,28 @@ def intake(
     taken.version = table.version()
     taken.seconds = round(time.monotonic() - started, 3)
     return taken
+
+
+def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) -> list[str]:
+    """What an intake would take up: candidates to be read, versions that are not taken whole."""
+    registered = ledger.read(lake, source.name)
+    known = [_version(r) for r in registered.iter_rows(named=True)]
+    new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
+    pending = _pending(registered, position_of(source, lake.open(source.table)))
+    return [
+        *(f"{f.path} {f.size} {f.modified_at.isoformat()}" for f in new),
+        *(f"{source.name} {sequence}" for sequence in pending["sequence"]),
+    ]
+
+
+def position_of(source: FileSource, table: DeltaTable | None) -> int:
+    """The offset up to which a table holds a source's records (or their dead letters do)."""
+    return (table.transaction_version(source.name) or 0) if table else 0
+
+
+def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
+    """The file versions from the one on that `position` lies in."""
+    return registered.filter(pl.col("sequence") >= place_of(position)[0])
 
 
 def _refuse_other_types(source: FileSource, table: DeltaTable) -> None:
@@ -212,9 +234,7 @@ def register(
     found: list[tuple[landing.Seen, str]] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
-    for seen in candidates:
-        if landing.unchanged(latest, seen) and latest[seen.path].digest not in missing:
-            continue
+    for seen in landing.wanted(known, candidates, missing):
         try:
             found.append((seen, landing.digest_of(folder, seen)))
         except landing.StillGrowing:
@@ -405,8 +425,7 @@ def _take(source: FileSource, table: DeltaTable, lake: Lake, run: Run, batch: _B
     """Judge one batch and commit it: dead letters first, then the rows with the new position."""
     started = time.monotonic()
     letters = lake.open(dead_letters.name(source.table))
-    position = max(table.transaction_version(source.name) or 0, 0)
-    ahead = (letters.transaction_version(source.name) or 0) if letters else 0
+    position, ahead = position_of(source, table), position_of(source, letters)
     frame, files_read = batch.frame, len(batch.unreadable)
     read = frame.height + files_read
     already: set[int] = set()

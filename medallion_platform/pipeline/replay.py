@@ -52,7 +52,6 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
     table = lake.open(source.table)
     if table is None:
         return Replayed(Counts(), -1)
-    position = table.transaction_version(source.name) or 0
     letters = lake.open(dead_letters.name(source.table))
     everything = dead_letters.read(lake, source.table)
     wanted = (
@@ -60,7 +59,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
         & (pl.col("row") > 0)
         & pl.col("payload").is_not_null()
         # Letters ahead of the table belong to an intake that has not committed its rows yet.
-        & (pl.col("offset") < position)
+        & (pl.col("offset") < _intake.position_of(source, table))
     )
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))

@@ -168,16 +168,15 @@ def digest_of(landing: Path | str, seen: Seen) -> str:
     return made.hexdigest()
 
 
-def unchanged(known: Mapping[str, FileVersion], seen: Seen) -> bool:
-    """Whether a file looks as its latest known version did, so that it need not be read. Pure.
+def wanted(
+    known: Iterable[FileVersion], candidates: Iterable[Seen], missing: Mapping[str, int]
+) -> list[Seen]:
+    """The candidates that must be read: one that looks as its latest version did need not be. Pure.
 
-    `known` holds the latest version by path (`latest`).
+    Unless the content of that version is `missing`.
     """
-    version = known.get(seen.path)
-    return version is not None and (version.size, version.modified_at) == (
-        seen.size,
-        seen.modified_at,
-    )
+    standing = {v.path: (v.size, v.modified_at) for v in latest(known).values() if v.digest not in missing}
+    return [seen for seen in candidates if standing.get(seen.path) != (seen.size, seen.modified_at)]
 
 
 def latest(versions: Iterable[FileVersion]) -> dict[str, FileVersion]:

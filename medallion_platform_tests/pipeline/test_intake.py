@@ -309,6 +309,25 @@ def test_a_file_that_cannot_be_opened_is_taken_once_it_can(
     assert letters(zone.lake)["violations"].to_list() == [["file: lost from record 1 on: Permission denied"]]
 
 
+def test_what_was_lost_waits_until_it_was_taken_under_any_name(zone: Zone) -> None:
+    def waits() -> list[str]:
+        return [w.partition(" ")[0] for w in steps.waiting(CSV, zone.seen(CSV), zone.lake)]
+
+    file = zone.csv("events/a.csv", [good("a"), good("b")])
+    assert waits() == ["events/a.csv"]
+    steps.register(CSV, zone.landing, zone.seen(CSV), zone.lake, RUN)
+    assert waits() == [CSV.name]
+    away = file.rename(zone.root / "away")
+    assert zone.take().counts.dead_lettered == 1
+    assert waits() == []
+    back = away.rename(file.with_name("c.csv"))
+    assert waits() == ["events/c.csv"]
+    assert zone.take().counts.written == 2
+    back.rename(file)
+    assert waits() == []
+    assert zone.take().counts.read == 0
+
+
 def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = zone.csv("events/a.csv", [good(k) for k in "abcdef"])
     in_pieces(monkeypatch)

@@ -20,8 +20,8 @@ from medallion_platform.sources.landing import (
     register,
     scan,
     sort_out,
-    unchanged,
     unfinished_name,
+    wanted,
 )
 from medallion_platform.sources.source import Csv, FileSource, UnreadableFile
 
@@ -128,11 +128,10 @@ def test_registering():
     more, repeated = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
     assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
     assert repeated == [b]
-    known = latest([*more, *versions])
-    assert known["a"].sequence == 3
-    assert unchanged(known, b)
-    assert not unchanged(known, a)
-    assert not unchanged(known, seen("z"))
+    assert latest([*more, *versions])["a"].sequence == 3
+    both = [*more, *versions]
+    assert wanted(both, [a, b, seen("a", 60), seen("z")], {}) == [a, seen("z")]
+    assert wanted(both, [b, seen("a", 60)], {"2": 1}) == [b]
     back, _ = register([*versions, *more], [(seen("a", 70), "1")], {})
     assert [(v.path, v.digest, v.state) for v in back] == [("a", "1", "new version")]
 
