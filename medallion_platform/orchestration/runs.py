@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ import dagster as dg
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.orchestration.partitions import range_tags
+from medallion_platform.orchestration.sensors import waiting_files
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
 from medallion_platform.pipeline.rollback import TakenBack, rollback
@@ -99,7 +100,7 @@ def run_everything(
     A table whose upstream failed is still refreshed from the upstream's last good version.
     """
     outcome = Outcome()
-    if not all(lakehouse.lake.exists(t.name) for t in catalog.tables):
+    if waiting_files(catalog, lakehouse, datetime.now(UTC)):
         _warm_up(lakehouse)
     _execute(defs.resolve_job_def("intake"), on, outcome, {})
     _refresh_all(defs, catalog, lakehouse, on, outcome)
@@ -142,7 +143,7 @@ def _refresh_all(
 
 
 def _warm_up(lakehouse: Lakehouse) -> None:
-    """Start the JVM, which will be needed, beside the intake, which needs none."""
+    """Start the JVM, which what waits will need, beside the intake, which needs none."""
 
     def start() -> None:
         with suppress(Exception):  # whoever needs it meets the same error, and tells it

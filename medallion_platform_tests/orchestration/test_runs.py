@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import dagster as dg
+import pytest
 from dagster_shared.error import SerializableErrorInfo
 
-from medallion_platform.orchestration.runs import _in_words, _spans
+from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.runs import Outcome, _in_words, _spans
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.settings import Settings
 
 
 def test_a_late_date_plans_no_years_in_between() -> None:
@@ -28,3 +37,29 @@ def test_a_failure_is_told_by_our_own_sentence() -> None:
     )
     assert _in_words(wrapper) == "silver.x: its transform failed (Error: y)."
     assert _in_words(None) == "failed"
+
+
+def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table without input is no reason: another domain's may never come."""
+    started: list[object] = []
+    monkeypatch.setattr(runs, "_warm_up", started.append)
+    place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
+    sources = (catalog.source_of["bronze.departments"], catalog.source_of["bronze.jobs"])
+    few = Catalog(sources, (catalog.by_name["silver.jobs"],))
+    defs = build_defs(few, (), place)
+
+    def round() -> Outcome:
+        return runs.run_everything(defs, few, place, on)
+
+    with dg.DagsterInstance.ephemeral() as on:
+        assert not round().failed
+        assert started == []
+        file = Path(place.landing) / "hr" / "departments" / "departments.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text("1,Sales\n")
+        assert not round().failed
+        assert started == [place]
+        round()
+        assert started == [place]
