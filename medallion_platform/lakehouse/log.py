@@ -19,6 +19,10 @@ class LogGone(Exception):
     """A commit that is needed is no longer in the log (cleaned up after the log retention)."""
 
 
+class FilesGone(Exception):
+    """Files that a commit added are deleted by now: the log reaches further back than they do."""
+
+
 @dataclass(frozen=True)
 class Commit:
     """What one commit did to the data: units that only grew, units with rows taken away."""

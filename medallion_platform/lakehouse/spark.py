@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
-from medallion_platform.lakehouse.log import actions
+from medallion_platform.lakehouse.log import FilesGone, actions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -136,11 +136,14 @@ def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int
 
     Raises:
         LogGone: one of these commits is no longer in the log.
+        FilesGone: a file that one of them added was replaced since, and deleted.
     """
     found = lake.open(table, until)
     assert found is not None
     path = lake.path(table)
     files = [unquote(f["path"]) for f in files_added(path, since, until)]
+    if not all((Path(path) / file).exists() for file in files):
+        raise FilesGone(f"{path}: not all files are there that were added after version {since}")
     if _is_plain(found, path, files):
         return _of_files(spark, path, found, files)
     feed = (

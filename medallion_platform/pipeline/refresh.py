@@ -17,7 +17,7 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import Fenced, commit, in_units, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.log import LogGone, Touched, commits, touched
+from medallion_platform.lakehouse.log import FilesGone, LogGone, Touched, commits, touched
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.lineage import Lineage
 from medallion_platform.pipeline.plan import (
@@ -137,7 +137,7 @@ def refresh(
     try:
         try:
             made = make(upstreams, work)
-        except (remake.Widening, remake.FilesGone):
+        except (remake.Widening, FilesGone):
             upstreams, work = _decide(table, lake, spark, unit_columns, last, heads, rebuild=True)
             made = make(upstreams, work)
     except RefreshFailed:

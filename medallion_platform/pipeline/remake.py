@@ -52,10 +52,6 @@ class Widening(Exception):
     """A column becomes wider: all files must be written anew, not only those of some units or keys."""
 
 
-class FilesGone(Exception):
-    """Files that were appended since the last refresh are deleted by now: the table is made anew."""
-
-
 class Refused(Exception):
     """What was made must not be committed; the text says why and what to do, for people."""
 
@@ -91,7 +87,6 @@ def remake(
     stale: bool,
 ) -> Made:
     """Make the rows that `work` names and stage them; creates or evolves the table first."""
-    _refuse_gone_files(table, lake, work, last, upstreams)
     keys = _changed_keys(table, lake, spark, last, upstreams) if work.merge else None
     if keys is not None and _has_null(keys):
         keys = None  # a table-level event (truncate) concerns every key
@@ -150,19 +145,6 @@ def _plan_of(rows: DataFrame) -> str:
     """The analyzed plan, its first line the columns of the frame."""
     frame: Any = rows.select(*rows.columns)
     return str(frame._jdf.queryExecution().analyzed().toString())
-
-
-def _refuse_gone_files(
-    table: Table, lake: Lake, work: Work, last: Record | None, upstreams: Upstreams
-) -> None:
-    """The log reaches further back than the files of replaced rows."""
-    if not (work.append or work.merge) or last is None:
-        return
-    main = table.main[1].table
-    since, path = last.position[main][WHOLE], lake.path(main)
-    for added in engine.files_added(path, since, upstreams.heads[main]):
-        if not (Path(path) / unquote(added["path"])).exists():
-            raise FilesGone
 
 
 def _refuse_failures(table: Table, staged: engine.Staged) -> None:
