@@ -43,8 +43,6 @@ _KEPT = "_kept_"
 _GLOB = frozenset("*?[]{}\\")
 _PLAIN_PATH = re.compile(r"(\w+=[\w.\-]+/)*[\w.\-]+", re.ASCII)
 
-# Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
-# A run over many rows wants both; `medallion bench` measures with both.
 _CHATTER = (
     "Using incubator modules",
     "Using Spark's default log4j profile",
@@ -52,6 +50,8 @@ _CHATTER = (
     "To adjust logging level use",
 )
 _starting = Lock()
+# Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
+# A run over many rows wants both; `medallion bench` measures with both.
 _QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
