@@ -16,7 +16,6 @@ from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
     import polars as pl
-    import pyarrow as pa
     from deltalake import DeltaTable
 
 PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 30 days"}
@@ -27,27 +26,8 @@ def name(table: str) -> str:
     return f"dead_letters.{table}"
 
 
-def schema() -> pa.Schema:
+def columns() -> dict[str, Any]:
     """Columns of every dead-letter table."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("source", pa.string()),
-            ("offset", pa.int64()),
-            ("file", pa.string()),
-            ("row", pa.int64()),
-            ("payload", pa.binary()),
-            ("violations", pa.list_(pa.string())),
-            ("unit", pa.string()),
-            ("at", pa.timestamp("us", tz="UTC")),
-            ("run_id", pa.string()),
-        ]
-    )
-
-
-def polars_schema() -> dict[str, Any]:
-    """The same columns for a Polars frame."""
     import polars as pl
 
     return {
@@ -64,13 +44,13 @@ def polars_schema() -> dict[str, Any]:
 
 
 def read(lake: Lake, table: str) -> pl.DataFrame:
-    """All dead letters of a table, with the columns of `schema` (empty where there are none)."""
+    """All dead letters of a table, with their `columns` (empty where there are none)."""
     import polars as pl
 
     found = lake.open(name(table))
     if found is None:
-        return pl.DataFrame(schema=polars_schema())
-    return pl.scan_delta(found).collect().select(list(polars_schema()))
+        return pl.DataFrame(schema=columns())
+    return pl.scan_delta(found).collect().select(list(columns()))
 
 
 def of_files(lake: Lake, table: str, source: str) -> list[tuple[int, str]]:
@@ -107,12 +87,9 @@ def replace(
 
     Does nothing where there neither are nor were any.
     """
-    found = lake.open(name(table))
-    if rows.is_empty() and (found is None or found.count() == 0):
+    if rows.is_empty() and not count(lake, table):
         return
     predicate = None
-    if units is not None and not units:
-        return append(lake, table, rows, record) if not rows.is_empty() else None
     if units is not None:
         quoted = ", ".join("'" + str(u).replace("'", "''") + "'" for u in sorted(units))
         predicate = f"unit IN ({quoted})"
@@ -120,8 +97,11 @@ def replace(
 
 
 def _ensure(lake: Lake, table: str) -> DeltaTable:
-    return lake.ensure(name(table), schema(), properties=PROPERTIES)
+    import polars as pl
+
+    schema = pl.DataFrame(schema=columns()).to_arrow().schema
+    return lake.ensure(name(table), schema, properties=PROPERTIES)
 
 
 def _fit(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(list(polars_schema())).cast(polars_schema())  # type: ignore[arg-type]
+    return rows.select(list(columns())).cast(columns())  # type: ignore[arg-type]

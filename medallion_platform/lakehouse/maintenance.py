@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from medallion_platform.lakehouse.commit import (
+    _HIVE_NULL,
     WRITER,
     Fenced,
     StagedFile,
@@ -50,7 +51,6 @@ ROW_GROUP = 65_536
 _SMALL = 8
 """A file under an eighth of the target is worth merging with others."""
 _CURVE_BITS = 16
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _UNREADABLE = {"deletionVectors", "columnMapping"}
 
 
@@ -104,9 +104,7 @@ def storage(lake: Lake, table: str) -> Storage:
     found = lake.open(table)
     sizes = [f["size_bytes"] for f in files_of(found)] if found else []
     small = sum(1 for s in sizes if s < TARGET_BYTES / _SMALL) if len(sizes) > 1 else 0
-    on_disk = sum(
-        f.stat().st_size for f in Path(lake.path(table)).rglob("*.parquet") if "_delta_log" not in f.parts
-    )
+    on_disk = sum(size for path, size, _ in _listed(Path(lake.path(table))) if path.endswith(".parquet"))
     return Storage(len(sizes), small, sum(sizes), max(on_disk - sum(sizes), 0))
 
 

@@ -613,7 +613,7 @@ def dead_rows(
             }
             for f in unreadable
         ],
-        schema=dead_letters.polars_schema(),
+        schema=dead_letters.columns(),
     )
     if bad.is_empty():
         return whole

@@ -358,12 +358,12 @@ def _commit_dead_letters(table: Table, lake: Lake, work: Work, made: Any, record
             }
             for r in made.rejected
         ],
-        schema=dead_letters.polars_schema(),
+        schema=dead_letters.columns(),
     )
     counted = replace(record, units={})
     if made.whole:
         dead_letters.replace(lake, table.name, None, rows, counted)
-    elif work.merge:
+    elif made.keys:
         dead_letters.replace(lake, table.name, made.keys, rows, counted)
     elif work.replace:
         # Units that only grow keep the dead letters they have; one commit does both.

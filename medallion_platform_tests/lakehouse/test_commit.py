@@ -195,7 +195,7 @@ def letter(unit: str | None, n: int) -> dict[str, Any]:
 
 
 def letters(*rows: dict[str, Any]) -> pl.DataFrame:
-    return pl.DataFrame(list(rows), schema=dead_letters.polars_schema())
+    return pl.DataFrame(list(rows), schema=dead_letters.columns())
 
 
 def test_dead_letters_are_replaced_by_unit(tmp_path: Path) -> None:

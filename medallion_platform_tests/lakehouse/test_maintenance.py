@@ -203,7 +203,7 @@ def test_a_writer_that_started_before_and_the_optimizer_fence_each_other(
 
 def test_dead_letters_and_ledgers_are_maintained_and_still_written(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    empty = dead_letters.polars_schema()
+    empty = dead_letters.columns()
     for n in range(4):
         one = pl.DataFrame([{**dict.fromkeys(empty), "source": "s", "offset": n, "payload": b"\xff"}], empty)
         dead_letters.append(lake, TABLE, one, record(n + 1), {"s": n})

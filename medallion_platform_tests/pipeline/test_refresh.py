@@ -402,7 +402,7 @@ def lean_append(lake: Lake, name: str, rows: list[dict[str, Any]], record: Any) 
     import shutil
 
     shutil.rmtree(lake.path(dead_letters.name(name)))
-    dead_letters.append(lake, name, pl.DataFrame(rows, schema=dead_letters.polars_schema()), record)
+    dead_letters.append(lake, name, pl.DataFrame(rows, schema=dead_letters.columns()), record)
 
 
 def test_upkeep_is_no_change_and_a_lost_log_is_a_rebuild(zone: Zone, spark: SparkSession) -> None:
