@@ -309,11 +309,9 @@ def test(context: typer.Context) -> None:
     """Run the whole local test suite (further arguments go to pytest)."""
     import pytest
 
-    tests = Path(__file__).parent.parent / "medallion_platform_tests"
-    if not tests.is_dir():
-        raise Stop("the tests are part of a checkout, not of the installed package", USAGE)
+    tests = str(_tests())
     named = any(Path(a.partition("::")[0]).exists() for a in context.args)
-    raise typer.Exit(int(pytest.main([*([] if named else [str(tests)]), *context.args])))
+    raise typer.Exit(int(pytest.main([*([] if named else [tests]), *context.args])))
 
 
 @app.command()
@@ -327,10 +325,9 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the cost of the promises, as ratios to the bare alternative in the same run."""
-    try:
-        from medallion_platform_tests.benchmarks import run
-    except ImportError:
-        raise Stop("the benchmarks are part of a checkout, not of the installed package", USAGE) from None
+    _tests()
+    from medallion_platform_tests.benchmarks import run
+
     if unknown := [p for p in parts or () if p not in run.PARTS]:
         raise Stop(f"no figures named {', '.join(unknown)}; there are {', '.join(run.PARTS)}", USAGE)
     found = run.measure(parts or run.PARTS, rounds, short=short)
@@ -338,6 +335,14 @@ def bench(
         _print_table(title, rows, as_json)
     if out:
         out.write_text(run.as_markdown(found))
+
+
+def _tests() -> Path:
+    """The folder of the tests and benchmarks, which are not installed with the package."""
+    found = Path(__file__).parent.parent / "medallion_platform_tests"
+    if not found.is_dir():
+        raise Stop("the tests and benchmarks are part of a checkout, not of the installed package", USAGE)
+    return found
 
 
 def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, next_steps: bool) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 START_SECONDS = 120
 END_SECONDS = 15
 
-MEDALLION = (sys.executable, "-c", "from medallion_platform.cli import main; main()")
 DAGSTER = (str(Path(sys.executable).with_name("dagster")),)
 
 

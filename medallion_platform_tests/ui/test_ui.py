@@ -25,7 +25,8 @@ from dagster._core.execution.backfill import BulkActionStatus
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform_tests.ui.server import DAGSTER, MEDALLION, serving
+from medallion_platform_tests.command import MEDALLION
+from medallion_platform_tests.ui.server import DAGSTER, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURES = os.environ.get("MEDALLION_SCREENSHOTS")
