@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -87,11 +87,3 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         """Every table, bronze first, then in order of making."""
         return tuple(s.table for s in self.sources) + tuple(t.name for t in self.in_order)
-
-    def downstream(self, tables: Iterable[str]) -> set[str]:
-        """Tables that follow, directly or not, from any of `tables`."""
-        found = set(tables)
-        for table in self.in_order:
-            if found & set(table.upstream_names):
-                found.add(table.name)
-        return found - set(tables)

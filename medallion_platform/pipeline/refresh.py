@@ -372,6 +372,3 @@ def _commit_dead_letters(table: Table, lake: Lake, work: Work, made: Any, record
         dead_letters.replace(lake, table.name, units, pl.concat([kept, rows]), counted)
     elif not rows.is_empty():
         dead_letters.append(lake, table.name, rows, counted)
-
-
-__all__ = ["Counts", "Fenced", "MissingUpstream", "RefreshFailed", "Refreshed", "Run", "refresh"]

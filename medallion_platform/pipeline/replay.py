@@ -39,10 +39,6 @@ class Replayed:
         return self.counts.dead_lettered
 
 
-class NothingStored(Exception):
-    """A record cannot be judged again because its text was not kept (Parquet columns, a file)."""
-
-
 def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | None = None) -> Replayed:
     """Take dead letters of a source (all, or those at `offsets`) that pass now back into its table.
 

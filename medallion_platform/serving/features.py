@@ -146,11 +146,6 @@ class FeatureRepository:
             settings.write_text(_SETTINGS)
         return FeatureStore(repo_path=str(self.home))
 
-    @property
-    def consumers(self) -> tuple[OnlineFeatures, ...]:
-        """One consumer a view, for `publish`."""
-        return tuple(OnlineFeatures(self, view) for view in self.views)
-
     def apply(self) -> None:
         """Register all views with Feast and make room for them online; changes nothing twice."""
         from feast import Entity, FeatureView, FileSource, PushSource

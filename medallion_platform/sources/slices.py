@@ -118,13 +118,6 @@ class Block:
         return made
 
 
-def joined(texts: list[bytes]) -> tuple[Block, Ints, Ints]:
-    """A block that holds `texts` one after the other, with where each starts and ends."""
-    ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(texts)]
-    return Block(*texts), starts, ends
-
-
 def patched(column: pl.Series, rows: list[int], values: list[str | None]) -> pl.Series:
     """`column` with `values` at `rows`."""
     if not rows:

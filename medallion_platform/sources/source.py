@@ -156,8 +156,7 @@ class FileVersion:
 
     `state` says why it has a sequence number: `new` (path not seen before), `new version` (the
     path was seen with another content) or `again` (the content was lost before it was taken whole;
-    its records from `first_row` on are still to be taken). `header` holds the names of its fields where
-    the file has them (`files.header`): stored payloads of a CSV cannot be parsed again without.
+    its records from `first_row` on are still to be taken).
     """
 
     sequence: int
@@ -166,12 +165,7 @@ class FileVersion:
     size: int
     modified_at: datetime
     state: Literal["new", "new version", "again"] = "new"
-    header: tuple[str, ...] | None = None
     first_row: int = 1
-
-    def offset(self, row: int) -> int:
-        """The position of this file's record number `row`; of the file itself for row 0."""
-        return offset_of(self.sequence, row)
 
 
 def claims(globs: Iterable[str], path: str) -> bool:

@@ -51,6 +51,10 @@ def repository(root: Path, valid_for: timedelta | None = None) -> FeatureReposit
     )
 
 
+def consumer_of(repo: FeatureRepository) -> OnlineFeatures:
+    return OnlineFeatures(repo, repo.views[0])
+
+
 def online(repo: FeatureRepository, users: list[str]) -> dict[str, dict[str, Any]]:
     found = repo.store.get_online_features(
         features=repo.views[0].references, entity_rows=[{"user_id": u} for u in users]
@@ -142,7 +146,7 @@ def test_online_is_the_newest_row_after_any_history_and_any_crash(
 ) -> None:
     """After each commit a publish, which dies after so many writes; rows never leave the table."""
     repo = repository(tmp_path_factory.mktemp("home"))
-    (consumer,) = repo.consumers
+    consumer = consumer_of(repo)
     days: dict[int, Day] = {}
     for commit, writes in steps:
         days |= {d: {**days.get(d, {}), **users} for d, users in commit.items()}
@@ -190,7 +194,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureReposito
 
 def test_late_data_reaches_history_but_never_replaces_a_newer_value(tmp_path: Path) -> None:
     repo = repository(tmp_path)
-    (consumer,) = repo.consumers
+    consumer = consumer_of(repo)
     write(repo.lake, {5: {"a": 5}, 2: {"b": 2}})
     assert publish(consumer, repo.lake, RUN).written == 2
     write(repo.lake, {3: {"a": 3, "b": 3}})
@@ -207,7 +211,7 @@ def test_late_data_reaches_history_but_never_replaces_a_newer_value(tmp_path: Pa
 
 def test_a_row_that_left_the_table_leaves_online_only_when_published_anew(tmp_path: Path) -> None:
     repo = repository(tmp_path)
-    (consumer,) = repo.consumers
+    consumer = consumer_of(repo)
     write(repo.lake, {1: {"a": 1}, 5: {"a": 5, "b": 5}})
     publish(consumer, repo.lake, RUN)
     write(repo.lake, {5: {}})
@@ -220,10 +224,10 @@ def test_a_row_that_left_the_table_leaves_online_only_when_published_anew(tmp_pa
 def test_a_lost_online_store_is_filled_again(tmp_path: Path) -> None:
     repo = repository(tmp_path)
     write(repo.lake, {1: {"a": 1}})
-    publish(repo.consumers[0], repo.lake, RUN)
+    publish(consumer_of(repo), repo.lake, RUN)
     (tmp_path / "features" / "online.db").unlink()
     again = FeatureRepository(repo.home, repo.lake, repo.views)
-    assert publish(again.consumers[0], again.lake, RUN).written == 1
+    assert publish(consumer_of(again), again.lake, RUN).written == 1
     assert online(again, ["a"]) == {"a": features_of(1)}
 
 
@@ -232,7 +236,7 @@ def test_more_rows_than_one_chunk_are_all_written(tmp_path: Path, monkeypatch: p
     repo = repository(tmp_path)
     users = {f"u{n}": n for n in range(10)}
     write(repo.lake, {d: {u: n for u, n in users.items() if n % 4 == d} for d in range(4)})
-    assert publish(repo.consumers[0], repo.lake, RUN).written == 10
+    assert publish(consumer_of(repo), repo.lake, RUN).written == 10
     assert online(repo, list(users)) == {u: features_of(n) for u, n in users.items()}
 
 
@@ -243,19 +247,19 @@ def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_pa
     with pytest.raises(
         LeakyFeatures, match="1 rows have a feature_timestamp before their event_date was over"
     ):
-        publish(repo.consumers[0], repo.lake, RUN)
+        publish(consumer_of(repo), repo.lake, RUN)
     assert online(repo, ["a"]) == {"a": features_of(None)}
 
 
 def test_a_second_publish_is_kept_out(shared: FeatureRepository) -> None:
-    (consumer,) = shared.consumers
+    consumer = consumer_of(shared)
     with consumer.alone(), pytest.raises(Fenced, match="another publish is running"):
         publish(consumer, shared.lake, RUN)
 
 
 def test_anybody_can_ask_which_edition_is_online(shared: FeatureRepository) -> None:
     write(shared.lake, {0: {"a": 1}})
-    done = publish(shared.consumers[0], shared.lake, RUN)
+    done = publish(consumer_of(shared), shared.lake, RUN)
     found = shared.store.get_online_features(
         features=["published:version", "published:run_id"], entity_rows=[{"feature_view": "user_features"}]
     ).to_dict()
@@ -304,5 +308,5 @@ def test_the_clickstream_table_declares_features() -> None:
 def test_the_lake_is_only_read(shared: FeatureRepository) -> None:
     write(shared.lake, {0: {"a": 9}})
     before = Lake(shared.lake.root).version(TABLE)
-    publish(shared.consumers[0], shared.lake, RUN)
+    publish(consumer_of(shared), shared.lake, RUN)
     assert shared.lake.version(TABLE) == before

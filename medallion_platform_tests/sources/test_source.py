@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from medallion_platform.sources.source import (
     Csv,
     Debezium,
-    FileVersion,
     JsonLines,
     UnreadableFile,
     claims,
@@ -34,12 +32,6 @@ def test_offsets_sort_as_files_and_rows_do(a: tuple[int, int], b: tuple[int, int
 def test_what_is_no_place_has_no_offset(sequence: int, row: int):
     with pytest.raises(ValueError, match="outside"):
         offset_of(sequence, row)
-
-
-def test_a_version_knows_the_offsets_of_its_records():
-    version = FileVersion(3, "a.csv", "d", 1, datetime(2026, 1, 1, tzinfo=UTC))
-    assert version.offset(0) == 3 * 2**32
-    assert place_of(version.offset(7)) == (3, 7)
 
 
 @pytest.mark.parametrize(
