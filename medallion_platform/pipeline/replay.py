@@ -67,7 +67,7 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
         lake,
         chosen.select(
             pl.col("payload"),
-            pl.col("violations").list.first().str.starts_with("record: not valid ").alias("_raw"),
+            pl.col("violations").list.first().str.starts_with(f"record: {files.UNDECODED}").alias("_raw"),
             pl.col("file").alias("_file"),
             pl.col("row").alias("_row"),
             pl.col("offset").alias("_offset"),

@@ -25,7 +25,7 @@ from medallion_platform.sources.source import (
     UnreadableFile,
 )
 
-__all__ = ["RESERVED", "UnreadableFile", "header", "read", "reparse"]
+__all__ = ["RESERVED", "UNDECODED", "UnreadableFile", "header", "read", "reparse"]
 
 RESERVED = (
     *("_row", "_payload", "_payload_bytes", "_malformed"),
@@ -35,6 +35,9 @@ RESERVED = (
 
 A field of such a name gets a `_` behind it.
 """
+
+UNDECODED = "not valid "
+"""How `_malformed` begins where a record is not text in its file's encoding, and is kept as bytes."""
 
 
 def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK) -> Iterator[pl.DataFrame]:
@@ -174,7 +177,7 @@ def _records(
     for i in np.flatnonzero(bad).tolist():
         record = block.get(int(starts[i]), int(ends[i]))
         raw[i] = record if source is None else source.raw(record)
-        malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
+        malformed[i] = f"{UNDECODED}{'utf-8' if source is None else source.encoding}"
     return _framed(row, count, columns, payload, pl.Series(raw, dtype=pl.Binary), malformed)
 
 
