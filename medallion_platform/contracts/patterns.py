@@ -90,10 +90,16 @@ def _written(tree: Iterable[Any], flags: int) -> Iterable[str]:
             yield "(?:" + "".join(_written(inner, (flags | added) & ~removed)) + ")"
         elif operation in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             least, most, inner = argument
-            yield "(?:" + "".join(_written(inner, flags)) + ")" + _times(int(least), most)
+            repeated = "".join(_written(inner, flags))
+            yield (repeated if _is_one_character(inner) else f"(?:{repeated})") + _times(int(least), most)
         else:
             reason = _REFUSED.get(operation, f"uses {str(operation).lower()}")
             raise ValueError(f"{reason}")
+
+
+def _is_one_character(tree: Any) -> bool:
+    """Whether it needs no group to be repeated; Java steps through a group more slowly."""
+    return len(tree) == 1 and tree[0][0] in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN)
 
 
 def _times(least: int, most: Any) -> str:

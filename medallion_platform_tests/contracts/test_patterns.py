@@ -71,7 +71,8 @@ def test_java_finds_what_is_meant(spark: SparkSession, found: list[str], texts: 
 @pytest.mark.parametrize(
     ("expression", "common"),
     [
-        (r"^\d+$", r"\A(?:[0-9])+\z"),
+        (r"^\d+$", r"\A[0-9]+\z"),
+        (r"^(\d\d)+$", r"\A(?:(?:[0-9][0-9]))+\z"),
         (r"[\w-]", r"[\-0-9A-Z_a-z]"),
         ("(?i)k", "[Kk]"),
         (".", r"[^\n]"),
