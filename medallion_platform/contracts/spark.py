@@ -107,6 +107,12 @@ class SparkJudged:
         """The columns that are not hidden."""
         return [name for name in self.df.columns if name not in self.hidden]
 
+    @cached_property
+    def left_in_place(self) -> dict[str, SparkColumn]:
+        """The counters of violations that leave no rejected row behind, which tells of the others."""
+        named = {e.name for e in self.contract.expectations if e.of_frame or e.severity is Severity.WARN}
+        return {name: counter for name, counter in self.counters.items() if name in named}
+
     def good(self, df: DataFrame | None = None) -> DataFrame:
         """The good rows, typed. `df` is this one with an observation on it."""
         df = self.df if df is None else df

@@ -83,6 +83,9 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ansi.enabled": "true",
+        # Finding out which line of Python made a column doubles the time of making one.
+        "spark.python.sql.dataFrameDebugging.enabled": "false",
+        "spark.sql.dataFrameQueryContext.enabled": "false",
         # Plans are read for column lineage, and whole.
         "spark.sql.debug.maxToStringFields": "10000",
     }
@@ -251,17 +254,8 @@ def stage(
             rows = rows.observe(observed, *counters)
         if verdict.guard is not None:
             rows = rows.where(verdict.guard)
-        # Partition values leave the file, and casts lose what did not fit: a dead letter needs both.
-        kept = {c: c for c in partition_by} | dict(verdict.as_came)
-        bad = ~verdict.ok
-        # Dead letters go to one file, not to one per partition that they would have gone to.
-        rows = rows.select(
-            *(F.when(~bad, F.col(c)).alias(c) if c in partition_by else c for c in columns),
-            bad.alias(_DEAD),
-            F.when(bad, verdict.violations).alias(_VIOLATIONS),
-            F.when(bad, verdict.unit).alias(_UNIT),
-            *(F.when(bad, F.col(c)).alias(_KEPT + name) for name, c in kept.items()),
-        )
+        in_place, kept = _places(rows, partition_by, verdict.as_came)
+        rows = _with_dead_letters(rows, partition_by, columns, verdict, in_place, kept)
     rows.write.partitionBy(_DEAD, *partition_by).parquet(str(target))
     files = staged_files(table_path, f"{folder}/{_DEAD}=false", partition_by)
     dead_folder = target / f"{_DEAD}=true"
@@ -274,6 +268,47 @@ def stage(
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
     return Staged(files, rejected, counted)
+
+
+def _places(
+    rows: DataFrame, partition_by: Sequence[str], as_came: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Where a dead letter's values before the cast go: (into the columns themselves, into further ones).
+
+    A further column costs every good row a null. It is needed for values of another type, and for
+    partition values, which leave the file.
+    """
+    types = {f.name: f.dataType for f in rows.schema.fields}
+    in_place = {c: was for c, was in as_came.items() if c not in partition_by and types[c] == types[was]}
+    further = {c: was for c, was in as_came.items() if c not in in_place}
+    return in_place, {c: c for c in partition_by} | further
+
+
+def _with_dead_letters(
+    rows: DataFrame,
+    partition_by: Sequence[str],
+    columns: Sequence[str],
+    verdict: Verdict,
+    in_place: Mapping[str, str],
+    kept: Mapping[str, str],
+) -> DataFrame:
+    """The columns of the file to write: those of the table, then what only a dead letter has."""
+    bad = ~verdict.ok
+
+    def written(column: str) -> Column:
+        if column in partition_by:  # dead letters go to one file, not to one per partition
+            return F.when(~bad, F.col(column)).alias(column)
+        if column in in_place:
+            return F.when(bad, F.col(in_place[column])).otherwise(F.col(column)).alias(column)
+        return F.col(column)
+
+    return rows.select(
+        *map(written, columns),
+        bad.alias(_DEAD),
+        F.when(bad, verdict.violations).alias(_VIOLATIONS),
+        F.when(bad, verdict.unit).alias(_UNIT),
+        *(F.when(bad, F.col(was)).alias(_KEPT + name) for name, was in kept.items()),
+    )
 
 
 def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> list[dict[str, Any]]:
