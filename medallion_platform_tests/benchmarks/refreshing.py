@@ -1,7 +1,8 @@
 """What a refresh costs: one changed day against a rebuild of thirty, nothing to do, and how costs grow.
 
-Refreshes run through `pipeline.refresh` in one warm Spark session. Growth is measured on the log alone:
-the plan, the status and one more commit, on tables of many partitions and of many commits.
+Refreshes run through `pipeline.refresh` in one warm Spark session, started as the platform starts it.
+Growth is measured on the log alone: the plan, the status and one more commit, on tables of many
+partitions and of many commits.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ DAYS, ROWS_A_DAY = 30, 100_000
 
 def measure(rounds: int, rows: int = ROWS_A_DAY) -> list[Figure]:
     """One changed day of thirty, then nothing to do."""
-    spark = engine.session(jars(), quick=False)
+    spark = engine.session(jars())
     one, all_days, nothing = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))
