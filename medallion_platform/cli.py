@@ -101,6 +101,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
     from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.refresh import of_other_code
 
     settings = _settings(home)
     lake = Lake(settings.lake)
@@ -117,6 +118,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
                 "last refresh": record.at if record else None,
                 "run": record.run_id if record else None,
                 "freshness": fresh,
+                "of former code": len(of_other_code(table, lake)) if table else 0,
                 "rows": lake.rows(name),
                 "dead letters": dead_letters.count(lake, name),
                 "version": lake.version(name),

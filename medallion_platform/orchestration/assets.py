@@ -58,7 +58,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         automation_condition=_when_upstream_changed(),
         code_version=f"{code_version(table):012x}",
         pool=pool_of(table.name),
-        check_specs=reports.check_specs(key, blocking=True, drifts=table.unit is not None),
+        check_specs=[
+            *reports.check_specs(key, blocking=True, drifts=table.unit is not None),
+            reports.current_spec(key),
+        ],
     )
     def body(
         context: dg.AssetExecutionContext, config: RefreshConfig, lakehouse: Lakehouse
@@ -69,7 +72,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             table,
             lake,
             lakehouse.session,
-            Run(context.run_id, datetime.now(UTC)),
+            Run(context.run.run_id, datetime.now(UTC)),
             units=_requested(context),
             rebuild=config.rebuild,
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
@@ -83,7 +86,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
                 **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
                 **reports.column_lineage(done.lineage),
             },
-            check_results=reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
+            check_results=[
+                *reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
+                reports.current(lake, table),
+            ],
         )
 
     return body
@@ -114,7 +120,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
 
         units = _requested(context)
         lake = lakehouse.lake
-        version, record = reparse(source, lake, Run(context.run_id, datetime.now(UTC)), units)
+        version, record = reparse(source, lake, Run(context.run.run_id, datetime.now(UTC)), units)
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
@@ -146,7 +152,7 @@ def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.Assets
 
         tell(f"serving.{view.view}", "publishing")
         repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
-        run = Run(context.run_id, datetime.now(UTC))
+        run = Run(context.run.run_id, datetime.now(UTC))
         done = publish(OnlineFeatures(repository, view), lakehouse.lake, run)
         tell(f"serving.{view.view}", done.reason)
         return dg.MaterializeResult(
@@ -185,7 +191,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
             folder,
             seen.claimed[source.name],
             lake,
-            Run(context.run_id, datetime.now(UTC)),
+            Run(context.run.run_id, datetime.now(UTC)),
         )
         reason = f"{taken.counts.read} records from {taken.files} files"
         tell(source.table, reason)

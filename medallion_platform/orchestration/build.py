@@ -16,7 +16,7 @@ from medallion_platform.orchestration.assets import (
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.schedules import features_by_night, gold_by_the_hour
-from medallion_platform.orchestration.sensors import landing_sensor, surge_sensor
+from medallion_platform.orchestration.sensors import code_sensor, landing_sensor, surge_sensor
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
 
@@ -45,6 +45,7 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
         sensors=[
             landing_sensor(catalog, intake),
             surge_sensor(catalog),
+            code_sensor(catalog),
             dg.AutomationConditionSensorDefinition(
                 "refresh_what_changed",
                 target=dg.AssetSelection.all(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,16 @@ from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.drift import drift
 from medallion_platform.pipeline.lineage import Lineage
 from medallion_platform.pipeline.preview import preview
+from medallion_platform.pipeline.refresh import of_other_code
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from medallion_platform.pipeline.table import Table
+
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
+CURRENT = "made_by_current_code"
 DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
 PREVIEW = 5
@@ -67,6 +71,15 @@ def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.
             )
         )
     return specs
+
+
+def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when a table's code or contract changed."""
+    return dg.AssetCheckSpec(
+        CURRENT,
+        asset=asset,
+        description="The transform and the contract, as they are now, made every partition.",
+    )
 
 
 def metadata(
@@ -218,6 +231,27 @@ def surge(lake: Lake, table: str) -> dg.AssetCheckResult:
             "look": f"medallion dead-letters show {table}",
         },
     )
+
+
+def current(lake: Lake, table: Table) -> dg.AssetCheckResult:
+    """Whether any partition was made by a former transform or contract, and what to do then."""
+    stale = sorted(of_other_code(table, lake))
+    told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
+    if stale:
+        told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill, intake may go on beside it."
+    return dg.AssetCheckResult(
+        check_name=CURRENT,
+        asset_key=key_of(table.name),
+        passed=not stale,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
+    )
+
+
+def _said(table: Table, units: Sequence[str]) -> str:
+    if table.unit is None:
+        return "the table"
+    return f"partitions {units[0]} to {units[-1]}" if len(units) > 1 else f"partition {units[0]}"
 
 
 def rows_by_unit(lake: Lake, table: str, unit_column: str) -> dict[str, int]:

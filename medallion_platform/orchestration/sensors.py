@@ -1,4 +1,4 @@
-"""What is noticed by itself: files that landed, dead letters that surge."""
+"""What is noticed by itself: files that landed, dead letters that surge, code that changed."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import intake
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.plan import code_version
 from medallion_platform.sources import landing
 
 _TRY_AGAIN_SECONDS = 600
@@ -60,6 +61,25 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
             seen[name] = version
             events.append(reports.evaluation(reports.surge(lakehouse.lake, name)))
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
+
+    return sensor
+
+
+def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
+    """Fail a table's check `made_by_current_code` when its transform or contract is another one now."""
+
+    @dg.sensor(
+        name="code_changed",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells which partitions a former transform or contract made, once the code changed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
+        seen: dict[str, int] = json.loads(context.cursor or "{}")
+        codes = {t.name: code_version(t) for t in catalog.tables if lakehouse.lake.exists(t.name)}
+        changed = [t for t in catalog.tables if t.name in codes and codes[t.name] != seen.get(t.name)]
+        events = [reports.evaluation(reports.current(lakehouse.lake, t)) for t in changed]
+        return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 
     return sensor
 

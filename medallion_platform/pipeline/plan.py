@@ -141,12 +141,11 @@ def plan(
     if any(change is None for change in upstreams.changed.values()):
         return Work(heads, whole=True, reason="the log of an upstream does not say what changed since")
     changed = {u: c for u, c in upstreams.changed.items() if c is not None}
-    old_code = last.position.get(CODE, {})
     if table.unit is None:
-        return _plan_whole(table, heads, changed, old_code, rebuild, recovering)
+        return _plan_whole(table, last, heads, changed, rebuild, recovering)
 
     known = set(existing) | rebuilt_units(table, upstreams.units)
-    code_stale = {u for u in known if old_code.get(u, old_code.get(WHOLE)) != code}
+    code_stale = made_by_other_code(table, last, known)
     if code_stale == known and known and requested is None:
         return Work(heads, whole=True, reason="the table's code or contract changed")
     if WHOLE in changed.get(table.main[1].table, Touched()).all:
@@ -177,6 +176,12 @@ def plan(
     return Work(position, replace=frozenset(wanted), reason=_say(set(), wanted))
 
 
+def made_by_other_code(table: Table, last: Record, units: Iterable[str]) -> set[str]:
+    """Of `units`, those that a transform or contract made which is no longer the table's own."""
+    code, made_by = code_version(table), last.position.get(CODE, {})
+    return {u for u in units if made_by.get(u, made_by.get(WHOLE)) != code}
+
+
 def upstream_days(table: Table, upstream: str, units: Iterable[str]) -> set[str]:
     """The upstream's days that the given units of the table are made from."""
     assert table.unit is not None
@@ -191,15 +196,15 @@ def upstream_days(table: Table, upstream: str, units: Iterable[str]) -> set[str]
 
 def _plan_whole(
     table: Table,
+    last: Record,
     heads: Position,
     changed: Mapping[str, Touched],
-    old_code: Mapping[str, int],
     rebuild: bool,
     recovering: bool,
 ) -> Work:
     if rebuild:
         return Work(heads, whole=True, reason="rebuild was asked for")
-    if old_code.get(WHOLE) != heads[CODE][WHOLE]:
+    if made_by_other_code(table, last, {WHOLE}):
         return Work(heads, whole=True, reason="the table's code or contract changed")
     moved = {u for u, c in changed.items() if c.all}
     if recovering and not moved:

@@ -24,6 +24,7 @@ from medallion_platform.pipeline.plan import (
     CODE,
     Upstreams,
     Work,
+    made_by_other_code,
     plan,
     reach,
     rebuilt_units,
@@ -213,6 +214,15 @@ def out_of_date(
     for upstream in table.upstreams.values():
         units |= units_from(table, upstream.back, coming.get(upstream.table) or ())
     return units
+
+
+def of_other_code(table: Table, lake: Lake) -> set[str]:
+    """The table's units (the whole table where it has none) that its former code made."""
+    last = lake.last_record(table.name, _VERBS)
+    if last is None:
+        return set()
+    units = lake.units(table.name, table.unit.column) if table.unit else {WHOLE}
+    return made_by_other_code(table, last, units)
 
 
 def _decide(

@@ -109,6 +109,7 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
         "files_landed",
         "refresh_what_changed",
         "dead_letters_surge",
+        "code_changed",
     }
     assert {s.name for s in repository.schedule_defs} == {
         "gold_by_the_hour",
