@@ -81,6 +81,12 @@ def test_a_run_is_taken_back_by_the_id_that_status_names(
     assert len(shown) == min(bad["rows"], 10)
 
 
+def test_the_way_of_a_row_leads_through_rooms_that_exist() -> None:
+    named = re.findall(r"`(\w+/(?:\w+\.py)?)`", (REPOSITORY / "docs" / "architecture.md").read_text())
+    assert len(named) > 15
+    assert [n for n in named if not (REPOSITORY / "medallion_platform" / n).exists()] == []
+
+
 @pytest.mark.timeout(600)
 def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "add-a-source.md"
