@@ -7,6 +7,8 @@ partitions and of many commits.
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import polars as pl
+from deltalake import DeltaTable
 
 from medallion_platform.domains.catalog import CATALOG
 from medallion_platform.jars import jars
@@ -22,6 +25,7 @@ from medallion_platform.lakehouse import lean
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.maintenance import maintain
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.plan import CODE, code_version
 from medallion_platform.pipeline.refresh import Run, out_of_date, refresh
@@ -69,25 +73,34 @@ def measure(rounds: int, rows: int = ROWS_A_DAY) -> list[Figure]:
 
 
 SIZES = ((10, 10), (100, 10), (1000, 10), (10, 100), (10, 1000), (10, 10_000))
+MAINTAINED = 1000
+"""From this many commits on, also as the nightly maintenance leaves the table."""
 
 
 def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[str, str]]:
-    """Milliseconds of planning, status and one more commit by partitions and commits; medians."""
+    """Milliseconds of planning, status and one more commit by partitions, commits and files; medians."""
     found = []
     for partitions, commits in sizes:
         with tempfile.TemporaryDirectory() as folder:
             lake = Lake(Path(folder))
             _grow(lake, partitions, commits)
-            timed = {
-                "plan": lambda lake=lake: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns, {}),
-                "status": lambda lake=lake: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
-                "one more commit": lambda lake=lake: _events(lake, FIRST, 1, "more"),
-            }
-            found.append(
-                {"partitions": f"{partitions:,}", "commits": f"{commits:,}"}
-                | {name: f"{_milliseconds(work, rounds):.0f} ms" for name, work in timed.items()}
-            )
+            found.append(_costs(lake, partitions, commits, rounds))
+            if commits >= MAINTAINED:
+                maintain(lake, SOURCE.name)
+                found.append(_costs(lake, partitions, commits, rounds))
     return found
+
+
+def _costs(lake: Lake, partitions: int, commits: int, rounds: int) -> dict[str, str]:
+    files = len(DeltaTable(lake.path(SOURCE.name)).file_uris())
+    timed = {
+        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns, {}),
+        "status": lambda: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
+        "one more commit": lambda: _events(lake, FIRST, 1, "more"),
+    }
+    return {"partitions": f"{partitions:,}", "commits": f"{commits:,}", "files": f"{files:,}"} | {
+        name: f"{_milliseconds(work, rounds):.0f} ms" for name, work in timed.items()
+    }
 
 
 def _milliseconds(work: object, rounds: int) -> float:
@@ -105,12 +118,9 @@ def _grow(lake: Lake, partitions: int, commits: int) -> None:
     """A source of so many partitions and commits, and a table that was made from its newest version."""
     days = [FIRST + timedelta(days=n) for n in range(partitions)]
     _write(lake, pl.concat([_frame(day, 1, f"p{day}") for day in days]))
-    for n in range(commits - 1):
-        _events(lake, FIRST, 1, f"c{n}")
-        if n % 100 == 99:
-            found = lake.open(SOURCE.name)
-            assert found is not None
-            found.create_checkpoint()
+    if commits > 1:
+        _events(lake, FIRST, 1, "c")
+        _repeat_last_commit(lake, commits - 2)
     version = lake.version(SOURCE.name)
     code = code_version(TABLE)
     record = Record(
@@ -123,6 +133,23 @@ def _grow(lake: Lake, partitions: int, commits: int) -> None:
     made = pl.DataFrame({"event_date": days, "user_id": ["u"] * partitions})
     table = lake.ensure(TABLE.name, made.to_arrow().schema, ["event_date"])
     lean.append(table, made, Record(**{**record.__dict__, "sequence": 1}), {})
+
+
+def _repeat_last_commit(lake: Lake, times: int) -> None:
+    """Write the log as so many more commits would have left it, its last checkpoint 50 commits back."""
+    root, first = Path(lake.path(SOURCE.name)), lake.version(SOURCE.name)
+    log = (root / "_delta_log" / f"{first:020}.json").read_text()
+    added = next(json.loads(line)["add"] for line in log.splitlines() if '"add"' in line)
+    sequence = re.search(r'"appId":"writer","version":(\d+)', log)
+    assert sequence
+    for n in range(1, times + 1):
+        path = added["path"].replace(".parquet", f"-{n}.parquet")
+        (root / path).hardlink_to(root / added["path"])
+        number = f'"appId":"writer","version":{int(sequence[1]) + n}'
+        repeated = log.replace(added["path"], path).replace(sequence[0], number)
+        (root / "_delta_log" / f"{first + n:020}.json").write_text(repeated)
+        if n == times - 50:
+            DeltaTable(root).create_checkpoint()
 
 
 def _no_spark() -> object:
