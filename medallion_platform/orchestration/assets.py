@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of
@@ -78,6 +79,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             unit_columns=unit_columns,
         )
+        _count_partitions(context, lake, table.name, unit_columns[table.name])
         tell(table.name, done.reason)
         context.log.info(f"{table.name}: {done.reason}")
         return dg.MaterializeResult(
@@ -121,6 +123,7 @@ def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinitio
         units = _requested(context)
         lake = lakehouse.lake
         version, record = reparse(source, lake, Run(context.run.run_id, datetime.now(UTC)), units)
+        _count_partitions(context, lake, source.table, source.unit)
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
@@ -227,6 +230,16 @@ def _requested(context: dg.AssetExecutionContext) -> set[str] | None:
     if not (context.has_partition_key or context.has_partition_key_range):
         return None
     return set(context.partition_keys)
+
+
+def _count_partitions(context: dg.AssetExecutionContext, lake: Lake, table: str, unit: str | None) -> None:
+    """Give each partition of the run its own number of rows; all else is said of the run as a whole."""
+    if unit is None:
+        return
+    rows = reports.rows_by_unit(lake, table, unit)
+    for partition in _requested(context) or ():
+        counted = {"dagster/partition_row_count": rows.get(partition, 0)}
+        context.add_asset_metadata(counted, partition_key=partition)
 
 
 def _when_upstream_changed() -> dg.AutomationCondition:  # type: ignore[type-arg]

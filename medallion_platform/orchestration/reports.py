@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from medallion_platform.contracts.contract import Contract, Severity
+from medallion_platform.contracts.contract import Contract, IsType, NotNull, Severity
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
@@ -154,7 +154,12 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
             description=c.description or None,
             constraints=dg.TableColumnConstraints(
                 nullable=c.nullable,
-                other=[e.name for e in contract.expectations if c.name in e.columns],
+                # The type and null are told beside it.
+                other=[
+                    e.name
+                    for e in contract.expectations
+                    if c.name in e.columns and not isinstance(e.test, IsType | NotNull)
+                ],
             ),
             tags={"pii": c.pii} if c.pii else {},
         )

@@ -26,7 +26,12 @@ def gold_by_the_hour(catalog: Catalog) -> list[dg.ScheduleDefinition]:
         description="Refresh the daily gold tables.",
     )
 
-    @dg.schedule(job=job, cron_schedule="5 * * * *", name="gold_by_the_hour")
+    @dg.schedule(
+        job=job,
+        cron_schedule="5 * * * *",
+        name="gold_by_the_hour",
+        description="Refresh today's and yesterday's gold; for installations without the automation.",
+    )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         """Today and yesterday: events come late."""
         today = context.scheduled_execution_time.date()
@@ -45,4 +50,9 @@ def features_by_night() -> dg.ScheduleDefinition:
         selection=dg.AssetSelection.key_prefixes("serving"),
         description="Bring the online feature store up to date with gold.",
     )
-    return dg.ScheduleDefinition(name="features_by_night", job=job, cron_schedule="30 0 * * *")
+    return dg.ScheduleDefinition(
+        name="features_by_night",
+        job=job,
+        cron_schedule="30 0 * * *",
+        description="Publish features when those of the day before are known.",
+    )

@@ -129,6 +129,10 @@ def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSess
     with dg.DagsterInstance.ephemeral() as on:
         before, defs = definitions(gross)
         materialize(defs, on)
+        told = on.fetch_materializations(GOLD, limit=3).records
+        assert [r.asset_materialization.metadata["dagster/partition_row_count"].value for r in told] == [
+            1
+        ] * 3
         assert stale(defs, on) == []
         (told,), cursor = tick(before, on, None)
         assert told.passed
