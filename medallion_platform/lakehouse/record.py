@@ -19,7 +19,7 @@ Position = dict[str, dict[str, int]]
 class Record:
     """One commit's account of itself, kept as JSON in the commit's `userMetadata`.
 
-    verb: intake, refresh, replay, reparse, restore. units: written rows per unit of this commit.
+    verb: intake, refresh, replay, reparse, restore, rollback. units: written rows per unit of this commit.
     stands_for: of an aggregate, the source rows that its rows add up to.
     notes: per source file or batch, what a person should know (a new version of a known file).
     """

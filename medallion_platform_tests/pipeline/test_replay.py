@@ -18,6 +18,7 @@ from medallion_platform.contracts.contract import (
     Contract,
     Expectation,
     IsType,
+    NotNull,
     Severity,
 )
 from medallion_platform.lakehouse import dead_letters
@@ -238,6 +239,17 @@ def test_reparse_of_some_days_leaves_the_others(zone: Zone) -> None:
     reparse(stricter(10), zone.lake, RUN, {"2026-01-05"})
     assert table_rows(zone.lake)["event_id"].to_list() == ["b"]
     assert letters(zone.lake)["row"].to_list() == [1]
+
+
+def test_reparse_of_some_days_leaves_rows_without_a_day(zone: Zone) -> None:
+    columns = tuple(replace(c, nullable=True) for c in CSV.contract.columns)
+    tests = tuple(e for e in CSV.contract.expectations if not isinstance(e.test, NotNull))
+    contract = replace(CSV.contract, key=(), watermark=None, columns=columns, expectations=tests)
+    source = replace(CSV, contract=contract)
+    zone.csv("events/a.csv", [good("a"), Row(b"b,,5,", True)])
+    zone.take(source)
+    reparse(source, zone.lake, RUN, {"2026-01-05"})
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
 
 
 def test_a_column_that_the_contract_gained_is_filled(zone: Zone) -> None:
