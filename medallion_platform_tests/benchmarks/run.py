@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from medallion_platform_tests.benchmarks import clustering, gate, intake_ratio, refreshing, starting
-from medallion_platform_tests.benchmarks.figure import Figure, as_markdown_table, machine
+from medallion_platform_tests.benchmarks.figure import as_markdown_table, machine
 
 PARTS = ("intake", "gate", "refresh", "start", "growth", "layout")
 
@@ -15,27 +17,32 @@ Tables = dict[str, list[dict[str, str]]]
 
 def measure(parts: Iterable[str], rounds: int, *, short: bool) -> Tables:
     """The figures of these parts; `short` takes a tenth of the rows."""
-    part = 10 if short else 1
-    figures: list[Figure] = []
+    found: Tables = {}
     for name in parts:
-        match name:
-            case "intake":
-                figures += intake_ratio.measure(rounds, intake_ratio.ROWS // part)
-            case "gate":
-                figures += gate.measure(rounds, gate.ROWS // part)
-            case "refresh":
-                figures += refreshing.measure(rounds, refreshing.ROWS_A_DAY // part)
-            case "start":
-                figures += starting.measure(rounds)
-            case _:
-                pass
-    found: Tables = {"Ratios": [f.row() for f in figures]} if figures else {}
-    if "growth" in parts:
-        sizes = refreshing.SIZES[: len(refreshing.SIZES) - (2 if short else 0)]
-        found["Growth"] = refreshing.growth(rounds, sizes)
-    if "layout" in parts:
-        found["Layout"] = clustering.layouts(clustering.ROWS // part, with_spark=not short)
+        # In a process of its own: a warm JVM, or one with other settings, is another machine.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as own:
+            title, rows = own.submit(_measure, name, rounds, short=short).result()
+        found.setdefault(title, []).extend(rows)
     return found
+
+
+def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str, str]]]:
+    share = 10 if short else 1
+    match part:
+        case "growth":
+            sizes = refreshing.SIZES[: len(refreshing.SIZES) - (2 if short else 0)]
+            return "Growth", refreshing.growth(rounds, sizes)
+        case "layout":
+            return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
+        case "intake":
+            figures = intake_ratio.measure(rounds, intake_ratio.ROWS // share)
+        case "gate":
+            figures = gate.measure(rounds, gate.ROWS // share)
+        case "refresh":
+            figures = refreshing.measure(rounds, refreshing.ROWS_A_DAY // share)
+        case _:
+            figures = starting.measure(rounds)
+    return "Ratios", [f.row() for f in figures]
 
 
 def as_markdown(found: Mapping[str, list[dict[str, str]]]) -> str:
