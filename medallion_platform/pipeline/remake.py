@@ -93,6 +93,7 @@ def remake(
     whole = work.whole or (work.merge and not merging)
     frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
     rows = table.transform(**frames)
+    _refuse_other_columns(table, rows)
     read = {source.table: frames[argument].columns for argument, source in table.made_from.items()}
     origins = lineage(_plan_of(rows), rows.columns, read)
     if table.unit and not whole:
@@ -142,6 +143,18 @@ def _plan_of(rows: DataFrame) -> str:
     """The analyzed plan, its first line the columns of the frame."""
     frame: Any = rows.select(*rows.columns)
     return str(frame._jdf.queryExecution().analyzed().toString())
+
+
+def _refuse_other_columns(table: Table, rows: DataFrame) -> None:
+    """A column that the transform forgot, or spelled otherwise, would be null in every row."""
+    missing = [c for c in table.contract.column_names if c not in rows.columns]
+    if missing:
+        further = [c for c in rows.columns if c not in table.contract.by_name]
+        returned = f", and returns {', '.join(further)} (not declared)" if further else ""
+        raise Refused(
+            f"{table.name}: its transform returns no column {', '.join(missing)} (declared){returned}. "
+            "Nothing was written, the table is as it was; mend the one or the other and refresh again."
+        )
 
 
 def _without_unit(column: str, staged: engine.Staged) -> int:
