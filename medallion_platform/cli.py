@@ -8,13 +8,17 @@ import sys
 import time
 from dataclasses import asdict
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
 if TYPE_CHECKING:
+    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.orchestration.runs import Outcome
+    from medallion_platform.pipeline.table import Table
     from medallion_platform.settings import Settings
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
@@ -34,6 +38,8 @@ letters_app = typer.Typer(help="Rows that broke their contract: look at them, ta
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
 
 _FULL = "No space left on device"
+_NUMBERS_TO_COPY = {"offset", "row", "version"}
+_UUID = 36
 
 Home = Annotated[
     Path | None,
@@ -82,26 +88,30 @@ def demo(home: Home = None, as_json: Json = False) -> None:
 
 @app.command()
 def run(
-    landing: Annotated[Path, typer.Option(help="The landing zone: one folder a source.", file_okay=False)],
+    landing: Annotated[
+        Path | None,
+        typer.Option(help="The landing zone: one folder a source.", show_default="landing/ in the home"),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Take in what waits in a landing zone and refresh everything downstream."""
-    if not landing.is_dir():
+    settings = _settings(home)
+    if landing is not None and not landing.is_dir():
         raise Stop(f"{landing} is no folder; --landing names the landing zone", USAGE)
-    settings = _settings(home).model_copy(update={"landing": landing.resolve()})
+    if landing is not None:
+        settings = settings.model_copy(update={"landing": landing.resolve()})
     _take_in_and_refresh(settings, time.monotonic(), as_json, next_steps=False)
 
 
 @app.command()
 def status(home: Home = None, as_json: Json = False) -> None:
-    """Show each table: last refresh, freshness, rows, dead letters."""
+    """Show each table: last commit and its age, what a refresh would make, rows, dead letters."""
     from datetime import UTC, timedelta
 
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline.refresh import of_other_code
 
     settings = _settings(home)
     lake = Lake(settings.lake)
@@ -110,21 +120,70 @@ def status(home: Home = None, as_json: Json = False) -> None:
         record = lake.last_record(name)
         table = catalog.by_name.get(name)
         within = table.fresh_within if table else timedelta(days=1)
-        age = datetime.now(UTC) - datetime.fromisoformat(record.at) if record else None
+        at = lake.committed_at(name)[lake.version(name)] if record else None
+        age = datetime.now(UTC) - at if at else None
         fresh = "never made" if age is None else ("fresh" if age <= within else "stale")
         rows.append(
             {
                 "table": name,
-                "last refresh": record.at if record else None,
+                "last commit": at,
                 "run": record.run_id if record else None,
                 "freshness": fresh,
-                "of former code": len(of_other_code(table, lake)) if table else 0,
+                "out of date": _behind(table, lake) if table else "no",
                 "rows": lake.rows(name),
                 "dead letters": dead_letters.count(lake, name),
                 "version": lake.version(name),
             }
         )
     _print_table("Tables", rows, as_json)
+
+
+def _behind(table: Table, lake: Lake) -> str:
+    """How much a refresh would make anew or add to."""
+    from medallion_platform.definitions import catalog
+    from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
+
+    class NeedsSpark(Exception):
+        """Only the rows themselves tell what a changed lookup concerns."""
+
+    def ask() -> Any:
+        raise NeedsSpark
+
+    try:
+        units = out_of_date(table, lake, ask, catalog.unit_columns, {})
+    except MissingUpstream:
+        return "no"
+    except NeedsSpark:
+        return "where a lookup changed"
+    if units is None:
+        return "yes"
+    return f"{len(units)} partition{'s' if len(units) > 1 else ''}" if units else "no"
+
+
+@app.command()
+def history(
+    table: Annotated[str, typer.Argument(help="e.g. silver.events")],
+    limit: Annotated[int, typer.Option(help="How many commits.", min=1)] = 20,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was done to a table, newest first: version, run, and what became of the rows."""
+    from medallion_platform.lakehouse.lake import Lake
+
+    lake = Lake(_settings(home).lake)
+    at = lake.committed_at(_known(table))
+    rows = [
+        {
+            "version": version,
+            "committed": at[version],
+            "what": record.verb,
+            "run": record.run_id,
+            **record.counts.as_dict(),
+            "warned": sum(record.warnings.values()),
+        }
+        for version, record in lake.records(table)[:limit]
+    ]
+    _print_table(f"History of {table}", rows, as_json)
 
 
 @app.command()
@@ -147,6 +206,8 @@ def show(
     if at is not None:
         version = lake.version_at(_known(table), at.replace(tzinfo=at.tzinfo or UTC))
     newest = lake.version(_known(table))
+    if at is not None and version == -1 < newest:
+        raise Stop(f"{table} did not exist at {at}; `medallion history {table}` names its versions", USAGE)
     if newest < 0 or (version is not None and not 0 <= version <= newest):
         raise Stop(f"{table} has no such version; its newest is {newest}", USAGE)
     rows = preview(lake, catalog.contract_of(table), table, limit, version)
@@ -202,7 +263,8 @@ def dev(
     # `dg dev` is for projects of another layout; that this one still works is all one has to know.
     quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
-    _note(False, f"Dagster at http://{host}:{port} (Ctrl-C ends it)")
+    _note(False, f"Files that land in {settings.landing} are taken in by themselves.")
+    _note(False, f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
     command = ["dagster", "dev", "-m", "medallion_platform.definitions", "-h", host]
     os.execv(  # noqa: S606
         str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
@@ -232,8 +294,7 @@ def list_letters(
             .sort("n", descending=True)
         )
         found += [
-            {"table": name, "violates": v, "dead letters": n, "last": str(at)}
-            for v, n, at in counted.iter_rows()
+            {"table": name, "violates": v, "dead letters": n, "last": at} for v, n, at in counted.iter_rows()
         ]
     _print_table("Dead letters", found, as_json)
 
@@ -287,7 +348,7 @@ def replay_letters(
             "refresh it, its dead letters are judged again then",
             USAGE,
         )
-    done = replay(source, Lake(_settings(home).lake), Run.now("replay"), offset)
+    done = replay(source, Lake(_settings(home).lake), Run.now(f"replay-{uuid4().hex[:8]}"), offset)
     counts = done.counts
     _print_table(
         "Replayed",
@@ -303,7 +364,7 @@ def replay_letters(
         as_json,
     )
     if counts.written and not as_json:
-        typer.echo("Refresh what follows with: medallion run --landing DIR")
+        typer.echo("Refresh what follows with: medallion run")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -447,7 +508,9 @@ def _known(table: str) -> str:
     from medallion_platform.definitions import catalog
 
     if table not in catalog.names:
-        raise Stop(f"no table {table}; there are {', '.join(catalog.names)}", USAGE)
+        near = get_close_matches(table, catalog.names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise Stop(f"no table {table}{meant} There are {', '.join(catalog.names)}", USAGE)
     return table
 
 
@@ -507,17 +570,23 @@ def _print_table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
         number = isinstance(value, int | float)
         shown.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(_cell(v) for v in row.values()))
+        shown.add_row(*(_cell(c, v) for c, v in row.items()))
     console = Console()
     console.print(shown) if console.is_terminal else Console(width=140).print(shown)
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     from rich.markup import escape
 
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int | float) else escape(str(value))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if column == "run" and len(value) == _UUID:
+        return str(value)[:8]  # as much as `rollback` needs
+    if isinstance(value, int | float) and column not in _NUMBERS_TO_COPY:
+        return f"{value:,}"
+    return escape(str(value))
 
 
 def _note(as_json: bool, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,11 +53,7 @@ class Lake:
 
     def version_at(self, table: str, at: datetime) -> int:
         """The version that was the newest at an instant, -1 where there was none yet."""
-        found = self.open(table)
-        if found is None:
-            return -1
-        versions = [i["version"] for i in found.history() if i["timestamp"] <= at.timestamp() * 1000]
-        return max(versions, default=-1)
+        return max((v for v, then in self.committed_at(table).items() if then <= at), default=-1)
 
     def exists(self, table: str) -> bool:
         """Whether the table has been created."""
@@ -110,6 +106,12 @@ class Lake:
             if "maintenance" not in i  # upkeep carries the last record on; it counts once
         ]
         return [(version, record) for version, record in pairs if record]
+
+    def committed_at(self, table: str) -> dict[int, datetime]:
+        """When each version still in the log was committed."""
+        found = self.open(table)
+        history = found.history() if found else []
+        return {i["version"]: datetime.fromtimestamp(i["timestamp"] / 1000, UTC) for i in history}
 
     def units(self, table: str, column: str) -> set[str]:
         """The values of a partition column that hold rows now."""

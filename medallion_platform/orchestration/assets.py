@@ -90,7 +90,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             },
             check_results=[
                 *reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
-                reports.current(lake, table),
+                reports.current(lake, table, unit_columns),
             ],
         )
 

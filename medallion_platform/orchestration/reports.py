@@ -238,9 +238,9 @@ def surge(lake: Lake, table: str) -> dg.AssetCheckResult:
     )
 
 
-def current(lake: Lake, table: Table) -> dg.AssetCheckResult:
+def current(lake: Lake, table: Table, unit_columns: Mapping[str, str | None]) -> dg.AssetCheckResult:
     """Whether any partition was made by a former transform or contract, and what to do then."""
-    stale = sorted(of_other_code(table, lake))
+    stale = sorted(of_other_code(table, lake, unit_columns))
     told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
     if stale:
         told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill, intake may go on beside it."

@@ -78,7 +78,8 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
         codes = {t.name: code_version(t) for t in catalog.tables if lakehouse.lake.exists(t.name)}
         changed = [t for t in catalog.tables if t.name in codes and codes[t.name] != seen.get(t.name)]
-        events = [reports.evaluation(reports.current(lakehouse.lake, t)) for t in changed]
+        lake, columns = lakehouse.lake, catalog.unit_columns
+        events = [reports.evaluation(reports.current(lake, t, columns)) for t in changed]
         return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 
     return sensor

@@ -216,13 +216,20 @@ def out_of_date(
     return units
 
 
-def of_other_code(table: Table, lake: Lake) -> set[str]:
-    """The table's units (the whole table where it has none) that its former code made."""
+def of_other_code(table: Table, lake: Lake, unit_columns: Mapping[str, str | None]) -> set[str]:
+    """The table's units (the whole table where it has none) that its former code made, also as empty ones."""
     last = lake.last_record(table.name, _VERBS)
     if last is None:
         return set()
-    units = lake.units(table.name, table.unit.column) if table.unit else {WHOLE}
-    return made_by_other_code(table, last, units)
+    if table.unit is None:
+        return made_by_other_code(table, last, {WHOLE})
+    upstream = {
+        u.table: lake.units(u.table, column)
+        for u in table.upstreams.values()
+        if (column := unit_columns[u.table])
+    }
+    known = rebuilt_units(table, upstream) | lake.units(table.name, table.unit.column)
+    return made_by_other_code(table, last, known)
 
 
 def _decide(

@@ -40,12 +40,22 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenB
         CannotRollBack: no commit of the run is in any log, or later commits rest on one of them.
         Fenced: another run committed to a table meanwhile; run it again.
     """
+    run_id = _whole(catalog, lake, run_id)
     plans = [p for name in catalog.names for p in [_plan(lake, name, run_id)] if p]
     if not plans:
         raise CannotRollBack(
-            f"no table has a commit of run {run_id}: `medallion status` names each table's last run"
+            f"no table has a commit of run {run_id}: `medallion history TABLE` names the runs of a table"
         )
     return [_take_back(lake, plan, run) for plan in plans]
+
+
+def _whole(catalog: Catalog, lake: Lake, run_id: str) -> str:
+    """The run that a beginning of its id can only mean."""
+    known = {r.run_id for name in catalog.names for _, r in lake.records(name)}
+    meant = [r for r in known if r.startswith(run_id)] if run_id not in known else [run_id]
+    if len(meant) > 1:
+        raise CannotRollBack(f"{len(meant)} runs begin with {run_id}: write more of the one that is meant")
+    return meant[0] if meant else run_id
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import refresh as steps
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import MissingUpstream, RefreshFailed
+from medallion_platform.pipeline.refresh import MissingUpstream, RefreshFailed, of_other_code, out_of_date
 from medallion_platform.pipeline.table import Table, daily, table
 
 from .shop import EVENTS, bring, content, dead, event, no_spark, rebuilt
@@ -242,6 +242,32 @@ def test_an_aggregate_that_loses_or_doubles_source_rows_is_not_committed(
     else:
         bring(per_day, zone.lake, spark, catalog(per_day))
     assert zone.lake.rows("gold.per_day") == (1 if lost else 2)
+
+
+def misspelt(events: DataFrame) -> DataFrame:
+    """The amount under another name."""
+    return events.withColumnRenamed("amount", "amonut")
+
+
+def test_a_column_that_the_transform_forgot_does_not_empty_the_table(zone: Zone, spark: SparkSession) -> None:
+    t = declared()
+    arrive(zone, event("a", 0, amount=1))
+    bring(t, zone.lake, spark, catalog(t))
+    wrong = declared(transform=misspelt)
+    with pytest.raises(RefreshFailed, match=r"returns no column amount \(declared\), and returns .*amonut"):
+        bring(wrong, zone.lake, spark, catalog(wrong))
+    assert amounts(zone.lake) == {"a": 1}
+
+
+def test_units_that_a_former_contract_emptied_are_known_to_be_so(zone: Zone, spark: SparkSession) -> None:
+    t = picky(0)
+    arrive(zone, event("a", 0, amount=1), event("b", 1, amount=2))
+    bring(t, zone.lake, spark, catalog(t))
+    assert amounts(zone.lake) == {}
+    mended = picky(50)
+    days = of_other_code(mended, zone.lake, catalog(mended).unit_columns)
+    assert len(days) == 2
+    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).unit_columns, {})
 
 
 def homeless(events: DataFrame) -> DataFrame:

@@ -109,6 +109,15 @@ def test_what_cannot_be_taken_back_is_told_and_left(zone: Zone) -> None:
     assert zone.lake.version("bronze.events") == before
 
 
+def test_the_beginning_of_a_run_s_id_will_do_where_it_means_one(zone: Zone) -> None:
+    take(zone, "0d24-one", event("a", 0, amount=1))
+    take(zone, "0d25-two", event("b", 0, amount=1))
+    with pytest.raises(CannotRollBack, match="2 runs begin with 0d2"):
+        rollback(Catalog((EVENTS,), ()), zone.lake, "0d2", LATER)
+    rollback(Catalog((EVENTS,), ()), zone.lake, "0d25", LATER)
+    assert ids(zone) == ["a"]
+
+
 def test_a_refresh_as_of_an_instant_and_back_to_now(zone: Zone, spark: SparkSession) -> None:
     t = declared()
     known = Catalog((EVENTS,), (t,))
