@@ -450,7 +450,7 @@ def _look(settings: Settings, as_json: bool) -> bool:
 
     def look() -> landing.Look:
         now = datetime.now(UTC)
-        return landing.look(settings.landing, catalog.sources, now, settings.settle_seconds)
+        return landing.look(settings.landing, catalog.file_sources, now, settings.settle_seconds)
 
     seen = look()
     if any(not landing.unfinished_name(p) for p in seen.unfinished):

@@ -20,6 +20,7 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.domains.history import current, versions
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
@@ -53,8 +54,8 @@ class Product(ContractModel):
 
 def take_in(source: FileSource, folder: Path, lake: Lake) -> Taken:
     now = datetime.now(UTC)
-    seen = landing.look(folder, [source], now, 0)
-    return intake(source, folder, seen.claimed[source.name], lake, Run("test", now))
+    seen, run = landing.look(folder, [source], now, 0), Run("test", now)
+    return intake(landing_zone.arrivals(source, folder, seen.claimed[source.name], lake, run), lake, run)
 
 
 def test_hr_to_the_last_figure(shared_data: Path, tmp_path: Path) -> None:
@@ -117,10 +118,12 @@ def test_retail_every_row_is_in_the_table_a_dead_letter_or_a_duplicate(
     with tarfile.open(shared_data / "retail" / "online-retail-by-day.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     lake = Lake(tmp_path / "lake")
-    source = FileSource("retail", "bronze.sales", Sales.contract, ("retail/**",), Csv(), "retail", True)
+    source = FileSource(
+        "retail", "bronze.sales", Sales.contract, Csv(), "retail", True, claims=("retail/**",)
+    )
 
     taken = take_in(source, tmp_path / "landing", lake)
-    assert taken.files == 305
+    assert taken.pieces == 305
     assert taken.counts.read == 541_909
     assert taken.counts.missing == 0
     assert taken.counts.dead_lettered == 0
@@ -149,7 +152,7 @@ def test_debezium_capture_to_final_table_and_history(
     # One event a file, newest first, is the worst order of arrival.
     pieces = [[line] for line in reversed(lines)] if one_by_one else [lines]
     source = FileSource(
-        "products", "bronze.products", Product.contract, ("products/**",), Debezium(("id",)), "shop"
+        "products", "bronze.products", Product.contract, Debezium(("id",)), "shop", claims=("products/**",)
     )
     lake = Lake(tmp_path / "lake")
     for n, piece in enumerate(pieces):

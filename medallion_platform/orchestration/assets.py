@@ -16,7 +16,7 @@ from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.source import Source
 
 
 class RefreshConfig(dg.Config):
@@ -97,15 +97,15 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     return body
 
 
-def bronze_asset(source: FileSource, lakehouse: Lakehouse) -> dg.AssetsDefinition:
+def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     """A bronze table as an asset: intake fills it; materialized by hand it is parsed anew."""
     key = key_of(source.table)
 
     @dg.asset(
         key=key,
         group_name=source.domain,
-        description=f"{source.contract.description}\n\nFiles of source `{source.name}`: "
-        f"{', '.join(f'`{c}`' for c in source.claims)}. The intake job fills it; materializing it "
+        description=f"{source.contract.description}\n\nSource `{source.name}`: "
+        f"{source.where}. The intake job fills it; materializing it "
         "by hand parses its stored payloads and dead letters again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
         tags={"layer": "bronze", "domain": source.domain},
@@ -170,40 +170,34 @@ def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.Assets
     return body
 
 
-def intake_op(source: FileSource) -> dg.OpDefinition:
+def intake_op(source: Source) -> dg.OpDefinition:
     """Takes in what waits for one source, and reports each partition that got rows."""
 
     @dg.op(
         name="intake_" + source.name.replace(".", "_"),
         out=dg.Out(dg.Nothing),
-        description=f"Takes new files of `{source.name}` into `{source.table}`.",
+        description=f"Takes what is new in `{source.name}` into `{source.table}`.",
         pool=pool_of(source.table),
         tags={"domain": source.domain},
     )
     def body(
         context: dg.OpExecutionContext, lakehouse: Lakehouse
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        from medallion_platform.orchestration.arrivals import arrivals_of
         from medallion_platform.pipeline.intake import intake
-        from medallion_platform.sources import landing
 
-        folder, lake = Path(lakehouse.landing), lakehouse.lake
-        seen = landing.look(folder, [source], datetime.now(UTC), lakehouse.settle_seconds)
-        tell(source.table, "taking in files")
-        taken = intake(
-            source,
-            folder,
-            seen.claimed[source.name],
-            lake,
-            Run(context.run.run_id, datetime.now(UTC)),
-        )
-        reason = f"{taken.counts.read} records from {taken.files} files"
+        lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
+        tell(source.table, "taking in what arrived")
+        arrived = arrivals_of(source, lakehouse, run)
+        taken = intake(arrived, lake, run)
+        reason = f"{taken.counts.read} records from {taken.pieces} {arrived.pieces}"
         tell(source.table, reason)
         for note in taken.notes:
             context.log.info(note)
-        if not taken.files:
+        if not taken.pieces:
             return
         metadata = reports.metadata(lake, source.contract, source.table, taken.version, taken.record, reason)
-        metadata["files"] = taken.files
+        metadata[arrived.pieces] = taken.pieces
         for unit in sorted(taken.units) if source.unit else (None,):
             rows = {"dagster/partition_row_count": taken.units[unit]} if unit else {}
             yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=metadata | rows)
@@ -213,7 +207,7 @@ def intake_op(source: FileSource) -> dg.OpDefinition:
     return body
 
 
-def intake_job(sources: tuple[FileSource, ...]) -> dg.JobDefinition:
+def intake_job(sources: tuple[Source, ...]) -> dg.JobDefinition:
     """One job for all sources; a sensor or the command line runs all of it or one op."""
     ops = [intake_op(source) for source in sources]
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.source import Source
 
 
 def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition | None:
@@ -21,7 +21,7 @@ def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition
     return dg.DailyPartitionsDefinition(str(first), end_offset=1)
 
 
-def of_source(source: FileSource) -> dg.TimeWindowPartitionsDefinition | None:
+def of_source(source: Source) -> dg.TimeWindowPartitionsDefinition | None:
     """Days by event date where the bronze table is partitioned so."""
     return of_unit(daily(source.unit) if source.unit else None, source.first_day)
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.orchestration.partitions import range_tags
-from medallion_platform.orchestration.sensors import waiting_files
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
 from medallion_platform.pipeline.rollback import TakenBack, rollback
@@ -102,7 +102,7 @@ def run_everything(
     A table whose upstream failed is still refreshed from the upstream's last good version.
     """
     outcome = Outcome()
-    if waiting_files(catalog, lakehouse, datetime.now(UTC)):
+    if waiting(catalog, lakehouse, datetime.now(UTC)):
         _warm_up(lakehouse)
     _execute(defs.resolve_job_def("intake"), on, outcome, {})
     _refresh_all(defs, catalog, lakehouse, on, outcome)

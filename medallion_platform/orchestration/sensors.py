@@ -3,16 +3,14 @@
 import hashlib
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 
 from medallion_platform.orchestration import reports
+from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.pipeline import intake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
-from medallion_platform.sources import landing
 
 _TRY_AGAIN_SECONDS = 600
 
@@ -29,14 +27,14 @@ def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefiniti
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now = datetime.now(UTC)
-        waiting = waiting_files(catalog, lakehouse, now)
-        if not waiting:
+        pieces = waiting(catalog, lakehouse, now)
+        if not pieces:
             return dg.SensorResult(skip_reason=dg.SkipReason("no new complete file has landed"))
         # A tick that repeats starts nothing twice, and what failed is tried again after a while.
-        files = hashlib.sha256("\n".join(waiting).encode()).hexdigest()[:16]
+        files = hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:16]
         attempt = int(now.timestamp() // _TRY_AGAIN_SECONDS)
         return dg.SensorResult(
-            [dg.RunRequest(run_key=f"{files}-{attempt}", tags={"files": str(len(waiting))})]
+            [dg.RunRequest(run_key=f"{files}-{attempt}", tags={"files": str(len(pieces))})]
         )
 
     return sensor
@@ -83,13 +81,3 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
         return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 
     return sensor
-
-
-def waiting_files(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
-    """Complete files that a source claims and whose rows are not all taken in as they are now."""
-    look = landing.look(Path(lakehouse.landing), catalog.sources, now, lakehouse.settle_seconds)
-    return [
-        file
-        for source in catalog.sources
-        for file in intake.waiting(source, look.claimed[source.name], lakehouse.lake)
-    ]

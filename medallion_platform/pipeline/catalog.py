@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.pipeline.table import DeclarationError, Table
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.source import FileSource, Source
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Catalog:
         DeclarationError: a name is taken twice, an upstream is unknown, or tables go in a circle.
     """
 
-    sources: tuple[FileSource, ...]
+    sources: tuple[Source, ...]
     tables: tuple[Table, ...]
 
     def __post_init__(self) -> None:
@@ -41,7 +41,12 @@ class Catalog:
         return {t.name: t for t in self.tables}
 
     @cached_property
-    def source_of(self) -> Mapping[str, FileSource]:
+    def file_sources(self) -> tuple[FileSource, ...]:
+        """The sources whose records land as files."""
+        return tuple(s for s in self.sources if isinstance(s, FileSource))
+
+    @cached_property
+    def source_of(self) -> Mapping[str, Source]:
         """The source of each bronze table."""
         return {s.table: s for s in self.sources}
 
@@ -77,7 +82,7 @@ class Catalog:
                     f'here too (pii="{kind}"), or leave it out'
                 )
 
-    def origin(self, table: str) -> FileSource:
+    def origin(self, table: str) -> Source:
         """The source that a table's rows go back to, by the main upstream of each step."""
         while table in self.by_name:
             table = self.by_name[table].main[1].table

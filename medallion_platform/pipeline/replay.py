@@ -20,7 +20,7 @@ from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import intake as _intake
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.sources import files
-from medallion_platform.sources.source import Csv, FileSource, JsonLines, Parquet, place_of
+from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh import Run
@@ -39,7 +39,7 @@ class Replayed:
         return self.counts.dead_lettered
 
 
-def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | None = None) -> Replayed:
+def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None = None) -> Replayed:
     """Take dead letters of a source (all, or those at `offsets`) that pass now back into its table.
 
     Raises:
@@ -50,16 +50,14 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
         return Replayed(Counts(), -1)
     letters = lake.open(dead_letters.name(source.table))
     everything = dead_letters.read(lake, source.table)
-    wanted = (
-        (pl.col("source") == source.name)
-        & (pl.col("row") > 0)
-        & pl.col("payload").is_not_null()
-        # Letters ahead of the table belong to an intake that has not committed its rows yet.
-        & (pl.col("offset") < _intake.position_of(source, table))
-    )
+    wanted = _of(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null()
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))
-    chosen = everything.filter(wanted).unique("offset", keep="first", maintain_order=True)
+    chosen = everything.filter(wanted).unique(["source", "offset"], keep="first", maintain_order=True)
+    # Letters ahead of the table belong to an intake that has not committed its rows yet.
+    reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
+    taken = pl.col("source").replace_strict(reached, return_dtype=pl.Int64)
+    chosen = chosen.filter(pl.col("offset") < taken) if reached else chosen
     if chosen.is_empty() or letters is None:
         return Replayed(Counts(), table.version())
     frame = _parse_again(
@@ -68,18 +66,16 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
         chosen.select(
             pl.col("payload"),
             pl.col("violations").list.first().str.starts_with(f"record: {files.UNDECODED}").alias("_raw"),
-            pl.col("file").alias("_file"),
-            pl.col("row").alias("_row"),
-            pl.col("offset").alias("_offset"),
+            *(pl.col(c).alias(f"_{c}") for c in ("source", "file", "row", "offset")),
         ),
     )
     judged = _intake.judge(source, frame, run.at)
     good = judged.good
-    there = _offsets_in(table, source, good["_offset"])
-    good = good.filter(~pl.col("_offset").is_in(there.implode()))
+    there = _held(table, source, good.select("_source", "_offset"))
+    good = good.join(there, on=("_source", "_offset"), how="anti", maintain_order="left")
     twice = duplicates(good, source.contract, table, _intake.identity_of(source))
     rows = _intake.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
-    counts = Counts(chosen.height, rows.height + len(there), judged.bad.height, int(twice.sum()), 0)
+    counts = Counts(chosen.height, rows.height + there.height, judged.bad.height, int(twice.sum()), 0)
     record = Record(
         verb="replay",
         run_id=run.run_id,
@@ -93,18 +89,14 @@ def replay(source: FileSource, lake: Lake, run: Run, offsets: Iterable[int] | No
     version = table.version()
     if not rows.is_empty():
         version = lean.append(table, rows, record, {})
-    healed = judged.good["_offset"]
-    if len(healed):
-        kept = everything.filter(
-            ~((pl.col("source") == source.name) & pl.col("offset").is_in(healed.implode()))
-        )
+    healed = judged.good.select(source="_source", offset="_offset")
+    if healed.height:
+        kept = everything.join(healed, on=("source", "offset"), how="anti", maintain_order="left")
         lean.replace(letters, kept, replace(record, units={}), None)
     return Replayed(counts, version)
 
 
-def reparse(
-    source: FileSource, lake: Lake, run: Run, units: set[str] | None = None
-) -> tuple[int, Record | None]:
+def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None) -> tuple[int, Record | None]:
     """Parse a bronze table's stored payloads (of `units`, or all) again and judge them anew.
 
     Rows that break today's contract become dead letters, then dead letters that keep it come back.
@@ -114,7 +106,7 @@ def reparse(
     if table is None:
         return -1, None
     letters = lake.open(dead_letters.name(source.table))
-    mine = pl.col("_source") == source.name
+    mine = _of(source, "_source")
     if units is not None and source.unit:
         mine &= pl.col(source.unit).cast(pl.String).fill_null(WHOLE).is_in(sorted(units))
     stored = pl.scan_delta(table).filter(mine).collect()
@@ -124,14 +116,16 @@ def reparse(
         source,
         lake,
         stored.select(
-            pl.col("_payload").alias("payload"), pl.lit(False).alias("_raw"), "_file", "_row", "_offset"
+            pl.col("_payload").alias("payload"),
+            pl.lit(False).alias("_raw"),
+            *("_source", "_file", "_row", "_offset", *source.provenance()),
         ),
     )
     judged = _intake.judge(source, frame, run.at)
     good = _intake.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
     bad = _intake.dead_rows(source, run, judged.bad, [])
-    held = set(dead_letters.read(lake, source.table)["offset"])
-    bad = bad.filter(~pl.col("offset").is_in(list(held)))
+    held = dead_letters.read(lake, source.table)
+    bad = bad.join(held, on=("source", "offset"), how="anti", maintain_order="left")
     record = Record(
         verb="reparse",
         run_id=run.run_id,
@@ -151,8 +145,8 @@ def reparse(
     return max(version, lake.version(source.table)), record
 
 
-def _parse_again(source: FileSource, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
-    """Stored payloads as the reader would give them, with `_file`, `_row` and `_offset`.
+def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
+    """Stored payloads as the reader would give them, with all that is told of their origin.
 
     A payload is text, but that of a record that did not decode (`_raw`): it is its bytes in the file.
     """
@@ -171,22 +165,27 @@ def _parse_again(source: FileSource, lake: Lake, stored: pl.DataFrame) -> pl.Dat
             dtype=pl.String,
         )
     )
+    told = [c for c in stored.columns if c not in ("payload", "_raw")]
     frames = []
     for (header, raw), part in named.group_by("_header", "_raw", maintain_order=True):
         columns = tuple(str(header).split("\x1f")) if header else None
         parsed = files.reparse(part["payload"].cast(pl.Binary if raw else pl.String), form, columns)
-        frames.append(parsed.drop("_row").with_columns(part["_row"], part["_file"], part["_offset"]))
+        frames.append(parsed.drop("_row").with_columns(part.select(told)))
     return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
 
 
-def _offsets_in(table: object, source: FileSource, offsets: pl.Series) -> pl.Series:
-    """Those of `offsets` that the table already holds."""
-    if offsets.is_empty():
-        return offsets
+def _of(source: Source, column: str) -> pl.Expr:
+    """Whether a column names the source, or one of its logs."""
+    return (pl.col(column) == source.name) | pl.col(column).str.starts_with(f"{source.name}/")
+
+
+def _held(table: object, source: Source, places: pl.DataFrame) -> pl.DataFrame:
+    """Those of `places` (log and offset) that the table already holds."""
+    if places.is_empty():
+        return places
+    offsets = places["_offset"]
     scan = pl.scan_delta(table)  # type: ignore[arg-type]
     found = scan.filter(
-        (pl.col("_source") == source.name)
-        & pl.col("_offset").is_between(pl.lit(offsets.min()), pl.lit(offsets.max()))
+        _of(source, "_source") & pl.col("_offset").is_between(pl.lit(offsets.min()), pl.lit(offsets.max()))
     )
-    held = found.select("_offset").collect()["_offset"]
-    return held.filter(held.is_in(offsets.implode()))
+    return found.select(places.columns).collect().join(places, on=places.columns, how="semi")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from errno import EINVAL
 from functools import lru_cache
 from re import Pattern, compile
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from medallion_platform.contracts.contract import EVENT_DATE, Contract
 
@@ -117,17 +117,12 @@ Format = Csv | JsonLines | Parquet | Debezium
 
 
 @dataclass(frozen=True)
-class FileSource:
-    """Files of one kind that land together and become one bronze table.
-
-    `claims` are globs relative to the landing zone: `*` and `?` stay within a folder, `**` spans
-    folders.
-    """
+class Source:
+    """Records of one kind that become one bronze table, wherever they come from."""
 
     name: str
     table: str
     contract: Contract
-    claims: tuple[str, ...]
     format: Format
     domain: str
     drop_repeated_text: bool = False
@@ -135,15 +130,40 @@ class FileSource:
     first_day: date = date(2021, 1, 1)
     """Where the table is partitioned by event date: its first day. Earlier rows are dead letters."""
 
+    @property
+    def unit(self) -> str | None:
+        """The column of the day that a row belongs to, where the table is partitioned by it."""
+        return EVENT_DATE if EVENT_DATE in self.contract.partitioned_by else None
+
+    @property
+    def where(self) -> str:
+        """Where the records come from, for people."""
+        return self.name
+
+    def provenance(self) -> Mapping[str, Any]:
+        """Further columns that say where a record came from, with their Polars types."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Files of one kind that land together and become one bronze table.
+
+    `claims` are globs relative to the landing zone: `*` and `?` stay within a folder, `**` spans
+    folders.
+    """
+
+    claims: tuple[str, ...] = field(kw_only=True)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", tuple(self.claims))
         if not self.claims:
             raise ValueError(f"source {self.name!r} claims no file")
 
     @property
-    def unit(self) -> str | None:
-        """The column of the day that a row belongs to, where the table is partitioned by it."""
-        return EVENT_DATE if EVENT_DATE in self.contract.partitioned_by else None
+    def where(self) -> str:
+        """The files that it claims."""
+        return "files " + ", ".join(f"`{c}`" for c in self.claims)
 
     def claims_path(self, path: str) -> bool:
         """Whether a file at `path` (relative to the landing zone, with `/`) is this source's."""

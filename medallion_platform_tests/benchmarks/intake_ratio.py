@@ -100,6 +100,7 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
     from medallion_platform.domains.clickstream.contracts import BronzeEvents
     from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.intake import intake
+    from medallion_platform.pipeline.landing_zone import arrivals
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.sources import landing as zone
     from medallion_platform.sources.source import Csv, FileSource, JsonLines
@@ -107,10 +108,13 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
     where = Lake(lake)
     for folder in ("warm", "events"):
         kind = Csv() if form == "csv" else JsonLines()
-        source = FileSource(folder, f"bronze.{folder}", BronzeEvents.contract, (f"{folder}/**",), kind, "x")
+        source = FileSource(
+            folder, f"bronze.{folder}", BronzeEvents.contract, kind, "x", claims=(f"{folder}/**",)
+        )
         seen = zone.look(landing, [source], datetime.now(UTC), 0).claimed[folder]
         before = cpu_seconds()
-        taken = intake(source, landing, seen, where, Run.now())
+        run = Run.now()
+        taken = intake(arrivals(source, landing, seen, where, run), where, run)
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken

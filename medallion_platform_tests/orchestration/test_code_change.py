@@ -25,6 +25,7 @@ from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.sensors import code_sensor
+from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
@@ -100,7 +101,8 @@ def land(settings: Settings, lake: Lake, name: str, days: list[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("sold_at,euros,till\n" + "".join(f"{d}T08:00:00Z,10,{name}\n" for d in days))
     seen = landing.look(settings.landing, [SOURCE], datetime.now(UTC), 0).claimed[SOURCE.name]
-    intake(SOURCE, settings.landing, seen, lake, Run.now(name))
+    run = Run.now(name)
+    intake(landing_zone.arrivals(SOURCE, settings.landing, seen, lake, run), lake, run)
 
 
 def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSession, tmp_path: Path) -> None:

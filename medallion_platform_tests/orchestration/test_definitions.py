@@ -13,10 +13,11 @@ from deltalake import write_deltalake
 
 from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.sensors import waiting_files
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake, register
+from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.landing_zone import arrivals
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.settings import Settings
 from medallion_platform.sources import landing
@@ -196,14 +197,14 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("1,Sales\n")
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert len(waiting_files(catalog, place, later)) == 1
+    assert len(waiting(catalog, place, later)) == 1
     source = catalog.source_of["bronze.departments"]
     seen = landing.look(settings.landing, [source], later, 0).claimed[source.name]
     assert len(seen) == 1
-    register(source, settings.landing, seen, place.lake, Run.now())  # and died here
-    assert len(waiting_files(catalog, place, later)) == 1
-    intake(source, settings.landing, seen, place.lake, Run.now())
-    assert waiting_files(catalog, place, later) == []
+    registered = arrivals(source, settings.landing, seen, place.lake, Run.now())  # and died here
+    assert len(waiting(catalog, place, later)) == 1
+    intake(registered, place.lake, Run.now())
+    assert waiting(catalog, place, later) == []
 
 
 def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:

@@ -109,8 +109,8 @@ class Week(ContractModel):
         metadata = {"key": ["week"], "partitioned_by": ["week"]}  # noqa: RUF012
 
 
-EVENTS = FileSource("events", "bronze.events", RawEvents.contract, ("events/**",), JsonLines(), "shop")
-USERS = FileSource("users", "bronze.users", RawUsers.contract, ("users/**",), JsonLines(), "shop")
+EVENTS = FileSource("events", "bronze.events", RawEvents.contract, JsonLines(), "shop", claims=("events/**",))
+USERS = FileSource("users", "bronze.users", RawUsers.contract, JsonLines(), "shop", claims=("users/**",))
 
 
 @table(

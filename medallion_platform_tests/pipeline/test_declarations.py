@@ -102,7 +102,7 @@ def test_a_day_is_in_its_own_day_and_week(day: date) -> None:
 
 
 def source(name: str) -> FileSource:
-    return FileSource(name, f"bronze.{name}", CONTRACT, (f"{name}/*",), Csv(), "x")
+    return FileSource(name, f"bronze.{name}", CONTRACT, Csv(), "x", claims=(f"{name}/*",))
 
 
 def made(name: str, *upstream: str) -> Table:

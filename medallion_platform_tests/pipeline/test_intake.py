@@ -20,6 +20,7 @@ from medallion_platform.lakehouse import dead_letters, ledger
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import CHANGE, PROVENANCE, IntakeFailed
 from medallion_platform.pipeline.replay import replay
 from medallion_platform.sources import files
@@ -170,7 +171,7 @@ def test_a_torn_file_that_cannot_be_copied_is_told_and_stops_nothing(
     def refuse(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(steps.shutil, "copyfile", refuse)
+    monkeypatch.setattr(landing_zone.shutil, "copyfile", refuse)
     taken = zone.take()
     assert (taken.counts.written, taken.counts.dead_lettered) == (1, 1)
     assert [n for n in taken.notes if "a.csv.gz" in n and "quarantine" not in n]
@@ -311,11 +312,11 @@ def test_a_file_that_cannot_be_opened_is_taken_once_it_can(
 
 def test_what_was_lost_waits_until_it_was_taken_under_any_name(zone: Zone) -> None:
     def waits() -> list[str]:
-        return [w.partition(" ")[0] for w in steps.waiting(CSV, zone.seen(CSV), zone.lake)]
+        return [w.partition(" ")[0] for w in landing_zone.waiting(CSV, zone.seen(CSV), zone.lake)]
 
     file = zone.csv("events/a.csv", [good("a"), good("b")])
     assert waits() == ["events/a.csv"]
-    steps.register(CSV, zone.landing, zone.seen(CSV), zone.lake, RUN)
+    landing_zone.register(CSV, zone.landing, zone.seen(CSV), zone.lake, RUN)
     assert waits() == [CSV.name]
     away = file.rename(zone.root / "away")
     assert zone.take().counts.dead_lettered == 1
@@ -714,7 +715,7 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
         def run(seen: Any = seen, barrier: threading.Barrier = barrier) -> None:
             barrier.wait()
             try:
-                steps.intake(CSV, zone.landing, seen, zone.lake, steps_run(), batch_rows=2)
+                zone.take_seen(CSV, seen, zone.lake, batch_rows=2)
                 outcomes.append("done")
             except Fenced:
                 outcomes.append("fenced")
@@ -728,9 +729,3 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
     zone.take()
     check(zone)
     assert expected(zone, [CSV])[CSV.name].duplicate == 0
-
-
-def steps_run() -> Any:
-    from .toy import RUN
-
-    return RUN

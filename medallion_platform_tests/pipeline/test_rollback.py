@@ -14,7 +14,6 @@ from pyspark.sql import SparkSession
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.replay import reparse
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
@@ -33,7 +32,7 @@ def zone(tmp_path: Path) -> Zone:
 
 def take(zone: Zone, run_id: str, *rows: Row) -> None:
     zone.json(f"events/{run_id}.json", rows)
-    intake(EVENTS, zone.landing, zone.seen(EVENTS), zone.lake, Run(run_id, LATER.at), batch_rows=2)
+    zone.take_seen(EVENTS, zone.seen(EVENTS), zone.lake, Run(run_id, LATER.at), batch_rows=2)
 
 
 def ids(zone: Zone) -> list[str]:

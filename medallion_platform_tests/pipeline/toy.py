@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters, ledger
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
@@ -47,8 +48,8 @@ class Events(ContractModel):
 
 
 EVENTS = Events.contract
-CSV = FileSource("events", "bronze.events", EVENTS, ("events/**",), Csv(), "toy")
-JSON = FileSource("clicks", "bronze.events", EVENTS, ("clicks/**",), JsonLines(), "toy")
+CSV = FileSource("events", "bronze.events", EVENTS, Csv(), "toy", claims=("events/**",))
+JSON = FileSource("clicks", "bronze.events", EVENTS, JsonLines(), "toy", claims=("clicks/**",))
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,13 @@ class Zone:
 
     def take(self, source: FileSource = CSV, lake: Lake | None = None, **options: Any) -> Taken:
         """Run the source's intake."""
-        return intake(source, self.landing, self.seen(source), lake or self.lake, RUN, **options)
+        return self.take_seen(source, self.seen(source), lake or self.lake, **options)
+
+    def take_seen(
+        self, source: FileSource, seen: Sequence[landing.Seen], lake: Lake, run: Run = RUN, **options: Any
+    ) -> Taken:
+        """Run the source's intake of what was seen before."""
+        return intake(landing_zone.arrivals(source, self.landing, seen, lake, run), lake, run, **options)
 
 
 def good(key: str, minutes: float = 0, amount: str = "5", email: str = "", *more: str) -> Row:

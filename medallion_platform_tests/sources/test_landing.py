@@ -30,7 +30,7 @@ OLD = NOW - timedelta(hours=1)
 
 
 def source(name: str, *globs: str) -> FileSource:
-    return FileSource(name, f"bronze.{name}", cast(Any, None), globs, Csv(), "test")
+    return FileSource(name, f"bronze.{name}", cast(Any, None), Csv(), "test", claims=globs)
 
 
 EVENTS, USERS = source("events", "events/*.csv"), source("users", "users/**/*.json*")

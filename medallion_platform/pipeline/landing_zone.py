@@ -1,0 +1,313 @@
+"""A landing zone as a log: what lands is registered in the ledger, and read from a position on.
+
+New complete files get their sequence numbers in one commit before anything is read from them; a
+record's offset is `sequence * 2**32 + row`. The one log has the name of its source.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.sources import files, landing, parquet
+from medallion_platform.sources.arrivals import Batch, Position, Unread
+from medallion_platform.sources.source import (
+    FileSource,
+    FileVersion,
+    LostFile,
+    UnreadableFile,
+    offset_of,
+    place_of,
+)
+
+if TYPE_CHECKING:
+    from medallion_platform.pipeline.refresh import Run
+
+_VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state")
+
+
+_UNSEEN = "unreadable-"
+
+
+def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) -> list[str]:
+    """What an intake would take up: candidates to be read, versions that are not taken whole."""
+    registered = ledger.read(lake, source.name)
+    known = [_version(r) for r in registered.iter_rows(named=True)]
+    new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
+    table = lake.open(source.table)
+    taken = LandingZone(source, Path(), lake)
+    return [
+        *(f"{f.path} {f.size} {f.modified_at.isoformat()}" for f in new),
+        *taken.waiting(table.transaction_version if table else lambda _: None),
+    ]
+
+
+def arrivals(
+    source: FileSource, folder: Path, candidates: Sequence[landing.Seen], lake: Lake, run: Run
+) -> LandingZone:
+    """What waits below `folder`: the candidates (complete files), and whatever was left over."""
+    return LandingZone(source, folder, lake, tuple(register(source, folder, candidates, lake, run)))
+
+
+@dataclass(frozen=True)
+class LandingZone:
+    """The registered files of a source below `folder`."""
+
+    source: FileSource
+    folder: Path
+    lake: Lake
+    notes: Sequence[str] = ()
+    pieces: str = "files"
+
+    def waiting(self, position: Position) -> list[str]:
+        """The file versions that were not taken in whole."""
+        pending = _pending(ledger.read(self.lake, self.source.name), position(self.source.name) or 0)
+        return [f"{self.source.name} {sequence}" for sequence in pending["sequence"]]
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        """Records from the position on, gathered over files until a batch is full.
+
+        A file that is lost (or was told to be) is in no batch with records of its own, so that its dead
+        letter, which is committed first, never says of a record that it was taken when it was not yet.
+        """
+        source, lake = self.source, self.lake
+        begun = reached = position(source.name) or 0
+        pending = _pending(ledger.read(lake, source.name), begun).to_dicts()
+        told = lost(lake, source)
+        gathered = _Gathered(source)
+        for file in pending:
+            first = _next_row(reached, file)
+            try:
+                if file["sequence"] in told:
+                    raise LostFile(file["path"], "it could not be opened before")
+                for frame in _read(source, self.folder, file, first):
+                    if gathered.frames and not _same_types(gathered.frames[0], frame):
+                        yield gathered.batch(reached)
+                    gathered.add(frame)
+                    reached = offset_of(file["sequence"], int(frame["_row"][-1]) + 1)
+                    if gathered.rows >= rows or gathered.size >= size:
+                        yield gathered.batch(reached)
+            except LostFile as error:
+                if gathered.frames and _next_row(reached, file) > first:
+                    yield gathered.batch(reached)
+                reason = _LOST.format(_next_row(reached, file)) + error.reason
+                gathered.unread.append(_unread(source, file, reason, kept=False))
+            except UnreadableFile as error:
+                kept = _quarantine(lake, source, self.folder, file)
+                gathered.unread.append(_unread(source, file, f"file: {error.reason}", kept=kept))
+            reached = offset_of(file["sequence"] + 1, 0)
+        if reached > begun and pending:
+            yield gathered.batch(reached)
+
+
+class _Gathered:
+    """Records and unreadable files since the last batch."""
+
+    def __init__(self, source: FileSource) -> None:
+        self.source = source
+        self.frames: list[pl.DataFrame] = []
+        self.unread: list[Unread] = []
+        self.rows = self.size = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """One frame more."""
+        self.frames.append(frame)
+        self.rows += frame.height
+        self.size += int(frame.estimated_size())
+
+    def batch(self, reached: int) -> Batch:
+        """What was gathered up to a position; the next batch starts empty."""
+        frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
+        made = Batch(frame, self.unread, {self.source.name: reached})
+        self.frames, self.unread, self.rows, self.size = [], [], 0, 0
+        return made
+
+
+def _unread(source: FileSource, file: dict[str, Any], reason: str, *, kept: bool) -> Unread:
+    """A file as a dead letter of row 0."""
+    note = f"{file['path']}: {reason.removeprefix('file: ')}{'; kept in quarantine' if kept else ''}"
+    return Unread(source.name, offset_of(file["sequence"], 0), file["path"], reason, note)
+
+
+def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
+    """The file versions from the one on that `position` lies in."""
+    return registered.filter(pl.col("sequence") >= place_of(position)[0])
+
+
+def register(
+    source: FileSource,
+    folder: Path,
+    candidates: Sequence[landing.Seen],
+    lake: Lake,
+    run: Run,
+) -> list[str]:
+    """Give every new content of a file its place in the source's order; says what is worth saying.
+
+    A file is known by its content: the same bytes again, under any name, add nothing; other bytes
+    under a known name are a new version, also those that the name had before its present ones. A
+    content that was lost before it was taken whole is taken up again where that was.
+    """
+    known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
+    latest = landing.latest(known)
+    missing = landing.missing(known, lost(lake, source))
+    found: list[tuple[landing.Seen, str]] = []
+    unreadable: dict[str, str] = {}
+    notes: list[str] = []
+    for seen in landing.wanted(known, candidates, missing):
+        try:
+            found.append((seen, landing.digest_of(folder, seen)))
+        except landing.StillGrowing:
+            notes.append(f"{seen.path}: still being written; left for the next intake")
+        except LostFile as error:
+            if seen.path in latest and latest[seen.path].digest == _unseen(seen):
+                continue  # that was told when it was so for the first time
+            found.append((seen, _unseen(seen)))
+            unreadable[seen.path] = error.reason
+    versions, repeated = landing.register(known, found, missing)
+    digests = {seen.path: digest for seen, digest in found}
+    rows = [_ledger_row(source, folder, v, unreadable.get(v.path), run) for v in versions]
+    if rows:
+        ledger.append(lake, source.name, rows)
+    notes += [
+        f"{seen.path}: same content as a file already taken in; nothing added"
+        for seen in repeated
+        if seen.path not in latest or latest[seen.path].digest != digests[seen.path]
+    ]
+    said = {
+        "new version": "changed since it was taken in; taken as a new version",
+        "again": "was lost before it was taken whole; taken from record {0.first_row} on",
+    }
+    notes += [f"{v.path}: {said[v.state].format(v)}" for v in versions if v.state in said]
+    return notes
+
+
+_LOST = "file: lost from record {} on: "
+
+
+_IS_LOST = re.compile(re.escape(_LOST).replace(r"\{\}", r"(\d+)"))
+
+
+def lost(lake: Lake, source: FileSource) -> dict[int, int]:
+    """The file versions that were lost before they were taken whole, and their first record wanting.
+
+    Their dead letters are the account of it. What these say holds, also for an intake that finds the
+    file again: it is committed before any other can take it for something else.
+    """
+    told = dead_letters.of_files(lake, source.table, source.name)
+    return {
+        place_of(offset)[0]: int(found[1])
+        for offset, violation in told
+        if (found := _IS_LOST.match(violation or ""))
+    }
+
+
+def _unseen(file: landing.Seen | FileVersion) -> str:
+    """What stands for the digest of a content that could not be read."""
+    return f"{_UNSEEN}{file.size}-{file.modified_at.timestamp()}"
+
+
+def _version(row: dict[str, Any]) -> FileVersion:
+    return FileVersion(**{f: row[f] for f in _VERSION_FIELDS}, first_row=row["first_row"] or 1)
+
+
+def _ledger_row(
+    source: FileSource, folder: Path, version: FileVersion, unreadable: str | None, run: Run
+) -> dict[str, Any]:
+    """One line of the ledger: the file version, its header, why it cannot be read if so."""
+    header, digest = None, version.digest
+    if unreadable is None:
+        try:
+            names = files.header(folder / version.path, source.format)
+            header = list(names) if names is not None else None
+        except UnreadableFile as error:
+            unreadable = error.reason
+            digest = _unseen(version) if isinstance(error, LostFile) else digest
+    return {
+        **{f: getattr(version, f) for f in _VERSION_FIELDS},
+        "digest": digest,
+        "header": header,
+        "unreadable": unreadable,
+        "first_row": version.first_row,
+        "registered_at": run.at,
+        "run_id": run.run_id,
+    }
+
+
+def _next_row(reached: int, file: dict[str, Any]) -> int:
+    """The number of the first record of a file that is not taken yet, where `reached` is."""
+    sequence, row = place_of(reached)
+    return max(row if sequence == file["sequence"] else 0, file["first_row"] or 1)
+
+
+def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether two frames may be judged as one: each value is judged in the type that its file gave it."""
+    return all(one.schema.get(name, kind) == kind for name, kind in other.schema.items())
+
+
+def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
+    """A registered file's records with their provenance, as long as it is the registered content."""
+    path = folder / file["path"]
+    if file["unreadable"]:
+        raise (LostFile if file["digest"].startswith(_UNSEEN) else UnreadableFile)(path, file["unreadable"])
+    _same_content(path, file)
+    for frame in files.read(path, source.format, first_row):
+        yield frame.with_columns(
+            *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
+            pl.lit(source.name).alias("_source"),
+            pl.lit(file["path"]).alias("_file"),
+            (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
+        )
+    _same_content(path, file)
+
+
+def _same_content(path: Path, file: dict[str, Any]) -> None:
+    """The file is still what the ledger says, or it is lost to us and that must be told."""
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise LostFile(path, "the file was removed before it could be read") from None
+    except OSError as error:
+        raise LostFile(path, error.strerror or str(error)) from error
+    modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+    if (facts.st_size, modified) == (file["size"], file["modified_at"]):
+        return
+    seen = landing.Seen(file["path"], facts.st_size, modified)
+    try:
+        same = landing.digest_of(path.parents[file["path"].count("/")], seen) == file["digest"]
+    except landing.StillGrowing:
+        same = False
+    if not same:
+        raise LostFile(path, "the content changed before it could be read")
+
+
+def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
+    """Whether a field becomes text: its type in one Parquet file shall bind no other file."""
+    if column in files.RESERVED or kind == pl.String:
+        return False
+    return column not in source.contract.by_name or kind.is_nested()
+
+
+def _quarantine(lake: Lake, source: FileSource, folder: Path, file: dict[str, Any]) -> bool:
+    """Keep a copy of a file that cannot be read (a dead letter is kept whole); whether there is one."""
+    original = folder / file["path"]
+    target = lake.root / "quarantine" / source.name / file["digest"] / original.name
+    if target.exists():
+        return True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    try:
+        shutil.copyfile(original, part)
+    except OSError:
+        part.unlink(missing_ok=True)
+        return False
+    part.replace(target)
+    return True

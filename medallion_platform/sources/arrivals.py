@@ -1,0 +1,76 @@
+"""What a source gives and an intake takes: the one interface between the two.
+
+A source is one or more logs: sequences of records with growing offsets (a landing zone is one, each
+partition of a topic is one). How far a log was taken in is its position, the next offset, which the
+table holds under the log's name, in the same commit as the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+
+from medallion_platform.sources.source import Source
+
+Position = Callable[[str], int | None]
+"""The next offset of a log by its name; None where nothing was ever taken from it."""
+
+
+class Unavailable(Exception):
+    """A source cannot be reached; one sentence says which and what was tried."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter."""
+
+    log: str
+    offset: int
+    file: str
+    reason: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records that are committed together, and the positions that they reach.
+
+    frame: as `files.read` gives it, with `_source` (the log), `_file` and `_offset`.
+    """
+
+    frame: pl.DataFrame
+    unread: Sequence[Unread]
+    positions: Mapping[str, int]
+
+
+class Arrivals(Protocol):
+    """What has arrived at a source, as of one look at it."""
+
+    @property
+    def source(self) -> Source:
+        """Its declaration."""
+        ...
+
+    @property
+    def pieces(self) -> str:
+        """What `waiting` counts: files, partitions."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of this look."""
+        ...
+
+    def waiting(self, position: Position) -> list[str]:
+        """The pieces from the positions on, each in words that change when more of it arrives."""
+        ...
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        """The records from the positions on, in batches that end once they have `rows` or `size` bytes.
+
+        A batch is committed before the next one is asked for.
+        """
+        ...
