@@ -9,13 +9,16 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import landing
-from medallion_platform.sources.arrivals import Arrivals
+from medallion_platform.sources import kafka, landing
+from medallion_platform.sources.arrivals import Arrivals, Unavailable
+from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource, Source
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
+    if isinstance(source, KafkaSource):
+        return kafka.look(source)
     if not isinstance(source, FileSource):
         raise TypeError(f"{source!r} is no source that can be read")
     folder = Path(lakehouse.landing)
@@ -24,10 +27,21 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
 
 
 def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
-    """What no intake has taken in whole as it is now: complete files that a source claims."""
+    """What no intake has taken in whole as it is now: complete files, partitions with new messages.
+
+    A source that cannot be reached waits as well: its intake says why, and is tried again.
+    """
     look = landing.look(Path(lakehouse.landing), catalog.file_sources, now, lakehouse.settle_seconds)
-    return [
+    found = [
         piece
         for source in catalog.file_sources
         for piece in landing_zone.waiting(source, look.claimed[source.name], lakehouse.lake)
     ]
+    for source in catalog.sources:
+        if isinstance(source, KafkaSource):
+            table = lakehouse.lake.open(source.table)
+            try:
+                found += kafka.look(source).waiting(table.transaction_version if table else lambda _: None)
+            except Unavailable as error:
+                found.append(str(error))
+    return found

@@ -1,0 +1,177 @@
+"""A real Kafka broker for tests: one KRaft node on loopback, from jars that are pinned and cached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer, TopicCollection
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.cimpl import TopicPartition
+
+from medallion_platform.jars import Jar, jars
+
+JARS = tuple(
+    Jar(*line.split()) for line in Path(__file__).with_name("broker_jars.txt").read_text().splitlines()
+)
+"""kafka_2.13 with what it needs: organisation, artifact, revision, sha256."""
+
+_READY = 120.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@dataclass
+class Broker:
+    """A broker and what tests do to it."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    @staticmethod
+    def start(folder: Path) -> Broker:
+        """Fetch, format, start; returns when the broker answers."""
+        java = shutil.which("java") or "java"
+        classpath = os.pathsep.join(str(j) for j in jars(JARS))
+        port, controller = free_ports(2)
+        config = folder / "server.properties"
+        config.write_text(
+            "\n".join(
+                [
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@127.0.0.1:{controller}",
+                    f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}",
+                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                    "controller.listener.names=CONTROLLER",
+                    "inter.broker.listener.name=PLAINTEXT",
+                    f"log.dirs={folder / 'logs'}",
+                    "offsets.topic.replication.factor=1",
+                    "offsets.topic.num.partitions=1",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "transaction.state.log.num.partitions=1",
+                    "group.initial.rebalance.delay.ms=0",
+                    "auto.create.topics.enable=false",
+                    "log.retention.check.interval.ms=500",
+                    "file.delete.delay.ms=100",
+                    "",
+                ]
+            )
+        )
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
+        common = [java, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
+        with (folder / "broker.log").open("wb") as log:
+            subprocess.run(
+                [*common, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
+                stdout=log,
+                stderr=log,
+                timeout=_READY,
+                check=True,
+            )
+            process = subprocess.Popen([*common, "kafka.Kafka", str(config)], stdout=log, stderr=log)
+        broker = Broker(f"127.0.0.1:{port}", process)
+        until = time.monotonic() + _READY
+        while True:
+            try:
+                broker.admin.list_topics(timeout=2)
+                return broker
+            except Exception:
+                if process.poll() is not None or time.monotonic() > until:
+                    broker.stop()
+                    raise RuntimeError((folder / "broker.log").read_text()[-2000:]) from None
+
+    def stop(self) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    @cached_property
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+
+    def create(self, topic: str, partitions: int = 1, **config: str) -> None:
+        """Make a topic and wait until it is there."""
+        new = NewTopic(topic, partitions, 1, config={k.replace("_", "."): v for k, v in config.items()})
+        for future in self.admin.create_topics([new]).values():
+            future.result(30)
+        self._until(topic, lambda found: found is not None and len(found.partitions) == partitions)
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic and wait until it is gone."""
+        for future in self.admin.delete_topics([topic]).values():
+            future.result(30)
+        self._until(topic, lambda found: found is None)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions."""
+        for future in self.admin.create_partitions([NewPartitions(topic, partitions)]).values():
+            future.result(30)
+        self._until(topic, lambda found: found is not None and len(found.partitions) == partitions)
+
+    def expire(self, topic: str, partition: int, before: int) -> None:
+        """Delete the records before an offset, as retention does."""
+        for future in self.admin.delete_records([TopicPartition(topic, partition, before)]).values():
+            future.result(30)
+
+    def topic_id(self, topic: str) -> str:
+        """The identity of a topic."""
+        (future,) = self.admin.describe_topics(TopicCollection([topic])).values()
+        return str(future.result(30).topic_id)
+
+    def send(self, topic: str, values: list[bytes | None], partition: int = 0, **named: Any) -> None:
+        """Produce messages and wait until they are there."""
+        producer = Producer({"bootstrap.servers": self.address, "linger.ms": 5})
+        _produce(producer, topic, values, partition, named)
+        assert producer.flush(30) == 0
+
+    def transaction(self, topic: str, values: list[bytes | None], partition: int = 0, *, keep: bool) -> None:
+        """Produce messages in a transaction that is committed or aborted."""
+        producer = Producer({"bootstrap.servers": self.address, "transactional.id": uuid.uuid4().hex})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        _produce(producer, topic, values, partition, {})
+        assert producer.flush(30) == 0
+        producer.commit_transaction(30) if keep else producer.abort_transaction(30)
+
+    def _until(self, topic: str, there: Any) -> None:
+        until = time.monotonic() + 30
+        while not there(self.admin.list_topics(timeout=10).topics.get(topic)):
+            assert time.monotonic() < until, f"{topic} does not become what it should"
+            time.sleep(0.1)
+
+
+def _produce(
+    producer: Producer, topic: str, values: list[bytes | None], partition: int, named: dict[str, Any]
+) -> None:
+    for value in values:
+        while True:
+            try:
+                producer.produce(topic, value, partition=partition, **named)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
