@@ -42,6 +42,10 @@ _TOMBSTONE = "no value: a tombstone"
 _CHUNK = 10_000
 _PATIENCE = 0.1
 """Seconds that fewer messages than a chunk may take."""
+_PASSING = {
+    *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_WAIT_COORD"),
+    *("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"),
+}
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -377,20 +381,27 @@ def _topic_ids(source: KafkaSource, names: Sequence[str]) -> dict[str, str]:
 
 
 def _watermarks(source: KafkaSource, consumer: Consumer, place: Any) -> tuple[int, int]:
+    """The first offset of a partition, and the one behind its last committed message."""
     from confluent_kafka import KafkaException
 
-    try:
-        found = consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=False)
-    except KafkaException as error:
-        raise _unavailable(source, [_text(error)]) from None
-    if found is None:
-        raise _unavailable(source, [f"no offsets of {place.topic}/{place.partition}"])
-    return found
+    until = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            found = consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=False)
+        except KafkaException as error:
+            # A leader that is just being elected, for one.
+            if _passes(error.args[0]) and time.monotonic() < until:
+                time.sleep(_PATIENCE)
+                continue
+            raise _unavailable(source, [_text(error)]) from None
+        if found is None:
+            raise _unavailable(source, [f"no offsets of {place.topic}/{place.partition}"])
+        return found
 
 
 def _passes(error: KafkaError) -> bool:
     """Whether a client gets over an error by itself."""
-    return error.retriable() or error.name() in ("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT")
+    return error.retriable() or error.name() in _PASSING
 
 
 def _unavailable(source: KafkaSource, said: Sequence[str]) -> Unavailable:

@@ -1,0 +1,412 @@
+"""Topics of a real broker: every acknowledged message is in the table or its dead letters, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from medallion_platform.jars import JarsUnavailable
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.replay import reparse, replay
+from medallion_platform.sources import kafka
+from medallion_platform.sources.arrivals import Unavailable
+from medallion_platform.sources.kafka import EPOCH, KafkaSource
+from medallion_platform.sources.source import Csv, Debezium, JsonLines
+from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
+from medallion_platform_tests.pipeline.toy import EVENTS, RUN
+
+from .broker import Broker, free_ports
+
+KEYLESS = replace(EVENTS, key=(), watermark=None)
+"""Nothing but the positions keeps a row from being there twice."""
+DRIVER = Path(__file__).with_name("driver.py")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    try:
+        started = Broker.start(tmp_path_factory.mktemp("broker"))
+    except JarsUnavailable as error:
+        pytest.skip(f"no Kafka broker: {error}")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"clicks-{uuid.uuid4().hex[:8]}"
+
+
+def source_of(broker: Broker, *topics: str, **named: Any) -> KafkaSource:
+    given: dict[str, Any] = {"contract": KEYLESS, "format": JsonLines(), **named}
+    return KafkaSource(
+        "clicks", "bronze.clicks", domain="toy", brokers=broker.address, topics=topics, **given
+    )
+
+
+def event(key: str, **fields: Any) -> bytes:
+    return json.dumps({"event_id": key, "event_timestamp": "2026-01-05T00:00:00Z", **fields}).encode()
+
+
+def take(source: KafkaSource, lake: Lake, **options: Any) -> Taken:
+    return intake(kafka.look(source), lake, RUN, **options)
+
+
+def rows(lake: Lake) -> pl.DataFrame:
+    return pl.read_delta(lake.path("bronze.clicks")).sort("_source", "_offset")
+
+
+def ids(lake: Lake) -> list[str]:
+    return sorted(rows(lake)["event_id"])
+
+
+def letters(lake: Lake) -> pl.DataFrame:
+    return dead_letters.read(lake, "bronze.clicks").sort("source", "offset", "row")
+
+
+def waits(source: KafkaSource, lake: Lake) -> list[str]:
+    table = lake.open(source.table)
+    return kafka.look(source).waiting(table.transaction_version if table else lambda _: None)
+
+
+def conserved(lake: Lake) -> None:
+    counts = [r.counts for _, r in lake.records("bronze.clicks")]
+    assert [c.missing for c in counts] == [0] * len(counts)
+    assert sum(c.written for c in counts) == rows(lake).height
+    assert sum(c.dead_lettered for c in counts) == letters(lake).height
+
+
+# declarations, without a broker --------------------------------------------------------------------
+
+
+def test_a_declaration_that_cannot_be_meant_is_refused() -> None:
+    nowhere = Broker("127.0.0.1:1", None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="either topics or a pattern"):
+        source_of(nowhere)
+    with pytest.raises(ValueError, match="messages are JSON"):
+        source_of(nowhere, "t", format=Csv())
+    with pytest.raises(ValueError, match=r"isolation\.level cannot be set"):
+        source_of(nowhere, "t", settings={"isolation.level": "read_uncommitted"})
+
+
+def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kafka, "TIMEOUT", 2.0)
+    (port,) = free_ports(1)
+    secret = {"sasl.password": "hunter2", "sasl.username": "me", "sasl.mechanism": "PLAIN"}
+    source = source_of(
+        Broker(f"127.0.0.1:{port}", None),  # type: ignore[arg-type]
+        "t",
+        settings={"security.protocol": "SASL_PLAINTEXT", **secret},
+    )
+    with pytest.raises(Unavailable) as caught:
+        kafka.look(source)
+    assert re.fullmatch(r"source clicks: 127\.0\.0\.1:\d+ gives no answer within 2 s .*", str(caught.value))
+    assert "hunter2" not in f"{caught.value}{source!r}{capfd.readouterr()}"
+
+
+# with a broker -------------------------------------------------------------------------------------
+
+
+@pytest.mark.broker
+def test_every_kind_of_message_is_where_it_belongs(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic, 2)
+    source = source_of(broker, topic)
+    assert take(source, lake).counts.read == 0
+    assert waits(source, lake) == []
+    pretty = json.dumps(json.loads(event("b", color="red", _key="mine")), indent=2).encode()
+    broker.send(topic, [event("a")], key=b"\xff\x00", headers=[("h", b"1"), ("h", None)])
+    broker.send(topic, [b"{", None, b"", b"\xff", event("z", amount=-1), pretty])
+    broker.transaction(topic, [event("c"), event("d")], 1, keep=True)
+    broker.transaction(topic, [event("x"), event("y")], 1, keep=False)
+    assert len(waits(source, lake)) == 2
+    taken = take(source, lake)
+    assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (9, 4, 5)
+    assert ids(lake) == ["a", "b", "c", "d"]
+    first, pretty_row, committed = rows(lake).row(0, named=True), *rows(lake).rows(named=True)[1:3]
+    assert (first["_source"], first["_file"]) == (f"clicks/{topic}/0", f"{topic}/0")
+    assert (first["_offset"], first["_row"], first["_key"]) == (0, 1, b"\xff\x00")
+    assert first["_headers"] == [{"key": "h", "value": b"1"}, {"key": "h", "value": None}]
+    assert abs(first["_timestamp"].timestamp() - time.time()) < 300
+    assert (pretty_row["color"], pretty_row["_key"]) == ("red", None)
+    assert pretty_row["_payload"].encode() == pretty
+    assert committed["_file"] == f"{topic}/1"
+    dead = letters(lake)
+    assert dead["offset"].to_list() == [1, 2, 3, 4, 5]
+    assert dead["payload"].to_list() == [b"{", None, b"", b"\xff", event("z", amount=-1)]
+    assert dead["violations"].list.first().to_list()[:4] == [
+        "record: not JSON",
+        "record: no value: a tombstone",
+        "record: not JSON",
+        "record: not valid utf-8",
+    ]
+    assert waits(source, lake) == [], "transaction markers at the end are waited for"
+    assert take(source, lake).counts.read == 0
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_an_open_transaction_holds_nothing_up_and_comes_once_it_is_closed(
+    broker: Broker, topic: str, lake: Lake
+) -> None:
+    from confluent_kafka import Producer
+
+    broker.create(topic)
+    source = source_of(broker, topic)
+    broker.send(topic, [event("a")])
+    producer = Producer({"bootstrap.servers": broker.address, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(topic, event("t"), partition=0)
+    producer.flush(30)
+    broker.send(topic, [event("b")])
+    assert take(source, lake).counts.written == 1
+    assert take(source, lake).counts.written == 0
+    producer.commit_transaction(30)
+    assert take(source, lake).counts.written == 2
+    assert ids(lake) == ["a", "b", "t"]
+    assert letters(lake).is_empty()
+
+
+@pytest.mark.broker
+def test_any_batches_give_the_same_rows(broker: Broker, topic: str, lake: Lake, tmp_path: Path) -> None:
+    broker.create(topic, 3)
+    source = source_of(broker, topic)
+    for n in range(3):
+        broker.send(topic, [event(f"{n}-{i}") if i % 4 else b"[]" for i in range(50)], n)
+    take(source, lake, batch_rows=7)
+    other = Lake(tmp_path / "other")
+    take(source, other, batch_bytes=500)
+    assert rows(lake).drop("_ingested_at").equals(rows(other).drop("_ingested_at"))
+    assert letters(lake).height == letters(other).height == 39
+    assert max(r.counts.read for _, r in lake.records("bronze.clicks")) <= 7
+    conserved(lake)
+    conserved(other)
+
+
+@pytest.mark.broker
+def test_expired_offsets_are_told_exactly_and_once(
+    broker: Broker, topic: str, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.create(topic)
+    source = source_of(broker, topic)
+    broker.send(topic, [event(f"{n}") for n in range(4)])
+    take(source, lake)
+    broker.send(topic, [event(f"{n}") for n in range(4, 10)])
+    broker.expire(topic, 0, 8)
+    with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
+        take(source, lake)
+    taken = take(source, lake)
+    assert taken.notes == [f"{topic}/0: lost offsets 4 to 7: deleted before they were read"]
+    assert ids(lake) == ["0", "1", "2", "3", "8", "9"]
+    (letter,) = letters(lake).rows(named=True)
+    assert (letter["row"], letter["offset"]) == (0, 7)
+    assert take(source, lake).notes == []
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_what_expires_while_it_is_read_is_told(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic)
+    source = source_of(broker, topic)
+    broker.send(topic, [event(f"{n}") for n in range(10)])
+    seen = kafka.look(source)
+    broker.expire(topic, 0, 6)
+    taken = intake(seen, lake, RUN)
+    assert taken.notes == [f"{topic}/0: lost offsets 0 to 5: deleted before they were read"]
+    assert ids(lake) == ["6", "7", "8", "9"]
+    conserved(lake)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("more", [0, 20])
+def test_a_topic_made_anew_is_told_and_taken_from_its_beginning(
+    broker: Broker, topic: str, lake: Lake, more: int
+) -> None:
+    broker.create(topic, 2)
+    source = source_of(broker, topic)
+    broker.send(topic, [event(f"old{n}") for n in range(5)] + [b"{"])
+    broker.send(topic, [event("old")], 1)
+    take(source, lake)
+    broker.delete(topic)
+    broker.create(topic, 1)
+    broker.send(topic, [event(f"new{n}") for n in range(2 + more)] + [b"{"])
+    taken = take(source, lake)
+    anew = f"the topic was deleted and made anew (as {broker.topic_id(topic)})"
+    assert taken.notes == [
+        f"{topic}/0: lost from offset 6 on: {anew}",
+        f"{topic}/1: lost from offset 1 on: {anew}",
+    ]
+    assert rows(lake).height == 6 + 2 + more
+    assert rows(lake)["_offset"].max() == EPOCH + 1 + more
+    assert letters(lake)["row"].to_list() == [6, 0, 3 + more, 0]
+    assert take(source, lake).notes == []
+    assert waits(source, lake) == []
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_partitions_and_topics_that_are_added_are_read_from_their_beginning(
+    broker: Broker, topic: str, lake: Lake
+) -> None:
+    broker.create(topic)
+    source = source_of(broker, pattern=f"{topic}.*")
+    broker.send(topic, [event("a")])
+    take(source, lake)
+    broker.grow(topic, 3)
+    broker.create(f"{topic}-more")
+    for n in (1, 2):
+        broker.send(topic, [event(f"p{n}0"), event(f"p{n}1")], n)
+    broker.expire(topic, 2, 1)
+    broker.send(f"{topic}-more", [event("m")])
+    taken = take(source, lake)
+    assert ids(lake) == ["a", "m", "p10", "p11", "p21"]
+    assert taken.notes == [f"{topic}/2: lost offsets 0 to 0: deleted before they were read"]
+    with pytest.raises(Unavailable, match="there is no topic nowhere"):
+        kafka.look(source_of(broker, "nowhere"))
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("step", ["append", "judge", "letters"])
+def test_a_crash_at_any_step_loses_and_doubles_nothing(
+    broker: Broker,
+    topic: str,
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    call: int,
+    after: bool,
+) -> None:
+    broker.create(topic, 2)
+    source = source_of(broker, topic)
+    for n in range(2):
+        broker.send(topic, [event(f"{n}-{i}") if i % 3 else b"[]" for i in range(12)], n)
+    module, name = {
+        "append": (steps.lean, "append"),
+        "judge": (steps, "judge"),
+        "letters": (dead_letters, "append"),
+    }[step]
+    with Crash(monkeypatch, module, name, after=after, call=call), pytest.raises(Crashed):
+        take(source, lake, batch_rows=9)
+    take(source, lake, batch_rows=5)
+    assert ids(lake) == sorted(f"{n}-{i}" for n in range(2) for i in range(12) if i % 3)
+    assert letters(lake)["offset"].to_list() == [0, 3, 6, 9] * 2
+    assert take(source, lake).counts.read == 0
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_killed_at_any_instant_nothing_is_lost_or_doubled(broker: Broker, topic: str, tmp_path: Path) -> None:
+    broker.create(topic, 2)
+    messages = [event(f"{i}") if i % 3 else b"[%d" % i for i in range(400)]
+    for n in range(2):
+        broker.send(topic, messages[n::2], n)
+    ends: list[int] = []
+    for turn in range(12):
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVER), broker.address, topic, str(tmp_path)], stdout=subprocess.PIPE
+        )
+        assert process.stdout
+        assert process.stdout.readline() == b"begins\n"
+        time.sleep(0.05 + 0.07 * turn)
+        os.kill(process.pid, signal.SIGKILL)
+        ends.append(process.wait())
+    lake, source = Lake(tmp_path), source_of(broker, topic)
+    between = rows(lake).height if lake.exists("bronze.clicks") else 0
+    take(source, lake, batch_rows=23)
+    assert ends.count(-signal.SIGKILL) >= 5, ends
+    assert between > 0
+    assert ids(lake) == sorted(f"{i}" for i in range(400) if i % 3)
+    assert sorted(letters(lake)["payload"].to_list()) == sorted(b"[%d" % i for i in range(0, 400, 3))
+    assert take(source, lake).counts.read == 0
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_two_partitions_share_offsets_and_are_told_apart(broker: Broker, topic: str, lake: Lake) -> None:
+    """A replay, a reparse and the check of a row's time know a record by its log as well."""
+    broker.create(topic, 2)
+    strict = source_of(broker, topic)
+    broker.send(
+        topic, [event("a", amount=-1), event("b"), event("f", event_timestamp="2999-01-01T00:00:00Z")]
+    )
+    broker.send(topic, [event("c"), event("d", amount=-2), event("e")], 1)
+    take(strict, lake)
+    assert ids(lake) == ["b", "c", "e"]
+    assert letters(lake).select("source", "offset").rows() == [
+        (f"clicks/{topic}/0", 0),
+        (f"clicks/{topic}/0", 2),
+        (f"clicks/{topic}/1", 1),
+    ]
+    lax = replace(strict, contract=replace(KEYLESS, expectations=KEYLESS.expectations[:0]))
+    assert replay(lax, lake, RUN).counts.written == 2
+    assert ids(lake) == ["a", "b", "c", "d", "e"]
+    assert letters(lake).height == 1
+    before = rows(lake)
+    reparse(lax, lake, RUN)
+    assert rows(lake).drop("_ingested_at").equals(before.drop("_ingested_at"))
+    reparse(strict, lake, RUN)
+    assert ids(lake) == ["b", "c", "e"]
+    assert letters(lake).height == 3
+
+
+@pytest.mark.broker
+def test_change_events_and_their_tombstones_are_taken(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic)
+    source = source_of(broker, topic, format=Debezium(("event_id",)))
+    image = json.loads(event("a"))
+    told = {"source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
+    created = {"before": None, "after": image, "op": "c", **told}
+    deleted = {"before": {"event_id": "a"}, "after": None, "op": "d", **told}
+    broker.send(topic, [json.dumps(created).encode(), json.dumps(deleted).encode(), None])
+    taken = take(source, lake)
+    assert (taken.counts.read, taken.counts.missing) == (3, 0)
+    assert rows(lake)["_op"].to_list()[:2] == ["c", "d"]
+    assert rows(lake).height + letters(lake).height == 3
+
+
+@pytest.mark.broker
+def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str, tmp_path: Path) -> None:
+    from datetime import UTC, datetime
+
+    from medallion_platform.orchestration.arrivals import waiting
+    from medallion_platform.orchestration.build import build_defs
+    from medallion_platform.orchestration.lakehouse import Lakehouse
+    from medallion_platform.pipeline.catalog import Catalog
+
+    broker.create(topic, 2)
+    broker.send(topic, [event("a"), b"{"])
+    catalog = Catalog((source_of(broker, topic),), ())
+    place = Lakehouse(
+        lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
+    )
+    assert len(waiting(catalog, place, datetime.now(UTC))) == 2
+    with dg.DagsterInstance.ephemeral() as on:
+        done = build_defs(catalog, (), place).resolve_job_def("intake").execute_in_process(instance=on)
+        assert done.success
+        written = on.get_latest_materialization_event(dg.AssetKey(["bronze", "clicks"]))
+        assert written
+        assert written.asset_materialization
+        assert written.asset_materialization.metadata["partitions"].value == 2
+    assert waiting(catalog, place, datetime.now(UTC)) == []
+    assert ids(place.lake) == ["a"]
