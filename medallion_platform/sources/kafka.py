@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from medallion_platform.sources import files
@@ -246,17 +247,20 @@ class Topics:
             begin = _Reading(partition, 0, 0 if known else partition.low)
         else:
             begin = _Reading(partition, *divmod(reached, EPOCH))
-            former = f"topic: lost from offset {begin.next} on: "
-            why = ""
+            lost = f"topic: lost from offset {begin.next} on: "
             if identity is not None and not known:
                 why = f"the topic was deleted and made anew (as {partition.topic_id})"
-            elif begin.next > partition.end:
+            else:
                 why = f"the partition ends at {partition.end}, before the position"
-            if why:
-                if partition.low:
-                    why += f", and of the new one 0 to {partition.low - 1} are gone"
+            if partition.low:
+                why += f", and 0 to {partition.low - 1} of it are gone"
+            if (identity is not None and not known) or (identity is None and begin.next > partition.end):
                 anew = _Reading(partition, begin.epoch + 1, partition.low)
-                return anew, self._unread(partition, reached, former + why)
+                return anew, self._unread(partition, reached, lost + why)
+            if begin.next > partition.end:
+                # The topic is the same, its end was lost: what it still holds was taken in before.
+                anew = _Reading(partition, begin.epoch + 1, partition.end)
+                return anew, self._unread(partition, reached, lost + why)
         if partition.low > begin.next:
             gap = self._gap(partition, begin)
             begin.next = partition.low
@@ -298,7 +302,7 @@ class _Gathered:
         """One message more."""
         self.messages.append((message, log, reading.epoch))
         self.rows += 1
-        self.size += len(message)
+        self.size += len(message) + len(message.key() or b"")
 
     def batch(self) -> Batch:
         """What was gathered; the next batch starts empty."""
@@ -444,13 +448,27 @@ def _frame(source: KafkaSource, messages: Sequence[tuple[Message, str, int]]) ->
             [epoch * EPOCH + o for o, (_, _, epoch) in zip(offsets, messages, strict=True)], dtype=pl.Int64
         ),
         "_key": pl.Series([m.key() for m, _, _ in messages], dtype=pl.Binary),
-        "_headers": pl.Series(
-            [[{"key": k, "value": v} for k, v in m.headers() or ()] for m, _, _ in messages],
-            dtype=MESSAGE["_headers"],
-        ),
+        "_headers": _headers([m.headers() or () for m, _, _ in messages]),
         "_timestamp": pl.Series(
             [t * 1000 if kind else None for m, _, _ in messages for kind, t in (m.timestamp(),)],
             dtype=pl.Int64,
         ).cast(MESSAGE["_timestamp"]),
     }
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
+
+
+def _headers(given: Sequence[Sequence[tuple[str, bytes | None]]]) -> pl.Series:
+    """The headers of messages, a list for each; by way of Arrow, a value at a time is slow."""
+    import pyarrow as pa
+
+    flat = [header for headers in given for header in headers]
+    pairs = pa.StructArray.from_arrays(
+        [
+            pa.array([key for key, _ in flat], pa.large_string()),
+            pa.array([value for _, value in flat], pa.large_binary()),
+        ],
+        ["key", "value"],
+    )
+    ends = np.cumsum([0, *(len(headers) for headers in given)], dtype=np.int64)
+    lists: Any = pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(ends), pairs))
+    return lists.cast(MESSAGE["_headers"])

@@ -23,8 +23,11 @@ from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import reparse, replay
+from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.kafka import EPOCH, KafkaSource
@@ -392,7 +395,6 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
     from medallion_platform.orchestration.arrivals import waiting
     from medallion_platform.orchestration.build import build_defs
     from medallion_platform.orchestration.lakehouse import Lakehouse
-    from medallion_platform.pipeline.catalog import Catalog
 
     broker.create(topic, 2)
     broker.send(topic, [event("a"), b"{"])
@@ -410,3 +412,40 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
         assert written.asset_materialization.metadata["partitions"].value == 2
     assert waiting(catalog, place, datetime.now(UTC)) == []
     assert ids(place.lake) == ["a"]
+
+
+@pytest.mark.broker
+def test_an_intake_is_taken_back_with_its_dead_letters(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic, 2)
+    source = source_of(broker, topic)
+    for run_id in ("first", "second"):
+        for n in range(2):
+            broker.send(topic, [event(f"{run_id}{n}"), b"{"], n)
+        intake(kafka.look(source), lake, Run(run_id, RUN.at), batch_rows=1)
+    rollback(Catalog((source,), ()), lake, "second", RUN)
+    assert ids(lake) == ["first0", "first1"]
+    assert letters(lake)["offset"].to_list() == [1, 1]
+    assert waits(source, lake) == []
+
+
+@pytest.mark.parametrize(
+    ("topic_id", "low", "end", "begins", "told"),
+    [
+        ("same", 0, 7, (0, 5), None),
+        ("same", 6, 7, (0, 6), "lost offsets 5 to 5"),
+        ("same", 0, 3, (1, 3), "lost from offset 5 on: the partition ends at 3"),
+        ("other", 0, 9, (1, 0), "lost from offset 5 on: the topic was deleted and made anew"),
+        ("other", 2, 9, (1, 2), "0 to 1 of it are gone"),
+        ("", 0, 3, (1, 0), "lost from offset 5 on: the partition ends at 3"),
+    ],
+)
+def test_where_reading_begins(
+    topic_id: str, low: int, end: int, begins: tuple[int, int], told: str | None
+) -> None:
+    source = source_of(Broker("127.0.0.1:1", None), "t")  # type: ignore[arg-type]
+    partition = kafka.Partition("t", 0, topic_id, low, end)
+    positions = {"clicks/t/0": 5, "clicks/t@same": 0}
+    begin, gap = kafka.Topics(source, [partition])._begin(partition, positions.get)
+    assert (begin.epoch, begin.next) == begins
+    assert (gap is None) == (told is None)
+    assert told is None or (gap and told in gap.reason)
