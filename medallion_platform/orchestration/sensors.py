@@ -23,13 +23,13 @@ def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefiniti
         job=job,
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks for complete, unknown files in the landing zone and starts their intake.",
+        description="Looks for complete, unknown files and new messages, and starts their intake.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now = datetime.now(UTC)
         pieces = waiting(catalog, lakehouse, now)
         if not pieces:
-            return dg.SensorResult(skip_reason=dg.SkipReason("no new complete file has landed"))
+            return dg.SensorResult(skip_reason=dg.SkipReason("nothing new has arrived"))
         # A tick that repeats starts nothing twice, and what failed is tried again after a while.
         files = hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:16]
         attempt = int(now.timestamp() // _TRY_AGAIN_SECONDS)

@@ -391,7 +391,7 @@ def _watermarks(source: KafkaSource, consumer: Consumer, place: Any) -> tuple[in
     until = time.monotonic() + TIMEOUT
     while True:
         try:
-            found = consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=False)
+            found: Any = consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=False)
         except KafkaException as error:
             # A leader that is just being elected, for one.
             if _passes(error.args[0]) and time.monotonic() < until:
@@ -457,7 +457,7 @@ def _frame(source: KafkaSource, messages: Sequence[tuple[Message, str, int]]) ->
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
 
 
-def _headers(given: Sequence[Sequence[tuple[str, bytes | None]]]) -> pl.Series:
+def _headers(given: Sequence[Any]) -> pl.Series:
     """The headers of messages, a list for each; by way of Arrow, a value at a time is slow."""
     import pyarrow as pa
 
