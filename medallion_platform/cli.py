@@ -271,6 +271,51 @@ def dev(
     )
 
 
+@app.command()
+def stream(
+    source: Annotated[str, typer.Argument(help="A source of topics.")],
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Keep the silver tables behind it up to date as well.")
+    ] = False,
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of these; 0 takes any free one.")] = 9108,
+) -> None:
+    """Take in a topic's messages as they come, until Ctrl-C or SIGTERM; several workers share it."""
+    import logging
+
+    from medallion_platform.definitions import catalog, lakehouse_of
+    from medallion_platform.observability.worker import Vitals, serve
+    from medallion_platform.orchestration import runs
+    from medallion_platform.orchestration.stream import follow
+    from medallion_platform.pipeline.intake import IntakeFailed
+    from medallion_platform.sources.kafka import KafkaSource
+
+    topics = {s.name: s for s in catalog.sources if isinstance(s, KafkaSource)}
+    if source not in topics:
+        there = f"there are {', '.join(topics)}" if topics else "this installation has none"
+        raise Stop(f"no source of topics is named {source}; {there}", USAGE)
+    settings = _settings(home)
+    _quiet()
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("medallion").setLevel(logging.INFO)
+    vitals = Vitals(source)
+    try:
+        server = serve(vitals, host, port)
+    except OSError as error:
+        raise Stop(
+            f"port {port} on {host}: {error.strerror}; give another one with --port", NOT_READY
+        ) from None
+    _note(
+        True, f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C ends it)"
+    )
+    with runs.instance(settings.dagster_home) as on:
+        try:
+            follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
+        except IntakeFailed as error:
+            raise Stop(str(error)) from None
+
+
 @letters_app.command("list")
 def list_letters(
     table: Annotated[str | None, typer.Argument(help="e.g. bronze.events; all if left out")] = None,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medallion_platform.domains.catalog import CATALOG as catalog
-from medallion_platform.domains.catalog import FEATURES
+from medallion_platform.domains.catalog import FEATURES, catalog_of
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.settings import Settings
 
 __all__ = ["catalog", "definitions_of", "defs", "lakehouse_of"]
+
+
+_SETTINGS = Settings()
+
+catalog = catalog_of(_SETTINGS.kafka)
+"""What this installation runs."""
 
 
 def lakehouse_of(settings: Settings) -> Lakehouse:
@@ -28,4 +33,4 @@ def definitions_of(settings: Settings) -> dg.Definitions:
     return build_defs(catalog, FEATURES, lakehouse_of(settings))
 
 
-defs = definitions_of(Settings())
+defs = definitions_of(_SETTINGS)

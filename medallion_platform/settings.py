@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     """The landing zone, one folder a source; `landing` below home unless given."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
+    kafka: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
+    Clickstream comes from topics where it is given, from files where not."""
     cache: Folder = Field(default_factory=cache_home)
     """Downloads that are kept, such as the Delta jars."""
     ivy_settings: Folder | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medallion_platform.domains.clickstream import features as clickstream_features
 from medallion_platform.domains.clickstream import gold as clickstream_gold
 from medallion_platform.domains.clickstream import silver as clickstream_silver
@@ -11,16 +13,23 @@ from medallion_platform.domains.hr import silver as hr_silver
 from medallion_platform.domains.hr import sources as hr_sources
 from medallion_platform.pipeline.catalog import Catalog
 
-CATALOG = Catalog(
-    sources=(*clickstream_sources.SOURCES, *hr_sources.SOURCES),
-    tables=(
-        *clickstream_silver.TABLES,
-        *clickstream_gold.TABLES,
-        *hr_silver.TABLES,
-        *hr_gold.TABLES,
-    ),
-)
-"""Every source and table; a name taken twice or an upstream that nobody makes fails at import."""
+
+def catalog_of(kafka: Mapping[str, str]) -> Catalog:
+    """Every source and table; kafka: settings of the client, empty where files land instead.
+
+    Raises:
+        DeclarationError: a name is taken twice, or nobody makes an upstream.
+    """
+    return Catalog(
+        sources=(*clickstream_sources.sources(kafka), *hr_sources.SOURCES),
+        tables=(
+            *clickstream_silver.TABLES,
+            *clickstream_gold.TABLES,
+            *hr_silver.TABLES,
+            *hr_gold.TABLES,
+        ),
+    )
+
 
 FEATURES = clickstream_features.FEATURES
 """Gold tables that are published into the feature repository."""

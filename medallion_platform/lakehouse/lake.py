@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -50,6 +50,11 @@ class Lake:
         """The newest version, -1 where the table does not exist yet."""
         found = self.open(table)
         return -1 if found is None else found.version()
+
+    def positions(self, table: str) -> Callable[[str], int | None]:
+        """How far a table is now: the next offset of a log by its name, None where it took nothing of it."""
+        found = self.open(table)
+        return found.transaction_version if found is not None else lambda _: None
 
     def version_at(self, table: str, at: datetime) -> int:
         """The version that was the newest at an instant, -1 where there was none yet."""

@@ -11,14 +11,14 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing
 from medallion_platform.sources.arrivals import Arrivals, Unavailable
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.kafka import KafkaSource, Topics
 from medallion_platform.sources.source import FileSource, Source
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
     if isinstance(source, KafkaSource):
-        return kafka.look(source)
+        return _topics(source)
     if not isinstance(source, FileSource):
         raise TypeError(f"{source!r} is no source that can be read")
     folder = Path(lakehouse.landing)
@@ -39,9 +39,16 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
     ]
     for source in catalog.sources:
         if isinstance(source, KafkaSource):
-            table = lakehouse.lake.open(source.table)
             try:
-                found += kafka.look(source).waiting(table.transaction_version if table else lambda _: None)
+                found += _topics(source).waiting(lakehouse.lake.positions(source.table))
             except Unavailable as error:
                 found.append(str(error))
     return found
+
+
+def _topics(source: KafkaSource) -> Topics:
+    """The partitions that a run may read: none while continuous workers have them."""
+    workers = kafka.streamed(source)
+    if workers:
+        return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
+    return kafka.look(source)

@@ -190,19 +190,12 @@ def intake_op(source: Source) -> dg.OpDefinition:
         tell(source.table, "taking in what arrived")
         arrived = arrivals_of(source, lakehouse, run)
         taken = intake(arrived, lake, run)
-        reason = f"{taken.counts.read} records from {taken.pieces} {arrived.pieces}"
+        reason = reports.taken_in_words(taken, arrived.pieces)
         tell(source.table, reason)
         for note in taken.notes:
             context.log.info(note)
-        if not taken.pieces:
-            return
-        metadata = reports.metadata(lake, source.contract, source.table, taken.version, taken.record, reason)
-        metadata[arrived.pieces] = taken.pieces
-        for unit in sorted(taken.units) if source.unit else (None,):
-            rows = {"dagster/partition_row_count": taken.units[unit]} if unit else {}
-            yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=metadata | rows)
-        # Of this run and after what they judge: the UI shows older results as "not evaluated".
-        yield from map(reports.evaluation, reports.check_results(lake, source.table, taken.record))
+        if taken.pieces:
+            yield from reports.intake_events(lake, source, taken, arrived.pieces)
 
     return body
 

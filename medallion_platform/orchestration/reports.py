@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ from medallion_platform.pipeline.refresh import of_other_code
 if TYPE_CHECKING:
     import polars as pl
 
+    from medallion_platform.pipeline.intake import Taken
     from medallion_platform.pipeline.table import Table
+    from medallion_platform.sources.source import Source
 
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
@@ -107,6 +109,26 @@ def metadata(
         if record.notes:
             found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
     return found
+
+
+def taken_in_words(taken: Taken, pieces: str) -> str:
+    """What an intake did; pieces: what its `pieces` are."""
+    return f"{taken.counts.read} records from {taken.pieces} {pieces}"
+
+
+def intake_events(
+    lake: Lake, source: Source, taken: Taken, pieces: str
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What an intake tells of its bronze table: each partition that got rows, then the checks."""
+    told = metadata(
+        lake, source.contract, source.table, taken.version, taken.record, taken_in_words(taken, pieces)
+    )
+    told[pieces] = taken.pieces
+    for unit in sorted(taken.units) if source.unit else (None,):
+        rows = {"dagster/partition_row_count": taken.units[unit]} if unit else {}
+        yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | rows)
+    # Of this run and after what they judge: the UI shows older results as "not evaluated".
+    yield from map(evaluation, check_results(lake, source.table, taken.record))
 
 
 def as_markdown(rows: pl.DataFrame | None) -> str:

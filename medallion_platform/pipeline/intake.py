@@ -13,6 +13,7 @@ they already hold: the table's commit is the truth.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,10 @@ CHANGE: dict[str, Any] = {
     "_snapshot": pl.Boolean,
 }
 """What a change event says of itself, in the bronze tables of Debezium sources."""
+
+_ATTEMPTS = 6
+_STEP_BACK = 0.02
+"""Seconds, doubled every time, within which to try again: several workers write to one table."""
 
 _IMAGE_OPS = ("c", "u", "r")
 _PLACE = ("_source", "_offset", "_row")
@@ -154,15 +159,33 @@ def intake(
 
     taken.pieces = len(arrivals.waiting(position))
     for batch in arrivals.batches(position, batch_rows, batch_bytes):
-        if any(table.transaction_version(log) != position(log) for log in batch.positions):
-            raise Fenced(f"{source.table}: another intake has moved on; run it again")
-        taken.add(_take(source, table, lake, run, batch))
+        begins = {log: position(log) for log in batch.positions}
+        taken.add(_take_after_others(source, table, lake, run, batch, begins))
         reached |= batch.positions
-        # A fresh look, so that the next batch sees the rows of this one.
-        table = lake.open(source.table) or table
     taken.version = table.version()
     taken.seconds = round(time.monotonic() - started, 3)
     return taken
+
+
+def _take_after_others(
+    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, begins: Mapping[str, int | None]
+) -> Record:
+    """Take a batch; where others commit first, judge it again by what they wrote.
+
+    Raises:
+        Fenced: the positions are no longer where the batch begins, or others come first every time.
+    """
+    for attempt in range(_ATTEMPTS):
+        if any(table.transaction_version(log) != begun for log, begun in begins.items()):
+            raise Fenced(f"{source.table}: another intake has moved on; run it again")
+        try:
+            return _take(source, table, lake, run, batch)
+        except Fenced:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
+            table.update_incremental()
+    raise AssertionError
 
 
 def _refuse_other_types(source: Source, table: DeltaTable) -> None:

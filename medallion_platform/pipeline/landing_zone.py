@@ -43,11 +43,10 @@ def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) 
     registered = ledger.read(lake, source.name)
     known = [_version(r) for r in registered.iter_rows(named=True)]
     new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
-    table = lake.open(source.table)
     taken = LandingZone(source, Path(), lake)
     return [
         *(f"{f.path} {f.size} {f.modified_at.isoformat()}" for f in new),
-        *taken.waiting(table.transaction_version if table else lambda _: None),
+        *taken.waiting(lake.positions(source.table)),
     ]
 
 

@@ -23,6 +23,10 @@ class Unavailable(Exception):
     """A source cannot be reached; one sentence says which and what was tried."""
 
 
+class MovedOn(Exception):
+    """What was read is another's to take in by now; nothing of it was taken."""
+
+
 @dataclass(frozen=True)
 class Unread:
     """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter."""

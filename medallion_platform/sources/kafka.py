@@ -5,26 +5,30 @@ anew under its name, offsets go on `EPOCH` further up, so that a position never 
 records share a place. What a position stands for is in the table: the next offset of each partition,
 and the identity of each topic that was ever read.
 
-No consumer group takes part: partitions are assigned, the table alone says what was taken.
+What was taken is said by the table alone. A run (`look`) reads what is there and takes part in no
+consumer group; continuous workers (`Follower`) share the partitions by one, and keep no offsets in it.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from medallion_platform.sources import files
-from medallion_platform.sources.arrivals import Batch, Position, Unavailable, Unread
+from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
 from medallion_platform.sources.source import Debezium, JsonLines, Source
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Message
+    from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+    from confluent_kafka.admin import AdminClient
 
 EPOCH = 2**48
 """How many offsets a topic has before those of the next one under its name begin."""
@@ -54,6 +58,15 @@ _OURS: dict[str, Any] = {
     "auto.offset.reset": "error",
     "isolation.level": "read_committed",
 }
+_MEMBER: dict[str, Any] = {
+    # A killed worker's partitions go to the others after this long.
+    "session.timeout.ms": 10_000,
+    "heartbeat.interval.ms": 2_000,
+    # New partitions, and new topics of a pattern, are noticed after this long.
+    "topic.metadata.refresh.interval.ms": 10_000,
+    "partition.assignment.strategy": "range",
+}
+_NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_FEATURE"}
 
 
 @dataclass(frozen=True)
@@ -62,16 +75,18 @@ class KafkaSource(Source):
 
     A message is a record, also one with line ends in it. A tombstone (a message without a value) is a
     dead letter of a JSON source and a change event without an image of a Debezium source. `settings`
-    go to the client as they are (`security.protocol`, `sasl.password`); they are shown nowhere.
+    go to the client as they are (`bootstrap.servers`, `sasl.password`); only the brokers are ever shown.
     """
 
-    brokers: str = field(kw_only=True)
     topics: tuple[str, ...] = field(default=(), kw_only=True)
     pattern: str = field(default="", kw_only=True)
     """A regular expression for whole names of topics, in the place of `topics`."""
-    settings: Mapping[str, str | int | float | bool] = field(
-        default_factory=dict, kw_only=True, repr=False, compare=False
-    )
+    settings: Mapping[str, str | int | float | bool] = field(kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, source: Source, **where: Any) -> KafkaSource:
+        """The records of a source, from topics in the place of where they came from."""
+        return cls(**{f.name: getattr(source, f.name) for f in fields(Source)}, **where)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "topics", tuple(self.topics))
@@ -80,8 +95,15 @@ class KafkaSource(Source):
         if not isinstance(self.format, JsonLines | Debezium):
             raise ValueError(f"source {self.name!r}: messages are JSON, not {self.format!r}")
         re.compile(self.pattern)
+        if not self.settings.get("bootstrap.servers"):
+            raise ValueError(f"source {self.name!r}: its settings lack bootstrap.servers")
         if refused := sorted(_OURS.keys() & self.settings.keys()):
             raise ValueError(f"source {self.name!r}: {', '.join(refused)} cannot be set")
+
+    @property
+    def brokers(self) -> str:
+        """Where it asks."""
+        return str(self.settings["bootstrap.servers"])
 
     @property
     def where(self) -> str:
@@ -114,8 +136,14 @@ class _Reading:
     """How far a partition is read."""
 
     partition: Partition
+    log: str
     epoch: int
     next: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What Kafka knows the partition by."""
+        return self.partition.topic, self.partition.number
 
     @property
     def reached(self) -> int:
@@ -134,97 +162,73 @@ class Topics:
 
     def waiting(self, position: Position) -> list[str]:
         """The partitions that hold more than was taken in, or whose position is not set yet."""
-        found: list[str] = []
-        for partition in self._known(position):
-            begin, gap = self._begin(partition, position)
-            if gap or begin.next < partition.end or begin.reached != position(self._log(partition)):
-                found.append(f"{self._log(partition)} {partition.topic_id} {partition.end}")
-        return found
+        return [
+            f"{begin.log} {begin.partition.topic_id} {begin.partition.end}"
+            for begin, gap in self.begin(position)
+            if gap or begin.next < begin.partition.end or begin.reached != position(begin.log)
+        ]
 
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions on up to where the partitions ended when looked at."""
         gathered = _Gathered(self.source)
         open_: dict[tuple[str, int], _Reading] = {}
-        for partition in self._known(position):
-            reading, gap = self._begin(partition, position)
-            if gap:
-                gathered.unread.append(gap)
-            if reading.reached != position(self._log(partition)):
-                gathered.positions[self._log(partition)] = reading.reached
-            identity = self._identity(partition)
-            if identity and position(identity) is None:
-                gathered.positions[identity] = 0
-            if reading.next < partition.end:
-                open_[partition.topic, partition.number] = reading
+        for reading, gap in self.begin(position):
+            gathered.begin(reading, gap, position)
+            if reading.next < reading.partition.end:
+                open_[reading.place] = reading
         if open_:
-            consumer, said = _consumer(self.source)
+            client = _Client(self.source)
             try:
-                yield from self._read(consumer, said, open_, gathered, rows, size)
+                yield from self._read(client, open_, gathered, rows, size)
             finally:
-                consumer.close()
+                client.consumer.close()
         if gathered.positions:
             yield gathered.batch()
 
     def _read(
         self,
-        consumer: Consumer,
-        said: list[str],
+        client: _Client,
         open_: dict[tuple[str, int], _Reading],
         gathered: _Gathered,
         rows: int,
         size: int,
     ) -> Iterator[Batch]:
-        from confluent_kafka import KafkaError, TopicPartition
-
-        consumer.assign([TopicPartition(*place, reading.next) for place, reading in open_.items()])
+        client.assign(open_.values())
         heard = time.monotonic()
         while open_:
-            messages = consumer.consume(min(_CHUNK, max(rows - gathered.rows, 1)), _PATIENCE)
+            messages = client.consumer.consume(min(_CHUNK, max(rows - gathered.rows, 1)), _PATIENCE)
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() > heard + TIMEOUT:
-                raise _unavailable(self.source, said)
-            for message in messages:
-                place = (str(message.topic()), int(message.partition() or 0))
-                reading, error = open_.get(place), message.error()
-                if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET and reading:
-                    self._expired(consumer, reading, gathered)
-                elif error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    if _passes(error):
-                        said.append(error.str())
-                        continue
-                    raise _unavailable(self.source, [error.str()])
+                raise client.unavailable()
+            for place, said in groupby(messages, _place):
+                reading = open_.get(place)
                 if reading is None:
                     continue
-                offset, end = int(message.offset() or 0), reading.partition.end
-                if error is None and offset < end:
-                    gathered.add(message, reading, self._log(reading.partition))
-                    reading.next = offset + 1
-                elif error is None or error.code() == KafkaError._PARTITION_EOF:
-                    # What lies between was no record: transaction markers, what compaction left out.
-                    reading.next = max(reading.next, min(offset, end))
+                heard_of = client.sort(said)
+                if heard_of.expired:
+                    self._expired(client, reading, gathered)
+                if gathered.add(reading, heard_of):
                     del open_[place]
-                gathered.positions[self._log(reading.partition)] = reading.reached
-                if place in open_ and reading.next >= end:
-                    del open_[place]
-                if place not in open_:
-                    consumer.incremental_unassign([TopicPartition(*place)])
-                if gathered.rows >= rows or gathered.size >= size:
-                    yield gathered.batch()
+                    client.unassign(reading)
+            if gathered.rows >= rows or gathered.size >= size:
+                client.refuse_others(self.partitions)
+                yield gathered.batch()
+        client.refuse_others(self.partitions)
 
-    def _expired(self, consumer: Consumer, reading: _Reading, gathered: _Gathered) -> None:
+    def _expired(self, client: _Client, reading: _Reading, gathered: _Gathered) -> None:
         """Go on behind what a broker deleted while it was read."""
-        from confluent_kafka import TopicPartition
-
-        place = TopicPartition(reading.partition.topic, reading.partition.number)
-        low, _ = _watermarks(self.source, consumer, place)
-        low = min(low, reading.partition.end)
+        low = min(client.watermarks(*reading.place)[0], reading.partition.end)
         if low > reading.next:
             gathered.unread.append(self._gap(replace(reading.partition, low=low), reading))
             reading.next = low
-        place.offset = reading.next
-        consumer.incremental_unassign([place])
-        consumer.incremental_assign([place])
+        client.unassign(reading)
+        client.assign_also(reading)
+
+    def begin(self, position: Position) -> Iterator[tuple[_Reading, Unread | None]]:
+        """Where the reading of each partition begins, and what is lost before it."""
+        for partition in self._known(position):
+            yield self._begin(partition, position)
 
     def _known(self, position: Position) -> Iterator[Partition]:
         """The partitions, and those that a topic had before it was made anew with fewer."""
@@ -237,16 +241,16 @@ class Topics:
                 gone = replace(gone, number=gone.number + 1)
 
     def _begin(self, partition: Partition, position: Position) -> tuple[_Reading, Unread | None]:
-        """Where reading begins, and what is lost before it."""
-        reached = position(self._log(partition))
-        identity = self._identity(partition)
+        log = self._log(partition)
+        reached = position(log)
+        identity = _identity(self.source, partition)
         known = identity is not None and position(identity) is not None
         if reached is None:
             # A partition that a topic got later begins at its first message; else history that is
             # gone before the source was ever read is no loss.
-            begin = _Reading(partition, 0, 0 if known else partition.low)
+            begin = _Reading(partition, log, 0, 0 if known else partition.low)
         else:
-            begin = _Reading(partition, *divmod(reached, EPOCH))
+            begin = _Reading(partition, log, *divmod(reached, EPOCH))
             lost = f"topic: lost from offset {begin.next} on: "
             if identity is not None and not known:
                 why = f"the topic was deleted and made anew (as {partition.topic_id})"
@@ -255,12 +259,12 @@ class Topics:
             if partition.low:
                 why += f", and 0 to {partition.low - 1} of it are gone"
             if (identity is not None and not known) or (identity is None and begin.next > partition.end):
-                anew = _Reading(partition, begin.epoch + 1, partition.low)
-                return anew, self._unread(partition, reached, lost + why)
+                anew = _Reading(partition, log, begin.epoch + 1, partition.low)
+                return anew, _unread(partition, log, reached, lost + why)
             if begin.next > partition.end:
                 # The topic is the same, its end was lost: what it still holds was taken in before.
-                anew = _Reading(partition, begin.epoch + 1, partition.end)
-                return anew, self._unread(partition, reached, lost + why)
+                anew = _Reading(partition, log, begin.epoch + 1, partition.end)
+                return anew, _unread(partition, log, reached, lost + why)
         if partition.low > begin.next:
             gap = self._gap(partition, begin)
             begin.next = partition.low
@@ -270,18 +274,155 @@ class Topics:
     def _gap(self, partition: Partition, reading: _Reading) -> Unread:
         first, last = reading.next, partition.low - 1
         why = f"topic: lost offsets {first} to {last}: deleted before they were read"
-        return self._unread(partition, reading.epoch * EPOCH + last, why)
-
-    def _unread(self, partition: Partition, offset: int, reason: str) -> Unread:
-        note = f"{partition.name}: {reason.removeprefix('topic: ')}"
-        return Unread(self._log(partition), offset, partition.name, reason, note)
+        return _unread(partition, reading.log, reading.epoch * EPOCH + last, why)
 
     def _log(self, partition: Partition) -> str:
         return f"{self.source.name}/{partition.name}"
 
-    def _identity(self, partition: Partition) -> str | None:
-        """Under which name it is told that a topic was read; None where the broker has no such."""
-        return f"{self.source.name}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
+
+def _unread(partition: Partition, log: str, offset: int, reason: str) -> Unread:
+    note = f"{partition.name}: {reason.removeprefix('topic: ')}"
+    return Unread(log, offset, partition.name, reason, note)
+
+
+def _identity(source: KafkaSource, partition: Partition) -> str | None:
+    """Under which name it is told that a topic was read; None where the broker has no such."""
+    return f"{source.name}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
+
+
+def group_of(source: Source) -> str:
+    """The consumer group of a source's continuous workers."""
+    return f"medallion.{source.name}"
+
+
+class Follower:
+    """A member of a source's consumer group: what comes into the partitions that the group gives it.
+
+    Raises `Unavailable` from every call while the brokers cannot be reached; call again.
+    """
+
+    def __init__(self, source: KafkaSource, positions: Callable[[], Position]) -> None:
+        """positions: a fresh look at how far the table is."""
+        self.source = source
+        self._positions = positions
+        self._client = _Client(source, _MEMBER)
+        self._gathered = _Gathered(source)
+        self._readings: dict[tuple[str, int], _Reading] = {}
+        self._begun: dict[str, int | None] = {}
+        self._given: set[tuple[str, int]] = set()
+        self._to_begin = False
+        names = list(source.topics) or [f"^{source.pattern}$"]
+        self._client.consumer.subscribe(names, on_assign=self._on_given, on_revoke=self._on_taken_away)
+
+    def poll(self, rows: int, size: int, within: float) -> Polled | None:
+        """What came, once it is `rows` or `size` bytes, or `within` seconds have passed; None for nothing."""
+        if self._to_begin:
+            self._begin()
+        gathered = self._gathered
+        while True:
+            wanted = min(_CHUNK, max(rows - gathered.rows, 1))
+            messages = self._client.consumer.consume(wanted, within)
+            if self._to_begin:
+                return None  # the group was rearranged meanwhile: these may be another worker's now
+            for place, said in groupby(messages, _place):
+                heard = self._client.sort(said)
+                if heard.expired:
+                    self.begin_anew()
+                    return None
+                if place in self._readings:
+                    gathered.add(self._readings[place], heard)
+            if len(messages) < wanted or gathered.rows >= rows or gathered.size >= size:
+                break
+        if not gathered.rows and not gathered.unread:
+            return None
+        if self._client.others([r.partition for r in self._readings.values()]):
+            self.begin_anew()
+            return None
+        batch = gathered.batch()
+        begun = {log: self._begun[log] for log in batch.positions if log in self._begun}
+        self._begun.update(batch.positions)
+        return Polled(self.source, batch, begun)
+
+    def begin_anew(self) -> None:
+        """Forget what was read and begin where the table is: a batch was not taken in."""
+        self._to_begin = True
+
+    def behind(self) -> dict[str, int]:
+        """How many offsets of each partition lie between what was read and its end, as last heard."""
+        found: dict[str, int] = {}
+        for reading in self._readings.values():
+            _, end = self._client.watermarks(*reading.place, cached=True)
+            found[reading.log] = max(end - reading.next, 0)
+        return found
+
+    def close(self) -> None:
+        """Leave the group, which gives the partitions to its other members."""
+        self._client.consumer.close()
+
+    def _on_given(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        # Where to begin is looked up outside of the callback, in which nothing may fail.
+        self._given = {(p.topic, p.partition) for p in places}
+        self._to_begin = True
+        consumer.assign([])
+
+    def _on_taken_away(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        self._given = set()
+        self._to_begin = True
+        consumer.unassign()
+
+    def _begin(self) -> None:
+        self._gathered.clear()
+        self._readings.clear()
+        self._begun.clear()
+        position = self._positions()
+        for reading, gap in look(self.source).begin(position) if self._given else ():
+            # A partition that a topic no longer has is given to nobody: to who has the first one.
+            gone = reading.partition.end == 0 and (reading.place[0], 0) in self._given
+            if reading.place not in self._given and not (gone and gap):
+                continue
+            self._begun[reading.log] = position(reading.log)
+            self._gathered.begin(reading, gap, position)
+            if reading.place in self._given:
+                reading.partition = replace(reading.partition, end=EPOCH)
+                self._readings[reading.place] = reading
+        self._client.assign(self._readings.values())
+        self._to_begin = False
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What a follower read, as arrivals of one batch."""
+
+    source: KafkaSource
+    batch: Batch
+    begun: Mapping[str, int | None]
+    """The positions that it begins at."""
+    notes: Sequence[str] = ()
+    pieces: str = "partitions"
+
+    def waiting(self, position: Position) -> list[str]:
+        """The partitions that it is of."""
+        return sorted(self.begun)
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        """The batch.
+
+        Raises:
+            MovedOn: the table is not where the batch begins; another worker has the partition now.
+        """
+        if moved := [log for log, begun in self.begun.items() if position(log) != begun]:
+            raise MovedOn(f"source {self.source.name}: another worker took in {', '.join(sorted(moved))}")
+        yield self.batch
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Messages of one partition, and what was said of it beside them."""
+
+    messages: Sequence[Message]
+    end: int | None
+    """The end of the partition, where that was reached."""
+    expired: bool
 
 
 class _Gathered:
@@ -289,26 +430,49 @@ class _Gathered:
 
     def __init__(self, source: KafkaSource) -> None:
         self.source = source
-        self.frames: list[pl.DataFrame] = []
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
-        self.messages: list[tuple[Message, str, int]] = []
+    def clear(self) -> None:
+        """Forget all."""
+        self.messages: list[tuple[_Reading, int, Sequence[Message]]] = []
         self.unread: list[Unread] = []
         self.positions: dict[str, int] = {}
         self.rows = self.size = 0
 
-    def add(self, message: Message, reading: _Reading, log: str) -> None:
-        """One message more."""
-        self.messages.append((message, log, reading.epoch))
-        self.rows += 1
-        self.size += len(message) + len(message.key() or b"")
+    def begin(self, reading: _Reading, gap: Unread | None, position: Position) -> None:
+        """Where a partition begins, as far as the table does not say so."""
+        if gap:
+            self.unread.append(gap)
+        if reading.reached != position(reading.log):
+            self.positions[reading.log] = reading.reached
+        identity = _identity(self.source, reading.partition)
+        if identity and position(identity) is None:
+            self.positions[identity] = 0
+
+    def add(self, reading: _Reading, heard: _Heard) -> bool:
+        """Messages of a partition up to its end; whether that is reached."""
+        messages, end = heard.messages, reading.partition.end
+        if messages and int(messages[-1].offset() or 0) >= end:
+            messages = [m for m in messages if int(m.offset() or 0) < end]
+            reached = end
+        elif messages:
+            reached = int(messages[-1].offset() or 0) + 1
+        else:
+            reached = reading.next
+        if messages:
+            self.messages.append((reading, reading.epoch, messages))
+            self.rows += len(messages)
+            self.size += sum(map(len, messages))
+        # What lies between was no record: transaction markers, what compaction left out.
+        reading.next = max(reading.next, reached, min(heard.end or 0, end))
+        self.positions[reading.log] = reading.reached
+        return heard.end is not None or reading.next >= end
 
     def batch(self) -> Batch:
         """What was gathered; the next batch starts empty."""
         frame = _frame(self.source, self.messages) if self.messages else pl.DataFrame()
         made = Batch(frame, self.unread, self.positions)
-        self._clear()
+        self.clear()
         return made
 
 
@@ -318,89 +482,192 @@ def look(source: KafkaSource) -> Topics:
     Raises:
         Unavailable: no broker answers, or a topic is not there.
     """
-    from confluent_kafka import KafkaException, TopicPartition
-
-    consumer, said = _consumer(source)
+    client = _Client(source)
     try:
+        return Topics(source, client.partitions())
+    finally:
+        client.consumer.close()
+
+
+def streamed(source: KafkaSource) -> int:
+    """How many continuous workers have the source in their hands now.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
+    from confluent_kafka import KafkaException
+
+    group = group_of(source)
+    admin = _admin(source)  # what is asked ends with it
+    try:
+        (described,) = admin.describe_consumer_groups([group], request_timeout=TIMEOUT).values()
+        return len(described.result().members)
+    except KafkaException as error:
+        if error.args[0].name() in _NO_GROUP:
+            return 0
+        raise _unavailable(source, [_text(error)]) from None
+
+
+class _Client:
+    """A consumer of a source, and what it said of errors that may pass."""
+
+    def __init__(self, source: KafkaSource, further: Mapping[str, Any] | None = None) -> None:
+        from confluent_kafka import Consumer, KafkaException
+
+        self.source = source
+        self.said: list[str] = []
+
+        def note(error: KafkaError) -> None:
+            self.said.append(error.str())
+
+        settings: dict[str, Any] = {
+            **_settings(source),
+            **(further or {}),
+            **_OURS,
+            "group.id": group_of(source),
+            "error_cb": note,
+        }
         try:
-            known = consumer.list_topics(timeout=TIMEOUT).topics
+            self.consumer: Consumer = Consumer(settings)
         except KafkaException as error:
-            raise _unavailable(source, [*said, _text(error)]) from None
+            raise Unavailable(f"source {source.name}: {_text(error)}") from None
+
+    @cached_property
+    def admin(self) -> AdminClient:
+        """Who is asked about topics; kept, as what is asked ends with it."""
+        return _admin(self.source)
+
+    def partitions(self) -> list[Partition]:
+        """All partitions of the source as they are now."""
+        from confluent_kafka import KafkaException
+
+        source = self.source
+        try:
+            known = self.consumer.list_topics(timeout=TIMEOUT).topics
+        except KafkaException as error:
+            raise _unavailable(source, [*self.said, _text(error)]) from None
         names = source.topics or [t for t in sorted(known) if re.fullmatch(source.pattern, t)]
         if absent := [t for t in names if t not in known]:
             raise Unavailable(f"source {source.name}: there is no topic {', '.join(absent)}")
-        ids = _topic_ids(source, names)
+        ids = self.topic_ids(names)
         found: list[Partition] = []
         for topic in names:
             for number in sorted(known[topic].partitions):
-                low, end = _watermarks(source, consumer, TopicPartition(topic, number))
+                low, end = self.watermarks(topic, number)
                 found.append(Partition(topic, number, ids.get(topic, ""), low, end))
-    finally:
-        consumer.close()
-    return Topics(source, found)
+        return found
+
+    def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
+        """The identity of each topic, by which one that was made anew is another; none of old brokers."""
+        from confluent_kafka import KafkaException, TopicCollection
+
+        names = list(names)
+        if not names:
+            return {}
+        described = self.admin.describe_topics(TopicCollection(names), request_timeout=TIMEOUT)
+        found: dict[str, str] = {}
+        for name, future in described.items():
+            try:
+                told = future.result().topic_id
+            except KafkaException as error:
+                raise _unavailable(self.source, [_text(error)]) from None
+            if told.get_most_significant_bits() or told.get_least_significant_bits():
+                found[name] = str(told)
+        return found
+
+    def others(self, partitions: Iterable[Partition]) -> list[str]:
+        """The topics of partitions that are others by now, under the same name."""
+        seen = {p.topic: p.topic_id for p in partitions}
+        now = self.topic_ids(seen)
+        return sorted(topic for topic, identity in seen.items() if now.get(topic, "") != identity)
+
+    def refuse_others(self, partitions: Iterable[Partition]) -> None:
+        """Stop where a topic was made anew while it was read: what was read may be of either."""
+        if others := self.others(partitions):
+            raise Unavailable(
+                f"source {self.source.name}: {', '.join(others)} was deleted and made anew while it was "
+                "read; the next intake begins with the new one"
+            )
+
+    def watermarks(self, topic: str, number: int, *, cached: bool = False) -> tuple[int, int]:
+        """The first offset of a partition, and the one behind its last committed message."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        place = TopicPartition(topic, number)
+        until = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                found: Any = self.consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=cached)
+            except KafkaException as error:
+                # A leader that is just being elected, for one.
+                if _passes(error.args[0]) and time.monotonic() < until:
+                    time.sleep(_PATIENCE)
+                    continue
+                raise _unavailable(self.source, [_text(error)]) from None
+            if found is None:
+                raise _unavailable(self.source, [f"no offsets of {topic}/{number}"])
+            return found
+
+    def assign(self, readings: Iterable[_Reading]) -> None:
+        """Read these partitions and no others, each from where it is."""
+        from confluent_kafka import TopicPartition
+
+        self.consumer.assign([TopicPartition(*r.place, r.next) for r in readings])
+
+    def assign_also(self, reading: _Reading) -> None:
+        """Read a further partition."""
+        from confluent_kafka import TopicPartition
+
+        self.consumer.incremental_assign([TopicPartition(*reading.place, reading.next)])
+
+    def unassign(self, reading: _Reading) -> None:
+        """Read a partition no longer."""
+        from confluent_kafka import TopicPartition
+
+        self.consumer.incremental_unassign([TopicPartition(*reading.place)])
+
+    def sort(self, said: Iterable[Message]) -> _Heard:
+        """Part messages of one partition from what the client says of it.
+
+        Raises:
+            Unavailable: it cannot be read.
+        """
+        from confluent_kafka import KafkaError
+
+        said = list(said)
+        messages = [m for m in said if m.error() is None]
+        end, expired = None, False
+        for event in said if len(messages) < len(said) else ():
+            error = event.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
+                end = int(event.offset() or 0)
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                expired = True
+            elif _passes(error):
+                self.said.append(error.str())
+            else:
+                raise _unavailable(self.source, [error.str()])
+        return _Heard(messages, end, expired)
+
+    def unavailable(self) -> Unavailable:
+        """Nobody answers, and what was said of it last."""
+        return _unavailable(self.source, self.said)
 
 
-def _consumer(source: KafkaSource) -> tuple[Consumer, list[str]]:
-    """A consumer, and a list of what it says of errors that may pass."""
-    from confluent_kafka import Consumer, KafkaException
-
-    said: list[str] = []
-
-    def note(error: KafkaError) -> None:
-        said.append(error.str())
-
-    settings: dict[str, Any] = {
-        "group.id": f"medallion.{source.name}",
-        "log_level": 0,
-        **source.settings,
-        **_OURS,
-        "bootstrap.servers": source.brokers,
-        "error_cb": note,
-    }
-    try:
-        return Consumer(settings), said
-    except KafkaException as error:
-        raise Unavailable(f"source {source.name}: {_text(error)}") from None
+def _settings(source: KafkaSource) -> dict[str, Any]:
+    return {"log_level": 0, **source.settings}
 
 
-def _topic_ids(source: KafkaSource, names: Sequence[str]) -> dict[str, str]:
-    """The identity of each topic, by which one that was made anew is another; none of old brokers."""
-    from confluent_kafka import KafkaException, TopicCollection
+def _admin(source: KafkaSource) -> AdminClient:
     from confluent_kafka.admin import AdminClient
 
-    if not names:
-        return {}
-    settings: dict[str, Any] = {"log_level": 0, **source.settings, "bootstrap.servers": source.brokers}
-    admin = AdminClient(settings)  # what is asked ends with it
-    described = admin.describe_topics(TopicCollection(list(names)), request_timeout=TIMEOUT)
-    found: dict[str, str] = {}
-    for name, future in described.items():
-        try:
-            told = future.result().topic_id
-        except KafkaException as error:
-            raise _unavailable(source, [_text(error)]) from None
-        if told.get_most_significant_bits() or told.get_least_significant_bits():
-            found[name] = str(told)
-    return found
+    return AdminClient(_settings(source))
 
 
-def _watermarks(source: KafkaSource, consumer: Consumer, place: Any) -> tuple[int, int]:
-    """The first offset of a partition, and the one behind its last committed message."""
-    from confluent_kafka import KafkaException
-
-    until = time.monotonic() + TIMEOUT
-    while True:
-        try:
-            found: Any = consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=False)
-        except KafkaException as error:
-            # A leader that is just being elected, for one.
-            if _passes(error.args[0]) and time.monotonic() < until:
-                time.sleep(_PATIENCE)
-                continue
-            raise _unavailable(source, [_text(error)]) from None
-        if found is None:
-            raise _unavailable(source, [f"no offsets of {place.topic}/{place.partition}"])
-        return found
+def _place(message: Message) -> tuple[str, int]:
+    return message.topic(), message.partition()  # type: ignore[return-value]
 
 
 def _passes(error: KafkaError) -> bool:
@@ -421,9 +688,10 @@ def _text(error: BaseException) -> str:
     return told.str() if hasattr(told, "str") else str(told)
 
 
-def _frame(source: KafkaSource, messages: Sequence[tuple[Message, str, int]]) -> pl.DataFrame:
-    """Messages as records with their provenance."""
-    values = [m.value() for m, _, _ in messages]
+def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Message]]]) -> pl.DataFrame:
+    """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
+    messages = [m for _, _, run in runs for m in run]
+    values = [m.value() for m in messages]
     tombstones = pl.Series([v is None for v in values])
     if isinstance(source.format, Debezium):
         values = [b"null" if v is None else v for v in values]
@@ -439,22 +707,26 @@ def _frame(source: KafkaSource, messages: Sequence[tuple[Message, str, int]]) ->
         while other in taken:
             other += "_"
         frame = frame.rename({name: other})
-    offsets = [int(m.offset() or 0) for m, _, _ in messages]
+    lengths = [len(run) for _, _, run in runs]
+    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+    epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
     told = {
-        "_source": pl.Series([log for _, log, _ in messages], dtype=pl.String),
-        "_file": pl.Series([f"{m.topic()}/{m.partition()}" for m, _, _ in messages], dtype=pl.String),
-        "_row": pl.Series([o + 1 for o in offsets], dtype=pl.Int64),
-        "_offset": pl.Series(
-            [epoch * EPOCH + o for o, (_, _, epoch) in zip(offsets, messages, strict=True)], dtype=pl.Int64
-        ),
-        "_key": pl.Series([m.key() for m, _, _ in messages], dtype=pl.Binary),
-        "_headers": _headers([m.headers() or () for m, _, _ in messages]),
+        "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
+        "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
+        "_row": pl.Series(offsets + 1),
+        "_offset": pl.Series(offsets + epochs),
+        "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
+        "_headers": _headers([m.headers() or () for m in messages]),
         "_timestamp": pl.Series(
-            [t * 1000 if kind else None for m, _, _ in messages for kind, t in (m.timestamp(),)],
+            [t * 1000 if kind else None for m in messages for kind, t in (m.timestamp(),)],
             dtype=pl.Int64,
         ).cast(MESSAGE["_timestamp"]),
     }
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
+
+
+def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
+    return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
 
 
 def _headers(given: Sequence[Any]) -> pl.Series:

@@ -19,7 +19,7 @@ from statistics import median
 import polars as pl
 from deltalake import DeltaTable
 
-from medallion_platform.domains.catalog import CATALOG
+from medallion_platform.domains.catalog import catalog_of
 from medallion_platform.jars import jars
 from medallion_platform.lakehouse import lean
 from medallion_platform.lakehouse import spark as engine
@@ -31,6 +31,7 @@ from medallion_platform.pipeline.plan import CODE, code_version
 from medallion_platform.pipeline.refresh import Run, out_of_date, refresh
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
+CATALOG = catalog_of({})
 TABLE = CATALOG.by_name["gold.daily_user_metrics"]
 SOURCE = CATALOG.by_name["silver.events"]
 FIRST = date(2026, 1, 1)

@@ -55,13 +55,13 @@ def test_after_a_kill_the_next_call_finishes(landing: tuple[Path, Sample], tmp_p
 
 
 def test_every_file_but_one_is_claimed_and_one_is_torn(landing: tuple[Path, Sample]) -> None:
-    from medallion_platform.domains.catalog import CATALOG
+    from medallion_platform.domains.catalog import catalog_of
 
     folder, _ = landing
     unclaimed: list[str] = []
     torn: list[str] = []
     for name, (content, _) in contents(folder).items():
-        owners = [s.name for s in CATALOG.sources if s.claims_path(name)]
+        owners = [s.name for s in catalog_of({}).file_sources if s.claims_path(name)]
         assert len(owners) <= 1
         if not owners:
             unclaimed.append(name)

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
@@ -42,26 +39,10 @@ KEYLESS = replace(EVENTS, key=(), watermark=None)
 DRIVER = Path(__file__).with_name("driver.py")
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    try:
-        started = Broker.start(tmp_path_factory.mktemp("broker"))
-    except JarsUnavailable as error:
-        pytest.skip(f"no Kafka broker: {error}")
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def topic() -> str:
-    return f"clicks-{uuid.uuid4().hex[:8]}"
-
-
 def source_of(broker: Broker, *topics: str, **named: Any) -> KafkaSource:
     given: dict[str, Any] = {"contract": KEYLESS, "format": JsonLines(), **named}
-    return KafkaSource(
-        "clicks", "bronze.clicks", domain="toy", brokers=broker.address, topics=topics, **given
-    )
+    settings = {"bootstrap.servers": broker.address, **given.pop("settings", {})}
+    return KafkaSource("clicks", "bronze.clicks", domain="toy", topics=topics, settings=settings, **given)
 
 
 def event(key: str, **fields: Any) -> bytes:
@@ -85,8 +66,7 @@ def letters(lake: Lake) -> pl.DataFrame:
 
 
 def waits(source: KafkaSource, lake: Lake) -> list[str]:
-    table = lake.open(source.table)
-    return kafka.look(source).waiting(table.transaction_version if table else lambda _: None)
+    return kafka.look(source).waiting(lake.positions(source.table))
 
 
 def conserved(lake: Lake) -> None:

@@ -1,7 +1,8 @@
-"""Where clickstream rows land."""
+"""Where clickstream rows come from: files that land, or topics where the installation has Kafka."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 
 from medallion_platform.domains.clickstream.contracts import (
@@ -9,7 +10,8 @@ from medallion_platform.domains.clickstream.contracts import (
     BronzeRegions,
     BronzeUsers,
 )
-from medallion_platform.sources.source import Debezium, FileSource, JsonLines
+from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
 
 EVENTS = FileSource(
     name="clickstream.events",
@@ -39,4 +41,16 @@ REGIONS = FileSource(
     domain="clickstream",
 )
 
-SOURCES = (EVENTS, USERS, REGIONS)
+TOPICS = {
+    # Debezium names the topic of a table `<topic.prefix>.<schema>.<table>`.
+    "clickstream.events": EVENTS,
+    "clickstream.public.users": USERS,
+    "clickstream.public.regions": REGIONS,
+}
+
+
+def sources(kafka: Mapping[str, str]) -> tuple[Source, ...]:
+    """Events, users and regions; kafka: settings of the client, empty where files land."""
+    if not kafka:
+        return tuple(TOPICS.values())
+    return tuple(KafkaSource.of(source, topics=(topic,), settings=kafka) for topic, source in TOPICS.items())

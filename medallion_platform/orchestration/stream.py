@@ -1,0 +1,196 @@
+"""A continuous worker as Dagster sees it: its intakes and refreshes appear as materializations.
+
+The worker is no Dagster run. What it did is reported every few seconds under a run id of its own, so
+that `medallion history` shows it and `medallion rollback` takes it back.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Event, Thread
+from uuid import uuid4
+
+import dagster as dg
+
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.observability.worker import Vitals
+from medallion_platform.orchestration import reports
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.intake import Taken
+from medallion_platform.pipeline.refresh import RefreshFailed, Run, refresh
+from medallion_platform.pipeline.stream import stream
+from medallion_platform.pipeline.table import Table
+from medallion_platform.sources.kafka import Follower, KafkaSource
+
+REPORT_EVERY = 10.0
+"""Seconds between two reports."""
+
+_LOG = logging.getLogger("medallion.stream")
+
+
+def follow(
+    source: KafkaSource,
+    catalog: Catalog,
+    lakehouse: Lakehouse,
+    on: dg.DagsterInstance,
+    vitals: Vitals,
+    *,
+    refreshing: bool,
+) -> None:
+    """Take in a source until SIGTERM or SIGINT; then finish the batch, leave the group, report.
+
+    refreshing: bring the silver tables behind the source up to date as well, in a warm Spark session.
+
+    Raises:
+        IntakeFailed: what came cannot be taken in before somebody mends it.
+    """
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    lake = lakehouse.lake
+    worker = _Worker(source, vitals)
+
+    follower = Follower(source, lambda: lake.positions(source.table))
+    threads = [Thread(target=_report, args=(worker, lakehouse, on, stop))]
+    if refreshing:
+        tables = silver_behind(catalog, source.table)
+        threads.append(Thread(target=_refresh, args=(worker, tables, catalog, lakehouse, on, stop)))
+    for thread in threads:
+        thread.start()
+    try:
+        stream(follower, lake, worker.run, stop, worker)
+    finally:
+        stop.set()
+        follower.close()
+        for thread in threads:
+            thread.join()
+
+
+def silver_behind(catalog: Catalog, bronze: str) -> list[Table]:
+    """The silver tables that follow from a bronze table, in order of making."""
+    reached = {bronze}
+    found: list[Table] = []
+    for table in catalog.in_order:
+        if table.layer == "silver" and reached & set(table.upstream_names):
+            found.append(table)
+            reached.add(table.name)
+    return found
+
+
+@dataclass
+class _Worker:
+    """What one worker did since its last report."""
+
+    source: KafkaSource
+    vitals: Vitals
+    name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
+    arrived: Event = field(default_factory=Event)
+    _since: list[Taken] = field(default_factory=list)
+    _why: str = ""
+
+    def run(self) -> Run:
+        """Who takes the next batch: everything between two reports is one run."""
+        return Run.now(f"{self.name}-{int(time.time() // REPORT_EVERY)}")
+
+    def taken(self, taken: Taken, behind: Mapping[str, int]) -> None:
+        """Remember a batch for the report."""
+        counts = taken.counts.as_dict()
+        del counts["read"]
+        self.vitals.taken(counts, taken.seconds, behind)
+        self._since.append(taken)
+        self._heard("")
+        self.arrived.set()
+
+    def idle(self) -> None:
+        """Nothing came."""
+        self.vitals.idle()
+        self._heard("")
+
+    def waits(self, why: str) -> None:
+        """Say once why nothing is taken in."""
+        self.vitals.waits(why)
+        self._heard(why)
+
+    def to_report(self) -> Taken | None:
+        """The batches since the last report as one; None where there were none."""
+        since, self._since = self._since, []
+        if not since:
+            return None
+        whole = Taken(self.source.name, self.source.table, version=since[-1].version)
+        for taken in since:
+            whole.add(taken.record)
+            whole.pieces = max(whole.pieces, taken.pieces)
+        whole.seconds = round(sum(taken.seconds for taken in since), 3)
+        return whole
+
+    def _heard(self, why: str) -> None:
+        if why and why != self._why:
+            _LOG.warning(why)
+        elif self._why and not why:
+            _LOG.info("going on")
+        self._why = why
+
+
+def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop: Event) -> None:
+    """Tell Dagster every few seconds, and once more at the end."""
+    while True:
+        ended = stop.wait(REPORT_EVERY)
+        if taken := worker.to_report():
+            said = reports.taken_in_words(taken, "partitions")
+            _LOG.info("%s", said)
+            try:
+                for event in reports.intake_events(lakehouse.lake, worker.source, taken, "partitions"):
+                    on.report_runless_asset_event(event)
+            except Exception as error:  # the intake goes on without Dagster; what it does is in the commits
+                _LOG.warning("Dagster was not told of %s: %s", said, error)
+        if ended:
+            return
+
+
+def _refresh(
+    worker: _Worker,
+    tables: list[Table],
+    catalog: Catalog,
+    lakehouse: Lakehouse,
+    on: dg.DagsterInstance,
+    stop: Event,
+) -> None:
+    """Bring silver up to date whenever rows arrived; one refresh after the other."""
+    lakehouse.session()
+    reported: dict[str, float] = {}
+    while not stop.is_set():
+        if not worker.arrived.wait(0.2):
+            continue
+        worker.arrived.clear()
+        for table in tables:
+            run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
+            try:
+                done = refresh(
+                    table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
+                )
+            except Fenced:
+                continue  # another run refreshes it at this moment
+            except RefreshFailed as error:
+                _LOG.warning("%s", error)
+                continue
+            if done.record and time.monotonic() - reported.get(table.name, 0.0) >= REPORT_EVERY:
+                reported[table.name] = time.monotonic()
+                _tell_refreshed(table, done.record.units, done.reason, on)
+
+
+def _tell_refreshed(table: Table, units: Mapping[str, int], reason: str, on: dg.DagsterInstance) -> None:
+    for unit in sorted(units) if table.unit else (None,):
+        event = dg.AssetMaterialization(
+            key_of(table.name), partition=unit, metadata={"what_was_done": reason}
+        )
+        try:
+            on.report_runless_asset_event(event)
+        except Exception as error:
+            _LOG.warning("Dagster was not told of %s: %s", table.name, error)

@@ -1,0 +1,32 @@
+"""How many rows the next batch of a continuous worker may have. Pure.
+
+A large batch costs less per row, a small one is sooner done and easier on memory. So the bound
+follows the lag, with a wide range between growing and shrinking in which nothing changes: that, and
+that a batch only shrinks while the worker has time to spare, keeps it from swinging.
+"""
+
+from __future__ import annotations
+
+LEAST_ROWS = 10_000
+MOST_ROWS = 250_000
+GROW_LAG = 300.0
+"""Seconds behind from which batches grow by half."""
+SHRINK_LAG = 60.0
+"""Seconds behind below which batches shrink by a fifth."""
+BUSY = 0.7
+"""A worker that works for a greater share of the time than this has no time to spare."""
+
+
+def next_rows(rows: int, lag: float, busy: float, *, pressed: bool = False) -> int:
+    """The bound of the next batch.
+
+    lag: seconds that it takes to catch up at the present rate. busy: share of its time that the worker
+    works. pressed: memory runs short, or the last batch failed.
+    """
+    if pressed:
+        rows //= 2
+    elif lag > GROW_LAG:
+        rows += rows // 2
+    elif lag < SHRINK_LAG and busy < BUSY:
+        rows -= rows // 5
+    return min(max(rows, LEAST_ROWS), MOST_ROWS)

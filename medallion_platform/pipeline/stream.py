@@ -1,0 +1,159 @@
+"""Follow a source: intake after intake by one worker, until it is told to stop.
+
+Nothing is kept between two batches but how large the next one may be: a worker that is killed at any
+instant is replaced by another one, which begins where the table is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from medallion_platform.lakehouse import dead_letters, maintenance
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
+from medallion_platform.pipeline.intake import BATCH_BYTES, Taken, intake
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
+from medallion_platform.sources.source import Source
+
+WITHIN = 0.2
+"""Seconds for which messages gather into one commit."""
+COMPACT_EVERY = 100
+"""Commits, after which the small files that they left are merged."""
+
+_PAUSE = 1.0
+"""Seconds before a source that could not be reached is tried again."""
+_SMOOTH = 0.2
+_MEMORY_SHARE = 0.85
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Follows(Protocol):
+    """A source as it is followed by one worker of several."""
+
+    @property
+    def source(self) -> Source:
+        """Its declaration."""
+        ...
+
+    def poll(self, rows: int, size: int, within: float) -> Arrivals | None:
+        """What came within some seconds, None for nothing.
+
+        Raises:
+            Unavailable: the source cannot be reached.
+        """
+        ...
+
+    def begin_anew(self) -> None:
+        """Go on from where the table is: what was polled was not taken in."""
+        ...
+
+    def behind(self) -> Mapping[str, int]:
+        """How many records of each log are still to be read, as last heard."""
+        ...
+
+    def close(self) -> None:
+        """Give up what the worker holds of the source."""
+        ...
+
+
+class Watches(Protocol):
+    """Whoever is told what the worker does."""
+
+    def taken(self, taken: Taken, behind: Mapping[str, int]) -> None:
+        """A batch was committed."""
+        ...
+
+    def idle(self) -> None:
+        """Nothing came."""
+        ...
+
+    def waits(self, why: str) -> None:
+        """Nothing can be taken in for a reason that may pass."""
+        ...
+
+
+def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, watch: Watches) -> None:
+    """Take in what comes until `stop` is set; the batch that is being taken is finished first.
+
+    run: who takes the next batch, and when.
+
+    Raises:
+        IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
+            table; nothing of the batch was taken in.
+    """
+    pace = _Pace()
+    commits = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
+            polled = time.monotonic()
+            if arrived is None:
+                watch.idle()
+                continue
+            taken = intake(arrived, lake, run())
+        except (Fenced, MovedOn) as error:
+            follower.begin_anew()
+            watch.waits(str(error))
+        except Unavailable as error:
+            watch.waits(str(error))
+            stop.wait(_PAUSE)
+        else:
+            now = time.monotonic()
+            behind = follower.behind()
+            pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
+            watch.taken(taken, behind)
+            commits += 1
+            if commits % COMPACT_EVERY == 0:
+                _compact(lake, taken.table)
+
+
+def _compact(lake: Lake, table: str) -> None:
+    """Merge small files; another writer that comes between only puts it off."""
+    for name in (table, dead_letters.name(table)):
+        if lake.exists(name):
+            try:
+                maintenance.optimize(lake, name)
+            except (Fenced, maintenance.NotOurs):
+                continue
+
+
+@dataclass
+class _Pace:
+    """How fast the worker is, and how large its next batch may be."""
+
+    rows: int = LEAST_ROWS
+    rate: float = 0.0
+    """Rows a second while it works, smoothed."""
+    busy: float = 0.0
+
+    def after(self, rows: int, behind: int, worked: float, passed: float) -> None:
+        """Learn from one batch: seconds that it took to take in, and with the wait for it."""
+        rate = rows / max(worked, 1e-6)
+        self.rate = rate if not self.rate else self.rate + _SMOOTH * (rate - self.rate)
+        self.busy += _SMOOTH * (worked / max(passed, 1e-6) - self.busy)
+        lag = behind / max(self.rate, 1e-6)
+        self.rows = next_rows(self.rows, lag, self.busy, pressed=memory_is_short())
+
+
+def memory_is_short() -> bool:
+    """Whether the container's memory (or the machine's) is nearly used up."""
+    try:
+        most = (_CGROUP / "memory.max").read_text().strip()
+        if most != "max":
+            return int((_CGROUP / "memory.current").read_text()) > _MEMORY_SHARE * int(most)
+    except (OSError, ValueError):
+        pass
+    try:
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        told = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
+        return told["MemAvailable"] < (1 - _MEMORY_SHARE) * told["MemTotal"]
+    except (OSError, KeyError, ValueError):
+        return False

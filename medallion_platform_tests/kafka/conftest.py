@@ -1,0 +1,27 @@
+"""One broker for all tests of topics, and a topic of its own for each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from medallion_platform.jars import JarsUnavailable
+
+from .broker import Broker
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    try:
+        started = Broker.start(tmp_path_factory.mktemp("broker"))
+    except JarsUnavailable as error:
+        pytest.skip(f"no Kafka broker: {error}")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"clicks-{uuid.uuid4().hex[:8]}"

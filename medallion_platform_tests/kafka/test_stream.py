@@ -1,0 +1,231 @@
+"""Continuous workers on a real broker: they share a topic, are killed, and every message is there once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import pytest
+
+from medallion_platform.lakehouse import maintenance
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.sources import kafka
+
+from .broker import Broker
+from .test_kafka import conserved, event, ids, letters, source_of
+
+WORKER = Path(__file__).with_name("worker.py")
+PATIENCE = 60.0
+
+
+class Worker:
+    """A worker in a process of its own."""
+
+    def __init__(self, broker: Broker, topic: str, lake: Path, contract: str = "keyless") -> None:
+        self.log = lake.parent / f"worker-{uuid.uuid4().hex[:6]}.log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(WORKER), broker.address, topic, str(lake), contract],
+                stdout=out,
+                stderr=out,
+            )
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def workers(*started: Worker) -> Iterator[list[Worker]]:
+    """Workers that are ended whatever happens."""
+    running = list(started)
+    try:
+        yield running
+    finally:
+        for worker in running:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def until(true, workers: list[Worker]) -> None:  # type: ignore[no-untyped-def]
+    """Wait for what the workers are to bring about."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "\n".join(w.said() for w in workers)
+        time.sleep(0.1)
+
+
+def count(lake: Lake) -> int:
+    return lake.rows("bronze.clicks") + lake.rows("dead_letters.bronze.clicks")
+
+
+@pytest.mark.broker
+def test_a_worker_takes_what_comes_and_ends_clean(broker: Broker, topic: str, tmp_path: Path) -> None:
+    broker.create(topic, 2)
+    lake = Lake(tmp_path / "lake")
+    broker.send(topic, [event("a"), b"{"], 1)
+    with workers(Worker(broker, topic, lake.root)) as running:
+        until(lambda: count(lake) == 2, running)
+        broker.send(topic, [event("b"), None])
+        until(lambda: count(lake) == 4, running)
+        assert kafka.streamed(source_of(broker, topic)) == 1
+        assert running[0].end(signal.SIGTERM) == 0
+        assert running[0].said().endswith("ends\n")
+    assert ids(lake) == ["a", "b"]
+    assert kafka.streamed(source_of(broker, topic)) == 0
+    assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    conserved(lake)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("contract", ["keyed", "keyless"])
+def test_workers_that_are_killed_lose_and_double_nothing(
+    broker: Broker, topic: str, tmp_path: Path, contract: str
+) -> None:
+    """Three workers share four partitions; one after the other is killed and replaced while messages come."""
+    broker.create(topic, 4)
+    lake = Lake(tmp_path / "lake")
+    sent: list[str] = []
+
+    def send(turn: int) -> None:
+        for n in range(4):
+            keys = [f"{turn}-{n}-{i}" for i in range(60)]
+            sent.extend(keys)
+            twice = keys[:5] if contract == "keyed" else []
+            broker.send(topic, [event(k) for k in keys] + [b"[%d" % turn], n)
+            broker.send(topic, [event(k) for k in twice], (n + 1) % 4)
+
+    with workers(*(Worker(broker, topic, lake.root, contract) for _ in range(3))) as running:
+        for turn in range(8):
+            send(turn)
+            time.sleep(0.15 + 0.1 * turn)
+            victim = running.pop(0)
+            assert victim.end(signal.SIGKILL) == -signal.SIGKILL
+            running.append(Worker(broker, topic, lake.root, contract))
+        until(lambda: count(lake) == len(sent) + 32, running)
+        time.sleep(2)
+        for worker in running:
+            assert worker.end(signal.SIGTERM) == 0, worker.said()
+    assert ids(lake) == sorted(sent)
+    assert letters(lake).height == 32
+    assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_a_worker_that_was_frozen_is_fenced(broker: Broker, topic: str, tmp_path: Path) -> None:
+    """Stopped for longer than its session, another takes over; woken up it doubles nothing."""
+    broker.create(topic)
+    lake = Lake(tmp_path / "lake")
+    with workers(Worker(broker, topic, lake.root)) as running:
+        broker.send(topic, [event("a")])
+        until(lambda: count(lake) == 1, running)
+        broker.send(topic, [event(f"b{i}") for i in range(2000)])
+        running[0].process.send_signal(signal.SIGSTOP)
+        running.append(Worker(broker, topic, lake.root))
+        until(lambda: count(lake) == 2001, running)
+        running[0].process.send_signal(signal.SIGCONT)
+        broker.send(topic, [event("c")])
+        until(lambda: count(lake) == 2002, running)
+        for worker in running:
+            assert worker.end(signal.SIGTERM) == 0, worker.said()
+    assert len(ids(lake)) == len(set(ids(lake))) == 2002
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_a_topic_made_anew_under_a_worker_is_told_and_taken(
+    broker: Broker, topic: str, tmp_path: Path
+) -> None:
+    broker.create(topic)
+    lake = Lake(tmp_path / "lake")
+    with workers(Worker(broker, topic, lake.root)) as running:
+        broker.send(topic, [event(f"old{i}") for i in range(5)])
+        until(lambda: count(lake) == 5, running)
+        broker.delete(topic)
+        broker.create(topic)
+        broker.send(topic, [event(f"new{i}") for i in range(20)])
+        until(lambda: lake.rows("bronze.clicks") == 25, running)
+        assert running[0].end(signal.SIGTERM) == 0, running[0].said()
+    assert len(set(ids(lake))) == 25
+    (why,) = letters(lake)["violations"].to_list()
+    assert why[0].startswith("topic: lost from offset 5 on: the topic was deleted and made anew")
+    conserved(lake)
+
+
+@pytest.mark.broker
+def test_small_files_are_merged_while_a_worker_writes(broker: Broker, topic: str, tmp_path: Path) -> None:
+    broker.create(topic)
+    lake = Lake(tmp_path / "lake")
+    with workers(Worker(broker, topic, lake.root)) as running:
+        for turn in range(30):
+            broker.send(topic, [event(f"{turn}-{i}") for i in range(10)])
+            until(lambda: count(lake) == 10 * (turn + 1), running)  # noqa: B023
+            if turn % 10 == 5:
+                maintenance.optimize(lake, "bronze.clicks")
+        assert running[0].end(signal.SIGTERM) == 0, running[0].said()
+    table = lake.open("bronze.clicks")
+    assert table
+    assert len(table.file_uris()) < 20
+    assert len(set(ids(lake))) == 300
+
+
+REGION = {"region_code": "EU", "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
+
+
+@pytest.mark.broker
+def test_the_command_serves_metrics_reports_to_dagster_and_refreshes_silver(
+    broker: Broker, tmp_path: Path
+) -> None:
+    broker.create("clickstream.public.regions")
+    lake = Lake(tmp_path / "lake")
+    log = tmp_path / "said.log"
+    with log.open("wb") as out:
+        command = [str(Path(sys.executable).with_name("medallion")), "stream", "clickstream.regions"]
+        process = subprocess.Popen(
+            [*command, "--refresh", "--port", "0", "--home", str(tmp_path)],
+            env={**os.environ, "MEDALLION_KAFKA": json.dumps({"bootstrap.servers": broker.address})},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        told = {"source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
+        change = {"before": None, "after": REGION, "op": "c", **told}
+        broker.send("clickstream.public.regions", [json.dumps(change).encode(), b"{"])
+        end = time.monotonic() + 2 * PATIENCE
+        while not lake.rows("silver.regions"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        url = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        assert url, log.read_text()
+        assert httpx.get(f"{url[0]}/ready").status_code == 200
+        assert httpx.get(f"{url[0]}/health").text == "ok\n"
+        metrics = httpx.get(f"{url[0]}/metrics").text
+        for outcome in ("written", "dead_lettered"):
+            line = f'medallion_stream_rows_total{{outcome="{outcome}",source="clickstream.regions"}} 1.0'
+            assert line in metrics
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as on:
+        for key in (["bronze", "regions"], ["silver", "regions"]):
+            assert on.get_latest_materialization_event(dg.AssetKey(key)), key

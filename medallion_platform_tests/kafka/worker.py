@@ -1,0 +1,46 @@
+"""One of several workers that follow a topic: a program, `worker.py BROKERS TOPIC LAKE keyed|keyless`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from threading import Event
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.stream import stream
+from medallion_platform.sources.kafka import Follower
+from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of
+from medallion_platform_tests.pipeline.toy import EVENTS
+
+
+class Printing:
+    """Says each commit on a line of its own."""
+
+    def taken(self, taken, behind) -> None:  # type: ignore[no-untyped-def]
+        print("taken", taken.counts.read, flush=True)
+
+    def idle(self) -> None:
+        pass
+
+    def waits(self, why: str) -> None:
+        print("waits", why, flush=True)
+
+
+if __name__ == "__main__":
+    address, topic, root, keyed = sys.argv[1:]
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    contract = EVENTS if keyed == "keyed" else KEYLESS
+    source = source_of(Broker(address, None), topic, contract=contract)  # type: ignore[arg-type]
+    lake = Lake(Path(root))
+
+    follower = Follower(source, lambda: lake.positions(source.table))
+    print("begins", flush=True)
+    stream(follower, lake, lambda: Run.now(f"worker-{topic}"), stop, Printing())
+    follower.close()
+    print("ends", flush=True)
