@@ -1,4 +1,4 @@
-"""The Delta jars that Spark needs, fetched once and known by their digest.
+"""The jars that Spark needs, fetched once and known by their digest.
 
 They are fetched with the Ivy that PySpark brings, so that no build tool is needed, and without
 their dependencies: everything else is in PySpark. `python -m medallion_platform.jars` does just
@@ -70,6 +70,35 @@ DELTA = (
     ),
 )
 
+KAFKA = (
+    Jar(
+        "org.apache.spark",
+        "spark-sql-kafka-0-10_2.13",
+        "4.2.0",
+        "64539c45e5d39f7ddb747312c239f38f5208d08c1a0ddf7d70beb2fbd9373705",
+    ),
+    # Only delegation tokens use it; there is none of Spark's own version.
+    Jar(
+        "org.apache.spark",
+        "spark-token-provider-kafka-0-10_2.13",
+        "4.0.0",
+        "f2be3b76f9e6cbe63379d4e4e0dc14f59dbf056ae2ad16ff15ac108004c86767",
+    ),
+    Jar(
+        "org.apache.kafka",
+        "kafka-clients",
+        "3.9.2",
+        "014b4ef36884478a932641818b080c36a8f8e2e92dc771e800c9d2694f4f83d8",
+    ),
+    Jar(
+        "org.apache.commons",
+        "commons-pool2",
+        "2.13.1",
+        "f77a5060d6936a9144023584232f9de3f2248f1abfe156e9d31795f18770674f",
+    ),
+)
+"""What Spark needs to read topics."""
+
 
 def jars(
     wanted: Sequence[Jar] = DELTA, cache: Path | None = None, ivy_settings: Path | None = None
@@ -91,7 +120,7 @@ def jars(
             _fetch(missing, folder, ivy_settings)
         except OSError as error:
             raise JarsUnavailable(
-                f"the Delta jars cannot be kept in {folder}: {error.strerror or error}; free some "
+                f"the jars of Spark cannot be kept in {folder}: {error.strerror or error}; free some "
                 "space or name another folder with MEDALLION_CACHE"
             ) from error
     return [folder / jar.file_name for jar in wanted]

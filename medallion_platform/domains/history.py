@@ -109,20 +109,25 @@ def as_of(
         take: history column to the name that it gets.
         known: name of the boolean column that says whether there was a version.
     """
+    # Names that no upstream has: a message brings a `_key` of its own.
     in_order = Window.partitionBy(key).orderBy("effective_from", "source_position")
     first = F.lag("source_position").over(in_order).isNull()
     spans = history.select(
-        F.col(key).alias("_key"),
-        F.when(~first, F.col("effective_from")).alias("_from"),
-        F.lead("effective_from").over(in_order).alias("_to"),
-        F.lit(True).alias("_known"),
-        *(F.col(column).alias(f"_take_{name}") for column, name in take.items()),
+        F.col(key).alias("_span_key"),
+        F.when(~first, F.col("effective_from")).alias("_span_from"),
+        F.lead("effective_from").over(in_order).alias("_span_to"),
+        F.lit(True).alias("_span_known"),
+        *(F.col(column).alias(f"_span_take_{name}") for column, name in take.items()),
     )
     valid = (
-        (F.col(by) == F.col("_key"))
-        & (F.col("_from").isNull() | (F.col(at) >= F.col("_from")))
-        & (F.col("_to").isNull() | (F.col(at) < F.col("_to")))
+        (F.col(by) == F.col("_span_key"))
+        & (F.col("_span_from").isNull() | (F.col(at) >= F.col("_span_from")))
+        & (F.col("_span_to").isNull() | (F.col(at) < F.col("_span_to")))
     )
-    found = rows.join(F.broadcast(spans), valid, "left").withColumn(known, F.coalesce("_known", F.lit(False)))
-    found = found.withColumns({name: F.col(f"_take_{name}") for name in take.values()})
-    return found.drop("_key", "_from", "_to", "_known", *(f"_take_{n}" for n in take.values()))
+    found = rows.join(F.broadcast(spans), valid, "left").withColumn(
+        known, F.coalesce("_span_known", F.lit(False))
+    )
+    found = found.withColumns({name: F.col(f"_span_take_{name}") for name in take.values()})
+    return found.drop(
+        "_span_key", "_span_from", "_span_to", "_span_known", *(f"_span_take_{n}" for n in take.values())
+    )

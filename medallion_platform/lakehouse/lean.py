@@ -10,7 +10,7 @@ from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
     import polars as pl
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
 
 def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]) -> int:
@@ -27,7 +27,14 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Map
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
     mode = _schema_mode(table, rows)
     with fenced(table, record.sequence, record, positions) as properties:
-        write_deltalake(table, rows, mode="append", schema_mode=mode, commit_properties=properties)
+        write_deltalake(
+            table,
+            rows,
+            mode="append",
+            schema_mode=mode,
+            commit_properties=properties,
+            writer_properties=_appended(),
+        )
     return table.version()
 
 
@@ -86,6 +93,17 @@ def restore(table: DeltaTable, version: int, record: Record) -> None:
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:
     """Rows may have more columns than the table, and fewer."""
     return "merge" if set(rows.columns) != {f.name for f in table.schema().fields} else None
+
+
+def _appended() -> WriterProperties:
+    """How appended files are written: cheaply; clustering compresses them for good.
+
+    Dictionaries of payloads and keys are built and thrown away again.
+    """
+    from deltalake import ColumnProperties, WriterProperties
+
+    plain = ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK")
+    return WriterProperties(compression="SNAPPY", default_column_properties=plain)
 
 
 def key_rows(

@@ -119,8 +119,25 @@ def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None =
     decoded as the format says. `columns` are the names of a CSV file's fields (`header`). `_row` counts
     the payloads from 1.
     """
+    records = payloads.cast(pl.Binary).fill_null(b"").to_list()
+    if payloads.dtype == pl.Binary:
+        return parse(records, format, columns)
+    return _parsed(records, format, columns, None)
+
+
+def parse(records: Sequence[bytes], format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The same parsing of records as bytes, such as messages: one row for each."""
     if isinstance(format, Parquet):
         raise TypeError("Parquet rows have no payload to parse again")
+    source = TextFile(Path(), format.encoding)
+    if source.encoding != "utf-8":
+        records = [source.decoded(record) for record in records]
+    return _parsed(records, format, columns, source)
+
+
+def _parsed(
+    records: Sequence[bytes], format: Format, columns: Sequence[str] | None, source: TextFile | None
+) -> pl.DataFrame:
     if isinstance(format, Csv):
         names = columns if columns is not None else format.columns
         if names is None:
@@ -128,14 +145,9 @@ def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None =
         parser: Parser = CsvParser(format, names)
     else:
         parser = _parser(format)
-    source = TextFile(Path(), format.encoding) if payloads.dtype == pl.Binary else None
-    binary = payloads.cast(pl.Binary).fill_null(b"")
-    if source is not None:
-        binary = pl.Series([source.decoded(record) for record in binary], dtype=pl.Binary)
-    lengths = binary.bin.size().to_numpy().astype(np.int64)
+    lengths = np.fromiter(map(len, records), np.int64, len(records))
     ends = np.cumsum(lengths)
-    block = Block(*binary.to_list())
-    return _records(parser, block, ends - lengths, ends, 1, source)
+    return _records(parser, Block(*records), ends - lengths, ends, 1, source)
 
 
 def _parser(format: Format) -> Parser:

@@ -693,9 +693,9 @@ def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Mes
     messages = [m for _, _, run in runs for m in run]
     values = [m.value() for m in messages]
     tombstones = pl.Series([v is None for v in values])
-    if isinstance(source.format, Debezium):
-        values = [b"null" if v is None else v for v in values]
-    frame = files.reparse(pl.Series(values, dtype=pl.Binary), source.format).drop("_row")
+    nothing = b"null" if isinstance(source.format, Debezium) else b""
+    records = [nothing if v is None else v for v in values] if tombstones.any() else values
+    frame = files.parse(records, source.format).drop("_row")
     if tombstones.any() and not isinstance(source.format, Debezium):
         frame = frame.with_columns(
             pl.when(tombstones).then(None).otherwise(pl.col("_payload")).alias("_payload"),
@@ -717,10 +717,7 @@ def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Mes
         "_offset": pl.Series(offsets + epochs),
         "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
         "_headers": _headers([m.headers() or () for m in messages]),
-        "_timestamp": pl.Series(
-            [t * 1000 if kind else None for m in messages for kind, t in (m.timestamp(),)],
-            dtype=pl.Int64,
-        ).cast(MESSAGE["_timestamp"]),
+        "_timestamp": _timestamps(messages),
     }
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
 
@@ -729,8 +726,19 @@ def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
     return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
 
 
+def _timestamps(messages: Sequence[Message]) -> pl.Series:
+    """When the messages were made or appended, by the topic's settings; null of old clients."""
+    told = [m.timestamp() for m in messages]
+    milliseconds = np.fromiter((at for _, at in told), np.int64, len(told))
+    known = np.fromiter((kind for kind, _ in told), np.bool_, len(told))
+    times = pl.Series(milliseconds * 1000)
+    return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
+
+
 def _headers(given: Sequence[Any]) -> pl.Series:
     """The headers of messages, a list for each; by way of Arrow, a value at a time is slow."""
+    if not any(given):
+        return pl.Series([[]], dtype=MESSAGE["_headers"]).new_from_index(0, len(given))
     import pyarrow as pa
 
     flat = [header for headers in given for header in headers]

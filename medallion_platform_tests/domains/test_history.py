@@ -330,6 +330,18 @@ def test_a_lookup_finds_the_version_of_the_rows_own_time(
     assert sorted(found, key=lambda r: r["n"]) == expected
 
 
+def test_a_lookup_leaves_what_a_message_says_of_itself(spark: SparkSession) -> None:
+    """Rows of a topic have a column `_key`, `_headers` and `_timestamp` of their own."""
+    events = frame(
+        spark, "by string, at timestamp, _key string", [{"by": "a", "at": minutes(1), "_key": "x"}]
+    )
+    history = frame(
+        spark, HISTORY, [{"k": "a", "effective_from": minutes(0), "source_position": "1", "v": "one"}]
+    )
+    (found,) = rows(as_of(events, history, key="k", by="by", at="at", take={"v": "v"}, known="known"))
+    assert (found["_key"], found["v"], found["known"]) == ("x", "one", True)
+
+
 def test_a_lookup_does_not_shuffle_the_rows(spark: SparkSession) -> None:
     """The history may be; the events, which are many, are only joined by broadcast."""
     events = frame(spark, "by string, at timestamp", [{"by": "a", "at": minutes(1)}])

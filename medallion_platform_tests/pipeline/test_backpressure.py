@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -75,8 +76,8 @@ def test_a_tenfold_spike_is_caught_up_with_and_batches_do_not_swing(monkeypatch:
     worker.run(6000, 4_000)
     assert spike > 100 * calm
     assert worker.behind[-1] <= 2 * calm + 4_000, "it catches up"
-    turns = [b - a for a, b in zip(worker.sizes, worker.sizes[1:], strict=False) if b != a]
-    swings = sum(1 for a, b in zip(turns, turns[1:], strict=False) if a * b < 0)
+    turns = [b - a for a, b in pairwise(worker.sizes) if b != a]
+    swings = sum(1 for a, b in pairwise(turns) if a * b < 0)
     assert swings <= 2, "grows for the spike, shrinks after it"
 
 

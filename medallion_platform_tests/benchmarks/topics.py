@@ -1,0 +1,443 @@
+"""Topics into bronze: against bare Spark, what exactly-once costs, and how soon a message can be read.
+
+Against Spark each side is a process of its own that takes in a small topic first (imports, JVM and
+compilers get warm), then measures the CPU seconds of the big one, its children's included. The lean
+side checks a contract of ten columns with 14 expectations, two of them regular expressions, keeps
+payload, key, headers and provenance, drops duplicates within the watermark and commits with counts
+and positions; Spark casts to the same types and appends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import polars as pl
+import pyspark.sql.types as T
+from confluent_kafka import Producer
+
+from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.source import JsonLines
+from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
+from medallion_platform_tests.kafka.broker import Broker
+
+ROWS, WARM_ROWS, PARTITIONS = 500_000, 20_000, 3
+RATES, SECONDS = (1_000, 10_000), 60
+_POLL = 0.02
+_PATIENCE = 180.0
+
+
+class Events(ContractModel):
+    """Events of a shop, 326 bytes each."""
+
+    event_id: T.StringType = Field(str_matches=r"^evt-\d+-[0-9a-f]+$")
+    user_id: T.StringType = Field(str_length={"min_value": 1, "max_value": 40})
+    event_type: T.StringType = Field(isin=["page_view", "click", "search", "add_to_cart", "purchase"])
+    event_timestamp: T.TimestampType = Field()
+    page: T.StringType = Field(nullable=True)
+    amount: T.DoubleType = Field(ge=0, nullable=True)
+    currency: T.StringType = Field(str_length={"min_value": 3, "max_value": 3}, nullable=True)
+    session_id: T.StringType = Field(nullable=True)
+    region_code: T.StringType = Field(nullable=True)
+    email: T.StringType = Field(str_matches=r"^[^@]+@[^@]+\.[a-z]+$", nullable=True, pii="email")
+
+    class Config:
+        metadata = {  # noqa: RUF012
+            "key": ["event_id"],
+            "event_time": "event_timestamp",
+            "watermark": timedelta(minutes=10),
+            "partitioned_by": ["event_date"],
+        }
+
+
+def event(number: int, at: datetime, chance: random.Random) -> bytes:
+    """One message."""
+    user = chance.randrange(50_000)
+    return json.dumps(
+        {
+            "event_id": f"evt-{number:09}-{chance.getrandbits(48):012x}",
+            "user_id": f"u{user:06}",
+            "event_type": chance.choice(["page_view", "click", "search", "add_to_cart", "purchase"]),
+            "event_timestamp": at.isoformat(),
+            "page": f"/products/{chance.randrange(5_000):04}?campaign=spring&placement=hero",
+            "amount": chance.randrange(10_000, 100_000) / 100,
+            "currency": "USD",
+            "session_id": f"session-{user:06}-{at.day:02}",
+            "region_code": chance.choice(["EU-W", "NA-E", "AP-S"]),
+            "email": f"user{user:05}@example.com",
+        }
+    ).encode()
+
+
+def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
+    """Lean against Spark, and against itself without the bookkeeping."""
+    with _broker() as (broker, folder):
+        _fill(broker, "warm", WARM_ROWS)
+        size = _fill(broker, "events", rows)
+        seconds: dict[str, list[float]] = {"lean": [], "spark": [], "plain": [], "booked": []}
+        memory: list[float] = []
+        for n in range(rounds):
+            for engine in ("lean", "spark"):
+                spent, used = _in_own_process(engine, broker, folder / f"{engine}-{n}")
+                seconds[engine].append(spent)
+                memory += [used] if engine == "lean" else []
+            for engine in ("plain", "booked"):
+                spent, _ = _in_own_process(engine, broker, folder / f"{engine}-{n}")
+                seconds[engine].append(spent)
+    lean, spark = seconds["lean"], seconds["spark"]
+    return [
+        Figure(
+            "Kafka to bronze, checks included, messages per CPU-second of bare Spark",
+            [s / n for s, n in zip(spark, lean, strict=True)],
+            f"{rows / median(lean):,.0f} messages of {size:.0f} bytes per CPU-second "
+            f"({rows / max(lean):,.0f} to {rows / min(lean):,.0f}) against {rows / median(spark):,.0f}; "
+            f"{max(memory):,.0f} MB at most",
+            "at least 3, and 100,000",
+        ),
+        Figure(
+            "Kafka to bronze with positions, counts and dead letters, CPU seconds of the same without",
+            [b / p for b, p in zip(seconds["booked"], seconds["plain"], strict=True)],
+            f"{median(seconds['booked']):.2f} s against {median(seconds['plain']):.2f} s",
+            "at most 1.05",
+        ),
+    ]
+
+
+def freshness(seconds: int = SECONDS) -> list[dict[str, str]]:
+    """From a producer's acknowledgement to a row that can be read, by `medallion stream --refresh`."""
+    with _broker() as (broker, folder):
+        return [_fresh(broker, folder / str(rate), rate, seconds) for rate in RATES]
+
+
+# --- one side in a process of its own -------------------------------------------------------------
+
+
+def _in_own_process(engine: str, broker: Broker, lake: Path) -> tuple[float, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, engine, broker.address, str(lake)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    spent, used = done.stdout.splitlines()[-1].split()
+    return float(spent), float(used)
+
+
+def _source(topic: str, address: str) -> KafkaSource:
+    return KafkaSource(
+        topic,
+        f"bronze.{topic}",
+        Events.contract,
+        JsonLines(),
+        "x",
+        topics=(topic,),
+        settings={"bootstrap.servers": address},
+    )
+
+
+def _lean(address: str, lake: Path) -> float:
+    from medallion_platform.pipeline.intake import intake
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.sources import kafka
+
+    for topic in ("warm", "events"):
+        before = cpu_seconds()
+        taken = intake(kafka.look(_source(topic, address)), Lake(lake), Run.now())
+        spent = cpu_seconds() - before
+    assert taken.counts.missing == 0, taken
+    assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
+    return spent
+
+
+def _booked(address: str, lake: Path) -> float:
+    from dataclasses import replace
+
+    from medallion_platform.pipeline.intake import intake
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.sources import kafka
+
+    for topic in ("warm", "events"):
+        source = _source(topic, address)
+        source = replace(source, contract=replace(source.contract, key=(), watermark=None))
+        before = cpu_seconds()
+        intake(kafka.look(source), Lake(lake), Run.now())
+        spent = cpu_seconds() - before
+    return spent
+
+
+def _plain(address: str, lake: Path) -> float:
+    """The same reading, judging and writing; nothing counted, no position, no look at dead letters."""
+    from dataclasses import replace
+
+    from deltalake import write_deltalake
+
+    from medallion_platform.lakehouse.lean import _appended
+    from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS, bronze_schema, finish, judge
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.sources import kafka
+
+    for topic in ("warm", "events"):
+        source = _source(topic, address)
+        source = replace(source, contract=replace(source.contract, key=(), watermark=None))
+        before = cpu_seconds()
+        run = Run.now()
+        table = Lake(lake).ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
+        known = pl.scan_delta(table).collect_schema()
+        for batch in kafka.look(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
+            rows = finish(source, run, judge(source, batch.frame, run.at).good, known)
+            write_deltalake(table, rows, mode="append", writer_properties=_appended())
+        spent = cpu_seconds() - before
+    return spent
+
+
+def _spark(address: str, lake: Path) -> float:
+    from pyspark.sql import functions as F
+
+    from medallion_platform.contracts.spark import spark_schema
+    from medallion_platform.jars import DELTA, KAFKA, jars
+    from medallion_platform.lakehouse.spark import session
+
+    spark = session(jars((*DELTA, *KAFKA)), quick=False)
+    schema = spark_schema(Events.contract)
+    for n, topic in enumerate(("warm", "warm", "events")):
+        before = cpu_seconds()
+        messages = spark.readStream.format("kafka").option("kafka.bootstrap.servers", address)
+        messages = messages.option("subscribe", topic).option("startingOffsets", "earliest").load()
+        rows = messages.select(
+            F.from_json(F.col("value").cast("string"), schema).alias("r"),
+            F.col("value").cast("string").alias("_payload"),
+            *("topic", "partition", "offset", "timestamp"),
+        ).select("r.*", F.to_date("r.event_timestamp").alias("event_date"), "_payload", "topic", "offset")
+        query = (
+            rows.writeStream.format("delta")
+            .partitionBy("event_date")
+            .option("checkpointLocation", str(lake / f"checkpoint-{n}"))
+            .trigger(availableNow=True)
+            .start(str(lake / topic))
+        )
+        query.awaitTermination()
+        spent = cpu_seconds() - before
+    return spent
+
+
+# --- freshness --------------------------------------------------------------------------------------
+
+
+def _fresh(broker: Broker, home: Path, rate: int, seconds: int) -> dict[str, str]:
+    topics = ("clickstream.events", "clickstream.public.users", "clickstream.public.regions")
+    for topic in topics:
+        if topic in broker.admin.list_topics(timeout=10).topics:
+            broker.delete(topic)
+        broker.create(topic, PARTITIONS if topic == topics[0] else 1)
+    _lookups(broker)
+    settings = json.dumps({"bootstrap.servers": broker.address})
+    medallion = str(Path(sys.executable).with_name("medallion"))
+    environment = {**os.environ, "MEDALLION_KAFKA": settings, "MEDALLION_HOME": str(home)}
+    subprocess.run([medallion, "run", "--json"], env=environment, check=True, capture_output=True)
+    home.mkdir(exist_ok=True)
+    with (home / "said.log").open("wb") as out:
+        worker = subprocess.Popen(
+            [medallion, "stream", "clickstream.events", "--refresh", "--port", "0"],
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        lake = Lake(home / "lake")
+        watch = _Watch(lake)
+        watch.warm(broker)
+        acknowledged = _produce(broker, rate, seconds, watch)
+        watch.until(acknowledged)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(60)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+    bronze, silver = watch.waits(acknowledged)
+    table = lake.open("bronze.events")
+    assert table
+    return {
+        "messages a second": f"{rate:,}",
+        "seconds": str(seconds),
+        "bronze p50": f"{_share(bronze, 50):.2f} s",
+        "bronze p99": f"{_share(bronze, 99):.2f} s",
+        "silver p50": f"{_share(silver, 50):.2f} s",
+        "silver p99": f"{_share(silver, 99):.2f} s",
+        "commits": str(table.version()),
+        "files": str(len(table.file_uris())),
+    }
+
+
+def _share(waits: list[float], percent: int) -> float:
+    return quantiles(waits, n=100)[percent - 1]
+
+
+def _lookups(broker: Broker) -> None:
+    told = {"source": {"ts_ms": 1767225600000}, "ts_ms": 1767225600000}
+    regions = [{"region_code": c, "name": c, "country": "X", "timezone": "UTC"} for c in ("EU-W", "NA-E")]
+    users = [{"user_id": f"u{n:06}", "signed_up_at": "2026-01-01T00:00:00Z"} for n in range(1000)]
+    for topic, images in (("regions", regions), ("users", users)):
+        changes = [{"before": None, "after": image, "op": "c", **told} for image in images]
+        broker.send(f"clickstream.public.{topic}", [json.dumps(c).encode() for c in changes])
+
+
+def _produce(broker: Broker, rate: int, seconds: int, watch: _Watch) -> list[tuple[int, int, float]]:
+    """(partition, offset, when it was acknowledged) of every message; looks at the tables meanwhile."""
+    acknowledged: list[tuple[int, int, float]] = []
+    producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 5, "acks": "all"})
+
+    def heard(error: Any, message: Any) -> None:
+        assert error is None, error
+        acknowledged.append((message.partition(), message.offset(), time.monotonic()))
+
+    chance = random.Random(11)
+    began, sent = time.monotonic(), 0
+    while (passed := time.monotonic() - began) < seconds:
+        due = int(passed * rate)
+        now = datetime.now(UTC)
+        for n in range(sent, due):
+            producer.produce(
+                "clickstream.events", event(n, now, chance), partition=n % PARTITIONS, on_delivery=heard
+            )
+        sent = due
+        producer.poll(0)
+        watch.look()
+        time.sleep(_POLL)
+    assert producer.flush(60) == 0
+    return acknowledged
+
+
+class _Watch:
+    """When which position could be read: of bronze by its commits, of silver by what it was made from."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.bronze: list[tuple[float, int, dict[int, int]]] = []
+        self.silver: list[tuple[float, int]] = []
+        self._tables: dict[str, Any] = {}
+
+    def look(self) -> None:
+        """Note what is new."""
+        for name, note in (("bronze.events", self._bronze), ("silver.events", self._silver)):
+            table = self._tables.get(name)
+            if table is None:
+                self._tables[name] = table = self.lake.open(name)
+                if table is None:
+                    continue
+            else:
+                before = table.version()
+                table.update_incremental()
+                if table.version() == before:
+                    continue
+            note(table)
+
+    def _bronze(self, table: Any) -> None:
+        logs = {n: f"clickstream.events/clickstream.events/{n}" for n in range(PARTITIONS)}
+        reached = {n: table.transaction_version(log) or 0 for n, log in logs.items()}
+        self.bronze.append((time.monotonic(), table.version(), reached))
+
+    def _silver(self, table: Any) -> None:
+        record = self.lake.last_record("silver.events", ("refresh",))
+        if record:
+            self.silver.append((time.monotonic(), max(record.position["bronze.events"].values())))
+
+    def warm(self, broker: Broker) -> None:
+        """Send some and wait until they are in silver: the worker is up and its session warm."""
+        chance, end = random.Random(1), time.monotonic() + _PATIENCE
+        number = 10**8
+        while len(self.silver) < 5:
+            broker.send("clickstream.events", [event(number, datetime.now(UTC), chance)])
+            number += 1
+            assert time.monotonic() < end, "the worker does not begin"
+            self.look()
+            time.sleep(0.5)
+
+    def until(self, acknowledged: list[tuple[int, int, float]]) -> None:
+        """Look until everything acknowledged is in silver."""
+        last = {p: max(o for q, o, _ in acknowledged if q == p) for p in {a[0] for a in acknowledged}}
+        end = time.monotonic() + _PATIENCE
+        while True:
+            self.look()
+            there = [v for _, v, reached in self.bronze if all(reached[p] > o for p, o in last.items())]
+            if there and self.silver and self.silver[-1][1] >= min(there):
+                return
+            assert time.monotonic() < end, "not everything arrives in silver"
+            time.sleep(_POLL)
+
+    def waits(self, acknowledged: list[tuple[int, int, float]]) -> tuple[list[float], list[float]]:
+        """Seconds from each acknowledgement until bronze and until silver had the row."""
+        bronze: list[float] = []
+        silver: list[float] = []
+        for partition in range(PARTITIONS):
+            steps = iter(self.bronze)
+            at, version, reached = next(steps)
+            refreshes = iter(self.silver)
+            made_at, made_from = next(refreshes)
+            for _, offset, then in sorted(a for a in acknowledged if a[0] == partition):
+                while reached[partition] <= offset:
+                    at, version, reached = next(steps)
+                while made_from < version:
+                    made_at, made_from = next(refreshes)
+                bronze.append(max(at - then, 0.0))
+                silver.append(max(made_at - then, 0.0))
+        return bronze, silver
+
+
+# --- shared -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _broker() -> Iterator[tuple[Broker, Path]]:
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder) / "broker"
+        where.mkdir()
+        broker = Broker.start(where)
+        try:
+            yield broker, Path(folder)
+        finally:
+            broker.stop()
+
+
+def _fill(broker: Broker, topic: str, rows: int) -> float:
+    """Fill a topic with a week of events; gives the mean size of a message."""
+    broker.create(topic, PARTITIONS)
+    producer = Producer(
+        {"bootstrap.servers": broker.address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
+    )
+    chance, size = random.Random(7), 0
+    monday = datetime(2026, 1, 5, tzinfo=UTC)
+    for n in range(rows):
+        value = event(n, monday + timedelta(seconds=n * 7 * 86_400 // rows), chance)
+        size += len(value)
+        producer.produce(topic, value, partition=n % PARTITIONS)
+        if n % 1000 == 0:
+            producer.poll(0)
+    assert producer.flush(120) == 0
+    return size / rows
+
+
+if __name__ == "__main__":
+    import resource
+
+    side, address, lake = sys.argv[1:]
+    sides = {"lean": _lean, "spark": _spark, "plain": _plain, "booked": _booked}
+    spent = sides[side](address, Path(lake))
+    print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
