@@ -9,6 +9,9 @@ before a crash:
 
 A crash between 2 and 3 leaves the dead letters ahead of the table. The next intake leaves out what
 they already hold: the table's commit is the truth.
+
+Of a source that gives a record again after it was taken in, what is there already is counted as a
+duplicate, be it a row or a dead letter; dead letters of an intake that died are counted by the next one.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from medallion_platform.contracts.contract import (
     Severity,
 )
 from medallion_platform.lakehouse import dead_letters, lean
-from medallion_platform.lakehouse.commit import Fenced, next_sequence
+from medallion_platform.lakehouse.commit import Fenced, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.lake import Lake
@@ -60,7 +63,9 @@ PROVENANCE: dict[str, Any] = {
     "_offset": pl.Int64,
     "_ingested_at": pl.Datetime("us", "UTC"),
 }
-"""Where a bronze row came from: its exact text, log, file, record number, offset, and when."""
+"""Where a bronze row came from: its exact text, log, file, record number, offset, and when.
+
+Of a source that gives a record again, the record number is a fingerprint of the record."""
 
 CHANGE: dict[str, Any] = {
     "_op": pl.String,
@@ -75,8 +80,8 @@ _STEP_BACK = 0.02
 """Seconds, doubled every time, within which to try again: several workers write to one table."""
 
 _IMAGE_OPS = ("c", "u", "r")
-_PLACE = ("_source", "_offset", "_row")
-_LETTER_PLACE = ("source", "offset", "row")
+PLACE = ("_source", "_offset", "_row")
+LETTER_PLACE = ("source", "offset", "row")
 """What a record is known by, in a frame and as a dead letter; row 0 is a whole piece."""
 
 
@@ -223,9 +228,14 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch)
     letters = lake.open(dead_letters.name(source.table))
     frame = batch.frame
     read = frame.height + len(batch.unread)
-    held = _held(lake, source, table, letters, batch)
+    left = 0
+    if source.repeats:
+        left = _left_behind(lake, source, table)
+        frame = _first_time(frame, table, letters)
+    again = batch.frame.height - frame.height
+    held = _held(letters, frame, batch.unread)
     if held.height and frame.height:
-        frame = frame.join(held, left_on=_PLACE, right_on=_LETTER_PLACE, how="anti", maintain_order="left")
+        frame = frame.join(held, left_on=PLACE, right_on=LETTER_PLACE, how="anti", maintain_order="left")
     judged = judge(source, frame, run.at)
     if judged.failures:
         names = ", ".join(f"'{n}' ({count} rows)" for n, count in judged.failures.items())
@@ -236,13 +246,13 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch)
     twice = duplicates(judged.good, source.contract, table, identity_of(source))
     rows = judged.good.filter(~twice)
     bad = dead_rows(source, run, judged.bad, batch.unread)
-    bad = bad.join(held, on=_LETTER_PLACE, how="anti", maintain_order="left")
+    bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")
     rows = finish(source, run, rows, pl.scan_delta(table).collect_schema())
     record = Record(
         verb="intake",
         run_id=run.run_id,
         at=run.at.isoformat(),
-        counts=Counts(read, rows.height, bad.height + held.height, int(twice.sum()), 0),
+        counts=Counts(read + left, rows.height, bad.height + held.height + left, again + int(twice.sum()), 0),
         position={log: {WHOLE: reached} for log, reached in batch.positions.items()},
         sequence=next_sequence(table, letters),
         units=units_of(source, rows),
@@ -263,27 +273,45 @@ def _reached(table: DeltaTable | None, log: str) -> int:
     return (table.transaction_version(log) or 0) if table else 0
 
 
-def _held(
-    lake: Lake, source: Source, table: DeltaTable, letters: DeltaTable | None, batch: Batch
-) -> pl.DataFrame:
+def _first_time(frame: pl.DataFrame, table: DeltaTable, letters: DeltaTable | None) -> pl.DataFrame:
+    """The records that are neither rows of the table nor among its dead letters, each once."""
+    if frame.is_empty():
+        return frame
+    frame = frame.unique(PLACE, keep="first", maintain_order=True)
+    offsets = {"_offset": (frame["_offset"].min(), frame["_offset"].max())}
+    rows = lean.key_rows(table, PLACE, offsets)
+    known = pl.concat([rows, _letters_at(letters, frame.select(PLACE))])
+    return frame.join(known, on=PLACE, how="anti", maintain_order="left")
+
+
+def _left_behind(lake: Lake, source: Source, table: DeltaTable) -> int:
+    """The dead letters of intakes that died before they committed their rows, which nobody counted yet."""
+    last = lake.last_record(dead_letters.name(source.table), ("intake",))
+    return last.counts.dead_lettered if last and last.sequence > sequence_of(table) else 0
+
+
+def _held(letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[Unread]) -> pl.DataFrame:
     """The places of a batch that are dead letters already: an intake before died ahead of its rows.
 
     Only this batch's: the one that was not committed may have been larger.
     """
-    ahead = [log for log in batch.positions if _reached(letters, log) > _reached(table, log)]
     places = pl.DataFrame(
-        [(piece.log, piece.offset, 0) for piece in batch.unread],
-        schema={c: dead_letters.columns()[c] for c in _LETTER_PLACE},
+        [(piece.log, piece.offset, 0) for piece in unread],
+        schema={c: PROVENANCE[c] for c in PLACE},
         orient="row",
     )
-    if not ahead:
+    if frame.height:
+        places = pl.concat([places, frame.select(PLACE)])
+    return _letters_at(letters, places).rename(dict(zip(PLACE, LETTER_PLACE, strict=True)))
+
+
+def _letters_at(letters: DeltaTable | None, places: pl.DataFrame) -> pl.DataFrame:
+    """Those of `places` that are dead letters."""
+    if letters is None or places.is_empty():
         return places.clear()
-    if batch.frame.height:
-        places = pl.concat(
-            [places, batch.frame.select(_PLACE).rename(dict(zip(_PLACE, _LETTER_PLACE, strict=True)))]
-        )
-    told = dead_letters.read(lake, source.table).filter(pl.col("source").is_in(ahead)).select(_LETTER_PLACE)
-    return places.join(told, on=_LETTER_PLACE, how="semi").unique()
+    offsets = {"offset": (places["_offset"].min(), places["_offset"].max())}
+    told = lean.key_rows(letters, LETTER_PLACE, offsets)
+    return places.join(told, left_on=PLACE, right_on=LETTER_PLACE, how="semi").unique()
 
 
 def identity_of(source: Source) -> tuple[str, ...]:
@@ -350,10 +378,10 @@ def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, a
         f"{time.meta.output_name()}: not in the future": time > at + CLOCKS_DIFFER,
     }
     for name, outside in bounds.items():
-        places = judged.good.filter(outside).select(_PLACE)
+        places = judged.good.filter(outside).select(PLACE)
         if places.is_empty():
             continue
-        rejected = came.join(places, on=_PLACE, how="semi", maintain_order="left")
+        rejected = came.join(places, on=PLACE, how="semi", maintain_order="left")
         rejected = rejected.with_columns(pl.concat_list(pl.lit(name)).alias("violations"))
         judged = replace(
             judged,

@@ -1,6 +1,6 @@
 """Judge stored records again under today's contract: dead letters (replay), bronze rows (reparse).
 
-Both write in two commits and are told apart by a record's offset, so that a crash between the two
+Both write in two commits and are told apart by a record's place, so that a crash between the two
 is mended by running again: a record is never in the table twice and never in neither.
 """
 
@@ -53,7 +53,7 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     wanted = _of(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null()
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))
-    chosen = everything.filter(wanted).unique(["source", "offset"], keep="first", maintain_order=True)
+    chosen = everything.filter(wanted).unique(_intake.LETTER_PLACE, keep="first", maintain_order=True)
     # Letters ahead of the table belong to an intake that has not committed its rows yet.
     reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
     taken = pl.col("source").replace_strict(reached, return_dtype=pl.Int64)
@@ -71,8 +71,8 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     )
     judged = _intake.judge(source, frame, run.at)
     good = judged.good
-    there = _held(table, source, good.select("_source", "_offset"))
-    good = good.join(there, on=("_source", "_offset"), how="anti", maintain_order="left")
+    there = _held(table, source, good.select(_intake.PLACE))
+    good = good.join(there, on=_intake.PLACE, how="anti", maintain_order="left")
     twice = duplicates(good, source.contract, table, _intake.identity_of(source))
     rows = _intake.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
     counts = Counts(chosen.height, rows.height + there.height, judged.bad.height, int(twice.sum()), 0)
@@ -89,9 +89,11 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     version = table.version()
     if not rows.is_empty():
         version = lean.append(table, rows, record, {})
-    healed = judged.good.select(source="_source", offset="_offset")
+    healed = judged.good.select(_intake.PLACE)
     if healed.height:
-        kept = everything.join(healed, on=("source", "offset"), how="anti", maintain_order="left")
+        kept = everything.join(
+            healed, left_on=_intake.LETTER_PLACE, right_on=_intake.PLACE, how="anti", maintain_order="left"
+        )
         lean.replace(letters, kept, replace(record, units={}), None)
     return Replayed(counts, version)
 
@@ -125,7 +127,7 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
     good = _intake.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
     bad = _intake.dead_rows(source, run, judged.bad, [])
     held = dead_letters.read(lake, source.table)
-    bad = bad.join(held, on=("source", "offset"), how="anti", maintain_order="left")
+    bad = bad.join(held, on=_intake.LETTER_PLACE, how="anti", maintain_order="left")
     record = Record(
         verb="reparse",
         run_id=run.run_id,
@@ -180,7 +182,7 @@ def _of(source: Source, column: str) -> pl.Expr:
 
 
 def _held(table: object, source: Source, places: pl.DataFrame) -> pl.DataFrame:
-    """Those of `places` (log and offset) that the table already holds."""
+    """Those of `places` that the table already holds."""
     if places.is_empty():
         return places
     offsets = places["_offset"]

@@ -41,7 +41,7 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenB
         Fenced: another run committed to a table meanwhile; run it again.
     """
     run_id = _whole(catalog, lake, run_id)
-    plans = [p for name in catalog.names for p in [_plan(lake, name, run_id)] if p]
+    plans = [p for name in catalog.names for p in [_plan(catalog, lake, name, run_id)] if p]
     if not plans:
         raise CannotRollBack(
             f"no table has a commit of run {run_id}: `medallion history TABLE` names the runs of a table"
@@ -69,13 +69,18 @@ class _Plan:
     ranges: tuple[tuple[str, int, int], ...] = ()
 
 
-def _plan(lake: Lake, table: str, run_id: str) -> _Plan | None:
+def _plan(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None:
     """How a table's commits of a run are taken back; None where it has none."""
     records = sorted(lake.records(table), key=lambda pair: pair[0])
     mine = [(version, r) for version, r in records if r.run_id == run_id]
     if not mine:
         return None
     if all(r.verb == "intake" for _, r in mine):
+        if catalog.source_of[table].repeats:
+            raise CannotRollBack(
+                f"{table}: what run {run_id} took in would come again with the next pull of source "
+                f"{catalog.source_of[table].name}. Nothing was changed."
+            )
         return _Plan(table, run_id, ranges=tuple(_ranges(records, run_id)))
     first, (_, last) = mine[0][0], records[-1]
     if table.startswith("bronze.") and last.run_id != run_id:

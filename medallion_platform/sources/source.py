@@ -140,6 +140,11 @@ class Source:
         """Where the records come from, for people."""
         return self.name
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it gives a record again, at the same place, after it was taken in."""
+        return False
+
     def provenance(self) -> Mapping[str, Any]:
         """Further columns that say where a record came from, with their Polars types."""
         return {}
