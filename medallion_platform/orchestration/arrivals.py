@@ -9,25 +9,36 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import kafka, landing
+from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
+from medallion_platform.sources.rest import RestSource
 from medallion_platform.sources.source import FileSource, Source
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
-    if isinstance(source, KafkaSource):
-        return _topics(source)
     if not isinstance(source, FileSource):
-        raise TypeError(f"{source!r} is no source that can be read")
+        return _look(source, run.at)
     folder = Path(lakehouse.landing)
     seen = landing.look(folder, [source], run.at, lakehouse.settle_seconds).claimed[source.name]
     return landing_zone.arrivals(source, folder, seen, lakehouse.lake, run)
 
 
+def _look(source: Source, at: datetime) -> Arrivals:
+    """What has arrived at a source that is reached over the network."""
+    if isinstance(source, KafkaSource):
+        if workers := kafka.streamed(source):
+            return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
+        return kafka.look(source)
+    if isinstance(source, RestSource):
+        return rest.look(source, at)
+    raise TypeError(f"{source!r} is no source that can be read")
+
+
 def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
-    """What no intake has taken in whole as it is now: complete files, partitions with new messages.
+    """What no intake has taken in whole as it is now: complete files, partitions with new messages,
+    pulls that are due.
 
     A source that cannot be reached waits as well: its intake says why, and is tried again.
     """
@@ -38,17 +49,9 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
         for piece in landing_zone.waiting(source, look.claimed[source.name], lakehouse.lake)
     ]
     for source in catalog.sources:
-        if isinstance(source, KafkaSource):
+        if not isinstance(source, FileSource):
             try:
-                found += _topics(source).waiting(lakehouse.lake.positions(source.table))
+                found += _look(source, now).waiting(lakehouse.lake.positions(source.table))
             except Unavailable as error:
                 found.append(str(error))
     return found
-
-
-def _topics(source: KafkaSource) -> Topics:
-    """The partitions that a run may read: none while continuous workers have them."""
-    workers = kafka.streamed(source)
-    if workers:
-        return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
-    return kafka.look(source)

@@ -7,7 +7,7 @@ that a batch only shrinks while the worker has time to spare, keeps it from swin
 
 from __future__ import annotations
 
-LEAST_ROWS = 10_000
+LEAST_ROWS = 50_000
 MOST_ROWS = 250_000
 GROW_LAG = 300.0
 """Seconds behind from which batches grow by half."""

@@ -233,7 +233,8 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch)
         left = _left_behind(lake, source, table)
         frame = _first_time(frame, table, letters)
     again = batch.frame.height - frame.height
-    held = _held(letters, frame, batch.unread)
+    ahead = any(_reached(letters, log) > _reached(table, log) for log in batch.positions)
+    held = _held(letters if ahead or source.repeats else None, frame, batch.unread)
     if held.height and frame.height:
         frame = frame.join(held, left_on=PLACE, right_on=LETTER_PLACE, how="anti", maintain_order="left")
     judged = judge(source, frame, run.at)

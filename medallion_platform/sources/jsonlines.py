@@ -44,6 +44,33 @@ def whole(text: str) -> str | None:
     return text[start:end] if _after_space(text, end) == len(text) else None
 
 
+def items_of(text: str) -> list[str] | None:
+    """The JSON text of each item of the list that `text` is; None if it is none."""
+    try:
+        return _items(text)
+    except (StopIteration, JSONDecodeError, RecursionError, IndexError):
+        return None
+
+
+def _items(text: str) -> list[str] | None:
+    place = _after_space(text, 0)
+    if text[place] != "[":
+        return None
+    items: list[str] = []
+    place = _after_space(text, place + 1)
+    mark = text[place]
+    while mark != "]":
+        _, end = scan(text, place)
+        items.append(text[place:end])
+        place = _after_space(text, end)
+        mark = text[place]
+        if mark == ",":
+            place = _after_space(text, place + 1)
+        elif mark != "]":
+            return None
+    return items if _after_space(text, place + 1) == len(text) else None
+
+
 def fields_of(text: str) -> dict[str, str | None] | str:
     """The fields of the object that `text` is, or why it is none."""
     try:

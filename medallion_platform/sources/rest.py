@@ -1,0 +1,405 @@
+"""Resources of REST APIs: the declaration of a source, and reading it in pulls.
+
+A pull asks for the records from the table's position on, page by page. The position is the greatest
+value taken so far of a field that grows (an id, a time of change), plus one. Each pull looks an
+`overlap` further back, for records that became visible late; what was taken before is known by its
+place: the field's value (`_offset`) and a fingerprint of the record's text (`_row`). So a record that
+changed is a new one, also where its field did not.
+
+What is promised depends on how an API gives pages. Where each page says where the next one begins
+(a cursor), one reading is enough. Where pages are counted, records that come or go between two requests
+push others over the edge of a page: one that comes twice is a duplicate, one that is passed over is found
+by reading all pages again until nothing new is among what was there before. Only then the position moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+
+import polars as pl
+
+from medallion_platform.contracts.contract import ColumnType
+from medallion_platform.contracts.lean import convert
+from medallion_platform.sources import files
+from medallion_platform.sources.arrivals import Batch, Position, Unavailable
+from medallion_platform.sources.http import Answer, Client, Failed, Token, origin, refuse_unsafe, shown
+from medallion_platform.sources.jsonlines import fields_of, items_of
+from medallion_platform.sources.source import JsonLines, Source
+
+READINGS = 5
+"""How often counted pages are read, at most, until they hold still."""
+
+_SAME = 10
+"""Pages that were equal one after the other: the server does not count."""
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_GREATEST = 2**62
+
+
+@dataclass(frozen=True)
+class ById:
+    """Incremental by a whole number from 0 on that grows: an id, or seconds since 1970.
+
+    parameter: what asks for records from a number on (or behind it, if `overlap` is at least 1).
+    ascending: the API gives records in this order, so that each batch moves the position.
+    """
+
+    field: str
+    parameter: str
+    overlap: int = 1000
+    ascending: bool = False
+    kind = "whole number"
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0:
+            raise ValueError(f"an overlap of {self.overlap} is negative")
+
+    def offsets(self, text: pl.Series) -> pl.Series:
+        """The numbers that a field's texts are; null where it is none."""
+        return convert(text, ColumnType("long"))
+
+    def since(self, position: int) -> str:
+        """What the parameter is to be at a position."""
+        return str(max(position - 1 - self.overlap, 0))
+
+    def latest(self, at: datetime) -> int:
+        """The greatest value that can be right."""
+        return _GREATEST
+
+
+@dataclass(frozen=True)
+class ByTime:
+    """Incremental by a time in ISO 8601, as of when a record was made or changed.
+
+    parameter: what asks for records from a time on (or after it, if `overlap` is longer than the API's
+    times are exact). ascending: as in `ById`.
+    """
+
+    field: str
+    parameter: str
+    overlap: timedelta = timedelta(minutes=5)
+    ascending: bool = False
+    kind = "time"
+
+    def __post_init__(self) -> None:
+        if self.overlap < timedelta():
+            raise ValueError(f"an overlap of {self.overlap} is negative")
+
+    def offsets(self, text: pl.Series) -> pl.Series:
+        """Microseconds since 1970 of a field's texts; null where it is no time."""
+        return convert(text, ColumnType("timestamp")).cast(pl.Int64)
+
+    def since(self, position: int) -> str:
+        """What the parameter is to be at a position."""
+        begin = max((position - 1) * _MICROSECOND - self.overlap, timedelta())
+        return (_FIRST + begin).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def latest(self, at: datetime) -> int:
+        """The greatest value that can be right: a time to come would hide all until then."""
+        return (at - _FIRST) // _MICROSECOND
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for; without `params` the URL has its own query."""
+
+    url: str
+    params: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One answer: its text, and the text of each of its records as bytes."""
+
+    text: str
+    records: Sequence[bytes]
+    link: str | None
+
+
+@dataclass(frozen=True)
+class ByCursor:
+    """Pages where each names the next one, by a cursor at `path` that is sent as `parameter`.
+
+    counted: cursors of this API count records, so that they are read as counted pages are.
+    """
+
+    parameter: str
+    path: tuple[str, ...]
+    counted: bool = False
+
+    def first(self, request: _Request) -> _Request:
+        """The request for the first page."""
+        return request
+
+    def following(self, request: _Request, page: _Page) -> _Request | None:
+        """The request for the next page; None where `page` is the last one."""
+        cursor = _at(page.text, self.path)
+        return replace(request, params={**(request.params or {}), self.parameter: cursor}) if cursor else None
+
+
+@dataclass(frozen=True)
+class ByPage:
+    """Pages with a number, sent as `parameter`, up to the first one without a record."""
+
+    parameter: str
+    begin: int = 1
+    counted = True
+
+    def first(self, request: _Request) -> _Request:
+        """The request for the first page."""
+        return replace(request, params={**(request.params or {}), self.parameter: str(self.begin)})
+
+    def following(self, request: _Request, page: _Page) -> _Request | None:
+        """The request for the next page; None where `page` is the last one."""
+        if not page.records:
+            return None
+        params = request.params or {}
+        return replace(request, params={**params, self.parameter: str(int(params[self.parameter]) + 1)})
+
+
+@dataclass(frozen=True)
+class ByLink:
+    """Pages where each links to the next one, in its `Link` header with `rel="next"` (RFC 8288).
+
+    counted: unless it is known that links of this API hold no page numbers.
+    """
+
+    counted: bool = True
+
+    def first(self, request: _Request) -> _Request:
+        """The request for the first page."""
+        return request
+
+    def following(self, request: _Request, page: _Page) -> _Request | None:
+        """The request for the next page; None where `page` is the last one."""
+        return _Request(page.link, None) if page.link else None
+
+
+@dataclass(frozen=True)
+class RestSource(Source):
+    """Records of a resource of a REST API that become one bronze table.
+
+    A record is a JSON object in the list at `records` of a page (an empty path: the page is the list).
+    Every field is a column of text, as of `JsonLines`; one whose field `since` tells is missing, or is
+    none, is a dead letter. `params` are sent with each request (page size, order, filters).
+    """
+
+    url: str = field(kw_only=True)
+    since: ById | ByTime = field(kw_only=True)
+    records: tuple[str, ...] = field(default=(), kw_only=True)
+    paging: ByCursor | ByPage | ByLink = field(kw_only=True)
+    params: Mapping[str, str] = field(default_factory=dict, kw_only=True, compare=False)
+    token: Token | None = field(default=None, kw_only=True, repr=False, compare=False)
+    every: timedelta = field(default=timedelta(minutes=15), kw_only=True)
+    """It is pulled no more often than this."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", tuple(self.records))
+        try:
+            scheme = origin(self.url).partition(":")[0]
+        except Failed:
+            scheme = ""
+        if scheme not in ("http", "https") or shown(self.url) != self.url:
+            raise ValueError(f"source {self.name!r}: the url is http(s), without user, query or fragment")
+        if self.token is not None:
+            refuse_unsafe(self.url)
+        if not isinstance(self.format, JsonLines):
+            raise ValueError(f"source {self.name!r}: records are JSON, not {self.format!r}")
+        if self.since.ascending and self.paging.counted:
+            raise ValueError(
+                f"source {self.name!r}: where pages are counted, whatever the order, the position moves at "
+                "the end of a pull only"
+            )
+
+    @property
+    def where(self) -> str:
+        """The resource that it reads."""
+        return f"resource `{self.url}`"
+
+    @property
+    def repeats(self) -> bool:
+        """Pulls overlap."""
+        return True
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A source as of `at`; nothing is asked before its records are."""
+
+    source: RestSource
+    at: datetime
+    notes: Sequence[str] = ()
+    pieces: str = "pulls"
+
+    def waiting(self, position: Position) -> list[str]:
+        """The pull that is due, if it is."""
+        pulled = position(_clock(self.source))
+        if pulled is not None and self.at < _FIRST + pulled * _MICROSECOND + self.source.every:
+            return []
+        return [f"{self.source.name} {'' if pulled is None else f'since {pulled}'}".rstrip()]
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        """The records from the position on, if a pull is due; a batch ends with a page."""
+        if not self.waiting(position):
+            return
+        pull = _Pull(self.source, self.at, position)
+        try:
+            with Client(self.source.url, self.source.token) as http:
+                yield from pull.batches(http, rows, size)
+        except Failed as error:
+            raise Unavailable(
+                f"source {self.source.name}: {error}; what was taken in is safe, the next intake goes on "
+                "from the table's position"
+            ) from None
+
+
+class _Pull:
+    """One pull: what it gathered since the last batch, and how far it came."""
+
+    def __init__(self, source: RestSource, at: datetime, position: Position) -> None:
+        self.source = source
+        self.at = at
+        self.begun = position(source.name)
+        self.pulled = position(_clock(source)) or 0
+        self.greatest = -1
+        self.seen: set[tuple[int, int]] = set()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.frames: list[pl.DataFrame] = []
+        self.rows = self.size = 0
+
+    def batches(self, http: Client, rows: int, size: int) -> Iterator[Batch]:
+        """All records, in batches; the last one says that it was pulled."""
+        since, counted = self.source.since, self.source.paging.counted
+        for reading in range(READINGS):
+            before, pages, missed = self.greatest, 0, False
+            for page in self._pages(http):
+                pages += 1
+                frame = _frame(self.source, page.records, pages)
+                if reading:
+                    frame = self._unseen(frame)
+                    missed = missed or bool((frame["_offset"] <= before).any())
+                self._add(frame, len(page.text))
+                if self.rows >= rows or self.size >= size:
+                    yield self._batch(self._reached(self.greatest) if since.ascending else {})
+            if not counted or pages == 1 or (reading and not missed):
+                # What came since the reading before may have been passed over by this one.
+                reached = self._reached(before if reading else self.greatest)
+                pulled = max((self.at - _FIRST) // _MICROSECOND, self.pulled)
+                yield self._batch(reached | {_clock(self.source): pulled})
+                return
+        yield self._batch({})
+        raise Failed(
+            f"{self.source.url} did not hold still: each of {READINGS} readings of its pages found records "
+            "that the one before had passed over"
+        )
+
+    def _pages(self, http: Client) -> Iterator[_Page]:
+        """One reading of the pages."""
+        source, paging = self.source, self.source.paging
+        params = dict(source.params)
+        if self.begun is not None:
+            params[source.since.parameter] = source.since.since(self.begun)
+        request: _Request | None = paging.first(_Request(source.url, params))
+        asked: set[str] = set()
+        last, same = 0, 0
+        while request:
+            if str(request) in asked:
+                raise Failed(f"{source.url}: its pages lead in a circle")
+            asked.add(str(request))
+            page = _page(source, http.get(request.url, request.params))
+            yield page
+            last, before = hash(page.text), last
+            same = same + 1 if page.records and last == before else 0
+            if same == _SAME:
+                raise Failed(f"{source.url} gives the same page again and again")
+            request = paging.following(request, page)
+
+    def _unseen(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The records that no page before gave."""
+        return frame.filter([p not in self.seen for p in zip(frame["_offset"], frame["_row"], strict=True)])
+
+    def _add(self, frame: pl.DataFrame, size: int) -> None:
+        """One page more."""
+        if frame.is_empty():
+            return
+        self.frames.append(frame)
+        self.rows += frame.height
+        self.size += size
+        latest = self.source.since.latest(self.at)
+        self.greatest = max([self.greatest, *(o for o in frame["_offset"] if o <= latest)])
+        if self.source.paging.counted:
+            self.seen.update(zip(frame["_offset"], frame["_row"], strict=True))
+
+    def _reached(self, greatest: int) -> dict[str, int]:
+        """The position behind the greatest value, which never goes back."""
+        return {self.source.name: max(greatest + 1, self.begun or 0)}
+
+    def _batch(self, positions: Mapping[str, int]) -> Batch:
+        """What was gathered; the next batch starts empty."""
+        frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
+        self._clear()
+        return Batch(frame, (), positions)
+
+
+def look(source: RestSource, at: datetime) -> Resource:
+    """A source as of `at`."""
+    return Resource(source, at)
+
+
+def _clock(source: RestSource) -> str:
+    """Under which name it is told when it was pulled, in microseconds since 1970."""
+    return f"{source.name}@pulled"
+
+
+def _page(source: RestSource, answer: Answer) -> _Page:
+    """The records of an answer, exactly as they stand in it."""
+    encoding = "utf-8"
+    try:
+        text = answer.body.decode()
+    except UnicodeDecodeError:
+        # Every byte is one character: a record that does not decode keeps its bytes.
+        encoding = "latin-1"
+        text = answer.body.decode(encoding)
+    items = items_of(_at(text, source.records) or "")
+    if items is None:
+        place = f"a list at {'.'.join(source.records)}" if source.records else "a list"
+        raise Failed(f"{source.url} gives a page that is not JSON with {place}")
+    return _Page(text, [item.encode(encoding) for item in items], answer.link)
+
+
+def _at(text: str, path: Sequence[str]) -> str | None:
+    """The text of the value at `path` of a JSON text; None where there is none, or null."""
+    value: str | None = text
+    for name in path:
+        fields = fields_of(value or "")
+        value = None if isinstance(fields, str) else fields.get(name)
+    return value
+
+
+def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFrame:
+    """Records with their provenance. Of one without a place in the API's order, the offset is 0."""
+    frame = files.reparse(pl.Series(records, dtype=pl.Binary), source.format)
+    name = source.since.field
+    text = frame[name] if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
+    offsets = source.since.offsets(text)
+    placed = offsets.is_between(0, _GREATEST).fill_null(False)
+    return frame.with_columns(
+        pl.when(placed | pl.col("_malformed").is_not_null())
+        .then(pl.col("_malformed"))
+        .otherwise(pl.lit(f"{name} is no {source.since.kind}"))
+        .alias("_malformed"),
+        pl.lit(source.name).alias("_source"),
+        pl.lit(f"{source.url} page {page}").alias("_file"),
+        pl.Series("_row", [_fingerprint(r) for r in records], dtype=pl.Int64),
+        pl.when(placed).then(offsets).otherwise(0).alias("_offset"),
+    )
+
+
+def _fingerprint(record: bytes) -> int:
+    """A number from 1 to 2**63 - 1 of a record's bytes."""
+    return int.from_bytes(blake2b(record, digest_size=8).digest()) >> 1 or 1
