@@ -7,36 +7,46 @@ watermark is a new event, as in Spark's `dropDuplicatesWithinWatermark`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
-from medallion_platform.contracts.contract import EVENT_DATE, Contract
-from medallion_platform.lakehouse import lean
+from medallion_platform.contracts.contract import Contract
+from medallion_platform.lakehouse.keys import Keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_CUT = 1000
+"""Microseconds by which a bound may lie too low: some writers keep milliseconds."""
+
 
 def duplicates(
-    batch: pl.DataFrame, contract: Contract, table: DeltaTable, key: Sequence[str] | None = None
+    batch: pl.DataFrame,
+    contract: Contract,
+    table: DeltaTable,
+    key: Sequence[str] | None = None,
+    keys: Keys | None = None,
 ) -> pl.Series:
     """A Boolean per row of `batch` (in arrival order): whether an accepted row is the same.
 
     table: the bronze table at the version that the batch will be appended to. key: the contract's
-    unless given.
+    unless given. keys: what is known of the table's files from batches before.
     """
     key = list(contract.key if key is None else key)
     none = pl.Series("duplicate", [False], dtype=pl.Boolean).new_from_index(0, batch.height)
     if not key or batch.is_empty():
         return none
     time = contract.event_time if contract.watermark else None
+    also = [time] if time else []
+    there = (keys or Keys()).rows(table, batch.select(key), _may_hold(batch, contract, key), also)
     # Under a name of its own: the time may be part of the key.
-    also = [pl.col(time).alias("_time")] if time else []
-    there = lean.key_rows(table, key, _bounds(batch, contract, key), [time] if time else [])
-    existing = there.select(*key, *also)
+    existing = there.select(*key, *(pl.col(c).alias("_time") for c in also))
     repeated = batch.select(pl.struct(key).is_duplicated()).to_series()
     if not existing.is_empty():
         held = existing.select(key).unique()
@@ -45,7 +55,8 @@ def duplicates(
         repeated = repeated | pl.Series(range(batch.height)).is_in(hits.implode())
     if not repeated.any():
         return none
-    suspects = batch.select(*key, *also).with_row_index("_i").filter(repeated)
+    times = [pl.col(c).alias("_time") for c in also]
+    suspects = batch.select(*key, *times).with_row_index("_i").filter(repeated)
     accepted: dict[tuple[object, ...], list[datetime | None]] = {}
     for row in existing.join(suspects.select(key).unique(), on=key, how="semi").iter_rows():
         accepted.setdefault(row[: len(key)], []).append(row[len(key)] if time else None)
@@ -72,35 +83,38 @@ def _accept(accepted: list[datetime | None], time: datetime | None, watermark: t
     return new
 
 
-def _bounds(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> dict[str, tuple[object, object]]:
-    """Value ranges that hold every row which could be the same as one of the batch.
+def _may_hold(
+    batch: pl.DataFrame, contract: Contract, key: Sequence[str]
+) -> Callable[[dict[str, Any]], bool]:
+    """Whether a data file, by its statistics, may hold a row that is the same as one of the batch.
 
-    With a watermark the event time bounds the search; without, the key columns themselves do.
+    With a watermark by the event time, of any row that lies close enough; without by whole numbers in
+    the key. Bounds of text are cut short in the log: they say nothing.
     """
     if contract.watermark and contract.event_time:
-        times = batch[contract.event_time]
-        low, high = times.min(), times.max()
-        assert isinstance(low, datetime)
-        assert isinstance(high, datetime)
-        bounds = (_shifted(low, -contract.watermark), _shifted(high, contract.watermark))
-        found: dict[str, tuple[object, object]] = {contract.event_time: bounds}
-        if EVENT_DATE in contract.partitioned_by:
-            found[EVENT_DATE] = (bounds[0].date(), bounds[1].date())
-        return found
-    return {column: (batch[column].min(), batch[column].max()) for column in _orderable(batch, key)}
+        column, within = contract.event_time, contract.watermark // _MICROSECOND
+        values = batch[column].cast(pl.Datetime("us", "UTC")).cast(pl.Int64)
+    else:
+        numbers = [c for c in key if batch[c].dtype.is_integer()]
+        column, within = (numbers or [""])[0], 0
+        values = batch[column] if column else pl.Series([], dtype=pl.Int64)
+    if not column or batch[column].null_count():
+        return lambda _: True  # it could be the same as a row of any file
+    places = values.sort().to_numpy()
+
+    def may_hold(file: dict[str, Any]) -> bool:
+        low, high = file.get(f"min.{column}"), file.get(f"max.{column}")
+        if low is None or high is None or file.get(f"null_count.{column}") != 0:
+            return True
+        begin = np.searchsorted(places, _number(low) - within)
+        end = np.searchsorted(places, _number(high) + within + _CUT, "right")
+        return bool(end > begin)
+
+    return may_hold
 
 
-def _shifted(time: datetime, by: timedelta) -> datetime:
-    """A time earlier or later; the first or last one there is, where that lies beyond it."""
-    try:
-        return time + by
-    except OverflowError:
-        return (datetime.max if by > timedelta() else datetime.min).replace(tzinfo=time.tzinfo)
-
-
-def _orderable(batch: pl.DataFrame, key: Iterable[str]) -> list[str]:
-    return [
-        c
-        for c in key
-        if batch[c].null_count() == 0 and (batch[c].dtype.is_integer() or batch[c].dtype == pl.String)
-    ]
+def _number(bound: Any) -> int:
+    """A bound as a whole number: microseconds since 1970 of a time."""
+    if isinstance(bound, datetime):
+        return (bound.replace(tzinfo=bound.tzinfo or UTC) - _FIRST) // _MICROSECOND
+    return int(bound)

@@ -37,6 +37,7 @@ from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse.commit import Fenced, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.evolution import evolve
+from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.duplicates import duplicates
@@ -139,8 +140,11 @@ def intake(
     *,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
+    keys: Keys | None = None,
 ) -> Taken:
     """Take in what arrived at a source.
+
+    keys: what is known of the table's files from intakes before.
 
     Raises:
         Fenced: another intake of the same table ran at the same time; run it again.
@@ -158,6 +162,7 @@ def intake(
     _refuse_other_types(source, table)
     begun = table
     reached: dict[str, int | None] = {}
+    keys = keys or Keys()
 
     def position(log: str) -> int | None:
         return reached.setdefault(log, begun.transaction_version(log))
@@ -165,7 +170,7 @@ def intake(
     taken.pieces = len(arrivals.waiting(position))
     for batch in arrivals.batches(position, batch_rows, batch_bytes):
         begins = {log: position(log) for log in batch.positions}
-        taken.add(_take_after_others(source, table, lake, run, batch, begins))
+        taken.add(_take_after_others(source, table, lake, run, batch, begins, keys))
         reached |= batch.positions
     taken.version = table.version()
     taken.seconds = round(time.monotonic() - started, 3)
@@ -173,7 +178,13 @@ def intake(
 
 
 def _take_after_others(
-    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, begins: Mapping[str, int | None]
+    source: Source,
+    table: DeltaTable,
+    lake: Lake,
+    run: Run,
+    batch: Batch,
+    begins: Mapping[str, int | None],
+    keys: Keys,
 ) -> Record:
     """Take a batch; where others commit first, judge it again by what they wrote.
 
@@ -184,7 +195,7 @@ def _take_after_others(
         if any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise Fenced(f"{source.table}: another intake has moved on; run it again")
         try:
-            return _take(source, table, lake, run, batch)
+            return _take(source, table, lake, run, batch, keys)
         except Fenced:
             if attempt + 1 == _ATTEMPTS:
                 raise
@@ -222,7 +233,7 @@ def _bronze_columns(source: Source) -> dict[str, Any]:
     return columns | PROVENANCE | dict(source.provenance())
 
 
-def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch) -> Record:
+def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, keys: Keys) -> Record:
     """Judge one batch and commit it: dead letters first, then the rows with the new positions."""
     started = time.monotonic()
     letters = lake.open(dead_letters.name(source.table))
@@ -244,7 +255,7 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch)
             f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
             "this batch was taken in; mend the records or the contract and run again."
         )
-    twice = duplicates(judged.good, source.contract, table, identity_of(source))
+    twice = duplicates(judged.good, source.contract, table, identity_of(source), keys)
     rows = judged.good.filter(~twice)
     bad = dead_rows(source, run, judged.bad, batch.unread)
     bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
 from medallion_platform.pipeline.intake import BATCH_BYTES, Taken, intake
@@ -88,7 +89,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    pace = _Pace()
+    pace, keys = _Pace(), Keys()
     commits = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -98,7 +99,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             if arrived is None:
                 watch.idle()
                 continue
-            taken = intake(arrived, lake, run())
+            taken = intake(arrived, lake, run(), keys=keys)
         except (Fenced, MovedOn) as error:
             follower.begin_anew()
             watch.waits(str(error))

@@ -691,11 +691,10 @@ def _text(error: BaseException) -> str:
 def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Message]]]) -> pl.DataFrame:
     """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
     messages = [m for _, _, run in runs for m in run]
+    nothing = b"null" if isinstance(source.format, Debezium) else b""
     values = [m.value() for m in messages]
     tombstones = pl.Series([v is None for v in values])
-    nothing = b"null" if isinstance(source.format, Debezium) else b""
-    records = [nothing if v is None else v for v in values] if tombstones.any() else values
-    frame = files.parse(records, source.format).drop("_row")
+    frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
     if tombstones.any() and not isinstance(source.format, Debezium):
         frame = frame.with_columns(
             pl.when(tombstones).then(None).otherwise(pl.col("_payload")).alias("_payload"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medallion_platform.pipeline.backpressure import LEAST_ROWS, MOST_ROWS, next_rows
 from medallion_platform.pipeline.stream import WITHIN, _Pace
 
-FIXED = 0.15
+FIXED = 0.5
 """Seconds that a batch costs, however small."""
 RATE = 50_000
 """Rows that are judged and written in a second."""
@@ -21,12 +21,12 @@ RATE = 50_000
 @pytest.mark.parametrize(
     ("rows", "lag", "busy", "pressed", "then"),
     [
-        (20_000, 301, 1.0, False, 30_000),
-        (20_000, 300, 1.0, False, 20_000),
-        (20_000, 60, 0.1, False, 20_000),
-        (20_000, 59, 0.1, False, 16_000),
-        (20_000, 59, 0.9, False, 20_000),
-        (40_000, 900, 1.0, True, 20_000),
+        (100_000, 301, 1.0, False, 150_000),
+        (100_000, 300, 1.0, False, 100_000),
+        (100_000, 60, 0.1, False, 100_000),
+        (100_000, 59, 0.1, False, 80_000),
+        (100_000, 59, 0.9, False, 100_000),
+        (200_000, 900, 1.0, True, 100_000),
         (MOST_ROWS, 900, 1.0, False, MOST_ROWS),
         (LEAST_ROWS, 0, 0.0, True, LEAST_ROWS),
     ],
@@ -71,9 +71,10 @@ def test_a_tenfold_spike_is_caught_up_with_and_batches_do_not_swing(monkeypatch:
     worker = Simulated()
     worker.run(600, 4_000)
     calm = worker.behind[-1]
-    worker.run(1500, 40_000)
+    worker.run(4000, 40_000)
     spike = max(worker.behind)
-    worker.run(6000, 4_000)
+    assert max(worker.sizes) > LEAST_ROWS, "larger batches, which cost less per row"
+    worker.run(12_000, 4_000)
     assert spike > 100 * calm
     assert worker.behind[-1] <= 2 * calm + 4_000, "it catches up"
     turns = [b - a for a, b in pairwise(worker.sizes) if b != a]

@@ -1,0 +1,102 @@
+"""Which keys a table holds, asked again and again by a writer that drops duplicates.
+
+The keys of a data file never change. So each file is read once and remembered as the sorted hashes of
+its keys (8 bytes a row); only a file in which a hash is found is opened again, for the rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from medallion_platform.lakehouse.lake import files_of
+
+if TYPE_CHECKING:
+    import polars as pl
+    from deltalake import DeltaTable
+
+MOST_ROWS = 20_000_000
+"""Rows whose hashes are kept, 160 MB; files that were not asked for the longest go first."""
+
+Hashes = npt.NDArray[np.uint64]
+
+
+class Keys:
+    """The keys of one table's rows, at whatever version is asked for."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Hashes] = {}
+
+    def rows(
+        self,
+        table: DeltaTable,
+        wanted: pl.DataFrame,
+        may_hold: Callable[[dict[str, Any]], bool],
+        also: Sequence[str] = (),
+    ) -> pl.DataFrame:
+        """The rows of the table with a key of `wanted`: its columns and `also`.
+
+        may_hold: whether a data file, by its line of `files_of`, may hold such rows at all.
+        """
+        import polars as pl
+
+        key = wanted.columns
+        kinds = pl.scan_delta(table).select(*dict.fromkeys([*key, *also])).collect_schema()
+        asked = wanted.unique().cast({c: kinds[c] for c in key})  # type: ignore[arg-type]
+        hashes = np.sort(_hashes(asked))
+        found = [pl.DataFrame(schema=kinds)]
+        for file in files_of(table):
+            if not may_hold(file):
+                continue
+            if self._holds(table, file, kinds, key, hashes):
+                found.append(_read(table, file, kinds).join(asked, on=key, how="semi", nulls_equal=True))
+        self._forget(hashes.size)
+        return pl.concat(found)
+
+    def _holds(
+        self, table: DeltaTable, file: dict[str, Any], kinds: pl.Schema, key: Sequence[str], hashes: Hashes
+    ) -> bool:
+        """Whether any of the hashes is one of the file's."""
+        known = self._files.pop(file["path"], None)
+        if known is None:
+            known = np.sort(_hashes(_read(table, file, kinds).select(key)))
+        self._files[file["path"]] = known  # now the youngest
+        if not known.size:
+            return False
+        few, many = (hashes, known) if hashes.size < known.size else (known, hashes)
+        places = np.minimum(np.searchsorted(many, few), many.size - 1)
+        return bool((many[places] == few).any())
+
+    def _forget(self, size: int) -> None:
+        total = sum(h.size for h in self._files.values())
+        for path in list(self._files):
+            if total <= MOST_ROWS:
+                return
+            total -= self._files.pop(path).size
+
+
+def _hashes(keys: pl.DataFrame) -> Hashes:
+    return keys.hash_rows(seed=0).to_numpy()
+
+
+def _read(table: DeltaTable, file: dict[str, Any], kinds: pl.Schema) -> pl.DataFrame:
+    """The columns of one data file; null where it is older than a column."""
+    import polars as pl
+
+    partition = {c: file.get(f"partition.{c}") for c in kinds if f"partition.{c}" in file}
+    inside = {c: k for c, k in kinds.items() if c not in partition}
+    rows = pl.scan_parquet(
+        f"{table.table_uri.removeprefix('file://').rstrip('/')}/{unquote(file['path'])}",
+        schema=inside or None,
+        missing_columns="insert",
+        extra_columns="ignore",
+        hive_partitioning=False,
+        glob=False,
+        cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
+    )
+    told = [pl.lit(value).cast(kinds[c]).alias(c) for c, value in partition.items()]
+    return rows.with_columns(told).select(list(kinds)).collect()
