@@ -60,6 +60,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[di
     return home, demo(home)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The fault suite has a short run, and a long one for the desk."""
+    parser.addoption("--long", action="store_true", help="many more faults in the fault suite")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Report every skipped test with its reason: what was not tested must not look tested."""
     if "s" not in config.option.reportchars:

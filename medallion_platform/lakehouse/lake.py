@@ -26,6 +26,17 @@ PROPERTIES = {
 _RECORDS_BACK = 50
 
 
+class DamagedLog(RuntimeError):
+    """A table cannot be opened, because its log is damaged; the text says what to do."""
+
+    def __init__(self, table: str, path: str, error: Exception) -> None:
+        super().__init__(
+            f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written. If the newest "
+            "*.checkpoint.parquet there is damaged or missing and every commit since version 0 (or since the "
+            "checkpoint before) is still there, delete it together with _last_checkpoint and run again"
+        )
+
+
 @dataclass(frozen=True)
 class Lake:
     """All tables below one root folder: `<root>/<layer>/<name>`."""

@@ -65,6 +65,8 @@ _MEMBER: dict[str, Any] = {
     # New partitions, and new topics of a pattern, are noticed after this long.
     "topic.metadata.refresh.interval.ms": 10_000,
     "partition.assignment.strategy": "range",
+    # A broker that comes back is found within this long.
+    "reconnect.backoff.max.ms": 1_000,
 }
 _NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_FEATURE"}
 

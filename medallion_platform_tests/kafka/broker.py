@@ -44,12 +44,11 @@ class Broker:
 
     address: str
     process: subprocess.Popen[bytes]
+    folder: Path = Path()
 
     @staticmethod
     def start(folder: Path) -> Broker:
         """Fetch, format, start; returns when the broker answers."""
-        java = shutil.which("java") or "java"
-        classpath = os.pathsep.join(str(j) for j in jars(JARS))
         port, controller = free_ports(2)
         config = folder / "server.properties"
         config.write_text(
@@ -78,26 +77,39 @@ class Broker:
             )
         )
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
-        common = [java, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
         with (folder / "broker.log").open("wb") as log:
             subprocess.run(
-                [*common, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
+                [*_java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
                 stdout=log,
                 stderr=log,
                 timeout=_READY,
                 check=True,
             )
-            process = subprocess.Popen([*common, "kafka.Kafka", str(config)], stdout=log, stderr=log)
-        broker = Broker(f"127.0.0.1:{port}", process)
+        broker = Broker(f"127.0.0.1:{port}", _launched(folder), folder)
+        broker.wait()
+        return broker
+
+    def wait(self) -> None:
+        """Return when the broker answers."""
         until = time.monotonic() + _READY
         while True:
             try:
-                broker.admin.list_topics(timeout=2)
-                return broker
+                self.admin.list_topics(timeout=2)
+                return
             except Exception:
-                if process.poll() is not None or time.monotonic() > until:
-                    broker.stop()
-                    raise RuntimeError((folder / "broker.log").read_text()[-2000:]) from None
+                if self.process.poll() is not None or time.monotonic() > until:
+                    self.stop()
+                    raise RuntimeError((self.folder / "broker.log").read_text()[-2000:]) from None
+
+    def kill(self) -> None:
+        """SIGKILL: what it had not synced to its disk the system still writes."""
+        self.process.kill()
+        self.process.wait()
+
+    def again(self) -> None:
+        """Start where it was killed, and return when it answers."""
+        self.process = _launched(self.folder)
+        self.wait()
 
     def stop(self) -> None:
         """End the process."""
@@ -162,6 +174,18 @@ class Broker:
         while not there(self.admin.list_topics(timeout=10).topics.get(topic)):
             assert time.monotonic() < until, f"{topic} does not become what it should"
             time.sleep(0.1)
+
+
+def _java() -> list[str]:
+    classpath = os.pathsep.join(str(j) for j in jars(JARS))
+    return [shutil.which("java") or "java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
+
+
+def _launched(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "broker.log").open("ab") as log:
+        return subprocess.Popen(
+            [*_java(), "kafka.Kafka", str(folder / "server.properties")], stdout=log, stderr=log
+        )
 
 
 def _produce(

@@ -1,0 +1,88 @@
+"""A process that takes a topic in and is killed: by itself at a named step, or from outside at any instant.
+
+Processes are forked from one that has imported everything and has done nothing yet, so that hundreds of
+them cost seconds each and not a start of Python.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import confluent_kafka
+import deltalake
+import polars
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.sources import kafka
+from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.test_kafka import source_of
+
+_IMPORTED = (confluent_kafka, polars)
+
+STEPS: dict[str, tuple[ModuleType, str]] = {
+    "a look at the topic": (kafka, "look"),
+    "judging": (steps, "judge"),
+    "dead letters": (dead_letters, "append"),
+    "rows and positions": (steps.lean, "append"),
+    "the commit itself": (deltalake, "write_deltalake"),
+}
+"""What happens between a message that was read and a position that is known, in this order."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Die before or after the nth call of a step."""
+
+    step: str
+    call: int
+    after: bool
+
+
+def start(broker: Broker, topic: str, lake: Path, rows: int, aim: Aim | None) -> BaseProcess:
+    """A process that takes in what is there, in batches of some rows."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_take, args=(broker.address, topic, str(lake), rows, aim))
+    process.start()
+    return process
+
+
+def _take(address: str, topic: str, lake: str, rows: int, aim: Aim | None) -> None:
+    if aim:
+        module, name = STEPS[aim.step]
+        setattr(module, name, _shot(getattr(module, name), aim))
+    source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
+    run = Run(f"run-{os.getpid()}", datetime(2026, 11, 21, 12, tzinfo=UTC))
+    steps.intake(kafka.look(source), Lake(Path(lake)), run, batch_rows=rows)
+
+
+def _shot(step: Callable[..., Any], aim: Aim) -> Callable[..., Any]:
+    calls = 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == aim.call and not aim.after:
+            _die()
+        done = step(*arguments, **named)
+        if calls == aim.call:
+            _die()
+        return done
+
+    return counted
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
