@@ -79,28 +79,35 @@ def demo(home: Home = None, as_json: Json = False) -> None:
     from medallion_platform.domains.sample import write_sample
 
     settings = _settings(home)
-    settings = settings.model_copy(update={"landing": settings.home / "landing", "settle_seconds": 0.0})
+    folder = settings.home / "landing"
+    settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
     started = time.monotonic()
-    sample = write_sample(settings.landing)
-    _note(as_json, f"{sample.files} sample files in {settings.landing}")
+    sample = write_sample(folder)
+    _note(as_json, f"{sample.files} sample files in {folder}")
     _take_in_and_refresh(settings, started, as_json, next_steps=True)
 
 
 @app.command()
 def run(
     landing: Annotated[
-        Path | None,
-        typer.Option(help="The landing zone: one folder a source.", show_default="landing/ in the home"),
+        str | None,
+        typer.Option(
+            help="The landing zone: one folder a source; s3://bucket/prefix as well.",
+            show_default="landing/ in the home",
+        ),
     ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Take in what waits in a landing zone and refresh everything downstream."""
+    from medallion_platform.storage import in_bucket
+
     settings = _settings(home)
-    if landing is not None and not landing.is_dir():
+    if landing is not None and not in_bucket(landing) and not Path(landing).is_dir():
         raise Stop(f"{landing} is no folder; --landing names the landing zone", USAGE)
     if landing is not None:
-        settings = settings.model_copy(update={"landing": landing.resolve()})
+        zone = landing.rstrip("/") if in_bucket(landing) else Path(landing).resolve()
+        settings = settings.model_copy(update={"landing": zone})
     _take_in_and_refresh(settings, time.monotonic(), as_json, next_steps=False)
 
 
@@ -257,6 +264,7 @@ def dev(
             probe.bind((host, port))
         except OSError:
             raise Stop(f"port {port} on {host} is in use: give another one with --port", NOT_READY) from None
+    _prove(settings)
     with runs.instance(settings.dagster_home):
         pass
     _export(settings)
@@ -459,6 +467,7 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, n
     from medallion_platform.orchestration import progress, runs
 
     _quiet()
+    _prove(settings)
     left = _look(settings, as_json)
     with _progress(as_json) as show, runs.instance(settings.dagster_home) as on:
         progress.listen(show)
@@ -542,10 +551,21 @@ def _settings(home: Path | None) -> Settings:
     return Settings(home=home.resolve()) if home else Settings()
 
 
+def _prove(settings: Settings) -> None:
+    """Refuse to start on storage that loses commits, or that does not answer."""
+    from medallion_platform.storage import Unusable, prove
+
+    try:
+        prove(str(settings.lake))
+    except Unusable as error:
+        raise Stop(str(error), NOT_READY) from None
+
+
 def _export(settings: Settings) -> None:
     """Give the settings to child processes, which build their own from the environment."""
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     os.environ["MEDALLION_HOME"] = str(settings.home)
+    os.environ["MEDALLION_LAKE"] = str(settings.lake)
     os.environ["MEDALLION_LANDING"] = str(settings.landing)
 
 

@@ -1,8 +1,9 @@
-"""The jars that Spark needs, fetched once and known by their digest.
+"""The jars that Spark needs beside its own, fetched once and known by their digest.
 
 They are fetched with the Ivy that PySpark brings, so that no build tool is needed, and without
-their dependencies: everything else is in PySpark. `python -m medallion_platform.jars` does just
-that and prints their paths.
+their dependencies: everything else is in PySpark. Where the lake lies on S3, these are some more,
+and one that is compiled here, with the Janino that PySpark brings. `python -m medallion_platform.jars`
+does just that for this installation and prints their paths.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from medallion_platform.storage import in_bucket
 
 _CENTRAL = """<ivysettings>
   <settings defaultResolver="central"/>
@@ -99,6 +102,45 @@ KAFKA = (
 )
 """What Spark needs to read topics."""
 
+S3 = tuple(Jar(*line.split()) for line in Path(__file__).with_name("s3_jars.txt").read_text().splitlines())
+"""S3A and the modules of the AWS SDK that it uses: 13 MB, where the SDK's bundle has 686."""
+
+_LOG_STORE = Path(__file__).parent / "lakehouse" / "ConditionalPutLogStore.java"
+
+
+def jars_of(lake: Path | str) -> list[Path]:
+    """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3."""
+    if not in_bucket(lake):
+        return jars()
+    found = jars(DELTA + S3)
+    return [*found, log_store(found)]
+
+
+def log_store(libraries: Sequence[Path]) -> Path:
+    """The jar of `ConditionalPutLogStore`, compiled against `libraries` where it is not there yet."""
+    source = _LOG_STORE.read_bytes()
+    made_of = hashlib.sha256(source + "".join(library.name for library in libraries).encode())
+    jar = libraries[0].with_name(f"{_LOG_STORE.stem}-{made_of.hexdigest()[:16]}.jar")
+    if not jar.exists():
+        with tempfile.TemporaryDirectory(prefix=".compile-", dir=jar.parent) as work:
+            _compile(Path(work), libraries)
+            packed = shutil.make_archive(f"{work}/packed", "zip", work, "medallion")
+            Path(packed).replace(jar)
+    return jar
+
+
+def _compile(into: Path, libraries: Sequence[Path]) -> None:
+    known = [_of_pyspark("hadoop-client-api"), _of_pyspark("slf4j-api"), *libraries]
+    command = [
+        *(_java(), "-XX:TieredStopAtLevel=1"),
+        *("-cp", f"{_of_pyspark('janino')}:{_of_pyspark('commons-compiler')}"),
+        "org.codehaus.commons.compiler.samples.CompilerDemo",
+        *("-d", str(into), "-classpath", ":".join(map(str, known)), str(_LOG_STORE)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise JarsUnavailable(f"{_LOG_STORE.name} does not compile: {done.stderr.strip()[:500]}")
+
 
 def jars(
     wanted: Sequence[Jar] = DELTA, cache: Path | None = None, ivy_settings: Path | None = None
@@ -120,7 +162,7 @@ def jars(
             _fetch(missing, folder, ivy_settings)
         except OSError as error:
             raise JarsUnavailable(
-                f"the jars of Spark cannot be kept in {folder}: {error.strerror or error}; free some "
+                f"the jars cannot be kept in {folder}: {error.strerror or error}; free some "
                 "space or name another folder with MEDALLION_CACHE"
             ) from error
     return [folder / jar.file_name for jar in wanted]
@@ -165,7 +207,7 @@ def _retrieve(missing: Sequence[Jar], work: Path, ivy_settings: Path | None) -> 
         raise JarsUnavailable(f"MEDALLION_IVY_SETTINGS names {ivy_settings}, which is no file")
     command = [
         *(_java(), "-XX:TieredStopAtLevel=1", *_proxies()),
-        *("-cp", str(_ivy()), "org.apache.ivy.Main", "-cache", str(work / "ivy")),
+        *("-cp", str(_of_pyspark("ivy")), "org.apache.ivy.Main", "-cache", str(work / "ivy")),
         *("-settings", str(ivy_settings), "-ivy", str(work / "ivy.xml")),
         *("-retrieve", f"{work}/[artifact]-[revision].[ext]"),
     ]
@@ -204,12 +246,12 @@ def _proxies() -> list[str]:
     return said
 
 
-def _ivy() -> Path:
+def _of_pyspark(name: str) -> Path:
     # Found without importing it: pyspark costs a second that this module has no use for.
     spec = find_spec("pyspark")
     places = spec.submodule_search_locations if spec else None
     for place in places or ():
-        for found in sorted(Path(place).glob("jars/ivy-*.jar")):
+        for found in sorted(Path(place).glob(f"jars/{name}-*.jar")):
             return found
     raise JarsUnavailable("PySpark is installed without its jars: install it again")
 
@@ -238,8 +280,10 @@ def _digest(path: Path) -> str | None:
 
 def main() -> None:
     """Fetch what is missing and print the paths."""
+    from medallion_platform.settings import Settings
+
     try:
-        print(*jars(), sep="\n")
+        print(*jars_of(Settings().lake), sep="\n")
     except JarsUnavailable as error:
         sys.exit(f"medallion: {error}")
 

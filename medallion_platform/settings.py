@@ -11,8 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from medallion_platform.storage import SCHEME
 
 
 class Profile(StrEnum):
@@ -32,7 +34,18 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _location(given: Path | str) -> Path | str:
+    """A folder by its absolute path, or `s3://bucket/prefix`."""
+    scheme, mark, rest = str(given).partition("://")
+    if not mark:
+        return _absolute(Path(given))
+    if scheme not in ("s3", "s3a") or not rest.strip("/"):
+        raise ValueError(f"{given} is neither a folder nor s3://bucket/prefix")
+    return SCHEME + rest.strip("/")
+
+
 Folder = Annotated[Path, AfterValidator(_absolute)]
+Location = Annotated[Path | str, BeforeValidator(_location)]
 
 
 class Settings(BaseSettings):
@@ -45,8 +58,10 @@ class Settings(BaseSettings):
     profile: Profile = Profile.LOCAL
     home: Folder = Path(".medallion")
     """Everything that the platform keeps."""
-    landing: Folder = Path()
-    """The landing zone, one folder a source; `landing` below home unless given."""
+    lake: Location = Path()
+    """All tables, a folder or `s3://bucket/prefix`; `lake` below home unless given."""
+    landing: Location = Path()
+    """The landing zone, one folder a source, in a bucket as well; `landing` below home unless given."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
     kafka: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -59,13 +74,9 @@ class Settings(BaseSettings):
 
     def model_post_init(self, _: object) -> None:
         """Derive what follows from home and was not given."""
-        if "landing" not in self.model_fields_set:
-            object.__setattr__(self, "landing", self.home / "landing")
-
-    @property
-    def lake(self) -> Path:
-        """All tables."""
-        return self.home / "lake"
+        for name in ("lake", "landing"):
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, self.home / name)
 
     @property
     def dagster_home(self) -> Path:

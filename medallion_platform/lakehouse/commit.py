@@ -17,17 +17,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.storage import at_once, store
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction, RemoveAction
+    from obstore import ObjectMeta
+
+    from medallion_platform.storage import Store
 
 WRITER = "writer"
 """The transaction identifier of everybody who writes rows to a table: one at a time."""
@@ -101,32 +104,39 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
     Row counts and statistics come from the files' footers, partition values from their folders
     (`event_date=2026-01-05`). Until the commit no reader knows of them.
     """
+    below = store(table_path)
+
+    def moved(file: ObjectMeta) -> StagedFile | None:
+        footer = _footer(below, file)
+        if footer.num_rows == 0:
+            return None
+        target = file["path"].removeprefix(f"{folder}/")
+        values = dict(part.split("=", 1) for part in target.split("/")[:-1])
+        below.rename(file["path"], target)
+        return StagedFile(
+            target,
+            file["size"],
+            int(file["last_modified"].timestamp() * 1000),
+            {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
+            footer.num_rows,
+            # Readers of the log stumble over escaped surrogate pairs and over Infinity.
+            json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False),
+        )
+
+    files = sorted(below.list(folder).collect(), key=lambda f: f["path"])
+    found = at_once(moved, [f for f in files if f["path"].endswith(".parquet")])
+    return [file for file in found if file]
+
+
+def _footer(below: Store, file: ObjectMeta) -> Any:
+    """A Parquet file's metadata, of which its last 8 bytes tell the length ("File Format" of Parquet)."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    root, staged = Path(table_path), Path(table_path) / folder
-    found = []
-    for file in sorted(staged.rglob("*.parquet")):
-        footer = pq.read_metadata(file)
-        if footer.num_rows == 0:
-            continue
-        folders = file.parent.relative_to(staged)
-        values = dict(part.split("=", 1) for part in folders.parts)
-        target = root / folders / file.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
-        stat = target.stat()
-        found.append(
-            StagedFile(
-                str(target.relative_to(root)),
-                stat.st_size,
-                int(stat.st_mtime * 1000),
-                {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
-                footer.num_rows,
-                # Readers of the log stumble over escaped surrogate pairs and over Infinity.
-                json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False),
-            )
-        )
-    return found
+    path, end = file["path"], file["size"]
+    length = int.from_bytes(below.get_range(path, start=end - 8, length=4).to_bytes(), "little")
+    tail = below.get_range(path, start=end - 8 - length, end=end).to_bytes()
+    return pq.read_metadata(pa.BufferReader(tail))
 
 
 def commit(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from medallion_platform import storage
 from medallion_platform.lakehouse.record import WHOLE, Record
 
 if TYPE_CHECKING:
@@ -39,23 +40,24 @@ class DamagedLog(RuntimeError):
 
 @dataclass(frozen=True)
 class Lake:
-    """All tables below one root folder: `<root>/<layer>/<name>`."""
+    """All tables below one root, a folder or `s3://bucket/prefix`: `<root>/<layer>/<name>`."""
 
-    root: Path
+    root: Path | str
 
     def path(self, table: str) -> str:
-        """The folder of `silver.events`, or of `dead_letters.silver.events`."""
+        """Where `silver.events` lies, or `dead_letters.silver.events`."""
         layer, _, name = table.partition(".")
-        return str(self.root / layer / name)
+        return f"{self.root}/{layer}/{name}"
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
         """The table at a version (the newest by default), or None where it does not exist yet."""
-        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
 
         path = self.path(table)
-        if not DeltaTable.is_deltatable(path):
+        try:
+            return _table_type()(path, version=version, storage_options=storage.options(path))
+        except TableNotFoundError:
             return None
-        return _table_type()(path, version=version)
 
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
@@ -89,7 +91,6 @@ class Lake:
         if found is not None:
             return found
         path = self.path(table)
-        Path(path).mkdir(parents=True, exist_ok=True)
         DeltaTable.create(
             path,
             schema=Schema.from_arrow(schema),
@@ -97,6 +98,7 @@ class Lake:
             partition_by=list(partition_by),
             configuration=dict(properties),
             name=table,
+            storage_options=storage.options(path),
         )
         made = self.open(table)
         assert made is not None
@@ -143,14 +145,13 @@ class Lake:
 
     def tables(self) -> list[str]:
         """Every table that exists, e.g. `bronze.events`."""
-        layers = (self.root / layer for layer in ("bronze", "silver", "gold"))
-        return [
-            f"{layer.name}.{folder.name}"
-            for layer in layers
-            if layer.is_dir()
-            for folder in sorted(layer.iterdir())
-            if (folder / "_delta_log").is_dir()
-        ]
+        below = storage.store(str(self.root))
+        folders = (
+            folder
+            for layer in ("bronze", "silver", "gold")
+            for folder in sorted(below.list_with_delimiter(layer)["common_prefixes"])
+        )
+        return [name for folder in folders if self.exists(name := folder.replace("/", ".", 1))]
 
 
 @cache

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.storage import store
 
 
 class LogGone(Exception):
@@ -87,11 +87,11 @@ def actions(path: str, version: int) -> list[dict[str, Any]]:
     Raises:
         LogGone: the commit is no longer there.
     """
-    file = Path(path) / "_delta_log" / f"{version:020d}.json"
     try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line]
+        text = store(path).get(f"_delta_log/{version:020d}.json").bytes().to_bytes()
     except FileNotFoundError:
         raise LogGone(f"{path}: version {version} is no longer in the log") from None
+    return [json.loads(line) for line in text.splitlines() if line]
 
 
 def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:

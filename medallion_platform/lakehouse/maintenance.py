@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -33,6 +34,7 @@ from medallion_platform.lakehouse.commit import (
     staged_files,
 )
 from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.storage import at_once, options, remove, store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +54,8 @@ _SMALL = 8
 """A file under an eighth of the target is worth merging with others."""
 _CURVE_BITS = 16
 _UNREADABLE = {"deletionVectors", "columnMapping"}
+_COMMIT = re.compile(r"_delta_log/\d+\.json")
+_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
 class NotOurs(Exception):
@@ -104,7 +108,7 @@ def storage(lake: Lake, table: str) -> Storage:
     found = lake.open(table)
     sizes = [f["size_bytes"] for f in files_of(found)] if found else []
     small = sum(1 for s in sizes if s < TARGET_BYTES / _SMALL) if len(sizes) > 1 else 0
-    on_disk = sum(size for path, size, _ in _listed(Path(lake.path(table))) if path.endswith(".parquet"))
+    on_disk = sum(size for path, size, _ in _listed(lake.path(table)) if path.endswith(".parquet"))
     return Storage(len(sizes), small, sum(sizes), max(on_disk - sum(sizes), 0))
 
 
@@ -161,15 +165,15 @@ def optimize(
     if unreadable:
         raise NotOurs(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
 
-    root, folder = Path(lake.path(table)), f"staged/{uuid.uuid4().hex}"
+    root, folder = lake.path(table), f"staged/{uuid.uuid4().hex}"
     for batch in chosen:
         _rewrite(opened, root, folder, batch, cluster_by, mark, target_bytes)
-    added = staged_files(str(root), folder, partition_by)
+    added = staged_files(root, folder, partition_by)
     removed = [f for batch in chosen for f in batch]
     rows = sum(f["num_records"] for f in removed)
     if sum(f.rows for f in added) != rows:
         raise RuntimeError(f"{table}: {rows} rows were read to cluster them, but not as many written")
-    _remove_empty_folders(root / folder)
+    remove(root, folder)
     _commit(lake, table, opened, added, removed)
     after = files_of(opened)
     return Optimized(
@@ -192,7 +196,7 @@ def vacuum(
     refresh may yet commit it. What a dead run staged goes once it is that old.
     """
     cutoff = (now or datetime.now(UTC)) - retention
-    root = Path(lake.path(table))
+    root = lake.path(table)
     listed = _listed(root)
     # The log is read after the listing: what a writer commits in between is known.
     opened = _open(lake, table)
@@ -202,13 +206,9 @@ def vacuum(
     dead = [
         (p, s)
         for p, s, modified in unneeded
-        if modified < cutoff and not Path(p).name.startswith("deletion_vector")
+        if modified < cutoff and not PurePosixPath(p).name.startswith("deletion_vector")
     ]
-    abandoned = _abandoned(root, cutoff)  # asked before deleting: that touches the folders
-    for path, _ in dead:
-        (root / path).unlink(missing_ok=True)
-    for folder in abandoned:
-        _remove_empty_folders(folder)
+    store(root).delete([path for path, _ in dead])
     return Vacuumed(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
 
 
@@ -291,7 +291,7 @@ def _batches(files: Sequence[dict[str, Any]], most_bytes: int) -> Iterator[list[
 
 def _rewrite(
     table: DeltaTable,
-    root: Path,
+    root: str,
     folder: str,
     batch: Sequence[dict[str, Any]],
     cluster_by: Sequence[str],
@@ -306,27 +306,27 @@ def _rewrite(
     inside = {c: t for c, t in schema.items() if c not in partition_by}
     # A column that the table got after the file was written is null in it.
     frame = pl.scan_parquet(
-        [root / unquote(f["path"]) for f in batch],
+        [f"{root}/{unquote(f['path'])}" for f in batch],
         schema=inside,
         missing_columns="insert",
         hive_partitioning=False,
         glob=False,
+        storage_options=options(root),
         cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
     ).collect()
     frame = curve(frame, [c for c in cluster_by if c in inside])
-    target = root / folder
-    for column in partition_by:
-        target /= f"{column}={_folder_value(batch[0], column)}"
-    target.mkdir(parents=True, exist_ok=True)
+    target = "/".join([root, folder, *(f"{c}={_folder_value(batch[0], c)}" for c in partition_by)])
     pieces = max(1, math.ceil(sum(f["size_bytes"] for f in batch) / target_bytes))
     rows = max(1, math.ceil(frame.height / pieces))
     run = uuid.uuid4().hex
     for n, start in enumerate(range(0, frame.height, rows)):
         frame.slice(start, rows).write_parquet(
-            target / f"{mark}{run}-{n:04}.parquet",
+            f"{target}/{mark}{run}-{n:04}.parquet",
             compression="zstd",
             row_group_size=ROW_GROUP,
             statistics=True,
+            storage_options=options(root),
+            mkdir=True,
         )
 
 
@@ -383,23 +383,16 @@ def _commit(
     opened.update_incremental()
 
 
-def _listed(root: Path) -> list[tuple[str, int, datetime]]:
+def _listed(root: str) -> list[tuple[str, int, datetime]]:
     """(path, size, modified) of every file below the table's folder, the log left out."""
-    found = []
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if relative.parts[0] == "_delta_log":
-            continue
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            continue  # a writer moved it to its partition meanwhile; it is young
-        if path.is_file():
-            found.append((str(relative), stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC)))
-    return found
+    return sorted(
+        (f["path"], f["size"], f["last_modified"])
+        for f in store(root).list().collect()
+        if not f["path"].startswith("_delta_log/")
+    )
 
 
-def _replaced_since(root: Path, cutoff: datetime) -> set[str]:
+def _replaced_since(root: str, cutoff: datetime) -> set[str]:
     """Files that a commit after `cutoff` took away: a version within the retention needs them."""
     found: set[str] = set()
 
@@ -409,39 +402,25 @@ def _replaced_since(root: Path, cutoff: datetime) -> set[str]:
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
                 found.update((removed["path"], unquote(removed["path"])))
 
-    for log in (root / "_delta_log").glob("*.json"):
-        for line in log.read_text().splitlines() if log.stem.isdigit() else ():
-            if '"remove"' in line:
+    files = store(root)
+    log = sorted(f["path"] for f in files.list("_delta_log").collect())
+    commits = [f for f in log if _COMMIT.fullmatch(f)]
+    for text in at_once(lambda f: files.get(f).bytes().to_bytes(), commits):
+        for line in text.splitlines():
+            if b'"remove"' in line:
                 note(json.loads(line).get("remove"))
     # Commits that were cleaned from the log live on in its checkpoints.
-    for removed in _in_checkpoints(root):
+    for removed in _in_checkpoint(root, log):
         note(removed)
     return found
 
 
-def _in_checkpoints(root: Path) -> Iterator[dict[str, Any]]:
+def _in_checkpoint(root: str, log: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The `remove` actions in the newest checkpoint (which may have several parts) of a log's files."""
     import polars as pl
 
-    parts = sorted((root / "_delta_log").glob("*.checkpoint*.parquet"))
-    newest = {p for p in parts if p.name[:20] == parts[-1].name[:20]}
-    for part in newest:
-        removes = pl.scan_parquet(part).select(pl.col("remove").struct.field("path", "deletionTimestamp"))
+    found = [match for f in log if (match := _CHECKPOINT.fullmatch(f))]
+    for part in (match[0] for match in found if match[1] == found[-1][1]):
+        rows = pl.scan_parquet(f"{root}/{part}", storage_options=options(root))
+        removes = rows.select(pl.col("remove").struct.field("path", "deletionTimestamp"))
         yield from removes.filter(pl.col("path").is_not_null()).collect().to_dicts()
-
-
-def _abandoned(root: Path, cutoff: datetime) -> list[Path]:
-    """Folders of runs below `staged/` in which nothing was touched since `cutoff`."""
-    found = []
-    for run in (root / "staged").glob("*"):
-        stamps = [p.stat().st_mtime for p in [run, *run.rglob("*")] if p.exists()]
-        if run.is_dir() and max(stamps) < cutoff.timestamp():
-            found.append(run)
-    return found
-
-
-def _remove_empty_folders(folder: Path) -> None:
-    below = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
-    if any(not p.is_dir() for p in folder.rglob("*")):
-        return
-    for path in [*below, folder]:
-        path.rmdir()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pyspark.sql import functions as F
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.log import FilesGone, actions
+from medallion_platform.storage import at_once, exists, options, remove, store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,8 +56,17 @@ _starting = Lock()
 _QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
-def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = None) -> SparkSession:
-    """The one Spark session of this process, started on first use: local threads, Delta, UTC."""
+def session(
+    jars: Iterable[Path],
+    further: Mapping[str, str] | None = None,
+    *,
+    quick: bool = True,
+    cores: int | None = None,
+) -> SparkSession:
+    """The one Spark session of this process, started on first use: local threads, Delta, UTC.
+
+    further: settings of the storage that tables lie on.
+    """
     log4j = Path(__file__).with_name("log4j2.properties")
     java = f"{_QUICK_JVM if quick else ''} -Dlog4j2.configurationFile={log4j.as_uri()}"
     threads = cores or os.cpu_count() or 1
@@ -88,6 +98,7 @@ def session(jars: Iterable[Path], *, quick: bool = True, cores: int | None = Non
         "spark.sql.dataFrameQueryContext.enabled": "false",
         # Plans are read for column lineage, and whole.
         "spark.sql.debug.maxToStringFields": "10000",
+        **(further or {}),
     }
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     with _starting:
@@ -145,7 +156,7 @@ def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int
     assert found is not None
     path = lake.path(table)
     files = [unquote(f["path"]) for f in files_added(path, since, until)]
-    if not all((Path(path) / file).exists() for file in files):
+    if not all(at_once(partial(exists, path), files)):
         raise FilesGone(f"{path}: not all files are there that were added after version {since}")
     if _is_plain(found, path, files):
         return _of_files(spark, path, found, files)
@@ -243,7 +254,6 @@ def stage(
     import polars as pl
 
     folder = f"staged/{uuid.uuid4().hex}"
-    target = Path(table_path) / folder
     observed = Observation()
     kept: dict[str, str] = {}
     if verdict is None:
@@ -256,14 +266,15 @@ def stage(
             rows = rows.where(verdict.guard)
         in_place, kept = _places(rows, partition_by, verdict.as_came)
         rows = _with_dead_letters(rows, partition_by, columns, verdict, in_place, kept)
-    rows.write.partitionBy(_DEAD, *partition_by).parquet(str(target))
+    rows.write.partitionBy(_DEAD, *partition_by).parquet(f"{table_path}/{folder}")
     files = staged_files(table_path, f"{folder}/{_DEAD}=false", partition_by)
-    dead_folder = target / f"{_DEAD}=true"
+    left = sorted(f["path"] for f in store(table_path).list(f"{folder}/{_DEAD}=true").collect())
+    dead_files = [f"{table_path}/{file}" for file in left if file.endswith(".parquet")]
     rejected: list[dict[str, Any]] = []
-    if dead_folder.is_dir():
-        dead = pl.read_parquet(sorted(dead_folder.rglob("*.parquet")), hive_partitioning=False)
+    if dead_files:
+        dead = pl.read_parquet(dead_files, hive_partitioning=False, storage_options=options(table_path))
         rejected = _dead_rows(dead, columns, kept)
-    shutil.rmtree(target, ignore_errors=True)
+    remove(table_path, folder)
     counted: dict[str, int] = {}
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}

@@ -1,10 +1,10 @@
 """The one resource: where the lake and the landing zone are, and the Spark session of this run."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from medallion_platform import storage
 from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -19,14 +19,18 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     feature_repo: str
     settle_seconds: float = 5.0
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Refuse storage that loses commits before anything is read or written."""
+        storage.prove(self.lake_root)
+
     @property
     def lake(self) -> Lake:
         """All tables."""
-        return Lake(Path(self.lake_root))
+        return Lake(self.lake_root)
 
     def session(self) -> "SparkSession":
         """The Spark session of this process."""
-        from medallion_platform.jars import jars
+        from medallion_platform.jars import jars_of
         from medallion_platform.lakehouse import spark
 
-        return spark.session(jars())
+        return spark.session(jars_of(self.lake_root), storage.spark_settings(self.lake_root))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyspark.errors import AnalysisException, PySparkException
@@ -31,6 +31,7 @@ from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
+from medallion_platform.storage import in_bucket
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -417,8 +418,9 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
 
 
 def _relative(uri: str, root: str) -> str:
-    path = unquote(unquote(urlparse(uri).path))
-    return str(Path(path).relative_to(Path(root).resolve()))
+    root = root if in_bucket(root) else str(Path(root).resolve())
+    path = unquote(unquote(uri))
+    return path[path.index(root) + len(root) + 1 :]
 
 
 def _mask(rows: DataFrame, contract: Contract) -> DataFrame:

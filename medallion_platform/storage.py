@@ -1,0 +1,151 @@
+"""Where files lie: a folder of this machine or a prefix of an S3 bucket, through one interface.
+
+Keys, region and endpoint come from the standard `AWS_*` variables or the machine's role. Every
+client (delta-rs, Polars, obstore, S3A) reads these by itself: none passes through a setting, a
+configuration or a command line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from obstore.store import LocalStore, S3Store
+
+    Store = LocalStore | S3Store
+
+SCHEME = "s3://"
+_PROBE = "_medallion/conditional_put"
+_AT_ONCE = 16
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Unusable(RuntimeError):
+    """A bucket cannot be reached, or cannot hold tables; one sentence says which and what to do."""
+
+
+def in_bucket(root: Path | str) -> bool:
+    """Whether a root is a prefix of a bucket, else it is a folder."""
+    return str(root).startswith(SCHEME)
+
+
+@cache
+def store(root: str) -> Store:
+    """The files below a root, by their keys: list, get, put, rename, delete."""
+    from obstore.store import LocalStore, S3Store
+
+    if in_bucket(root):
+        return S3Store.from_url(root, client_options={"allow_http": _plain_http()})
+    return LocalStore(root, mkdir=True, automatic_cleanup=True)
+
+
+def options(root: Path | str) -> dict[str, str] | None:
+    """What delta-rs and Polars are told of a bucket beyond what they read themselves."""
+    if not in_bucket(root):
+        return None
+    return {"conditional_put": "etag", "allow_http": str(_plain_http()).lower()}
+
+
+def spark_settings(root: Path | str) -> dict[str, str]:
+    """What Spark is told so that it finds `s3://` and commits there without losing a commit."""
+    if not in_bucket(root):
+        return {}
+    said = {
+        "spark.hadoop.fs.s3a.aws.credentials.provider": (
+            "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
+        ),
+        "spark.hadoop.fs.s3a.endpoint": os.environ.get("AWS_ENDPOINT_URL"),
+        "spark.hadoop.fs.s3a.endpoint.region": (
+            os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        ),
+        "spark.hadoop.fs.s3a.path.style.access": "true" if os.environ.get("AWS_ENDPOINT_URL") else None,
+        "spark.hadoop.fs.s3a.connection.establish.timeout": "5s",
+    }
+    for scheme in ("s3", "s3a"):
+        said[f"spark.hadoop.fs.{scheme}.impl"] = "org.apache.hadoop.fs.s3a.S3AFileSystem"
+        said[f"spark.delta.logStore.{scheme}.impl"] = "medallion.ConditionalPutLogStore"
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def exists(root: str, key: str) -> bool:
+    """Whether there is a file of this key."""
+    try:
+        store(root).head(key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(root: str, folder: str) -> None:
+    """Delete everything below a folder."""
+    files = store(root)
+    files.delete([f["path"] for f in files.list(folder).collect()])
+    if not in_bucket(root):  # where a folder can be there without a file
+        shutil.rmtree(Path(root) / folder, ignore_errors=True)
+
+
+def at_once(work: Callable[[T], R], on: Iterable[T]) -> list[R]:
+    """Do the same to many files, several at a time: most of it is waiting for the server."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(work, on))
+
+
+@cache
+def prove(root: str) -> None:
+    """Refuse a bucket in which two writers could both believe that they made the same commit.
+
+    A commit is a PUT with `If-None-Match: *`. A server that does not know this condition lets the
+    second writer overwrite the first one's commit.
+
+    Raises:
+        Unusable: the server ignores the condition, or cannot be reached.
+    """
+    if not in_bucket(root):
+        return
+    from obstore.exceptions import AlreadyExistsError, BaseError
+
+    try:
+        # The first PUT is taken once in a bucket's life, the second one must never be.
+        for _ in range(2):
+            store(root).put(_PROBE, b"", mode="create")
+    except AlreadyExistsError:
+        return
+    except (BaseError, OSError) as error:
+        raise Unusable(f"{root} cannot be used: {reason(error)}") from error
+    raise Unusable(
+        f"{root} cannot hold tables: its server took the same PUT with If-None-Match: * twice, so that one "
+        "writer could overwrite another one's commit. Nothing was written; use a server that honours it "
+        "(Amazon S3, MinIO, Ceph from Squid on, versitygw)"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The one line of a client's many that says what happened."""
+    lines = [line.strip(" ↳") for line in str(error).splitlines()]
+    for known, said in _KNOWN.items():
+        if known in str(error):
+            return said
+    return lines[0][:200] if lines else type(error).__name__
+
+
+_KNOWN = {
+    "NoSuchBucket": "there is no such bucket",
+    "SignatureDoesNotMatch": "the server does not accept AWS_SECRET_ACCESS_KEY",
+    "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
+    "AccessDenied": "the server denies access to it",
+    "ExpiredToken": "AWS_SESSION_TOKEN has expired",
+    "403 Forbidden": "the server denies access to it",
+    "Connect": "the server does not answer (AWS_ENDPOINT_URL names another one than Amazon's)",
+}
+
+
+def _plain_http() -> bool:
+    return os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
