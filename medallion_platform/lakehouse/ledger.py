@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def columns() -> dict[str, Any]:
     """Columns of the ledger; `unreadable` says why a file cannot be read, else null.
 
-    `first_row` is null but where a file goes on behind what was taken of its content before.
+    `etag` is null for a file of this machine, `first_row` but where a file goes on behind what was
+    taken of its content before.
     """
     import polars as pl
 
@@ -30,6 +31,7 @@ def columns() -> dict[str, Any]:
         "digest": pl.String,
         "size": pl.Int64,
         "modified_at": pl.Datetime("us", "UTC"),
+        "etag": pl.String,
         "state": pl.String,
         "header": pl.List(pl.String),
         "unreadable": pl.String,

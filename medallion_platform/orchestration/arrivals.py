@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
@@ -20,9 +19,8 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
     if not isinstance(source, FileSource):
         return _look(source, run.at)
-    folder = Path(lakehouse.landing)
-    seen = landing.look(folder, [source], run.at, lakehouse.settle_seconds).claimed[source.name]
-    return landing_zone.arrivals(source, folder, seen, lakehouse.lake, run)
+    look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
+    return landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
 
 
 def _look(source: Source, at: datetime) -> Arrivals:
@@ -42,12 +40,15 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
 
     A source that cannot be reached waits as well: its intake says why, and is tried again.
     """
-    look = landing.look(Path(lakehouse.landing), catalog.file_sources, now, lakehouse.settle_seconds)
-    found = [
-        piece
-        for source in catalog.file_sources
-        for piece in landing_zone.waiting(source, look.claimed[source.name], lakehouse.lake)
-    ]
+    found: list[str] = []
+    try:
+        look = landing.look(
+            lakehouse.landing, catalog.file_sources, now, lakehouse.settle_seconds, claimed_only=True
+        )
+        for source in catalog.file_sources:
+            found += landing_zone.waiting(source, look.claimed[source.name], lakehouse.lake)
+    except Unavailable as error:
+        found.append(str(error))
     for source in catalog.sources:
         if not isinstance(source, FileSource):
             try:

@@ -7,10 +7,8 @@ record's offset is `sequence * 2**32 + row`. The one log has the name of its sou
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +26,13 @@ from medallion_platform.sources.source import (
     offset_of,
     place_of,
 )
+from medallion_platform.sources.zones import Seen, StillGrowing, zone_at
+from medallion_platform.storage import exists, store
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh import Run
 
-_VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state")
+_VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state", "etag")
 
 
 _UNSEEN = "unreadable-"
@@ -43,26 +43,26 @@ def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) 
     registered = ledger.read(lake, source.name)
     known = [_version(r) for r in registered.iter_rows(named=True)]
     new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
-    taken = LandingZone(source, Path(), lake)
+    taken = LandingZone(source, "", lake)
     return [
-        *(f"{f.path} {f.size} {f.modified_at.isoformat()}" for f in new),
+        *(f"{f.path} {f.size} {f.modified_at.isoformat()} {f.etag or ''}".rstrip() for f in new),
         *taken.waiting(lake.positions(source.table)),
     ]
 
 
 def arrivals(
-    source: FileSource, folder: Path, candidates: Sequence[landing.Seen], lake: Lake, run: Run
+    source: FileSource, root: Path | str, candidates: Sequence[Seen], lake: Lake, run: Run
 ) -> LandingZone:
-    """What waits below `folder`: the candidates (complete files), and whatever was left over."""
-    return LandingZone(source, folder, lake, tuple(register(source, folder, candidates, lake, run)))
+    """What waits below `root`: the candidates (complete files), and whatever was left over."""
+    return LandingZone(source, str(root), lake, tuple(register(source, root, candidates, lake, run)))
 
 
 @dataclass(frozen=True)
 class LandingZone:
-    """The registered files of a source below `folder`."""
+    """The registered files of a source below `root`."""
 
     source: FileSource
-    folder: Path
+    root: str
     lake: Lake
     notes: Sequence[str] = ()
     pieces: str = "files"
@@ -88,7 +88,7 @@ class LandingZone:
             try:
                 if file["sequence"] in told:
                     raise LostFile(file["path"], "it could not be opened before")
-                for frame in _read(source, self.folder, file, first):
+                for frame in _read(source, self.root, file, first):
                     if gathered.frames and not _same_types(gathered.frames[0], frame):
                         yield gathered.batch(reached)
                     gathered.add(frame)
@@ -101,7 +101,7 @@ class LandingZone:
                 reason = _LOST.format(_next_row(reached, file)) + error.reason
                 gathered.unread.append(_unread(source, file, reason, kept=False))
             except UnreadableFile as error:
-                kept = _quarantine(lake, source, self.folder, file)
+                kept = _quarantine(lake, source, self.root, file)
                 gathered.unread.append(_unread(source, file, f"file: {error.reason}", kept=kept))
             reached = offset_of(file["sequence"] + 1, 0)
         if reached > begun and pending:
@@ -144,8 +144,8 @@ def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
 
 def register(
     source: FileSource,
-    folder: Path,
-    candidates: Sequence[landing.Seen],
+    root: Path | str,
+    candidates: Sequence[Seen],
     lake: Lake,
     run: Run,
 ) -> list[str]:
@@ -158,13 +158,13 @@ def register(
     known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
     latest = landing.latest(known)
     missing = landing.missing(known, lost(lake, source))
-    found: list[tuple[landing.Seen, str]] = []
+    found: list[tuple[Seen, str]] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
     for seen in landing.wanted(known, candidates, missing):
         try:
-            found.append((seen, landing.digest_of(folder, seen)))
-        except landing.StillGrowing:
+            found.append((seen, landing.digest_of(root, seen)))
+        except StillGrowing:
             notes.append(f"{seen.path}: still being written; left for the next intake")
         except LostFile as error:
             if seen.path in latest and latest[seen.path].digest == _unseen(seen):
@@ -173,7 +173,7 @@ def register(
             unreadable[seen.path] = error.reason
     versions, repeated = landing.register(known, found, missing)
     digests = {seen.path: digest for seen, digest in found}
-    rows = [_ledger_row(source, folder, v, unreadable.get(v.path), run) for v in versions]
+    rows = [_ledger_row(source, root, v, unreadable.get(v.path), run) for v in versions]
     if rows:
         ledger.append(lake, source.name, rows)
     notes += [
@@ -189,6 +189,7 @@ def register(
     return notes
 
 
+_CHANGED = "the content changed before it could be read"
 _LOST = "file: lost from record {} on: "
 
 
@@ -209,7 +210,7 @@ def lost(lake: Lake, source: FileSource) -> dict[int, int]:
     }
 
 
-def _unseen(file: landing.Seen | FileVersion) -> str:
+def _unseen(file: Seen | FileVersion) -> str:
     """What stands for the digest of a content that could not be read."""
     return f"{_UNSEEN}{file.size}-{file.modified_at.timestamp()}"
 
@@ -219,14 +220,18 @@ def _version(row: dict[str, Any]) -> FileVersion:
 
 
 def _ledger_row(
-    source: FileSource, folder: Path, version: FileVersion, unreadable: str | None, run: Run
+    source: FileSource, root: Path | str, version: FileVersion, unreadable: str | None, run: Run
 ) -> dict[str, Any]:
     """One line of the ledger: the file version, its header, why it cannot be read if so."""
     header, digest = None, version.digest
     if unreadable is None:
         try:
-            names = files.header(folder / version.path, source.format)
+            seen = Seen(version.path, version.size, version.modified_at, version.etag)
+            with zone_at(str(root)).file(seen) as path:
+                names = files.header(path, source.format)
             header = list(names) if names is not None else None
+        except StillGrowing:
+            unreadable, digest = _CHANGED, _unseen(version)
         except UnreadableFile as error:
             unreadable = error.reason
             digest = _unseen(version) if isinstance(error, LostFile) else digest
@@ -252,40 +257,34 @@ def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
     return all(one.schema.get(name, kind) == kind for name, kind in other.schema.items())
 
 
-def _read(source: FileSource, folder: Path, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
+def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
     """A registered file's records with their provenance, as long as it is the registered content."""
-    path = folder / file["path"]
     if file["unreadable"]:
-        raise (LostFile if file["digest"].startswith(_UNSEEN) else UnreadableFile)(path, file["unreadable"])
-    _same_content(path, file)
-    for frame in files.read(path, source.format, first_row):
-        yield frame.with_columns(
-            *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
-            pl.lit(source.name).alias("_source"),
-            pl.lit(file["path"]).alias("_file"),
-            (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
-        )
-    _same_content(path, file)
+        lost = file["digest"].startswith(_UNSEEN)
+        raise (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
+    try:
+        with zone_at(root).file(_same_content(root, file)) as path:
+            for frame in files.read(path, source.format, first_row):
+                yield frame.with_columns(
+                    *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
+                    pl.lit(source.name).alias("_source"),
+                    pl.lit(file["path"]).alias("_file"),
+                    (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
+                )
+        _same_content(root, file)
+    except StillGrowing:
+        raise LostFile(file["path"], _CHANGED) from None
 
 
-def _same_content(path: Path, file: dict[str, Any]) -> None:
-    """The file is still what the ledger says, or it is lost to us and that must be told."""
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        raise LostFile(path, "the file was removed before it could be read") from None
-    except OSError as error:
-        raise LostFile(path, error.strerror or str(error)) from error
-    modified = datetime.fromtimestamp(facts.st_mtime, UTC)
-    if (facts.st_size, modified) == (file["size"], file["modified_at"]):
-        return
-    seen = landing.Seen(file["path"], facts.st_size, modified)
-    try:
-        same = landing.digest_of(path.parents[file["path"].count("/")], seen) == file["digest"]
-    except landing.StillGrowing:
-        same = False
-    if not same:
-        raise LostFile(path, "the content changed before it could be read")
+def _same_content(root: str, file: dict[str, Any]) -> Seen:
+    """The file as it is now, still what the ledger says, or it is lost to us and that must be told."""
+    seen = zone_at(root).seen(file["path"])
+    if (
+        landing.looks(seen) != landing.looks(_version(file))
+        and landing.digest_of(root, seen) != file["digest"]
+    ):
+        raise LostFile(file["path"], _CHANGED)
+    return seen
 
 
 def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
@@ -295,18 +294,16 @@ def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
     return column not in source.contract.by_name or kind.is_nested()
 
 
-def _quarantine(lake: Lake, source: FileSource, folder: Path, file: dict[str, Any]) -> bool:
+def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any]) -> bool:
     """Keep a copy of a file that cannot be read (a dead letter is kept whole); whether there is one."""
-    original = folder / file["path"]
-    target = lake.root / "quarantine" / source.name / file["digest"] / original.name
-    if target.exists():
-        return True
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+    from obstore.exceptions import BaseError
+
+    zone, kept = zone_at(root), str(lake.root)
+    key = f"quarantine/{source.name}/{file['digest']}/{file['path'].rpartition('/')[2]}"
     try:
-        shutil.copyfile(original, part)
-    except OSError:
-        part.unlink(missing_ok=True)
+        if not exists(kept, key):
+            with zone.file(zone.seen(file["path"])) as path:
+                store(kept).put(key, path)
+    except (BaseError, LostFile, OSError, StillGrowing):
         return False
-    part.replace(target)
     return True

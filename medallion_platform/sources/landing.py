@@ -1,20 +1,19 @@
 """Look at a landing zone: which files are there, whose they are, and which are complete.
 
-`scan` and `digest_of` touch the file system; `sort_out` and `register` decide, and are pure.
+`look`, `scan` and `digest_of` touch the landing zone; `sort_out` and `register` decide, and are pure.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
-from medallion_platform.sources.source import FileSource, FileVersion, LostFile
+from medallion_platform.sources.source import FileSource, FileVersion, LostFile, folders_of
+from medallion_platform.sources.zones import Seen, StillGrowing, zone_at
 
 SETTLE_SECONDS = 10.0
 UNFINISHED_ENDINGS = (
@@ -36,15 +35,6 @@ _READ = 2**20
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A file as it was seen in a landing zone. `path` is relative to it, with `/`."""
-
-    path: str
-    size: int
-    modified_at: datetime
-
-
-@dataclass(frozen=True)
 class Look:
     """What stands in a landing zone. Every file is in exactly one of the four."""
 
@@ -58,51 +48,26 @@ class Look:
     """Files that are still being written, by their name or by the time of their last change."""
 
 
-class StillGrowing(Exception):
-    """A file changed while it was read: it is not complete yet."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} changed while it was read")
-        self.path = path
-
-
 def look(
     landing: Path | str,
-    sources: Iterable[FileSource],
+    sources: Collection[FileSource],
     now: datetime,
     settle_seconds: float = SETTLE_SECONDS,
+    *,
+    claimed_only: bool = False,
 ) -> Look:
-    """What stands in the landing zone `landing` at the time `now` (with a time zone)."""
-    return sort_out(scan(landing), sources, now, settle_seconds)
+    """What stands in the landing zone `landing` at the time `now` (with a time zone).
+
+    claimed_only: what lies outside of the folders that the sources name need not be listed.
+    """
+    zone = zone_at(str(landing))
+    files = zone.scan(folders_of(c for s in sources for c in s.claims) if claimed_only else [""])
+    return sort_out(files, sources, now, 0 if zone.whole_at_once else settle_seconds)
 
 
 def scan(landing: Path | str) -> list[Seen]:
-    """Every file in a landing zone, also in folders; an absent zone is an empty one.
-
-    A link is a file, also one that leads nowhere; what has no content of its own (a pipe, a socket)
-    is none.
-    """
-    return sorted(_scanned(str(landing), ""), key=lambda seen: seen.path)
-
-
-def _scanned(root: str, folder: str) -> Iterator[Seen]:
-    try:
-        entries = list(os.scandir(os.path.join(root, folder)))  # noqa: PTH118
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _scanned(root, path)
-            continue
-        try:
-            facts = entry.stat()
-        except OSError:
-            if not entry.is_symlink():
-                continue  # gone since it was listed
-            facts = entry.stat(follow_symlinks=False)
-        if stat.S_ISREG(facts.st_mode) or stat.S_ISLNK(facts.st_mode):
-            yield Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+    """Every file in a landing zone, also in folders; an absent zone is an empty one."""
+    return zone_at(str(landing)).scan([""])
 
 
 def sort_out(
@@ -150,20 +115,16 @@ def digest_of(landing: Path | str, seen: Seen) -> str:
 
     Raises StillGrowing where the file is no longer as it was seen, LostFile where it cannot be read.
     """
-    path = Path(landing) / seen.path
+    zone = zone_at(str(landing))
     made = blake2b(digest_size=20)
     try:
-        with path.open("rb", buffering=0) as file:
+        with zone.file(seen) as path, path.open("rb", buffering=0) as file:
             buffer = memoryview(bytearray(_READ))
             while count := file.readinto(buffer):
                 made.update(buffer[:count])
-            facts = os.fstat(file.fileno())
     except OSError as error:
         raise LostFile(seen.path, error.strerror or str(error)) from error
-    if (facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)) != (
-        seen.size,
-        seen.modified_at,
-    ):
+    if zone.seen(seen.path) != seen:
         raise StillGrowing(seen.path)
     return made.hexdigest()
 
@@ -175,8 +136,13 @@ def wanted(
 
     Unless the content of that version is `missing`.
     """
-    standing = {v.path: (v.size, v.modified_at) for v in latest(known).values() if v.digest not in missing}
-    return [seen for seen in candidates if standing.get(seen.path) != (seen.size, seen.modified_at)]
+    standing = {v.path: looks(v) for v in latest(known).values() if v.digest not in missing}
+    return [seen for seen in candidates if standing.get(seen.path) != looks(seen)]
+
+
+def looks(file: Seen | FileVersion) -> tuple[int, str | datetime]:
+    """What changes with a file's content: its size, and its ETag where there is one, else its time. Pure."""
+    return file.size, file.etag or file.modified_at
 
 
 def latest(versions: Iterable[FileVersion]) -> dict[str, FileVersion]:
@@ -218,7 +184,7 @@ def register(
             continue
         sequence += 1
         state = "again" if first_row else "new" if own is None else "new version"
-        version = FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state)
+        version = FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state, etag=seen.etag)
         versions.append(replace(version, first_row=first_row or 1))
         standing[seen.path] = digest
         names.update((digest,))

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from errno import EINVAL
 from functools import lru_cache
+from itertools import takewhile
 from re import Pattern, compile
 from typing import Any, Literal, TypeGuard
 
 from medallion_platform.contracts.contract import EVENT_DATE, Contract
 
+_MARKS = frozenset("*?[")
 ROWS_PER_FILE = 2**32
 """The positions a file version spans: a record's offset is `sequence * ROWS_PER_FILE + row`."""
 
@@ -191,6 +193,20 @@ class FileVersion:
     modified_at: datetime
     state: Literal["new", "new version", "again"] = "new"
     first_row: int = 1
+    etag: str | None = None
+
+
+def folders_of(globs: Iterable[str]) -> list[str]:
+    """The folders in which all lies that `globs` match, none within another: `a/2026-*/b.csv` -> `a`."""
+    found = {
+        "/".join(takewhile(lambda folder: not set(folder) & _MARKS, glob.strip("/").split("/")[:-1]))
+        for glob in globs
+    }
+    return sorted(f for f in found if not any(f != other and _is_below(f, other) for other in found))
+
+
+def _is_below(folder: str, other: str) -> bool:
+    return not other or folder.startswith(f"{other}/")
 
 
 def claims(globs: Iterable[str], path: str) -> bool:

@@ -218,6 +218,7 @@ def ledger_row(sequence: int) -> dict[str, Any]:
         "digest": str(sequence),
         "size": 1,
         "modified_at": NOW - timedelta(days=1),
+        "etag": None,
         "state": "new",
         "header": ["a", "b"],
         "unreadable": None,
