@@ -546,9 +546,15 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _settings(home: Path | None) -> Settings:
+    from pydantic import ValidationError
+
     from medallion_platform.settings import Settings
 
-    return Settings(home=home.resolve()) if home else Settings()
+    try:
+        return Settings(home=home.resolve()) if home else Settings()
+    except ValidationError as error:
+        wrong = (f"MEDALLION_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise Stop("; ".join(wrong), USAGE) from None
 
 
 def _prove(settings: Settings) -> None:

@@ -8,6 +8,7 @@ configuration or a command line.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,8 @@ def spark_settings(root: Path | str) -> dict[str, str]:
         ),
         "spark.hadoop.fs.s3a.path.style.access": "true" if os.environ.get("AWS_ENDPOINT_URL") else None,
         "spark.hadoop.fs.s3a.connection.establish.timeout": "5s",
+        # Without it a write of no rows leaves an object that stands for its empty folder.
+        "spark.hadoop.fs.s3a.performance.flags": "create,delete,mkdir",
     }
     for scheme in ("s3", "s3a"):
         said[f"spark.hadoop.fs.{scheme}.impl"] = "org.apache.hadoop.fs.s3a.S3AFileSystem"
@@ -129,22 +132,16 @@ def prove(root: str) -> None:
 
 def reason(error: BaseException) -> str:
     """The one line of a client's many that says what happened."""
-    lines = [line.strip(" ↳") for line in str(error).splitlines()]
-    for known, said in _KNOWN.items():
-        if known in str(error):
-            return said
-    return lines[0][:200] if lines else type(error).__name__
+    text = str(error)
+    if said := _SAID.search(text):
+        return f"the server says {said['code']}: {said['message'].rstrip('.')}"
+    if "error sending request" in text:
+        return "the server does not answer (AWS_ENDPOINT_URL says where it is, if it is not Amazon's)"
+    return text.partition("\n")[0][:200] or type(error).__name__
 
 
-_KNOWN = {
-    "NoSuchBucket": "there is no such bucket",
-    "SignatureDoesNotMatch": "the server does not accept AWS_SECRET_ACCESS_KEY",
-    "InvalidAccessKeyId": "the server does not know AWS_ACCESS_KEY_ID",
-    "AccessDenied": "the server denies access to it",
-    "ExpiredToken": "AWS_SESSION_TOKEN has expired",
-    "403 Forbidden": "the server denies access to it",
-    "Connect": "the server does not answer (AWS_ENDPOINT_URL names another one than Amazon's)",
-}
+_SAID = re.compile(r"<Code>(?P<code>\w+)</Code>\s*<Message>(?P<message>[^<]*)</Message>")
+"""How S3 answers what it refuses ("Error Responses" of its API reference)."""
 
 
 def _plain_http() -> bool:

@@ -37,6 +37,7 @@ WRITER = "writer"
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _STATISTICS_COLUMNS = 32
+_RECENT = 10
 
 
 class Fenced(Exception):
@@ -91,11 +92,21 @@ def fenced(
             app_transactions=[Transaction(a, v) for a, v in transactions.items()],
         )
     except CommitFailedError as error:
+        if record and _is_there(table, record):
+            return
         raise Fenced(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
             "run it again"
         ) from error
     table.update_incremental()
+
+
+def _is_there(table: DeltaTable, record: Record) -> bool:
+    """Whether a commit that failed was made after all: its request was repeated, because the answer was
+    lost on the way, and met its own commit. `table` stands at it then.
+    """
+    table.update_incremental()
+    return record.to_json() in [info.get("userMetadata") for info in table.history(_RECENT)]
 
 
 def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -85,21 +86,25 @@ class Lake:
         properties: Mapping[str, str] = PROPERTIES,
     ) -> DeltaTable:
         """The table, created empty where it is missing."""
-        from deltalake import DeltaTable, Schema
+        from deltalake import CommitProperties, DeltaTable, Schema
+        from deltalake.exceptions import CommitFailedError
 
         found = self.open(table)
         if found is not None:
             return found
         path = self.path(table)
-        DeltaTable.create(
-            path,
-            schema=Schema.from_arrow(schema),
-            mode="ignore",
-            partition_by=list(partition_by),
-            configuration=dict(properties),
-            name=table,
-            storage_options=storage.options(path),
-        )
+        # Somebody else may make it at the same moment: then it is there, and not made twice.
+        with suppress(CommitFailedError):
+            DeltaTable.create(
+                path,
+                schema=Schema.from_arrow(schema),
+                mode="ignore",
+                partition_by=list(partition_by),
+                configuration=dict(properties),
+                name=table,
+                storage_options=storage.options(path),
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
         made = self.open(table)
         assert made is not None
         return made

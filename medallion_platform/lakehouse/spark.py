@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.log import FilesGone, actions
-from medallion_platform.storage import at_once, exists, options, remove, store
+from medallion_platform.storage import at_once, exists, options, store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -274,11 +274,19 @@ def stage(
     if dead_files:
         dead = pl.read_parquet(dead_files, hive_partitioning=False, storage_options=options(table_path))
         rejected = _dead_rows(dead, columns, kept)
-    remove(table_path, folder)
+    _delete(rows.sparkSession, f"{table_path}/{folder}")
     counted: dict[str, int] = {}
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
     return Staged(files, rejected, counted)
+
+
+def _delete(spark: SparkSession, folder: str) -> None:
+    """Delete a folder as Spark made it: in a bucket, an object may stand for one without files."""
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    path = jvm.org.apache.hadoop.fs.Path(folder)
+    path.getFileSystem(session.sessionState().newHadoopConf()).delete(path, True)
 
 
 def _places(

@@ -271,9 +271,10 @@ def with_transform(t: Table, transform: Callable[..., DataFrame]) -> Table:
 
 def content(lake: Lake, table: str) -> Counter[str]:
     """A table's rows without provenance."""
-    if not lake.exists(table):
+    found = lake.open(table)
+    if found is None:
         return Counter()
-    frame = pl.read_delta(lake.path(table))
+    frame = pl.scan_delta(found).collect()
     columns = sorted(c for c in frame.columns if not c.startswith("_"))
     return Counter(map(repr, frame.select(columns).to_dicts()))
 

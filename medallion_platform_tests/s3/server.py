@@ -1,0 +1,196 @@
+"""A real S3 server for tests, versitygw on loopback, and a proxy before it that fails as servers do."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+from medallion_platform.settings import Settings
+
+VERSION = "1.8.0"
+KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
+_READY = 30.0
+_BUILD = 1800
+
+
+class NoGo(Exception):
+    """There is nothing to build the server with."""
+
+
+def versitygw() -> Path:
+    """The server's program, built once from its pinned source."""
+    folder = Settings().cache / f"versitygw-{VERSION}"
+    program = folder / "versitygw"
+    if not program.exists():
+        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+        if go is None:
+            raise NoGo(f"versitygw {VERSION} is built with Go 1.25 or newer, and there is no go on the PATH")
+        own = folder.with_name(f"{folder.name}-{os.getpid()}")
+        wanted = f"github.com/versity/versitygw/cmd/versitygw@v{VERSION}"
+        subprocess.run(
+            [go, "install", wanted], env={**os.environ, "GOBIN": str(own)}, timeout=_BUILD, check=True
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        (own / "versitygw").replace(program)
+    return program
+
+
+@dataclass
+class Server:
+    """A server and the folder in which each bucket is a folder."""
+
+    port: int
+    root: Path
+    process: subprocess.Popen[bytes]
+
+    @staticmethod
+    def start(root: Path) -> Server:
+        """Returns when it answers."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"]}
+        keys["ROOT_SECRET_KEY"] = KEYS["AWS_SECRET_ACCESS_KEY"]
+        process = subprocess.Popen(
+            [str(versitygw()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(root)],
+            env={**os.environ, **keys},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started = Server(port, root, process)
+        until = time.monotonic() + _READY
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return started
+            except OSError:
+                if process.poll() is not None or time.monotonic() > until:
+                    started.stop()
+                    raise
+                time.sleep(0.05)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client is told, and all that it is told."""
+        return environment(self.port)
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def environment(port: int) -> dict[str, str]:
+    """The standard variables that lead to a server on this machine."""
+    return {**KEYS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
+
+@dataclass
+class Request:
+    """A request that went through a proxy."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+    @property
+    def is_list(self) -> bool:
+        return self.method == "GET" and "list-type=2" in self.path
+
+    @property
+    def is_commit(self) -> bool:
+        return self.method == "PUT" and "_delta_log/0" in self.path and self.path.endswith(".json")
+
+
+Meddle = Callable[[Request], str | None]
+"""What to do about a request: `forget` deletes its object first, `lose` keeps its answer back."""
+
+
+@dataclass
+class Proxy:
+    """A server before the server."""
+
+    port: int
+    seen: list[Request] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.port)
+
+
+@contextmanager
+def proxy(server: Server, meddle: Meddle = lambda _: None) -> Iterator[Proxy]:
+    """A proxy that hands requests on as they are, signature included, and meddles with some."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline(65537)
+            if not self.raw_requestline or not self.parse_request():
+                self.close_connection = True
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            request = Request(self.command, self.path, dict(self.headers))
+            through.seen.append(request)
+            todo = meddle(request)
+            if todo == "forget":
+                key = server.root / unquote(urlsplit(request.path).path).lstrip("/")
+                key.unlink(missing_ok=True)
+            status, headers, answer = self.forward(request, body)
+            if todo == "lose":
+                self.close_connection = True
+                return
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                    self.send_header(name, value)
+            length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else len(answer)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def forward(self, request: Request, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            there = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            there.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in request.headers.items():
+                if name.lower() not in ("expect", "connection"):
+                    there.putheader(name, value)
+            there.endheaders(body)
+            answer = there.getresponse()
+            said = answer.status, answer.getheaders(), answer.read()
+            there.close()
+            return said
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Listening(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """A client that went away is no error of the proxy."""
+
+    with Listening(("127.0.0.1", 0), Handler) as listening:
+        through = Proxy(listening.server_address[1])
+        Thread(target=listening.serve_forever, daemon=True).start()
+        try:
+            yield through
+        finally:
+            listening.shutdown()

@@ -1,0 +1,172 @@
+"""A landing zone in a bucket: what is new, what changed, what was lost; and what a look costs."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medallion_platform.lakehouse import ledger
+from medallion_platform.sources import landing
+from medallion_platform.sources.source import LostFile
+from medallion_platform.sources.zones import Bucket, StillGrowing, zone_at
+from medallion_platform.storage import store
+from medallion_platform_tests.pipeline.toy import CSV, bad, check, good, letters, table_rows
+
+from .server import Server, proxy
+from .zone import BucketZone
+
+pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
+DRIVER = Path(__file__).with_name("driver.py")
+KNOWN = 10_000
+
+
+def test_new_objects_are_taken_once_by_their_content(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/a.csv", [good("a"), bad()])
+    zone.csv("events/2026/01/b.csv", [good("b", 20)])
+    assert zone.take().counts.read == 3
+    assert zone.take().counts.read == 0
+    zone.csv("events/c.csv", zone.rows["events/a.csv"])
+    again = zone.take()
+    assert again.counts.read == 0
+    assert any("same content" in note for note in again.notes)
+    check(zone)  # type: ignore[arg-type]
+
+
+def test_another_content_of_the_same_size_in_the_same_second_is_a_new_version(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/a.csv", [good("a")])
+    zone.take()
+    (before,) = zone.seen(CSV)
+    zone.csv("events/a.csv", [good("b")])
+    (after,) = zone.seen(CSV)
+    assert after.size == before.size
+    assert any("new version" in note for note in zone.take().notes)
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
+
+
+def test_a_torn_object_is_kept_in_quarantine(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    torn = gzip.compress(b"event_id\n" + os.urandom(5000).hex().encode())[:-100]
+    zone.put("events/torn.csv.gz", torn)
+    zone.csv("events/whole.csv", [good("a")])
+    taken = zone.take()
+    assert (taken.counts.written, taken.counts.dead_lettered) == (1, 1)
+    (kept,) = store(f"{bucket}/lake/quarantine").list().collect()
+    assert bytes(store(f"{bucket}/lake/quarantine").get(kept["path"]).bytes()) == torn
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_an_object_that_is_lost_between_registration_and_reading_is_told(
+    bucket: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/a.csv", [good("a")])
+    zone.csv("events/b.csv", [good("b")])
+    append = ledger.append
+
+    def and_lose(*given: object) -> None:
+        append(*given)  # type: ignore[arg-type]
+        if change == "deleted":
+            store(zone.landing).delete("events/b.csv")
+        else:
+            zone.csv("events/b.csv", [good("x"), good("y", 20)])
+
+    monkeypatch.setattr(ledger, "append", and_lose)
+    taken = zone.take()
+    monkeypatch.undo()
+    assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (2, 1, 1)
+    assert letters(zone.lake)["violations"].list.first()[0].startswith("file: lost from record 1 on")
+    if change == "replaced":
+        assert zone.take().counts.written == 2
+
+
+def test_an_object_that_is_no_longer_the_one_that_was_seen_is_not_read(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/a.csv", [good("a")])
+    (seen,) = zone.seen(CSV)
+    zone.csv("events/a.csv", [good("b")])
+    with pytest.raises(StillGrowing), zone_at(zone.landing).file(seen):
+        pass
+    store(zone.landing).delete("events/a.csv")
+    with pytest.raises(LostFile):
+        zone_at(zone.landing).seen("events/a.csv")
+
+
+def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, bucket: str) -> None:
+    root = f"{bucket}/landing"
+    objects = store(root)
+
+    def known(n: int) -> None:
+        objects.put(f"events/{n:06}.csv", b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(known, range(KNOWN)))
+    objects.put("other/a.csv", b"x")
+    with proxy(server) as through:
+        os.environ.update(through.environment)
+        store.cache_clear()
+        try:
+            zone = Bucket(root)
+
+            def look() -> tuple[int, int]:
+                through.seen.clear()
+                found = zone.scan(["events"])
+                assert {r.is_list for r in through.seen} == {True}
+                return len(found), len(through.seen)
+
+            assert look() == (KNOWN, KNOWN // 1000)
+            assert look() == (KNOWN, 1)
+            objects.put("events/999999.csv", b"x")
+            assert look() == (KNOWN + 1, 1)
+            objects.put("events/000000-late.csv", b"x")
+            assert look() == (KNOWN + 1, 1), "a name that sorts before is found with the next whole list"
+            zone.list_whole_seconds = 0
+            assert look() == (KNOWN + 2, KNOWN // 1000 + 1)
+            assert "other/a.csv" not in {seen.path for seen in zone.scan(["events"])}
+        finally:
+            os.environ.update(server.environment)
+            store.cache_clear()
+
+
+def test_nobody_waits_for_an_object_to_settle(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/a.csv", [good("a")])
+    look = landing.look(zone.landing, [CSV], datetime.now(UTC), 3600)
+    assert [seen.path for seen in look.claimed[CSV.name]] == ["events/a.csv"]
+
+
+def test_killed_at_any_instant_nothing_is_lost_or_doubled(bucket: str) -> None:
+    zone, chance = BucketZone(bucket), random.Random(1)
+    for n in range(40):
+        rows = [good(f"k{chance.randint(0, 40)}", chance.randint(0, 30)) for _ in range(3)]
+        zone.csv(f"events/{n:03}.csv", [*rows, bad(f"{n},never,5,")])
+    killed = 0
+    for _ in range(15):
+        process = subprocess.Popen(
+            [sys.executable, str(DRIVER), bucket],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout
+        assert process.stdout.readline() == "begins\n"
+        time.sleep(chance.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 5, "it was never killed while at work"
+    assert table_rows(zone.lake).height, "it was always killed before it began"
+    zone.take()
+    check(zone)  # type: ignore[arg-type]
+    assert letters(zone.lake).select(pl.col("offset").is_unique().all()).item()
