@@ -17,8 +17,9 @@ WORKDIR /opt/medallion
 COPY pyproject.toml uv.lock README.md ./
 RUN uv sync --locked --no-dev --no-install-project
 COPY medallion_platform medallion_platform
+# The jars for a lake in a bucket as well, since the image does not know where it will lie.
 RUN uv sync --locked --no-dev --no-editable \
-    && .venv/bin/python -m medallion_platform.jars
+    && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.jars
 
 FROM python:3.11.14-slim-bookworm
 RUN apt-get update \

@@ -38,6 +38,8 @@ letters_app = typer.Typer(help="Rows that broke their contract: look at them, ta
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
 
 _FULL = "No space left on device"
+_REQUEST = "Error performing"
+"""How the clients of a bucket begin to tell of a request that failed."""
 _NUMBERS_TO_COPY = {"offset", "row", "version"}
 _UUID = 36
 
@@ -501,10 +503,14 @@ def _look(settings: Settings, as_json: bool) -> bool:
 
     from medallion_platform.definitions import catalog
     from medallion_platform.sources import landing
+    from medallion_platform.sources.arrivals import Unavailable
 
     def look() -> landing.Look:
         now = datetime.now(UTC)
-        return landing.look(settings.landing, catalog.file_sources, now, settings.settle_seconds)
+        try:
+            return landing.look(settings.landing, catalog.file_sources, now, settings.settle_seconds)
+        except Unavailable as error:
+            raise Stop(str(error), NOT_READY) from None
 
     seen = look()
     if any(not landing.unfinished_name(p) for p in seen.unfinished):
@@ -680,4 +686,8 @@ def _is_full_disk(error: BaseException | None) -> bool:
 def _in_words(error: Exception) -> str:
     if _is_full_disk(error):
         return "the disk is full: free some space and run the same command again, nothing is lost"
+    if _REQUEST in str(error):
+        from medallion_platform.storage import reason
+
+        return f"a request to the bucket failed: {reason(error)}; run the same command again, nothing is lost"
     return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"

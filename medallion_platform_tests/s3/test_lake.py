@@ -142,6 +142,24 @@ def test_what_cannot_be_reached_is_said_in_a_sentence(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "arguments"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, ["status"]),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, ["dead-letters", "list"]),
+        ({"MEDALLION_LAKE": "", "MEDALLION_LANDING": "s3://no-such-bucket/landing"}, ["run"]),
+        ({"MEDALLION_LAKE": ""}, ["run", "--landing", "s3://no-such-bucket/landing"]),
+    ],
+)
+def test_a_request_that_fails_is_told_in_a_sentence(
+    bucket: str, tmp_path: Path, told: dict[str, str], arguments: list[str]
+) -> None:
+    done = command({"MEDALLION_LAKE": bucket} | told, *arguments, "--home", str(tmp_path))
+    assert done.returncode in (1, 3)
+    assert len(done.stderr.splitlines()) == 1
+    assert "server" in done.stderr
+
+
 def test_an_intake_whose_answer_was_lost_takes_nothing_twice(server: Server, bucket: str) -> None:
     """The answer to each commit of the table is lost once; the position is in the commit itself."""
     zone = BucketZone(bucket)
