@@ -12,6 +12,7 @@ from medallion_platform.sources.source import (
     JsonLines,
     UnreadableFile,
     claims,
+    folders_of,
     offset_of,
     place_of,
 )
@@ -59,6 +60,21 @@ def test_what_is_no_place_has_no_offset(sequence: int, row: int):
 )
 def test_globs(glob: str, path: str, hit: bool):
     assert claims((glob,), path) is hit
+
+
+@pytest.mark.parametrize(
+    ("globs", "folders"),
+    [
+        (["a/*.csv"], ["a"]),
+        (["a/2026-*/b.csv", "a/x/y.csv"], ["a"]),
+        (["a/b/**", "ab/**"], ["a/b", "ab"]),
+        (["a/[bc]/*.csv"], ["a"]),
+        (["*.csv", "a/b.csv"], [""]),
+        (["**/b.csv"], [""]),
+    ],
+)
+def test_the_folders_to_list_hold_all_that_is_claimed(globs: list[str], folders: list[str]):
+    assert folders_of(globs) == folders
 
 
 @pytest.mark.parametrize(

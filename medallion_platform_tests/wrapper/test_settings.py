@@ -14,7 +14,7 @@ from .test_wrapper import REPOSITORY, load
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "LANDING", "PROFILE", "SETTLE_SECONDS", "CACHE"):
+    for name in ("HOME", "LAKE", "LANDING", "PROFILE", "SETTLE_SECONDS", "CACHE"):
         monkeypatch.delenv(f"MEDALLION_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -36,7 +36,19 @@ def test_the_environment_counts_and_an_argument_counts_more(monkeypatch: pytest.
     assert settings.home.name == ".medallion"
 
 
-@pytest.mark.parametrize(("name", "value"), [("PROFILE", "cloud"), ("SETTLE_SECONDS", "-1")])
+def test_lake_and_landing_zone_may_each_lie_in_a_bucket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MEDALLION_LAKE", "s3a://bucket/a lake/")
+    settings = Settings()
+    assert (settings.lake, settings.landing) == ("s3://bucket/a lake", tmp_path / ".medallion" / "landing")
+    assert Settings(landing="s3://bucket").landing == "s3://bucket"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PROFILE", "cloud"), ("SETTLE_SECONDS", "-1"), ("LAKE", "gs://bucket"), ("LANDING", "s3://")],
+)
 def test_bad_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MEDALLION_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
