@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 WRITER = "writer"
 """The transaction identifier of everybody who writes rows to a table: one at a time."""
 
+_ATTEMPT = "attempt"
+"""The entry of a commit's information that tells it from every other try to make one."""
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _STATISTICS_COLUMNS = 32
 _RECENT = 10
@@ -86,13 +89,14 @@ def fenced(
     if sequence_of(table) >= sequence:
         raise Fenced(f"{name}: another writer has moved on; run it again")
     transactions = {WRITER: sequence, **(positions or {})}
+    attempt = uuid.uuid4().hex
     try:
         yield CommitProperties(
-            custom_metadata={"userMetadata": record.to_json()} if record else None,
+            custom_metadata={_ATTEMPT: attempt} | ({"userMetadata": record.to_json()} if record else {}),
             app_transactions=[Transaction(a, v) for a, v in transactions.items()],
         )
     except CommitFailedError as error:
-        if record and _is_there(table, record):
+        if _is_there(table, attempt):
             return
         raise Fenced(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
@@ -101,12 +105,12 @@ def fenced(
     table.update_incremental()
 
 
-def _is_there(table: DeltaTable, record: Record) -> bool:
+def _is_there(table: DeltaTable, attempt: str) -> bool:
     """Whether a commit that failed was made after all: its request was repeated, because the answer was
     lost on the way, and met its own commit. `table` stands at it then.
     """
     table.update_incremental()
-    return record.to_json() in [info.get("userMetadata") for info in table.history(_RECENT)]
+    return attempt in [info.get(_ATTEMPT) for info in table.history(_RECENT)]
 
 
 def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:
