@@ -6,14 +6,17 @@ matter, so that an increment and a rebuild give the same table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
 
 DELETED = "d"
 TRUNCATED = "t"
 _UPSERTS = ("c", "r", "u")
+UNTOLD = "__debezium_unavailable_value"
+"""What Debezium writes for a long text (TOAST) that an update of Postgres left as it was."""
 
 
 def versions(changes: DataFrame, key: str) -> DataFrame:
@@ -23,6 +26,7 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     event, a re-snapshot of an unchanged row and an update that changes nothing make no new
     version. A delete closes its key's open version, a truncate (no key) that of every key. Where
     two events share key and position, a delete is the later one, a snapshot read the earlier one.
+    A value that was not told is the one before it; where there is none it stays `UNTOLD`.
 
     A version is valid in [effective_from, effective_to). Should the source's clock run backwards,
     a version starts no earlier than the one before it, so that validities never overlap; such a
@@ -59,8 +63,10 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     last_there = next_position.isNull() | (next_position != F.col("_position"))
     one_a_position = events.withColumn("_last", last_there).where("_last").drop("_last", "_tie")
 
+    texts = [f.name for f in changes.schema if f.name in columns and isinstance(f.dataType, StringType)]
+    whole = one_a_position.withColumn("_state", _told(columns, texts, by_position))
     # A vanished row has the null state, as has a row before its first event.
-    before = one_a_position.withColumn("_before", F.lag("_state").over(by_position))
+    before = whole.withColumn("_before", F.lag("_state").over(by_position))
     real = before.where(~F.col("_state").eqNullSafe(F.col("_before"))).drop("_before")
     started = real.withColumn("effective_from", F.max("_at").over(by_position))
     closed = started.withColumn("effective_to", F.lead("effective_from").over(by_position))
@@ -76,6 +82,19 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
             F.col("_position").alias("source_position"),
         )
     )
+
+
+def _told(columns: Sequence[str], texts: Sequence[str], in_order: WindowSpec) -> Column:
+    """A row's state with its texts as they were last told; null where it vanished."""
+    state = F.col("_state")
+    filled = {c: state[c] for c in columns}
+    for c in texts:
+        # Of a vanished row nothing is known any more.
+        value = F.when(state.isNull(), F.lit(UNTOLD)).otherwise(state[c])
+        told = F.when(state.isNull() | ~value.eqNullSafe(UNTOLD), F.struct(value.alias("value")))
+        last = F.last(told, ignorenulls=True).over(in_order)
+        filled[c] = F.when(last.isNull(), state[c]).otherwise(last["value"])
+    return F.when(state.isNotNull(), F.struct(*(value.alias(c) for c, value in filled.items())))
 
 
 def current(changes: DataFrame, key: str) -> DataFrame:

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from medallion_platform.domains.clickstream import silver
 from medallion_platform.domains.clickstream import sources as declared
+from medallion_platform.domains.history import UNTOLD
 from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
@@ -294,6 +295,22 @@ def test_every_kind_of_change(shop: Shop) -> None:
     shop.refresh()
     shop.same()
     assert shop.dead() == 0
+
+
+def test_a_long_text_that_an_update_leaves_alone_stays(shop: Shop) -> None:
+    shop.refresh()
+    long = "select string_agg(md5(i::text), '') from generate_series(1, 600) i"
+    shop.sql(f"""
+        update users set segment = ({long}) where user_id = 'u1';
+        update users set email = 'first@x.y' where user_id = 'u1';
+        update users set email = 'second@x.y' where user_id = 'u1';
+        update users set segment = null where user_id = 'u1';
+        update users set email = 'third@x.y' where user_id = 'u1';
+    """)
+    shop.refresh()
+    bronze = pl.read_delta(shop.lake.path("bronze.users"))
+    assert (bronze["segment"] == UNTOLD).sum() == 2, "Debezium told all values"
+    shop.same()
 
 
 def test_columns_come_and_go(shop: Shop) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.domains.history import as_of, current, versions
+from medallion_platform.domains.history import UNTOLD, as_of, current, versions
 
 from .frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -87,7 +87,8 @@ def replayed(changes: Iterable[Change]) -> list[dict[str, Any]]:
         begins = None
         open_version: dict[str, Any] | None = None
         for change in at_position.values():
-            new = None if change.gone else (change.name, change.size)
+            name = (state[0] if state else UNTOLD) if change.name == UNTOLD else change.name
+            new = None if change.gone else (name, change.size)
             if new == state:
                 continue
             state = new
@@ -98,7 +99,7 @@ def replayed(changes: Iterable[Change]) -> list[dict[str, Any]]:
             if not change.gone:
                 open_version = {
                     "id": key,
-                    "name": change.name,
+                    "name": name,
                     "size": change.size,
                     "effective_from": minutes(begins),
                     "effective_to": None,
@@ -133,7 +134,7 @@ def worlds(draw: st.DrawFn) -> list[Change]:
         st.sampled_from("cruu"),
         position,
         jitter,
-        st.sampled_from(["x", "y", None]),
+        st.sampled_from(["x", "y", None, UNTOLD]),
         st.sampled_from([1, None]),
     )
     deletes = st.builds(lambda k, p, j: Change(k, p, "d", p + j), keys, position, jitter)
