@@ -402,6 +402,9 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     made.keys = [str(r[0]) for r in keys.select(_unit_text(table)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
+    files = files_of(target)
+    if not files:
+        return  # of an empty table Spark cannot name the files
     rows = engine.read(spark, lake, table.name, target.version())
     # Named before the join: behind one Spark no longer knows where a row came from.
     located = rows.withColumn("_path", F.col("_metadata.file_path"))
@@ -410,7 +413,7 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     if not uris:
         return
     names = {_relative(u, lake.path(table.name)) for u in uris}
-    made.replaced_files = [f for f in files_of(target) if unquote(f["path"]) in names]
+    made.replaced_files = [f for f in files if unquote(f["path"]) in names]
     same_files = located.where(F.col("_path").isin(uris))
     kept = same_files.join(F.broadcast(keys), list(table.keyed_by), "left_anti")
     staged = engine.stage(kept, lake.path(table.name), table.contract.partitioned_by, columns=rows.columns)

@@ -24,7 +24,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, RefreshFailed, of_other_code, out_of_date
 from medallion_platform.pipeline.table import Table, daily, table
 
-from .shop import EVENTS, bring, content, dead, event, no_spark, rebuilt
+from .shop import EVENTS, USERS, bring, change, content, dead, event, no_spark, rebuilt, users
 from .toy import Row, Zone
 
 
@@ -274,6 +274,19 @@ def homeless(events: DataFrame) -> DataFrame:
     """A transform that loses the date of some rows."""
     day = F.when(F.col("amount") < 5, F.col("event_date")).alias("event_date")
     return events.select("event_id", day, "amount")
+
+
+def test_a_table_of_keys_that_was_emptied_takes_new_ones(zone: Zone, spark: SparkSession) -> None:
+    zone.json("users/a", [change("a", 1, 0, "wrong")])
+    zone.take(USERS)
+    assert bring(users, zone.lake, spark).record
+    assert zone.lake.rows("silver.users") == 0
+    zone.json("users/b", [change("b", 2, 1, "x")])
+    zone.take(USERS)
+    done = bring(users, zone.lake, spark)
+    assert done.record
+    assert pl.read_delta(zone.lake.path("silver.users")).select("user_id", "segment").rows() == [("b", "x")]
+    assert dead_letters.count(zone.lake, "silver.users") == 1
 
 
 def test_rows_without_a_partition_are_never_dropped_in_silence(zone: Zone, spark: SparkSession) -> None:
