@@ -38,8 +38,9 @@ letters_app = typer.Typer(help="Rows that broke their contract: look at them, ta
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
 
 _FULL = "No space left on device"
-_REQUEST = "Error performing"
-"""How the clients of a bucket begin to tell of a request that failed."""
+_SUITES = {"integration": "broker or s3", "faults": "faults"}
+"""Tests that start real servers, by their markers."""
+
 _NUMBERS_TO_COPY = {"offset", "row", "version"}
 _UUID = 36
 
@@ -424,12 +425,14 @@ def replay_letters(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the whole local test suite (further arguments go to pytest)."""
+    """Run the whole local test suite, or `integration` or `faults` (further arguments go to pytest)."""
     import pytest
 
-    tests = str(_tests())
-    named = any(Path(a.partition("::")[0]).exists() for a in context.args)
-    raise typer.Exit(int(pytest.main([*([] if named else [tests]), *context.args])))
+    tests, args = str(_tests()), context.args
+    if args and args[0] in _SUITES:
+        args = ["-m", _SUITES[args[0]], *args[1:]]
+    named = any(Path(a.partition("::")[0]).exists() for a in args)
+    raise typer.Exit(int(pytest.main([*([] if named else [tests]), *args])))
 
 
 @app.command()
@@ -686,8 +689,8 @@ def _is_full_disk(error: BaseException | None) -> bool:
 def _in_words(error: Exception) -> str:
     if _is_full_disk(error):
         return "the disk is full: free some space and run the same command again, nothing is lost"
-    if _REQUEST in str(error):
-        from medallion_platform.storage import reason
+    from medallion_platform.storage import of_request, reason
 
+    if of_request(error):
         return f"a request to the bucket failed: {reason(error)}; run the same command again, nothing is lost"
     return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"

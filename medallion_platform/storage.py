@@ -130,6 +130,11 @@ def prove(root: str) -> None:
     )
 
 
+def of_request(error: BaseException) -> bool:
+    """Whether an error is of a request to a bucket, and not of what was read."""
+    return "Error performing" in str(error)
+
+
 def reason(error: BaseException) -> str:
     """The one line of a client's many that says what happened."""
     text = str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+
+SERVERS = ("broker", "faults", "s3")
+"""Markers of tests that start real servers."""
 
 # On a shared machine a deadline measures the neighbours. In CI the same examples every time: a red
 # build means a change, and the wider search is for the desk.
@@ -69,6 +72,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Report every skipped test with its reason: what was not tested must not look tested."""
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI every server is there: a test that was skipped because there is "no ..." has failed."""
+    report = yield
+    server = report.skipped and any(map(item.get_closest_marker, SERVERS))
+    if os.environ.get("CI") and server and "Skipped: no " in str(report.longrepr):
+        report.outcome = "failed"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

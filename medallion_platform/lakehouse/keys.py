@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.storage import options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -89,13 +90,15 @@ def _read(table: DeltaTable, file: dict[str, Any], kinds: pl.Schema) -> pl.DataF
 
     partition = {c: file.get(f"partition.{c}") for c in kinds if f"partition.{c}" in file}
     inside = {c: k for c, k in kinds.items() if c not in partition}
+    root = unquote(table.table_uri.removeprefix("file://").rstrip("/"))
     rows = pl.scan_parquet(
-        f"{table.table_uri.removeprefix('file://').rstrip('/')}/{unquote(file['path'])}",
+        f"{root}/{unquote(file['path'])}",
         schema=inside or None,
         missing_columns="insert",
         extra_columns="ignore",
         hive_partitioning=False,
         glob=False,
+        storage_options=options(root),
         cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
     )
     told = [pl.lit(value).cast(kinds[c]).alias(c) for c, value in partition.items()]

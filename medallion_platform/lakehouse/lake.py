@@ -33,9 +33,9 @@ class DamagedLog(RuntimeError):
 
     def __init__(self, table: str, path: str, error: Exception) -> None:
         super().__init__(
-            f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written. If the newest "
-            "*.checkpoint.parquet there is damaged or missing and every commit since version 0 (or since the "
-            "checkpoint before) is still there, delete it together with _last_checkpoint and run again"
+            f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written. If the "
+            "newest *.checkpoint.parquet there is damaged or missing and every commit since version 0 (or "
+            "since the checkpoint before) is there, delete it and _last_checkpoint, and run again"
         )
 
 
@@ -51,14 +51,22 @@ class Lake:
         return f"{self.root}/{layer}/{name}"
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
-        """The table at a version (the newest by default), or None where it does not exist yet."""
-        from deltalake.exceptions import TableNotFoundError
+        """The table at a version (the newest by default), or None where it does not exist yet.
+
+        Raises:
+            DamagedLog: its log cannot be read.
+        """
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         path = self.path(table)
         try:
             return _table_type()(path, version=version, storage_options=storage.options(path))
         except TableNotFoundError:
             return None
+        except DeltaError as error:
+            if version is not None or storage.of_request(error):
+                raise
+            raise DamagedLog(table, path, error) from error
 
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
