@@ -65,8 +65,6 @@ _MEMBER: dict[str, Any] = {
     # New partitions, and new topics of a pattern, are noticed after this long.
     "topic.metadata.refresh.interval.ms": 10_000,
     "partition.assignment.strategy": "range",
-    # A broker that comes back is found within this long.
-    "reconnect.backoff.max.ms": 1_000,
 }
 _NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_FEATURE"}
 
@@ -659,7 +657,8 @@ class _Client:
 
 
 def _settings(source: KafkaSource) -> dict[str, Any]:
-    return {"log_level": 0, **source.settings}
+    # A broker that comes back is found within a second.
+    return {"log_level": 0, "reconnect.backoff.max.ms": 1_000, **source.settings}
 
 
 def _admin(source: KafkaSource) -> AdminClient:
