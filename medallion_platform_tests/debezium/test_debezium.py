@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 import uuid
 from collections.abc import Iterator
@@ -65,6 +66,10 @@ insert into users values
     ('u3', 'äö@x.y', '0043-660-7654321', null, 'Ünï "code" \\', '0044-03-15');
 insert into regions values ('EU-W', 'Europe West', 'AT', 'Europe/Vienna'), ('US', 'States', 'US', null);
 """
+
+
+LONG = "select string_agg(md5(i::text), '') from generate_series(1, 600) i"
+"""So long that Postgres keeps it apart, and Debezium tells it only when it changes."""
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +263,7 @@ def shop(
     postgres.sql("postgres", f"create database {shop.name}")
     shop.sql(SCHEMA)
     shop.follow()
+    shop.settled()
     yield shop
     worker.leave(shop.name)
 
@@ -299,9 +305,8 @@ def test_every_kind_of_change(shop: Shop) -> None:
 
 def test_a_long_text_that_an_update_leaves_alone_stays(shop: Shop) -> None:
     shop.refresh()
-    long = "select string_agg(md5(i::text), '') from generate_series(1, 600) i"
     shop.sql(f"""
-        update users set segment = ({long}) where user_id = 'u1';
+        update users set segment = ({LONG}) where user_id = 'u1';
         update users set email = 'first@x.y' where user_id = 'u1';
         update users set email = 'second@x.y' where user_id = 'u1';
         update users set segment = null where user_id = 'u1';
@@ -385,3 +390,38 @@ def test_a_worker_that_dies_or_forgets_doubles_nothing(shop: Shop) -> None:
     assert shop.messages() >= before + 3, "there was no new snapshot"
     shop.same()
     assert shop.dead() == 0
+
+
+def test_any_mix_of_changes_with_a_worker_that_dies_in_between(shop: Shop) -> None:
+    chance = random.Random(15)
+    for turn in range(4):
+        for _ in range(25):
+            shop.sql(a_change(chance))
+        if turn == 2:
+            shop.worker.kill()
+            shop.worker.start()
+            shop.follow()
+        shop.refresh()
+        shop.same()
+    assert shop.dead() == 0
+
+
+def a_change(chance: random.Random) -> str:
+    """A statement, or a transaction of some; one that hits no row, or a key that is taken, does nothing."""
+    key, other = (f"'u{chance.randint(1, 6)}'" for _ in range(2))
+    segment = chance.choice(["'free'", "'pro'", "null", "LONG"])
+    free = f"not exists (select from users where user_id = {other})"
+    one = {
+        "insert": f"insert into users (user_id, segment) values ({key}, {segment}) on conflict do nothing",
+        "upsert": f"insert into users (user_id, segment) values ({key}, {segment}) "
+        "on conflict (user_id) do update set segment = excluded.segment",
+        "update": f"update users set email = 'a{chance.randint(0, 9)}@x.y' where user_id = {key}",
+        "delete": f"delete from users where user_id = {key}",
+        "rename": f"update users set segment = {segment}, user_id = {other} where user_id = {key} and {free}",
+        "region": f"update regions set name = {key} where region_code = 'US'",
+        "truncate": "truncate users",
+    }
+    weights = {"truncate": 1, "rename": 3, "region": 1}
+    chosen = chance.choices([*one], [weights.get(k, 4) for k in one], k=chance.choice([1, 1, 3]))
+    statements = ";".join(one[c] for c in chosen).replace("LONG", f"({LONG})")
+    return f"begin; {statements}; {chance.choice(['commit', 'commit', 'commit', 'rollback'])};"
