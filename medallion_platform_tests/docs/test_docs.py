@@ -18,7 +18,8 @@ from medallion_platform_tests.command import MEDALLION, REPOSITORY
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 RUN_ELSEWHERE = {
     "demo": "test_demo.py",
-    "test": "this suite, and .ci/run with -m ui",
+    "test": "this suite, and .ci/run with -m ui, integration and faults",
+    "stream": "kafka/test_stream.py",
     "dev": "ui/test_ui.py",
     "bench": ".ci/run",
 }
