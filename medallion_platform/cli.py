@@ -438,7 +438,10 @@ def test(context: typer.Context) -> None:
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="intake, gate, refresh, start, growth, layout; all if left out")
+        list[str] | None,
+        typer.Argument(
+            help="intake, topics, gate, refresh, start, freshness, growth, layout; all if left out"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
     rounds: Annotated[int, typer.Option(help="Paired runs of each figure.", min=1)] = 5,

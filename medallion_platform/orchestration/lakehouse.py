@@ -28,9 +28,9 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
         """All tables."""
         return Lake(self.lake_root)
 
-    def session(self) -> "SparkSession":
-        """The Spark session of this process."""
+    def session(self, *, quick: bool = True) -> "SparkSession":
+        """The Spark session of this process; quick: for a short run, which compiles as little as it can."""
         from medallion_platform.jars import jars_of
         from medallion_platform.lakehouse import spark
 
-        return spark.session(jars_of(self.lake_root), storage.spark_settings(self.lake_root))
+        return spark.session(jars_of(self.lake_root), storage.spark_settings(self.lake_root), quick=quick)

@@ -10,9 +10,11 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
@@ -24,7 +26,7 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken
-from medallion_platform.pipeline.refresh import RefreshFailed, Run, refresh
+from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.kafka import Follower, KafkaSource
@@ -32,6 +34,7 @@ from medallion_platform.sources.kafka import Follower, KafkaSource
 REPORT_EVERY = 10.0
 """Seconds between two reports."""
 
+_LOOK_EVERY = 0.2
 _LOG = logging.getLogger("medallion.stream")
 
 
@@ -61,7 +64,7 @@ def follow(
     threads = [Thread(target=_report, args=(worker, lakehouse, on, stop))]
     if refreshing:
         tables = silver_behind(catalog, source.table)
-        threads.append(Thread(target=_refresh, args=(worker, tables, catalog, lakehouse, on, stop)))
+        threads.append(Thread(target=_refresh, args=(worker, tables, catalog, lakehouse, stop)))
     for thread in threads:
         thread.start()
     try:
@@ -93,6 +96,7 @@ class _Worker:
     name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
     arrived: Event = field(default_factory=Event)
     _since: list[Taken] = field(default_factory=list)
+    _made: dict[tuple[dg.AssetKey, str | None], dict[str, Any]] = field(default_factory=dict)
     _why: str = ""
 
     def run(self) -> Run:
@@ -130,6 +134,20 @@ class _Worker:
         whole.seconds = round(sum(taken.seconds for taken in since), 3)
         return whole
 
+    def refreshed(self, table: Table, done: Refreshed) -> None:
+        """Remember what was made for the report."""
+        if done.record:
+            key, units = key_of(table.name), done.record.units if table.unit else (None,)
+            told = {"what_was_done": done.reason, "delta_version": done.version}
+            self._made |= {(key, unit): told for unit in units}
+
+    def refreshes_to_report(self) -> list[dg.AssetMaterialization]:
+        """The silver partitions that were made since the last report."""
+        made, self._made = self._made, {}
+        return [
+            dg.AssetMaterialization(key, partition=unit, metadata=told) for (key, unit), told in made.items()
+        ]
+
     def _heard(self, why: str) -> None:
         if why and why != self._why:
             _LOG.warning(why)
@@ -142,55 +160,39 @@ def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop:
     """Tell Dagster every few seconds, and once more at the end."""
     while True:
         ended = stop.wait(REPORT_EVERY)
-        if taken := worker.to_report():
-            said = reports.taken_in_words(taken, "partitions")
-            _LOG.info("%s", said)
-            try:
-                for event in reports.intake_events(lakehouse.lake, worker.source, taken, "partitions"):
-                    on.report_runless_asset_event(event)
-            except Exception as error:  # the intake goes on without Dagster; what it does is in the commits
-                _LOG.warning("Dagster was not told of %s: %s", said, error)
+        events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+        try:
+            if taken := worker.to_report():
+                _LOG.info(reports.taken_in_words(taken, "partitions"))
+                events += reports.intake_events(lakehouse.lake, worker.source, taken, "partitions")
+            events += worker.refreshes_to_report()
+            for event in events:
+                on.report_runless_asset_event(event)
+        except Exception as error:  # the intake goes on without Dagster; what it did is in the commits
+            _LOG.warning("Dagster was not told of all that was done: %s", error)
         if ended:
             return
 
 
 def _refresh(
-    worker: _Worker,
-    tables: list[Table],
-    catalog: Catalog,
-    lakehouse: Lakehouse,
-    on: dg.DagsterInstance,
-    stop: Event,
+    worker: _Worker, tables: list[Table], catalog: Catalog, lakehouse: Lakehouse, stop: Event
 ) -> None:
     """Bring silver up to date whenever rows arrived; one refresh after the other."""
-    lakehouse.session()
-    reported: dict[str, float] = {}
+    worker.arrived.set()  # for what came before this worker did
     while not stop.is_set():
-        if not worker.arrived.wait(0.2):
+        if not worker.arrived.wait(_LOOK_EVERY):
             continue
         worker.arrived.clear()
-        for table in tables:
-            run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
-            try:
-                done = refresh(
-                    table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
-                )
-            except Fenced:
-                continue  # another run refreshes it at this moment
-            except RefreshFailed as error:
-                _LOG.warning("%s", error)
-                continue
-            if done.record and time.monotonic() - reported.get(table.name, 0.0) >= REPORT_EVERY:
-                reported[table.name] = time.monotonic()
-                _tell_refreshed(table, done.record.units, done.reason, on)
-
-
-def _tell_refreshed(table: Table, units: Mapping[str, int], reason: str, on: dg.DagsterInstance) -> None:
-    for unit in sorted(units) if table.unit else (None,):
-        event = dg.AssetMaterialization(
-            key_of(table.name), partition=unit, metadata={"what_was_done": reason}
-        )
         try:
-            on.report_runless_asset_event(event)
-        except Exception as error:
-            _LOG.warning("Dagster was not told of %s: %s", table.name, error)
+            lakehouse.session(quick=False)  # it stays: both compilers pay
+            for table in tables:
+                run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
+                with suppress(Fenced):  # another run refreshes it at this moment
+                    done = refresh(
+                        table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
+                    )
+                    worker.refreshed(table, done)
+        except Exception as error:  # the intake goes on; silver follows with the next batch or run
+            _LOG.warning("silver is behind: %s", error)
+            stop.wait(REPORT_EVERY)
+            worker.arrived.set()

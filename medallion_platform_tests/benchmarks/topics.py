@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +36,7 @@ from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
 from medallion_platform_tests.kafka.broker import Broker
 
 ROWS, WARM_ROWS, PARTITIONS = 500_000, 20_000, 3
-RATES, SECONDS = (1_000, 10_000), 60
+RATES = (1_000, 10_000)
 _POLL = 0.02
 _PATIENCE = 180.0
 
@@ -117,10 +117,10 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
     ]
 
 
-def freshness(seconds: int = SECONDS) -> list[dict[str, str]]:
+def freshness(rates: Sequence[int], seconds: int) -> list[dict[str, str]]:
     """From a producer's acknowledgement to a row that can be read, by `medallion stream --refresh`."""
     with _broker() as (broker, folder):
-        return [_fresh(broker, folder / str(rate), rate, seconds) for rate in RATES]
+        return [_fresh(broker, folder / str(rate), rate, seconds) for rate in rates]
 
 
 # --- one side in a process of its own -------------------------------------------------------------
