@@ -69,8 +69,6 @@ def spark_settings(root: Path | str) -> dict[str, str]:
         ),
         "spark.hadoop.fs.s3a.path.style.access": "true" if os.environ.get("AWS_ENDPOINT_URL") else None,
         "spark.hadoop.fs.s3a.connection.establish.timeout": "5s",
-        # Without it a write of no rows leaves an object that stands for its empty folder.
-        "spark.hadoop.fs.s3a.performance.flags": "create,delete,mkdir",
     }
     for scheme in ("s3", "s3a"):
         said[f"spark.hadoop.fs.{scheme}.impl"] = "org.apache.hadoop.fs.s3a.S3AFileSystem"

@@ -1,6 +1,6 @@
 """The second half of every write: staged Parquet files become rows of a table, all at once.
 
-An engine has written files below `<table>/staged/<id>/`; nobody sees them yet. They move to their
+An engine has written files below `<table>/staged-<id>/`; nobody sees them yet. They move to their
 partition's folder, still unseen, and `commit` adds them to the Delta log together with the files
 they replace, the writer's record and a transaction identifier. A crash before it leaves orphans for
 VACUUM; after it the work is done. Two writers that started from the same version conflict on the

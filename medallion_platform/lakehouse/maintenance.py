@@ -165,7 +165,7 @@ def optimize(
     if unreadable:
         raise NotOurs(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
 
-    root, folder = lake.path(table), f"staged/{uuid.uuid4().hex}"
+    root, folder = lake.path(table), f"staged-{uuid.uuid4().hex}"
     for batch in chosen:
         _rewrite(opened, root, folder, batch, cluster_by, mark, target_bytes)
     added = staged_files(root, folder, partition_by)

@@ -253,7 +253,8 @@ def stage(
     """
     import polars as pl
 
-    folder = f"staged/{uuid.uuid4().hex}"
+    # Right below the table: S3A leaves an object in the place of a folder that it emptied.
+    folder = f"staged-{uuid.uuid4().hex}"
     observed = Observation()
     kept: dict[str, str] = {}
     if verdict is None:

@@ -59,7 +59,7 @@ def test_a_lake_in_a_bucket_holds_what_one_on_disk_holds(
     assert content(there.lake, "gold.days")
     assert_same(here.lake, there.lake)
     assert here.lake.tables() == there.lake.tables()
-    left = [f["path"] for f in store(f"{bucket}/lake").list().collect() if "staged/" in f["path"]]
+    left = [f["path"] for f in store(f"{bucket}/lake").list().collect() if "staged" in f["path"]]
     assert left == [], "what was staged is still there"
 
 
