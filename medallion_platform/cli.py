@@ -290,7 +290,7 @@ def stream(
     ] = False,
     home: Home = None,
     host: Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of these; 0 takes any free one.")] = 9108,
+    port: Annotated[int, typer.Option(help="Port of these; 0 takes any free one.", min=0, max=65535)] = 9108,
 ) -> None:
     """Take in a topic's messages as they come, until Ctrl-C or SIGTERM; several workers share it."""
     import logging

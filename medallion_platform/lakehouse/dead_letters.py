@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import lean
+from medallion_platform.lakehouse.commit import Fenced, sequence_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import Record
 
@@ -75,9 +76,19 @@ def append(
     rows: pl.DataFrame,
     record: Record,
     positions: Mapping[str, int] | None = None,
+    seen: int | None = None,
 ) -> None:
-    """Add dead letters in one commit, fenced like every writer."""
-    lean.append(_ensure(lake, table), _fit(rows), record, positions or {})
+    """Add dead letters in one commit, fenced like every writer.
+
+    seen: the sequence that the letters stood at when those that are there already were left out of `rows`.
+
+    Raises:
+        Fenced: another writer committed meanwhile, be it since these were looked at.
+    """
+    found = _ensure(lake, table)
+    if seen is not None and sequence_of(found) != seen:
+        raise Fenced(f"{name(table)}: another writer has moved on; run it again")
+    lean.append(found, _fit(rows), record, positions or {})
 
 
 def replace(

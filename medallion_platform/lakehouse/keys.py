@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 MOST_ROWS = 20_000_000
-"""Rows whose hashes are kept, 160 MB; files that were not asked for the longest go first."""
+"""Rows whose hashes are kept, 160 MB; a file beyond that is read anew each time."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -50,34 +50,36 @@ class Keys:
         asked = wanted.unique().cast({c: kinds[c] for c in key})  # type: ignore[arg-type]
         hashes = np.sort(_hashes(asked))
         found = [pl.DataFrame(schema=kinds)]
-        for file in files_of(table):
-            if not may_hold(file):
-                continue
+        files = [file for file in files_of(table) if may_hold(file)]
+        self._forget_all_but({file["path"] for file in files})
+        for file in files:
             if self._holds(table, file, kinds, key, hashes):
                 found.append(_read(table, file, kinds).join(asked, on=key, how="semi", nulls_equal=True))
-        self._forget(hashes.size)
         return pl.concat(found)
 
     def _holds(
         self, table: DeltaTable, file: dict[str, Any], kinds: pl.Schema, key: Sequence[str], hashes: Hashes
     ) -> bool:
         """Whether any of the hashes is one of the file's."""
-        known = self._files.pop(file["path"], None)
+        known = self._files.get(file["path"])
         if known is None:
             known = np.sort(_hashes(_read(table, file, kinds).select(key)))
-        self._files[file["path"]] = known  # now the youngest
+            if self._kept + known.size <= MOST_ROWS:
+                self._files[file["path"]] = known
         if not known.size:
             return False
         few, many = (hashes, known) if hashes.size < known.size else (known, hashes)
         places = np.minimum(np.searchsorted(many, few), many.size - 1)
         return bool((many[places] == few).any())
 
-    def _forget(self, size: int) -> None:
-        total = sum(h.size for h in self._files.values())
-        for path in list(self._files):
-            if total <= MOST_ROWS:
-                return
-            total -= self._files.pop(path).size
+    @property
+    def _kept(self) -> int:
+        return sum(hashes.size for hashes in self._files.values())
+
+    def _forget_all_but(self, asked: set[str]) -> None:
+        """Make room by what is not asked for now, where half of it is taken."""
+        if self._kept > MOST_ROWS // 2:
+            self._files = {path: hashes for path, hashes in self._files.items() if path in asked}
 
 
 def _hashes(keys: pl.DataFrame) -> Hashes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Unavailable
-from medallion_platform.sources.kafka import KafkaSource, Topics
+from medallion_platform.sources.kafka import KafkaSource, Topics, group_of
 from medallion_platform.sources.rest import RestSource
 from medallion_platform.sources.source import FileSource, Source
 
@@ -18,15 +19,15 @@ from medallion_platform.sources.source import FileSource, Source
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
     if not isinstance(source, FileSource):
-        return _look(source, run.at)
+        return _look(source, lakehouse.lake, run.at)
     look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
     return landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
 
 
-def _look(source: Source, at: datetime) -> Arrivals:
+def _look(source: Source, lake: Lake, at: datetime) -> Arrivals:
     """What has arrived at a source that is reached over the network."""
     if isinstance(source, KafkaSource):
-        if workers := kafka.streamed(source):
+        if workers := kafka.streamed(source, group_of(source, str(lake.root))):
             return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
         return kafka.look(source)
     if isinstance(source, RestSource):
@@ -52,7 +53,7 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
     for source in catalog.sources:
         if not isinstance(source, FileSource):
             try:
-                found += _look(source, now).waiting(lakehouse.lake.positions(source.table))
+                found += _look(source, lakehouse.lake, now).waiting(lakehouse.lake.positions(source.table))
             except Unavailable as error:
                 found.append(str(error))
     return found

@@ -10,7 +10,6 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
@@ -29,7 +28,7 @@ from medallion_platform.pipeline.intake import Taken
 from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.pipeline.table import Table
-from medallion_platform.sources.kafka import Follower, KafkaSource
+from medallion_platform.sources.kafka import Follower, KafkaSource, group_of
 
 REPORT_EVERY = 10.0
 """Seconds between two reports."""
@@ -60,7 +59,7 @@ def follow(
     lake = lakehouse.lake
     worker = _Worker(source, vitals)
 
-    follower = Follower(source, lambda: lake.positions(source.table))
+    follower = Follower(source, group_of(source, str(lake.root)), lambda: lake.positions(source.table))
     threads = [Thread(target=_report, args=(worker, lakehouse, on, stop))]
     if refreshing:
         tables = silver_behind(catalog, source.table)
@@ -100,7 +99,7 @@ class _Worker:
     _why: str = ""
 
     def run(self) -> Run:
-        """Who takes the next batch: everything between two reports is one run."""
+        """Who takes the next batch: what is taken within the same ten seconds is one run."""
         return Run.now(f"{self.name}-{int(time.time() // REPORT_EVERY)}")
 
     def taken(self, taken: Taken, behind: Mapping[str, int]) -> None:
@@ -124,9 +123,10 @@ class _Worker:
 
     def to_report(self) -> Taken | None:
         """The batches since the last report as one; None where there were none."""
-        since, self._since = self._since, []
+        since = self._since[:]
         if not since:
             return None
+        del self._since[: len(since)]  # more may have come meanwhile
         whole = Taken(self.source.name, self.source.table, version=since[-1].version)
         for taken in since:
             whole.add(taken.record)
@@ -187,11 +187,13 @@ def _refresh(
             lakehouse.session(quick=False)  # it stays: both compilers pay
             for table in tables:
                 run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
-                with suppress(Fenced):  # another run refreshes it at this moment
-                    done = refresh(
-                        table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
-                    )
-                    worker.refreshed(table, done)
+                done = refresh(
+                    table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
+                )
+                worker.refreshed(table, done)
+        except Fenced:  # another run refreshes it at this moment, maybe without the newest rows
+            stop.wait(_LOOK_EVERY)
+            worker.arrived.set()
         except Exception as error:  # the intake goes on; silver follows with the next batch or run
             _LOG.warning("silver is behind: %s", error)
             stop.wait(REPORT_EVERY)

@@ -21,7 +21,7 @@ def next_rows(rows: int, lag: float, busy: float, *, pressed: bool = False) -> i
     """The bound of the next batch.
 
     lag: seconds that it takes to catch up at the present rate. busy: share of its time that the worker
-    works. pressed: memory runs short, or the last batch failed.
+    works. pressed: memory runs short.
     """
     if pressed:
         rows //= 2

@@ -8,7 +8,7 @@ watermark is a new event, as in Spark's `dropDuplicatesWithinWatermark`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def duplicates(
     there = (keys or Keys()).rows(table, batch.select(key), _may_hold(batch, contract, key), also)
     # Under a name of its own: the time may be part of the key.
     existing = there.select(*key, *(pl.col(c).alias("_time") for c in also))
+    existing = existing.cast({c: batch.schema[c] for c in key}, strict=False)
     repeated = batch.select(pl.struct(key).is_duplicated()).to_series()
     if not existing.is_empty():
         held = existing.select(key).unique()
@@ -58,7 +59,7 @@ def duplicates(
     times = [pl.col(c).alias("_time") for c in also]
     suspects = batch.select(*key, *times).with_row_index("_i").filter(repeated)
     accepted: dict[tuple[object, ...], list[datetime | None]] = {}
-    for row in existing.join(suspects.select(key).unique(), on=key, how="semi").iter_rows():
+    for row in existing.join(suspects.select(key).unique(), on=key, how="semi", nulls_equal=True).iter_rows():
         accepted.setdefault(row[: len(key)], []).append(row[len(key)] if time else None)
     twice = [
         row[0]
@@ -115,6 +116,8 @@ def _may_hold(
 
 def _number(bound: Any) -> int:
     """A bound as a whole number: microseconds since 1970 of a time."""
+    if isinstance(bound, date) and not isinstance(bound, datetime):
+        bound = datetime.combine(bound, datetime.min.time())
     if isinstance(bound, datetime):
         return (bound.replace(tzinfo=bound.tzinfo or UTC) - _FIRST) // _MICROSECOND
     return int(bound)

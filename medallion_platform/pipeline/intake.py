@@ -274,7 +274,8 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     )
     if not bad.is_empty():
         reached = {log: max(_reached(letters, log), to) for log, to in batch.positions.items()}
-        dead_letters.append(lake, source.table, bad, replace(record, units={}), reached)
+        told = replace(record, units={})
+        dead_letters.append(lake, source.table, bad, told, reached, seen=sequence_of(letters))
     record = replace(record, seconds=round(time.monotonic() - started, 3))
     lean.append(table, rows, record, batch.positions)
     return record

@@ -6,6 +6,7 @@ instant is replaced by another one, which begins where the table is.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ WITHIN = 0.2
 COMPACT_EVERY = 100
 """Commits, after which the small files that they left are merged."""
 
+_LOG = logging.getLogger("medallion.stream")
 _PAUSE = 1.0
 """Seconds before a source that could not be reached is tried again."""
 _SMOOTH = 0.2
@@ -100,10 +102,11 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
                 watch.idle()
                 continue
             taken = intake(arrived, lake, run(), keys=keys)
-        except (Fenced, MovedOn) as error:
+        except (Fenced, MovedOn):
             follower.begin_anew()
-            watch.waits(str(error))
+            watch.idle()
         except Unavailable as error:
+            follower.begin_anew()
             watch.waits(str(error))
             stop.wait(_PAUSE)
         else:
@@ -117,13 +120,15 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
 
 
 def _compact(lake: Lake, table: str) -> None:
-    """Merge small files; another writer that comes between only puts it off."""
+    """Merge small files; what comes between only puts it off."""
     for name in (table, dead_letters.name(table)):
-        if lake.exists(name):
-            try:
+        try:
+            if lake.exists(name):
                 maintenance.optimize(lake, name)
-            except (Fenced, maintenance.NotOurs):
-                continue
+        except Fenced:
+            continue
+        except Exception as error:
+            _LOG.warning("the small files of %s are left for later: %s", name, error)
 
 
 @dataclass
@@ -149,8 +154,11 @@ def memory_is_short() -> bool:
     try:
         most = (_CGROUP / "memory.max").read_text().strip()
         if most != "max":
-            return int((_CGROUP / "memory.current").read_text()) > _MEMORY_SHARE * int(most)
-    except (OSError, ValueError):
+            told = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+            # Pages of files that nobody has open are given back when they are needed.
+            used = int((_CGROUP / "memory.current").read_text()) - int(told["inactive_file"])
+            return used > _MEMORY_SHARE * int(most)
+    except (OSError, KeyError, ValueError):
         pass
     try:
         lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())

@@ -14,8 +14,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,8 @@ MESSAGE: dict[str, Any] = {
 """What Kafka says of a message beside its value, in the bronze tables of its sources."""
 
 _TOMBSTONE = "no value: a tombstone"
+_NOT_UTF8 = "(the name of a header is not UTF-8)"
+_YEAR_10000 = 253_402_300_800_000
 _CHUNK = 10_000
 _PATIENCE = 0.1
 """Seconds that fewer messages than a chunk may take."""
@@ -95,6 +99,11 @@ class KafkaSource(Source):
         if not isinstance(self.format, JsonLines | Debezium):
             raise ValueError(f"source {self.name!r}: messages are JSON, not {self.format!r}")
         re.compile(self.pattern)
+        if re.search(r"\\[A-Za-z]|\(\?", self.pattern):
+            raise ValueError(
+                f"source {self.name!r}: the pattern {self.pattern!r} has to be a POSIX expression, which a "
+                "group's members share: [0-9] in the place of \\d, and no (?"
+            )
         if not self.settings.get("bootstrap.servers"):
             raise ValueError(f"source {self.name!r}: its settings lack bootstrap.servers")
         if refused := sorted(_OURS.keys() & self.settings.keys()):
@@ -206,9 +215,11 @@ class Topics:
                 if reading is None:
                     continue
                 heard_of = client.sort(said)
+                ended = gathered.add(reading, heard_of)
                 if heard_of.expired:
                     self._expired(client, reading, gathered)
-                if gathered.add(reading, heard_of):
+                    ended = ended or reading.next >= reading.partition.end
+                if ended:
                     del open_[place]
                     client.unassign(reading)
             if gathered.rows >= rows or gathered.size >= size:
@@ -222,6 +233,7 @@ class Topics:
         if low > reading.next:
             gathered.unread.append(self._gap(replace(reading.partition, low=low), reading))
             reading.next = low
+            gathered.positions[reading.log] = reading.reached
         client.unassign(reading)
         client.assign_also(reading)
 
@@ -290,28 +302,31 @@ def _identity(source: KafkaSource, partition: Partition) -> str | None:
     return f"{source.name}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
 
 
-def group_of(source: Source) -> str:
-    """The consumer group of a source's continuous workers."""
-    return f"medallion.{source.name}"
+def group_of(source: Source, lake: str) -> str:
+    """The consumer group of the workers that take a source into one lake, by the lake's root.
+
+    Two lakes (staging and production, say) are two groups: each gets every message.
+    """
+    return f"medallion.{source.name}.{blake2b(lake.encode(), digest_size=4).hexdigest()}"
 
 
 class Follower:
     """A member of a source's consumer group: what comes into the partitions that the group gives it.
 
-    Raises `Unavailable` from every call while the brokers cannot be reached; call again.
+    `poll` raises `Unavailable` while the brokers cannot be reached: call again.
     """
 
-    def __init__(self, source: KafkaSource, positions: Callable[[], Position]) -> None:
+    def __init__(self, source: KafkaSource, group: str, positions: Callable[[], Position]) -> None:
         """positions: a fresh look at how far the table is."""
         self.source = source
         self._positions = positions
-        self._client = _Client(source, _MEMBER)
+        self._client = _Client(source, {**_MEMBER, "group.id": group})
         self._gathered = _Gathered(source)
         self._readings: dict[tuple[str, int], _Reading] = {}
         self._begun: dict[str, int | None] = {}
         self._given: set[tuple[str, int]] = set()
-        self._to_begin = False
-        names = list(source.topics) or [f"^{source.pattern}$"]
+        self._to_begin = True
+        names = list(source.topics) or [f"^({source.pattern})$"]
         self._client.consumer.subscribe(names, on_assign=self._on_given, on_revoke=self._on_taken_away)
 
     def poll(self, rows: int, size: int, within: float) -> Polled | None:
@@ -324,6 +339,8 @@ class Follower:
             messages = self._client.consumer.consume(wanted, within)
             if self._to_begin:
                 return None  # the group was rearranged meanwhile: these may be another worker's now
+            if not messages:
+                self._client.ask_if_in_doubt()
             for place, said in groupby(messages, _place):
                 heard = self._client.sort(said)
                 if heard.expired:
@@ -348,11 +365,12 @@ class Follower:
         self._to_begin = True
 
     def behind(self) -> dict[str, int]:
-        """How many offsets of each partition lie between what was read and its end, as last heard."""
+        """How many offsets of each partition lie between what was read and its end, where that was heard."""
         found: dict[str, int] = {}
         for reading in self._readings.values():
-            _, end = self._client.watermarks(*reading.place, cached=True)
-            found[reading.log] = max(end - reading.next, 0)
+            with suppress(Unavailable):
+                _, end = self._client.watermarks(*reading.place, cached=True)
+                found[reading.log] = max(end - reading.next, 0)
         return found
 
     def close(self) -> None:
@@ -375,10 +393,13 @@ class Follower:
         self._readings.clear()
         self._begun.clear()
         position = self._positions()
-        for reading, gap in look(self.source).begin(position) if self._given else ():
+        for reading, gap in Topics(self.source, self._client.partitions()).begin(position):
+            # A topic's identity speaks for all of its partitions: who writes it begins them all.
+            identity = _identity(self.source, reading.partition)
+            new = identity is not None and position(identity) is None
             # A partition that a topic no longer has is given to nobody: to who has the first one.
             gone = reading.partition.end == 0 and (reading.place[0], 0) in self._given
-            if reading.place not in self._given and not (gone and gap):
+            if reading.place not in self._given and not new and not (gone and gap):
                 continue
             self._begun[reading.log] = position(reading.log)
             self._gathered.begin(reading, gap, position)
@@ -489,15 +510,14 @@ def look(source: KafkaSource) -> Topics:
         client.consumer.close()
 
 
-def streamed(source: KafkaSource) -> int:
-    """How many continuous workers have the source in their hands now.
+def streamed(source: KafkaSource, group: str) -> int:
+    """How many continuous workers of a group have the source in their hands now.
 
     Raises:
         Unavailable: no broker answers.
     """
     from confluent_kafka import KafkaException
 
-    group = group_of(source)
     admin = _admin(source)  # what is asked ends with it
     try:
         (described,) = admin.describe_consumer_groups([group], request_timeout=TIMEOUT).values()
@@ -518,13 +538,13 @@ class _Client:
         self.said: list[str] = []
 
         def note(error: KafkaError) -> None:
-            self.said.append(error.str())
+            self.said[:] = [error.str()]
 
         settings: dict[str, Any] = {
             **_settings(source),
+            "group.id": f"medallion.{source.name}",
             **(further or {}),
             **_OURS,
-            "group.id": group_of(source),
             "error_cb": note,
         }
         try:
@@ -646,10 +666,23 @@ class _Client:
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 expired = True
             elif _passes(error):
-                self.said.append(error.str())
+                self.said[:] = [error.str()]
             else:
-                raise _unavailable(self.source, [error.str()])
+                raise Unavailable(
+                    f"source {self.source.name}: {self.source.brokers} refuses: {error.str()}; what was "
+                    "taken in is safe, the next intake goes on from there"
+                )
         return _Heard(messages, end, expired)
+
+    def ask_if_in_doubt(self) -> None:
+        """Where the client complained, see whether the brokers answer at all.
+
+        Raises:
+            Unavailable: they do not.
+        """
+        if self.said:
+            self.partitions()
+            self.said.clear()
 
     def unavailable(self) -> Unavailable:
         """Nobody answers, and what was said of it last."""
@@ -716,7 +749,7 @@ def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Mes
         "_row": pl.Series(offsets + 1),
         "_offset": pl.Series(offsets + epochs),
         "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
-        "_headers": _headers([m.headers() or () for m in messages]),
+        "_headers": _headers([_headers_of(m) for m in messages]),
         "_timestamp": _timestamps(messages),
     }
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
@@ -726,12 +759,22 @@ def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
     return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
 
 
+def _headers_of(message: Message) -> Sequence[Any]:
+    """A message's headers; the client cannot give any where one's name is not UTF-8."""
+    try:
+        return list(message.headers() or ())
+    except (SystemError, UnicodeDecodeError):
+        return [(_NOT_UTF8, None)]
+
+
 def _timestamps(messages: Sequence[Message]) -> pl.Series:
-    """When the messages were made or appended, by the topic's settings; null of old clients."""
+    """When the messages were made or appended, by the topic's settings; null of old clients and of clocks
+    that count something else than milliseconds."""
     told = [m.timestamp() for m in messages]
     milliseconds = np.fromiter((at for _, at in told), np.int64, len(told))
     known = np.fromiter((kind for kind, _ in told), np.bool_, len(told))
-    times = pl.Series(milliseconds * 1000)
+    known &= (milliseconds >= 0) & (milliseconds < _YEAR_10000)
+    times = pl.Series(np.where(known, milliseconds, 0) * 1000)
     return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
 
 

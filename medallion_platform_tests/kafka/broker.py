@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from confluent_kafka.cimpl import TopicPartition
 
@@ -188,13 +188,18 @@ def _launched(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def _taken(error: KafkaError | None, _: Any) -> None:
+    if error is not None:
+        raise KafkaException(error)
+
+
 def _produce(
     producer: Producer, topic: str, values: list[bytes | None], partition: int, named: dict[str, Any]
 ) -> None:
     for value in values:
         while True:
             try:
-                producer.produce(topic, value, partition=partition, **named)
+                producer.produce(topic, value, partition=partition, on_delivery=_taken, **named)
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import dagster as dg
 import httpx
@@ -20,10 +22,14 @@ import pytest
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.stream import stream
 from medallion_platform.sources import kafka
+from medallion_platform.sources.arrivals import Unavailable
+from medallion_platform_tests.pipeline.toy import RUN
 
-from .broker import Broker
-from .test_kafka import conserved, event, ids, letters, source_of
+from .broker import Broker, free_ports
+from .test_kafka import conserved, event, ids, letters, rows, source_of
 
 WORKER = Path(__file__).with_name("worker.py")
 PATIENCE = 60.0
@@ -83,11 +89,13 @@ def test_a_worker_takes_what_comes_and_ends_clean(broker: Broker, topic: str, tm
         until(lambda: count(lake) == 2, running)
         broker.send(topic, [event("b"), None])
         until(lambda: count(lake) == 4, running)
-        assert kafka.streamed(source_of(broker, topic)) == 1
+        source = source_of(broker, topic)
+        group = kafka.group_of(source, str(lake.root))
+        assert kafka.streamed(source, group) == 1
         assert running[0].end(signal.SIGTERM) == 0
         assert running[0].said().endswith("ends\n")
     assert ids(lake) == ["a", "b"]
-    assert kafka.streamed(source_of(broker, topic)) == 0
+    assert kafka.streamed(source, group) == 0
     assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
@@ -166,6 +174,94 @@ def test_a_topic_made_anew_under_a_worker_is_told_and_taken(
     (why,) = letters(lake)["violations"].to_list()
     assert why[0].startswith("topic: lost from offset 5 on: the topic was deleted and made anew")
     conserved(lake)
+
+
+@pytest.mark.broker
+def test_a_topic_made_anew_under_two_workers_loses_nothing(
+    broker: Broker, topic: str, tmp_path: Path
+) -> None:
+    """Each has a partition, and each must learn that it is another's topic now."""
+    broker.create(topic, 2)
+    lake = Lake(tmp_path / "lake")
+    with workers(*(Worker(broker, topic, lake.root) for _ in range(2))) as running:
+        for n in range(2):
+            broker.send(topic, [event(f"old{n}-{i}") for i in range(5)], n)
+        until(lambda: count(lake) == 10, running)
+        broker.delete(topic)
+        broker.create(topic, 2)
+        for n in range(2):
+            broker.send(topic, [event(f"new{n}-{i}") for i in range(20)], n)
+        until(lambda: lake.rows("bronze.clicks") == 50, running)
+        for worker in running:
+            assert worker.end(signal.SIGTERM) == 0, worker.said()
+    assert len(set(ids(lake))) == 50
+    told = [why[0].partition(" on: ")[0] for why in letters(lake)["violations"].to_list()]
+    assert told == ["topic: lost from offset 5"] * 2
+    conserved(lake)
+
+
+def test_without_a_broker_a_worker_says_so() -> None:
+    (port,) = free_ports(1)
+    source = source_of(Broker(f"127.0.0.1:{port}", None), "t")  # type: ignore[arg-type]
+    follower = kafka.Follower(source, "g", lambda: lambda _: None)
+    try:
+        with pytest.raises(Unavailable, match="gives no answer"):
+            follower.poll(10, 10, 0.1)
+    finally:
+        follower.close()
+
+
+@pytest.mark.broker
+def test_an_error_between_messages_loses_none_of_them(
+    broker: Broker, topic: str, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a poll had heard when it failed is heard again by the next one."""
+    broker.create(topic, 2)
+    source = source_of(broker, topic)
+    for n in range(2):
+        broker.send(topic, [event(f"{n}-{i}") for i in range(30)], n)
+    sort, failed = kafka._Client.sort, []
+
+    def fails_once(self: kafka._Client, said: Iterable[Any]) -> Any:
+        heard = sort(self, said)
+        if heard.messages and not failed:
+            failed.append(True)
+            raise Unavailable("refused for once")
+        return heard
+
+    monkeypatch.setattr(kafka._Client, "sort", fails_once)
+    follower = kafka.Follower(source, f"g-{topic}", lambda: lake.positions(source.table))
+    stop = Event()
+
+    class Watch:
+        def taken(self, *_: object) -> None:
+            if lake.rows("bronze.clicks") == 60:
+                stop.set()
+
+        def idle(self) -> None:
+            pass
+
+        def waits(self, why: str) -> None:
+            assert why == "refused for once"
+
+    stream(follower, lake, lambda: RUN, stop, Watch())
+    follower.close()
+    assert failed
+    assert len(set(ids(lake))) == 60
+
+
+@pytest.mark.broker
+def test_a_clock_that_counts_microseconds_does_not_hinder_upkeep(
+    broker: Broker, topic: str, lake: Lake
+) -> None:
+    broker.create(topic, message_timestamp_after_max_ms=str(2**63 - 1))
+    source = source_of(broker, topic)
+    for n, at in enumerate([1_767_571_200_000_000, 2**62, 1_767_571_200_000]):
+        broker.send(topic, [event(f"k{n}")], timestamp=at)
+        intake(kafka.look(source), lake, RUN)
+    maintenance.optimize(lake, "bronze.clicks")
+    there = rows(lake)["_timestamp"].to_list()
+    assert [at and at.isoformat() for at in there] == [None, None, "2026-01-05T00:00:00+00:00"]
 
 
 @pytest.mark.broker

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.stream import stream
-from medallion_platform.sources.kafka import Follower
+from medallion_platform.sources.kafka import Follower, group_of
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of
 from medallion_platform_tests.pipeline.toy import EVENTS
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     source = source_of(Broker(address, None), topic, contract=contract)  # type: ignore[arg-type]
     lake = Lake(Path(root))
 
-    follower = Follower(source, lambda: lake.positions(source.table))
+    follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))
     print("begins", flush=True)
     stream(follower, lake, lambda: Run.now(f"worker-{topic}"), stop, Printing())
     follower.close()
