@@ -105,15 +105,7 @@ def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def from_kafka(source: FileSource, broker: Broker, topic: str) -> KafkaSource:
     """The declared source, but its change events come by a topic."""
-    return KafkaSource(
-        source.name,
-        source.table,
-        source.contract,
-        source.format,
-        source.domain,
-        brokers=broker.address,
-        topics=(topic,),
-    )
+    return KafkaSource.of(source, settings={"bootstrap.servers": broker.address}, topics=(topic,))
 
 
 @dataclass
