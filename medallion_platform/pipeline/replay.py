@@ -17,7 +17,7 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.pipeline import intake as _intake
+from medallion_platform.pipeline import sift as _sift
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.sources import files
 from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
@@ -53,7 +53,7 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     wanted = _of(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null()
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))
-    chosen = everything.filter(wanted).unique(_intake.LETTER_PLACE, keep="first", maintain_order=True)
+    chosen = everything.filter(wanted).unique(_sift.LETTER_PLACE, keep="first", maintain_order=True)
     # Letters ahead of the table belong to an intake that has not committed its rows yet.
     reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
     taken = pl.col("source").replace_strict(reached, return_dtype=pl.Int64)
@@ -69,19 +69,19 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
             *(pl.col(c).alias(f"_{c}") for c in ("source", "file", "row", "offset")),
         ),
     )
-    judged = _intake.judge(source, frame, run.at)
+    judged = _sift.judge(source, frame, run.at)
     good = judged.good
-    there = _held(table, source, good.select(_intake.PLACE))
-    good = good.join(there, on=_intake.PLACE, how="anti", maintain_order="left")
-    twice = duplicates(good, source.contract, table, _intake.identity_of(source))
-    rows = _intake.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
+    there = _held(table, source, good.select(_sift.PLACE))
+    good = good.join(there, on=_sift.PLACE, how="anti", maintain_order="left")
+    twice = duplicates(good, source.contract, table, _sift.identity_of(source))
+    rows = _sift.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
     counts = Counts(chosen.height, rows.height + there.height, judged.bad.height, int(twice.sum()), 0)
     record = Record(
         verb="replay",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=counts,
-        units=_intake.units_of(source, rows),
+        units=_sift.units_of(source, rows),
         sequence=next_sequence(table, letters),
         violations=judged.violations,
         warnings=judged.warnings,
@@ -89,10 +89,10 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     version = table.version()
     if not rows.is_empty():
         version = lean.append(table, rows, record, {})
-    healed = judged.good.select(_intake.PLACE)
+    healed = judged.good.select(_sift.PLACE)
     if healed.height:
         kept = everything.join(
-            healed, left_on=_intake.LETTER_PLACE, right_on=_intake.PLACE, how="anti", maintain_order="left"
+            healed, left_on=_sift.LETTER_PLACE, right_on=_sift.PLACE, how="anti", maintain_order="left"
         )
         lean.replace(letters, kept, replace(record, units={}), None)
     return Replayed(counts, version)
@@ -123,17 +123,17 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
             *("_source", "_file", "_row", "_offset", *source.provenance()),
         ),
     )
-    judged = _intake.judge(source, frame, run.at)
-    good = _intake.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
-    bad = _intake.dead_rows(source, run, judged.bad, [])
+    judged = _sift.judge(source, frame, run.at)
+    good = _sift.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
+    bad = _sift.dead_rows(source, run, judged.bad, [])
     held = dead_letters.read(lake, source.table)
-    bad = bad.join(held, on=_intake.LETTER_PLACE, how="anti", maintain_order="left")
+    bad = bad.join(held, on=_sift.LETTER_PLACE, how="anti", maintain_order="left")
     record = Record(
         verb="reparse",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=Counts(stored.height, good.height, judged.bad.height),
-        units=_intake.units_of(source, good),
+        units=_sift.units_of(source, good),
         sequence=next_sequence(table, letters),
         violations=judged.violations,
         warnings=judged.warnings,

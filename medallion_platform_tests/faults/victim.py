@@ -33,7 +33,7 @@ _IMPORTED = (confluent_kafka, polars)
 
 STEPS: dict[str, tuple[ModuleType, str]] = {
     "a look at the topic": (kafka, "look"),
-    "judging": (steps, "judge"),
+    "judging": (steps, "sift"),
     "dead letters": (dead_letters, "append"),
     "rows and positions": (steps.lean, "append"),
     "the commit itself": (deltalake, "write_deltalake"),

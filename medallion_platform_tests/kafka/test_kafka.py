@@ -286,7 +286,7 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
         broker.send(topic, [event(f"{n}-{i}") if i % 3 else b"[]" for i in range(12)], n)
     module, name = {
         "append": (steps.lean, "append"),
-        "judge": (steps, "judge"),
+        "judge": (steps, "sift"),
         "letters": (dead_letters, "append"),
     }[step]
     with Crash(monkeypatch, module, name, after=after, call=call), pytest.raises(Crashed):

@@ -21,8 +21,9 @@ from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import CHANGE, PROVENANCE, IntakeFailed
+from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.replay import replay
+from medallion_platform.pipeline.sift import CHANGE, PROVENANCE
 from medallion_platform.sources import files
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
 
@@ -615,7 +616,7 @@ STEPS = [
     (ledger, "append"),
     (dead_letters, "append"),
     (steps.lean, "append"),
-    (steps, "judge"),
+    (steps, "sift"),
     (steps, "duplicates"),
 ]
 crashes = st.tuples(st.sampled_from(STEPS), st.booleans(), st.integers(1, 4))

@@ -531,7 +531,7 @@ def test_credentials_go_to_no_other_origin(api: Api, lake: Lake, monkeypatch: py
 
 STEPS = {
     "append": (steps.lean, "append"),
-    "judge": (steps, "judge"),
+    "judge": (steps, "sift"),
     "letters": (dead_letters, "append"),
 }
 
