@@ -161,11 +161,12 @@ def commit(
     add: Iterable[StagedFile] = (),
     remove: Iterable[dict[str, Any]] = (),
     whole: pa.Schema | None = None,
+    positions: Mapping[str, int] | None = None,
 ) -> int:
     """Make staged files visible and replaced ones invisible in one commit; gives its version.
 
     table: opened at the version that the work was based on. remove: rows of `files_of`. whole: all
-    that was there is replaced, by files of this schema.
+    that was there is replaced, by files of this schema. positions: further transaction identifiers.
 
     Raises:
         Fenced: another writer came first, or one that took away the same files.
@@ -182,7 +183,7 @@ def commit(
 
     partition_by = table.metadata().partition_columns
     actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]
-    with fenced(table, record.sequence, record) as properties:
+    with fenced(table, record.sequence, record, positions) as properties:
         table.create_write_transaction(
             actions,
             mode="append" if whole is None else "overwrite",

@@ -7,11 +7,11 @@ A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import lean
-from medallion_platform.lakehouse.commit import Fenced, sequence_of
+from medallion_platform.lakehouse.commit import Fenced, StagedFile, commit, sequence_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import Record
 
@@ -85,10 +85,27 @@ def append(
     Raises:
         Fenced: another writer committed meanwhile, be it since these were looked at.
     """
+    found = _unmoved(lake, table, seen)
+    lean.append(found, fit(rows), record, positions or {})
+
+
+def append_files(
+    lake: Lake,
+    table: str,
+    files: Iterable[StagedFile],
+    record: Record,
+    positions: Mapping[str, int],
+    seen: int,
+) -> None:
+    """The same for dead letters that lie in staged files."""
+    commit(_unmoved(lake, table, seen), record, add=files, positions=positions)
+
+
+def _unmoved(lake: Lake, table: str, seen: int | None) -> DeltaTable:
     found = _ensure(lake, table)
     if seen is not None and sequence_of(found) != seen:
         raise Fenced(f"{name(table)}: another writer has moved on; run it again")
-    lean.append(found, _fit(rows), record, positions or {})
+    return found
 
 
 def replace(
@@ -104,7 +121,7 @@ def replace(
     if units is not None:
         quoted = ", ".join("'" + str(u).replace("'", "''") + "'" for u in sorted(units))
         predicate = f"unit IN ({quoted})"
-    lean.replace(_ensure(lake, table), _fit(rows), record, predicate)
+    lean.replace(_ensure(lake, table), fit(rows), record, predicate)
 
 
 def _ensure(lake: Lake, table: str) -> DeltaTable:
@@ -114,5 +131,6 @@ def _ensure(lake: Lake, table: str) -> DeltaTable:
     return lake.ensure(name(table), schema, properties=PROPERTIES)
 
 
-def _fit(rows: pl.DataFrame) -> pl.DataFrame:
+def fit(rows: pl.DataFrame) -> pl.DataFrame:
+    """Dead letters with their columns, in order."""
     return rows.select(list(columns())).cast(columns())  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
     from deltalake import DeltaTable, WriterProperties
 
 
@@ -88,6 +89,22 @@ def restore(table: DeltaTable, version: int, record: Record) -> None:
     if table.version() > version:
         with fenced(table, record.sequence, record) as properties:
             table.restore(version, commit_properties=properties)
+
+
+def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
+    """Give a table further columns, null in the rows that are there.
+
+    Raises:
+        Fenced: another writer changed the table's columns meanwhile.
+    """
+    from deltalake import Field, Schema
+    from deltalake.exceptions import CommitFailedError
+
+    new = [Field(f.name, f.type, nullable=True) for f in Schema.from_arrow(fields).fields]
+    try:
+        table.alter.add_columns(new)
+    except CommitFailedError as error:
+        raise Fenced(f"{table.metadata().name}: another writer added columns first ({error})") from error
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:

@@ -93,6 +93,9 @@ def session(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.ansi.enabled": "true",
+        # Messages on their way to Python: many small ones at once, but never many large ones.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",
         # Finding out which line of Python made a column doubles the time of making one.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
         "spark.sql.dataFrameQueryContext.enabled": "false",
@@ -101,6 +104,7 @@ def session(
         **(further or {}),
     }
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     with _starting:
         if SparkContext._gateway is None:
             conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))

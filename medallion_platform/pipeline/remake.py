@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from medallion_platform.contracts import masking
 from medallion_platform.contracts import spark as contracts
 from medallion_platform.contracts.contract import Severity
-from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.counts import Counts
@@ -34,8 +34,6 @@ from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 from medallion_platform.storage import in_bucket
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
     from medallion_platform.contracts.contract import Contract
     from medallion_platform.pipeline.table import Lookup, Table
 
@@ -458,19 +456,13 @@ def _fit(
     if evolution.widened and not whole:
         raise Widening
     if evolution.added and not whole:
-        _add_columns(current, evolution)
+        added = [evolution.schema.field(c) for c in evolution.added]
+        lean.add_columns(current, pa.schema(added))
     types = engine.spark_types(evolution.schema)
     given = dict(rows.dtypes)
     fitted = {c: F.col(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
     fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}
     return rows.withColumns(fitted) if fitted else rows, list(types), evolution
-
-
-def _add_columns(table: DeltaTable, evolution: Evolution) -> None:
-    from deltalake import Field, Schema
-
-    new = Schema.from_arrow(pa.schema([evolution.schema.field(c) for c in evolution.added]))
-    table.alter.add_columns([Field(f.name, f.type, nullable=True) for f in new.fields])
 
 
 def _arrow_schema(rows: DataFrame) -> pa.Schema:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -85,6 +86,8 @@ class KafkaSource(Source):
     topics: tuple[str, ...] = field(default=(), kw_only=True)
     pattern: str = field(default="", kw_only=True)
     """A regular expression for whole names of topics, in the place of `topics`."""
+    engine: Literal["lean", "spark"] = field(default="lean", kw_only=True)
+    """Who takes them in: one small process, or Spark's executors where a few workers are not enough."""
     settings: Mapping[str, str | int | float | bool] = field(kw_only=True, repr=False, compare=False)
 
     @classmethod
@@ -141,8 +144,8 @@ class Partition:
 
 
 @dataclass
-class _Reading:
-    """How far a partition is read."""
+class Reading:
+    """How far a partition is read; `next` is Kafka's own offset."""
 
     partition: Partition
     log: str
@@ -180,13 +183,13 @@ class Topics:
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions on up to where the partitions ended when looked at."""
         gathered = _Gathered(self.source)
-        open_: dict[tuple[str, int], _Reading] = {}
+        open_: dict[tuple[str, int], Reading] = {}
         for reading, gap in self.begin(position):
             gathered.begin(reading, gap, position)
             if reading.next < reading.partition.end:
                 open_[reading.place] = reading
         if open_:
-            client = _Client(self.source)
+            client = Client(self.source)
             try:
                 yield from self._read(client, open_, gathered, rows, size)
             finally:
@@ -196,8 +199,8 @@ class Topics:
 
     def _read(
         self,
-        client: _Client,
-        open_: dict[tuple[str, int], _Reading],
+        client: Client,
+        open_: dict[tuple[str, int], Reading],
         gathered: _Gathered,
         rows: int,
         size: int,
@@ -227,7 +230,7 @@ class Topics:
                 yield gathered.batch()
         client.refuse_others(self.partitions)
 
-    def _expired(self, client: _Client, reading: _Reading, gathered: _Gathered) -> None:
+    def _expired(self, client: Client, reading: Reading, gathered: _Gathered) -> None:
         """Go on behind what a broker deleted while it was read."""
         low = min(client.watermarks(*reading.place)[0], reading.partition.end)
         if low > reading.next:
@@ -237,7 +240,11 @@ class Topics:
         client.unassign(reading)
         client.assign_also(reading)
 
-    def begin(self, position: Position) -> Iterator[tuple[_Reading, Unread | None]]:
+    def beginnings(self, position: Position) -> Topics:
+        """The same partitions without what is still to be read: what is lost before it, and identities."""
+        return replace(self, partitions=[replace(r.partition, end=r.next) for r, _ in self.begin(position)])
+
+    def begin(self, position: Position) -> Iterator[tuple[Reading, Unread | None]]:
         """Where the reading of each partition begins, and what is lost before it."""
         for partition in self._known(position):
             yield self._begin(partition, position)
@@ -252,7 +259,7 @@ class Topics:
                 yield gone
                 gone = replace(gone, number=gone.number + 1)
 
-    def _begin(self, partition: Partition, position: Position) -> tuple[_Reading, Unread | None]:
+    def _begin(self, partition: Partition, position: Position) -> tuple[Reading, Unread | None]:
         log = self._log(partition)
         reached = position(log)
         identity = _identity(self.source, partition)
@@ -260,9 +267,9 @@ class Topics:
         if reached is None:
             # A partition that a topic got later begins at its first message; else history that is
             # gone before the source was ever read is no loss.
-            begin = _Reading(partition, log, 0, 0 if known else partition.low)
+            begin = Reading(partition, log, 0, 0 if known else partition.low)
         else:
-            begin = _Reading(partition, log, *divmod(reached, EPOCH))
+            begin = Reading(partition, log, *divmod(reached, EPOCH))
             lost = f"topic: lost from offset {begin.next} on: "
             if identity is not None and not known:
                 why = f"the topic was deleted and made anew (as {partition.topic_id})"
@@ -271,11 +278,11 @@ class Topics:
             if partition.low:
                 why += f", and 0 to {partition.low - 1} of it are gone"
             if (identity is not None and not known) or (identity is None and begin.next > partition.end):
-                anew = _Reading(partition, log, begin.epoch + 1, partition.low)
+                anew = Reading(partition, log, begin.epoch + 1, partition.low)
                 return anew, _unread(partition, log, reached, lost + why)
             if begin.next > partition.end:
                 # The topic is the same, its end was lost: what it still holds was taken in before.
-                anew = _Reading(partition, log, begin.epoch + 1, partition.end)
+                anew = Reading(partition, log, begin.epoch + 1, partition.end)
                 return anew, _unread(partition, log, reached, lost + why)
         if partition.low > begin.next:
             gap = self._gap(partition, begin)
@@ -283,7 +290,7 @@ class Topics:
             return begin, gap
         return begin, None
 
-    def _gap(self, partition: Partition, reading: _Reading) -> Unread:
+    def _gap(self, partition: Partition, reading: Reading) -> Unread:
         first, last = reading.next, partition.low - 1
         why = f"topic: lost offsets {first} to {last}: deleted before they were read"
         return _unread(partition, reading.log, reading.epoch * EPOCH + last, why)
@@ -320,9 +327,9 @@ class Follower:
         """positions: a fresh look at how far the table is."""
         self.source = source
         self._positions = positions
-        self._client = _Client(source, {**_MEMBER, "group.id": group})
+        self._client = Client(source, {**_MEMBER, "group.id": group})
         self._gathered = _Gathered(source)
-        self._readings: dict[tuple[str, int], _Reading] = {}
+        self._readings: dict[tuple[str, int], Reading] = {}
         self._begun: dict[str, int | None] = {}
         self._given: set[tuple[str, int]] = set()
         self._to_begin = True
@@ -455,12 +462,12 @@ class _Gathered:
 
     def clear(self) -> None:
         """Forget all."""
-        self.messages: list[tuple[_Reading, int, Sequence[Message]]] = []
+        self.messages: list[tuple[Reading, int, Sequence[Message]]] = []
         self.unread: list[Unread] = []
         self.positions: dict[str, int] = {}
         self.rows = self.size = 0
 
-    def begin(self, reading: _Reading, gap: Unread | None, position: Position) -> None:
+    def begin(self, reading: Reading, gap: Unread | None, position: Position) -> None:
         """Where a partition begins, as far as the table does not say so."""
         if gap:
             self.unread.append(gap)
@@ -470,7 +477,7 @@ class _Gathered:
         if identity and position(identity) is None:
             self.positions[identity] = 0
 
-    def add(self, reading: _Reading, heard: _Heard) -> bool:
+    def add(self, reading: Reading, heard: _Heard) -> bool:
         """Messages of a partition up to its end; whether that is reached."""
         messages, end = heard.messages, reading.partition.end
         if messages and int(messages[-1].offset() or 0) >= end:
@@ -497,13 +504,35 @@ class _Gathered:
         return made
 
 
+class Attendance:
+    """A member of a source's consumer group that reads nothing: others see that the source is followed."""
+
+    def __init__(self, source: KafkaSource, group: str) -> None:
+        self._consumer = Client(source, {**_MEMBER, "group.id": group}).consumer
+        names = list(source.topics) or [f"^({source.pattern})$"]
+        self._consumer.subscribe(names, on_assign=lambda consumer, _: consumer.assign([]))
+        self._left = Event()
+        self._thread = Thread(target=self._attend, daemon=True)
+        self._thread.start()
+
+    def _attend(self) -> None:
+        while not self._left.is_set():
+            self._consumer.poll(1.0)
+        self._consumer.close()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._left.set()
+        self._thread.join()
+
+
 def look(source: KafkaSource) -> Topics:
     """The partitions of a source and the offsets that they hold now.
 
     Raises:
         Unavailable: no broker answers, or a topic is not there.
     """
-    client = _Client(source)
+    client = Client(source)
     try:
         return Topics(source, client.partitions())
     finally:
@@ -528,7 +557,7 @@ def streamed(source: KafkaSource, group: str) -> int:
         raise _unavailable(source, [_text(error)]) from None
 
 
-class _Client:
+class Client:
     """A consumer of a source, and what it said of errors that may pass."""
 
     def __init__(self, source: KafkaSource, further: Mapping[str, Any] | None = None) -> None:
@@ -628,19 +657,19 @@ class _Client:
                 raise _unavailable(self.source, [f"no offsets of {topic}/{number}"])
             return found
 
-    def assign(self, readings: Iterable[_Reading]) -> None:
+    def assign(self, readings: Iterable[Reading]) -> None:
         """Read these partitions and no others, each from where it is."""
         from confluent_kafka import TopicPartition
 
         self.consumer.assign([TopicPartition(*r.place, r.next) for r in readings])
 
-    def assign_also(self, reading: _Reading) -> None:
+    def assign_also(self, reading: Reading) -> None:
         """Read a further partition."""
         from confluent_kafka import TopicPartition
 
         self.consumer.incremental_assign([TopicPartition(*reading.place, reading.next)])
 
-    def unassign(self, reading: _Reading) -> None:
+    def unassign(self, reading: Reading) -> None:
         """Read a partition no longer."""
         from confluent_kafka import TopicPartition
 
@@ -722,11 +751,29 @@ def _text(error: BaseException) -> str:
     return told.str() if hasattr(told, "str") else str(told)
 
 
-def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Message]]]) -> pl.DataFrame:
+def _frame(source: KafkaSource, runs: Sequence[tuple[Reading, int, Sequence[Message]]]) -> pl.DataFrame:
     """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
     messages = [m for _, _, run in runs for m in run]
+    lengths = [len(run) for _, _, run in runs]
+    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+    epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
+    told = {
+        "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
+        "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
+        "_row": pl.Series(offsets + 1),
+        "_offset": pl.Series(offsets + epochs),
+        "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
+        "_headers": headers_of([_headers_of(m) for m in messages]),
+        "_timestamp": _timestamps(messages),
+    }
+    return framed(source, [m.value() for m in messages], told)
+
+
+def framed(
+    source: KafkaSource, values: Sequence[bytes | None], told: Mapping[str, pl.Series]
+) -> pl.DataFrame:
+    """The values of messages as records, beside what else is told of them."""
     nothing = b"null" if isinstance(source.format, Debezium) else b""
-    values = [m.value() for m in messages]
     tombstones = pl.Series([v is None for v in values])
     frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
     if tombstones.any() and not isinstance(source.format, Debezium):
@@ -740,18 +787,6 @@ def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Mes
         while other in taken:
             other += "_"
         frame = frame.rename({name: other})
-    lengths = [len(run) for _, _, run in runs]
-    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
-    epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
-    told = {
-        "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
-        "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
-        "_row": pl.Series(offsets + 1),
-        "_offset": pl.Series(offsets + epochs),
-        "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
-        "_headers": _headers([_headers_of(m) for m in messages]),
-        "_timestamp": _timestamps(messages),
-    }
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
 
 
@@ -778,7 +813,7 @@ def _timestamps(messages: Sequence[Message]) -> pl.Series:
     return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
 
 
-def _headers(given: Sequence[Any]) -> pl.Series:
+def headers_of(given: Sequence[Any]) -> pl.Series:
     """The headers of messages, a list for each; by way of Arrow, a value at a time is slow."""
     if not any(given):
         return pl.Series([[]], dtype=MESSAGE["_headers"]).new_from_index(0, len(given))

@@ -17,9 +17,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken, intake
 from medallion_platform.pipeline.refresh import Run
@@ -36,6 +39,8 @@ from .broker import Broker, free_ports
 
 KEYLESS = replace(EVENTS, key=(), watermark=None)
 """Nothing but the positions keeps a row from being there twice."""
+ENGINES = pytest.mark.parametrize("engine", ["lean", "spark"])
+"""Both give the same table."""
 DRIVER = Path(__file__).with_name("driver.py")
 
 
@@ -50,6 +55,8 @@ def event(key: str, **fields: Any) -> bytes:
 
 
 def take(source: KafkaSource, lake: Lake, **options: Any) -> Taken:
+    if source.engine == "spark":
+        return intake_on_spark.intake(source, lake, spark_session(jars((*DELTA, *KAFKA)), cores=2), RUN)
     return intake(kafka.look(source), lake, RUN, **options)
 
 
@@ -110,9 +117,12 @@ def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
 
 
 @pytest.mark.broker
-def test_every_kind_of_message_is_where_it_belongs(broker: Broker, topic: str, lake: Lake) -> None:
+@ENGINES
+def test_every_kind_of_message_is_where_it_belongs(
+    broker: Broker, topic: str, lake: Lake, engine: str
+) -> None:
     broker.create(topic, 2)
-    source = source_of(broker, topic)
+    source = source_of(broker, topic, engine=engine)
     assert take(source, lake).counts.read == 0
     assert waits(source, lake) == []
     pretty = json.dumps(json.loads(event("b", color="red", _key="mine")), indent=2).encode()
@@ -147,13 +157,14 @@ def test_every_kind_of_message_is_where_it_belongs(broker: Broker, topic: str, l
 
 
 @pytest.mark.broker
+@ENGINES
 def test_an_open_transaction_holds_nothing_up_and_comes_once_it_is_closed(
-    broker: Broker, topic: str, lake: Lake
+    broker: Broker, topic: str, lake: Lake, engine: str
 ) -> None:
     from confluent_kafka import Producer
 
     broker.create(topic)
-    source = source_of(broker, topic)
+    source = source_of(broker, topic, engine=engine)
     broker.send(topic, [event("a")])
     producer = Producer({"bootstrap.servers": broker.address, "transactional.id": topic})
     producer.init_transactions(30)
@@ -186,11 +197,12 @@ def test_any_batches_give_the_same_rows(broker: Broker, topic: str, lake: Lake, 
 
 
 @pytest.mark.broker
+@ENGINES
 def test_expired_offsets_are_told_exactly_and_once(
-    broker: Broker, topic: str, lake: Lake, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, topic: str, lake: Lake, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.create(topic)
-    source = source_of(broker, topic)
+    source = source_of(broker, topic, engine=engine)
     broker.send(topic, [event(f"{n}") for n in range(4)])
     take(source, lake)
     broker.send(topic, [event(f"{n}") for n in range(4, 10)])
@@ -221,11 +233,12 @@ def test_what_expires_while_it_is_read_is_told(broker: Broker, topic: str, lake:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("more", [0, 20])
+@ENGINES
 def test_a_topic_made_anew_is_told_and_taken_from_its_beginning(
-    broker: Broker, topic: str, lake: Lake, more: int
+    broker: Broker, topic: str, lake: Lake, engine: str, more: int
 ) -> None:
     broker.create(topic, 2)
-    source = source_of(broker, topic)
+    source = source_of(broker, topic, engine=engine)
     broker.send(topic, [event(f"old{n}") for n in range(5)] + [b"{"])
     broker.send(topic, [event("old")], 1)
     take(source, lake)
@@ -247,11 +260,12 @@ def test_a_topic_made_anew_is_told_and_taken_from_its_beginning(
 
 
 @pytest.mark.broker
+@ENGINES
 def test_partitions_and_topics_that_are_added_are_read_from_their_beginning(
-    broker: Broker, topic: str, lake: Lake
+    broker: Broker, topic: str, lake: Lake, engine: str
 ) -> None:
     broker.create(topic)
-    source = source_of(broker, pattern=f"{topic}.*")
+    source = source_of(broker, pattern=f"{topic}.*", engine=engine)
     broker.send(topic, [event("a")])
     take(source, lake)
     broker.grow(topic, 3)
@@ -326,10 +340,13 @@ def test_killed_at_any_instant_nothing_is_lost_or_doubled(broker: Broker, topic:
 
 
 @pytest.mark.broker
-def test_two_partitions_share_offsets_and_are_told_apart(broker: Broker, topic: str, lake: Lake) -> None:
+@ENGINES
+def test_two_partitions_share_offsets_and_are_told_apart(
+    broker: Broker, topic: str, lake: Lake, engine: str
+) -> None:
     """A replay, a reparse and the check of a row's time know a record by its log as well."""
     broker.create(topic, 2)
-    strict = source_of(broker, topic)
+    strict = source_of(broker, topic, engine=engine)
     broker.send(
         topic, [event("a", amount=-1), event("b"), event("f", event_timestamp="2999-01-01T00:00:00Z")]
     )
@@ -354,9 +371,12 @@ def test_two_partitions_share_offsets_and_are_told_apart(broker: Broker, topic: 
 
 
 @pytest.mark.broker
-def test_change_events_and_their_tombstones_are_taken(broker: Broker, topic: str, lake: Lake) -> None:
+@ENGINES
+def test_change_events_and_their_tombstones_are_taken(
+    broker: Broker, topic: str, lake: Lake, engine: str
+) -> None:
     broker.create(topic)
-    source = source_of(broker, topic, format=Debezium(("event_id",)))
+    source = source_of(broker, topic, format=Debezium(("event_id",)), engine=engine)
     image = json.loads(event("a"))
     told = {"source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
     created = {"before": None, "after": image, "op": "c", **told}
@@ -395,9 +415,12 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
 
 
 @pytest.mark.broker
-def test_an_intake_is_taken_back_with_its_dead_letters(broker: Broker, topic: str, lake: Lake) -> None:
+@ENGINES
+def test_an_intake_is_taken_back_with_its_dead_letters(
+    broker: Broker, topic: str, lake: Lake, engine: str
+) -> None:
     broker.create(topic, 2)
-    source = source_of(broker, topic)
+    source = source_of(broker, topic, engine=engine)
     for run_id in ("first", "second"):
         for n in range(2):
             broker.send(topic, [event(f"{run_id}{n}"), b"{"], n)

@@ -1,0 +1,407 @@
+"""Intake of topics by Spark Structured Streaming: the steps of `intake`, most of the work on executors.
+
+Executors read messages, sift them and write files that nobody sees yet. The driver drops duplicates,
+then commits as the lean engine does: dead letters first, then the rows with the new positions.
+
+A query begins where the table is, every time. Spark wants a checkpoint, but nothing in it is ever asked
+for: it lies in a temporary folder of the driver, and may be lost, damaged or old.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit import (
+    Fenced,
+    StagedFile,
+    commit,
+    next_sequence,
+    sequence_of,
+    staged_files,
+)
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.evolution import evolve
+from medallion_platform.lakehouse.keys import Keys
+from medallion_platform.lakehouse.lean import add_columns, key_rows
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline import intake as lean
+from medallion_platform.pipeline.duplicates import duplicates
+from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, refuse_failures
+from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
+from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
+from medallion_platform.sources import kafka
+from medallion_platform.sources.arrivals import MovedOn, Unavailable
+from medallion_platform.sources.kafka import KafkaSource, Topics
+from medallion_platform.sources.kafka_on_spark import NotForSpark, options, places
+from medallion_platform.storage import store
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyspark.errors import PySparkException
+    from pyspark.sql import DataFrame, SparkSession
+
+    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.stream import Watches
+
+BATCH_ROWS = 1_000_000
+"""Messages of a batch: the driver holds their keys, the executors no more than a piece each."""
+
+_ATTEMPTS = 6
+_PAUSE = 1.0
+_LOOK_EVERY = 0.2
+_TRIGGER = "200 milliseconds"
+_LOST = "KAFKA_DATA_LOSS"
+_NOBODY = {"bootstrap.servers": "-"}
+
+
+def intake(source: KafkaSource, lake: Lake, spark: SparkSession, run: Run) -> Taken:
+    """Take in what the topics hold now.
+
+    Raises:
+        Fenced: others wrote to the table at the same time, again and again; run it again.
+        IntakeFailed: an expectation of severity `fail` was violated.
+        Unavailable: no broker answers, or Spark could not go on reading.
+    """
+    started = time.monotonic()
+    taken = Taken(source.name, source.table)
+    keys, moved = Keys(), None
+    for _ in range(_ATTEMPTS):
+        topics = kafka.look(source)
+        taken.pieces = max(taken.pieces, len(topics.waiting(lake.positions(source.table))))
+        if not taken.pieces:
+            break
+        try:
+            begun = _begin(topics, lake, run)
+            taken.add(begun.record)
+            batches = _Batches(source, lake, lambda: run, lambda record, _: taken.add(record), keys, topics)
+            if any(r.next < r.partition.end for r in batches.readings.values()):
+                batches.read(spark, {"availableNow": True}, Event())
+            break
+        except (MovedOn, Fenced) as error:
+            moved = error
+    else:
+        raise Fenced(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
+    taken.version = lake.version(source.table)
+    taken.seconds = round(time.monotonic() - started, 3)
+    return taken
+
+
+def stream(
+    source: KafkaSource,
+    lake: Lake,
+    spark: SparkSession,
+    run: Callable[[], Run],
+    stop: Event,
+    watch: Watches,
+) -> None:
+    """Take in what comes until `stop` is set; the batch that is being taken is finished first.
+
+    Raises:
+        IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
+            table; nothing of the batch was taken in.
+    """
+    keys = Keys()
+
+    def tell(record: Record, behind: Mapping[str, int]) -> None:
+        taken = Taken(source.name, source.table, pieces=len(record.position), seconds=record.seconds)
+        taken.add(record)
+        taken.version = lake.version(source.table)
+        watch.taken(taken, behind)
+
+    while not stop.is_set():
+        try:
+            topics = kafka.look(source)
+            begun = _begin(topics, lake, run())
+            if begun.counts.read:
+                watch.taken(begun, {})
+            batches = _Batches(source, lake, run, tell, keys, topics)
+            batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
+        except (MovedOn, Fenced):
+            watch.idle()
+        except Unavailable as error:
+            watch.waits(str(error))
+            stop.wait(_PAUSE)
+
+
+def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:
+    """Commit where each partition begins and what is lost before it, where the table does not say so."""
+    return lean.intake(topics.beginnings(lake.positions(topics.source.table)), lake, run)
+
+
+class _Batches:
+    """The batches of one query, from where the table is."""
+
+    def __init__(
+        self,
+        source: KafkaSource,
+        lake: Lake,
+        run: Callable[[], Run],
+        tell: Callable[[Record, Mapping[str, int]], None],
+        keys: Keys,
+        topics: Topics,
+    ) -> None:
+        self.source, self.lake, self.run, self.tell, self.keys = source, lake, run, tell, keys
+        self.topics = topics
+        position = lake.positions(source.table)
+        there = {(p.topic, p.number) for p in topics.partitions}
+        self.readings = {r.place: r for r, _ in topics.begin(position) if r.place in there}
+        self._client = kafka.Client(source)
+        self._busy, self._ended = Lock(), False
+        self._failed: Exception | None = None
+
+    def read(
+        self,
+        spark: SparkSession,
+        trigger: Mapping[str, Any],
+        stop: Event,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Let Spark read until the query ends, or `stop` is set between two batches.
+
+        Raises:
+            MovedOn: the table or the topics are no longer as the query knows them: begin anew.
+        """
+        try:
+            given = options(self.source, self.readings.values(), BATCH_ROWS)
+        except NotForSpark as error:
+            raise Unavailable(f"source {self.source.name}: {error}") from None
+        with TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint:
+            messages = spark.readStream.format("kafka").options(**given).load()
+            batches = messages.writeStream.option("checkpointLocation", f"file://{checkpoint}")
+            query = batches.foreachBatch(partial(self._take, Path(checkpoint))).trigger(**trigger).start()
+            try:
+                while not (self._failed or query.awaitTermination(_LOOK_EVERY)):  # type: ignore[arg-type]
+                    if not self._busy.locked():
+                        idle()
+                    if stop.is_set():
+                        with self._busy:
+                            self._ended = True
+                        break
+            except Exception as error:
+                raise (self._in_words(error) if _is_sparks(error) else error) from None
+            finally:
+                query.stop()
+                self._client.consumer.close()
+        if self._failed:
+            raise self._failed
+
+    def _in_words(self, error: PySparkException) -> Exception:
+        text = str(error)
+        if _LOST in text:
+            return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")
+        first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        return Unavailable(
+            f"source {self.source.name}: Spark could not go on reading ({first[:300]}); what was taken in "
+            "is safe, the next intake goes on from there"
+        )
+
+    def _take(self, checkpoint: Path, messages: DataFrame, batch: int) -> None:
+        """Take one batch of Spark's; after one that failed, none."""
+        with self._busy:
+            if self._ended or self._failed:
+                return
+            try:
+                self._commit(messages, _ends(checkpoint, batch))
+            except Exception as error:  # thrown through the JVM it would be another one
+                self._failed = self._in_words(error) if _is_sparks(error) else error
+
+    def _commit(self, messages: DataFrame, ends: Mapping[tuple[str, int], int]) -> None:
+        started = time.monotonic()
+        source, lake, run = self.source, self.lake, self.run()
+        table = lake.open(source.table)
+        assert table is not None
+        positions = self._reached(table, ends)
+        if not positions:
+            return
+        letters = lake.open(dead_letters.name(source.table))
+        work = Work(
+            replace(source, settings=_NOBODY),  # executors need no secrets: the messages come to them
+            run,
+            places(self.readings.values()),
+            _held(letters, table, positions),
+            pl.scan_delta(table).collect_schema(),
+            lake.path(source.table),
+            lake.path(dead_letters.name(source.table)),
+            f"staged-{uuid.uuid4().hex}",
+            table.metadata().partition_columns,
+        )
+        told = _columns(messages).mapInArrow(partial(sift_messages, work), "told binary").collect()
+        pieces: list[Piece] = [pickle.loads(row.told) for row in told]  # noqa: S301 from our executors
+        refuse_failures(source, _sum(p.failures for p in pieces))
+        twice = _drop_duplicates(work, table, pieces, self.keys)
+        _add_columns(table, pieces)
+        if others := self._client.others(self.topics.partitions):
+            raise MovedOn(f"source {source.name}: {', '.join(others)} was made anew while it was read")
+        good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
+        bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
+        held = sum(p.held for p in pieces)
+        record = Record(
+            verb="intake",
+            run_id=run.run_id,
+            at=run.at.isoformat(),
+            counts=Counts(
+                sum(p.read for p in pieces),
+                sum(f.rows for f in good),
+                sum(f.rows for f in bad) + held,
+                sum(twice.values()),
+            ),
+            position={log: {WHOLE: reached} for log, reached in positions.items()},
+            sequence=next_sequence(table, letters),
+            units=_without(_sum(p.units for p in pieces), twice),
+            violations=_sum(p.violations for p in pieces),
+            warnings=_sum(p.warnings for p in pieces),
+        )
+        if bad:
+            told = replace(record, units={})
+            reached = furthest(letters, positions)
+            dead_letters.append_files(lake, source.table, bad, told, reached, sequence_of(letters))
+        record = replace(record, seconds=round(time.monotonic() - started, 3))
+        commit(table, record, add=good, positions=positions)
+        for place, end in ends.items():
+            self.readings[place].next = end
+        self.tell(record, self._behind())
+
+    def _reached(self, table: DeltaTable, ends: Mapping[tuple[str, int], int]) -> dict[str, int]:
+        """The positions that a batch reaches, of the partitions that it moves on.
+
+        Raises:
+            MovedOn: it does not begin where the table is.
+        """
+        positions: dict[str, int] = {}
+        for place, end in ends.items():
+            reading = self.readings.get(place)
+            if reading is None or table.transaction_version(reading.log) != reading.reached:
+                raise MovedOn(f"{self.source.table}: {'/'.join(map(str, place))} is elsewhere by now")
+            if end > reading.next:
+                positions[reading.log] = replace(reading, next=end).reached
+        return positions
+
+    def _behind(self) -> dict[str, int]:
+        """How many offsets of each partition are still to be read."""
+        return {r.log: max(self._client.watermarks(*r.place)[1] - r.next, 0) for r in self.readings.values()}
+
+
+def _is_sparks(error: Exception) -> TypeGuard[PySparkException]:
+    from pyspark.errors import PySparkException
+
+    return isinstance(error, PySparkException)
+
+
+def _columns(messages: DataFrame) -> DataFrame:
+    """What executors are given of a message."""
+    from pyspark.sql import functions as F
+
+    # As text, and only where there are any: lists of structs cost four times the reading on their way.
+    headers = F.when(F.size("headers") > 0, F.to_json("headers")).alias("headers")
+    told = ("topic", "partition", "offset", "timestamp", "timestampType", "key", "value")
+    return messages.select(*told, headers)
+
+
+def _ends(checkpoint: Path, batch: int) -> dict[tuple[str, int], int]:
+    """Where a batch ends, by topic and partition: Spark writes it down before it begins ("OffsetSeqLog").
+
+    Transactions leave marks behind the last message, so that the messages themselves do not tell.
+
+    Raises:
+        MovedOn: it cannot be read.
+    """
+    try:
+        told = json.loads((checkpoint / "offsets" / str(batch)).read_text().splitlines()[-1])
+        return {(topic, int(n)): end for topic, ends in told.items() for n, end in ends.items()}
+    except (OSError, ValueError, IndexError, AttributeError) as error:
+        raise MovedOn(f"Spark's checkpoint {checkpoint} is damaged ({error})") from None
+
+
+def _held(letters: DeltaTable | None, table: DeltaTable, positions: Mapping[str, int]) -> pl.DataFrame:
+    """The places of a batch that are dead letters already: an intake before died ahead of its rows."""
+    none = pl.DataFrame(schema={c: dead_letters.columns()[c] for c in LETTER_PLACE})
+    if letters is None or not is_ahead(letters, table, positions):
+        return none
+    begin = min(table.transaction_version(log) or 0 for log in positions)
+    there = key_rows(letters, LETTER_PLACE, {"offset": (begin, max(positions.values()))})
+    return there.filter(pl.col("source").is_in(list(positions))).unique()
+
+
+def _drop_duplicates(work: Work, table: DeltaTable, pieces: Sequence[Piece], keys: Keys) -> dict[str, int]:
+    """Take rows that are there already out of the staged files; gives how many, by unit."""
+    identities = [p.identities for p in pieces if p.identities is not None]
+    if not identities:
+        return {}
+    rows = pl.concat(identities).sort("_offset", maintain_order=True)
+    twice = rows.filter(duplicates(rows, work.source.contract, table, identity_of(work.source), keys))
+    for (path,), group in twice.group_by("_path"):
+        _take_out(work.table, str(path), group["_place"])
+    counted = twice.group_by("_unit").len()
+    return dict(zip(counted["_unit"], counted["len"], strict=True))
+
+
+def _take_out(root: str, path: str, places: pl.Series) -> None:
+    """Write a staged file again without some of its rows."""
+    files = store(root)
+    rows = pl.DataFrame(pq.read_table(pa.BufferReader(files.get(path).bytes())))
+    rows = rows.filter(~pl.int_range(rows.height, dtype=pl.UInt32, eager=True).is_in(places.implode()))
+    if rows.is_empty():
+        files.delete(path)
+    else:
+        write(root, path, rows)
+
+
+def _add_columns(table: DeltaTable, pieces: Sequence[Piece]) -> None:
+    """Give the table the columns that it lacks.
+
+    Raises:
+        MovedOn: two executors spelled a new column differently; both know it, when they begin anew.
+    """
+    have = pa.schema(table.schema())
+    new: dict[str, pa.Field[Any]] = {}
+    clash = ""
+    for piece in pieces:
+        for name in evolve(have, piece.schema).added:
+            spelled = new.setdefault(name.lower(), piece.schema.field(name)).name
+            clash = clash or (name if spelled != name else "")
+    if new:
+        add_columns(table, pa.schema(list(new.values())))
+    if clash:
+        raise MovedOn(f"{table.metadata().name}: the new column {clash} came in two spellings")
+
+
+def _finished(
+    root: str, folder: str, written: Sequence[str], partition_by: Sequence[str]
+) -> list[StagedFile]:
+    """The files that wait for their commit; what executors wrote that were replaced is not among them."""
+    if not written:
+        return []
+    files, named = store(root), set(written)
+    there = [f["path"] for f in files.list(folder).collect()]
+    if left := [path for path in there if path not in named]:
+        files.delete(left)
+    return staged_files(root, folder, partition_by)
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in counts:
+        for name, n in part.items():
+            total[name] = total.get(name, 0) + n
+    return total
+
+
+def _without(units: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:
+    left = {unit: n - twice.get(unit, 0) for unit, n in sorted(units.items())}
+    return {unit: n for unit, n in left.items() if n}

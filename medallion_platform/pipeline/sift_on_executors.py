@@ -1,0 +1,152 @@
+"""What executors do of an intake on Spark: sift messages, and write files that nobody sees yet.
+
+Executors load no more than this; nothing in here reads a table or commits.
+"""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.record import WHOLE
+from medallion_platform.pipeline.sift import LETTER_PLACE, PLACE, identity_of, sift, units_of
+from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.kafka_on_spark import records
+from medallion_platform.storage import store
+
+if TYPE_CHECKING:
+    from medallion_platform.pipeline.refresh import Run
+
+PIECE_ROWS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
+"""Messages that one executor's task holds at a time."""
+
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an executor is told: the source, who runs, what is known of the table, where files go."""
+
+    source: KafkaSource
+    run: Run
+    places: pl.DataFrame
+    held: pl.DataFrame
+    known: Mapping[str, pl.DataType]
+    table: str
+    letters: str
+    folder: str
+    partition_by: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What an executor made of some messages.
+
+    rows, bad: staged files. identities: a line for each row, None where nothing makes two rows the same.
+    """
+
+    read: int
+    held: int
+    rows: Sequence[str]
+    bad: Sequence[str]
+    units: Mapping[str, int]
+    violations: Mapping[str, int]
+    warnings: Mapping[str, int]
+    failures: Mapping[str, int]
+    schema: pa.Schema
+    identities: pl.DataFrame | None
+
+
+def sift_messages(work: Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Messages (as `records` wants them) to staged files: a line for each piece, a pickled `Piece`."""
+    for messages in _pieces(batches):
+        frame = records(work.source, messages, work.places)
+        if not frame.is_empty():
+            told = pickle.dumps(_piece(work, frame))
+            yield pa.RecordBatch.from_pydict({"told": pa.array([told], pa.binary())})
+
+
+def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Neighbours together, as many as one executor holds at a time."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(b.num_rows for b in gathered) >= PIECE_ROWS or sum(b.nbytes for b in gathered) >= PIECE_BYTES:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)
+
+
+def _piece(work: Work, frame: pl.DataFrame) -> Piece:
+    source = work.source
+    held = frame.join(work.held, left_on=PLACE, right_on=LETTER_PLACE, how="semi").height
+    sifted = sift(source, work.run, frame, [], work.held, work.known)
+    identity = identity_of(source)
+    rows: list[str] = []
+    identities: list[pl.DataFrame] = []
+    for part in _by_folder(sifted.rows, work.partition_by):
+        folder = "/".join([work.folder, *(f"{c}={_value(part, c)}" for c in work.partition_by)])
+        path = f"{folder}/{uuid.uuid4().hex}.parquet"
+        write(work.table, path, part.drop(work.partition_by))
+        rows.append(path)
+        identities.append(_identities(source, part, path))
+    bad: list[str] = []
+    if not sifted.bad.is_empty():
+        bad.append(f"{work.folder}/{uuid.uuid4().hex}.parquet")
+        write(work.letters, bad[0], dead_letters.fit(sifted.bad))
+    return Piece(
+        frame.height,
+        held,
+        rows,
+        bad,
+        units_of(source, sifted.rows),
+        sifted.violations,
+        sifted.warnings,
+        sifted.failures,
+        sifted.rows.to_arrow().schema,
+        pl.concat(identities) if identity and identities else None,
+    )
+
+
+def _by_folder(rows: pl.DataFrame, partition_by: Sequence[str]) -> list[pl.DataFrame]:
+    if rows.is_empty():
+        return []
+    return rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]
+
+
+def _value(rows: pl.DataFrame, column: str) -> str:
+    """A partition value as it stands in a folder's name ("Partition Discovery" of Spark)."""
+    value = rows[column].cast(pl.String).item(0)
+    return _NO_VALUE if value is None else quote(value, safe="")
+
+
+def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
+    """Of each row of a file: what makes it the same as another, its offset, unit, file and place there."""
+    time = [source.contract.event_time] if source.contract.watermark else []
+    unit = pl.col(source.unit).cast(pl.String).fill_null(WHOLE) if source.unit else pl.lit(WHOLE)
+    return rows.select(
+        *dict.fromkeys([*identity_of(source), *filter(None, time)]),
+        pl.col("_offset"),
+        unit.alias("_unit"),
+        pl.lit(path).alias("_path"),
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("_place"),
+    )
+
+
+def write(root: str, path: str, rows: pl.DataFrame) -> None:
+    """One Parquet file as the lean engine writes it: cheaply, with bounds of what is not text."""
+    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
+    bounded: Any = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy", use_dictionary=False, write_statistics=bounded)
+    store(root).put(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,142 @@
+"""Topics as Spark reads them: the same settings, places and records as by the lean client."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from medallion_platform.sources.kafka import EPOCH, MESSAGE, TIMEOUT, KafkaSource, Reading, framed, headers_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MILLISECONDS = int(TIMEOUT * 1000)
+_NO_TIMESTAMP = -1
+_LOGINS = {"PLAIN": "plain.Plain", "SCRAM-SHA-256": "scram.Scram", "SCRAM-SHA-512": "scram.Scram"}
+_SAME = {
+    *("security.protocol", "ssl.endpoint.identification.algorithm", "ssl.key.password"),
+    "sasl.kerberos.service.name",
+}
+"""Settings of security that have one name for both clients."""
+
+
+class NotForSpark(ValueError):
+    """A setting of the lean client that the Java client has no word for."""
+
+
+def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
+    """A client's settings as the Java client spells them ("Consumer Configs" of Kafka's documentation).
+
+    Raises:
+        NotForSpark: one concerns security and has no counterpart, or a file cannot be read.
+    """
+    given = {name: str(value) for name, value in settings.items()}
+    mechanism = given.pop("sasl.mechanism", given.pop("sasl.mechanisms", ""))
+    said: dict[str, str] = {}
+    if mechanism:
+        said["sasl.mechanism"] = mechanism
+        user, password = given.pop("sasl.username", ""), given.pop("sasl.password", "")
+        if mechanism not in _LOGINS:
+            raise NotForSpark(f"sasl.mechanism {mechanism} is not known to the Spark engine")
+        said["sasl.jaas.config"] = (
+            f"org.apache.kafka.common.security.{_LOGINS[mechanism]}LoginModule required "
+            f"username={_quoted(user)} password={_quoted(password)};"
+        )
+    if authority := given.pop("ssl.ca.location", ""):
+        said |= {"ssl.truststore.type": "PEM", "ssl.truststore.certificates": _text(authority)}
+    if certificate := given.pop("ssl.certificate.location", ""):
+        said |= {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.certificate.chain": _text(certificate),
+            "ssl.keystore.key": _text(given.pop("ssl.key.location", "")),
+        }
+    if given.get("ssl.endpoint.identification.algorithm") == "none":
+        given["ssl.endpoint.identification.algorithm"] = ""
+    for name in given:
+        if name.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and name not in _SAME:
+            raise NotForSpark(f"{name} has no counterpart in the Spark engine: take the lean one")
+    return {**given, **said}
+
+
+def options(source: KafkaSource, readings: Iterable[Reading], most: int) -> dict[str, str]:
+    """What Spark's reader of topics is told: from these places on, at most so many messages in a batch.
+
+    Raises:
+        NotForSpark: a setting has no counterpart.
+    """
+    begin: dict[str, dict[str, int]] = {}
+    for reading in readings:
+        begin.setdefault(reading.place[0], {})[str(reading.place[1])] = reading.next
+    return {
+        **{f"kafka.{name}": value for name, value in for_java(source.settings).items()},
+        "kafka.isolation.level": "read_committed",
+        "kafka.default.api.timeout.ms": str(_MILLISECONDS),
+        "kafka.request.timeout.ms": str(_MILLISECONDS),
+        "kafkaConsumer.pollTimeoutMs": str(_MILLISECONDS),
+        "subscribePattern" if source.pattern else "subscribe": source.pattern or ",".join(source.topics),
+        "startingOffsets": json.dumps(begin),
+        "maxOffsetsPerTrigger": str(most),
+        "includeHeaders": "true",
+        # What a broker deleted meanwhile is told with its exact range, by whoever begins anew.
+        "failOnDataLoss": "true",
+    }
+
+
+def places(readings: Iterable[Reading]) -> pl.DataFrame:
+    """What a partition's messages are known by: topic, partition, _source, _file, epoch, next."""
+    return pl.DataFrame(
+        [(*r.place, r.log, r.partition.name, r.epoch * EPOCH, r.next) for r in readings],
+        schema={
+            **{"topic": pl.String, "partition": pl.Int32, "_source": pl.String, "_file": pl.String},
+            **{"epoch": pl.Int64, "next": pl.Int64},
+        },
+        orient="row",
+    )
+
+
+def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.DataFrame:
+    """Messages as the lean client gives them; known: their `places`.
+
+    messages: Spark's columns topic, partition, offset, timestamp, timestampType, key, value, and its
+    headers as JSON text (null where there are none).
+    """
+    came: Any = pl.from_arrow(messages)
+    came = came.join(known, on=["topic", "partition"], how="left", maintain_order="left")
+    came = came.filter(pl.col("offset") >= pl.col("next"))
+    if came.is_empty():
+        return pl.DataFrame()
+    told = came.select(
+        "_source",
+        "_file",
+        (pl.col("offset") + 1).alias("_row"),
+        (pl.col("offset") + pl.col("epoch")).alias("_offset"),
+        pl.col("key").cast(pl.Binary).alias("_key"),
+        pl.when(pl.col("timestampType") != _NO_TIMESTAMP)
+        .then(pl.col("timestamp").cast(MESSAGE["_timestamp"]))
+        .alias("_timestamp"),
+    )
+    headers = headers_of([_decoded(text) for text in came["headers"].to_list()])
+    return framed(source, came["value"].to_list(), {**told.to_dict(), "_headers": headers})
+
+
+def _decoded(headers: str | None) -> list[tuple[str, bytes | None]]:
+    if headers is None:
+        return []
+    told = json.loads(headers)
+    return [(h["key"], b64decode(h["value"]) if "value" in h else None) for h in told]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise NotForSpark(f"{path}: {error.strerror}") from None
