@@ -14,7 +14,7 @@ __all__ = ["catalog", "definitions_of", "defs", "lakehouse_of"]
 
 _SETTINGS = Settings()
 
-catalog = catalog_of(_SETTINGS.kafka)
+catalog = catalog_of(_SETTINGS.kafka, _SETTINGS.kafka_engine)
 """What this installation runs."""
 
 
@@ -25,6 +25,7 @@ def lakehouse_of(settings: Settings) -> Lakehouse:
         landing=str(settings.landing),
         feature_repo=str(settings.feature_repo),
         settle_seconds=settings.settle_seconds,
+        spark_reads_topics=catalog.spark_reads_topics,
     )
 
 

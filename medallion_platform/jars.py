@@ -108,11 +108,15 @@ S3 = tuple(Jar(*line.split()) for line in Path(__file__).with_name("s3_jars.txt"
 _LOG_STORE = Path(__file__).parent / "lakehouse" / "ConditionalPutLogStore.java"
 
 
-def jars_of(lake: Path | str) -> list[Path]:
-    """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3."""
+def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
+    """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3.
+
+    topics: whether it reads any.
+    """
+    further = KAFKA if topics else ()
     if not in_bucket(lake):
-        return jars()
-    found = jars(DELTA + S3)
+        return jars((*DELTA, *further))
+    found = jars((*DELTA, *S3, *further))
     return [*found, log_store(found)]
 
 
@@ -283,7 +287,9 @@ def main() -> None:
     from medallion_platform.settings import Settings
 
     try:
-        print(*jars_of(Settings().lake), sep="\n")
+        settings = Settings()
+        by_spark = bool(settings.kafka) and settings.kafka_engine == "spark"
+        print(*jars_of(settings.lake, topics=by_spark), sep="\n")
     except JarsUnavailable as error:
         sys.exit(f"medallion: {error}")
 

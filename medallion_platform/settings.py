@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     kafka: dict[str, str] = Field(default_factory=dict, repr=False)
     """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
     Clickstream comes from topics where it is given, from files where not."""
+    kafka_engine: Literal["lean", "spark"] = "lean"
+    """Who takes clickstream's topics in: one small process, or Spark's executors."""
     cache: Folder = Field(default_factory=cache_home)
     """Downloads that are kept, such as the Delta jars."""
     ivy_settings: Folder | None = None

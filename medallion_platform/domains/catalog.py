@@ -12,16 +12,19 @@ from medallion_platform.domains.hr import gold as hr_gold
 from medallion_platform.domains.hr import silver as hr_silver
 from medallion_platform.domains.hr import sources as hr_sources
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.sources.kafka import Engine
 
 
-def catalog_of(kafka: Mapping[str, str]) -> Catalog:
+def catalog_of(kafka: Mapping[str, str], engine: Engine = "lean") -> Catalog:
     """Every source and table; kafka: settings of the client, empty where files land instead.
+
+    engine: who takes the topics in.
 
     Raises:
         DeclarationError: a name is taken twice, or nobody makes an upstream.
     """
     return Catalog(
-        sources=(*clickstream_sources.sources(kafka), *hr_sources.SOURCES),
+        sources=(*clickstream_sources.sources(kafka, engine), *hr_sources.SOURCES),
         tables=(
             *clickstream_silver.TABLES,
             *clickstream_gold.TABLES,

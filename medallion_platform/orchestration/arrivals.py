@@ -1,4 +1,4 @@
-"""What has arrived at a source, wherever it is."""
+"""What has arrived at a source, wherever it is, and who takes it in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.intake import Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Unavailable
@@ -22,6 +23,15 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
         return _look(source, lakehouse.lake, run.at)
     look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
     return landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
+
+
+def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> Taken:
+    """Take it in by the engine that its source names; only Spark starts a JVM."""
+    if isinstance(arrived, Topics) and arrived.partitions and arrived.source.engine == "spark":
+        from medallion_platform.pipeline import intake_on_spark
+
+        return intake_on_spark.intake(arrived, lakehouse.lake, lakehouse.session(), run)
+    return intake(arrived, lakehouse.lake, run)
 
 
 def _look(source: Source, lake: Lake, at: datetime) -> Arrivals:

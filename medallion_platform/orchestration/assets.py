@@ -183,13 +183,12 @@ def intake_op(source: Source) -> dg.OpDefinition:
     def body(
         context: dg.OpExecutionContext, lakehouse: Lakehouse
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        from medallion_platform.orchestration.arrivals import arrivals_of
-        from medallion_platform.pipeline.intake import intake
+        from medallion_platform.orchestration.arrivals import arrivals_of, take_in
 
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
         tell(source.table, "taking in what arrived")
         arrived = arrivals_of(source, lakehouse, run)
-        taken = intake(arrived, lake, run)
+        taken = take_in(arrived, lakehouse, run)
         reason = reports.taken_in_words(taken, arrived.pieces)
         tell(source.table, reason)
         for note in taken.notes:

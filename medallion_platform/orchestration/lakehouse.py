@@ -18,6 +18,7 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     landing: str
     feature_repo: str
     settle_seconds: float = 5.0
+    spark_reads_topics: bool = False
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Refuse storage that loses commits before anything is read or written."""
@@ -33,4 +34,5 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
         from medallion_platform.jars import jars_of
         from medallion_platform.lakehouse import spark
 
-        return spark.session(jars_of(self.lake_root), storage.spark_settings(self.lake_root), quick=quick)
+        needed = jars_of(self.lake_root, topics=self.spark_reads_topics)
+        return spark.session(needed, storage.spark_settings(self.lake_root), quick=quick)

@@ -10,6 +10,7 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
@@ -28,7 +29,7 @@ from medallion_platform.pipeline.intake import Taken
 from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.pipeline.table import Table
-from medallion_platform.sources.kafka import Follower, KafkaSource, group_of
+from medallion_platform.sources.kafka import Attendance, Follower, KafkaSource, group_of
 
 REPORT_EVERY = 10.0
 """Seconds between two reports."""
@@ -56,10 +57,7 @@ def follow(
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    lake = lakehouse.lake
     worker = _Worker(source, vitals)
-
-    follower = Follower(source, group_of(source, str(lake.root)), lambda: lake.positions(source.table))
     threads = [Thread(target=_report, args=(worker, lakehouse, on, stop))]
     if refreshing:
         tables = silver_behind(catalog, source.table)
@@ -67,12 +65,26 @@ def follow(
     for thread in threads:
         thread.start()
     try:
-        stream(follower, lake, worker.run, stop, worker)
+        _take_in(source, lakehouse, worker, stop)
     finally:
         stop.set()
-        follower.close()
         for thread in threads:
             thread.join()
+
+
+def _take_in(source: KafkaSource, lakehouse: Lakehouse, worker: _Worker, stop: Event) -> None:
+    """Take in what comes by the engine that the source names."""
+    lake = lakehouse.lake
+    group = group_of(source, str(lake.root))
+    if source.engine == "spark":
+        from medallion_platform.pipeline import intake_on_spark
+
+        with closing(Attendance(source, group)):
+            spark = lakehouse.session(quick=False)
+            intake_on_spark.stream(source, lake, spark, worker.run, stop, worker)
+    else:
+        with closing(Follower(source, group, lambda: lake.positions(source.table))) as follower:
+            stream(follower, lake, worker.run, stop, worker)
 
 
 def silver_behind(catalog: Catalog, bronze: str) -> list[Table]:

@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.pipeline.table import DeclarationError, Table
+from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource, Source
 
 
@@ -44,6 +45,11 @@ class Catalog:
     def file_sources(self) -> tuple[FileSource, ...]:
         """The sources whose records land as files."""
         return tuple(s for s in self.sources if isinstance(s, FileSource))
+
+    @cached_property
+    def spark_reads_topics(self) -> bool:
+        """Whether a source is taken in by Spark."""
+        return any(isinstance(s, KafkaSource) and s.engine == "spark" for s in self.sources)
 
     @cached_property
     def source_of(self) -> Mapping[str, Source]:

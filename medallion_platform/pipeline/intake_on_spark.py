@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Lock
@@ -44,6 +45,7 @@ from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, refuse_failures
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
+from medallion_platform.pipeline.stream import COMPACT_EVERY, compact
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
@@ -70,19 +72,18 @@ _LOST = "KAFKA_DATA_LOSS"
 _NOBODY = {"bootstrap.servers": "-"}
 
 
-def intake(source: KafkaSource, lake: Lake, spark: SparkSession, run: Run) -> Taken:
-    """Take in what the topics hold now.
+def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
+    """Take in what the topics hold.
 
     Raises:
         Fenced: others wrote to the table at the same time, again and again; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
     """
-    started = time.monotonic()
-    taken = Taken(source.name, source.table)
+    started, source = time.monotonic(), topics.source
+    taken = Taken(source.name, source.table, notes=list(topics.notes))
     keys, moved = Keys(), None
     for _ in range(_ATTEMPTS):
-        topics = kafka.look(source)
         taken.pieces = max(taken.pieces, len(topics.waiting(lake.positions(source.table))))
         if not taken.pieces:
             break
@@ -94,7 +95,7 @@ def intake(source: KafkaSource, lake: Lake, spark: SparkSession, run: Run) -> Ta
                 batches.read(spark, {"availableNow": True}, Event())
             break
         except (MovedOn, Fenced) as error:
-            moved = error
+            moved, topics = error, kafka.look(source)
     else:
         raise Fenced(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
     taken.version = lake.version(source.table)
@@ -116,13 +117,15 @@ def stream(
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    keys = Keys()
+    keys, commits = Keys(), count(1)
 
     def tell(record: Record, behind: Mapping[str, int]) -> None:
         taken = Taken(source.name, source.table, pieces=len(record.position), seconds=record.seconds)
         taken.add(record)
         taken.version = lake.version(source.table)
         watch.taken(taken, behind)
+        if next(commits) % COMPACT_EVERY == 0:
+            compact(lake, source.table)
 
     while not stop.is_set():
         try:

@@ -116,10 +116,10 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             watch.taken(taken, behind)
             commits += 1
             if commits % COMPACT_EVERY == 0:
-                _compact(lake, taken.table)
+                compact(lake, taken.table)
 
 
-def _compact(lake: Lake, table: str) -> None:
+def compact(lake: Lake, table: str) -> None:
     """Merge small files; what comes between only puts it off."""
     for name in (table, dead_letters.name(table)):
         try:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
     from confluent_kafka.admin import AdminClient
 
+Engine = Literal["lean", "spark"]
+"""Who takes topics in: one small process, or Spark's executors where a few of these are not enough."""
+
 EPOCH = 2**48
 """How many offsets a topic has before those of the next one under its name begin."""
 
@@ -86,8 +89,7 @@ class KafkaSource(Source):
     topics: tuple[str, ...] = field(default=(), kw_only=True)
     pattern: str = field(default="", kw_only=True)
     """A regular expression for whole names of topics, in the place of `topics`."""
-    engine: Literal["lean", "spark"] = field(default="lean", kw_only=True)
-    """Who takes them in: one small process, or Spark's executors where a few workers are not enough."""
+    engine: Engine = field(default="lean", kw_only=True)
     settings: Mapping[str, str | int | float | bool] = field(kw_only=True, repr=False, compare=False)
 
     @classmethod

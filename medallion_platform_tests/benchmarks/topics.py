@@ -218,11 +218,13 @@ def _spark(address: str, lake: Path) -> float:
     from medallion_platform.lakehouse.spark import session
     from medallion_platform.pipeline.intake_on_spark import intake
     from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.sources import kafka
 
     spark = session(jars((*DELTA, *KAFKA)), quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
-        taken = intake(_source(topic, address), Lake(lake / str(n)), spark, Run.now())
+        topics = kafka.look(_source(topic, address))
+        taken = intake(topics, Lake(lake / str(n)), spark, Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken

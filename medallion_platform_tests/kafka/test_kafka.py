@@ -56,7 +56,8 @@ def event(key: str, **fields: Any) -> bytes:
 
 def take(source: KafkaSource, lake: Lake, **options: Any) -> Taken:
     if source.engine == "spark":
-        return intake_on_spark.intake(source, lake, spark_session(jars((*DELTA, *KAFKA)), cores=2), RUN)
+        spark = spark_session(jars((*DELTA, *KAFKA)), cores=2)
+        return intake_on_spark.intake(kafka.look(source), lake, spark, RUN)
     return intake(kafka.look(source), lake, RUN, **options)
 
 

@@ -38,13 +38,16 @@ PATIENCE = 60.0
 class Worker:
     """A worker in a process of its own."""
 
-    def __init__(self, broker: Broker, topic: str, lake: Path, contract: str = "keyless") -> None:
+    def __init__(
+        self, broker: Broker, topic: str, lake: Path, contract: str = "keyless", engine: str = "lean"
+    ) -> None:
         self.log = lake.parent / f"worker-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, str(WORKER), broker.address, topic, str(lake), contract],
+                [sys.executable, str(WORKER), broker.address, topic, str(lake), contract, engine],
                 stdout=out,
                 stderr=out,
+                env={**os.environ, "TMPDIR": str(lake.parent)},
             )
 
     def said(self) -> str:
@@ -220,16 +223,16 @@ def test_an_error_between_messages_loses_none_of_them(
     source = source_of(broker, topic)
     for n in range(2):
         broker.send(topic, [event(f"{n}-{i}") for i in range(30)], n)
-    sort, failed = kafka._Client.sort, []
+    sort, failed = kafka.Client.sort, []
 
-    def fails_once(self: kafka._Client, said: Iterable[Any]) -> Any:
+    def fails_once(self: kafka.Client, said: Iterable[Any]) -> Any:
         heard = sort(self, said)
         if heard.messages and not failed:
             failed.append(True)
             raise Unavailable("refused for once")
         return heard
 
-    monkeypatch.setattr(kafka._Client, "sort", fails_once)
+    monkeypatch.setattr(kafka.Client, "sort", fails_once)
     follower = kafka.Follower(source, f"g-{topic}", lambda: lake.positions(source.table))
     stop = Event()
 

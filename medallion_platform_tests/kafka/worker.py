@@ -1,4 +1,4 @@
-"""One of several workers that follow a topic: a program, `worker.py BROKERS TOPIC LAKE keyed|keyless`."""
+"""A worker that follows a topic: a program, `worker.py BROKERS TOPIC LAKE keyed|keyless [lean|spark]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.spark import session
+from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.sources.kafka import Follower, group_of
@@ -32,15 +35,22 @@ class Printing:
 
 
 if __name__ == "__main__":
-    address, topic, root, keyed = sys.argv[1:]
+    address, topic, root, keyed, engine = sys.argv[1:]
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     contract = EVENTS if keyed == "keyed" else KEYLESS
     source = source_of(Broker(address, None), topic, contract=contract)  # type: ignore[arg-type]
     lake = Lake(Path(root))
 
-    follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))
+    def run() -> Run:
+        return Run.now(f"worker-{topic}")
+
     print("begins", flush=True)
-    stream(follower, lake, lambda: Run.now(f"worker-{topic}"), stop, Printing())
-    follower.close()
+    if engine == "spark":
+        spark = session(jars((*DELTA, *KAFKA)), cores=2)
+        intake_on_spark.stream(source, lake, spark, run, stop, Printing())
+    else:
+        follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))
+        stream(follower, lake, run, stop, Printing())
+        follower.close()
     print("ends", flush=True)

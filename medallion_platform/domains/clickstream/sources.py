@@ -10,7 +10,7 @@ from medallion_platform.domains.clickstream.contracts import (
     BronzeRegions,
     BronzeUsers,
 )
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.kafka import Engine, KafkaSource
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
 
 EVENTS = FileSource(
@@ -49,8 +49,11 @@ TOPICS = {
 }
 
 
-def sources(kafka: Mapping[str, str]) -> tuple[Source, ...]:
+def sources(kafka: Mapping[str, str], engine: Engine = "lean") -> tuple[Source, ...]:
     """Events, users and regions; kafka: settings of the client, empty where files land."""
     if not kafka:
         return tuple(TOPICS.values())
-    return tuple(KafkaSource.of(source, topics=(topic,), settings=kafka) for topic, source in TOPICS.items())
+    return tuple(
+        KafkaSource.of(source, topics=(topic,), settings=kafka, engine=engine)
+        for topic, source in TOPICS.items()
+    )
