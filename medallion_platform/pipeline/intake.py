@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from medallion_platform.lakehouse import dead_letters, lean
-from medallion_platform.lakehouse.commit import Fenced, next_sequence, sequence_of
+from medallion_platform.lakehouse.commit import Fenced, commit, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
@@ -130,6 +130,7 @@ def intake(
     # Opened before the positions are read, so that another writer is noticed.
     table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
     refuse_other_types(source, table)
+    recover_positions(source, table, lake, run)
     begun = table
     reached: dict[str, int | None] = {}
     keys = keys or Keys()
@@ -145,6 +146,39 @@ def intake(
     taken.version = table.version()
     taken.seconds = round(time.monotonic() - started, 3)
     return taken
+
+
+def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -> None:
+    """Where a table has rows but lost what it says of its positions, tell them by its rows' provenance.
+
+    A table that other software copied has no transaction identifiers any more, and its records would be
+    taken in again. (A source that gives records again needs none: its records are known one by one.)
+
+    Raises:
+        Fenced: another intake did so at the same time.
+    """
+    if source.repeats or sequence_of(table) >= 0 or not table.count():
+        return
+    letters = lake.open(dead_letters.name(source.table))
+    reached = _after_last(table, "_source", "_offset")
+    record = Record(
+        verb="recover",
+        run_id=run.run_id,
+        at=run.at.isoformat(),
+        counts=Counts(),
+        position={log: {WHOLE: to} for log, to in reached.items()},
+        sequence=next_sequence(table, letters),
+        notes=["the table had lost its positions: they are told by the last offset of each log"],
+    )
+    if letters is not None and sequence_of(letters) < 0:
+        commit(letters, record, positions=_after_last(letters, "source", "offset"))
+    commit(table, record, positions=source.recovered(reached))
+
+
+def _after_last(table: DeltaTable, source: str, offset: str) -> dict[str, int]:
+    """The offset behind the last row of each log."""
+    last = pl.scan_delta(table).group_by(source).agg(pl.col(offset).max() + 1).collect()
+    return dict(zip(last[source], last[offset], strict=True))
 
 
 def _take_after_others(

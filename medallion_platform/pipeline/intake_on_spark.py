@@ -42,7 +42,7 @@ from medallion_platform.lakehouse.lean import add_columns, key_rows
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import intake as lean
 from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, refuse_failures
+from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, recover_positions, refuse_failures
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
 from medallion_platform.pipeline.stream import COMPACT_EVERY, compact
@@ -144,6 +144,8 @@ def stream(
 
 def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:
     """Commit where each partition begins and what is lost before it, where the table does not say so."""
+    if table := lake.open(topics.source.table):
+        recover_positions(topics.source, table, lake, run)
     return lean.intake(topics.beginnings(lake.positions(topics.source.table)), lake, run)
 
 

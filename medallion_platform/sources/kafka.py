@@ -128,6 +128,10 @@ class KafkaSource(Source):
         """Key, headers and time of the message."""
         return MESSAGE
 
+    def recovered(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """The positions; which topic of a name it was that was read, rows do not tell."""
+        return {**positions, **{_unsure(log): 0 for log in positions}}
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -265,7 +269,7 @@ class Topics:
         log = self._log(partition)
         reached = position(log)
         identity = _identity(self.source, partition)
-        known = identity is not None and position(identity) is not None
+        known = identity is not None and (position(identity) is not None or _is_unsure(log, position))
         if reached is None:
             # A partition that a topic got later begins at its first message; else history that is
             # gone before the source was ever read is no loss.
@@ -309,6 +313,15 @@ def _unread(partition: Partition, log: str, offset: int, reason: str) -> Unread:
 def _identity(source: KafkaSource, partition: Partition) -> str | None:
     """Under which name it is told that a topic was read; None where the broker has no such."""
     return f"{source.name}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
+
+
+def _unsure(log: str) -> str:
+    """Under which name it is told that a topic was read, but not which of that name: 0 while that is so."""
+    return f"{log.rpartition('/')[0]}@"
+
+
+def _is_unsure(log: str, position: Position) -> bool:
+    return position(_unsure(log)) == 0
 
 
 def group_of(source: Source, lake: str) -> str:
@@ -478,6 +491,8 @@ class _Gathered:
         identity = _identity(self.source, reading.partition)
         if identity and position(identity) is None:
             self.positions[identity] = 0
+            if _is_unsure(reading.log, position):
+                self.positions[_unsure(reading.log)] = 1
 
     def add(self, reading: Reading, heard: _Heard) -> bool:
         """Messages of a partition up to its end; whether that is reached."""

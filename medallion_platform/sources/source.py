@@ -147,6 +147,10 @@ class Source:
         """Whether it gives a record again, at the same place, after it was taken in."""
         return False
 
+    def recovered(self, positions: Mapping[str, int]) -> Mapping[str, int]:
+        """What the table is told where its positions were lost; positions: by its rows, the next offset."""
+        return positions
+
     def provenance(self) -> Mapping[str, Any]:
         """Further columns that say where a record came from, with their Polars types."""
         return {}

@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from deltalake import write_deltalake
 
 from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse import dead_letters
@@ -413,6 +414,34 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
         assert written.asset_materialization.metadata["partitions"].value == 2
     assert waiting(catalog, place, datetime.now(UTC)) == []
     assert ids(place.lake) == ["a"]
+
+
+@pytest.mark.broker
+@ENGINES
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_table_that_lost_its_positions_knows_them_by_its_rows(
+    broker: Broker, topic: str, tmp_path: Path, engine: str, anew: bool
+) -> None:
+    """Copied by other software, rows and dead letters are there, and no transaction identifier is."""
+    broker.create(topic, 2)
+    source, lake, copy = source_of(broker, topic, engine=engine), Lake(tmp_path / "a"), Lake(tmp_path / "b")
+    broker.send(topic, [event("a"), b"{", event("b")], 0)
+    broker.send(topic, [event("c"), b"{", b"["], 1)
+    take(source, lake)
+    for name in ("bronze.clicks", "dead_letters.bronze.clicks"):
+        partition_by = EVENTS.partitioned_by if name == "bronze.clicks" else ()
+        there = pl.read_delta(lake.path(name))
+        write_deltalake(copy.path(name), there, partition_by=list(partition_by), name=name)
+    broker.send(topic, [event("d"), b"{"], 0)
+    assert take(source, copy).counts.read == 4, "d and its neighbour, and the two bad ones at the end of 1"
+    if anew:
+        broker.delete(topic)
+        broker.create(topic, 2)
+        broker.send(topic, [event("e")], 0)
+        assert take(source, copy).counts.read == 3, "two gaps and e"
+    assert take(source, copy).counts.read == 0
+    assert ids(copy) == ["a", "b", "c", "d", *(["e"] if anew else [])]
+    assert letters(copy).height == 4 + 2 * anew
 
 
 @pytest.mark.broker
