@@ -53,6 +53,7 @@ ROW_GROUP = 65_536
 _SMALL = 8
 """A file under an eighth of the target is worth merging with others."""
 _CURVE_BITS = 16
+_ATTEMPTS = 10
 _UNREADABLE = {"deletionVectors", "columnMapping"}
 _COMMIT = re.compile(r"_delta_log/\d+\.json")
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
@@ -346,7 +347,29 @@ def _commit(
     added: Sequence[StagedFile],
     removed: Sequence[dict[str, Any]],
 ) -> None:
-    """Swap the files in one commit that changes no row and fences every writer, in both orders."""
+    """Swap the files in one commit that changes no row and fences every writer.
+
+    What was only appended meanwhile does not matter; where a file is gone, its rows are no longer these.
+    """
+    for _ in range(_ATTEMPTS):
+        opened.update_incremental()
+        live = {f["path"] for f in files_of(opened)}
+        if any(f["path"] not in live for f in removed):
+            break
+        try:
+            return _swap(lake, table, opened, added, removed)
+        except Fenced:
+            continue
+    raise Fenced(f"{table}: a writer committed meanwhile; optimize it again")
+
+
+def _swap(
+    lake: Lake,
+    table: str,
+    opened: DeltaTable,
+    added: Sequence[StagedFile],
+    removed: Sequence[dict[str, Any]],
+) -> None:
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import AddAction, RemoveAction
@@ -374,7 +397,7 @@ def _commit(
             commit_properties=CommitProperties(
                 custom_metadata=metadata,
                 app_transactions=[Transaction(WRITER, sequence)] if sequence >= 0 else None,
-                # A second try would be made against files that it has not seen.
+                # delta-rs would try again against files that it has not seen.
                 max_commit_retries=0,
             ),
         )

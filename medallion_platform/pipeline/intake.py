@@ -128,7 +128,8 @@ def intake(
     if table is None and not arrivals.waiting(lambda _: None):
         return taken  # nothing ever arrived: the table is made with its first batch
     # Opened before the positions are read, so that another writer is noticed.
-    table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
+    if table is None:
+        table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
     refuse_other_types(source, table)
     recover_positions(source, table, lake, run)
     begun = table
@@ -196,7 +197,7 @@ def _take_after_others(
         Fenced: the positions are no longer where the batch begins, or others come first every time.
     """
     for attempt in range(_ATTEMPTS):
-        if any(table.transaction_version(log) != begun for log, begun in begins.items()):
+        if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise Fenced(f"{source.table}: another intake has moved on; run it again")
         try:
             return _take(source, table, lake, run, batch, keys)
@@ -273,7 +274,7 @@ def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:
 
 def is_ahead(letters: DeltaTable | None, table: DeltaTable, logs: Iterable[str]) -> bool:
     """Whether an intake died between its dead letters and its rows."""
-    return any(_reached(letters, log) > _reached(table, log) for log in logs)
+    return letters is not None and any(_reached(letters, log) > _reached(table, log) for log in logs)
 
 
 def furthest(letters: DeltaTable | None, positions: Mapping[str, int]) -> dict[str, int]:

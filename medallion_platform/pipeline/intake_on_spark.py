@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Lock
@@ -45,7 +44,7 @@ from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, recover_positions, refuse_failures
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
-from medallion_platform.pipeline.stream import COMPACT_EVERY, compact
+from medallion_platform.pipeline.stream import Upkeep
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
@@ -117,29 +116,29 @@ def stream(
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    keys, commits = Keys(), count(1)
+    keys = Keys()
 
     def tell(record: Record, behind: Mapping[str, int]) -> None:
         taken = Taken(source.name, source.table, pieces=len(record.position), seconds=record.seconds)
         taken.add(record)
         taken.version = lake.version(source.table)
         watch.taken(taken, behind)
-        if next(commits) % COMPACT_EVERY == 0:
-            compact(lake, source.table)
+        upkeep.committed()
 
-    while not stop.is_set():
-        try:
-            topics = kafka.look(source)
-            begun = _begin(topics, lake, run())
-            if begun.counts.read:
-                watch.taken(begun, {})
-            batches = _Batches(source, lake, run, tell, keys, topics)
-            batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
-        except (MovedOn, Fenced):
-            watch.idle()
-        except Unavailable as error:
-            watch.waits(str(error))
-            stop.wait(_PAUSE)
+    with Upkeep(lake, source.table) as upkeep:
+        while not stop.is_set():
+            try:
+                topics = kafka.look(source)
+                begun = _begin(topics, lake, run())
+                if begun.counts.read:
+                    watch.taken(begun, {})
+                batches = _Batches(source, lake, run, tell, keys, topics)
+                batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
+            except (MovedOn, Fenced):
+                watch.idle()
+            except Unavailable as error:
+                watch.waits(str(error))
+                stop.wait(_PAUSE)
 
 
 def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import Protocol, Self
 
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
@@ -92,43 +93,59 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             table; nothing of the batch was taken in.
     """
     pace, keys = _Pace(), Keys()
-    commits = 0
-    while not stop.is_set():
-        began = time.monotonic()
-        try:
-            arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
-            polled = time.monotonic()
-            if arrived is None:
+    with Upkeep(lake, follower.source.table) as upkeep:
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
+                polled = time.monotonic()
+                if arrived is None:
+                    watch.idle()
+                    continue
+                taken = intake(arrived, lake, run(), keys=keys)
+            except (Fenced, MovedOn):
+                follower.begin_anew()
                 watch.idle()
-                continue
-            taken = intake(arrived, lake, run(), keys=keys)
-        except (Fenced, MovedOn):
-            follower.begin_anew()
-            watch.idle()
-        except Unavailable as error:
-            follower.begin_anew()
-            watch.waits(str(error))
-            stop.wait(_PAUSE)
-        else:
-            now = time.monotonic()
-            behind = follower.behind()
-            pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
-            watch.taken(taken, behind)
-            commits += 1
-            if commits % COMPACT_EVERY == 0:
-                compact(lake, taken.table)
+            except Unavailable as error:
+                follower.begin_anew()
+                watch.waits(str(error))
+                stop.wait(_PAUSE)
+            else:
+                now = time.monotonic()
+                behind = follower.behind()
+                pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
+                watch.taken(taken, behind)
+                upkeep.committed()
 
 
-def compact(lake: Lake, table: str) -> None:
-    """Merge small files; what comes between only puts it off."""
-    for name in (table, dead_letters.name(table)):
-        try:
-            if lake.exists(name):
-                maintenance.optimize(lake, name)
-        except Fenced:
-            continue
-        except Exception as error:
-            _LOG.warning("the small files of %s are left for later: %s", name, error)
+class Upkeep:
+    """Merges the small files of a table's commits, beside whoever makes them."""
+
+    def __init__(self, lake: Lake, table: str) -> None:
+        self._tables = (table, dead_letters.name(table))
+        self._lake, self._commits = lake, 0
+        self._pool = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def committed(self) -> None:
+        """Count a commit; merge after many, unless that is still being done."""
+        self._commits += 1
+        if self._commits >= COMPACT_EVERY and (self._running is None or self._running.done()):
+            self._running, self._commits = self._pool.submit(self._compact), 0
+
+    def _compact(self) -> None:
+        for name in self._tables:
+            try:
+                if self._lake.exists(name):
+                    maintenance.optimize(self._lake, name)
+            except Exception as error:  # it is put off
+                _LOG.warning("the small files of %s are left for later: %s", name, error)
 
 
 @dataclass
