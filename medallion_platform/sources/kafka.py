@@ -26,7 +26,7 @@ import polars as pl
 
 from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
-from medallion_platform.sources.source import Debezium, JsonLines, Source
+from medallion_platform.sources.source import Avro, Debezium, JsonLines, Source
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -78,7 +78,7 @@ class KafkaSource(Source):
     """Messages of some topics that become one bronze table.
 
     A message is a record, also one with line ends in it. A tombstone (a message without a value) is a
-    dead letter of a JSON source and a change event without an image of a Debezium source. `settings`
+    dead letter of a JSON or Avro source and a change event without an image of a Debezium source. `settings`
     go to the client as they are (`bootstrap.servers`, `sasl.password`); only the brokers are ever shown.
     """
 
@@ -96,8 +96,8 @@ class KafkaSource(Source):
         object.__setattr__(self, "topics", tuple(self.topics))
         if bool(self.topics) == bool(self.pattern):
             raise ValueError(f"source {self.name!r} names either topics or a pattern of them")
-        if not isinstance(self.format, JsonLines | Debezium):
-            raise ValueError(f"source {self.name!r}: messages are JSON, not {self.format!r}")
+        if not isinstance(self.format, JsonLines | Debezium | Avro):
+            raise ValueError(f"source {self.name!r}: messages are JSON or Avro, not {self.format!r}")
         re.compile(self.pattern)
         if re.search(r"\\[A-Za-z]|\(\?", self.pattern):
             raise ValueError(
@@ -728,10 +728,15 @@ def _frame(source: KafkaSource, runs: Sequence[tuple[_Reading, int, Sequence[Mes
     nothing = b"null" if isinstance(source.format, Debezium) else b""
     values = [m.value() for m in messages]
     tombstones = pl.Series([v is None for v in values])
-    frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
+    try:
+        frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
+    except Unavailable as error:
+        raise Unavailable(
+            f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there"
+        ) from None
     if tombstones.any() and not isinstance(source.format, Debezium):
         frame = frame.with_columns(
-            pl.when(tombstones).then(None).otherwise(pl.col("_payload")).alias("_payload"),
+            *(pl.when(~tombstones).then(pl.col(c)).alias(c) for c in ("_payload", "_payload_bytes")),
             pl.when(tombstones).then(pl.lit(_TOMBSTONE)).otherwise(pl.col("_malformed")).alias("_malformed"),
         )
     taken = set(frame.columns) | MESSAGE.keys()
