@@ -518,14 +518,16 @@ def streamed(source: KafkaSource, group: str) -> int:
     """
     from confluent_kafka import KafkaException
 
-    admin = _admin(source)  # what is asked ends with it
+    said: list[str] = []
+    admin = _admin(source, said)  # what is asked ends with it
     try:
         (described,) = admin.describe_consumer_groups([group], request_timeout=TIMEOUT).values()
         return len(described.result().members)
     except KafkaException as error:
         if error.args[0].name() in _NO_GROUP:
             return 0
-        raise _unavailable(source, [_text(error)]) from None
+        admin.poll(0)  # only now it says why
+        raise _unavailable(source, [_text(error), *said]) from None
 
 
 class _Client:
@@ -536,16 +538,12 @@ class _Client:
 
         self.source = source
         self.said: list[str] = []
-
-        def note(error: KafkaError) -> None:
-            self.said[:] = [error.str()]
-
         settings: dict[str, Any] = {
             **_settings(source),
             "group.id": f"medallion.{source.name}",
             **(further or {}),
             **_OURS,
-            "error_cb": note,
+            "error_cb": _noting(self.said),
         }
         try:
             self.consumer: Consumer = Consumer(settings)
@@ -555,7 +553,7 @@ class _Client:
     @cached_property
     def admin(self) -> AdminClient:
         """Who is asked about topics; kept, as what is asked ends with it."""
-        return _admin(self.source)
+        return _admin(self.source, [])
 
     def partitions(self) -> list[Partition]:
         """All partitions of the source as they are now."""
@@ -565,7 +563,8 @@ class _Client:
         try:
             known = self.consumer.list_topics(timeout=TIMEOUT).topics
         except KafkaException as error:
-            raise _unavailable(source, [*self.said, _text(error)]) from None
+            self.consumer.poll(0)  # only now it says why
+            raise _unavailable(source, [_text(error), *self.said]) from None
         names = source.topics or [t for t in sorted(known) if re.fullmatch(source.pattern, t)]
         if absent := [t for t in names if t not in known]:
             raise Unavailable(f"source {source.name}: there is no topic {', '.join(absent)}")
@@ -694,10 +693,25 @@ def _settings(source: KafkaSource) -> dict[str, Any]:
     return {"log_level": 0, "reconnect.backoff.max.ms": 1_000, **source.settings}
 
 
-def _admin(source: KafkaSource) -> AdminClient:
+def _admin(source: KafkaSource, said: list[str]) -> AdminClient:
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    return AdminClient(_settings(source))
+    settings: dict[str, Any] = {**_settings(source), "error_cb": _noting(said)}
+    try:
+        return AdminClient(settings)
+    except KafkaException as error:
+        raise Unavailable(f"source {source.name}: {_text(error)}") from None
+
+
+def _noting(said: list[str]) -> Callable[[KafkaError], None]:
+    """Keeps in `said` the last error that a client complains of, rather one that says why than that."""
+
+    def note(error: KafkaError) -> None:
+        if not said or error.name() != "_ALL_BROKERS_DOWN":
+            said[:] = [error.str()]
+
+    return note
 
 
 def _place(message: Message) -> tuple[str, int]:
