@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from medallion_platform_tests.benchmarks import clustering, gate, intake_ratio, refreshing, starting, topics
 from medallion_platform_tests.benchmarks.figure import as_markdown_table, machine
 
-PARTS = ("intake", "topics", "gate", "refresh", "start", "freshness", "growth", "layout")
+PARTS = ("intake", "topics", "avro", "gate", "refresh", "start", "freshness", "growth", "layout")
 
 Tables = dict[str, list[dict[str, str]]]
 """Title -> rows."""
@@ -38,6 +38,8 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             return "Freshness", topics.freshness(topics.RATES[:1] if short else topics.RATES, 60 // share)
         case "topics":
             figures = topics.measure(rounds, topics.ROWS // share)
+        case "avro":
+            figures = topics.of_avro(rounds, topics.ROWS // share)
         case "intake":
             figures = intake_ratio.measure(rounds, intake_ratio.ROWS // share)
         case "gate":
