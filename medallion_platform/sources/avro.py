@@ -71,7 +71,8 @@ def texts(records: Sequence[bytes], format: Avro) -> tuple[list[bytes], dict[int
 def _reader(frame: bytes, format: Avro) -> Read:
     """What reads the messages that begin so; a schema that is not there is asked for only once a batch."""
     try:
-        if len(frame) < _FRAME or frame[0]:
+        # An id is no negative int, which a registry may answer as if it were no registry.
+        if len(frame) < _FRAME or frame[0] or frame[1] > 127:
             raise Undecodable("it does not begin with a zero byte and the id of a schema")
         return _schema(format, int.from_bytes(frame[1:], "big")).text
     except Undecodable as error:
@@ -161,7 +162,7 @@ def _schema(format: Avro, number: int) -> _Schema:
         parsed = parse_schema(json.loads(told["schema"]), named)
     except Failed as error:
         raise Unavailable(f"schema {number} of its messages cannot be had: {error}") from None
-    except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError) as error:
+    except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Undecodable(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.
     return _Schema(number, parsed, _read_py.schemaless_reader if _recurs(parsed, ()) else schemaless_reader)
