@@ -440,7 +440,7 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="intake, topics, gate, refresh, start, freshness, growth, layout; all if left out"
+            help="intake, topics, avro, gate, refresh, start, freshness, growth, layout; all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,

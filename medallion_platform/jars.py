@@ -51,11 +51,24 @@ class Jar:
     artifact: str
     revision: str
     sha256: str
+    classifier: str = ""
+    extension: str = "jar"
 
     @property
     def file_name(self) -> str:
         """Its name in the cache."""
-        return f"{self.artifact}-{self.revision}.jar"
+        classifier = f"-{self.classifier}" if self.classifier else ""
+        return f"{self.artifact}-{self.revision}{classifier}.{self.extension}"
+
+    @property
+    def ivy(self) -> str:
+        """What Ivy is asked for."""
+        classifier = f' m:classifier="{self.classifier}"' if self.classifier else ""
+        return (
+            f'<dependency org="{self.organisation}" name="{self.artifact}" rev="{self.revision}" '
+            f'transitive="false"><artifact name="{self.artifact}" type="{self.extension}"{classifier}/>'
+            "</dependency>"
+        )
 
 
 DELTA = (
@@ -196,12 +209,10 @@ def _fetch(missing: Sequence[Jar], folder: Path, ivy_settings: Path | None) -> N
 
 def _retrieve(missing: Sequence[Jar], work: Path, ivy_settings: Path | None) -> str:
     """Let Ivy put the jars into `work`; returns what it said."""
-    wanted = "".join(
-        f'<dependency org="{j.organisation}" name="{j.artifact}" rev="{j.revision}" transitive="false"/>'
-        for j in missing
-    )
+    wanted = "".join(jar.ivy for jar in missing)
     (work / "ivy.xml").write_text(
-        '<ivy-module version="2.0"><info organisation="medallion" module="jars"/>'
+        '<ivy-module version="2.0" xmlns:m="http://ant.apache.org/ivy/extra">'
+        '<info organisation="medallion" module="jars"/>'
         f"<dependencies>{wanted}</dependencies></ivy-module>"
     )
     if ivy_settings is None:
@@ -213,7 +224,7 @@ def _retrieve(missing: Sequence[Jar], work: Path, ivy_settings: Path | None) -> 
         *(_java(), "-XX:TieredStopAtLevel=1", *_proxies()),
         *("-cp", str(_of_pyspark("ivy")), "org.apache.ivy.Main", "-cache", str(work / "ivy")),
         *("-settings", str(ivy_settings), "-ivy", str(work / "ivy.xml")),
-        *("-retrieve", f"{work}/[artifact]-[revision].[ext]"),
+        *("-retrieve", f"{work}/[artifact]-[revision](-[classifier]).[ext]"),
     ]
     try:
         done = subprocess.run(  # noqa: S603

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,6 +69,7 @@ _PAUSE = 1.0
 _LOOK_EVERY = 0.2
 _TRIGGER = "200 milliseconds"
 _LOST = "KAFKA_DATA_LOSS"
+_UNAVAILABLE = re.compile(r"Unavailable: (source .*)")
 _NOBODY = {"bootstrap.servers": "-"}
 
 
@@ -209,6 +211,8 @@ class _Batches:
         text = str(error)
         if _LOST in text:
             return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")
+        if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs
+            return Unavailable(told[1])
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
         return Unavailable(
             f"source {self.source.name}: Spark could not go on reading ({first[:300]}); what was taken in "

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
+from medallion_platform.sources.avro import decimal, moment
 from medallion_platform.sources.jsonlines import (
     NOT_AN_OBJECT,
     Columns,
@@ -47,8 +47,6 @@ _PLACES = (
     *("commit_lsn", "change_lsn", "event_serial_no", "scn", "commit_scn", "rs_id", "ssn", "ord"),
 )
 """The fields of an event's source that say where and when."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 Source = Mapping[str, str | None]
 Convert = Callable[[str], str]
@@ -104,7 +102,7 @@ def changed_at(source: Source, event_ms: str | None) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _second(second: int) -> str:
-    return _moment(second * 1_000_000).isoformat()
+    return moment(second * 1_000_000).isoformat()
 
 
 def _whole(number: str | None) -> str:
@@ -127,10 +125,6 @@ def _committed(sequence: str | None) -> tuple[str | None, str | None]:
     return (None if commit is None else str(commit)), (None if own is None else str(own))
 
 
-def _moment(microseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None) + timedelta(microseconds=microseconds)
-
-
 def _days(text: str) -> str:
     return (date(1970, 1, 1) + timedelta(days=int(text))).isoformat()
 
@@ -139,7 +133,7 @@ def _instant(per_second: int) -> Convert:
     digits = "milliseconds" if per_second == 1000 else "microseconds"
 
     def convert(text: str) -> str:
-        return _moment(int(text) * 1_000_000 // per_second).isoformat(timespec=digits)
+        return moment(int(text) * 1_000_000 // per_second).isoformat(timespec=digits)
 
     return convert
 
@@ -148,19 +142,17 @@ def _clock(per_second: int) -> Convert:
     digits = "milliseconds" if per_second == 1000 else "microseconds"
 
     def convert(text: str) -> str:
-        moment = _moment(int(text) * 1_000_000 // per_second)
-        if moment.date() != date(1970, 1, 1):
+        at = moment(int(text) * 1_000_000 // per_second)
+        if at.date() != date(1970, 1, 1):
             raise ValueError(text)
-        return moment.time().isoformat(timespec=digits)
+        return at.time().isoformat(timespec=digits)
 
     return convert
 
 
 def _decimal(scale: int) -> Convert:
     def convert(text: str) -> str:
-        unscaled = int.from_bytes(b64decode(text, validate=True), "big", signed=True)
-        sign, digits = int(unscaled < 0), tuple(map(int, str(abs(unscaled))))
-        return format(Decimal((sign, digits, -scale)), "f")
+        return decimal(b64decode(text, validate=True), scale)
 
     return convert
 

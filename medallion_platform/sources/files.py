@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources import parquet
+from medallion_platform.sources import avro, parquet
 from medallion_platform.sources.blocks import BLOCK, TextFile
 from medallion_platform.sources.csv import CsvParser, HeaderError
 from medallion_platform.sources.debezium import DebeziumParser
 from medallion_platform.sources.jsonlines import JsonLinesParser
 from medallion_platform.sources.records import Parser, undecodable
-from medallion_platform.sources.slices import Block, Ints
+from medallion_platform.sources.slices import Block, Ints, patched
 from medallion_platform.sources.source import (
+    Avro,
     Csv,
     Debezium,
     Format,
@@ -37,7 +38,7 @@ A field of such a name gets a `_` behind it.
 """
 
 UNDECODED = "not valid "
-"""How `_malformed` begins where a record is not text in its file's encoding, and is kept as bytes."""
+"""How `_malformed` begins where a record does not decode to text, and is kept as bytes."""
 
 
 def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK) -> Iterator[pl.DataFrame]:
@@ -55,6 +56,8 @@ def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOC
         for row, frame in parquet.read(path, first_row):
             yield _framed(row, len(frame), frame.to_dict(), None, None, {})
         return
+    if isinstance(format, Avro):
+        raise TypeError("Avro is read from topics, not from files")
     text = TextFile(path, format.encoding, block)
     parser = _parser(format)
     row, started = 1, False
@@ -115,8 +118,8 @@ def header(path: Path | str, format: Format) -> tuple[str, ...] | None:
 def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The same parsing as `read` of payloads that were stored: one row for each.
 
-    Payloads are text (String), or the bytes of records as they stood in their file (Binary), which are
-    decoded as the format says. `columns` are the names of a CSV file's fields (`header`). `_row` counts
+    Payloads are text (String; of Avro the JSON text), or the bytes of records as they came (Binary), which
+    are decoded as the format says. `columns` are the names of a CSV file's fields (`header`). `_row` counts
     the payloads from 1.
     """
     records = payloads.cast(pl.Binary).fill_null(b"").to_list()
@@ -126,13 +129,31 @@ def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None =
 
 
 def parse(records: Sequence[bytes], format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The same parsing of records as bytes, such as messages: one row for each."""
+    """The same parsing of records as bytes, such as messages: one row for each.
+
+    Raises:
+        Unavailable: the registry of an Avro format gives no schema now.
+    """
     if isinstance(format, Parquet):
         raise TypeError("Parquet rows have no payload to parse again")
+    if isinstance(format, Avro):
+        return _parsed_avro(records, format)
     source = TextFile(Path(), format.encoding)
     if source.encoding != "utf-8":
         records = [source.decoded(record) for record in records]
     return _parsed(records, format, columns, source)
+
+
+def _parsed_avro(records: Sequence[bytes], format: Avro) -> pl.DataFrame:
+    """Records by their JSON text; one that does not decode is kept as its bytes."""
+    texts, undecoded = avro.texts(records, format)
+    frame = _parsed(texts, format, None, None)
+    rows = list(undecoded)
+    return frame.with_columns(
+        patched(frame["_payload"], rows, [None] * len(rows)),
+        patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
+        patched(frame["_malformed"], rows, [f"{UNDECODED}Avro: {why}" for why in undecoded.values()]),
+    )
 
 
 def _parsed(
@@ -153,7 +174,7 @@ def _parsed(
 def _parser(format: Format) -> Parser:
     if isinstance(format, Csv):
         return CsvParser(format)
-    if isinstance(format, JsonLines):
+    if isinstance(format, JsonLines | Avro):
         return JsonLinesParser()
     if isinstance(format, Debezium):
         return DebeziumParser()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,14 @@ Token = Callable[[], str]
 
 class Failed(Exception):
     """A request came to nothing; one sentence says why, without secrets."""
+
+
+class NotFound(Failed):
+    """There is nothing at a URL; `told` is what the server says of that."""
+
+    def __init__(self, why: str, told: bytes) -> None:
+        super().__init__(why)
+        self.told = told
 
 
 class _Passing(Exception):
@@ -82,6 +91,21 @@ class EnvironmentToken:
 
 
 @dataclass(frozen=True)
+class EnvironmentUser:
+    """In the place of a bearer token: `user:password` in the environment `variable` (RFC 7617)."""
+
+    variable: str
+
+    def __call__(self) -> str:
+        """What is sent for them.
+
+        Raises:
+            Failed: the variable is not set.
+        """
+        return b64encode(_environment(self.variable).encode()).decode()
+
+
+@dataclass(frozen=True)
 class ClientCredentials:
     """Bearer tokens of the authorization server at `url` (RFC 6749, section 4.4).
 
@@ -113,11 +137,15 @@ class ClientCredentials:
 
 
 class Client:
-    """Requests to the origin of `url`, one at a time; close it by `with`."""
+    """Requests to the origin of `url`, one at a time; close it by `with`.
 
-    def __init__(self, url: str, token: Token | None = None) -> None:
+    patience: in the place of `PATIENCE`.
+    """
+
+    def __init__(self, url: str, token: Token | None = None, patience: float | None = None) -> None:
         self._origin = origin(url)
         self._token = token
+        self._patience = PATIENCE if patience is None else patience
         self._held: str | None = None
 
     def __enter__(self) -> Client:
@@ -136,6 +164,7 @@ class Client:
         """What is at `url`; `params` take the place of its query, if given.
 
         Raises:
+            NotFound: there is nothing.
             Failed: there is no answer within `PATIENCE`, or none that can be used.
         """
         if origin(url) != self._origin:
@@ -168,26 +197,28 @@ class Client:
                 raise
             except Exception as error:
                 raise Failed(f"its credentials cannot be had ({type(error).__name__})") from None
-        return {"Authorization": f"Bearer {self._held}"}
+        scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
+        return {"Authorization": f"{scheme} {self._held}"}
 
     def _ask(self, method: str, url: str, **request: Any) -> Answer:
         retrying = Retrying(
             retry=retry_if_exception_type(_Passing),
             wait=_pause,
-            stop=stop_before_delay(PATIENCE),
+            stop=stop_before_delay(self._patience),
             reraise=True,
         )
         try:
             return retrying(lambda: self._runner.run(self._once(method, url, request)))
         except _Passing as error:
-            raise Failed(f"{shown(url)} {error}, and was asked for {PATIENCE:.0f} s") from None
+            raise Failed(f"{shown(url)} {error}, and was asked for {self._patience:.0f} s") from None
 
     async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Answer:
         import httpx
 
         try:
             async with asyncio.timeout(LONGEST), self._http.stream(method, url, **request) as response:
-                _refuse(response)
+                if response.status_code != 404:
+                    _refuse(response)
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
@@ -199,6 +230,8 @@ class Client:
             raise Failed(f"{shown(url)} leads nowhere ({type(error).__name__})") from None
         except httpx.HTTPError as error:
             raise _Passing(f"cannot be read ({type(error).__name__})") from None
+        if response.status_code == 404:
+            raise NotFound(_answered(response), bytes(body))
         link = response.links.get("next", {}).get("url")
         return Answer(bytes(body), str(response.url.join(link)) if link else None)
 
@@ -211,7 +244,11 @@ def _refuse(response: httpx.Response) -> None:
     if status in _TOO_EARLY_OR_TOO_MUCH or status >= 500:
         raise _Passing(f"answers {status}", retry_after(response.headers, datetime.now(UTC)))
     if status != 200:
-        raise Failed(f"{shown(str(response.request.url))} answers {status} {response.reason_phrase}")
+        raise Failed(_answered(response))
+
+
+def _answered(response: httpx.Response) -> str:
+    return f"{shown(str(response.request.url))} answers {response.status_code} {response.reason_phrase}"
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float:

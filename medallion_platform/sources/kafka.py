@@ -27,7 +27,7 @@ import polars as pl
 
 from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
-from medallion_platform.sources.source import Debezium, JsonLines, Source
+from medallion_platform.sources.source import Avro, Debezium, JsonLines, Source
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -82,7 +82,7 @@ class KafkaSource(Source):
     """Messages of some topics that become one bronze table.
 
     A message is a record, also one with line ends in it. A tombstone (a message without a value) is a
-    dead letter of a JSON source and a change event without an image of a Debezium source. `settings`
+    dead letter of a JSON or Avro source and a change event without an image of a Debezium source. `settings`
     go to the client as they are (`bootstrap.servers`, `sasl.password`); only the brokers are ever shown.
     """
 
@@ -101,8 +101,8 @@ class KafkaSource(Source):
         object.__setattr__(self, "topics", tuple(self.topics))
         if bool(self.topics) == bool(self.pattern):
             raise ValueError(f"source {self.name!r} names either topics or a pattern of them")
-        if not isinstance(self.format, JsonLines | Debezium):
-            raise ValueError(f"source {self.name!r}: messages are JSON, not {self.format!r}")
+        if not isinstance(self.format, JsonLines | Debezium | Avro):
+            raise ValueError(f"source {self.name!r}: messages are JSON or Avro, not {self.format!r}")
         re.compile(self.pattern)
         if re.search(r"\\[A-Za-z]|\(\?", self.pattern):
             raise ValueError(
@@ -564,14 +564,16 @@ def streamed(source: KafkaSource, group: str) -> int:
     """
     from confluent_kafka import KafkaException
 
-    admin = _admin(source)  # what is asked ends with it
+    said: list[str] = []
+    admin = _admin(source, said)  # what is asked ends with it
     try:
         (described,) = admin.describe_consumer_groups([group], request_timeout=TIMEOUT).values()
         return len(described.result().members)
     except KafkaException as error:
         if error.args[0].name() in _NO_GROUP:
             return 0
-        raise _unavailable(source, [_text(error)]) from None
+        admin.poll(0)  # only now it says why
+        raise _unavailable(source, [_text(error), *said]) from None
 
 
 class Client:
@@ -582,16 +584,12 @@ class Client:
 
         self.source = source
         self.said: list[str] = []
-
-        def note(error: KafkaError) -> None:
-            self.said[:] = [error.str()]
-
         settings: dict[str, Any] = {
             **_settings(source),
             "group.id": f"medallion.{source.name}",
             **(further or {}),
             **_OURS,
-            "error_cb": note,
+            "error_cb": _noting(self.said),
         }
         try:
             self.consumer: Consumer = Consumer(settings)
@@ -601,7 +599,7 @@ class Client:
     @cached_property
     def admin(self) -> AdminClient:
         """Who is asked about topics; kept, as what is asked ends with it."""
-        return _admin(self.source)
+        return _admin(self.source, [])
 
     def partitions(self) -> list[Partition]:
         """All partitions of the source as they are now."""
@@ -611,7 +609,8 @@ class Client:
         try:
             known = self.consumer.list_topics(timeout=TIMEOUT).topics
         except KafkaException as error:
-            raise _unavailable(source, [*self.said, _text(error)]) from None
+            self.consumer.poll(0)  # only now it says why
+            raise _unavailable(source, [_text(error), *self.said]) from None
         names = source.topics or [t for t in sorted(known) if re.fullmatch(source.pattern, t)]
         if absent := [t for t in names if t not in known]:
             raise Unavailable(f"source {source.name}: there is no topic {', '.join(absent)}")
@@ -740,10 +739,25 @@ def _settings(source: KafkaSource) -> dict[str, Any]:
     return {"log_level": 0, "reconnect.backoff.max.ms": 1_000, **source.settings}
 
 
-def _admin(source: KafkaSource) -> AdminClient:
+def _admin(source: KafkaSource, said: list[str]) -> AdminClient:
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    return AdminClient(_settings(source))
+    settings: dict[str, Any] = {**_settings(source), "error_cb": _noting(said)}
+    try:
+        return AdminClient(settings)
+    except KafkaException as error:
+        raise Unavailable(f"source {source.name}: {_text(error)}") from None
+
+
+def _noting(said: list[str]) -> Callable[[KafkaError], None]:
+    """Keeps in `said` the last error that a client complains of, rather one that says why than that."""
+
+    def note(error: KafkaError) -> None:
+        if not said or error.name() != "_ALL_BROKERS_DOWN":
+            said[:] = [error.str()]
+
+    return note
 
 
 def _place(message: Message) -> tuple[str, int]:
@@ -792,10 +806,15 @@ def framed(
     """The values of messages as records, beside what else is told of them."""
     nothing = b"null" if isinstance(source.format, Debezium) else b""
     tombstones = pl.Series([v is None for v in values])
-    frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
+    try:
+        frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
+    except Unavailable as error:
+        raise Unavailable(
+            f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there"
+        ) from None
     if tombstones.any() and not isinstance(source.format, Debezium):
         frame = frame.with_columns(
-            pl.when(tombstones).then(None).otherwise(pl.col("_payload")).alias("_payload"),
+            *(pl.when(~tombstones).then(pl.col(c)).alias(c) for c in ("_payload", "_payload_bytes")),
             pl.when(tombstones).then(pl.lit(_TOMBSTONE)).otherwise(pl.col("_malformed")).alias("_malformed"),
         )
     taken = set(frame.columns) | MESSAGE.keys()

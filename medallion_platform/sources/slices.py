@@ -6,6 +6,7 @@ no byte is copied and nothing loops in Python, which is what makes the readers o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,10 +119,10 @@ class Block:
         return made
 
 
-def patched(column: pl.Series, rows: list[int], values: list[str | None]) -> pl.Series:
+def patched(column: pl.Series, rows: list[int], values: Sequence[str | bytes | None]) -> pl.Series:
     """`column` with `values` at `rows`."""
     if not rows:
         return column
     places = np.arange(len(column), dtype=np.int64)
     places[rows] = np.arange(len(column), len(column) + len(rows))
-    return pl.concat([column, pl.Series(column.name, values, pl.String)]).gather(places)
+    return pl.concat([column, pl.Series(column.name, values, column.dtype)]).gather(places)

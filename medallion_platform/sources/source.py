@@ -10,9 +10,13 @@ from errno import EINVAL
 from functools import lru_cache
 from itertools import takewhile
 from re import Pattern, compile
-from typing import Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from urllib.parse import urlsplit
 
 from medallion_platform.contracts.contract import EVENT_DATE, Contract
+
+if TYPE_CHECKING:
+    from medallion_platform.sources.http import Token
 
 _MARKS = frozenset("*?[")
 ROWS_PER_FILE = 2**32
@@ -115,7 +119,33 @@ class Debezium:
         _known_encoding("Debezium", self.encoding)
 
 
-Format = Csv | JsonLines | Parquet | Debezium
+@dataclass(frozen=True)
+class Avro:
+    """Messages in Avro, whose schemas a registry keeps; a record is what it would be as JSON.
+
+    registry: the URL below which `/schemas/ids/1` is the first schema. credentials: what it asks for.
+    """
+
+    registry: str
+    credentials: Token | None = None
+
+    def __post_init__(self) -> None:
+        from medallion_platform.sources.http import refuse_unsafe, shown
+
+        url = urlsplit(self.registry)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"Avro registry {shown(self.registry)!r} is no URL of http or https")
+        if shown(self.registry) != self.registry:
+            raise ValueError(
+                f"Avro registry {shown(self.registry)!r}: user, password and query are not part of its URL; "
+                "name their variable of the environment, as credentials=EnvironmentUser(...)"
+            )
+        if self.credentials:
+            refuse_unsafe(self.registry)
+        object.__setattr__(self, "registry", self.registry.rstrip("/"))
+
+
+Format = Csv | JsonLines | Parquet | Debezium | Avro
 
 
 @dataclass(frozen=True)
@@ -170,6 +200,8 @@ class FileSource(Source):
         object.__setattr__(self, "claims", tuple(self.claims))
         if not self.claims:
             raise ValueError(f"source {self.name!r} claims no file")
+        if isinstance(self.format, Avro):
+            raise ValueError(f"source {self.name!r}: Avro is read from topics, not from files")
 
     @property
     def where(self) -> str:

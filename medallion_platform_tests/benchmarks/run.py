@@ -17,7 +17,7 @@ from medallion_platform_tests.benchmarks import (
 )
 from medallion_platform_tests.benchmarks.figure import as_markdown_table, machine
 
-PARTS = ("intake", "topics", "gate", "refresh", "cdc", "start", "freshness", "growth", "layout")
+PARTS = ("intake", "topics", "avro", "gate", "refresh", "cdc", "start", "freshness", "growth", "layout")
 
 Tables = dict[str, list[dict[str, str]]]
 """Title -> rows."""
@@ -48,6 +48,8 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             figures = topics.measure(rounds, topics.ROWS // share)
         case "cdc":
             figures = merging.measure(rounds, merging.ROWS // share, merging.CHANGES // share)
+        case "avro":
+            figures = topics.of_avro(rounds, topics.ROWS // share)
         case "intake":
             figures = intake_ratio.measure(rounds, intake_ratio.ROWS // share)
         case "gate":

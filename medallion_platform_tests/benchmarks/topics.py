@@ -31,14 +31,28 @@ from confluent_kafka import Producer
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources.kafka import KafkaSource
-from medallion_platform.sources.source import JsonLines
+from medallion_platform.sources.source import Avro, Format, JsonLines
 from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
 from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.registry import Registry, message
 
 ROWS, WARM_ROWS, PARTITIONS = 500_000, 20_000, 3
 RATES = (1_000, 10_000)
 _POLL = 0.02
 _PATIENCE = 180.0
+_JSON = JsonLines()
+_TEXT = ["null", "string"]
+_AVRO: dict[str, Any] = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        *({"name": name, "type": "string"} for name in ("event_id", "user_id", "event_type")),
+        {"name": "event_timestamp", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "page", "type": _TEXT},
+        {"name": "amount", "type": ["null", "double"]},
+        *({"name": name, "type": _TEXT} for name in ("currency", "session_id", "region_code", "email")),
+    ],
+}
 
 
 class Events(ContractModel):
@@ -124,6 +138,35 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
     ]
 
 
+def of_avro(rounds: int, rows: int = ROWS) -> list[Figure]:
+    """Avro against JSON of the same content."""
+    registry = Registry.start()
+    try:
+        with _broker() as (broker, folder):
+            number = registry.register("events", _AVRO)
+            sizes: dict[str, float] = {}
+            for form in ("json", "avro"):
+                _fill(broker, f"warm_{form}", WARM_ROWS, number if form == "avro" else None)
+                sizes[form] = _fill(broker, f"events_{form}", rows, number if form == "avro" else None)
+            seconds: dict[str, list[float]] = {"json": [], "avro": []}
+            for n in range(rounds):
+                for form in seconds:
+                    lake = folder / f"{form}-{n}"
+                    spent, _ = _in_own_process(form, broker, lake, registry.url)
+                    seconds[form].append(spent)
+    finally:
+        registry.stop()
+    json_, avro = seconds["json"], seconds["avro"]
+    return [
+        Figure(
+            "Avro from Kafka to bronze, messages per CPU-second of JSON of the same content",
+            [j / a for j, a in zip(json_, avro, strict=True)],
+            f"{rows / median(avro):,.0f} messages of {sizes['avro']:.0f} bytes per CPU-second against "
+            f"{rows / median(json_):,.0f} of {sizes['json']:.0f} bytes",
+        )
+    ]
+
+
 def freshness(rates: Sequence[int], seconds: int) -> list[dict[str, str]]:
     """From a producer's acknowledgement to a row that can be read, by `medallion stream --refresh`."""
     with _broker() as (broker, folder):
@@ -133,9 +176,9 @@ def freshness(rates: Sequence[int], seconds: int) -> list[dict[str, str]]:
 # --- one side in a process of its own -------------------------------------------------------------
 
 
-def _in_own_process(engine: str, broker: Broker, lake: Path) -> tuple[float, float]:
+def _in_own_process(engine: str, broker: Broker, lake: Path, *more: str) -> tuple[float, float]:
     done = subprocess.run(
-        [sys.executable, "-m", __name__, engine, broker.address, str(lake)],
+        [sys.executable, "-m", __name__, engine, broker.address, str(lake), *more],
         capture_output=True,
         text=True,
         check=False,
@@ -146,30 +189,43 @@ def _in_own_process(engine: str, broker: Broker, lake: Path) -> tuple[float, flo
     return float(spent), float(used)
 
 
-def _source(topic: str, address: str) -> KafkaSource:
+def _source(topic: str, address: str, format: Format = _JSON) -> KafkaSource:
     return KafkaSource(
         topic,
         f"bronze.{topic}",
         Events.contract,
-        JsonLines(),
+        format,
         "x",
         topics=(topic,),
         settings={"bootstrap.servers": address},
     )
 
 
-def _lean(address: str, lake: Path) -> float:
+def _lean(
+    address: str,
+    lake: Path,
+    topics: Sequence[str] = ("warm", "events"),
+    format: Format = _JSON,
+) -> float:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.sources import kafka
 
-    for topic in ("warm", "events"):
+    for topic in topics:
         before = cpu_seconds()
-        taken = intake(kafka.look(_source(topic, address)), Lake(lake), Run.now())
+        taken = intake(kafka.look(_source(topic, address, format)), Lake(lake), Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
     return spent
+
+
+def _json(address: str, lake: Path, registry: str) -> float:
+    return _lean(address, lake, ("warm_json", "events_json"))
+
+
+def _avro(address: str, lake: Path, registry: str) -> float:
+    return _lean(address, lake, ("warm_avro", "events_avro"), Avro(registry))
 
 
 def _booked(address: str, lake: Path) -> float:
@@ -441,8 +497,8 @@ def _broker() -> Iterator[tuple[Broker, Path]]:
             broker.stop()
 
 
-def _fill(broker: Broker, topic: str, rows: int) -> float:
-    """Fill a topic with a week of events; gives the mean size of a message."""
+def _fill(broker: Broker, topic: str, rows: int, schema: int | None = None) -> float:
+    """Fill a topic with a week of events, in Avro where a schema is given; gives a message's mean size."""
     broker.create(topic, PARTITIONS)
     producer = Producer(
         {"bootstrap.servers": broker.address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
@@ -450,7 +506,10 @@ def _fill(broker: Broker, topic: str, rows: int) -> float:
     chance, size = random.Random(7), 0
     monday = datetime(2026, 1, 5, tzinfo=UTC)
     for n in range(rows):
-        value = event(n, monday + timedelta(seconds=n * 7 * 86_400 // rows), chance)
+        at = monday + timedelta(seconds=n * 7 * 86_400 // rows)
+        value = event(n, at, chance)
+        if schema is not None:
+            value = message(schema, _AVRO, {**json.loads(value), "event_timestamp": at})
         size += len(value)
         producer.produce(topic, value, partition=n % PARTITIONS)
         if n % 1000 == 0:
@@ -462,7 +521,14 @@ def _fill(broker: Broker, topic: str, rows: int) -> float:
 if __name__ == "__main__":
     import resource
 
-    side, address, lake = sys.argv[1:]
-    sides = {"lean": _lean, "bare": _bare, "spark": _spark, "plain": _plain, "booked": _booked}
-    spent = sides[side](address, Path(lake))
+    side, address, lake, *more = sys.argv[1:]
+    sides: dict[str, Any] = {
+        "lean": _lean,
+        "bare": _bare,
+        "spark": _spark,
+        "plain": _plain,
+        "booked": _booked,
+    }
+    sides |= {"json": _json, "avro": _avro}
+    spent = sides[side](address, Path(lake), *more)
     print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

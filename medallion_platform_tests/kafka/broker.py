@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from confluent_kafka.cimpl import TopicPartition
 
 from medallion_platform.jars import Jar, jars
 
+from . import certificates
+
 JARS = tuple(
     Jar(*line.split()) for line in Path(__file__).with_name("broker_jars.txt").read_text().splitlines()
 )
 """kafka_2.13 with what it needs: organisation, artifact, revision, sha256."""
 
 _READY = 120.0
+_JAAS = "listener.name.sasl_ssl.{}.sasl.jaas.config=org.apache.kafka.common.security.{}LoginModule required"
 
 
 def free_ports(count: int) -> list[int]:
@@ -45,11 +49,16 @@ class Broker:
     address: str
     process: subprocess.Popen[bytes]
     folder: Path = Path()
+    secured: dict[str, str] = field(default_factory=dict, repr=False)
+    """What a client has to be told to be let in where the broker wants TLS and a password."""
 
     @staticmethod
     def start(folder: Path) -> Broker:
         """Fetch, format, start; returns when the broker answers."""
-        port, controller = free_ports(2)
+        port, secure, controller = free_ports(3)
+        authority, own = folder / "authority.pem", folder / "broker.pem"
+        certificates.make(authority, own)
+        password = secrets.token_hex(16)
         config = folder / "server.properties"
         config.write_text(
             "\n".join(
@@ -57,12 +66,19 @@ class Broker:
                     "process.roles=broker,controller",
                     "node.id=1",
                     f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}",
-                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                    f"listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure},"
+                    f"CONTROLLER://127.0.0.1:{controller}",
+                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure}",
+                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,"
+                    "CONTROLLER:PLAINTEXT",
                     "controller.listener.names=CONTROLLER",
                     "inter.broker.listener.name=PLAINTEXT",
                     f"log.dirs={folder / 'logs'}",
+                    "ssl.keystore.type=PEM",
+                    f"ssl.keystore.location={own}",
+                    "sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN",
+                    f"{_JAAS.format('scram-sha-512', 'scram.Scram')};",
+                    f"{_JAAS.format('plain', 'plain.Plain')} user_lake='{password}';",
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=1",
                     "transaction.state.log.replication.factor=1",
@@ -79,13 +95,24 @@ class Broker:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
         with (folder / "broker.log").open("wb") as log:
             subprocess.run(
-                [*_java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)],
+                [
+                    *(*_java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)),
+                    *("--add-scram", f"SCRAM-SHA-512=[name=lake,password={password}]"),
+                ],
                 stdout=log,
                 stderr=log,
                 timeout=_READY,
                 check=True,
             )
-        broker = Broker(f"127.0.0.1:{port}", _launched(folder), folder)
+        secured = {
+            "bootstrap.servers": f"127.0.0.1:{secure}",
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": str(authority),
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": "lake",
+            "sasl.password": password,
+        }
+        broker = Broker(f"127.0.0.1:{port}", _launched(folder), folder, secured)
         broker.wait()
         return broker
 

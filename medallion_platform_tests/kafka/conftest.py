@@ -1,4 +1,4 @@
-"""One broker for all tests of topics, and a topic of its own for each."""
+"""One broker and one schema registry for all tests of topics, and a topic of its own for each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from medallion_platform.jars import JarsUnavailable
 
 from .broker import Broker
+from .registry import Registry
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,16 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         started = Broker.start(tmp_path_factory.mktemp("broker"))
     except JarsUnavailable as error:
         pytest.skip(f"no Kafka broker: {error}")
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    try:
+        started = Registry.start()
+    except JarsUnavailable as error:
+        pytest.skip(f"no schema registry: {error}")
     yield started
     started.stop()
 

@@ -13,11 +13,11 @@ import pytest
     [
         (
             "medallion_platform.cli",
-            {"dagster", "feast", "pandas", "polars", "pyarrow", "pydantic", "pyspark"},
+            {"dagster", "fastavro", "feast", "pandas", "polars", "pyarrow", "pydantic", "pyspark"},
         ),
         ("medallion_platform.definitions", {"feast"}),  # a contract is a pandera.pyspark model
         ("medallion_platform.jars", {"dagster", "pydantic", "pyspark"}),
-        ("medallion_platform.pipeline.intake", {"dagster", "feast", "pyspark"}),
+        ("medallion_platform.pipeline.intake", {"dagster", "fastavro", "feast", "httpx", "pyspark"}),
     ],
 )
 def test_heavy_imports_wait_until_they_are_needed(module: str, spared: set[str]) -> None:
