@@ -522,13 +522,7 @@ if __name__ == "__main__":
     import resource
 
     side, address, lake, *more = sys.argv[1:]
-    sides: dict[str, Any] = {
-        "lean": _lean,
-        "bare": _bare,
-        "spark": _spark,
-        "plain": _plain,
-        "booked": _booked,
-    }
-    sides |= {"json": _json, "avro": _avro}
+    engines = {"lean": _lean, "spark": _spark, "bare": _bare, "plain": _plain, "booked": _booked}
+    sides: dict[str, Any] = {**engines, "json": _json, "avro": _avro}
     spent = sides[side](address, Path(lake), *more)
     print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -19,13 +19,13 @@ from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.sources import avro, files
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.http import EnvironmentUser
-from medallion_platform.sources.kafka import Follower, KafkaSource
+from medallion_platform.sources.kafka import Engine, Follower, KafkaSource
 from medallion_platform.sources.source import Avro, FileSource, JsonLines
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker
 from .registry import Gateway, Registry, framed, message
-from .test_kafka import KEYLESS, conserved, ids, letters, rows, source_of, take, waits
+from .test_kafka import ENGINES, KEYLESS, conserved, ids, letters, rows, source_of, take, waits
 
 CLICK: dict[str, Any] = {
     "type": "record",
@@ -243,11 +243,12 @@ def test_a_record_within_records_without_end_is_kept_as_it_came(registry: Regist
 
 
 @pytest.mark.broker
+@ENGINES
 def test_every_kind_of_message_is_where_it_belongs(
-    broker: Broker, registry: Registry, topic: str, lake: Lake
+    broker: Broker, registry: Registry, topic: str, lake: Lake, engine: Engine
 ) -> None:
     broker.create(topic)
-    source = of(broker, registry, topic)
+    source = of(broker, registry, topic, engine=engine)
     first = registry.register(f"{topic}-value", CLICK)
     text = registry.register(f"{topic}-text", "string")
     other = registry.register(f"{topic}-json", {"$schema": DRAFT, "type": "object"}, "JSON")
@@ -335,6 +336,7 @@ def test_a_schema_is_asked_for_once(registry: Registry, gateway: Gateway) -> Non
         ((403, b""), "answers 403 Forbidden"),
     ],
 )
+@ENGINES
 def test_nothing_is_taken_in_while_the_registry_gives_no_schema(
     broker: Broker,
     registry: Registry,
@@ -344,13 +346,15 @@ def test_nothing_is_taken_in_while_the_registry_gives_no_schema(
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[int, bytes],
     told: str,
+    engine: Engine,
 ) -> None:
     monkeypatch.setattr(avro, "PATIENCE", 1.0)
     broker.create(topic)
-    source = of(broker, gateway, topic)
+    source = of(broker, gateway, topic, engine=engine)
     number = registry.register(f"{topic}-value", CLICK)
     broker.send(topic, [message(number, CLICK, click(key)) for key in "ab"] + [b"{"])
     gateway.instead = answer
+    told = told if engine == "lean" else told.replace(" 1 s", " 15 s")  # executors have their own patience
     with pytest.raises(Unavailable) as caught:
         take(source, lake)
     address = f"{gateway.url}/schemas/ids/{number}"

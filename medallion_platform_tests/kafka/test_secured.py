@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.kafka import Engine, KafkaSource
 from medallion_platform_tests.pipeline.toy import NOW
 
 from . import certificates
 from .broker import Broker
-from .test_kafka import conserved, event, ids, letters, source_of, take, waits
+from .test_kafka import ENGINES, conserved, event, ids, letters, source_of, take, waits
 
 pytestmark = pytest.mark.broker
 
@@ -34,12 +35,13 @@ def kept(*folders: Path) -> bytes:
     return b"".join(p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file())
 
 
+@ENGINES
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
 def test_a_topic_is_taken_in_over_tls_by_a_user(
-    broker: Broker, topic: str, lake: Lake, mechanism: str
+    broker: Broker, topic: str, lake: Lake, mechanism: str, engine: Engine
 ) -> None:
     broker.create(topic, 2)
-    source = of(broker, topic, **{"sasl.mechanism": mechanism})
+    source = replace(of(broker, topic, **{"sasl.mechanism": mechanism}), engine=engine)
     broker.send(topic, [event("a"), b"{"])
     broker.send(topic, [event("b")], 1)
     assert len(waits(source, lake)) == 2
@@ -86,12 +88,14 @@ def test_who_is_not_let_in_is_told_why_in_one_sentence(
         assert broker.secured["sasl.password"] not in said
 
 
+@ENGINES
 def test_no_secret_is_in_a_table_a_log_or_what_dagster_keeps(
     broker: Broker,
     topic: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    engine: Engine,
 ) -> None:
     monkeypatch.setattr(kafka, "TIMEOUT", 5.0)
     home = tmp_path / "dagster"
@@ -99,9 +103,13 @@ def test_no_secret_is_in_a_table_a_log_or_what_dagster_keeps(
     broker.create(topic)
     broker.send(topic, [event("a"), b"{"])
     place = Lakehouse(
-        lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
+        lake_root=str(tmp_path / "lake"),
+        landing=str(tmp_path),
+        feature_repo=str(tmp_path / "features"),
+        spark_reads_topics=True,
     )
-    right, wrong = of(broker, topic), of(broker, topic, **{"sasl.password": "wr0ng-s3cret"})
+    wrong = {"sasl.password": "wr0ng-s3cret"}
+    right, wrong = (replace(of(broker, topic, **more), engine=engine) for more in ({}, wrong))
     with dg.DagsterInstance.local_temp(str(home)) as on:
         for source in (wrong, right):
             catalog = Catalog((source,), ())
