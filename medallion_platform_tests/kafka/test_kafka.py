@@ -63,7 +63,9 @@ def take(source: KafkaSource, lake: Lake, **options: Any) -> Taken:
 
 
 def rows(lake: Lake) -> pl.DataFrame:
-    return pl.read_delta(lake.path("bronze.clicks")).sort("_source", "_offset")
+    table = lake.open("bronze.clicks")
+    assert table
+    return pl.scan_delta(table).sort("_source", "_offset").collect()
 
 
 def ids(lake: Lake) -> list[str]:

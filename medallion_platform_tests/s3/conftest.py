@@ -45,7 +45,7 @@ def spark(server: Server) -> Iterator[SparkSession]:
     from medallion_platform.lakehouse.spark import session
     from medallion_platform.storage import spark_settings
 
-    started = session(jars_of("s3://lake"), spark_settings("s3://lake"), cores=2)
+    started = session(jars_of("s3://lake", topics=True), spark_settings("s3://lake"), cores=2)
     started.sparkContext.setLogLevel("ERROR")
     yield started
     started.stop()
