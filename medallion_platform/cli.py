@@ -443,7 +443,8 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="intake, topics, avro, gate, refresh, cdc, start, freshness, growth, layout; all if left out"
+            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, growth, "
+            "batches, layout; all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,

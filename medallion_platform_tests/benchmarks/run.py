@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from medallion_platform_tests.benchmarks import (
+    batches,
     clustering,
     gate,
     intake_ratio,
@@ -17,7 +18,10 @@ from medallion_platform_tests.benchmarks import (
 )
 from medallion_platform_tests.benchmarks.figure import as_markdown_table, machine
 
-PARTS = ("intake", "topics", "avro", "gate", "refresh", "cdc", "start", "freshness", "growth", "layout")
+PARTS = (
+    *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
+    *("freshness", "growth", "batches", "layout"),
+)
 
 Tables = dict[str, list[dict[str, str]]]
 """Title -> rows."""
@@ -40,12 +44,16 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
         case "growth":
             sizes = refreshing.SIZES[: len(refreshing.SIZES) - (2 if short else 0)]
             return "Growth", refreshing.growth(rounds, sizes)
+        case "batches":
+            return "Growth of an intake", batches.growth(rounds, 100 if short else 1000)
         case "layout":
             return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
         case "freshness":
             return "Freshness", topics.freshness(topics.RATES[:1] if short else topics.RATES, 60 // share)
         case "topics":
             figures = topics.measure(rounds, topics.ROWS // share)
+        case "duplicates":
+            figures = topics.of_duplicates(rounds, topics.ROWS // share)
         case "cdc":
             figures = merging.measure(rounds, merging.ROWS // share, merging.CHANGES // share)
         case "avro":

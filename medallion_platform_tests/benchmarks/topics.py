@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median, quantiles
@@ -39,6 +40,11 @@ from medallion_platform_tests.kafka.registry import Registry, message
 ROWS, WARM_ROWS, PARTITIONS = 500_000, 20_000, 3
 RATES = (1_000, 10_000)
 _POLL = 0.02
+_STORE = "spark.sql.streaming.stateStore"
+_ROCKSDB = {
+    f"{_STORE}.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
+    f"{_STORE}.rocksdb.changelogCheckpointing.enabled": "true",
+}
 _PATIENCE = 180.0
 _JSON = JsonLines()
 _TEXT = ["null", "string"]
@@ -138,6 +144,32 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
     ]
 
 
+def of_duplicates(rounds: int, rows: int = ROWS) -> list[Figure]:
+    """What dropping duplicates within ten minutes costs each engine, and Spark with a state of its own."""
+    pairs = {
+        "lean": ("lean", "booked", "by hashes of the table's keys, the lean engine"),
+        "spark": ("spark", "spark_keyless", "by hashes of the table's keys, the Spark engine"),
+        "state": ("state", "bare", "bare Spark, dropDuplicatesWithinWatermark in RocksDB"),
+    }
+    seconds: dict[str, list[float]] = {
+        side: [] for keyed, keyless, _ in pairs.values() for side in (keyed, keyless)
+    }
+    with _broker() as (broker, folder):
+        _fill(broker, "warm", WARM_ROWS)
+        _fill(broker, "events", rows)
+        for n in range(rounds):
+            for side, spent in seconds.items():
+                spent.append(_in_own_process(side, broker, folder / f"{side}-{n}")[0])
+    return [
+        Figure(
+            f"Duplicates dropped {how}, CPU seconds of the same without",
+            [k / p for k, p in zip(seconds[keyed], seconds[keyless], strict=True)],
+            f"{median(seconds[keyed]):.2f} s against {median(seconds[keyless]):.2f} s for {rows:,} messages",
+        )
+        for keyed, keyless, how in pairs.values()
+    ]
+
+
 def of_avro(rounds: int, rows: int = ROWS) -> list[Figure]:
     """Avro against JSON of the same content."""
     registry = Registry.start()
@@ -228,16 +260,19 @@ def _avro(address: str, lake: Path, registry: str) -> float:
     return _lean(address, lake, ("warm_avro", "events_avro"), Avro(registry))
 
 
-def _booked(address: str, lake: Path) -> float:
-    from dataclasses import replace
+def _keyless(topic: str, address: str) -> KafkaSource:
+    """The source without a key: no duplicates are looked for."""
+    source = _source(topic, address)
+    return replace(source, contract=replace(source.contract, key=(), watermark=None))
 
+
+def _booked(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.sources import kafka
 
     for topic in ("warm", "events"):
-        source = _source(topic, address)
-        source = replace(source, contract=replace(source.contract, key=(), watermark=None))
+        source = _keyless(topic, address)
         before = cpu_seconds()
         intake(kafka.look(source), Lake(lake), Run.now())
         spent = cpu_seconds() - before
@@ -246,18 +281,16 @@ def _booked(address: str, lake: Path) -> float:
 
 def _plain(address: str, lake: Path) -> float:
     """The same reading, judging and writing; nothing counted, no position, no look at dead letters."""
-    from dataclasses import replace
-
     from deltalake import write_deltalake
 
     from medallion_platform.lakehouse.lean import _appended
-    from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS, bronze_schema, finish, judge
+    from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS
     from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.sift import bronze_schema, finish, judge
     from medallion_platform.sources import kafka
 
     for topic in ("warm", "events"):
-        source = _source(topic, address)
-        source = replace(source, contract=replace(source.contract, key=(), watermark=None))
+        source = _keyless(topic, address)
         before = cpu_seconds()
         run = Run.now()
         table = Lake(lake).ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
@@ -269,7 +302,7 @@ def _plain(address: str, lake: Path) -> float:
     return spent
 
 
-def _spark(address: str, lake: Path) -> float:
+def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource] | None = None) -> float:
     from medallion_platform.jars import DELTA, KAFKA, jars
     from medallion_platform.lakehouse.spark import session
     from medallion_platform.pipeline.intake_on_spark import intake
@@ -279,7 +312,7 @@ def _spark(address: str, lake: Path) -> float:
     spark = session(jars((*DELTA, *KAFKA)), quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
-        topics = kafka.look(_source(topic, address))
+        topics = kafka.look((source_of or _source)(topic, address))
         taken = intake(topics, Lake(lake / str(n)), spark, Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
@@ -287,7 +320,16 @@ def _spark(address: str, lake: Path) -> float:
     return spent
 
 
-def _bare(address: str, lake: Path) -> float:
+def _spark_keyless(address: str, lake: Path) -> float:
+    return _spark(address, lake, _keyless)
+
+
+def _state(address: str, lake: Path) -> float:
+    return _bare(address, lake, state=True)
+
+
+def _bare(address: str, lake: Path, *, state: bool = False) -> float:
+    """Spark alone; state: duplicates are dropped by Spark's own state, in RocksDB with changelogs."""
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark import spark_schema
@@ -296,6 +338,8 @@ def _bare(address: str, lake: Path) -> float:
 
     spark = session(jars((*DELTA, *KAFKA)), quick=False)
     schema = spark_schema(Events.contract)
+    for name, value in _ROCKSDB.items():
+        spark.conf.set(name, value)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
         messages = spark.readStream.format("kafka").option("kafka.bootstrap.servers", address)
@@ -305,6 +349,9 @@ def _bare(address: str, lake: Path) -> float:
             F.col("value").cast("string").alias("_payload"),
             *("topic", "partition", "offset", "timestamp"),
         ).select("r.*", F.to_date("r.event_timestamp").alias("event_date"), "_payload", "topic", "offset")
+        if state:
+            rows = rows.withWatermark("event_timestamp", "10 minutes")
+            rows = rows.dropDuplicatesWithinWatermark(["event_id"])
         query = (
             rows.writeStream.format("delta")
             .partitionBy("event_date")
@@ -523,6 +570,7 @@ if __name__ == "__main__":
 
     side, address, lake, *more = sys.argv[1:]
     engines = {"lean": _lean, "spark": _spark, "bare": _bare, "plain": _plain, "booked": _booked}
-    sides: dict[str, Any] = {**engines, "json": _json, "avro": _avro}
+    forms = {"json": _json, "avro": _avro}
+    sides: dict[str, Any] = {**engines, **forms, "state": _state, "spark_keyless": _spark_keyless}
     spent = sides[side](address, Path(lake), *more)
     print(spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

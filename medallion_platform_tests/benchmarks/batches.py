@@ -1,0 +1,91 @@
+"""The same batch of messages taken into tables of more and more commits and partitions.
+
+A table's history is made by intakes of one message each. A worker knows the keys of the files that it saw
+before; a run has to read those that lie within the watermark of its batch.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+from medallion_platform.lakehouse.keys import Keys
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.sources import files
+from medallion_platform.sources.arrivals import Batch, Position
+from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform_tests.benchmarks.topics import _source, event
+
+ROWS = 1_000
+_LOG, _NOW = "events/events/0", datetime(2026, 1, 5, tzinfo=UTC)
+
+
+@dataclass
+class _Came:
+    """Messages that came at these times, as a source gives them."""
+
+    source: KafkaSource
+    times: Sequence[datetime]
+    notes: Sequence[str] = ()
+    pieces: str = "partitions"
+
+    def waiting(self, position: Position) -> list[str]:
+        return [_LOG]
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        begin, chance = position(_LOG) or 0, random.Random(len(self.times))
+        offsets = pl.Series(range(begin, begin + len(self.times)), dtype=pl.Int64)
+        messages = [event(n, at, chance) for n, at in zip(offsets, self.times, strict=True)]
+        told = {
+            "_source": pl.lit(_LOG),
+            "_file": pl.lit("events/0"),
+            "_row": offsets + 1,
+            "_offset": offsets,
+            "_key": pl.lit(None, pl.Binary),
+            "_headers": pl.lit([], pl.List(pl.Struct({"key": pl.String, "value": pl.Binary}))),
+            "_timestamp": pl.lit(None, pl.Datetime("us", "UTC")),
+        }
+        frame = files.parse(messages, self.source.format).drop("_row").with_columns(**told)
+        yield Batch(frame, [], {_LOG: begin + len(self.times)})
+
+
+def growth(rounds: int, most: int = 1000) -> list[dict[str, str]]:
+    """Milliseconds of one batch, medians: by a worker, and by a run that begins with it."""
+    few = most // 100
+    return [_costs(rounds, commits, days) for commits, days in ((few, 1), (most, 1), (few, most))]
+
+
+def _costs(rounds: int, commits: int, days: int) -> dict[str, str]:
+    source, keys = _source("events", "nowhere:9092"), Keys()
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(Path(folder))
+
+        def take(times: Sequence[datetime], keys: Keys) -> float:
+            came, began = _Came(source, times), time.perf_counter()
+            taken = intake(came, lake, Run("bench", _NOW), keys=keys)
+            assert taken.counts.written == len(times), taken
+            return (time.perf_counter() - began) * 1000
+
+        take([_NOW - timedelta(days=n) for n in range(days)], keys)
+        for n in range(commits - 1):
+            take([_NOW - timedelta(minutes=n % 600)], keys)
+        table = lake.open(source.table)
+        assert table
+        counted = {"commits": commits, "partitions": days, "files": len(table.file_uris())}
+        batch = [_NOW + timedelta(milliseconds=n) for n in range(ROWS)]
+        warm = [take(batch, keys) for _ in range(rounds + 1)][1:]
+        cold = [take(batch, Keys()) for _ in range(rounds)]
+    return {name: f"{n:,}" for name, n in counted.items()} | {
+        f"{ROWS:,} messages by a worker": f"{median(warm):.0f} ms",
+        "by a run": f"{median(cold):.0f} ms",
+    }
