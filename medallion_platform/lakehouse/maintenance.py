@@ -311,11 +311,13 @@ def _rewrite(
     partition_by = table.metadata().partition_columns
     schema = pl.scan_delta(table).collect_schema()
     inside = {c: t for c, t in schema.items() if c not in partition_by}
-    # A column that the table got after the file was written is null in it.
+    # A column that the table got after the file was written is null in it. One that the table does not
+    # have tells of a dead letter, and is null in all rows (see `spark.stage`).
     frame = pl.scan_parquet(
         [f"{root}/{unquote(f['path'])}" for f in batch],
         schema=inside,
         missing_columns="insert",
+        extra_columns="ignore",
         hive_partitioning=False,
         glob=False,
         storage_options=options(root),

@@ -1,7 +1,8 @@
-"""Keeps a shop in a process of its own, as it is told line by line: `shop_driver.py ROOT`.
+"""Keeps a shop in a process of its own, as it is told line by line: `shop_driver.py ROOT [STEP CALL after]`.
 
 `take` takes in what landed, `refresh` brings all tables up to date. The answer to each is a line of
-JSON: null, or the one sentence that a person would read.
+JSON: null, or the one sentence that a person would read. Where a step is named, the process kills itself
+before or after the so manieth call of it.
 """
 
 from __future__ import annotations
@@ -17,19 +18,35 @@ from typing import TYPE_CHECKING, Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+STEPS = {
+    "staging": "stage",
+    "moving what was staged": "staged_files",
+    "dead letters": "_commit_dead_letters",
+    "rows and positions": "commit",
+}
+"""What a refresh does between rows that were made and a position that is known, in this order."""
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from medallion_platform.pipeline.catalog import Catalog
+    from medallion_platform_tests.faults.victim import Aim
     from medallion_platform_tests.pipeline.toy import Zone
+
+
+class Killed(Exception):
+    """The process is no more."""
 
 
 class Shop:
     """The process that keeps it; ends with the `with`."""
 
-    def __init__(self, root: Path | str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path | str, environment: Mapping[str, str] | None = None, aim: Aim | None = None
+    ) -> None:
+        shot = [aim.step, str(aim.call), str(aim.after)] if aim else []
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(root)],
+            [sys.executable, __file__, str(root), *shot],
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -38,12 +55,20 @@ class Shop:
         )
 
     def __call__(self, todo: str) -> str | None:
-        """What went wrong, None for nothing."""
+        """What went wrong, None for nothing.
+
+        Raises:
+            Killed: it hit its aim.
+        """
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(todo + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            assert self.process.wait() == -signal.SIGKILL
+            raise Killed
+        return json.loads(answer)
 
     def __enter__(self) -> Shop:
         return self
@@ -79,13 +104,21 @@ def small_shop() -> Catalog:
     return Catalog((shop.EVENTS, shop.USERS), (shop.history, shop.events))
 
 
-def main(root: str) -> None:
+def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
     from medallion_platform.cli import _in_words
     from medallion_platform.pipeline.refresh import RefreshFailed
     from medallion_platform_tests.pipeline.shop import bring_all, take_all
 
     small = small_shop()
+    if shot:
+        from medallion_platform.lakehouse import spark as engine
+        from medallion_platform.pipeline import refresh as steps
+        from medallion_platform_tests.faults.victim import Aim, load
+
+        step, call, after = shot
+        modules = dict(zip(STEPS, (engine, engine, steps, steps), strict=True))
+        load({s: (modules[s], name) for s, name in STEPS.items()}, Aim(step, int(call), after == "True"))
 
     answers, sys.stdout = sys.stdout, sys.stderr
     zone = _zone(root)
@@ -105,4 +138,4 @@ def main(root: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))
-    main(sys.argv[1])
+    main(*sys.argv[1:])

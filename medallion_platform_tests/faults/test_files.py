@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medallion_platform.lakehouse import maintenance
+from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.damage import DamagedFile, verify_all
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.catalog import Catalog
@@ -152,3 +155,43 @@ def test_clustering_gives_no_new_checksum_to_what_is_damaged(zone: Zone) -> None
     with pytest.raises(DamagedFile, match=file.name):
         maintenance.optimize(lake, "bronze.events", ("event_id",))
     assert log(lake, "bronze.events") == before
+
+
+def test_a_merge_by_key_and_an_optimize_beside_each_other(
+    zone: Zone, spark: SparkSession, tmp_path: Path
+) -> None:
+    """By clustering and by Spark's own OPTIMIZE: who comes second is fenced, and does it again."""
+    lake, path = zone.lake, zone.lake.path(history.name)
+    stop, done = Event(), {"clustered": 0, "optimized": 0}
+
+    def optimize() -> None:
+        while not stop.is_set():
+            with suppress(Fenced):
+                maintenance.optimize(lake, history.name, (), target_bytes=2**40)
+                done["clustered"] += 1
+            with suppress(Exception):  # a merge came first: Spark says so in many ways
+                spark.sql(f"OPTIMIZE delta.`{path}`")
+                done["optimized"] += 1
+
+    thread = Thread(target=optimize)
+    thread.start()
+    merged = 0
+    try:
+        while merged < 4:
+            zone.json(f"users/more{merged}.json", [change(f"u{merged % 3}", 10 + merged, merged % 3, "gold")])
+            zone.take(USERS)
+            while True:
+                try:
+                    bring(history, lake, spark, SHOP)
+                    break
+                except Fenced:
+                    continue
+            merged += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert min(done.values()) > 0, done
+    bring_all(lake, spark, SHOP)
+    assert_same(lake, rebuilt(lake, spark, tmp_path / "rebuilt", SHOP), SHOP.tables)
+    for _, record in lake.records(history.name):
+        assert record.counts.missing == 0
