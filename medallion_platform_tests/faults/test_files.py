@@ -81,10 +81,10 @@ def flip(file: Path, at: int, bit: int) -> None:
 
 
 def within(file: Path, column: str) -> int:
-    """A byte among the values of a column."""
+    """A byte of the values of a column: its last one. The checksum is not of a page's header."""
     group = pq.read_metadata(file).row_group(0)
     (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
-    return (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size // 2
+    return (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1
 
 
 def log(lake: Lake, table: str) -> list[str]:
