@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 _PROBE = "_medallion/conditional_put"
 _AT_ONCE = 16
+_BACKOFF = 3
+"""Each wait before a request is repeated is up to so many times the one before: all ten of them last a
+quarter of a minute, with the clients' own 2 as little as two seconds. Who is told to slow down needs more."""
+
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +48,9 @@ def store(root: str) -> Store:
     from obstore.store import LocalStore, S3Store
 
     if in_bucket(root):
-        return S3Store.from_url(root, client_options={"allow_http": _plain_http()})
+        return S3Store.from_url(
+            root, client_options={"allow_http": _plain_http()}, retry_config={"backoff": {"base": _BACKOFF}}
+        )
     return LocalStore(root, mkdir=True, automatic_cleanup=True)
 
 
@@ -52,7 +58,11 @@ def options(root: Path | str) -> dict[str, str] | None:
     """What delta-rs and Polars are told of a bucket beyond what they read themselves."""
     if not in_bucket(root):
         return None
-    return {"conditional_put": "etag", "allow_http": str(_plain_http()).lower()}
+    return {
+        "conditional_put": "etag",
+        "allow_http": str(_plain_http()).lower(),
+        "backoff_config.base": str(_BACKOFF),
+    }
 
 
 def spark_settings(root: Path | str) -> dict[str, str]:
@@ -130,14 +140,14 @@ def prove(root: str) -> None:
 
 def of_request(error: BaseException) -> bool:
     """Whether an error is of a request to a bucket, and not of what was read."""
-    return "Error performing" in str(error)
+    return any(mark in str(error) for mark in ("Error performing", "(Service: S3, "))
 
 
 def reason(error: BaseException) -> str:
     """The one line of a client's many that says what happened."""
     text = str(error)
-    if said := _SAID.search(text):
-        return f"the server says {said['code']}: {said['message'].rstrip('.')}"
+    if said := _SAID.search(text) or _SAID_IN_JAVA.search(text):
+        return "the server says " + ": ".join(filter(None, (said["code"], said["message"].strip(" ."))))
     if "error sending request" in text:
         return "the server does not answer (AWS_ENDPOINT_URL says where it is, if it is not Amazon's)"
     return text.partition("\n")[0][:200] or type(error).__name__
@@ -145,6 +155,10 @@ def reason(error: BaseException) -> str:
 
 _SAID = re.compile(r"<Code>(?P<code>\w+)</Code>\s*<Message>(?P<message>[^<]*)</Message>")
 """How S3 answers what it refuses ("Error Responses" of its API reference)."""
+_SAID_IN_JAVA = re.compile(
+    r"S3Exception: (?P<message>[^\n]*?) \(Service: S3, [^)]*\)( \(SDK [^)]*\))?(:(?!null)(?P<code>\w+))?"
+)
+"""How S3A tells the same; the answer to a HEAD request has no code."""
 
 
 def _plain_http() -> bool:

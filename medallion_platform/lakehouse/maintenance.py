@@ -13,6 +13,7 @@ commits without a record on top of the log.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -33,6 +34,7 @@ from medallion_platform.lakehouse.commit import (
     sequence_of,
     staged_files,
 )
+from medallion_platform.lakehouse.damage import verify
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.storage import at_once, options, remove, store
 
@@ -50,6 +52,7 @@ BATCH_BYTES = 512 * 1024 * 1024
 ROW_GROUP = 65_536
 """Rows that a reader skips or reads at once within a file."""
 
+_ZSTD = 3
 _SMALL = 8
 """A file under an eighth of the target is worth merging with others."""
 _CURVE_BITS = 16
@@ -149,6 +152,7 @@ def optimize(
     Raises:
         Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
         NotOurs: the table uses deletion vectors or column mapping.
+        DamagedFile: a file to rewrite is gone or damaged.
     """
     opened = _open(lake, table)
     files = files_of(opened)
@@ -168,6 +172,8 @@ def optimize(
 
     root, folder = lake.path(table), f"staged-{uuid.uuid4().hex}"
     for batch in chosen:
+        for file in batch:
+            verify(lake, table, file)  # what is damaged must not get a checksum that says it is whole
         _rewrite(opened, root, folder, batch, cluster_by, mark, target_bytes)
     added = staged_files(root, folder, partition_by)
     removed = [f for batch in chosen for f in batch]
@@ -301,34 +307,39 @@ def _rewrite(
 ) -> None:
     """Stage the rows of a batch of one partition, in order, as files of the target size."""
     import polars as pl
+    import pyarrow.parquet as pq
 
     partition_by = table.metadata().partition_columns
     schema = pl.scan_delta(table).collect_schema()
     inside = {c: t for c, t in schema.items() if c not in partition_by}
-    # A column that the table got after the file was written is null in it.
+    # A column that the table got after the file was written is null in it. One that the table does not
+    # have tells of a dead letter, and is null in all rows (see `spark.stage`).
     frame = pl.scan_parquet(
         [f"{root}/{unquote(f['path'])}" for f in batch],
         schema=inside,
         missing_columns="insert",
+        extra_columns="ignore",
         hive_partitioning=False,
         glob=False,
         storage_options=options(root),
         cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
     ).collect()
     frame = curve(frame, [c for c in cluster_by if c in inside])
-    target = "/".join([root, folder, *(f"{c}={_folder_value(batch[0], c)}" for c in partition_by)])
+    target = "/".join([folder, *(f"{c}={_folder_value(batch[0], c)}" for c in partition_by)])
     pieces = max(1, math.ceil(sum(f["size_bytes"] for f in batch) / target_bytes))
     rows = max(1, math.ceil(frame.height / pieces))
     run = uuid.uuid4().hex
     for n, start in enumerate(range(0, frame.height, rows)):
-        frame.slice(start, rows).write_parquet(
-            f"{target}/{mark}{run}-{n:04}.parquet",
+        file = io.BytesIO()
+        pq.write_table(
+            frame.slice(start, rows).to_arrow(),
+            file,
             compression="zstd",
+            compression_level=_ZSTD,
             row_group_size=ROW_GROUP,
-            statistics=True,
-            storage_options=options(root),
-            mkdir=True,
+            write_page_checksum=True,
         )
+        store(root).put(f"{target}/{mark}{run}-{n:04}.parquet", file.getvalue())
 
 
 def _folder_value(file: dict[str, Any], column: str) -> str:

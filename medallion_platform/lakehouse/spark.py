@@ -81,6 +81,8 @@ def session(
         "spark.sql.adaptive.coalescePartitions.initialPartitionNum": str(threads),
         # Every reader of the table can read microseconds; nanosecond int96 only some.
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # Spark writes a checksum of each page anyway; a bit that turned over must not become a row.
+        "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
         # Split into table and dead letters, and into partitions, without sorting the rows first.
         "spark.sql.maxConcurrentOutputFileWriters": "100",
         "spark.databricks.delta.snapshotPartitions": "2",

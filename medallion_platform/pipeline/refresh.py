@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import Fenced, commit, in_units, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import FilesGone, LogGone, Touched, commits, touched
 from medallion_platform.lakehouse.record import WHOLE, Record
@@ -95,6 +96,7 @@ def refresh(
     Raises:
         MissingUpstream: an upstream table does not exist.
         RefreshFailed: the transform failed or a `fail` expectation was violated.
+        DamagedFile: a data file that was to be read is gone or damaged.
         Fenced: another run committed to the table meanwhile; nothing was written.
     """
     started = time.monotonic()
@@ -136,12 +138,13 @@ def refresh(
         return remake.remake(table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale))
 
     try:
-        try:
-            made = make(upstreams, work)
-        except (remake.Widening, FilesGone):
-            upstreams, work = _decide(table, lake, spark, unit_columns, last, heads, rebuild=True)
-            made = make(upstreams, work)
-    except RefreshFailed:
+        with telling_damage(lake, (*table.upstream_names, table.name)):
+            try:
+                made = make(upstreams, work)
+            except (remake.Widening, FilesGone):
+                upstreams, work = _decide(table, lake, spark, unit_columns, last, heads, rebuild=True)
+                made = make(upstreams, work)
+    except (RefreshFailed, DamagedFile):
         raise
     except remake.Refused as error:
         raise RefreshFailed(str(error)) from None

@@ -31,7 +31,7 @@ from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
-from medallion_platform.storage import in_bucket
+from medallion_platform.storage import in_bucket, of_request, reason
 
 if TYPE_CHECKING:
     from medallion_platform.contracts.contract import Contract
@@ -300,6 +300,11 @@ def explain(table: str, error: Exception) -> str:
             f"{table}: the expectation '{guard[2]}' (severity fail) was violated. Nothing was written, "
             "the table is as it was. Look at the rows upstream that break it, mend them or the "
             "contract, and refresh again."
+        )
+    if of_request(error):
+        return (
+            f"{table}: a request to the bucket failed: {reason(error)}. Nothing was written, the table is as "
+            "it was; mend the cause and refresh again."
         )
     kind = type(error).__name__
     condition = error.getCondition() if isinstance(error, PySparkException) else None

@@ -146,7 +146,8 @@ def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFr
 def write(root: str, path: str, rows: pl.DataFrame) -> None:
     """One Parquet file as the lean engine writes it: cheaply, with bounds of what is not text."""
     table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-    bounded: Any = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
+    bounded = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="snappy", use_dictionary=False, write_statistics=bounded)
+    options: Any = {"compression": "snappy", "use_dictionary": False, "write_statistics": bounded}
+    pq.write_table(table, sink, write_page_checksum=True, **options)
     store(root).put(path, sink.getvalue().to_pybytes())

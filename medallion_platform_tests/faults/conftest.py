@@ -1,4 +1,4 @@
-"""What the fault suite shares: a broker, and the account of how long each recovery took."""
+"""What the fault suite shares: a broker, an object store, and the account of how long each recovery took."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from medallion_platform_tests.kafka.conftest import broker, topic
+from medallion_platform_tests.s3.conftest import server
 
-__all__ = ["broker", "topic"]
+__all__ = ["broker", "server", "topic"]
 
 RECOVERED = pytest.StashKey[list[tuple[str, float]]]()
 

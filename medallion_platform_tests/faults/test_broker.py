@@ -7,7 +7,9 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from threading import Event, Thread
 from typing import Any
 
@@ -16,6 +18,9 @@ from confluent_kafka import KafkaError, Producer
 
 from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.replay import replay
 from medallion_platform.sources import kafka
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, rows, source_of, take
@@ -158,3 +163,68 @@ def test_a_consumer_far_behind_meets_expired_offsets_under_a_worker(
     assert len(set(ids(lake))) == 35_100
     assert kafka.look(source).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
+
+
+def test_a_tenfold_spike_under_a_worker_makes_larger_batches_and_loses_nothing(
+    broker: Broker, topic: str, tmp_path: Path, recovering: Any
+) -> None:
+    """Batches are as large as what came; after the spike they are small again, and do not swing."""
+    broker.create(topic, 2)
+    lake = Lake(tmp_path / "lake")
+    with workers(Worker(broker, topic, lake.root)) as running:
+        sent = 0
+
+        def sizes() -> list[int]:
+            lines = running[0].said().splitlines()
+            return [int(line.removeprefix("taken ")) for line in lines if line.startswith("taken ")]
+
+        def send(seconds: float, per_second: int) -> list[int]:
+            """Gives the batches that were taken meanwhile."""
+            nonlocal sent
+            before = len(sizes())
+            for _ in range(round(seconds * 10)):
+                began = time.monotonic()
+                keys = range(sent, sent + per_second // 10)
+                broker.send(topic, [event(f"n{n}") for n in keys], sent % 2)
+                sent += per_second // 10
+                time.sleep(max(0.0, began + 0.1 - time.monotonic()))
+            return sizes()[before:]
+
+        broker.send(topic, [event("first")])
+        until(lambda: lake.rows("bronze.clicks") == 1, running)
+        calm, spike = send(4, 500), send(6, 5_000)
+        with recovering("a tenfold spike"):
+            until(lambda: lake.rows("bronze.clicks") == sent + 1, running)
+        after = send(4, 500)
+        until(lambda: lake.rows("bronze.clicks") == sent + 1, running)
+        assert running[0].end(signal.SIGTERM) == 0, running[0].said()
+    assert min(map(len, (calm, spike, after))) > 2
+    assert median(spike) > 3 * median(calm)
+    assert median(after) < median(spike) / 3
+    assert ids(lake) == sorted(["first", *(f"n{n}" for n in range(sent))])
+    conserved(lake)
+
+
+def test_a_machine_whose_clock_jumps_loses_and_doubles_nothing(
+    broker: Broker, topic: str, lake: Lake
+) -> None:
+    """Positions, not times, say what was taken. What lies in the future of a clock that went back is kept
+    as dead letters, and comes back once the clock is right.
+    """
+    broker.create(topic, 1)
+    source = source_of(broker, topic)
+    noon = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    jumps = (timedelta(0), timedelta(days=-1), timedelta(days=400), timedelta(hours=-3), timedelta(0))
+    for n, jump in enumerate(jumps):
+        at = noon + timedelta(minutes=n)
+        broker.send(topic, [event(f"{n}-{i}", event_timestamp=at.isoformat()) for i in range(5)])
+        run = Run(f"run-{n}", at + jump)
+        assert intake(kafka.look(source), lake, run).counts.read == 5
+        assert intake(kafka.look(source), lake, run).counts.read == 0
+    assert sorted({key[0] for key in ids(lake)}) == ["0", "2", "4"]
+    assert set(letters(lake)["violations"].list.first()) == {"event_timestamp: not in the future"}
+    conserved(lake)
+    again = replay(source, lake, Run("mended", noon + timedelta(hours=1)))
+    assert (again.counts.written, again.still_dead) == (10, 0)
+    assert ids(lake) == [f"{n}-{i}" for n in range(len(jumps)) for i in range(5)]
+    assert letters(lake).is_empty()

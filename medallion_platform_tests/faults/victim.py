@@ -1,5 +1,7 @@
 """A process that takes a topic in and is killed: by itself at a named step, or from outside at any instant.
 
+It is one intake of what is there, or a continuous worker.
+
 Processes are forked from one that has imported everything and has done nothing yet, so that hundreds of
 them cost seconds each and not a start of Python.
 """
@@ -9,11 +11,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -24,10 +27,12 @@ import polars
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
+from medallion_platform.pipeline import stream as worker
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
+from medallion_platform_tests.kafka.worker import Printing
 
 _IMPORTED = (confluent_kafka, polars)
 
@@ -39,6 +44,12 @@ STEPS: dict[str, tuple[ModuleType, str]] = {
     "the commit itself": (deltalake, "write_deltalake"),
 }
 """What happens between a message that was read and a position that is known, in this order."""
+
+STREAM_STEPS: dict[str, tuple[Any, str]] = STEPS | {
+    "a look at the topic": (kafka.Follower, "poll"),
+    "a whole batch": (worker, "intake"),
+}
+"""The same in a continuous worker."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +63,41 @@ class Aim:
 
 def start(broker: Broker, topic: str, lake: Path, rows: int, aim: Aim | None) -> BaseProcess:
     """A process that takes in what is there, in batches of some rows."""
+    return _forked(_take, broker.address, topic, str(lake), rows, aim)
+
+
+def follow(broker: Broker, topic: str, lake: Path, aim: Aim) -> BaseProcess:
+    """A continuous worker, which ends only by its aim."""
+    return _forked(_follow, broker.address, topic, str(lake), aim)
+
+
+def load(steps: Mapping[str, tuple[ModuleType, str]], aim: Aim) -> None:
+    """Put the shot into the step that is aimed at."""
+    module, name = steps[aim.step]
+    setattr(module, name, _shot(getattr(module, name), aim))
+
+
+def _forked(body: Callable[..., None], *arguments: object) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=_take, args=(broker.address, topic, str(lake), rows, aim))
+    process = context.Process(target=body, args=arguments)
     process.start()
     return process
 
 
+def _follow(address: str, topic: str, lake: str, aim: Aim) -> None:
+    load(STREAM_STEPS, aim)
+    source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
+    there = Lake(Path(lake))
+    # A group of its own: the broker waits for seconds until it believes that the one before is dead.
+    group = f"{kafka.group_of(source, lake)}-{os.getpid()}"
+    follower = kafka.Follower(source, group, lambda: there.positions(source.table))
+    worker.stream(follower, there, lambda: Run.now(f"run-{os.getpid()}"), Event(), Printing())
+
+
 def _take(address: str, topic: str, lake: str, rows: int, aim: Aim | None) -> None:
     if aim:
-        module, name = STEPS[aim.step]
-        setattr(module, name, _shot(getattr(module, name), aim))
+        load(STEPS, aim)
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     run = Run(f"run-{os.getpid()}", datetime(2026, 11, 21, 12, tzinfo=UTC))
     steps.intake(kafka.look(source), Lake(Path(lake)), run, batch_rows=rows)

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts.contract import ColumnType, Contract, IsType
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import refresh as steps
@@ -565,3 +565,16 @@ def test_nothing_to_do_asks_for_no_spark(zone: Zone, spark: SparkSession) -> Non
         steps.refresh(t, zone.lake, no_spark, steps.Run.now(), unit_columns=catalog(t).unit_columns).record
         is None
     )
+
+
+def test_a_table_whose_files_tell_of_dead_letters_is_clustered(zone: Zone, spark: SparkSession) -> None:
+    """Good rows of a write that rejected others lie in files with columns that the table does not have."""
+    table = declared()
+    for n in range(2):
+        zone.json(f"events/{n}.json", [event(f"a{n}", 0, amount=1), event(f"b{n}", 0, amount=2**40)])
+        zone.take(EVENTS)
+        bring(table, zone.lake, spark, Catalog((EVENTS,), (table,)))
+    before = content(zone.lake, table.name)
+    assert (len(before), sum(dead(zone.lake, table.name).values())) == (2, 2)
+    assert maintenance.optimize(zone.lake, table.name).files_after == 1
+    assert content(zone.lake, table.name) == before

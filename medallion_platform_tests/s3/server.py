@@ -117,8 +117,24 @@ class Request:
         return self.method == "PUT" and "_delta_log/0" in self.path and self.path.endswith(".json")
 
 
-Meddle = Callable[[Request], str | None]
-"""What to do about a request: `forget` deletes its object first, `lose` keeps its answer back."""
+@dataclass(frozen=True)
+class Refusal:
+    """What S3 answers instead of doing what was asked ("Error Responses" of its API reference)."""
+
+    status: int
+    code: str
+    message: str
+
+
+SLOW_DOWN = Refusal(503, "SlowDown", "Please reduce your request rate.")
+EXPIRED = Refusal(400, "ExpiredToken", "The provided token has expired.")
+SKEWED = Refusal(
+    403, "RequestTimeTooSkewed", "The difference between the request time and the server's is too large."
+)
+
+Meddle = Callable[[Request], str | Refusal | None]
+"""What to do about a request: `forget` deletes its object first, `lose` keeps its answer back, and a
+refusal is answered without the server. It is called in the request's own thread, and may sleep."""
 
 
 @dataclass
@@ -153,7 +169,10 @@ def proxy(server: Server, meddle: Meddle = lambda _: None) -> Iterator[Proxy]:
             if todo == "forget":
                 key = server.root / unquote(urlsplit(request.path).path).lstrip("/")
                 key.unlink(missing_ok=True)
-            status, headers, answer = self.forward(request, body)
+            if isinstance(todo, Refusal):
+                status, headers, answer = self.refuse(todo)
+            else:
+                status, headers, answer = self.forward(request, body)
             if todo == "lose":
                 self.close_connection = True
                 return
@@ -165,6 +184,11 @@ def proxy(server: Server, meddle: Meddle = lambda _: None) -> Iterator[Proxy]:
             self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(answer)
+
+        def refuse(self, refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes]:
+            said = f"<Error><Code>{refusal.code}</Code><Message>{refusal.message}</Message></Error>"
+            body = b"" if self.command == "HEAD" else said.encode()
+            return refusal.status, [("Content-Type", "application/xml")], body
 
         def forward(self, request: Request, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
             there = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)

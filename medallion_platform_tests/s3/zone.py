@@ -43,6 +43,9 @@ class BucketZone:
         zone_at.cache_clear()  # as a new process would look
         return landing.look(self.landing, [source], NOW).claimed[source.name]
 
+    def json(self, path: str, rows: Sequence[Row]) -> None:
+        self.put(path, b"".join(r.text + b"\n" for r in rows), rows)
+
     def take(
         self, source: FileSource = CSV, lake: Lake | None = None, run: Run = RUN, **options: Any
     ) -> Taken:

@@ -1,0 +1,147 @@
+"""What goes wrong at an object store while files are taken in from it and tables are refreshed in it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform_tests.faults.shop_driver import Shop, small_shop
+from medallion_platform_tests.pipeline.shop import EVENTS, assert_same, change, event
+from medallion_platform_tests.pipeline.toy import Row, bad, check
+from medallion_platform_tests.s3.server import EXPIRED, SKEWED, SLOW_DOWN, Refusal, Request, Server, proxy
+from medallion_platform_tests.s3.zone import BucketZone
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+TRIES = 8
+
+
+@dataclass
+class Weather:
+    """What happens to a request; calm unless a test changes it."""
+
+    chance: random.Random = field(default_factory=lambda: random.Random(7))
+    bad: float = 0.0
+    """The share of requests to which each kind of trouble happens."""
+    burst_until: float = 0.0
+    refusal: Refusal | None = None
+    after: int = 0
+    """Requests that are answered before `refusal` holds for all."""
+    met: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, request: Request) -> str | Refusal | None:
+        if self.refusal:
+            self.after -= 1
+            return self.refusal if self.after < 0 else None
+        if time.monotonic() < self.burst_until or self._meets("refused"):
+            return SLOW_DOWN
+        if self._meets("slow"):
+            time.sleep(self.chance.uniform(0.1, 1))
+        return "lose" if request.method in ("PUT", "DELETE") and self._meets("lost", 4) else None
+
+    def renewed(self) -> None:
+        """The credentials hold again, in bad weather."""
+        self.refusal, self.bad = None, 0.03
+
+    def calm(self) -> None:
+        self.bad = self.burst_until = 0.0
+
+    def _meets(self, trouble: str, weight: int = 1) -> bool:
+        if self.chance.random() >= self.bad * weight:
+            return False
+        self.met[trouble] = self.met.get(trouble, 0) + 1
+        return True
+
+
+@dataclass
+class Kept:
+    """A shop whose every request goes through the weather, and who knows what it was given."""
+
+    zone: BucketZone
+    shop: Shop
+    weather: Weather
+    folder: Path
+    delivered: int = 0
+
+    def deliver(self) -> None:
+        """New files: good, bad and repeated rows, hours late by turns, and a user's changes."""
+        n, chance = self.delivered, self.weather.chance
+        self.delivered += 1
+        rows: list[Row] = []
+        for i in range(8):
+            user, amount = chance.choice("uvw"), chance.randint(0, 200)
+            rows.append(event(f"{n}-{i}", chance.randint(0, 4), i, user_id=user, amount=amount))
+        rows += [bad(b"{%d" % n), chance.choice(rows)]
+        self.zone.json(f"events/{n:03}.json", rows)
+        segment = chance.choice(["gold", "wrong", "forbidden"])
+        self.zone.json(f"users/{n:03}.json", [change(chance.choice("uvw"), n, chance.randint(0, 4), segment)])
+
+    def until_done(self, todo: str) -> list[str]:
+        """Do it again until it succeeds; gives what was said before."""
+        said: list[str] = []
+        while why := self.shop(todo):
+            said.append(why)
+            assert len(said) < TRIES, said
+        return said
+
+    def proven(self, tmp_path: Path) -> None:
+        """In calm weather all is there, once, and equal to what a rebuild on disk makes of bronze."""
+        self.weather.calm()
+        assert self.shop("take") is None
+        assert self.shop("refresh") is None
+        check(self.zone, EVENTS)  # type: ignore[arg-type]
+        rebuilt = Lake(tmp_path / "lake")
+        shutil.copytree(self.folder / "lake" / "bronze", tmp_path / "lake" / "bronze")
+        with Shop(tmp_path) as other:
+            assert other("refresh") is None
+        assert_same(self.zone.lake, rebuilt, small_shop().tables)
+
+
+@pytest.fixture(scope="module")
+def kept(server: Server) -> Iterator[Kept]:
+    """A shop in a bucket that has been open for a while."""
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    folder = server.root / name / "ein häuschen"
+    folder.mkdir(parents=True)
+    root = f"s3://{name}/ein häuschen"
+    weather = Weather()
+    with proxy(server, weather) as through, Shop(root, through.environment) as shop:
+        opened = Kept(BucketZone(root), shop, weather, folder)
+        opened.deliver()
+        assert shop("take") is None
+        assert shop("refresh") is None
+        yield opened
+
+
+def test_a_bucket_in_bad_weather_loses_and_doubles_nothing(
+    kept: Kept, tmp_path: Path, long: bool, recovering: Any
+) -> None:
+    """Expired credentials stop all with one sentence. Renewed, all goes on through bursts of 503, slow
+    answers, and connections that are reset after a request was taken, be it of a data file or a commit.
+    """
+    weather, chance = kept.weather, kept.weather.chance
+    for turn in range(12 if long else 1):
+        kept.deliver()
+        for n, (todo, most) in enumerate((("take", 200), ("refresh", 500))):
+            weather.refusal, weather.after = (EXPIRED, SKEWED)[(n + turn) % 2], chance.randint(0, most)
+            why = kept.shop(todo)
+            if weather.after < 0:
+                assert why, "refused, and nothing was said"
+                assert weather.refusal.code in why or "the server says" in why, why  # HEAD tells no code
+                assert "nothing is lost" in why or "as it was" in why, why
+                assert "\n" not in why
+            weather.renewed()
+            weather.burst_until = time.monotonic() + chance.uniform(0, 3)
+            with recovering(f"a bucket in bad weather, {todo}"):
+                for why in kept.until_done(todo):
+                    assert "again" in why, why
+    assert min(weather.met.get(kind, 0) for kind in ("lost", "refused", "slow")) > 2, weather.met
+    kept.proven(tmp_path)

@@ -1,0 +1,197 @@
+"""Data files that vanish, or in which a bit turns over: one error that names table and file, no damage."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow.parquet as pq
+import pytest
+
+from medallion_platform.lakehouse import maintenance
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.damage import DamagedFile, verify_all
+from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform_tests.pipeline.shop import (
+    EVENTS,
+    USERS,
+    assert_same,
+    bring,
+    bring_all,
+    change,
+    days,
+    event,
+    events,
+    history,
+    rebuilt,
+    take_all,
+)
+from medallion_platform_tests.pipeline.toy import Zone
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+SHOP = Catalog((EVENTS, USERS), (history, events, days))
+
+
+@pytest.fixture(scope="module")
+def opened(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop of some days, brought up to date and clustered; not to be written to."""
+    zone = Zone(tmp_path_factory.mktemp("shop"))
+    for n in range(2):
+        zone.json(f"users/{n}.json", [change("u", n, 0, "gold")])
+        rows = [event(f"{n}-{i}", i % 3, i, user_id="u", amount=i % 90) for i in range(300)]
+        zone.json(f"events/{n}.json", rows)
+        take_all(zone)
+    bring_all(zone.lake, spark, SHOP)
+    for table in ("bronze.events", "bronze.users"):
+        maintenance.optimize(zone.lake, table)
+    return zone.root
+
+
+@pytest.fixture
+def zone(opened: Path, tmp_path: Path) -> Iterator[Zone]:
+    """A copy of it, to which an event came since."""
+    shutil.copytree(opened, tmp_path / "shop")
+    copy = Zone(tmp_path / "shop")
+    copy.json("events/late.json", [event("late", 0, user_id="u", amount=1)])
+    copy.take(EVENTS)
+    return copy
+
+
+def data_files(lake: Lake, table: str) -> list[Path]:
+    """The data files of the newest version."""
+    found = lake.open(table)
+    assert found
+    return [Path(lake.path(table)) / unquote(f["path"]) for f in files_of(found)]
+
+
+def flip(file: Path, at: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def within(file: Path, column: str) -> int:
+    """A byte of the values of a column: its last one. The checksum is not of a page's header."""
+    group = pq.read_metadata(file).row_group(0)
+    (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    return (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1
+
+
+def log(lake: Lake, table: str) -> list[str]:
+    return sorted(p.name for p in Path(lake.path(table), "_delta_log").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "a bit flipped"])
+@pytest.mark.parametrize("table", ["bronze.events", "silver.events"])
+def test_a_damaged_file_stops_with_its_name_and_no_damage(
+    zone: Zone, spark: SparkSession, tmp_path: Path, table: str, damage: str
+) -> None:
+    """What is made from it is not made; put back, or made anew, all is as if nothing had been."""
+    lake = zone.lake
+    reader = {"bronze.events": events, "silver.events": days}[table]
+    if reader is days:
+        bring(events, lake, spark, SHOP)
+    file = max(data_files(lake, table), key=lambda f: f.stat().st_size)
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    else:
+        flip(file, within(file, "amount"), 4)  # a column that is read
+    before = log(lake, reader.name)
+    with pytest.raises(DamagedFile) as caught:
+        bring(reader, lake, spark, SHOP, rebuild=True)
+    said = str(caught.value)
+    assert said.startswith(f"{table}: its data file {file} is ")
+    assert "Nothing was written" in said
+    assert "\n" not in said
+    assert log(lake, reader.name) == before
+    if table == "bronze.events":
+        assert "backup" in said
+        file.write_bytes(whole)
+    else:
+        assert "rebuild: true" in said
+        bring(events, lake, spark, SHOP, rebuild=True)
+    bring_all(lake, spark, SHOP)
+    assert_same(lake, rebuilt(lake, spark, tmp_path / "rebuilt", SHOP), SHOP.tables)
+
+
+def test_no_bit_that_turned_over_becomes_a_row(zone: Zone, spark: SparkSession, long: bool) -> None:
+    """Wherever it is: in files that Spark wrote, and in those that clustering wrote."""
+    lake, chance = zone.lake, random.Random(3)
+    bring_all(lake, spark, SHOP)
+    maintenance.optimize(lake, "bronze.events")
+    for table in ("bronze.events", "silver.events"):
+        (file, *_) = data_files(lake, table)
+        whole = file.read_bytes()
+        good = sorted(map(str, spark.read.parquet(str(file)).collect()))
+        for _ in range(100 if long else 20):
+            flip(file, chance.randrange(len(whole)), chance.randrange(8))
+            try:
+                read = spark.read.parquet(str(file)).collect()
+            except Exception:
+                read = None
+            assert read is None or sorted(map(str, read)) == good
+            file.write_bytes(whole)
+
+
+def test_clustering_gives_no_new_checksum_to_what_is_damaged(zone: Zone) -> None:
+    lake = zone.lake
+    file = next(f for f in data_files(lake, "bronze.events") if "01-05/clustered" in str(f))
+    verify_all(lake, "bronze.events")
+    flip(file, within(file, "_payload"), 1)
+    before = log(lake, "bronze.events")
+    with pytest.raises(DamagedFile, match=file.name):
+        maintenance.optimize(lake, "bronze.events", ("event_id",))
+    assert log(lake, "bronze.events") == before
+
+
+def test_a_merge_by_key_and_an_optimize_beside_each_other(
+    zone: Zone, spark: SparkSession, tmp_path: Path
+) -> None:
+    """By clustering and by Spark's own OPTIMIZE: who comes second is fenced, and does it again."""
+    lake, path = zone.lake, zone.lake.path(history.name)
+    stop, done = Event(), {"clustered": 0, "optimized": 0}
+
+    def optimize() -> None:
+        while not stop.is_set():
+            with suppress(Fenced):
+                maintenance.optimize(lake, history.name, (), target_bytes=2**40)
+                done["clustered"] += 1
+            with suppress(Exception):  # a merge came first: Spark says so in many ways
+                spark.sql(f"OPTIMIZE delta.`{path}`")
+                done["optimized"] += 1
+
+    thread = Thread(target=optimize)
+    thread.start()
+    merged = 0
+    try:
+        while merged < 4:
+            zone.json(f"users/more{merged}.json", [change(f"u{merged % 3}", 10 + merged, merged % 3, "gold")])
+            zone.take(USERS)
+            while True:
+                try:
+                    bring(history, lake, spark, SHOP)
+                    break
+                except Fenced:
+                    continue
+            merged += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert min(done.values()) > 0, done
+    bring_all(lake, spark, SHOP)
+    assert_same(lake, rebuilt(lake, spark, tmp_path / "rebuilt", SHOP), SHOP.tables)
+    for _, record in lake.records(history.name):
+        assert record.counts.missing == 0
