@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 20_000_000
 """Rows whose hashes are kept, 160 MB; a file beyond that is read anew each time."""
 
+MOST_FILES = 10_000
+"""Files that are remembered, those that were merged since included."""
+
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -78,7 +81,7 @@ class Keys:
 
     def _forget_all_but(self, asked: set[str]) -> None:
         """Make room by what is not asked for now, where half of it is taken."""
-        if self._kept > MOST_ROWS // 2:
+        if self._kept > MOST_ROWS // 2 or len(self._files) > MOST_FILES:
             self._files = {path: hashes for path, hashes in self._files.items() if path in asked}
 
 

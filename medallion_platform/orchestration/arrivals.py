@@ -39,7 +39,7 @@ def _look(source: Source, lake: Lake, at: datetime) -> Arrivals:
     if isinstance(source, KafkaSource):
         if workers := kafka.streamed(source, group_of(source, str(lake.root))):
             return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
-        return kafka.look(source)
+        return kafka.look(source, lake.positions(source.table))
     if isinstance(source, RestSource):
         return rest.look(source, at)
     raise TypeError(f"{source!r} is no source that can be read")
@@ -63,7 +63,8 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
     for source in catalog.sources:
         if not isinstance(source, FileSource):
             try:
-                found += _look(source, lakehouse.lake, now).waiting(lakehouse.lake.positions(source.table))
+                position = lakehouse.lake.positions(source.table)
+                found += _look(source, lakehouse.lake, now).waiting(position)
             except Unavailable as error:
                 found.append(str(error))
     return found

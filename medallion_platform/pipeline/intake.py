@@ -253,7 +253,9 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         warnings=sifted.warnings,
         notes=[piece.note for piece in batch.unread],
     )
+    refuse_unaccounted(source, record.counts)
     if not bad.is_empty():
+        refuse_moved(source, lake, table)
         told = replace(record, units={})
         reached = furthest(letters, batch.positions)
         dead_letters.append(lake, source.table, bad, told, reached, seen=sequence_of(letters))
@@ -270,6 +272,27 @@ def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:
             f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
             "this batch was taken in; mend the records or the contract and run again."
         )
+
+
+def refuse_unaccounted(source: Source, counts: Counts) -> None:
+    """Stop where rows are missing, before anything is committed."""
+    if counts.missing:
+        raise IntakeFailed(
+            f"{source.table}: of {counts.read} records of source {source.name}, {counts.missing} are neither "
+            "rows nor dead letters nor duplicates. Nothing was taken in. Do all executors write to the same "
+            "place? Else this is a mistake of the platform: please tell it"
+        )
+
+
+def refuse_moved(source: Source, lake: Lake, table: DeltaTable) -> None:
+    """Stop before dead letters are written where another intake has these records already.
+
+    Raises:
+        Fenced: it has committed since `table` was opened.
+    """
+    now = lake.open(source.table)
+    if sequence_of(now) != sequence_of(table):
+        raise Fenced(f"{source.table}: another writer has moved on; run it again")
 
 
 def is_ahead(letters: DeltaTable | None, table: DeltaTable, logs: Iterable[str]) -> bool:

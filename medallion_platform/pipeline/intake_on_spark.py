@@ -15,6 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,17 @@ from medallion_platform.lakehouse.lean import add_columns, key_rows
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import intake as lean
 from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.intake import Taken, furthest, is_ahead, recover_positions, refuse_failures
+from medallion_platform.pipeline.intake import (
+    IntakeFailed,
+    Taken,
+    furthest,
+    is_ahead,
+    recover_positions,
+    refuse_failures,
+    refuse_moved,
+    refuse_other_types,
+    refuse_unaccounted,
+)
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
 from medallion_platform.pipeline.stream import Upkeep
@@ -96,7 +107,7 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
                 batches.read(spark, {"availableNow": True}, Event())
             break
         except (MovedOn, Fenced) as error:
-            moved, topics = error, kafka.look(source)
+            moved, topics = error, kafka.look(source, lake.positions(source.table))
     else:
         raise Fenced(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
     taken.version = lake.version(source.table)
@@ -130,7 +141,7 @@ def stream(
     with Upkeep(lake, source.table) as upkeep:
         while not stop.is_set():
             try:
-                topics = kafka.look(source)
+                topics = kafka.look(source, lake.positions(source.table))
                 begun = _begin(topics, lake, run())
                 if begun.counts.read:
                     watch.taken(begun, {})
@@ -167,7 +178,6 @@ class _Batches:
         position = lake.positions(source.table)
         there = {(p.topic, p.number) for p in topics.partitions}
         self.readings = {r.place: r for r, _ in topics.begin(position) if r.place in there}
-        self._client = kafka.Client(source)
         self._busy, self._ended = Lock(), False
         self._failed: Exception | None = None
 
@@ -186,8 +196,11 @@ class _Batches:
         try:
             given = options(self.source, self.readings.values(), BATCH_ROWS)
         except NotForSpark as error:
-            raise Unavailable(f"source {self.source.name}: {error}") from None
-        with TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint:
+            raise IntakeFailed(f"source {self.source.name}: {error}. Nothing was taken in.") from None
+        with (
+            closing(kafka.Client(self.source)) as self._client,
+            TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint,
+        ):
             messages = spark.readStream.format("kafka").options(**given).load()
             batches = messages.writeStream.option("checkpointLocation", f"file://{checkpoint}")
             query = batches.foreachBatch(partial(self._take, Path(checkpoint))).trigger(**trigger).start()
@@ -203,7 +216,6 @@ class _Batches:
                 raise (self._in_words(error) if _is_sparks(error) else error) from None
             finally:
                 query.stop()
-                self._client.consumer.close()
         if self._failed:
             raise self._failed
 
@@ -233,7 +245,9 @@ class _Batches:
         started = time.monotonic()
         source, lake, run = self.source, self.lake, self.run()
         table = lake.open(source.table)
-        assert table is not None
+        if table is None or not ends:
+            return  # a pattern that no topic has yet
+        refuse_other_types(source, table)  # they may be others since the query began
         positions = self._reached(table, ends)
         if not positions:
             return
@@ -275,7 +289,9 @@ class _Batches:
             violations=_sum(p.violations for p in pieces),
             warnings=_sum(p.warnings for p in pieces),
         )
+        refuse_unaccounted(source, record.counts)
         if bad:
+            refuse_moved(source, lake, table)
             told = replace(record, units={})
             reached = furthest(letters, positions)
             dead_letters.append_files(lake, source.table, bad, told, reached, sequence_of(letters))
@@ -301,8 +317,13 @@ class _Batches:
         return positions
 
     def _behind(self) -> dict[str, int]:
-        """How many offsets of each partition are still to be read."""
-        return {r.log: max(self._client.watermarks(*r.place)[1] - r.next, 0) for r in self.readings.values()}
+        """How many offsets of each partition are still to be read, where that can be heard."""
+        found: dict[str, int] = {}
+        for reading in self.readings.values():
+            with suppress(Unavailable):
+                _, end = self._client.watermarks(*reading.place)
+                found[reading.log] = max(end - reading.next, 0)
+        return found
 
 
 def _is_sparks(error: Exception) -> TypeGuard[PySparkException]:
@@ -374,8 +395,10 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece]) -> None:
     """Give the table the columns that it lacks.
 
     Raises:
+        Fenced: another writer committed meanwhile, whom the table would now stand behind.
         MovedOn: two executors spelled a new column differently; both know it, when they begin anew.
     """
+    seen = sequence_of(table)
     have = pa.schema(table.schema())
     new: dict[str, pa.Field[Any]] = {}
     clash = ""
@@ -385,6 +408,8 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece]) -> None:
             clash = clash or (name if spelled != name else "")
     if new:
         add_columns(table, pa.schema(list(new.values())))
+        if sequence_of(table) != seen:
+            raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
     if clash:
         raise MovedOn(f"{table.metadata().name}: the new column {clash} came in two spellings")
 
@@ -392,14 +417,11 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece]) -> None:
 def _finished(
     root: str, folder: str, written: Sequence[str], partition_by: Sequence[str]
 ) -> list[StagedFile]:
-    """The files that wait for their commit; what executors wrote that were replaced is not among them."""
+    """The files that wait for their commit; what a task wrote that was run again is not among them."""
     if not written:
         return []
-    files, named = store(root), set(written)
-    there = [f["path"] for f in files.list(folder).collect()]
-    if left := [path for path in there if path not in named]:
-        files.delete(left)
-    return staged_files(root, folder, partition_by)
+    named = set(written)
+    return [f for f in staged_files(root, folder, partition_by) if f"{folder}/{f.path}" in named]
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

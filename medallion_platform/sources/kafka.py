@@ -49,9 +49,11 @@ MESSAGE: dict[str, Any] = {
 }
 """What Kafka says of a message beside its value, in the bronze tables of its sources."""
 
+LAST_TIMESTAMP = 253_402_300_800_000
+"""Milliseconds until the year 10000, where a message's time is no time any more."""
+
 _TOMBSTONE = "no value: a tombstone"
 _NOT_UTF8 = "(the name of a header is not UTF-8)"
-_YEAR_10000 = 253_402_300_800_000
 _CHUNK = 10_000
 _PATIENCE = 0.1
 """Seconds that fewer messages than a chunk may take."""
@@ -176,6 +178,8 @@ class Topics:
     source: KafkaSource
     partitions: Sequence[Partition]
     notes: Sequence[str] = ()
+    before: Position | None = None
+    """The positions before the look: only what was beyond an end already then is lost."""
     pieces: str = "partitions"
 
     def waiting(self, position: Position) -> list[str]:
@@ -248,7 +252,8 @@ class Topics:
 
     def beginnings(self, position: Position) -> Topics:
         """The same partitions without what is still to be read: what is lost before it, and identities."""
-        return replace(self, partitions=[replace(r.partition, end=r.next) for r, _ in self.begin(position)])
+        here = [replace(r.partition, end=r.next) for r, _ in self.begin(position)]
+        return replace(self, partitions=here, before=self.before or position)
 
     def begin(self, position: Position) -> Iterator[tuple[Reading, Unread | None]]:
         """Where the reading of each partition begins, and what is lost before it."""
@@ -276,6 +281,7 @@ class Topics:
             begin = Reading(partition, log, 0, 0 if known else partition.low)
         else:
             begin = Reading(partition, log, *divmod(reached, EPOCH))
+            self._refuse_later(begin)
             lost = f"topic: lost from offset {begin.next} on: "
             if identity is not None and not known:
                 why = f"the topic was deleted and made anew (as {partition.topic_id})"
@@ -295,6 +301,12 @@ class Topics:
             begin.next = partition.low
             return begin, gap
         return begin, None
+
+    def _refuse_later(self, begin: Reading) -> None:
+        """Stop where others took in what came after this look: that an end lies before it is no loss."""
+        seen = begin.epoch * EPOCH + begin.partition.end
+        if self.before is not None and begin.reached > seen >= (self.before(begin.log) or 0):
+            raise MovedOn(f"source {self.source.name}: another intake took in more of {begin.partition.name}")
 
     def _gap(self, partition: Partition, reading: Reading) -> Unread:
         first, last = reading.next, partition.low - 1
@@ -543,15 +555,17 @@ class Attendance:
         self._thread.join()
 
 
-def look(source: KafkaSource) -> Topics:
+def look(source: KafkaSource, before: Position | None = None) -> Topics:
     """The partitions of a source and the offsets that they hold now.
+
+    before: the positions, as they were read before this.
 
     Raises:
         Unavailable: no broker answers, or a topic is not there.
     """
     client = Client(source)
     try:
-        return Topics(source, client.partitions())
+        return Topics(source, client.partitions(), before=before)
     finally:
         client.consumer.close()
 
@@ -595,6 +609,10 @@ class Client:
             self.consumer: Consumer = Consumer(settings)
         except KafkaException as error:
             raise Unavailable(f"source {source.name}: {_text(error)}") from None
+
+    def close(self) -> None:
+        """Let go of the brokers."""
+        self.consumer.close()
 
     @cached_property
     def admin(self) -> AdminClient:
@@ -844,7 +862,7 @@ def _timestamps(messages: Sequence[Message]) -> pl.Series:
     told = [m.timestamp() for m in messages]
     milliseconds = np.fromiter((at for _, at in told), np.int64, len(told))
     known = np.fromiter((kind for kind, _ in told), np.bool_, len(told))
-    known &= (milliseconds >= 0) & (milliseconds < _YEAR_10000)
+    known &= (milliseconds >= 0) & (milliseconds < LAST_TIMESTAMP)
     times = pl.Series(np.where(known, milliseconds, 0) * 1000)
     return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
 

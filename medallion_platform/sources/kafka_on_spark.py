@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from medallion_platform.sources.kafka import EPOCH, MESSAGE, TIMEOUT, KafkaSource, Reading, framed, headers_of
+from medallion_platform.sources.kafka import (
+    EPOCH,
+    LAST_TIMESTAMP,
+    MESSAGE,
+    TIMEOUT,
+    KafkaSource,
+    Reading,
+    framed,
+    headers_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,14 +119,16 @@ def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.
     came = came.filter(pl.col("offset") >= pl.col("next"))
     if came.is_empty():
         return pl.DataFrame()
+    since = pl.col("timestamp").dt.timestamp("us")
     told = came.select(
         "_source",
         "_file",
         (pl.col("offset") + 1).alias("_row"),
         (pl.col("offset") + pl.col("epoch")).alias("_offset"),
         pl.col("key").cast(pl.Binary).alias("_key"),
-        pl.when(pl.col("timestampType") != _NO_TIMESTAMP)
-        .then(pl.col("timestamp").cast(MESSAGE["_timestamp"]))
+        pl.when((pl.col("timestampType") != _NO_TIMESTAMP) & since.is_between(0, LAST_TIMESTAMP * 1000 - 1))
+        .then(since)
+        .cast(MESSAGE["_timestamp"])
         .alias("_timestamp"),
     )
     headers = headers_of([_decoded(text) for text in came["headers"].to_list()])

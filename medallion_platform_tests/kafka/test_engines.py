@@ -9,13 +9,25 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import polars as pl
+import pyarrow as pa
 import pytest
 
+from medallion_platform.jars import DELTA, KAFKA, jars
+from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.spark import session as spark_session
+from medallion_platform.pipeline import intake_on_spark
+from medallion_platform.pipeline.intake import IntakeFailed, intake, refuse_unaccounted
+from medallion_platform.pipeline.sift_on_executors import write
 from medallion_platform.sources import kafka
+from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.kafka_on_spark import NotForSpark, for_java
-from medallion_platform_tests.pipeline.toy import EVENTS
+from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker
 from .test_kafka import conserved, event, ids, letters, rows, source_of, take
@@ -179,6 +191,68 @@ def _belong_to_another(checkpoint: Path, copy: Path) -> None:
         if file.name.isdigit():
             head = file.read_text().splitlines()[:-1]
             file.write_text("\n".join([*head, json.dumps({"another": {"0": 7}})]))
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("more", [5, 50])
+def test_a_look_that_is_older_than_the_table_is_no_loss(
+    broker: Broker, topic: str, lake: Lake, more: int
+) -> None:
+    """Another intake took in what came after the look: its position lies behind what the look saw."""
+    broker.create(topic)
+    lean, spark = (source_of(broker, topic, engine=engine) for engine in ("lean", "spark"))
+    broker.send(topic, [event(f"a{i}") for i in range(10)])
+    take(lean, lake)
+    broker.send(topic, [event(f"b{i}") for i in range(5)])
+    before = lake.positions(spark.table)
+    old = kafka.look(spark, before)
+    broker.send(topic, [event(f"c{i}") for i in range(more)])
+    take(lean, lake)
+    for look in (old, kafka.look(spark).beginnings(before)):
+        with pytest.raises(MovedOn, match="another intake took in more"):
+            intake(look, lake, RUN)
+    session = spark_session(jars((*DELTA, *KAFKA)), cores=2)
+    assert intake_on_spark.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
+    assert len(set(ids(lake))) == 15 + more
+    assert letters(lake).is_empty()
+
+
+@pytest.mark.broker
+def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic)
+    broker.send(topic, [event("a")])
+    take(source_of(broker, topic), lake)
+    mine = lake.open("bronze.clicks")
+    assert mine
+    broker.send(topic, [event("b")])
+    take(source_of(broker, topic), lake)
+    piece: Any = SimpleNamespace(schema=pa.schema([pa.field("color", pa.string())]))
+    with pytest.raises(Fenced):
+        intake_on_spark._add_columns(mine, [piece])
+
+
+def test_what_a_lost_task_wrote_is_not_taken(tmp_path: Path) -> None:
+    for name in ("named", "stranger"):
+        write(str(tmp_path), f"staged-1/event_date=2026-01-05/{name}.parquet", pl.DataFrame({"n": [1, 2]}))
+    named = ["staged-1/event_date=2026-01-05/named.parquet"]
+    (found,) = intake_on_spark._finished(str(tmp_path), "staged-1", named, ["event_date"])
+    assert (found.rows, found.partition) == (2, {"event_date": "2026-01-05"})
+
+
+def test_rows_that_are_missing_stop_an_intake_before_its_commit() -> None:
+    source = source_of(Broker("127.0.0.1:1", None), "t")  # type: ignore[arg-type]
+    with pytest.raises(IntakeFailed, match="of 3 records of source clicks, 1 are neither rows"):
+        refuse_unaccounted(source, Counts(3, 1, 1))
+
+
+@pytest.mark.broker
+def test_a_clock_that_counts_microseconds_does_not_stop_spark(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic, message_timestamp_after_max_ms=str(2**63 - 1))
+    for n, at in enumerate([1_767_571_200_000_000, 1_767_571_200_000]):
+        broker.send(topic, [event(f"k{n}")], timestamp=at)
+    assert take(source_of(broker, topic, engine="spark"), lake).counts.written == 2
+    there = rows(lake)["_timestamp"].to_list()
+    assert [at and at.isoformat() for at in there] == [None, "2026-01-05T00:00:00+00:00"]
 
 
 def test_settings_are_spelled_for_java(tmp_path: Path) -> None:
