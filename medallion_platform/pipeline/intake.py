@@ -43,6 +43,7 @@ from medallion_platform.pipeline.sift import (
 )
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
 from medallion_platform.sources.source import Source
+from medallion_platform.storage import exists
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -99,6 +100,37 @@ class Taken:
                 mine[name] = mine.get(name, 0) + n
 
 
+@dataclass
+class Kept:
+    """What one worker keeps open from batch to batch: a log is read once, and a file's keys."""
+
+    lake: Lake
+    keys: Keys = field(default_factory=Keys)
+    _tables: dict[str, DeltaTable] = field(default_factory=dict)
+
+    def open(self, name: str) -> DeltaTable | None:
+        """The table as it is now; the same object each time, so that nobody else may look at it meanwhile."""
+        table = self._tables.pop(name, None)
+        if table is None or not _follows(table, self.lake.path(name)):
+            table = self.lake.open(name)
+        if table is not None:
+            self._tables[name] = table
+        return table
+
+
+def _follows(table: DeltaTable, path: str) -> bool:
+    """Bring an opened table up to date; whether its log still is the one that it was opened by."""
+    from deltalake.exceptions import DeltaError
+
+    if not exists(path, f"_delta_log/{table.version():020}.json"):
+        return False
+    try:
+        table.update_incremental()
+    except DeltaError:  # whoever opens it anew says why
+        return False
+    return True
+
+
 class IntakeFailed(Exception):
     """An intake that stopped before its commit; nothing of the batch is visible."""
 
@@ -110,11 +142,11 @@ def intake(
     *,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
-    keys: Keys | None = None,
+    kept: Kept | None = None,
 ) -> Taken:
     """Take in what arrived at a source.
 
-    keys: what is known of the table's files from intakes before.
+    kept: what intakes before left open, of the same table.
 
     Raises:
         Fenced: another intake of the same table ran at the same time; run it again.
@@ -124,7 +156,8 @@ def intake(
     source = arrivals.source
     taken = Taken(source.name, source.table)
     taken.notes += arrivals.notes
-    table = lake.open(source.table)
+    kept = kept or Kept(lake)
+    table = kept.open(source.table)
     if table is None and not arrivals.waiting(lambda _: None):
         return taken  # nothing ever arrived: the table is made with its first batch
     # Opened before the positions are read, so that another writer is noticed.
@@ -134,7 +167,6 @@ def intake(
     recover_positions(source, table, lake, run)
     begun = table
     reached: dict[str, int | None] = {}
-    keys = keys or Keys()
 
     def position(log: str) -> int | None:
         return reached.setdefault(log, begun.transaction_version(log))
@@ -142,7 +174,7 @@ def intake(
     taken.pieces = len(arrivals.waiting(position))
     for batch in arrivals.batches(position, batch_rows, batch_bytes):
         begins = {log: position(log) for log in batch.positions}
-        taken.add(_take_after_others(source, table, lake, run, batch, begins, keys))
+        taken.add(_take_after_others(source, table, lake, run, batch, begins, kept))
         reached |= batch.positions
     taken.version = table.version()
     taken.seconds = round(time.monotonic() - started, 3)
@@ -189,7 +221,7 @@ def _take_after_others(
     run: Run,
     batch: Batch,
     begins: Mapping[str, int | None],
-    keys: Keys,
+    kept: Kept,
 ) -> Record:
     """Take a batch; where others commit first, judge it again by what they wrote.
 
@@ -200,7 +232,7 @@ def _take_after_others(
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise Fenced(f"{source.table}: another intake has moved on; run it again")
         try:
-            return _take(source, table, lake, run, batch, keys)
+            return _take(source, table, lake, run, batch, kept)
         except Fenced:
             if attempt + 1 == _ATTEMPTS:
                 raise
@@ -224,10 +256,10 @@ def refuse_other_types(source: Source, table: DeltaTable) -> None:
         )
 
 
-def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, keys: Keys) -> Record:
+def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: Kept) -> Record:
     """Judge one batch and commit it: dead letters first, then the rows with the new positions."""
     started = time.monotonic()
-    letters = lake.open(dead_letters.name(source.table))
+    letters = kept.open(dead_letters.name(source.table))
     frame = batch.frame
     read = frame.height + len(batch.unread)
     left = 0
@@ -239,7 +271,7 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     held = _held(letters if ahead or source.repeats else None, frame, batch.unread)
     sifted = sift(source, run, frame, batch.unread, held, pl.scan_delta(table).collect_schema())
     refuse_failures(source, sifted.failures)
-    twice = duplicates(sifted.rows, source.contract, table, identity_of(source), keys)
+    twice = duplicates(sifted.rows, source.contract, table, identity_of(source), kept.keys)
     rows, bad = sifted.rows.filter(~twice), sifted.bad
     record = Record(
         verb="intake",

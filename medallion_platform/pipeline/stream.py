@@ -17,10 +17,9 @@ from typing import Protocol, Self
 
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
-from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
-from medallion_platform.pipeline.intake import BATCH_BYTES, Taken, intake
+from medallion_platform.pipeline.intake import BATCH_BYTES, Kept, Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
@@ -92,7 +91,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    pace, keys = _Pace(), Keys()
+    pace, kept = _Pace(), Kept(lake)
     with Upkeep(lake, follower.source.table) as upkeep:
         while not stop.is_set():
             began = time.monotonic()
@@ -102,7 +101,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
                 if arrived is None:
                     watch.idle()
                     continue
-                taken = intake(arrived, lake, run(), keys=keys)
+                taken = intake(arrived, lake, run(), kept=kept)
             except (Fenced, MovedOn):
                 follower.begin_anew()
                 watch.idle()

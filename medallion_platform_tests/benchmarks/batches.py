@@ -17,9 +17,8 @@ from statistics import median
 
 import polars as pl
 
-from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.intake import Kept, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, Position
@@ -66,25 +65,26 @@ def growth(rounds: int, most: int = 1000) -> list[dict[str, str]]:
 
 
 def _costs(rounds: int, commits: int, days: int) -> dict[str, str]:
-    source, keys = _source("events", "nowhere:9092"), Keys()
+    source = _source("events", "nowhere:9092")
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))
+        worker = Kept(lake)
 
-        def take(times: Sequence[datetime], keys: Keys) -> float:
+        def take(times: Sequence[datetime], kept: Kept) -> float:
             came, began = _Came(source, times), time.perf_counter()
-            taken = intake(came, lake, Run("bench", _NOW), keys=keys)
+            taken = intake(came, lake, Run("bench", _NOW), kept=kept)
             assert taken.counts.written == len(times), taken
             return (time.perf_counter() - began) * 1000
 
-        take([_NOW - timedelta(days=n) for n in range(days)], keys)
+        take([_NOW - timedelta(days=n) for n in range(days)], worker)
         for n in range(commits - 1):
-            take([_NOW - timedelta(minutes=n % 600)], keys)
+            take([_NOW - timedelta(minutes=n % 600)], worker)
         table = lake.open(source.table)
         assert table
         counted = {"commits": commits, "partitions": days, "files": len(table.file_uris())}
         batch = [_NOW + timedelta(milliseconds=n) for n in range(ROWS)]
-        warm = [take(batch, keys) for _ in range(rounds + 1)][1:]
-        cold = [take(batch, Keys()) for _ in range(rounds)]
+        warm = [take(batch, worker) for _ in range(rounds + 1)][1:]
+        cold = [take(batch, Kept(lake)) for _ in range(rounds)]
     return {name: f"{n:,}" for name, n in counted.items()} | {
         f"{ROWS:,} messages by a worker": f"{median(warm):.0f} ms",
         "by a run": f"{median(cold):.0f} ms",

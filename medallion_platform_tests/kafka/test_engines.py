@@ -22,7 +22,7 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake_on_spark
-from medallion_platform.pipeline.intake import IntakeFailed, intake, refuse_unaccounted
+from medallion_platform.pipeline.intake import IntakeFailed, Kept, intake, refuse_unaccounted
 from medallion_platform.pipeline.sift_on_executors import write
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn
@@ -215,6 +215,21 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
     assert intake_on_spark.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
     assert len(set(ids(lake))) == 15 + more
     assert letters(lake).is_empty()
+
+
+@pytest.mark.broker
+def test_a_table_that_was_deleted_under_a_worker_is_made_anew(broker: Broker, topic: str, lake: Lake) -> None:
+    """What a worker keeps open is no longer there: it begins like the first one."""
+    broker.create(topic)
+    source, kept = source_of(broker, topic), Kept(lake)
+    for n in range(2):
+        broker.send(topic, [event(f"{n}"), b"{"])
+        assert intake(kafka.look(source), lake, RUN, kept=kept).counts.read == 2
+    shutil.rmtree(lake.path("bronze.clicks"))
+    shutil.rmtree(lake.path("dead_letters.bronze.clicks"))
+    assert intake(kafka.look(source), lake, RUN, kept=kept).counts.read == 4
+    assert ids(lake) == ["0", "1"]
+    conserved(lake)
 
 
 @pytest.mark.broker
