@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 250_000
 BATCH_BYTES = 96 * 1024 * 1024
 _ATTEMPTS = 6
+_FOLLOWED = 50
+"""Versions that a table is kept open for."""
 _STEP_BACK = 0.02
 """Seconds, doubled every time, within which to try again: several workers write to one table."""
 
@@ -107,12 +109,16 @@ class Kept:
     lake: Lake
     keys: Keys = field(default_factory=Keys)
     _tables: dict[str, DeltaTable] = field(default_factory=dict)
+    _opened: dict[str, int] = field(default_factory=dict)
 
     def open(self, name: str) -> DeltaTable | None:
         """The table as it is now; the same object each time, so that nobody else may look at it meanwhile."""
         table = self._tables.pop(name, None)
-        if table is None or not _follows(table, self.lake.path(name)):
+        # Each version that it follows makes a table slower: after some it is read as a whole again.
+        old = table is not None and table.version() > self._opened[name] + _FOLLOWED
+        if table is None or old or not _follows(table, self.lake.path(name)):
             table = self.lake.open(name)
+            self._opened[name] = table.version() if table is not None else -1
         if table is not None:
             self._tables[name] = table
         return table
