@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.record import WHOLE, Record
@@ -141,6 +141,21 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
     files = sorted(below.list(folder).collect(), key=lambda f: f["path"])
     found = at_once(moved, [f for f in files if f["path"].endswith(".parquet")])
     return [file for file in found if file]
+
+
+def folder_value(value: str | None) -> str:
+    """A partition value as it stands in a folder's name ("Partition Discovery" of Spark)."""
+    return _HIVE_NULL if value is None else quote(value, safe="")
+
+
+def write_file(root: str, path: str, rows: pa.Table, **options: Any) -> None:
+    """Write one Parquet file, with a checksum of each page; options: of `pyarrow.parquet.write_table`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, write_page_checksum=True, **options)
+    store(root).put(path, sink.getvalue().to_pybytes())
 
 
 def _footer(below: Store, file: ObjectMeta) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 
@@ -29,3 +30,13 @@ class Counts:
     def as_dict(self) -> dict[str, int]:
         """Plain numbers, for a commit's metadata."""
         return asdict(self)
+
+
+def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Numbers by name, added up; names without any are left out."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, n in part.items():
+            if n:
+                total[name] = total.get(name, 0) + n
+    return total

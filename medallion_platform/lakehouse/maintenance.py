@@ -13,7 +13,6 @@ commits without a record on top of the log.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -24,15 +23,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from medallion_platform.lakehouse.commit import (
     _HIVE_NULL,
     WRITER,
     Fenced,
     StagedFile,
+    folder_value,
     sequence_of,
     staged_files,
+    write_file,
 )
 from medallion_platform.lakehouse.damage import verify
 from medallion_platform.lakehouse.lake import Lake, files_of
@@ -307,7 +308,6 @@ def _rewrite(
 ) -> None:
     """Stage the rows of a batch of one partition, in order, as files of the target size."""
     import polars as pl
-    import pyarrow.parquet as pq
 
     partition_by = table.metadata().partition_columns
     schema = pl.scan_delta(table).collect_schema()
@@ -330,16 +330,14 @@ def _rewrite(
     rows = max(1, math.ceil(frame.height / pieces))
     run = uuid.uuid4().hex
     for n, start in enumerate(range(0, frame.height, rows)):
-        file = io.BytesIO()
-        pq.write_table(
+        write_file(
+            root,
+            f"{target}/{mark}{run}-{n:04}.parquet",
             frame.slice(start, rows).to_arrow(),
-            file,
             compression="zstd",
             compression_level=_ZSTD,
             row_group_size=ROW_GROUP,
-            write_page_checksum=True,
         )
-        store(root).put(f"{target}/{mark}{run}-{n:04}.parquet", file.getvalue())
 
 
 def _folder_value(file: dict[str, Any], column: str) -> str:
@@ -348,7 +346,7 @@ def _folder_value(file: dict[str, Any], column: str) -> str:
         if part.startswith(f"{column}="):
             return part.partition("=")[2]
     value = file[f"partition.{column}"]
-    return _HIVE_NULL if value is None else quote(str(value), safe="")
+    return folder_value(None if value is None else str(value))
 
 
 def _commit(

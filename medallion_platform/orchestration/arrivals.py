@@ -11,7 +11,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing, rest
-from medallion_platform.sources.arrivals import Arrivals, Unavailable
+from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics, group_of
 from medallion_platform.sources.rest import RestSource
 from medallion_platform.sources.source import FileSource, Source
@@ -20,7 +20,8 @@ from medallion_platform.sources.source import FileSource, Source
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
     if not isinstance(source, FileSource):
-        return _look(source, lakehouse.lake, run.at)
+        lake = lakehouse.lake
+        return _look(source, lake, lake.positions(source.table), run.at)
     look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
     return landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
 
@@ -34,12 +35,12 @@ def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> Taken:
     return intake(arrived, lakehouse.lake, run)
 
 
-def _look(source: Source, lake: Lake, at: datetime) -> Arrivals:
+def _look(source: Source, lake: Lake, position: Position, at: datetime) -> Arrivals:
     """What has arrived at a source that is reached over the network."""
     if isinstance(source, KafkaSource):
         if workers := kafka.streamed(source, group_of(source, str(lake.root))):
             return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
-        return kafka.look(source, lake.positions(source.table))
+        return kafka.look(source, position)
     if isinstance(source, RestSource):
         return rest.look(source, at)
     raise TypeError(f"{source!r} is no source that can be read")
@@ -64,7 +65,7 @@ def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
         if not isinstance(source, FileSource):
             try:
                 position = lakehouse.lake.positions(source.table)
-                found += _look(source, lakehouse.lake, now).waiting(position)
+                found += _look(source, lakehouse.lake, position, now).waiting(position)
             except Unavailable as error:
                 found.append(str(error))
     return found

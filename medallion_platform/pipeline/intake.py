@@ -20,13 +20,13 @@ import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse.commit import Fenced, commit, next_sequence, sequence_of
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake
@@ -93,13 +93,9 @@ class Taken:
         """Add one batch's account."""
         self.counts += record.counts
         self.notes += record.notes
-        for mine, theirs in (
-            (self.units, record.units),
-            (self.violations, record.violations),
-            (self.warnings, record.warnings),
-        ):
-            for name, n in theirs.items():
-                mine[name] = mine.get(name, 0) + n
+        self.units = summed((self.units, record.units))
+        self.violations = summed((self.violations, record.violations))
+        self.warnings = summed((self.warnings, record.warnings))
 
 
 @dataclass
@@ -200,13 +196,12 @@ def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -
         return
     letters = lake.open(dead_letters.name(source.table))
     reached = _after_last(table, "_source", "_offset")
-    record = Record(
-        verb="recover",
-        run_id=run.run_id,
-        at=run.at.isoformat(),
-        counts=Counts(),
-        position={log: {WHOLE: to} for log, to in reached.items()},
-        sequence=next_sequence(table, letters),
+    record = record_of(
+        "recover",
+        run,
+        Counts(),
+        reached,
+        next_sequence(table, letters),
         notes=["the table had lost its positions: they are told by the last offset of each log"],
     )
     if letters is not None and sequence_of(letters) < 0:
@@ -277,15 +272,14 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     held = _held(letters if ahead or source.repeats else None, frame, batch.unread)
     sifted = sift(source, run, frame, batch.unread, held, pl.scan_delta(table).collect_schema())
     refuse_failures(source, sifted.failures)
-    twice = duplicates(sifted.rows, source.contract, table, identity_of(source), kept.keys)
-    rows, bad = sifted.rows.filter(~twice), sifted.bad
-    record = Record(
-        verb="intake",
-        run_id=run.run_id,
-        at=run.at.isoformat(),
-        counts=Counts(read + left, rows.height, bad.height + held.height + left, again + int(twice.sum()), 0),
-        position={log: {WHOLE: reached} for log, reached in batch.positions.items()},
-        sequence=next_sequence(table, letters),
+    twice = duplicates(sifted.good, source.contract, table, identity_of(source), kept.keys)
+    rows, bad = sifted.good.filter(~twice), sifted.bad
+    record = record_of(
+        "intake",
+        run,
+        Counts(read + left, rows.height, bad.height + held.height + left, again + int(twice.sum()), 0),
+        batch.positions,
+        next_sequence(table, letters),
         units=units_of(source, rows),
         violations=sifted.violations,
         warnings=sifted.warnings,
@@ -300,6 +294,14 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     record = replace(record, seconds=round(time.monotonic() - started, 3))
     lean.append(table, rows, record, batch.positions)
     return record
+
+
+def record_of(
+    verb: str, run: Run, counts: Counts, positions: Mapping[str, int], sequence: int, **further: Any
+) -> Record:
+    """The account of a commit that reaches these positions; further: other fields of a `Record`."""
+    position = {log: {WHOLE: reached} for log, reached in positions.items()}
+    return Record(verb, run.run_id, run.at.isoformat(), counts, position, sequence=sequence, **further)
 
 
 def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ import pickle
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -36,18 +36,19 @@ from medallion_platform.lakehouse.commit import (
     sequence_of,
     staged_files,
 )
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lean import add_columns, key_rows
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import intake as lean
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.intake import (
+    _ATTEMPTS,
     IntakeFailed,
     Taken,
     furthest,
     is_ahead,
+    record_of,
     recover_positions,
     refuse_failures,
     refuse_moved,
@@ -56,7 +57,7 @@ from medallion_platform.pipeline.intake import (
 )
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
-from medallion_platform.pipeline.stream import Upkeep
+from medallion_platform.pipeline.stream import _PAUSE, Upkeep
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
@@ -75,8 +76,9 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1_000_000
 """Messages of a batch: the driver holds their keys, the executors no more than a piece each."""
 
-_ATTEMPTS = 6
-_PAUSE = 1.0
+Behind = Callable[[], Mapping[str, int]]
+"""Asks how many offsets of each log are still to be read."""
+
 _LOOK_EVERY = 0.2
 _TRIGGER = "200 milliseconds"
 _LOST = "KAFKA_DATA_LOSS"
@@ -102,7 +104,7 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
         try:
             begun = _begin(topics, lake, run)
             taken.add(begun.record)
-            batches = _Batches(source, lake, lambda: run, lambda record, _: taken.add(record), keys, topics)
+            batches = _Batches(source, lake, lambda: run, lambda one, _: taken.add(one.record), keys, topics)
             if any(r.next < r.partition.end for r in batches.readings.values()):
                 batches.read(spark, {"availableNow": True}, Event())
             break
@@ -131,11 +133,8 @@ def stream(
     """
     keys = Keys()
 
-    def tell(record: Record, behind: Mapping[str, int]) -> None:
-        taken = Taken(source.name, source.table, pieces=len(record.position), seconds=record.seconds)
-        taken.add(record)
-        taken.version = lake.version(source.table)
-        watch.taken(taken, behind)
+    def tell(taken: Taken, behind: Behind) -> None:
+        watch.taken(taken, behind())
         upkeep.committed()
 
     with Upkeep(lake, source.table) as upkeep:
@@ -169,7 +168,7 @@ class _Batches:
         source: KafkaSource,
         lake: Lake,
         run: Callable[[], Run],
-        tell: Callable[[Record, Mapping[str, int]], None],
+        tell: Callable[[Taken, Behind], None],
         keys: Keys,
         topics: Topics,
     ) -> None:
@@ -265,7 +264,7 @@ class _Batches:
         )
         told = _columns(messages).mapInArrow(partial(sift_messages, work), "told binary").collect()
         pieces: list[Piece] = [pickle.loads(row.told) for row in told]  # noqa: S301 from our executors
-        refuse_failures(source, _sum(p.failures for p in pieces))
+        refuse_failures(source, summed(p.failures for p in pieces))
         twice = _drop_duplicates(work, table, pieces, self.keys)
         _add_columns(table, pieces)
         if others := self._client.others(self.topics.partitions):
@@ -273,21 +272,20 @@ class _Batches:
         good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
         bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
         held = sum(p.held for p in pieces)
-        record = Record(
-            verb="intake",
-            run_id=run.run_id,
-            at=run.at.isoformat(),
-            counts=Counts(
+        record = record_of(
+            "intake",
+            run,
+            Counts(
                 sum(p.read for p in pieces),
                 sum(f.rows for f in good),
                 sum(f.rows for f in bad) + held,
                 sum(twice.values()),
             ),
-            position={log: {WHOLE: reached} for log, reached in positions.items()},
-            sequence=next_sequence(table, letters),
-            units=_without(_sum(p.units for p in pieces), twice),
-            violations=_sum(p.violations for p in pieces),
-            warnings=_sum(p.warnings for p in pieces),
+            positions,
+            next_sequence(table, letters),
+            units=_without(summed(p.units for p in pieces), twice),
+            violations=summed(p.violations for p in pieces),
+            warnings=summed(p.warnings for p in pieces),
         )
         refuse_unaccounted(source, record.counts)
         if bad:
@@ -296,10 +294,13 @@ class _Batches:
             reached = furthest(letters, positions)
             dead_letters.append_files(lake, source.table, bad, told, reached, sequence_of(letters))
         record = replace(record, seconds=round(time.monotonic() - started, 3))
-        commit(table, record, add=good, positions=positions)
+        version = commit(table, record, add=good, positions=positions)
         for place, end in ends.items():
             self.readings[place].next = end
-        self.tell(record, self._behind())
+        taken = Taken(source.name, source.table, pieces=len(positions), version=version)
+        taken.add(record)
+        taken.seconds = record.seconds
+        self.tell(taken, self._behind)
 
     def _reached(self, table: DeltaTable, ends: Mapping[tuple[str, int], int]) -> dict[str, int]:
         """The positions that a batch reaches, of the partitions that it moves on.
@@ -422,14 +423,6 @@ def _finished(
         return []
     named = set(written)
     return [f for f in staged_files(root, folder, partition_by) if f"{folder}/{f.path}" in named]
-
-
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for part in counts:
-        for name, n in part.items():
-            total[name] = total.get(name, 0) + n
-    return total
 
 
 def _without(units: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:

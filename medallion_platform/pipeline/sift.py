@@ -21,6 +21,7 @@ from medallion_platform.contracts.contract import (
     Severity,
 )
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.sources import files, parquet
 from medallion_platform.sources.arrivals import Unread
@@ -60,17 +61,6 @@ LETTER_PLACE = ("source", "offset", "row")
 """What a record is known by, in a frame and as a dead letter; row 0 is a whole piece."""
 
 
-@dataclass(frozen=True)
-class Sifted:
-    """Bronze rows and dead letters, and how many records each expectation concerned."""
-
-    rows: pl.DataFrame
-    bad: pl.DataFrame
-    violations: dict[str, int]
-    warnings: dict[str, int]
-    failures: dict[str, int]
-
-
 def sift(
     source: Source,
     run: Run,
@@ -78,8 +68,8 @@ def sift(
     unread: Sequence[Unread],
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
-) -> Sifted:
-    """Part records (as `files.read` gives them, with their place) into rows and dead letters.
+) -> Judged:
+    """Part records (as `files.read` gives them, with their place) into bronze rows and dead letters.
 
     held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns that the table has.
     """
@@ -88,8 +78,7 @@ def sift(
     judged = judge(source, frame, run.at)
     bad = dead_rows(source, run, judged.bad, unread)
     bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")
-    rows = finish(source, run, judged.good, known)
-    return Sifted(rows, bad, judged.violations, judged.warnings, judged.failures)
+    return replace(judged, good=finish(source, run, judged.good, known), bad=bad)
 
 
 def bronze_schema(source: Source) -> pa.Schema:
@@ -146,17 +135,13 @@ def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
             (parsed.filter(~image & ~deleted), _keys_only(source.contract, ())),
         ]
     verdicts = [_out_of_time(source, part, contracts.judge(contract, part), at) for part, contract in parts]
-    sums: list[dict[str, int]] = [{}, {}, {}]
-    for verdict in verdicts:
-        for total, found in zip(sums, (verdict.violations, verdict.warnings, verdict.failures), strict=True):
-            for name, n in found.items():
-                if n:
-                    total[name] = total.get(name, 0) + n
+    violations = summed(v.violations for v in verdicts)
     if broken.height:
-        sums[0]["record: parses"] = broken.height
+        violations["record: parses"] = broken.height
     bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset", maintain_order=True)
-    return Judged(good, bad, *sums)
+    warnings, failures = (summed(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
+    return Judged(good, bad, violations, warnings, failures)
 
 
 def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, at: datetime) -> Any:

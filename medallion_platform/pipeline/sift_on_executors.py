@@ -9,27 +9,23 @@ import pickle
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit import folder_value, write_file
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.pipeline.sift import LETTER_PLACE, PLACE, identity_of, sift, units_of
 from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.kafka_on_spark import records
-from medallion_platform.storage import store
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh import Run
 
 PIECE_ROWS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 """Messages that one executor's task holds at a time."""
-
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,13 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
     identity = identity_of(source)
     rows: list[str] = []
     identities: list[pl.DataFrame] = []
-    for part in _by_folder(sifted.rows, work.partition_by):
-        folder = "/".join([work.folder, *(f"{c}={_value(part, c)}" for c in work.partition_by)])
+    for part in _by_folder(sifted.good, work.partition_by):
+        folder = "/".join(
+            [
+                work.folder,
+                *(f"{c}={folder_value(part[c].cast(pl.String).item(0))}" for c in work.partition_by),
+            ]
+        )
         path = f"{folder}/{uuid.uuid4().hex}.parquet"
         write(work.table, path, part.drop(work.partition_by))
         rows.append(path)
@@ -109,11 +110,11 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
         held,
         rows,
         bad,
-        units_of(source, sifted.rows),
+        units_of(source, sifted.good),
         sifted.violations,
         sifted.warnings,
         sifted.failures,
-        sifted.rows.to_arrow().schema,
+        sifted.good.to_arrow().schema,
         pl.concat(identities) if identity and identities else None,
     )
 
@@ -122,12 +123,6 @@ def _by_folder(rows: pl.DataFrame, partition_by: Sequence[str]) -> list[pl.DataF
     if rows.is_empty():
         return []
     return rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]
-
-
-def _value(rows: pl.DataFrame, column: str) -> str:
-    """A partition value as it stands in a folder's name ("Partition Discovery" of Spark)."""
-    value = rows[column].cast(pl.String).item(0)
-    return _NO_VALUE if value is None else quote(value, safe="")
 
 
 def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
@@ -147,7 +142,4 @@ def write(root: str, path: str, rows: pl.DataFrame) -> None:
     """One Parquet file as the lean engine writes it: cheaply, with bounds of what is not text."""
     table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
     bounded = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
-    sink = pa.BufferOutputStream()
-    options: Any = {"compression": "snappy", "use_dictionary": False, "write_statistics": bounded}
-    pq.write_table(table, sink, write_page_checksum=True, **options)
-    store(root).put(path, sink.getvalue().to_pybytes())
+    write_file(root, path, table, compression="snappy", use_dictionary=False, write_statistics=bounded)

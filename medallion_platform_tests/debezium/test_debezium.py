@@ -28,6 +28,7 @@ from medallion_platform.sources import kafka
 from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource
 from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.pipeline.shop import bring_all
 from medallion_platform_tests.pipeline.toy import RUN
 
@@ -84,12 +85,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def broker(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    try:
-        started = Broker.start(tmp_path_factory.mktemp("broker"))
-    except JarsUnavailable as error:
-        pytest.skip(f"no Kafka broker: {error}")
-    yield started
-    started.stop()
+    yield from running_broker(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Producer
 
-from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import replay
 from medallion_platform.sources import kafka
 from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, rows, source_of, take
 from medallion_platform_tests.kafka.test_stream import Worker, until, workers
 
@@ -32,12 +32,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 @pytest.fixture
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One that may be killed."""
-    try:
-        started = Broker.start(tmp_path_factory.mktemp("broker"))
-    except JarsUnavailable as error:
-        pytest.skip(f"no Kafka broker: {error}")
-    yield started
-    started.stop()
+    yield from running_broker(tmp_path_factory)
 
 
 class Sending:

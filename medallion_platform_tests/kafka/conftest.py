@@ -13,14 +13,19 @@ from .broker import Broker
 from .registry import Registry
 
 
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def running_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker, for a fixture of any scope."""
     try:
         started = Broker.start(tmp_path_factory.mktemp("broker"))
     except JarsUnavailable as error:
         pytest.skip(f"no Kafka broker: {error}")
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    yield from running_broker(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

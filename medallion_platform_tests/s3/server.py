@@ -137,6 +137,18 @@ Meddle = Callable[[Request], str | Refusal | None]
 refusal is answered without the server. It is called in the request's own thread, and may sleep."""
 
 
+def losing_first_answers(lost: list[str]) -> Meddle:
+    """Keeps the first answer to each commit back; notes its path."""
+
+    def meddle(request: Request) -> str | None:
+        if request.is_commit and request.path not in lost:
+            lost.append(request.path)
+            return "lose"
+        return None
+
+    return meddle
+
+
 @dataclass
 class Proxy:
     """A server before the server."""

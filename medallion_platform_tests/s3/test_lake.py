@@ -22,7 +22,7 @@ from medallion_platform_tests.pipeline import shop
 from medallion_platform_tests.pipeline.shop import assert_same, bring_all, change, content, event
 from medallion_platform_tests.pipeline.toy import Row, Zone, check, good
 
-from .server import KEYS, Request, Server, proxy
+from .server import KEYS, Request, Server, losing_first_answers, proxy
 from .zone import BucketZone
 
 if TYPE_CHECKING:
@@ -165,14 +165,7 @@ def test_an_intake_whose_answer_was_lost_takes_nothing_twice(server: Server, buc
     zone = BucketZone(bucket)
     zone.csv("events/1.csv", [good("a"), good("b", 20)])
     lost: list[str] = []
-
-    def lose_once(request: Request) -> str | None:
-        if request.is_commit and request.path not in lost:
-            lost.append(request.path)
-            return "lose"
-        return None
-
-    with proxy(server, lose_once) as through:
+    with proxy(server, losing_first_answers(lost)) as through:
         script = (
             "import sys; from medallion_platform_tests.s3.zone import BucketZone;"
             "print(BucketZone(sys.argv[1]).take().counts.written)"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, source_of, take
 from medallion_platform_tests.pipeline.toy import EVENTS
 
@@ -17,12 +17,7 @@ pytestmark = [pytest.mark.s3, pytest.mark.broker]
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    try:
-        started = Broker.start(tmp_path_factory.mktemp("broker"))
-    except JarsUnavailable as error:
-        pytest.skip(f"no Kafka broker: {error}")
-    yield started
-    started.stop()
+    yield from running_broker(tmp_path_factory)
 
 
 @pytest.mark.usefixtures("spark")

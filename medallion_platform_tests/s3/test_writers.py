@@ -13,7 +13,7 @@ import pytest
 
 from medallion_platform.lakehouse.lake import Lake
 
-from .server import Request, Server, proxy
+from .server import Server, losing_first_answers, proxy
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
 WRITER = Path(__file__).with_name("writer.py")
@@ -75,14 +75,7 @@ def test_two_spark_drivers_and_delta_rs_lose_no_commit(server: Server, bucket: s
 def test_a_driver_whose_answer_was_lost_knows_its_own_commit(server: Server, bucket: str) -> None:
     lake = lake_in(bucket)
     lost: list[str] = []
-
-    def lose_each_first_answer(request: Request) -> str | None:
-        if request.is_commit and request.path not in lost:
-            lost.append(request.path)
-            return "lose"
-        return None
-
-    with proxy(server, lose_each_first_answer) as through:
+    with proxy(server, losing_first_answers(lost)) as through:
         race(lake, [("spark", "a", 3)], through.environment)
     assert len(lost) == 3, "no answer was lost, so nothing was tested"
     assert written(lake) == [("a", 0), ("a", 1), ("a", 2)]
