@@ -21,7 +21,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.lakehouse.lake import files_of, follow
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.storage import at_once, store
 
@@ -102,7 +102,7 @@ def fenced(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
             "run it again"
         ) from error
-    table.update_incremental()
+    follow(table)
 
 
 def _is_there(table: DeltaTable, attempt: str) -> bool:

@@ -7,19 +7,17 @@ A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import lean
-from medallion_platform.lakehouse.commit import Fenced, StagedFile, commit, sequence_of
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.commit import Fenced, sequence_of
+from medallion_platform.lakehouse.lake import RETENTION, Lake
 from medallion_platform.lakehouse.record import Record
 
 if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
-
-PROPERTIES = {"delta.deletedFileRetentionDuration": "interval 30 days"}
 
 
 def name(table: str) -> str:
@@ -76,36 +74,28 @@ def append(
     rows: pl.DataFrame,
     record: Record,
     positions: Mapping[str, int] | None = None,
-    seen: int | None = None,
+    letters: DeltaTable | None = None,
 ) -> None:
     """Add dead letters in one commit, fenced like every writer.
 
-    seen: the sequence that the letters stood at when those that are there already were left out of `rows`.
+    letters: the table as it was when what is there already was left out of `rows`.
 
     Raises:
         Fenced: another writer committed meanwhile, be it since these were looked at.
     """
-    found = _unmoved(lake, table, seen)
-    lean.append(found, fit(rows), record, positions or {})
+    lean.append(letters or _ensure(lake, table), fit(rows), record, positions or {})
 
 
-def append_files(
-    lake: Lake,
-    table: str,
-    files: Iterable[StagedFile],
-    record: Record,
-    positions: Mapping[str, int],
-    seen: int,
-) -> None:
-    """The same for dead letters that lie in staged files."""
-    commit(_unmoved(lake, table, seen), record, add=files, positions=positions)
+def create(lake: Lake, table: str) -> DeltaTable:
+    """The table of dead letters, for who looked and found none.
 
-
-def _unmoved(lake: Lake, table: str, seen: int | None) -> DeltaTable:
-    found = _ensure(lake, table)
-    if seen is not None and sequence_of(found) != seen:
+    Raises:
+        Fenced: another writer has added some meanwhile.
+    """
+    made = _ensure(lake, table)
+    if sequence_of(made) >= 0:
         raise Fenced(f"{name(table)}: another writer has moved on; run it again")
-    return found
+    return made
 
 
 def replace(
@@ -128,7 +118,7 @@ def _ensure(lake: Lake, table: str) -> DeltaTable:
     import polars as pl
 
     schema = pl.DataFrame(schema=columns()).to_arrow().schema
-    return lake.ensure(name(table), schema, properties=PROPERTIES)
+    return lake.ensure(name(table), schema, properties=RETENTION)
 
 
 def fit(rows: pl.DataFrame) -> pl.DataFrame:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from medallion_platform import storage
+from medallion_platform.lakehouse import log, rolled_log
 from medallion_platform.lakehouse.record import WHOLE, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-PROPERTIES = {
-    # For readers outside of the platform, which reads the log itself.
-    "delta.enableChangeDataFeed": "true",
-    # A reader may stay on a version, and a refresh on a position, for this long.
-    "delta.deletedFileRetentionDuration": "interval 30 days",
-    "delta.logRetentionDuration": "interval 60 days",
+RETENTION = {
+    # How long checkpoints name what was deleted. `maintenance.vacuum` knows it from the commits, for longer.
+    "delta.deletedFileRetentionDuration": "interval 1 day",
+    "delta.logRetentionDuration": f"interval {rolled_log.LOG_RETENTION.days} days",
 }
+# The change feed is for readers outside of the platform, which reads the log itself.
+PROPERTIES = {"delta.enableChangeDataFeed": "true", **RETENTION}
 _RECORDS_BACK = 50
 
 
@@ -61,9 +63,11 @@ class Lake:
         path = self.path(table)
         try:
             return _table_type()(path, version=version, storage_options=storage.options(path))
-        except TableNotFoundError:
-            return None
         except DeltaError as error:
+            if version is not None and rolled_log.put_back(path, version):
+                return self.open(table, version)
+            if isinstance(error, TableNotFoundError):
+                return None
             if version is not None or storage.of_request(error):
                 raise
             raise DamagedLog(table, path, error) from error
@@ -119,8 +123,7 @@ class Lake:
 
     def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> Record | None:
         """The newest commit's own account (of one of `verbs`), None where the log has none left."""
-        found = self.open(table)
-        for info in found.history(_RECORDS_BACK) if found else ():
+        for info in islice(self._infos(table), _RECORDS_BACK):
             record = Record.from_json(info.get("userMetadata"))
             if record and (not verbs or record.verb in verbs):
                 return record
@@ -128,21 +131,21 @@ class Lake:
 
     def records(self, table: str, limit: int | None = None) -> list[tuple[int, Record]]:
         """(version, record) of every commit still in the log, newest first."""
-        found = self.open(table)
-        if found is None:
-            return []
         pairs = [
             (i["version"], Record.from_json(i.get("userMetadata")))
-            for i in found.history(limit)
+            for i in islice(self._infos(table), limit)
             if "maintenance" not in i  # upkeep carries the last record on; it counts once
         ]
         return [(version, record) for version, record in pairs if record]
 
     def committed_at(self, table: str) -> dict[int, datetime]:
         """When each version still in the log was committed."""
-        found = self.open(table)
-        history = found.history() if found else []
-        return {i["version"]: datetime.fromtimestamp(i["timestamp"] / 1000, UTC) for i in history}
+        infos = self._infos(table)
+        return {i["version"]: datetime.fromtimestamp(i["timestamp"] / 1000, UTC) for i in infos}
+
+    def _infos(self, table: str) -> Iterator[dict[str, Any]]:
+        """What each commit still in the log says of itself, newest first."""
+        return log.infos(self.path(table), self.version(table))
 
     def units(self, table: str, column: str) -> set[str]:
         """The values of a partition column that hold rows now."""
@@ -181,6 +184,17 @@ def _table_type() -> type[DeltaTable]:
             return [unquote(root) + uri.removeprefix(root) for uri in super().file_uris(*args, **options)]
 
     return Table
+
+
+def path_of(table: DeltaTable) -> str:
+    """Where an opened table lies."""
+    return unquote(table.table_uri.removeprefix("file://")).rstrip("/")
+
+
+def follow(table: DeltaTable) -> None:
+    """Bring an opened table to its newest version; lists its log only where there is one."""
+    if not log.is_newest(path_of(table), table.version()):
+        table.update_incremental()
 
 
 def files_of(table: DeltaTable) -> list[dict[str, Any]]:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from medallion_platform.lakehouse.commit import Fenced, commit, fenced, sequence_of
+from medallion_platform.lakehouse.lake import path_of
 from medallion_platform.lakehouse.record import Record
+from medallion_platform.lakehouse.rolled_log import put_back
 
 if TYPE_CHECKING:
     import polars as pl
@@ -87,6 +89,7 @@ def restore(table: DeltaTable, version: int, record: Record) -> None:
         Fenced: another writer committed meanwhile.
     """
     if table.version() > version:
+        put_back(path_of(table), version)
         with fenced(table, record.sequence, record) as properties:
             table.restore(version, commit_properties=properties)
 

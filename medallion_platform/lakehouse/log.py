@@ -1,18 +1,24 @@
 """Reading a table's Delta log: which units changed since a version, and how.
 
 The log is read as the Delta protocol defines it (PROTOCOL.md, "Actions"): one JSON file a commit,
-one action a line.
+one action a line. Commits that were rolled up are read from where `rolled_log` keeps them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import Any
 
+from medallion_platform.lakehouse import rolled_log
 from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.storage import store
+from medallion_platform.lakehouse.rolled_log import commit_file
+from medallion_platform.storage import at_once, exists, store
+
+_AT_MOST = 64
 
 
 class LogGone(Exception):
@@ -54,8 +60,8 @@ def commits(path: str, since: int, until: int, unit_column: str | None) -> Itera
     Raises:
         LogGone: a commit in that range is no longer there.
     """
-    for version in range(since + 1, until + 1):
-        yield _parse(version, actions(path, version), unit_column)
+    for version, found in actions(path, range(since + 1, until + 1)):
+        yield _parse(version, found, unit_column)
 
 
 def touched(
@@ -81,17 +87,66 @@ def touched(
     return found
 
 
-def actions(path: str, version: int) -> list[dict[str, Any]]:
-    """The actions of one commit.
+def actions(path: str, versions: Sequence[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Each of these versions, in their order, with the actions of its commit.
 
     Raises:
-        LogGone: the commit is no longer there.
+        LogGone: one of them is no longer there; those before it were given.
     """
+    for version, text in texts(path, versions):
+        yield version, [json.loads(line) for line in text.splitlines() if line]
+
+
+def texts(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Each of these versions, in their order, with its commit as it was written.
+
+    Raises:
+        LogGone: one of them is no longer there; those before it were given.
+    """
+    for number, group in groupby(versions, lambda version: version // rolled_log.BUNDLE):
+        wanted = list(group)
+        given = 0
+        for version, text in _in_log(path, wanted):
+            yield version, text
+            given += 1
+        rolled = rolled_log.bundle(path, number) if given < len(wanted) else {}
+        for version in wanted[given:]:
+            if version not in rolled:
+                raise LogGone(f"{path}: version {version} is no longer in the log")
+            yield version, rolled[version]
+
+
+def infos(path: str, newest: int) -> Iterator[dict[str, Any]]:
+    """What each commit that is there says of itself (`commitInfo`, with its `version`), newest first."""
     try:
-        text = store(path).get(f"_delta_log/{version:020d}.json").bytes().to_bytes()
+        for version, found in actions(path, range(newest, -1, -1)):
+            yield {**next((a["commitInfo"] for a in found if "commitInfo" in a), {}), "version": version}
+    except LogGone:
+        return
+
+
+def is_newest(path: str, version: int) -> bool:
+    """Whether nobody committed after a version. Asks for one file by its name: a log is long to list."""
+    return not exists(path, commit_file(version + 1))
+
+
+def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """These commits, up to the first that is not there; ever more at once."""
+    begin, size = 0, 1
+    while begin < len(versions):
+        chunk = versions[begin : begin + size]
+        for version, text in zip(chunk, at_once(partial(_commit, path), chunk), strict=True):
+            if text is None:
+                return
+            yield version, text
+        begin, size = begin + size, min(2 * size, _AT_MOST)
+
+
+def _commit(path: str, version: int) -> bytes | None:
+    try:
+        return store(path).get(commit_file(version)).bytes().to_bytes()
     except FileNotFoundError:
-        raise LogGone(f"{path}: version {version} is no longer in the log") from None
-    return [json.loads(line) for line in text.splitlines() if line]
+        return None
 
 
 def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:

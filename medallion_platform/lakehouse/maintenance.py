@@ -21,10 +21,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from medallion_platform.lakehouse import rolled_log
 from medallion_platform.lakehouse.commit import (
     _HIVE_NULL,
     WRITER,
@@ -125,7 +127,7 @@ def maintain(
     retention: timedelta = RETENTION,
     now: datetime | None = None,
 ) -> Maintained:
-    """Optimize, then vacuum.
+    """Optimize, then vacuum, then roll up old commits.
 
     Raises:
         Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
@@ -134,6 +136,7 @@ def maintain(
     started = time.monotonic()
     optimized = optimize(lake, table, cluster_by)
     vacuumed = vacuum(lake, table, retention, now=now)
+    rolled_log.roll_up(lake.path(table), now)
     return Maintained(table, optimized, vacuumed, round(time.monotonic() - started, 3))
 
 
@@ -420,7 +423,7 @@ def _listed(root: str) -> list[tuple[str, int, datetime]]:
     return sorted(
         (f["path"], f["size"], f["last_modified"])
         for f in store(root).list().collect()
-        if not f["path"].startswith("_delta_log/")
+        if not f["path"].startswith(("_delta_log/", f"{rolled_log.FOLDER}/"))
     )
 
 
@@ -437,7 +440,8 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
     files = store(root)
     log = sorted(f["path"] for f in files.list("_delta_log").collect())
     commits = [f for f in log if _COMMIT.fullmatch(f)]
-    for text in at_once(lambda f: files.get(f).bytes().to_bytes(), commits):
+    texts = at_once(lambda f: files.get(f).bytes().to_bytes(), commits)
+    for text in chain(texts, rolled_log.made_since(root, cutoff)):
         for line in text.splitlines():
             if b'"remove"' in line:
                 note(json.loads(line).get("remove"))

@@ -184,8 +184,8 @@ def files_added(table_path: str, since: int, until: int) -> Iterator[dict[str, A
     Raises:
         LogGone: one of these commits is no longer in the log.
     """
-    for version in range(since + 1, until + 1):
-        for action in actions(table_path, version):
+    for _, found in actions(table_path, range(since + 1, until + 1)):
+        for action in found:
             added = action.get("add")
             if added and added.get("dataChange", True):
                 yield added

@@ -29,7 +29,8 @@ from medallion_platform.lakehouse.commit import Fenced, commit, next_sequence, s
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake import Lake, follow
+from medallion_platform.lakehouse.log import is_newest
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.sift import (
@@ -127,7 +128,7 @@ def _follows(table: DeltaTable, path: str) -> bool:
     if not exists(path, f"_delta_log/{table.version():020}.json"):
         return False
     try:
-        table.update_incremental()
+        follow(table)
     except DeltaError:  # whoever opens it anew says why
         return False
     return True
@@ -290,7 +291,8 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         refuse_moved(source, lake, table)
         told = replace(record, units={})
         reached = furthest(letters, batch.positions)
-        dead_letters.append(lake, source.table, bad, told, reached, seen=sequence_of(letters))
+        letters = letters or dead_letters.create(lake, source.table)
+        dead_letters.append(lake, source.table, bad, told, reached, letters)
     record = replace(record, seconds=round(time.monotonic() - started, 3))
     lean.append(table, rows, record, batch.positions)
     return record
@@ -330,8 +332,9 @@ def refuse_moved(source: Source, lake: Lake, table: DeltaTable) -> None:
     Raises:
         Fenced: it has committed since `table` was opened.
     """
-    now = lake.open(source.table)
-    if sequence_of(now) != sequence_of(table):
+    if is_newest(lake.path(source.table), table.version()):
+        return
+    if sequence_of(lake.open(source.table)) != sequence_of(table):
         raise Fenced(f"{source.table}: another writer has moved on; run it again")
 
 

@@ -292,7 +292,8 @@ class _Batches:
             refuse_moved(source, lake, table)
             told = replace(record, units={})
             reached = furthest(letters, positions)
-            dead_letters.append_files(lake, source.table, bad, told, reached, sequence_of(letters))
+            letters = letters or dead_letters.create(lake, source.table)
+            commit(letters, told, add=bad, positions=reached)
         record = replace(record, seconds=round(time.monotonic() - started, 3))
         version = commit(table, record, add=good, positions=positions)
         for place, end in ends.items():

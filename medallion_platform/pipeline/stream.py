@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.rolled_log import roll_up
 from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
 from medallion_platform.pipeline.intake import BATCH_BYTES, Kept, Taken, intake
 from medallion_platform.pipeline.refresh import Run
@@ -118,7 +119,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
 
 
 class Upkeep:
-    """Merges the small files of a table's commits, beside whoever makes them."""
+    """Merges the small files of a table's commits, and rolls up its log, beside whoever makes them."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self._tables = (table, dead_letters.name(table))
@@ -143,6 +144,7 @@ class Upkeep:
             try:
                 if self._lake.exists(name):
                     maintenance.optimize(self._lake, name)
+                    roll_up(self._lake.path(name))
             except Exception as error:  # it is put off
                 _LOG.warning("the small files of %s are left for later: %s", name, error)
 

@@ -134,7 +134,7 @@ def test_a_spark_worker_lives_through_kills_and_lost_checkpoints(
             until(lambda: count(lake) == expected, running)  # noqa: B023
             (checkpoint,) = tmp_path.glob("medallion-checkpoint-*")
             copy = tmp_path / "copy"
-            shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+            shutil.copytree(checkpoint, copy, ignore=shutil.ignore_patterns(".*.tmp"), dirs_exist_ok=True)
             expected = send()
             until(lambda: count(lake) == expected, running)  # noqa: B023
             harm(checkpoint, copy)

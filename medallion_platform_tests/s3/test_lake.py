@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medallion_platform.lakehouse import maintenance
+from medallion_platform.lakehouse import maintenance, rolled_log
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.storage import store
 from medallion_platform_tests.command import MEDALLION
+from medallion_platform_tests.lakehouse import test_rolled_log
 from medallion_platform_tests.pipeline import shop
 from medallion_platform_tests.pipeline.shop import assert_same, bring_all, change, content, event
 from medallion_platform_tests.pipeline.toy import Row, Zone, check, good
@@ -61,6 +62,21 @@ def test_a_lake_in_a_bucket_holds_what_one_on_disk_holds(
     assert here.lake.tables() == there.lake.tables()
     left = [f["path"] for f in store(f"{bucket}/lake").list().collect() if "staged" in f["path"]]
     assert left == [], "what was staged is still there"
+
+
+def test_a_long_log_is_rolled_up_in_a_bucket(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolled_log, "BUNDLE", test_rolled_log.BUNDLE)
+    monkeypatch.setattr(rolled_log, "KEPT", test_rolled_log.KEPT)
+    lake = Lake(f"{bucket}/lake")
+    test_rolled_log.stream_into(lake)
+    before = test_rolled_log.told(lake)
+    then = {version: test_rolled_log.content(lake, version) for version in test_rolled_log.OLD}
+    log = store(lake.path(test_rolled_log.TABLE))
+    files = len(log.list("_delta_log").collect())
+    assert test_rolled_log.roll_up(lake.path(test_rolled_log.TABLE)) == 200
+    assert len(log.list("_delta_log").collect()) < files - 199
+    assert test_rolled_log.told(lake) == before
+    assert {version: test_rolled_log.content(lake, version) for version in then} == then
 
 
 def test_upkeep_clusters_and_vacuums_in_a_bucket(bucket: str) -> None:

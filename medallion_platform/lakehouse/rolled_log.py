@@ -1,0 +1,148 @@
+"""Old commits of a long log, a thousand to a file.
+
+A table that is streamed into has a commit every half second: 170,000 a day. Whoever opens or writes a
+table lists its log, which on a disk takes 15 milliseconds for each thousand files, several times a
+commit. So commits that are behind a checkpoint, and not of the newest, are moved from `_delta_log` to
+`_rolled_log`, where `log` finds them. A reader of an old version has them put back first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from obstore.exceptions import AlreadyExistsError
+
+from medallion_platform.storage import at_once, exists, store
+
+FOLDER = "_rolled_log"
+"""Below the table's folder; Delta leaves alone what begins with an underscore."""
+BUNDLE = 1_000
+"""Versions of a file: bundle 3 has 3,000 to 3,999."""
+KEPT = 1_000
+"""The newest commits, which stay where every Delta reader looks for them."""
+LOG_RETENTION = timedelta(days=60)
+"""How long a commit can be asked for."""
+
+_CHECKPOINT_EVERY = 10_000
+"""Of so many versions the first checkpoint is kept: who reads an old version begins there."""
+_READERS = timedelta(minutes=10)
+"""A commit so young may be part of what somebody is just reading."""
+_NUMBER = re.compile(r"\d{20}")
+_OF_VERSION = re.compile(r"_delta_log/\.?(\d{20})\..*")
+_COMMIT = re.compile(r"_delta_log/(\d{20})\.json")
+_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
+
+
+def commit_file(version: int) -> str:
+    """Where Delta keeps a commit, below the table's folder."""
+    return f"_delta_log/{version:020d}.json"
+
+
+def bundle(path: str, number: int) -> dict[int, bytes]:
+    """The commits of a bundle by their version; none where it was not made."""
+    try:
+        packed = store(path).get(_file(number)).bytes().to_bytes()
+    except FileNotFoundError:
+        return {}
+    lines = map(json.loads, gzip.decompress(packed).splitlines())
+    return {line["version"]: line["commit"].encode() for line in lines}
+
+
+def roll_up(path: str, now: datetime | None = None) -> int:
+    """Move old commits out of a table's log, and delete checkpoints that nobody needs; gives how many.
+
+    Killed at any instant, or done by two at the same time, it loses nothing: a bundle is written once,
+    as a whole, before the first of its commits is deleted.
+    """
+    now = now or datetime.now(UTC)
+    files = store(path)
+    log = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
+    commits, checkpoints = _versions(_COMMIT, log), _versions(_CHECKPOINT, log)
+    # From this checkpoint on the log can be read, were all newer ones damaged.
+    base = max((c for c in checkpoints if c <= max(commits, default=0) - KEPT), default=0)
+    first = {v // _CHECKPOINT_EVERY: v for v in sorted(checkpoints, reverse=True)}
+    needed = {base, *first.values()}
+    moved = 0
+    with suppress(FileNotFoundError):  # somebody else does it at this moment
+        for number, found in _by_bundle(_OF_VERSION, log).items():
+            if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _READERS for f in found):
+                continue
+            old = {v: f for v, f in commits.items() if v // BUNDLE == number}
+            _write(path, number, old)
+            begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version(f) in needed}
+            files.delete(sorted(set(found) - begins))
+            moved += len(old)
+        expired = now - LOG_RETENTION
+        files.delete([f["path"] for f in files.list(FOLDER).collect() if f["last_modified"] < expired])
+    return moved
+
+
+def put_back(path: str, version: int) -> int:
+    """Put those commits back into the log that a reader of an old version needs; gives how many.
+
+    They are those since the last checkpoint before it. `roll_up` takes them away again.
+    """
+    files = store(path)
+    log = [f["path"] for f in files.list("_delta_log").collect()]
+    commits = _versions(_COMMIT, log)
+    base = max((c for c in _versions(_CHECKPOINT, log) if c <= version), default=-1)
+    missing = [v for v in range(base + 1, version + 1) if v not in commits]
+    there = 0
+    for number in sorted({v // BUNDLE for v in missing}):
+        rolled = bundle(path, number)
+        for v in (v for v in missing if v // BUNDLE == number and v in rolled):
+            with suppress(AlreadyExistsError):
+                files.put(commit_file(v), rolled[v], mode="create")
+            there += 1
+    return there
+
+
+def made_since(path: str, since: datetime) -> Iterator[bytes]:
+    """The commits of every bundle that was made since an instant."""
+    for file in store(path).list(FOLDER).collect():
+        if file["last_modified"] >= since:
+            yield from bundle(path, _version(file["path"]) // BUNDLE).values()
+
+
+def _write(path: str, number: int, commits: Mapping[int, str]) -> None:
+    """Make a bundle of these commits, unless it was made before.
+
+    Raises:
+        FileNotFoundError: a commit is gone, because somebody else makes it.
+    """
+    if not commits or exists(path, _file(number)):
+        return
+    files = store(path)
+    texts = at_once(lambda file: files.get(file).bytes().to_bytes().decode(), commits.values())
+    lines = (json.dumps({"version": v, "commit": t}) for v, t in zip(commits, texts, strict=True))
+    with suppress(AlreadyExistsError):
+        files.put(_file(number), gzip.compress("\n".join(lines).encode()), mode="create")
+
+
+def _file(number: int) -> str:
+    return f"{FOLDER}/{number * BUNDLE:020d}.jsonl.gz"
+
+
+def _by_bundle(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, list[str]]:
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for file in files:
+        if kind.fullmatch(file):
+            found[_version(file) // BUNDLE].append(file)
+    return found
+
+
+def _versions(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, str]:
+    """The files of a kind by their version."""
+    return {_version(file): file for file in sorted(files) if kind.fullmatch(file)}
+
+
+def _version(file: str) -> int:
+    found = _NUMBER.search(file)
+    assert found is not None
+    return int(found[0])
