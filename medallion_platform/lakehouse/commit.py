@@ -134,8 +134,7 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
             int(file["last_modified"].timestamp() * 1000),
             {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
             footer.num_rows,
-            # Readers of the log stumble over escaped surrogate pairs and over Infinity.
-            json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False),
+            _told(footer),
         )
 
     files = sorted(below.list(folder).collect(), key=lambda f: f["path"])
@@ -148,14 +147,20 @@ def folder_value(value: str | None) -> str:
     return _HIVE_NULL if value is None else quote(value, safe="")
 
 
-def write_file(root: str, path: str, rows: pa.Table, **options: Any) -> None:
+def write_file(
+    root: str, path: str, rows: pa.Table, partition: Mapping[str, str | None] | None = None, **options: Any
+) -> StagedFile:
     """Write one Parquet file, with a checksum of each page; options: of `pyarrow.parquet.write_table`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, **options)
-    store(root).put(path, sink.getvalue().to_pybytes())
+    written = sink.getvalue()
+    store(root).put(path, written.to_pybytes())
+    now = int(time.time() * 1000)
+    footer = pq.read_metadata(pa.BufferReader(written))
+    return StagedFile(path, written.size, now, dict(partition or {}), footer.num_rows, _told(footer))
 
 
 def _footer(below: Store, file: ObjectMeta) -> Any:
@@ -236,6 +241,12 @@ def _removals(files: Iterable[dict[str, Any]], partition_by: list[str]) -> list[
         )
         for f in files
     ]
+
+
+def _told(footer: Any) -> str:
+    """A file's statistics as the log has them."""
+    # Readers of the log stumble over escaped surrogate pairs and over Infinity.
+    return json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False)
 
 
 def _statistics(footer: Any) -> dict[str, Any]:

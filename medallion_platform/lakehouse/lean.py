@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
 
-from medallion_platform.lakehouse.commit import Fenced, commit, fenced, sequence_of
+from medallion_platform.lakehouse.commit import (
+    Fenced,
+    StagedFile,
+    commit,
+    fenced,
+    folder_value,
+    sequence_of,
+    write_file,
+)
 from medallion_platform.lakehouse.lake import path_of
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.lakehouse.rolled_log import put_back
@@ -13,7 +22,7 @@ from medallion_platform.lakehouse.rolled_log import put_back
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
-    from deltalake import DeltaTable, WriterProperties
+    from deltalake import DeltaTable
 
 
 def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]) -> int:
@@ -24,21 +33,49 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Map
     Raises:
         Fenced: another writer committed meanwhile.
     """
-    from deltalake import write_deltalake
-
     if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
         raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
-    mode = _schema_mode(table, rows)
-    with fenced(table, record.sequence, record, positions) as properties:
-        write_deltalake(
-            table,
-            rows,
-            mode="append",
-            schema_mode=mode,
-            commit_properties=properties,
-            writer_properties=_appended(),
-        )
-    return table.version()
+    add_columns(table, rows.clear().to_arrow().schema)
+    root, partition_by = path_of(table), table.metadata().partition_columns
+    files = [write(root, path, part, values) for path, values, part in parts(rows, partition_by)]
+    return commit(table, record, add=files, positions=positions)
+
+
+def parts(
+    rows: pl.DataFrame, partition_by: Sequence[str], folder: str = ""
+) -> Iterator[tuple[str, dict[str, str | None], pl.DataFrame]]:
+    """The rows of each partition, with a new file's path below a folder, and the partition's values."""
+    import polars as pl
+
+    if rows.is_empty():
+        return
+    for part in rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]:
+        values = {c: part[c].cast(pl.String).item(0) for c in partition_by}
+        folders = [folder, *(f"{c}={folder_value(value)}" for c, value in values.items())]
+        yield "/".join(filter(None, [*folders, f"{uuid4().hex}.parquet"])), values, part
+
+
+def write(
+    root: str, path: str, rows: pl.DataFrame, partition: Mapping[str, str | None] | None = None
+) -> StagedFile:
+    """Rows of one partition as a file, written cheaply, with bounds of what is not text.
+
+    Clustering compresses them for good; dictionaries of payloads and keys would be built for nothing.
+    """
+    import polars as pl
+    import pyarrow as pa
+
+    table = rows.drop(partition or ()).to_arrow(compat_level=pl.CompatLevel.oldest())
+    bounded = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
+    return write_file(
+        root,
+        path,
+        table,
+        partition,
+        compression="snappy",
+        use_dictionary=False,
+        write_statistics=bounded,
+    )
 
 
 def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: str | None) -> int:
@@ -95,35 +132,32 @@ def restore(table: DeltaTable, version: int, record: Record) -> None:
 
 
 def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
-    """Give a table further columns, null in the rows that are there.
+    """Give a table those of these columns that it lacks, null in the rows that are there.
 
     Raises:
-        Fenced: another writer changed the table's columns meanwhile.
+        Fenced: another writer changed the table's columns meanwhile, or committed.
     """
     from deltalake import Field, Schema
     from deltalake.exceptions import CommitFailedError
 
-    new = [Field(f.name, f.type, nullable=True) for f in Schema.from_arrow(fields).fields]
+    have = {f.name for f in table.schema().fields}
+    new = [
+        Field(f.name, f.type, nullable=True) for f in Schema.from_arrow(fields).fields if f.name not in have
+    ]
+    if not new:
+        return
+    name, seen = table.metadata().name, sequence_of(table)
     try:
         table.alter.add_columns(new)
     except CommitFailedError as error:
-        raise Fenced(f"{table.metadata().name}: another writer added columns first ({error})") from error
+        raise Fenced(f"{name}: another writer added columns first ({error})") from error
+    if sequence_of(table) != seen:  # the table stands behind that writer now
+        raise Fenced(f"{name}: another writer has moved on; run it again")
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:
     """Rows may have more columns than the table, and fewer."""
     return "merge" if set(rows.columns) != {f.name for f in table.schema().fields} else None
-
-
-def _appended() -> WriterProperties:
-    """How appended files are written: cheaply; clustering compresses them for good.
-
-    Dictionaries of payloads and keys are built and thrown away again.
-    """
-    from deltalake import ColumnProperties, WriterProperties
-
-    plain = ColumnProperties(dictionary_enabled=False, statistics_enabled="CHUNK")
-    return WriterProperties(compression="SNAPPY", default_column_properties=plain)
 
 
 def key_rows(

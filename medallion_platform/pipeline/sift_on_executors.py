@@ -6,7 +6,6 @@ Executors load no more than this; nothing in here reads a table or commits.
 from __future__ import annotations
 
 import pickle
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.commit import folder_value, write_file
+from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.pipeline.sift import LETTER_PLACE, PLACE, identity_of, sift, units_of
 from medallion_platform.sources.kafka import KafkaSource
@@ -89,22 +87,15 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
     sifted = sift(source, work.run, frame, [], work.held, work.known)
     identity = identity_of(source)
     rows: list[str] = []
+    bad: list[str] = []
     identities: list[pl.DataFrame] = []
-    for part in _by_folder(sifted.good, work.partition_by):
-        folder = "/".join(
-            [
-                work.folder,
-                *(f"{c}={folder_value(part[c].cast(pl.String).item(0))}" for c in work.partition_by),
-            ]
-        )
-        path = f"{folder}/{uuid.uuid4().hex}.parquet"
-        write(work.table, path, part.drop(work.partition_by))
+    for path, values, part in lean.parts(sifted.good, work.partition_by, work.folder):
+        lean.write(work.table, path, part, values)
         rows.append(path)
         identities.append(_identities(source, part, path))
-    bad: list[str] = []
-    if not sifted.bad.is_empty():
-        bad.append(f"{work.folder}/{uuid.uuid4().hex}.parquet")
-        write(work.letters, bad[0], dead_letters.fit(sifted.bad))
+    for path, _, part in lean.parts(dead_letters.fit(sifted.bad), (), work.folder):
+        lean.write(work.letters, path, part)
+        bad.append(path)
     return Piece(
         frame.height,
         held,
@@ -119,12 +110,6 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
     )
 
 
-def _by_folder(rows: pl.DataFrame, partition_by: Sequence[str]) -> list[pl.DataFrame]:
-    if rows.is_empty():
-        return []
-    return rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]
-
-
 def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
     """Of each row of a file: what makes it the same as another, its offset, unit, file and place there."""
     time = [source.contract.event_time] if source.contract.watermark else []
@@ -136,10 +121,3 @@ def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFr
         pl.lit(path).alias("_path"),
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("_place"),
     )
-
-
-def write(root: str, path: str, rows: pl.DataFrame) -> None:
-    """One Parquet file as the lean engine writes it: cheaply, with bounds of what is not text."""
-    table = rows.to_arrow(compat_level=pl.CompatLevel.oldest())
-    bounded = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
-    write_file(root, path, table, compression="snappy", use_dictionary=False, write_statistics=bounded)

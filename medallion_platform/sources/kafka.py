@@ -11,10 +11,11 @@ consumer group; continuous workers (`Follower`) share the partitions by one, and
 
 from __future__ import annotations
 
+import gc
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -218,12 +219,12 @@ class Topics:
         client.assign(open_.values())
         heard = time.monotonic()
         while open_:
-            messages = client.consumer.consume(min(_CHUNK, max(rows - gathered.rows, 1)), _PATIENCE)
+            messages = client.consume(min(_CHUNK, max(rows - gathered.rows, 1)), _PATIENCE)
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() > heard + TIMEOUT:
                 raise client.unavailable()
-            for place, said in groupby(messages, _place):
+            for place, said in _by_place(messages):
                 reading = open_.get(place)
                 if reading is None:
                     continue
@@ -370,12 +371,12 @@ class Follower:
         gathered = self._gathered
         while True:
             wanted = min(_CHUNK, max(rows - gathered.rows, 1))
-            messages = self._client.consumer.consume(wanted, within)
+            messages = self._client.consume(wanted, within)
             if self._to_begin:
                 return None  # the group was rearranged meanwhile: these may be another worker's now
             if not messages:
                 self._client.ask_if_in_doubt()
-            for place, said in groupby(messages, _place):
+            for place, said in _by_place(messages):
                 heard = self._client.sort(said)
                 if heard.expired:
                     self.begin_anew()
@@ -527,9 +528,10 @@ class _Gathered:
 
     def batch(self) -> Batch:
         """What was gathered; the next batch starts empty."""
-        frame = _frame(self.source, self.messages) if self.messages else pl.DataFrame()
-        made = Batch(frame, self.unread, self.positions)
-        self.clear()
+        with _uncollected():
+            frame = _frame(self.source, self.messages) if self.messages else pl.DataFrame()
+            made = Batch(frame, self.unread, self.positions)
+            self.clear()
         return made
 
 
@@ -709,18 +711,23 @@ class Client:
 
         self.consumer.incremental_unassign([TopicPartition(*reading.place)])
 
-    def sort(self, said: Iterable[Message]) -> _Heard:
+    def consume(self, most: int, within: float) -> list[Message]:
+        """What comes within some seconds."""
+        with _uncollected():
+            return self.consumer.consume(most, within)
+
+    def sort(self, said: Sequence[Message]) -> _Heard:
         """Part messages of one partition from what the client says of it.
 
         Raises:
             Unavailable: it cannot be read.
         """
-        from confluent_kafka import KafkaError
+        from confluent_kafka import KafkaError, Message
 
-        said = list(said)
-        messages = [m for m in said if m.error() is None]
+        errors = [error for error in map(Message.error, said) if error]
+        messages = [m for m in said if m.error() is None] if errors else said
         end, expired = None, False
-        for event in said if len(messages) < len(said) else ():
+        for event in said if errors else ():
             error = event.error()
             if error is None:
                 continue
@@ -778,8 +785,35 @@ def _noting(said: list[str]) -> Callable[[KafkaError], None]:
     return note
 
 
-def _place(message: Message) -> tuple[str, int]:
-    return message.topic(), message.partition()  # type: ignore[return-value]
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """Without Python's search for cycles, which messages never are in.
+
+    It would begin anew every few hundred of them and look at all that are there, again and again: a third
+    of all that an intake costs.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _by_place(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Sequence[Message]]]:
+    """Neighbours of one partition together, with their topic and partition.
+
+    The client's own methods are mapped: a function of Python's for each message costs as much again.
+    """
+    from confluent_kafka import Message
+
+    begin = 0
+    places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    for place, same in groupby(places):
+        end = begin + len(list(same))
+        yield place, messages[begin:end]  # type: ignore[misc]
+        begin = end
 
 
 def _passes(error: KafkaError) -> bool:
@@ -802,20 +836,22 @@ def _text(error: BaseException) -> str:
 
 def _frame(source: KafkaSource, runs: Sequence[tuple[Reading, int, Sequence[Message]]]) -> pl.DataFrame:
     """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
+    from confluent_kafka import Message
+
     messages = [m for _, _, run in runs for m in run]
     lengths = [len(run) for _, _, run in runs]
-    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
     epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
     told = {
         "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
         "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
         "_row": pl.Series(offsets + 1),
         "_offset": pl.Series(offsets + epochs),
-        "_key": pl.Series([m.key() for m in messages], dtype=pl.Binary),
-        "_headers": headers_of([_headers_of(m) for m in messages]),
+        "_key": pl.Series(list(map(Message.key, messages)), dtype=pl.Binary),
+        "_headers": headers_of(_headers(messages)),
         "_timestamp": _timestamps(messages),
     }
-    return framed(source, [m.value() for m in messages], told)
+    return framed(source, list(map(Message.value, messages)), told)
 
 
 def framed(
@@ -848,32 +884,42 @@ def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
     return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
 
 
-def _headers_of(message: Message) -> Sequence[Any]:
-    """A message's headers; the client cannot give any where one's name is not UTF-8."""
+def _headers(messages: Sequence[Message]) -> Sequence[Any]:
+    """The headers of each message; the client cannot give any where one's name is not UTF-8."""
+    from confluent_kafka import Message
+
+    def of_one(message: Message) -> Any:
+        try:
+            return message.headers()
+        except (SystemError, UnicodeDecodeError):
+            return [(_NOT_UTF8, None)]
+
     try:
-        return list(message.headers() or ())
+        return list(map(Message.headers, messages))
     except (SystemError, UnicodeDecodeError):
-        return [(_NOT_UTF8, None)]
+        return list(map(of_one, messages))
 
 
 def _timestamps(messages: Sequence[Message]) -> pl.Series:
     """When the messages were made or appended, by the topic's settings; null of old clients and of clocks
     that count something else than milliseconds."""
-    told = [m.timestamp() for m in messages]
-    milliseconds = np.fromiter((at for _, at in told), np.int64, len(told))
-    known = np.fromiter((kind for kind, _ in told), np.bool_, len(told))
+    from confluent_kafka import Message
+
+    kinds, times_told = zip(*map(Message.timestamp, messages), strict=True)
+    milliseconds = np.fromiter(times_told, np.int64, len(messages))
+    known = np.fromiter(kinds, np.bool_, len(messages))
     known &= (milliseconds >= 0) & (milliseconds < LAST_TIMESTAMP)
     times = pl.Series(np.where(known, milliseconds, 0) * 1000)
     return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
 
 
 def headers_of(given: Sequence[Any]) -> pl.Series:
-    """The headers of messages, a list for each; by way of Arrow, a value at a time is slow."""
+    """The headers of messages, a list or None for each; by way of Arrow, a value at a time is slow."""
     if not any(given):
         return pl.Series([[]], dtype=MESSAGE["_headers"]).new_from_index(0, len(given))
     import pyarrow as pa
 
-    flat = [header for headers in given for header in headers]
+    flat = [header for headers in given for header in headers or ()]
     pairs = pa.StructArray.from_arrays(
         [
             pa.array([key for key, _ in flat], pa.large_string()),
@@ -881,6 +927,6 @@ def headers_of(given: Sequence[Any]) -> pl.Series:
         ],
         ["key", "value"],
     )
-    ends = np.cumsum([0, *(len(headers) for headers in given)], dtype=np.int64)
+    ends = np.cumsum([0, *(len(headers or ()) for headers in given)], dtype=np.int64)
     lists: Any = pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(ends), pairs))
     return lists.cast(MESSAGE["_headers"])

@@ -281,9 +281,8 @@ def _booked(address: str, lake: Path) -> float:
 
 def _plain(address: str, lake: Path) -> float:
     """The same reading, judging and writing; nothing counted, no position, no look at dead letters."""
-    from deltalake import write_deltalake
-
-    from medallion_platform.lakehouse.lean import _appended
+    from medallion_platform.lakehouse.commit import _additions
+    from medallion_platform.lakehouse.lean import parts, write
     from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.pipeline.sift import bronze_schema, finish, judge
@@ -297,7 +296,10 @@ def _plain(address: str, lake: Path) -> float:
         known = pl.scan_delta(table).collect_schema()
         for batch in kafka.look(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
             rows = finish(source, run, judge(source, batch.frame, run.at).good, known)
-            write_deltalake(table, rows, mode="append", writer_properties=_appended())
+            by = source.contract.partitioned_by
+            root = str(lake / "bronze" / topic)
+            added = _additions([write(root, path, part, values) for path, values, part in parts(rows, by)])
+            table.create_write_transaction(added, "append", table.schema(), list(by))
         spent = cpu_seconds() - before
     return spent
 

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Event
-from types import ModuleType
 from typing import Any
 
 import confluent_kafka
@@ -36,16 +35,17 @@ from medallion_platform_tests.kafka.worker import Printing
 
 _IMPORTED = (confluent_kafka, polars)
 
-STEPS: dict[str, tuple[ModuleType, str]] = {
+STEPS: dict[str, tuple[Any, str]] = {
     "a look at the topic": (kafka, "look"),
     "judging": (steps, "sift"),
     "dead letters": (dead_letters, "append"),
     "rows and positions": (steps.lean, "append"),
-    "the commit itself": (deltalake, "write_deltalake"),
+    "their files": (steps.lean, "write"),
+    "the commit itself": (deltalake.DeltaTable, "create_write_transaction"),
 }
 """What happens between a message that was read and a position that is known, in this order."""
 
-STREAM_STEPS: dict[str, tuple[Any, str]] = STEPS | {
+STREAM_STEPS = STEPS | {
     "a look at the topic": (kafka.Follower, "poll"),
     "a whole batch": (worker, "intake"),
 }
@@ -71,7 +71,7 @@ def follow(broker: Broker, topic: str, lake: Path, aim: Aim) -> BaseProcess:
     return _forked(_follow, broker.address, topic, str(lake), aim)
 
 
-def load(steps: Mapping[str, tuple[ModuleType, str]], aim: Aim) -> None:
+def load(steps: Mapping[str, tuple[Any, str]], aim: Aim) -> None:
     """Put the shot into the step that is aimed at."""
     module, name = steps[aim.step]
     setattr(module, name, _shot(getattr(module, name), aim))
