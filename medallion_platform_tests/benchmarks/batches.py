@@ -17,9 +17,11 @@ from statistics import median
 
 import polars as pl
 
+from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import Kept, intake
 from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.stream import COMPACT_EVERY
 from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, Position
 from medallion_platform.sources.kafka import KafkaSource
@@ -59,12 +61,16 @@ class _Came:
 
 
 def growth(rounds: int, most: int = 1000) -> list[dict[str, str]]:
-    """Milliseconds of one batch, medians: by a worker, and by a run that begins with it."""
+    """Milliseconds of one batch, medians: by a worker, and by a run that begins with it.
+
+    One table of many commits has its files merged now and then, as a worker does beside its intake.
+    """
     few = most // 100
-    return [_costs(rounds, commits, days) for commits, days in ((few, 1), (most, 1), (few, most))]
+    sizes = ((few, 1, False), (most, 1, True), (most, 1, False), (few, most, False))
+    return [_costs(rounds, commits, days, merged) for commits, days, merged in sizes]
 
 
-def _costs(rounds: int, commits: int, days: int) -> dict[str, str]:
+def _costs(rounds: int, commits: int, days: int, merged: bool) -> dict[str, str]:
     source = _source("events", "nowhere:9092")
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))
@@ -79,6 +85,8 @@ def _costs(rounds: int, commits: int, days: int) -> dict[str, str]:
         take([_NOW - timedelta(days=n) for n in range(days)], worker)
         for n in range(commits - 1):
             take([_NOW - timedelta(minutes=n % 600)], worker)
+            if merged and n % COMPACT_EVERY == 0:
+                maintenance.optimize(lake, source.table)
         table = lake.open(source.table)
         assert table
         counted = {"commits": commits, "partitions": days, "files": len(table.file_uris())}

@@ -20,10 +20,10 @@ from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lean import write
 from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.intake import IntakeFailed, Kept, intake, refuse_unaccounted
-from medallion_platform.lakehouse.lean import write
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.kafka_on_spark import NotForSpark, for_java
