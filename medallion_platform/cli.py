@@ -308,6 +308,7 @@ def stream(
         there = f"there are {', '.join(topics)}" if topics else "this installation has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
     settings = _settings(home)
+    _prove(settings)
     _quiet()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("medallion").setLevel(logging.INFO)

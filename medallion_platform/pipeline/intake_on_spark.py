@@ -57,12 +57,12 @@ from medallion_platform.pipeline.intake import (
 )
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages, write
-from medallion_platform.pipeline.stream import _PAUSE, Upkeep
+from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
 from medallion_platform.sources.kafka_on_spark import NotForSpark, options, places
-from medallion_platform.storage import store
+from medallion_platform.storage import of_request, store
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -148,9 +148,11 @@ def stream(
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
             except (MovedOn, Fenced):
                 watch.idle()
-            except Unavailable as error:
-                watch.waits(str(error))
-                stop.wait(_PAUSE)
+            except Exception as error:
+                if not (why := why_to_wait(error)):
+                    raise
+                watch.waits(why)
+                stop.wait(PAUSE)
 
 
 def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:
@@ -220,6 +222,8 @@ class _Batches:
 
     def _in_words(self, error: PySparkException) -> Exception:
         text = str(error)
+        if of_request(error):
+            return error
         if _LOST in text:
             return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")
         if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs

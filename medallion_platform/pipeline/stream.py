@@ -1,5 +1,6 @@
 """Follow a source: intake after intake by one worker, until it is told to stop.
 
+A source or a bucket that gives no answer is waited for.
 Nothing is kept between two batches but how large the next one may be: a worker that is killed at any
 instant is replaced by another one, which begins where the table is.
 """
@@ -23,15 +24,16 @@ from medallion_platform.pipeline.intake import BATCH_BYTES, Kept, Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
+from medallion_platform.storage import of_request, reason
 
 WITHIN = 0.2
 """Seconds for which messages gather into one commit."""
 COMPACT_EVERY = 100
 """Commits, after which the small files that they left are merged."""
+PAUSE = 1.0
+"""Seconds before a source or a bucket that could not be reached is tried again."""
 
 _LOG = logging.getLogger("medallion.stream")
-_PAUSE = 1.0
-"""Seconds before a source that could not be reached is tried again."""
 _SMOOTH = 0.2
 _MEMORY_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
@@ -105,16 +107,29 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             except (Fenced, MovedOn):
                 follower.begin_anew()
                 watch.idle()
-            except Unavailable as error:
+            except Exception as error:
+                if not (why := why_to_wait(error)):
+                    raise
                 follower.begin_anew()
-                watch.waits(str(error))
-                stop.wait(_PAUSE)
+                watch.waits(why)
+                stop.wait(PAUSE)
             else:
                 now = time.monotonic()
                 behind = follower.behind()
                 pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
                 watch.taken(taken, behind)
                 upkeep.committed()
+
+
+def why_to_wait(error: Exception) -> str:
+    """What a worker that failed waits for, in one sentence; empty where it would wait in vain."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if of_request(error):
+        return (
+            f"a request to the bucket failed: {reason(error)}; what was taken in is safe, it is tried again"
+        )
+    return ""
 
 
 class Upkeep:

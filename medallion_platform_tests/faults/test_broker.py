@@ -45,7 +45,7 @@ class Sending:
         self._producer = Producer(
             {"bootstrap.servers": broker.address, "enable.idempotence": True, "linger.ms": 5, "log_level": 0}
         )
-        self._thread = Thread(target=self._send)
+        self._thread = Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def _send(self) -> None:

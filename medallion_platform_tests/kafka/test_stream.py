@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -39,15 +39,27 @@ class Worker:
     """A worker in a process of its own."""
 
     def __init__(
-        self, broker: Broker, topic: str, lake: Path, contract: str = "keyless", engine: str = "lean"
+        self,
+        broker: Broker,
+        topic: str,
+        lake: Path | str,
+        contract: str = "keyless",
+        engine: str = "lean",
+        home: Path | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> None:
-        self.log = lake.parent / f"worker-{uuid.uuid4().hex[:6]}.log"
+        """home: for its log and temporary files; beside the lake, where that is a folder.
+
+        told: further variables of its environment.
+        """
+        home = home or Path(lake).parent
+        self.log = home / f"worker-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(WORKER), broker.address, topic, str(lake), contract, engine],
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "TMPDIR": str(lake.parent)},
+                env={**os.environ, **(told or {}), "TMPDIR": str(home)},
             )
 
     def said(self) -> str:
