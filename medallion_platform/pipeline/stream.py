@@ -159,7 +159,8 @@ class Upkeep:
                 if self._lake.exists(name):
                     maintenance.optimize(self._lake, name)
             except Exception as error:  # it is put off
-                _LOG.warning("the small files of %s are left for later: %s", name, error)
+                why = why_to_wait(error) or error
+                _LOG.warning("the small files of %s are left for later: %s", name, why)
 
 
 @dataclass

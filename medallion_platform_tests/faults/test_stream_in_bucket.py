@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import time
 from itertools import count
@@ -15,9 +17,19 @@ from medallion_platform_tests.faults.test_broker import Sending
 from medallion_platform_tests.faults.test_bucket import Weather
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import conserved, ids
-from medallion_platform_tests.kafka.test_stream import Worker, until, workers
+from medallion_platform_tests.kafka.test_stream import Worker, region, streaming, until, workers
 from medallion_platform_tests.s3.conftest import bucket
-from medallion_platform_tests.s3.server import EXPIRED, SKEWED, SLOW_DOWN, Refusal, Request, Server, proxy
+from medallion_platform_tests.s3.credentials import expiring
+from medallion_platform_tests.s3.server import (
+    EXPIRED,
+    KEYS,
+    SKEWED,
+    SLOW_DOWN,
+    Refusal,
+    Request,
+    Server,
+    proxy,
+)
 
 __all__ = ["bucket"]
 
@@ -77,3 +89,31 @@ def test_a_bucket_in_bad_weather_under_a_worker(
     assert min(weather.met.get(kind, 0) for kind in ("lost", "refused", "slow")) > 0, weather.met
     assert ids(lake) == sorted(acknowledged)
     conserved(lake)
+
+
+def test_credentials_that_expire_under_a_worker_are_renewed(
+    server: Server, bucket: str, broker: Broker, tmp_path: Path
+) -> None:
+    """Each client asks for new ones by itself: delta-rs, obstore and Polars, and S3A for the refresh."""
+    broker.create("clickstream.public.regions")
+    lake, log, sent = Lake(f"{bucket}/lake"), tmp_path / "said.log", 0
+    with expiring(tmp_path) as credentials, proxy(server, credentials.refuse) as through:
+        told = {**os.environ, **through.environment, **credentials.environment}
+        told |= {"MEDALLION_LAKE": str(lake.root), "MEDALLION_HOME": str(tmp_path)}
+        told["MEDALLION_KAFKA"] = json.dumps({"bootstrap.servers": broker.address})
+        for name in KEYS:
+            del told[name]
+        with streaming(told, log) as process:
+            end = time.monotonic() + 180
+            while lake.rows("silver.regions") < sent or sent < 2 or not credentials.outlived:
+                if lake.rows("silver.regions") == sent:
+                    broker.send("clickstream.public.regions", [region(f"R{sent}")])
+                    sent += 1
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, log.read_text()
+    assert lake.rows("bronze.regions") == sent
+    assert {"object_store", "polars", "aws-sdk-java"} <= set(credentials.used)
+    assert "Traceback" not in log.read_text()

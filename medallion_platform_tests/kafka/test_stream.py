@@ -296,8 +296,31 @@ def test_small_files_are_merged_while_a_worker_writes(broker: Broker, topic: str
     assert len(set(ids(lake))) == 300
 
 
-REGION = {"region_code": "EU", "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
 MEDALLION = str(Path(sys.executable).with_name("medallion"))
+
+
+def region(code: str) -> bytes:
+    """A change event of `clickstream.public.regions`: a new one."""
+    after = {"region_code": code, "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
+    told = {"before": None, "op": "c", "source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
+    return json.dumps({**told, "after": after}).encode()
+
+
+@contextmanager
+def streaming(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command that follows the regions and refreshes what is behind them; ended whatever happens."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [MEDALLION, "stream", "clickstream.regions", "--refresh", "--port", "0"],
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.broker
@@ -313,23 +336,14 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
         "MEDALLION_HOME": str(tmp_path),
         "MEDALLION_LANDING": str(tmp_path),
     }
-    told = {"before": None, "op": "c", "source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
 
     def send(code: str) -> None:
-        change = {**told, "after": {**REGION, "region_code": code}}
-        broker.send("clickstream.public.regions", [json.dumps(change).encode(), b"{"])
+        broker.send("clickstream.public.regions", [region(code), b"{"])
 
     send("EU")
     subprocess.run([MEDALLION, "run"], env=environment, check=True, capture_output=True, timeout=200)
     assert lake.rows("silver.regions") == 1
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [MEDALLION, "stream", "clickstream.regions", "--refresh", "--port", "0"],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    try:
+    with streaming(environment, log) as process:
         send("US")
         end = time.monotonic() + 2 * PATIENCE
         while lake.rows("silver.regions") < 2:
@@ -346,9 +360,6 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
             assert line in metrics
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
     assert "Traceback" not in log.read_text()
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as on:
         for key in (["bronze", "regions"], ["silver", "regions"]):
