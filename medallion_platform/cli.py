@@ -297,6 +297,7 @@ def stream(
     import logging
 
     from medallion_platform.definitions import catalog, lakehouse_of
+    from medallion_platform.lakehouse.damage import DamagedFile
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
@@ -325,7 +326,7 @@ def stream(
     with runs.instance(settings.dagster_home) as on:
         try:
             follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
-        except IntakeFailed as error:
+        except (IntakeFailed, DamagedFile) as error:
             raise Stop(str(error)) from None
 
 

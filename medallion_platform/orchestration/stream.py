@@ -55,6 +55,7 @@ def follow(
     refreshing: bring the silver tables behind the source up to date as well, in a warm Spark session.
 
     Raises:
+        DamagedFile: a data file of the table is gone or damaged.
         IntakeFailed: what came cannot be taken in before somebody mends it.
     """
     stop = Event()

@@ -37,6 +37,7 @@ from medallion_platform.lakehouse.commit import (
     staged_files,
 )
 from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lean import add_columns, key_rows
@@ -90,6 +91,7 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
     """Take in what the topics hold.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         Fenced: others wrote to the table at the same time, again and again; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
@@ -128,6 +130,7 @@ def stream(
     """Take in what comes until `stop` is set; the batch that is being taken is finished first.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
@@ -239,8 +242,10 @@ class _Batches:
         with self._busy:
             if self._ended or self._failed:
                 return
+            table = self.source.table
             try:
-                self._commit(messages, _ends(checkpoint, batch))
+                with telling_damage(self.lake, (table, dead_letters.name(table))):
+                    self._commit(messages, _ends(checkpoint, batch))
             except Exception as error:  # thrown through the JVM it would be another one
                 self._failed = self._in_words(error) if _is_sparks(error) else error
 

@@ -90,6 +90,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
     run: who takes the next batch, and when.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
