@@ -297,6 +297,7 @@ def stream(
     import logging
 
     from medallion_platform.definitions import catalog, lakehouse_of
+    from medallion_platform.lakehouse.damage import DamagedFile
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
@@ -308,6 +309,7 @@ def stream(
         there = f"there are {', '.join(topics)}" if topics else "this installation has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
     settings = _settings(home)
+    _prove(settings)
     _quiet()
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("medallion").setLevel(logging.INFO)
@@ -324,7 +326,7 @@ def stream(
     with runs.instance(settings.dagster_home) as on:
         try:
             follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
-        except IntakeFailed as error:
+        except (IntakeFailed, DamagedFile) as error:
             raise Stop(str(error)) from None
 
 

@@ -139,8 +139,9 @@ def prove(root: str) -> None:
 
 
 def of_request(error: BaseException) -> bool:
-    """Whether an error is of a request to a bucket, and not of what was read."""
-    return any(mark in str(error) for mark in ("Error performing", "(Service: S3, "))
+    """Whether an error is of a request to a bucket, and not of what was read, or is not there to be read."""
+    text = str(error)
+    return "NoSuchKey" not in text and any(mark in text for mark in ("Error performing", "(Service: S3, "))
 
 
 def reason(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken
 from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
-from medallion_platform.pipeline.stream import stream
+from medallion_platform.pipeline.stream import stream, why_to_wait
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.kafka import Attendance, Follower, KafkaSource, group_of
 
@@ -55,6 +55,7 @@ def follow(
     refreshing: bring the silver tables behind the source up to date as well, in a warm Spark session.
 
     Raises:
+        DamagedFile: a data file of the table is gone or damaged.
         IntakeFailed: what came cannot be taken in before somebody mends it.
     """
     stop = Event()
@@ -184,7 +185,7 @@ def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop:
             for event in events:
                 on.report_runless_asset_event(event)
         except Exception as error:  # the intake goes on without Dagster; what it did is in the commits
-            _LOG.warning("Dagster was not told of all that was done: %s", error)
+            _LOG.warning("Dagster was not told of all that was done: %s", why_to_wait(error) or error)
         if ended:
             return
 
@@ -213,6 +214,6 @@ def _refresh(
             stop.wait(_LOOK_EVERY)
             worker.arrived.set()
         except Exception as error:  # the intake goes on; silver follows with the next batch or run
-            _LOG.warning("silver is behind: %s", error)
+            _LOG.warning("silver is behind: %s", why_to_wait(error) or error)
             stop.wait(REPORT_EVERY)
             worker.arrived.set()

@@ -27,6 +27,7 @@ import polars as pl
 from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse.commit import Fenced, commit, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow
@@ -152,6 +153,7 @@ def intake(
     kept: what intakes before left open, of the same table.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         Fenced: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
     """
@@ -234,7 +236,8 @@ def _take_after_others(
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise Fenced(f"{source.table}: another intake has moved on; run it again")
         try:
-            return _take(source, table, lake, run, batch, kept)
+            with telling_damage(lake, (source.table, dead_letters.name(source.table))):
+                return _take(source, table, lake, run, batch, kept)
         except Fenced:
             if attempt + 1 == _ATTEMPTS:
                 raise

@@ -36,6 +36,7 @@ from medallion_platform.lakehouse.commit import (
     staged_files,
 )
 from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lean import add_columns, key_rows, write
@@ -56,12 +57,12 @@ from medallion_platform.pipeline.intake import (
 )
 from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages
-from medallion_platform.pipeline.stream import _PAUSE, Upkeep
+from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics
 from medallion_platform.sources.kafka_on_spark import NotForSpark, options, places
-from medallion_platform.storage import store
+from medallion_platform.storage import of_request, store
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -89,6 +90,7 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
     """Take in what the topics hold.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         Fenced: others wrote to the table at the same time, again and again; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
@@ -127,6 +129,7 @@ def stream(
     """Take in what comes until `stop` is set; the batch that is being taken is finished first.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
@@ -147,9 +150,11 @@ def stream(
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
             except (MovedOn, Fenced):
                 watch.idle()
-            except Unavailable as error:
-                watch.waits(str(error))
-                stop.wait(_PAUSE)
+            except Exception as error:
+                if not (why := why_to_wait(error)):
+                    raise
+                watch.waits(why)
+                stop.wait(PAUSE)
 
 
 def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:
@@ -219,6 +224,8 @@ class _Batches:
 
     def _in_words(self, error: PySparkException) -> Exception:
         text = str(error)
+        if of_request(error):
+            return error
         if _LOST in text:
             return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")
         if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs
@@ -234,8 +241,10 @@ class _Batches:
         with self._busy:
             if self._ended or self._failed:
                 return
+            table = self.source.table
             try:
-                self._commit(messages, _ends(checkpoint, batch))
+                with telling_damage(self.lake, (table, dead_letters.name(table))):
+                    self._commit(messages, _ends(checkpoint, batch))
             except Exception as error:  # thrown through the JVM it would be another one
                 self._failed = self._in_words(error) if _is_sparks(error) else error
 

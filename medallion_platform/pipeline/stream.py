@@ -1,7 +1,8 @@
 """Follow a source: intake after intake by one worker, until it is told to stop.
 
-Nothing is kept between two batches but how large the next one may be: a worker that is killed at any
-instant is replaced by another one, which begins where the table is.
+A source or a bucket that gives no answer is waited for. Nothing is kept between two batches but how large
+the next one may be: a worker that is killed at any instant is replaced by another one, which begins where
+the table is.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from medallion_platform.pipeline.intake import BATCH_BYTES, Kept, Taken, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
+from medallion_platform.storage import of_request, reason
 
 WITHIN = 0.2
 """Seconds for which messages gather into one commit."""
 COMPACT_EVERY = 100
 """Commits, after which the small files that they left are merged."""
+PAUSE = 1.0
+"""Seconds before a source or a bucket that could not be reached is tried again."""
 
 _LOG = logging.getLogger("medallion.stream")
-_PAUSE = 1.0
-"""Seconds before a source that could not be reached is tried again."""
 _SMOOTH = 0.2
 _MEMORY_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
@@ -89,6 +91,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
     run: who takes the next batch, and when.
 
     Raises:
+        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
@@ -106,16 +109,29 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             except (Fenced, MovedOn):
                 follower.begin_anew()
                 watch.idle()
-            except Unavailable as error:
+            except Exception as error:
+                if not (why := why_to_wait(error)):
+                    raise
                 follower.begin_anew()
-                watch.waits(str(error))
-                stop.wait(_PAUSE)
+                watch.waits(why)
+                stop.wait(PAUSE)
             else:
                 now = time.monotonic()
                 behind = follower.behind()
                 pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
                 watch.taken(taken, behind)
                 upkeep.committed()
+
+
+def why_to_wait(error: Exception) -> str:
+    """What a worker that failed waits for, in one sentence; empty where it would wait in vain."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if of_request(error):
+        return (
+            f"a request to the bucket failed: {reason(error)}; what was taken in is safe, it is tried again"
+        )
+    return ""
 
 
 class Upkeep:
@@ -146,7 +162,8 @@ class Upkeep:
                     maintenance.optimize(self._lake, name)
                     roll_up(self._lake.path(name))
             except Exception as error:  # it is put off
-                _LOG.warning("the small files of %s are left for later: %s", name, error)
+                why = why_to_wait(error) or error
+                _LOG.warning("the small files of %s are left for later: %s", name, why)
 
 
 @dataclass

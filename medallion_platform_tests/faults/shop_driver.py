@@ -1,8 +1,8 @@
 """Keeps a shop in a process of its own, as it is told line by line: `shop_driver.py ROOT [STEP CALL after]`.
 
-`take` takes in what landed, `refresh` brings all tables up to date. The answer to each is a line of
-JSON: null, or the one sentence that a person would read. Where a step is named, the process kills itself
-before or after the so manieth call of it.
+`take` takes in what landed, `refresh` brings all tables up to date, `rebuild` makes the events anew. The
+answer to each is a line of JSON: null, or the one sentence that a person would read. Where a step is named,
+the process kills itself before or after the so manieth call of it.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
     from medallion_platform.cli import _in_words
     from medallion_platform.pipeline.refresh import RefreshFailed
-    from medallion_platform_tests.pipeline.shop import bring_all, take_all
+    from medallion_platform_tests.pipeline import shop
+    from medallion_platform_tests.pipeline.shop import bring, bring_all, take_all
 
     small = small_shop()
     if shot:
@@ -125,8 +126,11 @@ def main(root: str, *shot: str) -> None:
     for line in sys.stdin:
         said: Any = None
         try:
-            if line.strip() == "take":
+            todo = line.strip()
+            if todo == "take":
                 take_all(zone)
+            elif todo == "rebuild":
+                bring(shop.events, zone.lake, _session(root), small, rebuild=True)
             else:
                 bring_all(zone.lake, _session(root), small)
         except RefreshFailed as error:

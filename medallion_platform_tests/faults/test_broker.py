@@ -11,20 +11,29 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from confluent_kafka import KafkaError, Producer
 
+from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import replay
 from medallion_platform.sources import kafka
+from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, rows, source_of, take
 from medallion_platform_tests.kafka.test_stream import Worker, until, workers
+from medallion_platform_tests.pipeline import shop
+from medallion_platform_tests.pipeline.toy import RUN, Row, Zone
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -45,7 +54,7 @@ class Sending:
         self._producer = Producer(
             {"bootstrap.servers": broker.address, "enable.idempotence": True, "linger.ms": 5, "log_level": 0}
         )
-        self._thread = Thread(target=self._send)
+        self._thread = Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def _send(self) -> None:
@@ -223,3 +232,47 @@ def test_a_machine_whose_clock_jumps_loses_and_doubles_nothing(
     assert (again.counts.written, again.still_dead) == (10, 0)
     assert ids(lake) == [f"{n}-{i}" for n in range(len(jumps)) for i in range(5)]
     assert letters(lake).is_empty()
+
+
+def test_records_that_come_hours_and_days_late_reach_their_silver_partitions(
+    broker: Broker, topic: str, tmp_path: Path, spark: SparkSession
+) -> None:
+    """Only the days that late records belong to are refreshed. A key that comes again is a duplicate within
+    the watermark of any row that is there, however late both are, and a new event outside of it.
+    """
+    broker.create(topic, 2)
+    source = KafkaSource.of(shop.EVENTS, topics=(topic,), settings={"bootstrap.servers": broker.address})
+    catalog = Catalog((source, shop.USERS), (shop.history, shop.events, shop.days))
+    zone = Zone(tmp_path)
+    lake, table = zone.lake, source.table
+    zone.json("users/1.json", [shop.change("u", 1, 0, "gold"), shop.change("u", 2, 3, "blue")])
+    zone.take(shop.USERS)
+
+    def arrive(*records: Row) -> tuple[Counts, set[str]]:
+        """The counts of an intake, and the days of silver that the refresh after it made."""
+        for n, record in enumerate(records):
+            broker.send(topic, [record.text], n % 2)
+        counts = intake(kafka.look(source), lake, RUN, batch_rows=3).counts
+        done = shop.bring_all(lake, spark, catalog)[1].record
+        assert done
+        return counts, set(done.units)
+
+    def at(key: str, day: int, hour: float) -> Row:
+        return shop.event(key, day, round(hour * 60), user_id="u", amount=len(key))
+
+    counts, made = arrive(*(at(f"e{n}", 9, 12) for n in range(8)))
+    assert (counts.written, made) == (8, {"2026-01-14"})
+    late = [at("hours", 9, 3), at("a day", 8, 12), at("days", 1, 12), at("days too", 1, 13)]
+    again = [at("e0", 9, 12.1), at("e1", 9, 11.9)]
+    anew = [at("e2", 9, 11), at("e3", 2, 12)]
+    counts, made = arrive(*late, *again, *anew)
+    assert (counts.written, counts.duplicate) == (6, 2)
+    assert made == {"2026-01-14", "2026-01-13", "2026-01-06", "2026-01-07"}
+    counts, made = arrive(at("days", 1, 12.1), at("days", 1, 14), at("last", 0, 0))
+    assert (counts.written, counts.duplicate) == (2, 1)
+    assert made == {"2026-01-05", "2026-01-06"}
+    there = pl.read_delta(lake.path(table)).select("event_id", "event_timestamp")
+    assert there.height == there.n_unique() == 16
+    assert {(r.key, r.time) for r in [*late, *anew]} < set(there.rows())
+    fresh = shop.rebuilt(lake, spark, tmp_path / "rebuilt", catalog)
+    shop.assert_same(lake, fresh, catalog.tables)

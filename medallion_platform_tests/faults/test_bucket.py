@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.faults.shop_driver import Shop, small_shop
-from medallion_platform_tests.pipeline.shop import EVENTS, assert_same, change, event
+from medallion_platform_tests.faults.test_files import damaged
+from medallion_platform_tests.pipeline.shop import EVENTS, assert_same, change, content, event
 from medallion_platform_tests.pipeline.toy import Row, bad, check
 from medallion_platform_tests.s3.server import EXPIRED, SKEWED, SLOW_DOWN, Refusal, Request, Server, proxy
 from medallion_platform_tests.s3.zone import BucketZone
@@ -115,8 +117,9 @@ def kept(server: Server) -> Iterator[Kept]:
     weather = Weather()
     with proxy(server, weather) as through, Shop(root, through.environment) as shop:
         opened = Kept(BucketZone(root), shop, weather, folder)
-        opened.deliver()
-        assert shop("take") is None
+        for _ in range(2):
+            opened.deliver()
+            assert shop("take") is None
         assert shop("refresh") is None
         yield opened
 
@@ -145,3 +148,21 @@ def test_a_bucket_in_bad_weather_loses_and_doubles_nothing(
                     assert "again" in why, why
     assert min(weather.met.get(kind, 0) for kind in ("lost", "refused", "slow")) > 2, weather.met
     kept.proven(tmp_path)
+
+
+def test_a_damaged_file_stops_a_refresh_with_its_name_and_no_damage(kept: Kept, long: bool) -> None:
+    kept.weather.calm()
+    lake = kept.zone.lake
+    maintenance.optimize(lake, "bronze.events")
+    rows = content(lake, "silver.events")
+    for damage in ("gone", "cut", "a bit flipped") if long else ("a bit flipped",):
+        version = lake.version("silver.events")
+        with damaged(lake, "bronze.events", damage) as file:
+            said = kept.shop("rebuild")
+            assert said
+            assert said.startswith(f"DamagedFile: bronze.events: its data file {file} is ")
+            assert "Nothing was written" in said
+            assert "\n" not in said
+            assert lake.version("silver.events") == version
+        assert kept.shop("rebuild") is None
+        assert content(lake, "silver.events") == rows

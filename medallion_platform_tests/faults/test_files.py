@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,6 +20,7 @@ from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.damage import DamagedFile, verify_all
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.storage import store
 from medallion_platform_tests.pipeline.shop import (
     EVENTS,
     USERS,
@@ -33,10 +35,14 @@ from medallion_platform_tests.pipeline.shop import (
     rebuilt,
     take_all,
 )
-from medallion_platform_tests.pipeline.toy import Zone
+from medallion_platform_tests.pipeline.toy import Zone, check, good
+from medallion_platform_tests.s3.conftest import bucket
+from medallion_platform_tests.s3.zone import BucketZone
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+__all__ = ["bucket"]
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 SHOP = Catalog((EVENTS, USERS), (history, events, days))
@@ -74,17 +80,37 @@ def data_files(lake: Lake, table: str) -> list[Path]:
     return [Path(lake.path(table)) / unquote(f["path"]) for f in files_of(found)]
 
 
-def flip(file: Path, at: int, bit: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[at] ^= 1 << bit
-    file.write_bytes(content)
+def flipped(content: bytes, at: int, bit: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
 
 
-def within(file: Path, column: str) -> int:
+def within(content: bytes, column: str) -> int:
     """A byte of the values of a column: its last one. The checksum is not of a page's header."""
-    group = pq.read_metadata(file).row_group(0)
+    group = pq.read_metadata(pa.BufferReader(content)).row_group(0)
     (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
     return (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1
+
+
+@contextmanager
+def damaged(lake: Lake, table: str, damage: str) -> Iterator[str]:
+    """Where a table's data file is that is gone, cut, or has a bit turned over until the end.
+
+    The largest one, of those with checksums where there are any.
+    """
+    found = lake.open(table)
+    assert found
+    root = lake.path(table)
+    file = max(files_of(found), key=lambda f: ("clustered" in f["path"], f["size_bytes"]))
+    path = unquote(file["path"])
+    whole = store(root).get(path).bytes().to_bytes()
+    if damage == "gone":
+        store(root).delete(path)
+    elif damage == "cut":
+        store(root).put(path, whole[: len(whole) // 2])
+    else:
+        store(root).put(path, flipped(whole, within(whole, "amount"), 4))  # a column that is read
+    yield f"{root}/{path}"
+    store(root).put(path, whole)
 
 
 def log(lake: Lake, table: str) -> list[str]:
@@ -101,30 +127,41 @@ def test_a_damaged_file_stops_with_its_name_and_no_damage(
     reader = {"bronze.events": events, "silver.events": days}[table]
     if reader is days:
         bring(events, lake, spark, SHOP)
-    file = max(data_files(lake, table), key=lambda f: f.stat().st_size)
-    whole = file.read_bytes()
-    if damage == "gone":
-        file.unlink()
-    elif damage == "cut":
-        file.write_bytes(whole[: len(whole) // 2])
-    else:
-        flip(file, within(file, "amount"), 4)  # a column that is read
-    before = log(lake, reader.name)
-    with pytest.raises(DamagedFile) as caught:
-        bring(reader, lake, spark, SHOP, rebuild=True)
-    said = str(caught.value)
-    assert said.startswith(f"{table}: its data file {file} is ")
-    assert "Nothing was written" in said
-    assert "\n" not in said
-    assert log(lake, reader.name) == before
-    if table == "bronze.events":
-        assert "backup" in said
-        file.write_bytes(whole)
-    else:
-        assert "rebuild: true" in said
-        bring(events, lake, spark, SHOP, rebuild=True)
+    with damaged(lake, table, damage) as file:
+        before = log(lake, reader.name)
+        with pytest.raises(DamagedFile) as caught:
+            bring(reader, lake, spark, SHOP, rebuild=True)
+        said = str(caught.value)
+        assert said.startswith(f"{table}: its data file {file} is ")
+        assert "Nothing was written" in said
+        assert "\n" not in said
+        assert log(lake, reader.name) == before
+        if table == "bronze.events":
+            assert "backup" in said
+        else:
+            assert "rebuild: true" in said
+            bring(events, lake, spark, SHOP, rebuild=True)
     bring_all(lake, spark, SHOP)
     assert_same(lake, rebuilt(lake, spark, tmp_path / "rebuilt", SHOP), SHOP.tables)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_an_intake_that_looks_duplicates_up_in_a_damaged_file_stops_with_its_name(
+    request: pytest.FixtureRequest, tmp_path: Path, where: str, damage: str
+) -> None:
+    toy: Any = BucketZone(request.getfixturevalue("bucket")) if where == "bucket" else Zone(tmp_path)
+    toy.csv("events/1.csv", [good("a"), good("b", 1)])
+    toy.take()
+    toy.csv("events/2.csv", [good("a", 2), good("c", 3)])
+    before = toy.lake.version("bronze.events")
+    with damaged(toy.lake, "bronze.events", damage) as file:
+        with pytest.raises(DamagedFile) as caught:
+            toy.take()
+        assert str(caught.value).startswith(f"bronze.events: its data file {file} is ")
+        assert toy.lake.version("bronze.events") == before
+    assert toy.take().counts.duplicate == 1
+    check(toy)
 
 
 def test_no_bit_that_turned_over_becomes_a_row(zone: Zone, spark: SparkSession, long: bool) -> None:
@@ -137,7 +174,7 @@ def test_no_bit_that_turned_over_becomes_a_row(zone: Zone, spark: SparkSession, 
         whole = file.read_bytes()
         good = sorted(map(str, spark.read.parquet(str(file)).collect()))
         for _ in range(100 if long else 20):
-            flip(file, chance.randrange(len(whole)), chance.randrange(8))
+            file.write_bytes(flipped(whole, chance.randrange(len(whole)), chance.randrange(8)))
             try:
                 read = spark.read.parquet(str(file)).collect()
             except Exception:
@@ -150,7 +187,8 @@ def test_clustering_gives_no_new_checksum_to_what_is_damaged(zone: Zone) -> None
     lake = zone.lake
     file = next(f for f in data_files(lake, "bronze.events") if "01-05/clustered" in str(f))
     verify_all(lake, "bronze.events")
-    flip(file, within(file, "_payload"), 1)
+    whole = file.read_bytes()
+    file.write_bytes(flipped(whole, within(whole, "_payload"), 1))
     before = log(lake, "bronze.events")
     with pytest.raises(DamagedFile, match=file.name):
         maintenance.optimize(lake, "bronze.events", ("event_id",))

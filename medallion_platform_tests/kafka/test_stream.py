@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -39,15 +39,27 @@ class Worker:
     """A worker in a process of its own."""
 
     def __init__(
-        self, broker: Broker, topic: str, lake: Path, contract: str = "keyless", engine: str = "lean"
+        self,
+        broker: Broker,
+        topic: str,
+        lake: Path | str,
+        contract: str = "keyless",
+        engine: str = "lean",
+        home: Path | None = None,
+        told: Mapping[str, str] | None = None,
     ) -> None:
-        self.log = lake.parent / f"worker-{uuid.uuid4().hex[:6]}.log"
+        """home: for its log and temporary files; beside the lake, where that is a folder.
+
+        told: further variables of its environment.
+        """
+        home = home or Path(lake).parent
+        self.log = home / f"worker-{uuid.uuid4().hex[:6]}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(WORKER), broker.address, topic, str(lake), contract, engine],
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "TMPDIR": str(lake.parent)},
+                env={**os.environ, **(told or {}), "TMPDIR": str(home)},
             )
 
     def said(self) -> str:
@@ -284,8 +296,31 @@ def test_small_files_are_merged_while_a_worker_writes(broker: Broker, topic: str
     assert len(set(ids(lake))) == 300
 
 
-REGION = {"region_code": "EU", "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
 MEDALLION = str(Path(sys.executable).with_name("medallion"))
+
+
+def region(code: str) -> bytes:
+    """A change event of `clickstream.public.regions`: a new one."""
+    after = {"region_code": code, "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
+    told = {"before": None, "op": "c", "source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
+    return json.dumps({**told, "after": after}).encode()
+
+
+@contextmanager
+def streaming(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command that follows the regions and refreshes what is behind them; ended whatever happens."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [MEDALLION, "stream", "clickstream.regions", "--refresh", "--port", "0"],
+            env=environment,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.broker
@@ -301,23 +336,14 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
         "MEDALLION_HOME": str(tmp_path),
         "MEDALLION_LANDING": str(tmp_path),
     }
-    told = {"before": None, "op": "c", "source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
 
     def send(code: str) -> None:
-        change = {**told, "after": {**REGION, "region_code": code}}
-        broker.send("clickstream.public.regions", [json.dumps(change).encode(), b"{"])
+        broker.send("clickstream.public.regions", [region(code), b"{"])
 
     send("EU")
     subprocess.run([MEDALLION, "run"], env=environment, check=True, capture_output=True, timeout=200)
     assert lake.rows("silver.regions") == 1
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [MEDALLION, "stream", "clickstream.regions", "--refresh", "--port", "0"],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    try:
+    with streaming(environment, log) as process:
         send("US")
         end = time.monotonic() + 2 * PATIENCE
         while lake.rows("silver.regions") < 2:
@@ -334,9 +360,6 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
             assert line in metrics
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
     assert "Traceback" not in log.read_text()
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as on:
         for key in (["bronze", "regions"], ["silver", "regions"]):

@@ -9,13 +9,14 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from medallion_platform.jars import DELTA, KAFKA, jars
+from medallion_platform.jars import jars_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import session
 from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.sources.kafka import Follower, group_of
+from medallion_platform.storage import spark_settings
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of
 from medallion_platform_tests.pipeline.toy import EVENTS
@@ -40,14 +41,14 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     contract = EVENTS if keyed == "keyed" else KEYLESS
     source = source_of(Broker(address, None), topic, contract=contract)  # type: ignore[arg-type]
-    lake = Lake(Path(root))
+    lake = Lake(root)
 
     def run() -> Run:
         return Run.now(f"worker-{topic}")
 
     print("begins", flush=True)
     if engine == "spark":
-        spark = session(jars((*DELTA, *KAFKA)), cores=2)
+        spark = session(jars_of(root, topics=True), spark_settings(root), cores=2)
         intake_on_spark.stream(source, lake, spark, run, stop, Printing())
     else:
         follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))

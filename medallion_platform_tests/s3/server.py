@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from medallion_platform.settings import Settings
 
 VERSION = "1.8.0"
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}
+FURTHER_KEYS = {f"further-key-{n}": f"further-secret-{n}" for n in range(100)}
+"""Of accounts that may do the same."""
 _READY = 30.0
 _BUILD = 1800
 
@@ -62,8 +65,13 @@ class Server:
             port = free.getsockname()[1]
         keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"]}
         keys["ROOT_SECRET_KEY"] = KEYS["AWS_SECRET_ACCESS_KEY"]
+        accounts = root.with_name(f"{root.name}-accounts")
+        accounts.mkdir()
+        told = {key: {"access": key, "secret": s, "role": "admin"} for key, s in FURTHER_KEYS.items()}
+        (accounts / "users.json").write_text(json.dumps({"accessAccounts": told}))
+        where = ["--port", f"127.0.0.1:{port}", "--iam-dir", str(accounts)]
         process = subprocess.Popen(
-            [str(versitygw()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(root)],
+            [str(versitygw()), *where, "--quiet", "posix", str(root)],
             env={**os.environ, **keys},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

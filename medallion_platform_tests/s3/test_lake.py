@@ -126,13 +126,17 @@ def test_settings_alone_take_the_demo_into_a_bucket_and_no_secret_with_it(
     assert not any(secret in content for content in kept), "the secret is in the lake"
 
 
-def test_a_server_that_ignores_the_condition_is_refused(server: Server, bucket: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["run"], ["stream", "clickstream.events"]])
+def test_a_server_that_ignores_the_condition_is_refused(
+    server: Server, bucket: str, tmp_path: Path, arguments: list[str]
+) -> None:
     def forget(request: Request) -> str | None:
         return "forget" if request.method == "PUT" else None
 
     with proxy(server, forget) as through:
         told = {**through.environment, "MEDALLION_LAKE": f"{bucket}/lake"}
-        done = command(told, "run", "--home", str(tmp_path))
+        told["MEDALLION_KAFKA"] = json.dumps({"bootstrap.servers": "127.0.0.1:1"})
+        done = command(told, *arguments, "--home", str(tmp_path))
     assert done.returncode == 3
     assert "If-None-Match" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -143,7 +147,7 @@ def test_a_server_that_ignores_the_condition_is_refused(server: Server, bucket: 
     ("told", "said"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
-        ({"AWS_ACCESS_KEY_ID": "wrong"}, "access key"),
+        ({"AWS_ACCESS_KEY_ID": "wrong"}, "InvalidAccessKeyId"),
         ({"MEDALLION_LAKE": "s3://no-such-bucket/lake"}, "NoSuchBucket"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not answer"),
         ({"MEDALLION_LAKE": "gs://lake"}, "gs://lake is neither a folder nor s3://bucket/prefix"),
