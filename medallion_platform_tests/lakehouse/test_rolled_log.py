@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from medallion_platform.lakehouse.record import Record
 from medallion_platform.lakehouse.rolled_log import DamagedBundle
 from medallion_platform.lakehouse.spark import appended, read
 from medallion_platform.pipeline.stream import COMPACT_EVERY, Upkeep
+from medallion_platform.storage import at_once
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -218,6 +219,23 @@ def test_vacuum_keeps_what_rolled_up_commits_replaced_as_long_as_others(lake: La
     assert content(lake, 48) == content(Lake(streamed), 48)
     assert maintenance.vacuum(lake, TABLE, now=LATER + maintenance.RETENTION).removed > 0
     assert content(lake) == content(Lake(streamed))
+
+
+def test_vacuum_goes_on_where_the_log_is_rolled_up_under_it(
+    lake: Lake, streamed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_deleted_files(lake)
+    long_ago = (LATER - 2 * maintenance.RETENTION).timestamp()
+    for file in Path(lake.path(TABLE)).rglob("*.parquet"):
+        os.utime(file, (long_ago, long_ago))
+
+    def after_roll_up(work: Callable[[int], bytes], on: list[int]) -> list[bytes]:
+        assert roll_up(lake.path(TABLE)) == 2 * BUNDLE
+        return at_once(work, on)
+
+    monkeypatch.setattr(maintenance, "at_once", after_roll_up)
+    assert maintenance.vacuum(lake, TABLE).removed == 0
+    assert content(lake, 48) == content(Lake(streamed), 48)
 
 
 def forget_deleted_files(lake: Lake) -> None:
