@@ -268,7 +268,9 @@ def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.
 def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
     """An undeclared field in the type that its column has; null where the text does not fit it."""
     declared = contracts.type_of(kind)
-    return text if declared is None else contracts.convert(text, declared)
+    if declared is None:  # somebody gave the table a column of a type that no contract knows
+        return pl.Series(text.name, [None], kind).new_from_index(0, text.len())
+    return contracts.convert(text, declared)
 
 
 def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:

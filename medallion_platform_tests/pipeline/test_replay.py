@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from deltalake import Field
+from deltalake.schema import ArrayType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -332,6 +334,18 @@ def test_rows_of_a_narrower_contract_are_stored_in_the_table_s_type(
     amounts = table_rows(zone.lake)["amount"]
     assert len(amounts) == 2
     assert amounts.n_unique() == 1
+
+
+def test_a_column_of_a_type_that_no_contract_knows_keeps_it(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a")])
+    zone.take()
+    table = zone.lake.open(CSV.table)
+    assert table is not None
+    table.alter.add_columns([Field("color", ArrayType("string"))])
+    zone.csv("events/b.csv", [good("b", 0, "5", "", "red")], COLORED)
+    zone.take()
+    assert table_rows(zone.lake).select("event_id", "color").rows() == [("a", None), ("b", None)]
+    assert table_rows(zone.lake)["_payload"][1].endswith("red")
 
 
 def test_a_column_that_the_contract_gave_up_keeps_its_type(zone: Zone) -> None:
