@@ -37,7 +37,8 @@ _READERS = timedelta(minutes=10)
 _NUMBER = re.compile(r"\d{20}")
 _OF_VERSION = re.compile(r"_delta_log/\.?(\d{20})\..*")
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json")
-_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
+_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint\.parquet")
+"""One in several parts may lack some, where who wrote it died: nothing is made to depend on it."""
 
 
 class DamagedBundle(RuntimeError):

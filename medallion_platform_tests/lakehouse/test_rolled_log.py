@@ -209,6 +209,16 @@ def test_without_a_checkpoint_nothing_is_taken_out(lake: Lake) -> None:
     assert len(commits_in(lake)) == lake.version(TABLE) + 1
 
 
+def test_nothing_is_taken_out_for_a_checkpoint_that_lacks_parts(lake: Lake, known: dict[str, object]) -> None:
+    folder = Path(lake.path(TABLE)) / "_delta_log"
+    first, *others = sorted(folder.glob("*.checkpoint.parquet"))
+    shutil.copy(first, folder / f"{199:020}.checkpoint.{1:010}.{2:010}.parquet")
+    for file in [*others, folder / "_last_checkpoint"]:
+        file.unlink()
+    roll_up(lake.path(TABLE))
+    assert told(lake) == known
+
+
 def test_vacuum_keeps_what_rolled_up_commits_replaced_as_long_as_others(lake: Lake, streamed: Path) -> None:
     roll_up(lake.path(TABLE))
     forget_deleted_files(lake)
