@@ -116,6 +116,14 @@ def texts(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
             yield version, rolled[version]
 
 
+def commit_text(path: str, version: int) -> bytes | None:
+    """A commit as it was written, None where it is not in the log, or no longer."""
+    try:
+        return store(path).get(commit_file(version)).bytes().to_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def infos(path: str, newest: int) -> Iterator[dict[str, Any]]:
     """What each commit that is there says of itself (`commitInfo`, with its `version`), newest first."""
     try:
@@ -135,18 +143,11 @@ def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     begin, size = 0, 1
     while begin < len(versions):
         chunk = versions[begin : begin + size]
-        for version, text in zip(chunk, at_once(partial(_commit, path), chunk), strict=True):
+        for version, text in zip(chunk, at_once(partial(commit_text, path), chunk), strict=True):
             if text is None:
                 return
             yield version, text
         begin, size = begin + size, min(2 * size, _AT_MOST)
-
-
-def _commit(path: str, version: int) -> bytes | None:
-    try:
-        return store(path).get(commit_file(version)).bytes().to_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from medallion_platform.lakehouse.commit import (
 )
 from medallion_platform.lakehouse.damage import verify
 from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.log import commit_text
 from medallion_platform.storage import at_once, options, remove, store
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ _SMALL = 8
 _CURVE_BITS = 16
 _ATTEMPTS = 10
 _UNREADABLE = {"deletionVectors", "columnMapping"}
-_COMMIT = re.compile(r"_delta_log/\d+\.json")
+_COMMIT = re.compile(r"_delta_log/(\d+)\.json")
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
@@ -437,11 +439,11 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
                 found.update((removed["path"], unquote(removed["path"])))
 
-    files = store(root)
-    log = sorted(f["path"] for f in files.list("_delta_log").collect())
-    commits = [f for f in log if _COMMIT.fullmatch(f)]
-    texts = at_once(lambda f: files.get(f).bytes().to_bytes(), commits)
-    for text in chain(texts, rolled_log.made_since(root, cutoff)):
+    log = sorted(f["path"] for f in store(root).list("_delta_log").collect())
+    versions = [int(match[1]) for f in log if (match := _COMMIT.fullmatch(f))]
+    texts = at_once(partial(commit_text, root), versions)
+    # One that is gone by now was rolled up: into a bundle that was made since.
+    for text in chain(filter(None, texts), rolled_log.made_since(root, cutoff)):
         for line in text.splitlines():
             if b'"remove"' in line:
                 note(json.loads(line).get("remove"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from obstore.exceptions import AlreadyExistsError
 
-from medallion_platform.storage import at_once, exists, store
+from medallion_platform.storage import at_once, store
 
 FOLDER = "_rolled_log"
 """Below the table's folder; Delta leaves alone what begins with an underscore."""
@@ -36,7 +37,19 @@ _READERS = timedelta(minutes=10)
 _NUMBER = re.compile(r"\d{20}")
 _OF_VERSION = re.compile(r"_delta_log/\.?(\d{20})\..*")
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json")
-_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
+_CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint\.parquet")
+"""One in several parts may lack some, where who wrote it died: nothing is made to depend on it."""
+
+
+class DamagedBundle(RuntimeError):
+    """A file of old commits cannot be read; the text says which, and what to do."""
+
+    def __init__(self, path: str, number: int, error: Exception) -> None:
+        super().__init__(
+            f"{path}/{_file(number)} is damaged ({error}): it has the commits from version {number * BUNDLE} "
+            "on. Nothing was written; bring it back from a backup, or delete it, and what it tells of the "
+            "table's history is gone, and run again"
+        )
 
 
 def commit_file(version: int) -> str:
@@ -45,20 +58,32 @@ def commit_file(version: int) -> str:
 
 
 def bundle(path: str, number: int) -> dict[int, bytes]:
-    """The commits of a bundle by their version; none where it was not made."""
+    """The commits of a bundle by their version; none where it was not made.
+
+    Raises:
+        DamagedBundle: it cannot be read.
+    """
     try:
         packed = store(path).get(_file(number)).bytes().to_bytes()
     except FileNotFoundError:
         return {}
-    lines = map(json.loads, gzip.decompress(packed).splitlines())
-    return {line["version"]: line["commit"].encode() for line in lines}
+    try:
+        if not packed:  # gzip takes it for nothing that was packed
+            raise EOFError("it is empty")
+        lines = map(json.loads, gzip.decompress(packed).splitlines())
+        return {line["version"]: line["commit"].encode() for line in lines}
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise DamagedBundle(path, number, error) from error
 
 
 def roll_up(path: str, now: datetime | None = None) -> int:
     """Move old commits out of a table's log, and delete checkpoints that nobody needs; gives how many.
 
-    Killed at any instant, or done by two at the same time, it loses nothing: a bundle is written once,
-    as a whole, before the first of its commits is deleted.
+    Killed at any instant, or done by two at the same time, it loses nothing: a bundle is written as a
+    whole, before the first of its commits is deleted.
+
+    Raises:
+        DamagedBundle: commits that were put back cannot be compared with what a bundle has of them.
     """
     now = now or datetime.now(UTC)
     files = store(path)
@@ -70,11 +95,12 @@ def roll_up(path: str, now: datetime | None = None) -> int:
     needed = {base, *first.values()}
     moved = 0
     with suppress(FileNotFoundError):  # somebody else does it at this moment
-        for number, found in _by_bundle(_OF_VERSION, log).items():
+        for number, found in sorted(_by_bundle(_OF_VERSION, log).items()):
             if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _READERS for f in found):
                 continue
             old = {v: f for v, f in commits.items() if v // BUNDLE == number}
-            _write(path, number, old)
+            if not _keep(path, number, old):
+                continue
             begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version(f) in needed}
             files.delete(sorted(set(found) - begins))
             moved += len(old)
@@ -86,11 +112,14 @@ def roll_up(path: str, now: datetime | None = None) -> int:
 def put_back(path: str, version: int) -> int:
     """Put those commits back into the log that a reader of an old version needs; gives how many.
 
-    They are those since the last checkpoint before it. `roll_up` takes them away again.
+    They are those since the last checkpoint before it. `roll_up` takes them away again. What is newer
+    than the log is none of this table's: the newest commits are never rolled up.
     """
     files = store(path)
     log = [f["path"] for f in files.list("_delta_log").collect()]
     commits = _versions(_COMMIT, log)
+    if version > max(commits, default=-1):
+        return 0
     base = max((c for c in _versions(_CHECKPOINT, log) if c <= version), default=-1)
     missing = [v for v in range(base + 1, version + 1) if v not in commits]
     there = 0
@@ -110,19 +139,27 @@ def made_since(path: str, since: datetime) -> Iterator[bytes]:
             yield from bundle(path, _version(file["path"]) // BUNDLE).values()
 
 
-def _write(path: str, number: int, commits: Mapping[int, str]) -> None:
-    """Make a bundle of these commits, unless it was made before.
+def _keep(path: str, number: int, commits: Mapping[int, str]) -> bool:
+    """See to it that these commits are in their bundle; whether they are, and can leave the log.
+
+    A whole bundle of others is of a table that was here before, or of what this one was before it was
+    brought back from a backup. Single others are of a writer that began before the log was rolled up, and
+    took a version that was free again: nobody sees what it wrote, which stays for whoever looks for it.
 
     Raises:
+        DamagedBundle: a bundle is there, and cannot be read.
         FileNotFoundError: a commit is gone, because somebody else makes it.
     """
-    if not commits or exists(path, _file(number)):
-        return
     files = store(path)
-    texts = at_once(lambda file: files.get(file).bytes().to_bytes().decode(), commits.values())
-    lines = (json.dumps({"version": v, "commit": t}) for v, t in zip(commits, texts, strict=True))
-    with suppress(AlreadyExistsError):
-        files.put(_file(number), gzip.compress("\n".join(lines).encode()), mode="create")
+    texts = at_once(lambda file: files.get(file).bytes().to_bytes(), commits.values())
+    found, there = dict(zip(commits, texts, strict=True)), bundle(path, number)
+    if found.items() <= there.items():
+        return True
+    if there and len(found) < BUNDLE:
+        return False
+    lines = (json.dumps({"version": v, "commit": text.decode()}) for v, text in found.items())
+    files.put(_file(number), gzip.compress("\n".join(lines).encode()))
+    return True
 
 
 def _file(number: int) -> str:

@@ -124,7 +124,9 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
         ),
     )
     judged = _sift.judge(source, frame, run.at)
-    good = _sift.finish(source, run, judged.good, pl.scan_delta(table).collect_schema())
+    have = pl.scan_delta(table).collect_schema()
+    undeclared = {c: kind for c, kind in have.items() if c not in source.contract.column_names}
+    good = _sift.finish(source, run, judged.good, undeclared)
     bad = _sift.dead_rows(source, run, judged.bad, [])
     held = dead_letters.read(lake, source.table)
     bad = bad.join(held, on=_sift.LETTER_PLACE, how="anti", maintain_order="left")

@@ -242,8 +242,8 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
 def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The bronze row: derived partition column, provenance, legal names, columns in order.
 
-    known: the columns that the table has. A field that differs by case or punctuation goes there, and
-    one that the contract declared once keeps the type it had then.
+    known: the columns that the table has, which keep their types. A field that differs by case or
+    punctuation goes there.
     """
     added = [pl.lit(run.at, pl.Datetime("us", "UTC")).alias("_ingested_at")]
     if source.unit and source.unit not in source.contract.column_names:
@@ -256,7 +256,7 @@ def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.
         if name not in rows.columns:
             rows = rows.with_columns(pl.lit(None, kind).alias(name))
     return rows.select(
-        *(pl.col(c) for c in wanted if not c.startswith("_")),
+        *(pl.col(c).cast(known.get(c, k)) for c, k in wanted.items() if not c.startswith("_")),
         *(
             _as(known.get(name, pl.String()), rows.select(pl.coalesce(sorted(fields)).alias(name))[name])
             for name, fields in legal.items()
@@ -268,7 +268,9 @@ def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.
 def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
     """An undeclared field in the type that its column has; null where the text does not fit it."""
     declared = contracts.type_of(kind)
-    return text if declared is None else contracts.convert(text, declared)
+    if declared is None:  # somebody gave the table a column of a type that no contract knows
+        return pl.Series(text.name, [None], kind).new_from_index(0, text.len())
+    return contracts.convert(text, declared)
 
 
 def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:

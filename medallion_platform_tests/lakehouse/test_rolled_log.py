@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from deltalake.exceptions import DeltaError
 
 from medallion_platform.lakehouse import lean, maintenance, rolled_log
 from medallion_platform.lakehouse.commit import commit, next_sequence
@@ -19,8 +20,10 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log import LogGone, commits, texts, touched
 from medallion_platform.lakehouse.record import Record
+from medallion_platform.lakehouse.rolled_log import DamagedBundle
 from medallion_platform.lakehouse.spark import appended, read
 from medallion_platform.pipeline.stream import COMPACT_EVERY, Upkeep
+from medallion_platform.storage import at_once
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -175,7 +178,7 @@ def test_one_that_died_in_the_middle_is_followed_by_the_next(
     """The bundle is there, and of its commits some are deleted."""
     folder = Path(lake.path(TABLE)) / "_delta_log"
     first = commits_in(lake)[:BUNDLE]
-    rolled_log._write(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
+    rolled_log._keep(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
     for name in first[::-1][:deleted]:
         (folder / name).unlink()
     assert told(lake) == known
@@ -206,6 +209,16 @@ def test_without_a_checkpoint_nothing_is_taken_out(lake: Lake) -> None:
     assert len(commits_in(lake)) == lake.version(TABLE) + 1
 
 
+def test_nothing_is_taken_out_for_a_checkpoint_that_lacks_parts(lake: Lake, known: dict[str, object]) -> None:
+    folder = Path(lake.path(TABLE)) / "_delta_log"
+    first, *others = sorted(folder.glob("*.checkpoint.parquet"))
+    shutil.copy(first, folder / f"{199:020}.checkpoint.{1:010}.{2:010}.parquet")
+    for file in [*others, folder / "_last_checkpoint"]:
+        file.unlink()
+    roll_up(lake.path(TABLE))
+    assert told(lake) == known
+
+
 def test_vacuum_keeps_what_rolled_up_commits_replaced_as_long_as_others(lake: Lake, streamed: Path) -> None:
     roll_up(lake.path(TABLE))
     forget_deleted_files(lake)
@@ -218,6 +231,23 @@ def test_vacuum_keeps_what_rolled_up_commits_replaced_as_long_as_others(lake: La
     assert content(lake) == content(Lake(streamed))
 
 
+def test_vacuum_goes_on_where_the_log_is_rolled_up_under_it(
+    lake: Lake, streamed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_deleted_files(lake)
+    long_ago = (LATER - 2 * maintenance.RETENTION).timestamp()
+    for file in Path(lake.path(TABLE)).rglob("*.parquet"):
+        os.utime(file, (long_ago, long_ago))
+
+    def after_roll_up(work: Callable[[int], bytes], on: list[int]) -> list[bytes]:
+        assert roll_up(lake.path(TABLE)) == 2 * BUNDLE
+        return at_once(work, on)
+
+    monkeypatch.setattr(maintenance, "at_once", after_roll_up)
+    assert maintenance.vacuum(lake, TABLE).removed == 0
+    assert content(lake, 48) == content(Lake(streamed), 48)
+
+
 def forget_deleted_files(lake: Lake) -> None:
     """Let the newest checkpoint name none, as it does a day later."""
     table = lake.open(TABLE)
@@ -226,6 +256,54 @@ def forget_deleted_files(lake: Lake) -> None:
     again = lake.open(TABLE)
     assert again is not None
     again.create_checkpoint()
+
+
+def remake(lake: Lake) -> None:
+    """Make the table anew where an old one was, of which only the rolled-up log is left."""
+    shutil.rmtree(Path(lake.path(TABLE)) / "_delta_log")
+    stream_into(lake)
+
+
+def test_a_table_that_is_made_anew_takes_no_commit_of_the_old_one(lake: Lake, streamed: Path) -> None:
+    roll_up(lake.path(TABLE))
+    remake(lake)
+    known = told(lake)
+    assert known["times"] != told(Lake(streamed))["times"]
+    roll_up(lake.path(TABLE))
+    assert len(commits_in(lake)) < KEPT + 100
+    assert told(lake) == known
+
+
+def test_a_commit_of_somebody_who_slept_through_it_replaces_none(
+    lake: Lake, known: dict[str, object]
+) -> None:
+    roll_up(lake.path(TABLE))
+    stray = Path(lake.path(TABLE)) / "_delta_log" / f"{31:020}.json"
+    stray.write_text('{"commitInfo":{"timestamp":1}}\n')
+    roll_up(lake.path(TABLE))
+    assert stray.exists()
+    stray.unlink()
+    assert told(lake) == known
+
+
+def test_a_version_that_a_table_does_not_have_yet_is_not_put_back(lake: Lake) -> None:
+    roll_up(lake.path(TABLE))
+    shutil.rmtree(Path(lake.path(TABLE)) / "_delta_log")
+    lake.ensure(TABLE, pl.DataFrame(schema={"unit": pl.String, "n": pl.Int64}).to_arrow().schema)
+    with pytest.raises(DeltaError):
+        lake.open(TABLE, 7)
+    assert lake.version(TABLE) == 0
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_bundle_is_named(lake: Lake, left: int) -> None:
+    roll_up(lake.path(TABLE))
+    file = Path(lake.path(TABLE)) / rolled_log.FOLDER / f"{0:020}.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:left])
+    for ask in (lambda: lake.records(TABLE), lambda: maintenance.vacuum(lake, TABLE)):
+        with pytest.raises(DamagedBundle, match=f"{file} is damaged"):
+            ask()
+    assert content(lake)
 
 
 def test_after_its_retention_a_bundle_is_forgotten(lake: Lake) -> None:

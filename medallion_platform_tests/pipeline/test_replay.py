@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from deltalake import Field
+from deltalake.schema import ArrayType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -267,10 +269,12 @@ def test_a_column_that_the_contract_gained_is_filled(zone: Zone) -> None:
     assert rows.select("event_id", "size").rows() == [("a", None), ("b", None), ("c", 9)]
 
 
-def with_amount(kind: Any) -> FileSource:
+def with_amount(kind: Any, *digits: int) -> FileSource:
     """The source with another type of amount, and nothing more to expect of it."""
     contract = CSV.contract
-    columns = (replace(c, type=ColumnType(kind)) if c.name == "amount" else c for c in contract.columns)
+    columns = (
+        replace(c, type=ColumnType(kind, *digits)) if c.name == "amount" else c for c in contract.columns
+    )
     kept = (
         replace(e, name=f"amount: is a {kind}") if isinstance(e.test, IsType) else e
         for e in contract.expectations
@@ -310,6 +314,38 @@ def test_a_narrower_contract_keeps_the_table_s_type(zone: Zone) -> None:
     zone.take(short)
     assert dict(table_rows(zone.lake).select("event_id", "amount").rows()) == {"a": 2**40, "b": 7}
     assert letters(zone.lake)["violations"].to_list() == [["amount: is a integer"]]
+
+
+@pytest.mark.parametrize(
+    ("wide", "text", "narrow", "same"),
+    [
+        (("double",), "7", ("integer",), "7"),
+        (("timestamp",), "2026-01-05T00:00:00Z", ("date",), "2026-01-05"),
+        (("decimal", 20, 4), "7.25", ("decimal", 10, 2), "7.25"),
+    ],
+)
+def test_rows_of_a_narrower_contract_are_stored_in_the_table_s_type(
+    zone: Zone, wide: tuple[Any, ...], text: str, narrow: tuple[Any, ...], same: str
+) -> None:
+    zone.csv("events/a.csv", [good("a", 0, text)])
+    zone.take(with_amount(*wide))
+    zone.csv("events/b.csv", [good("b", 0, same)])
+    zone.take(with_amount(*narrow))
+    amounts = table_rows(zone.lake)["amount"]
+    assert len(amounts) == 2
+    assert amounts.n_unique() == 1
+
+
+def test_a_column_of_a_type_that_no_contract_knows_keeps_it(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a")])
+    zone.take()
+    table = zone.lake.open(CSV.table)
+    assert table is not None
+    table.alter.add_columns([Field("color", ArrayType("string"))])
+    zone.csv("events/b.csv", [good("b", 0, "5", "", "red")], COLORED)
+    zone.take()
+    assert table_rows(zone.lake).select("event_id", "color").rows() == [("a", None), ("b", None)]
+    assert table_rows(zone.lake)["_payload"][1].endswith("red")
 
 
 def test_a_column_that_the_contract_gave_up_keeps_its_type(zone: Zone) -> None:
