@@ -32,8 +32,9 @@ LOG_RETENTION = timedelta(days=60)
 
 _CHECKPOINT_EVERY = 10_000
 """Of so many versions the first checkpoint is kept: who reads an old version begins there."""
-_READERS = timedelta(minutes=10)
-"""A commit so young may be part of what somebody is just reading."""
+_OTHERS = timedelta(hours=1)
+"""A commit so young may be part of what somebody is just reading, or be what a writer began from: Spark takes
+the version behind that without a look at the log, and would commit where nobody reads."""
 _NUMBER = re.compile(r"\d{20}")
 _OF_VERSION = re.compile(r"_delta_log/\.?(\d{20})\..*")
 _COMMIT = re.compile(r"_delta_log/(\d{20})\.json")
@@ -96,7 +97,7 @@ def roll_up(path: str, now: datetime | None = None) -> int:
     moved = 0
     with suppress(FileNotFoundError):  # somebody else does it at this moment
         for number, found in sorted(_by_bundle(_OF_VERSION, log).items()):
-            if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _READERS for f in found):
+            if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _OTHERS for f in found):
                 continue
             old = {v: f for v, f in commits.items() if v // BUNDLE == number}
             if not _keep(path, number, old):
