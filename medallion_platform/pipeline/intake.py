@@ -33,6 +33,7 @@ from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow
 from medallion_platform.lakehouse.log import is_newest
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.lakehouse.rolled_log import commit_file
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.sift import (
     LETTER_PLACE,
@@ -232,6 +233,8 @@ def _take_after_others(
     Raises:
         Fenced: the positions are no longer where the batch begins, or others come first every time.
     """
+    from deltalake.exceptions import DeltaError
+
     for attempt in range(_ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise Fenced(f"{source.table}: another intake has moved on; run it again")
@@ -243,6 +246,11 @@ def _take_after_others(
                 raise
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
             table.update_incremental()
+        except DeltaError as error:
+            if exists(lake.path(source.table), commit_file(table.version())):
+                raise
+            # As of a process that slept meanwhile: the commits that it would begin from are rolled up.
+            raise Fenced(f"{source.table}: others have moved on a long way; run it again") from error
     raise AssertionError
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import dead_letters, ledger
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse import dead_letters, ledger, rolled_log
+from medallion_platform.lakehouse.commit import Fenced, commit
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import IntakeFailed
@@ -341,6 +342,32 @@ def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: 
     assert letters(zone.lake)["row"].to_list() == [0]
     assert table_rows(zone.lake)["event_id"].to_list() == [*"abcd", "z"]
     assert [r.counts.missing for _, r in zone.lake.records(CSV.table)] == [0, 0, 0]
+
+
+def test_an_intake_that_slept_while_the_log_was_rolled_up_is_fenced(
+    zone: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rolled_log, "BUNDLE", 50)
+    monkeypatch.setattr(rolled_log, "KEPT", 50)
+    judge = steps.sift
+
+    def sleep(*arguments: Any) -> Any:
+        for n in range(200):
+            table = zone.lake.open("bronze.events")
+            assert table
+            commit(table, Record("intake", "other", RUN.at.isoformat(), sequence=10 + n), positions={"o": n})
+        assert rolled_log.roll_up(zone.lake.path("bronze.events"), datetime.now(UTC) + timedelta(hours=2))
+        return judge(*arguments)
+
+    zone.csv("events/1.csv", [good("a", 0)])
+    zone.take()
+    zone.csv("events/2.csv", [good("b", 1)])
+    monkeypatch.setattr(steps, "sift", sleep)
+    with pytest.raises(Fenced, match="others have moved on"):
+        zone.take()
+    monkeypatch.setattr(steps, "sift", judge)
+    zone.take()
+    check(zone)
 
 
 def test_new_columns_flow_through_and_old_rows_have_none(zone: Zone) -> None:
