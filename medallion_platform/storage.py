@@ -149,6 +149,8 @@ def reason(error: BaseException) -> str:
     text = str(error)
     if said := _SAID.search(text) or _SAID_IN_JAVA.search(text):
         return "the server says " + ": ".join(filter(None, (said["code"], said["message"].strip(" ."))))
+    if status := _STATUS.search(text):  # of a HEAD request, whose answer has no body
+        return f"the server says {status[1].strip()}"
     if "error sending request" in text:
         return "the server does not answer (AWS_ENDPOINT_URL says where it is, if it is not Amazon's)"
     return text.partition("\n")[0][:200] or type(error).__name__
@@ -156,6 +158,7 @@ def reason(error: BaseException) -> str:
 
 _SAID = re.compile(r"<Code>(?P<code>\w+)</Code>\s*<Message>(?P<message>[^<]*)</Message>")
 """How S3 answers what it refuses ("Error Responses" of its API reference)."""
+_STATUS = re.compile(r"non-2xx status code: (\d{3}[\w ]*)")
 _SAID_IN_JAVA = re.compile(
     r"S3Exception: (?P<message>[^\n]*?) \(Service: S3, [^)]*\)( \(SDK [^)]*\))?(:(?!null)(?P<code>\w+))?"
 )

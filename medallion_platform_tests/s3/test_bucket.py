@@ -15,15 +15,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from obstore.exceptions import BaseError
 
 from medallion_platform.lakehouse import ledger
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import LostFile
 from medallion_platform.sources.zones import Bucket, StillGrowing, zone_at
-from medallion_platform.storage import store
+from medallion_platform.storage import of_request, reason, store
 from medallion_platform_tests.pipeline.toy import CSV, bad, check, good, letters, table_rows
 
-from .server import Server, proxy
+from .server import SKEWED, Server, proxy
 from .zone import BucketZone
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
@@ -170,3 +171,22 @@ def test_killed_at_any_instant_nothing_is_lost_or_doubled(bucket: str) -> None:
     zone.take()
     check(zone)  # type: ignore[arg-type]
     assert letters(zone.lake).select(pl.col("offset").is_unique().all()).item()
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"), [("get", f"{SKEWED.code}: {SKEWED.message.rstrip('.')}"), ("head", "403 Forbidden")]
+)
+def test_a_refusal_is_told_in_words_also_where_the_answer_has_none(
+    server: Server, bucket: str, ask: str, told: str
+) -> None:
+    with proxy(server, lambda _: SKEWED) as through:
+        os.environ.update(through.environment)
+        store.cache_clear()
+        try:
+            with pytest.raises(BaseError) as caught:
+                getattr(store(bucket), ask)("x")
+        finally:
+            os.environ.update(server.environment)
+            store.cache_clear()
+    assert of_request(caught.value)
+    assert reason(caught.value) == f"the server says {told}"
