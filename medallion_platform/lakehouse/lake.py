@@ -191,6 +191,11 @@ def path_of(table: DeltaTable) -> str:
     return unquote(table.table_uri.removeprefix("file://")).rstrip("/")
 
 
+def is_in_log(table: DeltaTable) -> bool:
+    """Whether the commit that an opened table stands at is in its log still: not gone, and not rolled up."""
+    return storage.exists(path_of(table), rolled_log.commit_file(table.version()))
+
+
 def follow(table: DeltaTable) -> None:
     """Bring an opened table to its newest version; lists its log only where there is one."""
     if not log.is_newest(path_of(table), table.version()):

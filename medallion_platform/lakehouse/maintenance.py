@@ -63,7 +63,6 @@ _SMALL = 8
 _CURVE_BITS = 16
 _ATTEMPTS = 10
 _UNREADABLE = {"deletionVectors", "columnMapping"}
-_COMMIT = re.compile(r"_delta_log/(\d+)\.json")
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
@@ -440,8 +439,7 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
                 found.update((removed["path"], unquote(removed["path"])))
 
     log = sorted(f["path"] for f in store(root).list("_delta_log").collect())
-    versions = [int(match[1]) for f in log if (match := _COMMIT.fullmatch(f))]
-    texts = at_once(partial(commit_text, root), versions)
+    texts = at_once(partial(commit_text, root), rolled_log.commits(log))
     # One that is gone by now was rolled up: into a bundle that was made since.
     for text in chain(filter(None, texts), rolled_log.made_since(root, cutoff)):
         for line in text.splitlines():

@@ -58,6 +58,11 @@ def commit_file(version: int) -> str:
     return f"_delta_log/{version:020d}.json"
 
 
+def commits(log: Iterable[str]) -> dict[int, str]:
+    """Of a log's files the commits, by their version."""
+    return _versions(_COMMIT, log)
+
+
 def bundle(path: str, number: int) -> dict[int, bytes]:
     """The commits of a bundle by their version; none where it was not made.
 
@@ -89,9 +94,9 @@ def roll_up(path: str, now: datetime | None = None) -> int:
     now = now or datetime.now(UTC)
     files = store(path)
     log = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
-    commits, checkpoints = _versions(_COMMIT, log), _versions(_CHECKPOINT, log)
+    made, checkpoints = commits(log), _versions(_CHECKPOINT, log)
     # From this checkpoint on the log can be read, were all newer ones damaged.
-    base = max((c for c in checkpoints if c <= max(commits, default=0) - KEPT), default=0)
+    base = max((c for c in checkpoints if c <= max(made, default=0) - KEPT), default=0)
     first = {v // _CHECKPOINT_EVERY: v for v in sorted(checkpoints, reverse=True)}
     needed = {base, *first.values()}
     moved = 0
@@ -99,7 +104,7 @@ def roll_up(path: str, now: datetime | None = None) -> int:
         for number, found in sorted(_by_bundle(_OF_VERSION, log).items()):
             if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _OTHERS for f in found):
                 continue
-            old = {v: f for v, f in commits.items() if v // BUNDLE == number}
+            old = {v: f for v, f in made.items() if v // BUNDLE == number}
             if not _keep(path, number, old):
                 continue
             begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version(f) in needed}
@@ -118,11 +123,11 @@ def put_back(path: str, version: int) -> int:
     """
     files = store(path)
     log = [f["path"] for f in files.list("_delta_log").collect()]
-    commits = _versions(_COMMIT, log)
-    if version > max(commits, default=-1):
+    made = commits(log)
+    if version > max(made, default=-1):
         return 0
     base = max((c for c in _versions(_CHECKPOINT, log) if c <= version), default=-1)
-    missing = [v for v in range(base + 1, version + 1) if v not in commits]
+    missing = [v for v in range(base + 1, version + 1) if v not in made]
     there = 0
     for number in sorted({v // BUNDLE for v in missing}):
         rolled = bundle(path, number)
@@ -140,7 +145,7 @@ def made_since(path: str, since: datetime) -> Iterator[bytes]:
             yield from bundle(path, _version(file["path"]) // BUNDLE).values()
 
 
-def _keep(path: str, number: int, commits: Mapping[int, str]) -> bool:
+def _keep(path: str, number: int, old: Mapping[int, str]) -> bool:
     """See to it that these commits are in their bundle; whether they are, and can leave the log.
 
     A whole bundle of others is of a table that was here before, or of what this one was before it was
@@ -152,8 +157,8 @@ def _keep(path: str, number: int, commits: Mapping[int, str]) -> bool:
         FileNotFoundError: a commit is gone, because somebody else makes it.
     """
     files = store(path)
-    texts = at_once(lambda file: files.get(file).bytes().to_bytes(), commits.values())
-    found, there = dict(zip(commits, texts, strict=True)), bundle(path, number)
+    texts = at_once(lambda file: files.get(file).bytes().to_bytes(), old.values())
+    found, there = dict(zip(old, texts, strict=True)), bundle(path, number)
     if found.items() <= there.items():
         return True
     if there and len(found) < BUNDLE:

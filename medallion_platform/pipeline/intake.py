@@ -30,10 +30,9 @@ from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
-from medallion_platform.lakehouse.lake import Lake, follow
+from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
 from medallion_platform.lakehouse.log import is_newest
 from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.lakehouse.rolled_log import commit_file
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.sift import (
     LETTER_PLACE,
@@ -46,7 +45,6 @@ from medallion_platform.pipeline.sift import (
 )
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
 from medallion_platform.sources.source import Source
-from medallion_platform.storage import exists
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -115,7 +113,7 @@ class Kept:
         table = self._tables.pop(name, None)
         # Each version that it follows makes a table slower: after some it is read as a whole again.
         old = table is not None and table.version() > self._opened[name] + _FOLLOWED
-        if table is None or old or not _follows(table, self.lake.path(name)):
+        if table is None or old or not _follows(table):
             table = self.lake.open(name)
             self._opened[name] = table.version() if table is not None else -1
         if table is not None:
@@ -123,11 +121,11 @@ class Kept:
         return table
 
 
-def _follows(table: DeltaTable, path: str) -> bool:
+def _follows(table: DeltaTable) -> bool:
     """Bring an opened table up to date; whether its log still is the one that it was opened by."""
     from deltalake.exceptions import DeltaError
 
-    if not exists(path, f"_delta_log/{table.version():020}.json"):
+    if not is_in_log(table):
         return False
     try:
         follow(table)
@@ -247,7 +245,7 @@ def _take_after_others(
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
             table.update_incremental()
         except DeltaError as error:
-            if exists(lake.path(source.table), commit_file(table.version())):
+            if is_in_log(table):
                 raise
             # As of a process that slept meanwhile: the commits that it would begin from are rolled up.
             raise Fenced(f"{source.table}: others have moved on a long way; run it again") from error

@@ -724,13 +724,10 @@ class Client:
         """
         from confluent_kafka import KafkaError, Message
 
-        errors = [error for error in map(Message.error, said) if error]
+        errors = [(m, error) for m, error in zip(said, map(Message.error, said), strict=True) if error]
         messages = [m for m in said if m.error() is None] if errors else said
         end, expired = None, False
-        for event in said if errors else ():
-            error = event.error()
-            if error is None:
-                continue
+        for event, error in errors:
             if error.code() == KafkaError._PARTITION_EOF:
                 end = int(event.offset() or 0)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
