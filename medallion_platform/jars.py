@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,6 +122,7 @@ S3 = tuple(Jar(*line.split()) for line in Path(__file__).with_name("s3_jars.txt"
 _LOG_STORE = Path(__file__).parent / "lakehouse" / "ConditionalPutLogStore.java"
 
 
+@cache
 def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
     """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3.
 

@@ -227,8 +227,8 @@ def vacuum(
 def worth_rewriting(files: Sequence[dict[str, Any]], mark: str, target_bytes: int) -> list[dict[str, Any]]:
     """Of one partition's files, those to rewrite together.
 
-    Pending are files that are not clustered, or small. Once they make up a quarter of the others,
-    all are rewritten; before that, only the pending ones are merged with each other.
+    Pending are files that are not clustered, or small; they are merged with each other. Once they make
+    up a quarter of the others, all are rewritten: the better order is worth it, where there is one.
     """
     small = target_bytes // _SMALL
     pending, settled = [], []
@@ -236,7 +236,8 @@ def worth_rewriting(files: Sequence[dict[str, Any]], mark: str, target_bytes: in
         clustered = f["path"].rpartition("/")[2].startswith(mark)
         (settled if clustered and f["size_bytes"] >= small else pending).append(f)
     waiting = sum(f["size_bytes"] for f in pending)
-    if settled and pending and waiting * 4 >= sum(f["size_bytes"] for f in settled):
+    ordered = mark != _mark(())
+    if ordered and settled and pending and waiting * 4 >= sum(f["size_bytes"] for f in settled):
         return list(files)
     if len(pending) == 1:
         only = pending[0]

@@ -54,6 +54,8 @@ _starting = Lock()
 # Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
 # A run over many rows wants both; `medallion bench` measures with both.
 _QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# A contract of some thirty columns becomes a method that Java would only ever interpret for its length.
+_JVM = "-XX:-DontCompileHugeMethods"
 
 
 def session(
@@ -68,7 +70,7 @@ def session(
     further: settings of the storage that tables lie on.
     """
     log4j = Path(__file__).with_name("log4j2.properties")
-    java = f"{_QUICK_JVM if quick else ''} -Dlog4j2.configurationFile={log4j.as_uri()}"
+    java = f"{_JVM} {_QUICK_JVM if quick else ''} -Dlog4j2.configurationFile={log4j.as_uri()}"
     threads = cores or os.cpu_count() or 1
     settings = {
         "spark.master": f"local[{threads}]",

@@ -7,15 +7,13 @@ that `medallion history` shows it and `medallion rollback` takes it back.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Event, Thread, get_native_id
+from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +27,7 @@ from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken
 from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
-from medallion_platform.pipeline.stream import stream, why_to_wait
+from medallion_platform.pipeline.stream import step_back, stream, why_to_wait
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.kafka import Attendance, Follower, KafkaSource, group_of
 
@@ -37,7 +35,6 @@ REPORT_EVERY = 10.0
 """Seconds between two reports."""
 
 _LOOK_EVERY = 0.2
-_NICE = 5
 _LOG = logging.getLogger("medallion.stream")
 
 
@@ -194,9 +191,7 @@ def _refresh(
     worker: _Worker, tables: list[Table], catalog: Catalog, lakehouse: Lakehouse, stop: Event
 ) -> None:
     """Bring silver up to date whenever rows arrived; one refresh after the other."""
-    # Intake goes first: this thread and the JVM, which it starts, wait where there is not enough for all.
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+    step_back()  # the JVM, which this thread starts, as well
     worker.arrived.set()  # for what came before this worker did
     while not stop.is_set():
         if not worker.arrived.wait(_LOOK_EVERY):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -329,32 +330,38 @@ def _frames(
 ) -> dict[str, DataFrame]:
     main = table.main[1].table
     frames: dict[str, DataFrame] = {}
+
+    def new_rows() -> DataFrame:
+        assert last is not None
+        return engine.appended(spark, lake, main, last.position[main][WHOLE], upstreams.heads[main])
+
     for argument, source in table.made_from.items():
-        head = upstreams.heads[source.table]
-        frame = engine.read(spark, lake, source.table, head)
+        # Not made where only new rows count: it names every file of the table.
+        read = partial(engine.read, spark, lake, source.table, upstreams.heads[source.table])
         column = unit_columns[source.table]
+        appends = source.table == main and bool(work.append) and not work.whole
         if argument in table.upstreams and table.unit and column and not work.whole:
             days = sorted(upstream_days(table, source.table, work.replace))
-            if source.table == main and work.append:
-                assert last is not None
-                since = last.position[main][WHOLE]
-                new = engine.appended(spark, lake, main, since, head)
+            if appends:
                 added = sorted(upstream_days(table, main, work.append))
-                new = new.where(F.col(column).isin([_date(d) for d in added]))
-                again = frame.where(F.col(column).cast("string").isin(days))
-                frame = new.unionByName(again, allowMissingColumns=True) if days else new
+                frame = new_rows().where(F.col(column).isin([_date(d) for d in added]))
+                if days:
+                    again = read().where(F.col(column).cast("string").isin(days))
+                    frame = frame.unionByName(again, allowMissingColumns=True)
             else:
                 days = sorted(upstream_days(table, source.table, work.append | work.replace))
-                frame = frame.where(F.col(column).isin([_date(d) for d in days]))
-        elif source.table == main and work.append and not work.whole:
-            assert last is not None
-            frame = engine.appended(spark, lake, main, last.position[main][WHOLE], head)
+                frame = read().where(F.col(column).isin([_date(d) for d in days]))
+        elif appends:
+            frame = new_rows()
         elif source.table == main and keys is not None:
+            frame = read()
             # Rows without a key are about the whole table (a truncate): every key needs them.
             null_key = F.col(table.keyed_by[0]).isNull()
             frame = frame.join(F.broadcast(keys), list(table.keyed_by), "left_semi").unionByName(
                 frame.where(null_key)
             )
+        else:
+            frame = read()
         frames[argument] = frame
     return frames
 
@@ -442,7 +449,9 @@ def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
     }
     for name, kind in rows.dtypes:
         if kind == "string" and name not in contract.column_names:
-            text = F.regexp_replace(F.col(name), _EMAIL, r"$1***@$2")
+            text = F.col(name)
+            # Looking for an address from every character on is costly, and most texts hold none.
+            text = F.when(text.contains("@"), F.regexp_replace(text, _EMAIL, r"$1***@$2")).otherwise(text)
             masked[name] = F.regexp_replace(text, _PHONE, r"***$1")
     return rows.withColumns(masked) if masked else rows
 

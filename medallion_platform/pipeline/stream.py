@@ -8,12 +8,14 @@ the table is.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, get_native_id
 from typing import Protocol, Self
 
 from medallion_platform.lakehouse import dead_letters, maintenance
@@ -35,6 +37,7 @@ PAUSE = 1.0
 """Seconds before a source or a bucket that could not be reached is tried again."""
 
 _LOG = logging.getLogger("medallion.stream")
+_NICE = 5
 _SMOOTH = 0.2
 _MEMORY_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
@@ -134,13 +137,19 @@ def why_to_wait(error: Exception) -> str:
     return ""
 
 
+def step_back() -> None:
+    """Let this thread, and what it starts, wait for the intake where there is not enough for all."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
+
+
 class Upkeep:
     """Merges the small files of a table's commits, and rolls up its log, beside whoever makes them."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self._tables = (table, dead_letters.name(table))
         self._lake, self._commits = lake, 0
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1, initializer=step_back)
         self._running: Future[None] | None = None
 
     def __enter__(self) -> Self:

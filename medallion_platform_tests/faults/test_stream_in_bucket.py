@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform_tests.command import streaming
 from medallion_platform_tests.faults.test_broker import Sending
 from medallion_platform_tests.faults.test_bucket import Weather
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import conserved, ids
-from medallion_platform_tests.kafka.test_stream import Worker, region, streaming, until, workers
+from medallion_platform_tests.kafka.test_stream import Worker, region, until, workers
 from medallion_platform_tests.s3.conftest import bucket
 from medallion_platform_tests.s3.credentials import expiring
 from medallion_platform_tests.s3.server import (
@@ -103,7 +104,7 @@ def test_credentials_that_expire_under_a_worker_are_renewed(
         told["MEDALLION_KAFKA"] = json.dumps({"bootstrap.servers": broker.address})
         for name in KEYS:
             del told[name]
-        with streaming(told, log) as process:
+        with streaming("clickstream.regions", told, log) as process:
             end = time.monotonic() + 180
             while lake.rows("silver.regions") < sent or sent < 2 or not credentials.outlived:
                 if lake.rows("silver.regions") == sent:

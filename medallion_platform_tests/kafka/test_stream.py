@@ -26,6 +26,7 @@ from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.stream import stream
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
+from medallion_platform_tests.command import MEDALLION, streaming
 from medallion_platform_tests.pipeline.toy import RUN
 
 from .broker import Broker, free_ports
@@ -296,31 +297,11 @@ def test_small_files_are_merged_while_a_worker_writes(broker: Broker, topic: str
     assert len(set(ids(lake))) == 300
 
 
-MEDALLION = str(Path(sys.executable).with_name("medallion"))
-
-
 def region(code: str) -> bytes:
     """A change event of `clickstream.public.regions`: a new one."""
     after = {"region_code": code, "name": "Europe", "country": "DE", "timezone": "Europe/Berlin"}
     told = {"before": None, "op": "c", "source": {"ts_ms": 1767571200000}, "ts_ms": 1767571200000}
     return json.dumps({**told, "after": after}).encode()
-
-
-@contextmanager
-def streaming(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command that follows the regions and refreshes what is behind them; ended whatever happens."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [MEDALLION, "stream", "clickstream.regions", "--refresh", "--port", "0"],
-            env=environment,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.broker
@@ -341,9 +322,9 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
         broker.send("clickstream.public.regions", [region(code), b"{"])
 
     send("EU")
-    subprocess.run([MEDALLION, "run"], env=environment, check=True, capture_output=True, timeout=200)
+    subprocess.run([*MEDALLION, "run"], env=environment, check=True, capture_output=True, timeout=200)
     assert lake.rows("silver.regions") == 1
-    with streaming(environment, log) as process:
+    with streaming("clickstream.regions", environment, log) as process:
         send("US")
         end = time.monotonic() + 2 * PATIENCE
         while lake.rows("silver.regions") < 2:

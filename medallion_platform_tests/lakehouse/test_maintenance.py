@@ -132,12 +132,18 @@ def test_a_column_that_came_later_is_null_in_older_rows(tmp_path: Path) -> None:
     assert before["extra"].to_list().count(None) == 2
 
 
+def file(name: str, size: int) -> dict[str, Any]:
+    return {"path": f"unit=a/{name}", "size_bytes": size}
+
+
+def test_what_is_merged_is_not_merged_again_where_there_is_no_order_to_gain() -> None:
+    mark = maintenance._mark(())
+    old, new = [file(f"{mark}{n}", 100) for n in range(2)], [file("new", 40), file("newer", 60)]
+    assert maintenance.worth_rewriting([*old, *new], mark, 100) == new
+
+
 def test_what_is_clustered_is_left_alone_until_enough_is_new(tmp_path: Path) -> None:
     mark = maintenance._mark(("k",))
-
-    def file(name: str, size: int) -> dict[str, Any]:
-        return {"path": f"unit=a/{name}", "size_bytes": size}
-
     old = [file(f"{mark}{n}", 100) for n in range(8)]
     little, much = [file("new", 10), file("newer", 5)], [file("new", 150), file("newer", 60)]
 
