@@ -126,7 +126,8 @@ _LOG_STORE = Path(__file__).parent / "lakehouse" / "ConditionalPutLogStore.java"
 def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
     """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3.
 
-    topics: whether it reads any.
+    They are checked once in a process: a worker asks for its session at every refresh. topics: whether
+    it reads any.
     """
     further = KAFKA if topics else ()
     if not in_bucket(lake):
