@@ -17,9 +17,8 @@ from uuid import uuid4
 import typer
 
 if TYPE_CHECKING:
-    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.orchestration.runs import Outcome
-    from medallion_platform.pipeline.table import Table
+    from medallion_platform.pipeline.behind import Behind
     from medallion_platform.settings import Settings
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
@@ -123,9 +122,11 @@ def status(home: Home = None, as_json: Json = False) -> None:
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
     from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.pipeline.behind import behind
 
     settings = _settings(home)
     lake = Lake(settings.lake)
+    late = behind(catalog, lake)
     rows = []
     for name in catalog.names:
         record = lake.last_record(name)
@@ -140,7 +141,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
                 "last commit": at,
                 "run": record.run_id if record else None,
                 "freshness": fresh,
-                "out of date": _behind(table, lake) if table else "no",
+                "out of date": _said_behind(late.get(name)),
                 "rows": lake.rows(name),
                 "dead letters": dead_letters.count(lake, name),
                 "version": lake.version(name),
@@ -149,26 +150,15 @@ def status(home: Home = None, as_json: Json = False) -> None:
     _print_table("Tables", rows, as_json)
 
 
-def _behind(table: Table, lake: Lake) -> str:
+def _said_behind(found: Behind | None) -> str:
     """How much a refresh would make anew or add to."""
-    from medallion_platform.definitions import catalog
-    from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
-
-    class NeedsSpark(Exception):
-        """Only the rows themselves tell what a changed lookup concerns."""
-
-    def ask() -> Any:
-        raise NeedsSpark
-
-    try:
-        units = out_of_date(table, lake, ask, catalog.unit_columns, {})
-    except MissingUpstream:
+    if found is None:
         return "no"
-    except NeedsSpark:
+    if found.unsure:
         return "where a lookup changed"
-    if units is None:
+    if found.partitions is None:
         return "yes"
-    return f"{len(units)} partition{'s' if len(units) > 1 else ''}" if units else "no"
+    return f"{len(found.partitions)} partition{'s' if len(found.partitions) > 1 else ''}"
 
 
 @app.command()

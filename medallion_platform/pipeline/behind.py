@@ -1,0 +1,78 @@
+"""What of a catalog is out of date, by the logs alone: the one answer for the sensor, `run` and `status`.
+
+Nothing here is remembered: an event that was missed, a refresh that failed or was killed, and rows that
+landed while it ran are seen at the next look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from medallion_platform.lakehouse.lake import DamagedLog, Lake
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.plan import code_version
+from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
+from medallion_platform.pipeline.table import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A table that a refresh would work on now.
+
+    partitions: which of them; None for the whole table. state: what it would be made from (upstream
+    versions and code): while that stays the same, a refresh that failed will fail again, unless its
+    reason lies elsewhere. unsure: a lookup's history changed, and only the rows tell which partitions
+    that concerns. problem: why its log or an upstream's cannot be read, else "".
+    """
+
+    table: str
+    partitions: frozenset[str] | None
+    state: str
+    unsure: bool = False
+    problem: str = ""
+
+
+def behind(catalog: Catalog, lake: Lake) -> dict[str, Behind]:
+    """Every table that is out of date, in order of making. Starts no JVM, reads no row.
+
+    A table whose upstream does not exist yet is none of them: there is nothing to make it from.
+    """
+    found = (table_behind(table, catalog, lake) for table in catalog.in_order)
+    return {table.table: table for table in found if table is not None}
+
+
+def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
+    """How far a table is behind; None where it is up to date, or has nothing to be made from."""
+    state = ""
+    try:
+        state = state_of(table, lake)
+        partitions = out_of_date(table, lake, _no_rows, catalog.unit_columns, {})
+    except MissingUpstream:
+        return None
+    except _RowsWouldTell:
+        return Behind(table.name, None, state, unsure=True)
+    except DamagedLog as error:
+        return Behind(table.name, None, state, problem=str(error))
+    if partitions is None:
+        return Behind(table.name, None, state)
+    return Behind(table.name, frozenset(partitions), state) if partitions else None
+
+
+def state_of(table: Table, lake: Lake) -> str:
+    """A short text that changes when an upstream table or what makes the table changes."""
+    versions = [f"{name}={lake.version(name)}" for name in table.upstream_names]
+    told = "\n".join([f"{code_version(table):x}", *versions])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+class _RowsWouldTell(Exception):
+    """Only the rows themselves tell what a changed lookup concerns."""
+
+
+def _no_rows() -> SparkSession:
+    raise _RowsWouldTell
