@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
@@ -16,7 +16,10 @@ from uuid import uuid4
 
 import typer
 
+from medallion_platform import terminal
+
 if TYPE_CHECKING:
+    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.orchestration.runs import Outcome
     from medallion_platform.pipeline.behind import Behind
     from medallion_platform.settings import Settings
@@ -30,10 +33,28 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
     "port, disk space), 4 some input was left (files still being written, or claimed twice).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("medallion-platform"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+    ] = False,
+) -> None: ...
+
+
 letters_app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
 
@@ -41,14 +62,16 @@ _FULL = "No space left on device"
 _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 """Tests that start real servers, by their markers: a process for each, as a JVM has one set of jars."""
 
-_NUMBERS_TO_COPY = {"offset", "row", "version"}
-_UUID = 36
-
 Home = Annotated[
     Path | None,
     typer.Option(help="Folder of everything the platform keeps.", show_default="./.medallion"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")]
+
+
+Say = Callable[[str], None]
+"""Tells a person something beside the answer, or nobody."""
 
 
 class Stop(Exception):
@@ -64,20 +87,20 @@ def main() -> None:
     try:
         app()
     except Stop as stop:
-        _say_error(str(stop))
+        terminal.error(str(stop))
         sys.exit(stop.code)
     except KeyboardInterrupt:
-        _say_error("stopped; run the same command again to go on, nothing is lost")
+        terminal.error("stopped; run the same command again to go on, nothing is lost")
         sys.exit(FAILED)
     except Exception as error:
         if os.environ.get("MEDALLION_DEBUG"):
             raise
-        _say_error(_in_words(error))
+        terminal.error(_in_words(error))
         sys.exit(NOT_READY if _is_full_disk(error) else FAILED)
 
 
 @app.command()
-def demo(home: Home = None, as_json: Json = False) -> None:
+def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Make dirty sample data of both domains and take it to gold, with nothing lost."""
     from medallion_platform.domains.sample import write_sample
 
@@ -86,8 +109,20 @@ def demo(home: Home = None, as_json: Json = False) -> None:
     settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
     started = time.monotonic()
     sample = write_sample(folder)
-    _note(as_json, f"{sample.files} sample files in {folder}")
-    _take_in_and_refresh(settings, started, as_json, next_steps=True)
+    say = terminal.nothing if quiet else terminal.note
+    say(f"{sample.files} sample files in {folder}")
+    left = _take_in_and_refresh(settings, started, as_json, say)
+    if not as_json:
+        say(
+            "Try next:\n"
+            "  ./medallion status                           every table, fresh or stale\n"
+            "  ./medallion dead-letters list                what was rejected, and why\n"
+            "  ./medallion dead-letters show bronze.events  the rows themselves\n"
+            "  ./medallion dev                              the Dagster UI\n"
+            "  ./medallion test                             every promise, tested"
+        )
+    if left:
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()
@@ -101,6 +136,7 @@ def run(
     ] = None,
     home: Home = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Take in what waits in a landing zone and refresh everything downstream."""
     from medallion_platform.storage import in_bucket
@@ -111,24 +147,28 @@ def run(
     if landing is not None:
         zone = landing.rstrip("/") if in_bucket(landing) else Path(landing).resolve()
         settings = settings.model_copy(update={"landing": zone})
-    _take_in_and_refresh(settings, time.monotonic(), as_json, next_steps=False)
+    say = terminal.nothing if quiet else terminal.note
+    if _take_in_and_refresh(settings, time.monotonic(), as_json, say):
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()
-def status(home: Home = None, as_json: Json = False) -> None:
+def status(
+    tables: Annotated[list[str] | None, typer.Argument(help="e.g. silver.events; all if left out")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Show each table: last commit and its age, what a refresh would make, rows, dead letters."""
     from datetime import UTC, timedelta
 
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.behind import behind
 
-    settings = _settings(home)
-    lake = Lake(settings.lake)
+    lake = _lake(home)
     late = behind(catalog, lake)
     rows = []
-    for name in catalog.names:
+    for name in [_known(t) for t in tables] if tables else catalog.names:
         record = lake.last_record(name)
         table = catalog.by_name.get(name)
         within = table.fresh_within if table else timedelta(days=1)
@@ -138,16 +178,16 @@ def status(home: Home = None, as_json: Json = False) -> None:
         rows.append(
             {
                 "table": name,
-                "last commit": at,
-                "run": record.run_id if record else None,
                 "freshness": fresh,
-                "out of date": _said_behind(late.get(name)),
+                "out_of_date": _said_behind(late.get(name)),
                 "rows": lake.rows(name),
-                "dead letters": dead_letters.count(lake, name),
+                "dead_letters": dead_letters.count(lake, name),
+                "last_commit": at,
+                "run": record.run_id if record else None,
                 "version": lake.version(name),
             }
         )
-    _print_table("Tables", rows, as_json)
+    terminal.answer("Tables", rows, as_json=as_json)
 
 
 def _said_behind(found: Behind | None) -> str:
@@ -164,14 +204,12 @@ def _said_behind(found: Behind | None) -> str:
 @app.command()
 def history(
     table: Annotated[str, typer.Argument(help="e.g. silver.events")],
-    limit: Annotated[int, typer.Option(help="How many commits.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many commits.", min=1)] = 20,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Show what was done to a table, newest first: version, run, and what became of the rows."""
-    from medallion_platform.lakehouse.lake import Lake
-
-    lake = Lake(_settings(home).lake)
+    lake = _lake(home)
     at = lake.committed_at(_known(table))
     rows = [
         {
@@ -184,7 +222,7 @@ def history(
         }
         for version, record in lake.records(table)[:limit]
     ]
-    _print_table(f"History of {table}", rows, as_json)
+    terminal.answer(f"History of {table}", rows, as_json=as_json)
 
 
 @app.command()
@@ -192,7 +230,7 @@ def show(
     table: Annotated[str, typer.Argument(help="e.g. silver.events")],
     version: Annotated[int | None, typer.Option(help="As of this version of the table.", min=0)] = None,
     at: Annotated[datetime | None, typer.Option(help="As of this instant (UTC).")] = None,
-    limit: Annotated[int, typer.Option(help="How many rows.", min=1)] = 10,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows.", min=1)] = 10,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -200,10 +238,9 @@ def show(
     from datetime import UTC
 
     from medallion_platform.definitions import catalog
-    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.preview import preview
 
-    lake = Lake(_settings(home).lake)
+    lake = _lake(home)
     if at is not None:
         version = lake.version_at(_known(table), at.replace(tzinfo=at.tzinfo or UTC))
     newest = lake.version(_known(table))
@@ -213,7 +250,7 @@ def show(
         raise Stop(f"{table} has no such version; its newest is {newest}", USAGE)
     rows = preview(lake, catalog.contract_of(table), table, limit, version)
     title = f"{table} as of version {newest if version is None else version}"
-    _print_table(title, rows.to_dicts() if rows is not None else [], as_json)
+    terminal.answer(title, rows.to_dicts() if rows is not None else [], as_json=as_json, records=True)
 
 
 @app.command()
@@ -225,26 +262,52 @@ def rollback(
     """Take back what a run did to any table, and refresh what follows; both are recorded."""
     from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import runs
-    from medallion_platform.pipeline.rollback import CannotRollBack
+    from medallion_platform.pipeline.rollback import CannotRollBack, UnknownRun
 
     settings = _settings(home)
+    _lake(home)
     _quiet()
     try:
         with runs.instance(settings.dagster_home) as on:
             place = lakehouse_of(settings)
             taken_back, outcome = runs.roll_back(definitions_of(settings), catalog, place, on, run_id)
     except CannotRollBack as error:
-        raise Stop(str(error)) from None
-    _print_table(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json)
+        raise Stop(str(error), USAGE if isinstance(error, UnknownRun) else FAILED) from None
+    terminal.answer(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json=as_json)
     if outcome.failed:
         raise Stop("\n".join(f"{step}: {why}" for step, why in outcome.failed.items()))
+
+
+@app.command()
+def logs(
+    run_id: Annotated[str, typer.Argument(help="A Dagster run, or the beginning of its id.")],
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many of the newest lines.", min=1)] = 1000,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run said, oldest line first: what it did to which table, and why it failed."""
+    from medallion_platform.orchestration import runs
+    from medallion_platform.orchestration.run_log import UnknownRun, run_log
+
+    settings = _settings(home)
+    _lake(home)
+    _quiet()
+    with runs.instance(settings.dagster_home) as on:
+        try:
+            lines = run_log(on, run_id)[-limit:]
+        except UnknownRun as error:
+            raise Stop(str(error), USAGE) from None
+    if as_json:
+        terminal.answer(f"Run {run_id}", [asdict(line) for line in lines], as_json=True)
+    for line in lines if not as_json else ():
+        print(terminal.printable(f"{line.at:%Y-%m-%d %H:%M:%S}Z  {line.step:32}  {line.message}"))
 
 
 @app.command()
 def dev(
     home: Home = None,
     host: Annotated[str, typer.Option(help="Address that the UI listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the UI.")] = 3000,
+    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 3000,
 ) -> None:
     """Start the Dagster UI and daemon on this machine."""
     import socket
@@ -265,8 +328,8 @@ def dev(
     # `dg dev` is for projects of another layout; that this one still works is all one has to know.
     quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
-    _note(False, f"Files that land in {settings.landing} are taken in by themselves.")
-    _note(False, f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
+    terminal.note(f"Files that land in {settings.landing} are taken in by themselves.")
+    terminal.note(f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
     command = ["dagster", "dev", "-m", "medallion_platform.definitions", "-h", host]
     os.execv(  # noqa: S606
         str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
@@ -301,7 +364,9 @@ def stream(
     settings = _settings(home)
     _prove(settings)
     _quiet()
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[lines])
     logging.getLogger("medallion").setLevel(logging.INFO)
     vitals = Vitals(source)
     try:
@@ -310,8 +375,8 @@ def stream(
         raise Stop(
             f"port {port} on {host}: {error.strerror}; give another one with --port", NOT_READY
         ) from None
-    _note(
-        True, f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C ends it)"
+    terminal.note(
+        f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C ends it)"
     )
     with runs.instance(settings.dagster_home) as on:
         try:
@@ -330,9 +395,8 @@ def list_letters(
     import polars as pl
 
     from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.lakehouse.lake import Lake
 
-    lake = Lake(_settings(home).lake)
+    lake = _lake(home)
     found: list[dict[str, Any]] = []
     for name in [_known(table)] if table else lake.tables():
         letters = dead_letters.read(lake, name)
@@ -343,25 +407,24 @@ def list_letters(
             .sort("n", descending=True)
         )
         found += [
-            {"table": name, "violates": v, "dead letters": n, "last": at} for v, n, at in counted.iter_rows()
+            {"table": name, "violates": v, "dead_letters": n, "last": at} for v, n, at in counted.iter_rows()
         ]
-    _print_table("Dead letters", found, as_json)
+    terminal.answer("Dead letters", found, as_json=as_json)
 
 
 @letters_app.command("show")
 def show_letters(
     table: Annotated[str, typer.Argument(help="e.g. bronze.events")],
-    limit: Annotated[int, typer.Option(help="How many to show.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many to show.", min=1)] = 20,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Show dead letters whole: where each came from, what it violates, its text."""
     from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.lakehouse.lake import Lake
 
-    lake = Lake(_settings(home).lake)
+    lake = _lake(home)
     letters = dead_letters.read(lake, _known(table)).head(limit)
-    _print_table(
+    terminal.answer(
         f"Dead letters of {table}",
         [
             {
@@ -373,7 +436,8 @@ def show_letters(
             }
             for r in letters.iter_rows(named=True)
         ],
-        as_json,
+        as_json=as_json,
+        records=True,
     )
 
 
@@ -386,9 +450,8 @@ def replay_letters(
 ) -> None:
     """Judge dead letters again and take those that pass into their table, each once."""
     from medallion_platform.definitions import catalog
-    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.pipeline.replay import replay
+    from medallion_platform.pipeline.replay import replay, without_record
 
     source = catalog.source_of.get(_known(table))
     if source is None:
@@ -397,23 +460,16 @@ def replay_letters(
             "refresh it, its dead letters are judged again then",
             USAGE,
         )
-    done = replay(source, Lake(_settings(home).lake), Run.now(f"replay-{uuid4().hex[:8]}"), offset)
-    counts = done.counts
-    _print_table(
-        "Replayed",
-        [
-            {
-                "table": table,
-                "judged again": counts.read,
-                "back in the table": counts.written,
-                "duplicate": counts.duplicate,
-                "still dead letters": done.still_dead,
-            }
-        ],
-        as_json,
-    )
+    lake = _lake(home)
+    counts = replay(source, lake, Run.now(f"replay-{uuid4().hex[:8]}"), offset).counts
+    left = without_record(source, lake)
+    told = {"table": table, **counts.as_dict(), "left": len(left)}
+    del told["superseded"]
+    terminal.answer("Replayed", [told], as_json=as_json)
+    for letter in left:
+        terminal.note(f"left, for there is no record in it to judge: {letter}")
     if counts.written and not as_json:
-        typer.echo("Refresh what follows with: medallion run")
+        terminal.note("Refresh what follows with: medallion run")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -452,7 +508,7 @@ def bench(
         raise Stop(f"no figures named {', '.join(unknown)}; there are {', '.join(run.PARTS)}", USAGE)
     found = run.measure(parts or run.PARTS, rounds, short=short)
     for title, rows in found.items():
-        _print_table(title, rows, as_json)
+        terminal.answer(title, rows, as_json=as_json)
     if out:
         out.write_text(run.as_markdown(found))
 
@@ -465,19 +521,23 @@ def _tests() -> Path:
     return found
 
 
-def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, next_steps: bool) -> None:
-    """Intake of all sources and refresh of all that follows, through Dagster, then the summary."""
+def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, say: Say) -> bool:
+    """Intake of all sources and refresh of all that follows, through Dagster, then the summary.
+
+    Gives whether some input was left.
+    """
     from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import progress, runs
 
     _quiet()
     _prove(settings)
-    left = _look(settings, as_json)
-    with _progress(as_json) as show, runs.instance(settings.dagster_home) as on:
+    left = _look(settings, say)
+    silent = as_json or say is terminal.nothing
+    with _progress(silent) as show, runs.instance(settings.dagster_home) as on:
         progress.listen(show)
         outcome = runs.run_everything(definitions_of(settings), catalog, lakehouse_of(settings), on)
     rows = _summary(settings, outcome)
-    _print_table(f"Done in {time.monotonic() - started:.0f} s", rows, as_json)
+    terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     if outcome.failed:
         raise Stop(
             "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
@@ -485,21 +545,10 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, *, n
             "command again.",
             NOT_READY if any(_FULL in why for why in outcome.failed.values()) else FAILED,
         )
-    if next_steps and not as_json:
-        _note(
-            as_json,
-            "Try next:\n"
-            "  ./medallion status                           every table, fresh or stale\n"
-            "  ./medallion dead-letters list                what was rejected, and why\n"
-            "  ./medallion dead-letters show bronze.events  the rows themselves\n"
-            "  ./medallion dev                              the Dagster UI\n"
-            "  ./medallion test                             every promise, tested",
-        )
-    if left:
-        raise typer.Exit(INCOMPLETE)
+    return left
 
 
-def _look(settings: Settings, as_json: bool) -> bool:
+def _look(settings: Settings, say: Say) -> bool:
     """Name the files that will not be taken in; waits for those that are still settling."""
     from datetime import UTC
 
@@ -519,12 +568,12 @@ def _look(settings: Settings, as_json: bool) -> bool:
         time.sleep(settings.settle_seconds)
         seen = look()
     for path in seen.unclaimed:
-        _note(as_json, f"no source claims {path}: left where it is")
+        say(f"no source claims {path}: left where it is")
     for path, owners in seen.contested.items():
-        _note(as_json, f"{path} is claimed by {', '.join(owners)}: left where it is")
+        say(f"{path} is claimed by {', '.join(owners)}: left where it is")
     unfinished = [p for p in seen.unfinished if not landing.hidden(p)]
     for path in unfinished:
-        _note(as_json, f"{path} is not complete yet: left for the next run")
+        say(f"{path} is not complete yet: left for the next run")
     return bool(seen.contested or unfinished)
 
 
@@ -542,11 +591,7 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
         rows.append(
             {
                 "table": name,
-                "read": counts.read,
-                "written": counts.written,
-                "dead-lettered": counts.dead_lettered,
-                "duplicate": counts.duplicate,
-                "superseded": counts.superseded,
+                **counts.as_dict(),
                 "seconds": round(sum(r.seconds for r in mine), 1),
             }
         )
@@ -583,14 +628,30 @@ def _export(settings: Settings) -> None:
     os.environ["MEDALLION_LANDING"] = str(settings.landing)
 
 
+def _lake(home: Path | None) -> Lake:
+    """The lake, where there is one."""
+    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.storage import in_bucket
+
+    lake = Lake(_settings(home).lake)
+    if not in_bucket(str(lake.root)) and not Path(lake.root).is_dir():
+        raise Stop(
+            f"there is no lake at {lake.root} yet: `medallion demo` or `medallion run` makes it; --home or "
+            "MEDALLION_LAKE name another one",
+            USAGE,
+        )
+    return lake
+
+
 def _known(table: str) -> str:
     from medallion_platform.definitions import catalog
 
-    if table not in catalog.names:
-        near = get_close_matches(table, catalog.names, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise Stop(f"no table {table}{meant} There are {', '.join(catalog.names)}", USAGE)
-    return table
+    if table in catalog.names:
+        return table
+    near = [n for n in catalog.names if n.partition(".")[2] == table]
+    near = near or get_close_matches(table, catalog.names, 3)
+    meant = f"did you mean {' or '.join(near)}?" if near else "`medallion status` lists all."
+    raise Stop(f"there is no table {table}; {meant}", USAGE)
 
 
 def _quiet() -> None:
@@ -621,60 +682,19 @@ class _progress:
         return self
 
     def __call__(self, table: str, text: str) -> None:
+        from rich.text import Text
+
         if self._silent:
             return
         line = f"{time.monotonic() - self._started:5.1f} s  {table:34} {text}"
         if self._status is None:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            terminal.note(line)
         else:
-            self._status.update(line)
+            self._status.update(Text(terminal.printable(line)))
 
     def __exit__(self, *_: object) -> None:
         if self._status is not None:
             self._status.stop()
-
-
-def _print_table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, default=str))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        typer.echo(f"{title}: none")
-        return
-    shown = Table(title=title, title_justify="left")
-    for column, value in rows[0].items():
-        number = isinstance(value, int | float)
-        shown.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*(_cell(c, v) for c, v in row.items()))
-    console = Console()
-    console.print(shown) if console.is_terminal else Console(width=140).print(shown)
-
-
-def _cell(column: str, value: Any) -> str:
-    from rich.markup import escape
-
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if column == "run" and len(value) == _UUID:
-        return str(value)[:8]  # as much as `rollback` needs
-    if isinstance(value, int | float) and column not in _NUMBERS_TO_COPY:
-        return f"{value:,}"
-    return escape(str(value))
-
-
-def _note(as_json: bool, text: str) -> None:
-    """Say something to a person; beside JSON it goes to stderr."""
-    typer.echo(text, err=as_json)
-
-
-def _say_error(text: str) -> None:
-    typer.echo(f"medallion: {text}", err=True)
 
 
 def _is_full_disk(error: BaseException | None) -> bool:

@@ -53,11 +53,11 @@ def content(lake: Lake) -> dict[str, list[tuple[object, ...]]]:
 def test_every_row_is_accounted_for(undisturbed: tuple[Path, list[dict[str, int]]]) -> None:
     _, rows = undisturbed
     for row in rows:
-        parts = ("written", "dead-lettered", "duplicate", "superseded")
+        parts = ("written", "dead_lettered", "duplicate", "superseded")
         assert row["read"] == sum(row[p] for p in parts), row
         assert row["written"] > 0, row
     events = next(r for r in rows if r["table"] == "bronze.events")
-    assert events["dead-lettered"] > 0
+    assert events["dead_lettered"] > 0
     assert events["duplicate"] > 0
 
 

@@ -237,10 +237,10 @@ def _execute(
     outcome.run_ids.append(result.run_id)
     for event in result.all_events:
         if event.is_step_failure:
-            outcome.failed[str(event.step_key)] = _in_words(event.step_failure_data.error)
+            outcome.failed[str(event.step_key)] = in_words(event.step_failure_data.error)
 
 
-def _in_words(error: SerializableErrorInfo | None) -> str:
+def in_words(error: SerializableErrorInfo | None) -> str:
     """What our own code said, without Dagster's wrapper and without what caused it further down."""
     if error and error.cause and (error.cls_name or "").startswith("Dagster"):
         error = error.cause

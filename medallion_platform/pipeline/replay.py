@@ -98,6 +98,16 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     return Replayed(counts, version)
 
 
+def without_record(source: Source, lake: Lake) -> list[str]:
+    """The dead letters that stand for whole files or ranges, in words: there is no record to judge again."""
+    letters = dead_letters.read(lake, source.table)
+    mine = _of(source, "source") & ((pl.col("row") == 0) | pl.col("payload").is_null())
+    return [
+        f"{file or log}: {'; '.join(violations or ())}"
+        for file, log, violations in letters.filter(mine).select("file", "source", "violations").iter_rows()
+    ]
+
+
 def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None) -> tuple[int, Record | None]:
     """Parse a bronze table's stored payloads (of `units`, or all) again and judge them anew.
 

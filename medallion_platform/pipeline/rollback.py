@@ -23,6 +23,10 @@ class CannotRollBack(Exception):
     """The run cannot be taken back; nothing was changed, the text says why and what to do."""
 
 
+class UnknownRun(CannotRollBack):
+    """No table has a commit of a run of this name, or several runs are meant."""
+
+
 @dataclass(frozen=True)
 class TakenBack:
     """What became of one table. rows: how many it has now, against `rows_before`."""
@@ -43,7 +47,7 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenB
     run_id = _whole(catalog, lake, run_id)
     plans = [p for name in catalog.names for p in [_plan(catalog, lake, name, run_id)] if p]
     if not plans:
-        raise CannotRollBack(
+        raise UnknownRun(
             f"no table has a commit of run {run_id}: `medallion history TABLE` names the runs of a table"
         )
     return [_take_back(lake, plan, run) for plan in plans]
@@ -54,7 +58,7 @@ def _whole(catalog: Catalog, lake: Lake, run_id: str) -> str:
     known = {r.run_id for name in catalog.names for _, r in lake.records(name)}
     meant = [r for r in known if r.startswith(run_id)] if run_id not in known else [run_id]
     if len(meant) > 1:
-        raise CannotRollBack(f"{len(meant)} runs begin with {run_id}: write more of the one that is meant")
+        raise UnknownRun(f"{len(meant)} runs begin with {run_id}: write more of the one that is meant")
     return meant[0] if meant else run_id
 
 

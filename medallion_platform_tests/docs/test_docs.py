@@ -111,7 +111,7 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     steps = [c for c in commands(page) if c[0] not in RUN_ELSEWHERE]
     assert [s[0] for s in steps] == ["run", "dead-letters", "dead-letters", "show", "dead-letters", "run"]
     first = {r["table"]: r for r in medallion(*steps[0])}
-    assert [first["bronze.readings"][n] for n in ("read", "written", "dead-lettered", "duplicate")] == [
+    assert [first["bronze.readings"][n] for n in ("read", "written", "dead_lettered", "duplicate")] == [
         6,
         3,
         2,
@@ -127,7 +127,7 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
 
     declared = next(line for line in module.splitlines() if line.strip().startswith("temperature:"))
     domain.write_text(module.replace(declared, "    " + field.strip()))
-    assert medallion(*steps[4])[0]["back in the table"] == 1
+    assert medallion(*steps[4])[0]["written"] == 1
     medallion(*steps[5])
     days = {r["station"]: (r["readings"], r["coldest"], r["warmest"]) for r in medallion(*steps[3])}
     assert days["linz"] == (2, -300.0, 0.2)

@@ -340,7 +340,7 @@ def _dead_letters(home: Path) -> dict[str, int]:
         timeout=60,
         check=True,
     )
-    return {r["violates"]: r["dead letters"] for r in json.loads(done.stdout)}
+    return {r["violates"]: r["dead_letters"] for r in json.loads(done.stdout)}
 
 
 def _picture(page: Page, name: str) -> None:

@@ -1,0 +1,69 @@
+"""What a Dagster run said, for who reads it at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from medallion_platform.orchestration.runs import in_words
+
+if TYPE_CHECKING:
+    from dagster import EventLogEntry
+
+_Kind = dg.DagsterEventType
+_TOLD = {
+    _Kind.RUN_ENQUEUED,
+    _Kind.RUN_START,
+    _Kind.RUN_SUCCESS,
+    _Kind.RUN_FAILURE,
+    _Kind.RUN_CANCELED,
+    _Kind.STEP_START,
+    _Kind.STEP_SUCCESS,
+    _Kind.STEP_FAILURE,
+    _Kind.STEP_SKIPPED,
+}
+"""Events that say what became of a table or a step; the others are Dagster's own book-keeping."""
+
+
+class UnknownRun(Exception):
+    """No run has this id, or several begin with it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One event of a run; `step` is empty where it concerns the run as a whole."""
+
+    at: datetime
+    step: str
+    message: str
+
+
+def run_log(on: dg.DagsterInstance, run_id: str) -> list[Line]:
+    """The lines of a run that is named by its id or the beginning of it, oldest first.
+
+    Raises:
+        UnknownRun: no run is meant, or more than one.
+    """
+    ids = [run_id] if on.has_run(run_id) else [r for r in on.get_run_ids() if r.startswith(run_id)]
+    if len(ids) != 1:
+        found = f"{len(ids)} runs begin with" if ids else "there is no run"
+        raise UnknownRun(f"{found} {run_id}: `medallion history TABLE` and the UI name the runs")
+    return [
+        Line(datetime.fromtimestamp(entry.timestamp, UTC), entry.step_key or "", message)
+        for entry in on.all_logs(ids[0])
+        for message in _said(entry)
+    ]
+
+
+def _said(entry: EventLogEntry) -> Iterator[str]:
+    event = entry.dagster_event
+    if event is None:
+        yield entry.user_message
+    elif event.is_step_failure:
+        yield in_words(event.step_failure_data.error)
+    elif event.event_type in _TOLD:
+        yield event.message or event.event_type.value

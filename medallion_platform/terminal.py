@@ -1,0 +1,202 @@
+"""How answers look: a table for a person, tab-separated lines for a pipe, JSON for a script.
+
+Answers go to stdout and nothing else does; what is said beside them (progress, notes, errors) goes to
+stderr. Text out of data, file names and messages never reaches a terminal or a log as it is: `printable`
+shows its control characters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Mapping[str, Any]
+"""One line of an answer: snake_case names, which are the keys of the JSON and the heads of the columns."""
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+"""Control characters (ESC begins a terminal's commands), what turns the direction of writing, what has no
+width, line and paragraph ends, and halves of characters."""
+_NAMED = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+_RUN_ID = 36
+_COPIED = {"offset", "row", "version"}
+"""Numbers that a person copies into the next command: no thousands separators."""
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey, or not show, as an escape (`\x1b`, `\u202e`)."""
+    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return _NAMED.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+class LineFormatter(logging.Formatter):
+    """One line a message, whatever the message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The formatted message, fit for a terminal and a log file."""
+        return printable(super().format(record))
+
+
+def note(text: str) -> None:
+    """Say something to a person, beside the answer; its line ends stay."""
+    sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
+    sys.stderr.flush()
+
+
+def nothing(text: str) -> None:
+    """A `note` for who asked for quiet."""
+
+
+def error(text: str) -> None:
+    """Say why it goes no further."""
+    note(f"medallion: {text}")
+
+
+def answer(title: str, rows: Sequence[Row], *, as_json: bool, records: bool = False) -> None:
+    """Print rows, all with the same keys: JSON, lines for a pipe, or a table for a person.
+
+    records: rows that are read one by one: where they are too wide for the terminal each becomes a block.
+    Otherwise the columns that fit are shown, and the others named.
+    """
+    if as_json:
+        print(json.dumps([plain(row) for row in rows]))
+    elif not rows:
+        note(f"{title}: none")
+    elif not sys.stdout.isatty():
+        print("\n".join(tab_separated(rows)))
+    else:
+        _draw(title, rows, records=records)
+
+
+# --- for a script ---------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: times by ISO 8601 (`Z` for UTC), what JSON has no word for as text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _text(value)
+
+
+def tab_separated(rows: Sequence[Row]) -> list[str]:
+    r"""A line of names, then a line a row; `\t`, `\n`, `\r` and `\\` in a text as these two characters."""
+    return [
+        "\t".join(rows[0]),
+        *("\t".join(_field(value) for value in row.values()) for row in rows),
+    ]
+
+
+def _field(value: Any) -> str:
+    return "" if value is None else printable(_text(value).replace("\\", "\\\\"))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return str(value)
+
+
+# --- for a person ---------------------------------------------------------------------------------
+
+
+def cell(column: str, value: Any) -> str:
+    """A value as a person reads it in a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+    if column == "run" and isinstance(value, str) and len(value) == _RUN_ID:
+        return value[:8]  # as much as `rollback` and `logs` need
+    if isinstance(value, int | float) and not isinstance(value, bool) and column not in _COPIED:
+        return f"{value:,}"
+    return printable(_text(value))
+
+
+def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The first columns that fit into a width, at least one; a border is three characters."""
+    from rich.cells import cell_len
+
+    shown: list[str] = []
+    left = width - 1
+    for name in rows[0]:
+        left -= 3 + max(cell_len(name), *(cell_len(row[name]) for row in rows))
+        if left < 0 and shown:
+            break
+        shown.append(name)
+    return shown
+
+
+def _draw(title: str, rows: Sequence[Row], *, records: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    texts = [{name: cell(name, value) for name, value in row.items()} for row in rows]
+    shown = fitting(texts, console.width)
+    left = [name for name in rows[0] if name not in shown]
+    if left and records:
+        _draw_records(console, title, texts)
+        return
+    numbers = {n for n, v in rows[0].items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    _draw_table(console, title, texts, shown, numbers)
+    if left:
+        names = ", ".join(map(printable, left))
+        note(f"Not shown: {names}. A wider terminal or --json shows all.")
+
+
+def _draw_table(
+    console: Console, title: str, texts: Sequence[Mapping[str, str]], shown: Sequence[str], numbers: set[str]
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title)), title_justify="left")
+    for name in shown:
+        justify = "right" if name in numbers else "left"
+        table.add_column(Text(printable(name)), justify=justify, overflow="fold")
+    for text in texts:
+        table.add_row(*(Text(text[name]) for name in shown))
+    console.print(table)
+
+
+def _draw_records(console: Console, title: str, texts: Sequence[Mapping[str, str]]) -> None:
+    from rich.rule import Rule
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(printable(title)))
+    for number, text in enumerate(texts, 1):
+        console.print(Rule(f"{number} of {len(texts)}", align="left", style="dim"))
+        block = Table.grid(padding=(0, 2))
+        block.add_column(no_wrap=True)
+        block.add_column(overflow="fold")
+        for name, value in text.items():
+            block.add_row(Text(printable(name)), Text(value))
+        console.print(block)
