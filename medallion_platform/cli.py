@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
 """Exit codes: done; something failed; wrong call; the machine lacks something; some input was left."""
+_BY_SIGNAL = 128
+"""Plus the signal's number: the exit code of what a signal ended."""
 
 app = typer.Typer(
     name="medallion",
@@ -74,6 +77,14 @@ Say = Callable[[str], None]
 """Tells a person something beside the answer, or nobody."""
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; Typer would end a KeyboardInterrupt in its own way, without a word."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Stop(Exception):
     """A reason to stop that a person can act on."""
 
@@ -84,19 +95,32 @@ class Stop(Exception):
 
 def main() -> None:
     """Run a command; whatever goes wrong ends in one sentence and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         app()
     except Stop as stop:
         terminal.error(str(stop))
         sys.exit(stop.code)
-    except KeyboardInterrupt:
-        terminal.error("stopped; run the same command again to go on, nothing is lost")
-        sys.exit(FAILED)
+    except Interrupted as interrupted:
+        _end_at_once(interrupted.number)
     except Exception as error:
         if os.environ.get("MEDALLION_DEBUG"):
             raise
         terminal.error(_in_words(error))
         sys.exit(NOT_READY if _is_full_disk(error) else FAILED)
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise Interrupted(number)
+
+
+def _end_at_once(number: int) -> None:
+    """Say so and go, without waiting for threads that still work: what is not committed was never visible."""
+    terminal.error("stopped; run the same command again to go on, nothing is lost")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_BY_SIGNAL + number)
 
 
 @app.command()
@@ -269,8 +293,8 @@ def rollback(
     _quiet()
     try:
         with runs.instance(settings.dagster_home) as on:
-            place = lakehouse_of(settings)
-            taken_back, outcome = runs.roll_back(definitions_of(settings), catalog, place, on, run_id)
+            place, defs = lakehouse_of(settings), definitions_of(settings)
+            taken_back, outcome = runs.attended(on, lambda: runs.roll_back(defs, catalog, place, on, run_id))
     except CannotRollBack as error:
         raise Stop(str(error), USAGE if isinstance(error, UnknownRun) else FAILED) from None
     terminal.answer(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json=as_json)
@@ -330,7 +354,7 @@ def dev(
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
     terminal.note(f"Files that land in {settings.landing} are taken in by themselves.")
     terminal.note(f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
-    command = ["dagster", "dev", "-m", "medallion_platform.definitions", "-h", host]
+    command = ["dagster", "dev", "-w", str(runs.workspace(settings.dagster_home)), "-h", host]
     os.execv(  # noqa: S606
         str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
     )
@@ -477,6 +501,7 @@ def test(context: typer.Context) -> None:
     """Run the whole local test suite, or `integration` or `faults` (further arguments go to pytest)."""
     import pytest
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest has an ending of its own
     tests, args = str(_tests()), context.args
     if args and args[0] in _SUITES:
         command = [sys.executable, "-m", "pytest", tests, *args[1:]]
@@ -533,9 +558,11 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, say:
     _prove(settings)
     left = _look(settings, say)
     silent = as_json or say is terminal.nothing
-    with _progress(silent) as show, runs.instance(settings.dagster_home) as on:
+    with _progress(silent) as show:
         progress.listen(show)
-        outcome = runs.run_everything(definitions_of(settings), catalog, lakehouse_of(settings), on)
+        with runs.instance(settings.dagster_home) as on:
+            defs, place = definitions_of(settings), lakehouse_of(settings)
+            outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on))
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     if outcome.failed:

@@ -15,6 +15,7 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
+from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import features_by_night, gold_by_the_hour
 from medallion_platform.orchestration.sensors import code_sensor, landing_sensor, surge_sensor
 from medallion_platform.pipeline.catalog import Catalog
@@ -27,6 +28,7 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
     # would hide what matters.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    sleep_while_waiting()
     bronze = [bronze_asset(s, lakehouse) for s in catalog.sources]
     made = [table_asset(t, catalog, lakehouse) for t in catalog.in_order]
     published = [feature_asset(f, lakehouse, catalog.origin(f.table).domain) for f in features]

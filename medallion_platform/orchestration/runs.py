@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Generator, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
 from medallion_platform.orchestration.partitions import range_tags
+from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
+from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
 from medallion_platform.pipeline.rollback import TakenBack, rollback
@@ -31,11 +40,15 @@ if TYPE_CHECKING:
 
     from dagster_shared.error import SerializableErrorInfo
 
-PID_TAG = "medallion/pid"
+LAUNCHED_TAG = "medallion/launched_by"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Events go to the instance, where the UI shows them, and not to the terminal as well."""
 
 _GAP = timedelta(days=31)
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at what a run waits for."""
+
+_LONGEST_ENDING = 1.0
 
 _SETTINGS = """\
 telemetry:
@@ -52,6 +65,9 @@ run_monitoring:
   enabled: true
   free_slots_after_run_end_seconds: 60
 """
+
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -77,21 +93,60 @@ def instance(home: Path) -> Generator[dg.DagsterInstance]:
         yield found
 
 
-def close_dead_runs(found: dg.DagsterInstance) -> list[str]:
-    """Mark runs whose process is gone as failed and free their pool slots; gives their ids.
+def workspace(home: Path) -> Path:
+    """The file that tells Dagster what to load, below its `home`; that of the checkout says the same."""
+    found = home / "workspace.yaml"
+    found.write_text(
+        f"load_from:\n  - python_module:\n      module_name: {MODULE}\n      location_name: {LOCATION}\n"
+    )
+    return found
 
-    A run killed with its process stays "started" otherwise, and keeps its table's pool.
+
+def attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
+    """Do `work`, which launches runs, in a thread of its own, and look after it from this one.
+
+    What it waits for is said once, and a run is closed that died holding it. A signal that this thread hears
+    (Dagster would hold it back until its step ends) cancels the runs and is raised at once: nothing
+    of them is visible before their commits, and the process is expected to end.
     """
-    alive = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    closed = []
-    for run in found.get_runs(alive):
-        pid = run.tags.get(PID_TAG)
-        if pid is None or _is_running(int(pid)):
-            continue
-        found.report_run_failed(run, "The process that ran this was killed; nothing was lost.")
-        found.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        closed.append(run.run_id)
-    return closed
+    done: Future[Result] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=do, daemon=True).start()
+    said: set[Holder] = set()
+    try:
+        while not wait([done], _LOOK_EVERY).done:
+            said = _look_after(on, said)
+    except BaseException:
+        # Whoever stops a command does not wait; a run that is not told of in time is closed by the next one.
+        ending = Thread(target=_cancel_own_runs, args=(on,), daemon=True)
+        ending.start()
+        ending.join(_LONGEST_ENDING)
+        raise
+    return done.result()
+
+
+def _cancel_own_runs(on: dg.DagsterInstance) -> None:
+    for run in own_runs(on, os.getpid()):
+        on.report_run_canceled(run, message="The command that ran this was stopped; nothing was lost.")
+        on.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _look_after(on: dg.DagsterInstance, said: set[Holder]) -> set[Holder]:
+    """Where this process's runs wait for a pool: free it of the dead, and say once who else has it."""
+    ours = [run.run_id for run in own_runs(on, os.getpid())]
+    if not ours or not blocking(on, ours):
+        return said
+    close_dead_runs(on)
+    found = set(blocking(on, ours))
+    for holder in found - said:
+        tell(holder.pool, f"waits for run {holder.run_id[:8]}, which works on the same table")
+    return said | found
 
 
 def run_everything(
@@ -228,16 +283,25 @@ def _publish(defs: dg.Definitions, lakehouse: Lakehouse, on: dg.DagsterInstance,
 def _execute(
     job: dg.JobDefinition, on: dg.DagsterInstance, outcome: Outcome, tags: Mapping[str, str]
 ) -> None:
-    result = job.execute_in_process(
-        instance=on,
-        raise_on_error=False,
+    """Run a job in this process, known to the UI as one of the code location that it shows."""
+    run = on.create_run_for_job(
+        job,
         run_config=_QUIET,
-        tags={PID_TAG: str(os.getpid()), **tags},
+        tags={**job.run_tags, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line", **tags},
+        asset_selection=job.asset_selection,
+        remote_job_origin=_repository().get_job_origin(job.name),
     )
-    outcome.run_ids.append(result.run_id)
-    for event in result.all_events:
+    outcome.run_ids.append(run.run_id)
+    for event in execute_run_iterator(InMemoryJob(job), run, on):
         if event.is_step_failure:
             outcome.failed[str(event.step_key)] = in_words(event.step_failure_data.error)
+
+
+def _repository() -> RemoteRepositoryOrigin:
+    """What `medallion dev` and workspace.yaml load, as the UI names it."""
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
+    return RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME)
 
 
 def in_words(error: SerializableErrorInfo | None) -> str:
@@ -247,13 +311,3 @@ def in_words(error: SerializableErrorInfo | None) -> str:
     if not error:
         return "failed"
     return re.sub(rf"^[\w.]*\b{error.cls_name}: ", "", error.message.strip())
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

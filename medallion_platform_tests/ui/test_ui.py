@@ -226,7 +226,7 @@ def test_pictures_of_the_demo(browser: Browser, tmp_path: Path) -> None:
         command = [*MEDALLION, "dev", "--home", str(home), "--port"]
         address = stack.enter_context(serving(lambda port: [*command, str(port)], tmp_path / "log", {}))()
         page = stack.enter_context(closing(_open(browser)))
-        group = f"{address}/locations/medallion_platform.definitions/asset-groups"
+        group = f"{address}/locations/medallion_platform/asset-groups"
         page.goto(f"{group}/clickstream/lineage")
         time.sleep(10)  # the graph is drawn small, with names that are cut
         _picture(page, "asset-graph")
