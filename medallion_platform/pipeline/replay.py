@@ -39,8 +39,16 @@ class Replayed:
         return self.counts.dead_lettered
 
 
-def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None = None) -> Replayed:
+def replay(
+    source: Source,
+    lake: Lake,
+    run: Run,
+    offsets: Iterable[int] | None = None,
+    units: Iterable[str] | None = None,
+) -> Replayed:
     """Take dead letters of a source (all, or those at `offsets`) that pass now back into its table.
+
+    units: only those whose rows belong to these units.
 
     Raises:
         Fenced: another run wrote to the table or its dead letters meanwhile; run it again.
@@ -71,11 +79,19 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     )
     judged = _sift.judge(source, frame, run.at)
     good = judged.good
+    if units is not None and source.unit:
+        derived = source.unit not in good.columns  # it is, until a row is finished
+        day = pl.col(str(source.contract.event_time)).dt.date() if derived else pl.col(source.unit)
+        good = good.filter(day.cast(pl.String).is_in(list(units)))
+    others = judged.good.height - good.height
+    healed = good.select(_sift.PLACE)
     there = _held(table, source, good.select(_sift.PLACE))
     good = good.join(there, on=_sift.PLACE, how="anti", maintain_order="left")
     twice = duplicates(good, source.contract, table, _sift.identity_of(source))
     rows = _sift.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
-    counts = Counts(chosen.height, rows.height + there.height, judged.bad.height, int(twice.sum()), 0)
+    counts = Counts(
+        chosen.height - others, rows.height + there.height, judged.bad.height, int(twice.sum()), 0
+    )
     record = Record(
         verb="replay",
         run_id=run.run_id,
@@ -89,7 +105,6 @@ def replay(source: Source, lake: Lake, run: Run, offsets: Iterable[int] | None =
     version = table.version()
     if not rows.is_empty():
         version = lean.append(table, rows, record, {})
-    healed = judged.good.select(_sift.PLACE)
     if healed.height:
         kept = everything.join(
             healed, left_on=_sift.LETTER_PLACE, right_on=_sift.PLACE, how="anti", maintain_order="left"
@@ -111,8 +126,9 @@ def without_record(source: Source, lake: Lake) -> list[str]:
 def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None) -> tuple[int, Record | None]:
     """Parse a bronze table's stored payloads (of `units`, or all) again and judge them anew.
 
-    Rows that break today's contract become dead letters, then dead letters that keep it come back.
-    Rows whose text was not kept (Parquet) stay as they are. Gives the table's version and record.
+    Rows that break today's contract become dead letters, then dead letters that keep it come back. Only units
+    in which a row becomes another one are written. Rows whose text was not kept (Parquet) stay as they are.
+    Gives the table's version, and the record of what was rewritten: None where every row is as it was.
     """
     table = lake.open(source.table)
     if table is None:
@@ -120,10 +136,10 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
     letters = lake.open(dead_letters.name(source.table))
     mine = _of(source, "_source")
     if units is not None and source.unit:
-        mine &= pl.col(source.unit).cast(pl.String).fill_null(WHOLE).is_in(sorted(units))
+        mine &= _in_units(source, units)
     stored = pl.scan_delta(table).filter(mine).collect()
     if stored.is_empty() or stored["_payload"].null_count():
-        return replay(source, lake, run).version, None
+        return replay(source, lake, run, units=units).version, None
     frame = _parse_again(
         source,
         lake,
@@ -134,29 +150,66 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
         ),
     )
     judged = _sift.judge(source, frame, run.at)
-    have = pl.scan_delta(table).collect_schema()
-    undeclared = {c: kind for c, kind in have.items() if c not in source.contract.column_names}
+    undeclared = {c: kind for c, kind in stored.schema.items() if c not in source.contract.column_names}
     good = _sift.finish(source, run, judged.good, undeclared)
-    bad = _sift.dead_rows(source, run, judged.bad, [])
-    held = dead_letters.read(lake, source.table)
-    bad = bad.join(held, on=_sift.LETTER_PLACE, how="anti", maintain_order="left")
-    record = Record(
-        verb="reparse",
-        run_id=run.run_id,
-        at=run.at.isoformat(),
-        counts=Counts(stored.height, good.height, judged.bad.height),
-        units=_sift.units_of(source, good),
-        sequence=next_sequence(table, letters),
-        violations=judged.violations,
-        warnings=judged.warnings,
+    touched = _units_that_change(source, stored, good)
+    record = None
+    if touched is None or touched:
+        within = pl.lit(True) if touched is None else _in_units(source, touched)
+        before, now = stored.filter(within), good.filter(within)
+        record = Record(
+            verb="reparse",
+            run_id=run.run_id,
+            at=run.at.isoformat(),
+            counts=Counts(before.height, now.height, before.height - now.height),
+            units=_sift.units_of(source, now),
+            sequence=next_sequence(table, letters),
+            violations=judged.violations,
+            warnings=judged.warnings,
+        )
+        held = dead_letters.read(lake, source.table)
+        bad = _sift.dead_rows(source, run, judged.bad, [])
+        bad = bad.join(held, on=_sift.LETTER_PLACE, how="anti", maintain_order="left")
+        if not bad.is_empty():
+            dead_letters.append(lake, source.table, bad, replace(record, units={}))
+        # Another type of a column is one for the whole table; else these units alone are replaced.
+        others = pl.scan_delta(table).filter(within & ~(mine & within)).collect()
+        rows = pl.concat([others, now], how="diagonal_relaxed") if others.height else now
+        lean.replace(table, rows, record, None if touched is None else _units_in_sql(source, touched))
+    replay(source, lake, run, units=units)
+    return lake.version(source.table), record
+
+
+def _units_that_change(source: Source, stored: pl.DataFrame, good: pl.DataFrame) -> set[str] | None:
+    """The units with a row that goes, comes or has another value now; None where a column's type changes."""
+    columns = [c for c in good.columns if c != "_ingested_at"]
+    if any(stored.schema.get(c, good.schema[c]) != good.schema[c] for c in columns):
+        return None
+    aligned = stored.select(
+        pl.col(c) if c in stored.columns else pl.lit(None, good.schema[c]).alias(c) for c in columns
     )
-    if not bad.is_empty():
-        dead_letters.append(lake, source.table, bad, replace(record, units={}))
-    others = pl.scan_delta(table).filter(~mine).collect()
-    everything = pl.concat([others, good], how="diagonal_relaxed") if others.height else good
-    version = lean.replace(table, everything, record, None)
-    replay(source, lake, run)
-    return max(version, lake.version(source.table)), record
+    one, other = (frame.select(columns) for frame in (aligned, good))
+    differs = pl.concat(
+        [
+            one.join(other, on=columns, how="anti", nulls_equal=True),
+            other.join(one, on=columns, how="anti", nulls_equal=True),
+        ]
+    )
+    if differs.is_empty():
+        return set()
+    return set(_sift.units_of(source, differs)) if source.unit else None
+
+
+def _in_units(source: Source, units: Iterable[str]) -> pl.Expr:
+    """Whether a row of the table belongs to one of the units."""
+    return pl.col(str(source.unit)).cast(pl.String).fill_null(WHOLE).is_in(sorted(units))
+
+
+def _units_in_sql(source: Source, units: Iterable[str]) -> str:
+    """The same as a predicate over partitions."""
+    days = [f"'{unit}'" for unit in sorted(set(units) - {WHOLE})]
+    found = [f"{source.unit} IN ({', '.join(days)})"] if days else []
+    return " OR ".join([*found, *([f"{source.unit} IS NULL"] if WHOLE in set(units) else [])])
 
 
 def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from dagster_shared.error import SerializableErrorInfo
 from medallion_platform.definitions import catalog, lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.runs import Outcome, _in_words, _spans
+from medallion_platform.orchestration.runs import Outcome, _spans, in_words
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
 
@@ -35,8 +35,8 @@ def test_a_failure_is_told_by_our_own_sentence() -> None:
     wrapper = SerializableErrorInfo(
         "dagster.DagsterExecutionStepExecutionError: Error\n", [], "DagsterExecutionStepExecutionError", ours
     )
-    assert _in_words(wrapper) == "silver.x: its transform failed (Error: y)."
-    assert _in_words(None) == "failed"
+    assert in_words(wrapper) == "silver.x: its transform failed (Error: y)."
+    assert in_words(None) == "failed"
 
 
 def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(

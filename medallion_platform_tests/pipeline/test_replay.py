@@ -23,8 +23,10 @@ from medallion_platform.contracts.contract import (
     NotNull,
     Severity,
 )
-from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse import dead_letters, lean
+from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline import replay as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.replay import reparse, replay
@@ -241,6 +243,52 @@ def test_reparse_of_some_days_leaves_the_others(zone: Zone) -> None:
     reparse(stricter(10), zone.lake, RUN, {"2026-01-05"})
     assert table_rows(zone.lake)["event_id"].to_list() == ["b"]
     assert letters(zone.lake)["row"].to_list() == [1]
+
+
+def test_only_days_with_a_row_that_changes_are_written(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 1441, "50"), good("c", 2881, "7"), bad()])
+    zone.take()
+    day_of = {"a": "2026-01-05", "b": "2026-01-06", "c": "2026-01-07"}
+    before = table_rows(zone.lake)
+
+    def files() -> dict[str, set[str]]:
+        table = zone.lake.open(CSV.table)
+        assert table
+        found = table.file_uris()
+        return {k: {f for f in found if f"={day}/" in f} for k, day in day_of.items()}
+
+    there, version = files(), zone.lake.version(CSV.table)
+    assert reparse(CSV, zone.lake, RUN) == (version, None), "nothing changes: nothing is written"
+    _, record = reparse(stricter(10), zone.lake, RUN)
+    assert record
+    assert record.units == {}, "the day of b holds no row any more"
+    assert (record.counts.read, record.counts.dead_lettered, record.counts.missing) == (1, 1, 0)
+    after = files()
+    assert (after["a"], after["c"], after["b"]) == (there["a"], there["c"], set())
+
+    # What comes back is what belongs to the day that was asked for.
+    reparse(CSV, zone.lake, RUN, {day_of["a"]})
+    assert table_rows(zone.lake)["event_id"].to_list() == ["a", "c"]
+    reparse(CSV, zone.lake, RUN, {day_of["b"]})
+    assert table_rows(zone.lake).sort("event_id").equals(before.sort("event_id"))
+    assert letters(zone.lake)["row"].to_list() == [4]
+
+
+def test_a_row_that_belongs_to_another_day_now_moves_there(zone: Zone) -> None:
+    zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 1, "6"), good("c", 1441, "7")])
+    zone.take()
+    table = zone.lake.open(CSV.table)
+    assert table
+    wrong = table_rows(zone.lake).with_columns(
+        pl.when(pl.col("event_id") == "b").then(pl.date(2026, 1, 6)).otherwise("event_date").alias("event_date")
+    )
+    record = Record(verb="test", run_id="test", at=RUN.at.isoformat(), sequence=next_sequence(table))
+    lean.replace(table, wrong, record, None)
+    _, told = reparse(CSV, zone.lake, RUN, {"2026-01-06"})
+    assert told
+    assert told.units == {"2026-01-05": 1, "2026-01-06": 1}
+    found = table_rows(zone.lake).sort("event_id")
+    assert found["event_date"].cast(pl.String).to_list() == ["2026-01-05", "2026-01-05", "2026-01-06"]
 
 
 def test_reparse_of_some_days_leaves_rows_without_a_day(zone: Zone) -> None:
