@@ -280,7 +280,10 @@ def test_a_row_that_belongs_to_another_day_now_moves_there(zone: Zone) -> None:
     table = zone.lake.open(CSV.table)
     assert table
     wrong = table_rows(zone.lake).with_columns(
-        pl.when(pl.col("event_id") == "b").then(pl.date(2026, 1, 6)).otherwise("event_date").alias("event_date")
+        pl.when(pl.col("event_id") == "b")
+        .then(pl.date(2026, 1, 6))
+        .otherwise("event_date")
+        .alias("event_date")
     )
     record = Record(verb="test", run_id="test", at=RUN.at.isoformat(), sequence=next_sequence(table))
     lean.replace(table, wrong, record, None)

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from pyspark.sql import SparkSession
 
+from medallion_platform.contracts.contract import Expectation, Severity, Sql
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run, refresh
@@ -22,6 +23,16 @@ from .shop import EVENTS, bring, content, dead, event, rebuilt
 from .test_refresh import amounts, declared, picky
 from .toy import Row, Zone, bad
 
+STRICTER = replace(
+    EVENTS,
+    contract=replace(
+        EVENTS.contract,
+        expectations=(
+            *EVENTS.contract.expectations,
+            Expectation("amount is above one", ("amount",), Severity.REJECT, Sql("amount > 1")),
+        ),
+    ),
+)
 LATER = Run("the-rollback", datetime(2026, 11, 21, 13, tzinfo=UTC))
 
 
@@ -100,7 +111,7 @@ def test_what_cannot_be_taken_back_is_told_and_left(zone: Zone) -> None:
     take(zone, "first", event("a", 0, amount=1))
     with pytest.raises(CannotRollBack, match="no table has a commit of run nobody"):
         rollback(known, zone.lake, "nobody", LATER)
-    reparse(EVENTS, zone.lake, Run("parsed-again", LATER.at))
+    reparse(STRICTER, zone.lake, Run("parsed-again", LATER.at))
     take(zone, "second", event("b", 0, amount=1))
     before = zone.lake.version("bronze.events")
     with pytest.raises(CannotRollBack, match="run second wrote to it after"):
@@ -169,7 +180,7 @@ def test_what_was_withdrawn_stays_so_when_a_later_run_is_taken_back(zone: Zone, 
     take(zone, "first", event("a", 0, amount=1), bad(b"{"))
     take(zone, "wrong", *wrong)
     rollback(known, zone.lake, "wrong", LATER)
-    reparse(EVENTS, zone.lake, Run("parsed-again", LATER.at))
+    reparse(STRICTER, zone.lake, Run("parsed-again", LATER.at))
     rollback(known, zone.lake, "parsed-again", replace(LATER, run_id="another-rollback"))
     assert ids(zone) == ["a"]
     assert dead_letters.read(zone.lake, "bronze.events")["payload"].to_list() == [b"{"]
