@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
-from medallion_platform.lakehouse.lake import files_of, follow
+from medallion_platform.lakehouse import paths
+from medallion_platform.lakehouse.lake import files_of, follow, partition_of
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.storage import at_once, store
 
@@ -38,7 +38,6 @@ WRITER = "writer"
 
 _ATTEMPT = "attempt"
 """The entry of a commit's information that tells it from every other try to make one."""
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _STATISTICS_COLUMNS = 32
 _RECENT = 10
 
@@ -126,13 +125,13 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
         if footer.num_rows == 0:
             return None
         target = file["path"].removeprefix(f"{folder}/")
-        values = dict(part.split("=", 1) for part in target.split("/")[:-1])
+        values = paths.values(target)
         below.rename(file["path"], target)
         return StagedFile(
             target,
             file["size"],
             int(file["last_modified"].timestamp() * 1000),
-            {c: None if values[c] == _HIVE_NULL else unquote(values[c]) for c in partition_by},
+            {c: values[c] for c in partition_by},
             footer.num_rows,
             _told(footer),
         )
@@ -140,11 +139,6 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
     files = sorted(below.list(folder).collect(), key=lambda f: f["path"])
     found = at_once(moved, [f for f in files if f["path"].endswith(".parquet")])
     return [file for file in found if file]
-
-
-def folder_value(value: str | None) -> str:
-    """A partition value as it stands in a folder's name ("Partition Discovery" of Spark)."""
-    return _HIVE_NULL if value is None else quote(value, safe="")
 
 
 def write_file(
@@ -195,7 +189,7 @@ def commit(
 
     remove = list(remove)
     # The log accepts the removal of a file that is no longer there, and its rows would double.
-    if gone := {unquote(f["path"]) for f in remove} - {unquote(f["path"]) for f in files_of(table)}:
+    if gone := {f["path"] for f in remove} - {f["path"] for f in files_of(table)}:
         raise Fenced(
             f"{table.metadata().name}: {len(gone)} files to replace were rewritten meanwhile; nothing "
             "of this write is visible, run it again"
@@ -231,16 +225,7 @@ def _removals(files: Iterable[dict[str, Any]], partition_by: list[str]) -> list[
     from deltalake.transaction import RemoveAction
 
     now = int(time.time() * 1000)
-    return [
-        RemoveAction(
-            unquote(f["path"]),
-            True,
-            now,
-            f["size_bytes"],
-            {c: None if (v := f.get(f"partition.{c}")) is None else str(v) for c in partition_by},
-        )
-        for f in files
-    ]
+    return [RemoveAction(f["path"], True, now, f["size_bytes"], partition_of(f, partition_by)) for f in files]
 
 
 def _told(footer: Any) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import unquote
 
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.storage import of_request, store
@@ -65,7 +64,7 @@ def verify(lake: Lake, table: str, file: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    root, path = lake.path(table), unquote(file["path"])
+    root, path = lake.path(table), file["path"]
     try:
         content = pa.py_buffer(store(root).get(path).bytes())
         pages = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
-from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.lakehouse.lake import files_of, path_of
 from medallion_platform.storage import options
 
 if TYPE_CHECKING:
@@ -95,9 +94,9 @@ def _read(table: DeltaTable, file: dict[str, Any], kinds: pl.Schema) -> pl.DataF
 
     partition = {c: file.get(f"partition.{c}") for c in kinds if f"partition.{c}" in file}
     inside = {c: k for c, k in kinds.items() if c not in partition}
-    root = unquote(table.table_uri.removeprefix("file://").rstrip("/"))
+    root = path_of(table)
     rows = pl.scan_parquet(
-        f"{root}/{unquote(file['path'])}",
+        f"{root}/{file['path']}",
         schema=inside or None,
         missing_columns="insert",
         extra_columns="ignore",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from medallion_platform import storage
-from medallion_platform.lakehouse import log, rolled_log
+from medallion_platform.lakehouse import log, paths, rolled_log
 from medallion_platform.lakehouse.record import WHOLE, Record
 
 if TYPE_CHECKING:
@@ -203,8 +203,13 @@ def follow(table: DeltaTable) -> None:
 
 
 def files_of(table: DeltaTable) -> list[dict[str, Any]]:
-    """Each data file of the table's version: path, size_bytes, num_records, partition values."""
+    """Each data file of the table's version: path below the table, size_bytes, num_records, partition.*"""
     import polars as pl
 
     actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    return actions.to_dicts()
+    return [{**a, "path": paths.below_table(a["path"])} for a in actions.to_dicts()]
+
+
+def partition_of(file: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str | None]:
+    """The partition values of a line of `files_of`, as the log has them."""
+    return {c: paths.text(file.get(f"partition.{c}")) for c in columns}

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import (
     Fenced,
     StagedFile,
     commit,
     fenced,
-    folder_value,
     sequence_of,
     write_file,
 )
@@ -45,14 +45,12 @@ def parts(
     rows: pl.DataFrame, partition_by: Sequence[str], folder: str = ""
 ) -> Iterator[tuple[str, dict[str, str | None], pl.DataFrame]]:
     """The rows of each partition, with a new file's path below a folder, and the partition's values."""
-    import polars as pl
-
     if rows.is_empty():
         return
     for part in rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]:
-        values = {c: part[c].cast(pl.String).item(0) for c in partition_by}
-        folders = [folder, *(f"{c}={folder_value(value)}" for c, value in values.items())]
-        yield "/".join(filter(None, [*folders, f"{uuid4().hex}.parquet"])), values, part
+        values = {c: paths.text(part[c].item(0)) for c in partition_by}
+        file = paths.below(values, f"{uuid4().hex}.parquet")
+        yield f"{folder}/{file}" if folder else file, values, part
 
 
 def write(

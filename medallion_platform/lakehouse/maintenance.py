@@ -25,21 +25,18 @@ from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from medallion_platform.lakehouse import rolled_log
+from medallion_platform.lakehouse import paths, rolled_log
 from medallion_platform.lakehouse.commit import (
-    _HIVE_NULL,
     WRITER,
     Fenced,
     StagedFile,
-    folder_value,
     sequence_of,
     staged_files,
     write_file,
 )
 from medallion_platform.lakehouse.damage import verify
-from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.log import commit_text
 from medallion_platform.storage import at_once, options, remove, store
 
@@ -212,7 +209,7 @@ def vacuum(
     listed = _listed(root)
     # The log is read after the listing: what a writer commits in between is known.
     opened = _open(lake, table)
-    live = {unquote(f["path"]) for f in files_of(opened)}
+    live = {f["path"] for f in files_of(opened)}
     needed = live | _replaced_since(root, cutoff)
     unneeded = [(p, s, modified) for p, s, modified in listed if p not in needed]
     dead = [
@@ -320,7 +317,7 @@ def _rewrite(
     # A column that the table got after the file was written is null in it. One that the table does not
     # have tells of a dead letter, and is null in all rows (see `spark.stage`).
     frame = pl.scan_parquet(
-        [f"{root}/{unquote(f['path'])}" for f in batch],
+        [f"{root}/{f['path']}" for f in batch],
         schema=inside,
         missing_columns="insert",
         extra_columns="ignore",
@@ -330,28 +327,19 @@ def _rewrite(
         cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
     ).collect()
     frame = curve(frame, [c for c in cluster_by if c in inside])
-    target = "/".join([folder, *(f"{c}={_folder_value(batch[0], c)}" for c in partition_by)])
+    partition = partition_of(batch[0], partition_by)
     pieces = max(1, math.ceil(sum(f["size_bytes"] for f in batch) / target_bytes))
     rows = max(1, math.ceil(frame.height / pieces))
     run = uuid.uuid4().hex
     for n, start in enumerate(range(0, frame.height, rows)):
         write_file(
             root,
-            f"{target}/{mark}{run}-{n:04}.parquet",
+            f"{folder}/{paths.below(partition, f'{mark}{run}-{n:04}.parquet')}",
             frame.slice(start, rows).to_arrow(),
             compression="zstd",
             compression_level=_ZSTD,
             row_group_size=ROW_GROUP,
         )
-
-
-def _folder_value(file: dict[str, Any], column: str) -> str:
-    """A file's partition value as its folder's name has it."""
-    for part in unquote(file["path"]).split("/"):
-        if part.startswith(f"{column}="):
-            return part.partition("=")[2]
-    value = file[f"partition.{column}"]
-    return folder_value(None if value is None else str(value))
 
 
 def _commit(
@@ -393,10 +381,9 @@ def _swap(
         AddAction(f.path, f.size, f.partition, f.modified_ms, False, f.statistics) for f in added
     ]
     stamp = int(time.time() * 1000)
-    for f in removed:
-        values = {c: unquote(_folder_value(f, c)) for c in partition_by}
-        partition = {c: None if v == _HIVE_NULL else v for c, v in values.items()}
-        swap.append(RemoveAction(unquote(f["path"]), False, stamp, f["size_bytes"], partition))
+    swap += [
+        RemoveAction(f["path"], False, stamp, f["size_bytes"], partition_of(f, partition_by)) for f in removed
+    ]
     metadata = {"maintenance": f"{len(removed)} files clustered into {len(added)}"}
     last = lake.last_record(table)
     if last is not None:
@@ -437,7 +424,7 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
         if removed:
             stamp = removed.get("deletionTimestamp")
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
-                found.update((removed["path"], unquote(removed["path"])))
+                found.add(paths.below_table(removed["path"]))
 
     log = sorted(f["path"] for f in store(root).list("_delta_log").collect())
     texts = at_once(partial(commit_text, root), rolled_log.commits(log))

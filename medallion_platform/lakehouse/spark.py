@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
+from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.log import FilesGone, actions
@@ -147,7 +147,7 @@ def read(spark: SparkSession, lake: Lake, table: str, version: int) -> DataFrame
     found = lake.open(table, version)
     assert found is not None
     path = lake.path(table)
-    files = [unquote(f["path"]) for f in files_of(found)]
+    files = [f["path"] for f in files_of(found)]
     if _is_plain(found, path, files):
         return _of_files(spark, path, found, files)
     return spark.read.format("delta").option("versionAsOf", version).load(path)
@@ -163,7 +163,7 @@ def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int
     found = lake.open(table, until)
     assert found is not None
     path = lake.path(table)
-    files = [unquote(f["path"]) for f in files_added(path, since, until)]
+    files = [paths.below_table(f["path"]) for f in files_added(path, since, until)]
     if not all(at_once(partial(exists, path), files)):
         raise FilesGone(f"{path}: not all files are there that were added after version {since}")
     if _is_plain(found, path, files):
@@ -290,12 +290,26 @@ def stage(
     return Staged(files, rejected, counted)
 
 
+def name_of(spark: SparkSession, path: str) -> str:
+    """A file or folder as Spark names it, in `_metadata.file_path` too: a URI."""
+    found = _hadoop_path(spark, path)
+    return str(_files_at(spark, found).makeQualified(found).toUri().toString())
+
+
 def _delete(spark: SparkSession, folder: str) -> None:
     """Delete a folder as Spark made it: in a bucket, an object may stand for one without files."""
+    path = _hadoop_path(spark, folder)
+    _files_at(spark, path).delete(path, True)
+
+
+def _hadoop_path(spark: SparkSession, path: str) -> Any:
     jvm: Any = spark._jvm
+    return jvm.org.apache.hadoop.fs.Path(path)
+
+
+def _files_at(spark: SparkSession, path: Any) -> Any:
     session: Any = spark._jsparkSession
-    path = jvm.org.apache.hadoop.fs.Path(folder)
-    path.getFileSystem(session.sessionState().newHadoopConf()).delete(path, True)
+    return path.getFileSystem(session.sessionState().newHadoopConf())
 
 
 def _places(

@@ -8,10 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pyspark.errors import AnalysisException, PySparkException
@@ -22,7 +20,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from medallion_platform.contracts import masking
 from medallion_platform.contracts import spark as contracts
 from medallion_platform.contracts.contract import Severity
-from medallion_platform.lakehouse import dead_letters, lean
+from medallion_platform.lakehouse import dead_letters, lean, paths
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.counts import Counts
@@ -32,7 +30,7 @@ from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
-from medallion_platform.storage import in_bucket, of_request, reason
+from medallion_platform.storage import of_request, reason
 
 if TYPE_CHECKING:
     from medallion_platform.contracts.contract import Contract
@@ -42,6 +40,8 @@ STALE = "_stale_dimension"
 """Whether a row was enriched from a lookup that was behind its own upstream."""
 
 _WEIGHT = "_weight"
+_PATH = "__path"
+_KEY = "__key_"
 _IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
 _EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
 _PHONE = r"\+?\d(?:[\s().\-/]*\d){2,10}[\s().\-/]*((?:\d[\s().\-/]*){3}\d)"
@@ -357,9 +357,7 @@ def _frames(
             frame = read()
             # Rows without a key are about the whole table (a truncate): every key needs them.
             null_key = F.col(table.keyed_by[0]).isNull()
-            frame = frame.join(F.broadcast(keys), list(table.keyed_by), "left_semi").unionByName(
-                frame.where(null_key)
-            )
+            frame = _of_keys(table, frame, keys, "left_semi").unionByName(frame.where(null_key))
         else:
             frame = read()
         frames[argument] = frame
@@ -412,28 +410,53 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     made.keys = [str(r[0]) for r in keys.select(_unit_text(table)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
-    files = files_of(target)
+    files = {f["path"]: f for f in files_of(target)}
     if not files:
         return  # of an empty table Spark cannot name the files
+    root = lake.path(table.name)
     rows = engine.read(spark, lake, table.name, target.version())
     # Named before the join: behind one Spark no longer knows where a row came from.
-    located = rows.withColumn("_path", F.col("_metadata.file_path"))
-    hit = located.join(F.broadcast(keys), list(table.keyed_by), "left_semi").select("_path").distinct()
-    uris = [r[0] for r in hit.collect()]
-    if not uris:
+    located = rows.withColumn(_PATH, F.col("_metadata.file_path"))
+    typed = _typed(table, keys)
+    hit = dict(_of_keys(table, located, typed, "left_semi").groupBy(_PATH).count().collect())
+    if not hit:
         return
-    names = {_relative(u, lake.path(table.name)) for u in uris}
-    made.replaced_files = [f for f in files if unquote(f["path"]) in names]
-    same_files = located.where(F.col("_path").isin(uris))
-    kept = same_files.join(F.broadcast(keys), list(table.keyed_by), "left_anti")
-    staged = engine.stage(kept, lake.path(table.name), table.contract.partitioned_by, columns=rows.columns)
+    try:
+        names = paths.by_spark(hit, engine.name_of(spark, root), files)
+    except paths.Unknown as error:
+        raise Refused(
+            f"{table.name}: {error}, so that its rows cannot be replaced. Nothing was written, the table is "
+            "as it was; materialize it with `rebuild: true`, which makes it anew as a whole"
+        ) from error
+    made.replaced_files = [files[name] for name in sorted(names)]
+    same_files = located.where(F.col(_PATH).isin(list(hit)))
+    kept = _of_keys(table, same_files, typed, "left_anti")
+    staged = engine.stage(kept, root, table.contract.partitioned_by, columns=rows.columns)
+    others = sum(f["num_records"] for f in made.replaced_files) - sum(hit.values())
+    if staged.rows != others:
+        raise Refused(
+            f"{table.name}: {others} rows of other keys lie in the {len(names)} files to replace, and "
+            f"{staged.rows} of them were read. Nothing was written, the table is as it was; refresh again"
+        )
     made.files = [*made.files, *staged.files]
 
 
-def _relative(uri: str, root: str) -> str:
-    root = root if in_bucket(root) else str(Path(root).resolve())
-    path = unquote(unquote(uri))
-    return path[path.index(root) + len(root) + 1 :]
+def _typed(table: Table, keys: DataFrame) -> DataFrame:
+    """The keys in the types of the table, as the gate reads them; one that it cannot read is in no row."""
+    types = {f.name: f.dataType for f in keys.schema.fields}
+    typed = {c: contracts.convert(F.col(c), types[c], table.contract.column(c).type) for c in table.keyed_by}
+    readable = [F.col(c).isNull() | value.isNotNull() for c, value in typed.items()]
+    return keys.where(reduce(Column.__and__, readable)).select(*(v.alias(c) for c, v in typed.items()))
+
+
+def _of_keys(
+    table: Table, rows: DataFrame, keys: DataFrame, how: Literal["left_semi", "left_anti"]
+) -> DataFrame:
+    """The rows of these keys, or of all others; a null is the same as another one."""
+    names = {c: f"{_KEY}{n}" for n, c in enumerate(table.keyed_by)}
+    small = keys.select(*(F.col(c).alias(name) for c, name in names.items()))
+    same = [F.col(c).eqNullSafe(F.col(name)) for c, name in names.items()]
+    return rows.join(F.broadcast(small), reduce(Column.__and__, same), how)
 
 
 def _mask(rows: DataFrame, contract: Contract) -> DataFrame:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -70,7 +69,7 @@ def measure(lake: Lake, bounds: dict[str, tuple[Any, Any]]) -> tuple[int, int, i
     assert table is not None
     files = size = rows = 0
     for f in files_of(table):
-        footer = pq.read_metadata(Path(lake.path(TABLE)) / unquote(f["path"]))
+        footer = pq.read_metadata(Path(lake.path(TABLE)) / f["path"])
         left = [
             footer.row_group(g).num_rows
             for g in range(footer.num_row_groups)

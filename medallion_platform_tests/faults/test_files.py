@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -77,7 +76,7 @@ def data_files(lake: Lake, table: str) -> list[Path]:
     """The data files of the newest version."""
     found = lake.open(table)
     assert found
-    return [Path(lake.path(table)) / unquote(f["path"]) for f in files_of(found)]
+    return [Path(lake.path(table)) / f["path"] for f in files_of(found)]
 
 
 def flipped(content: bytes, at: int, bit: int) -> bytes:
@@ -102,7 +101,7 @@ def damaged(lake: Lake, table: str, damage: str) -> Iterator[str]:
     root = lake.path(table)
     new = damage == "a bit flipped in a new file"
     file = max(files_of(found), key=lambda f: (("clustered" in f["path"]) != new, f["size_bytes"]))
-    path = unquote(file["path"])
+    path = file["path"]
     whole = store(root).get(path).bytes().to_bytes()
     if damage == "gone":
         store(root).delete(path)

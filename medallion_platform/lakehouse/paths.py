@@ -1,0 +1,91 @@
+"""How a data file is called: below its table, in the log, by Spark, and by the folders of its partition.
+
+The platform knows a file by its path below the table's folder, as the disk or the bucket has it:
+`region=Graz%3A West/part-0.parquet`. The log has that path percent-encoded once more ("Data Files" of
+Delta's protocol), Spark has it behind the table's folder in a URI. All translation is in here, because
+two spellings of one file, compared as text, are two files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import unquote
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Stands for null in a folder's name, and for the empty text: Delta cannot tell the two apart."""
+
+FOLDER_BYTES = 255
+"""What the usual file systems allow for one name."""
+
+ESCAPED = "\x01-\x1f\"#%'*/:=?\\\\\x7f{\\[\\]^"
+"""The characters that Spark writes as `%XX` in a folder's name, for the inside of a character class."""
+
+_ESCAPED = re.compile(f"[{ESCAPED}]")
+
+
+class Unknown(LookupError):
+    """A file of which Spark says that it read it is none of the table's."""
+
+
+def below_table(in_log: str) -> str:
+    """A file's path below its table, from its path in the log."""
+    return unquote(in_log)
+
+
+def by_spark(uris: Iterable[str], root: str, files: Iterable[str]) -> set[str]:
+    """The paths below their table of files that Spark names; each is one of `files`.
+
+    uris: of `_metadata.file_path`. root: the table's folder as Spark names it. files: paths below the table.
+
+    Raises:
+        Unknown: one of them is not among the table's files.
+    """
+    folder = f"{_located(root)}/"
+    found = {_located(uri).removeprefix(folder) for uri in uris}
+    if other := found - set(files):
+        raise Unknown(f"Spark read {sorted(other)[0]}, which the log of {root} does not name")
+    return found
+
+
+def text(value: object) -> str | None:
+    """A partition value as the log has it ("Partition Value Serialization" of Delta's protocol)."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime):
+        moment = value.astimezone(UTC) if value.tzinfo else value
+        return moment.replace(tzinfo=None).isoformat(" ")
+    return str(value)
+
+
+def folder(column: str, value: str | None) -> str:
+    """The folder of a partition, named as Spark names it: `region=Graz%3A West`."""
+    return f"{_escaped(column)}={HIVE_NULL if value is None else _escaped(value)}"
+
+
+def values(path: str) -> dict[str, str | None]:
+    """The partition values that the folders of a path tell, by column."""
+    pairs = (part.split("=", 1) for part in path.split("/")[:-1])
+    return {unquote(c): None if v == HIVE_NULL else unquote(v) for c, v in pairs}
+
+
+def below(folders: Mapping[str, str | None], name: str) -> str:
+    """Where a file of a partition lies below its table."""
+    return "/".join([*(folder(column, value) for column, value in folders.items()), name])
+
+
+def room(column: str) -> int:
+    """The bytes that a value of a partition column may have in its folder's name."""
+    return FOLDER_BYTES - len(f"{_escaped(column)}=".encode())
+
+
+def _located(uri: str) -> str:
+    """A URI unescaped. Of a local file, Hadoop writes `file:/x` in one place and `file:///x` in another."""
+    return re.sub("^file:/+", "/", unquote(uri))
+
+
+def _escaped(text: str) -> str:
+    return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)

@@ -1,0 +1,112 @@
+"""A data file has one name, however the disk, the log, a URI and Spark spell it."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from medallion_platform.lakehouse import lean, paths
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
+from medallion_platform.lakehouse.maintenance import optimize, vacuum
+from medallion_platform.lakehouse.record import Record
+
+NAME = "silver.things"
+letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")
+names = st.text(letters | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: "\0" not in text and text != paths.HIVE_NULL
+)
+
+
+@given(
+    st.dictionaries(names, st.none() | names, max_size=3), st.sampled_from(["a.parquet", "part-0.parquet"])
+)
+def test_what_a_folder_is_called_is_read_back(partition: dict[str, str | None], name: str) -> None:
+    path = paths.below(partition, name)
+    assert paths.values(path) == partition
+    assert path.count("/") == len(partition)
+
+
+@given(names, names)
+def test_room_is_what_a_folder_s_name_may_still_have(column: str, value: str) -> None:
+    named = len(paths.folder(column, value).encode())
+    assert (named <= paths.FOLDER_BYTES) == (len(paths.folder("", value).encode()) - 1 <= paths.room(column))
+
+
+@given(
+    st.lists(names, min_size=1, max_size=3, unique=True),
+    st.sampled_from(["file:/l", "file:///l", "s3://b/l"]),
+)
+def test_a_file_that_is_not_the_table_s_is_never_taken_for_one(texts: list[str], root: str) -> None:
+    from urllib.parse import quote
+
+    files = [paths.below({"p": text}, "f.parquet") for text in texts]
+    uris = [f"{root}/{quote(f, safe='/=+~')}" for f in files]
+    assert paths.by_spark(uris, root, files) == set(files)
+    with pytest.raises(paths.Unknown):
+        paths.by_spark(uris, root, files[1:])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, None), (True, "true"), (date(2026, 1, 5), "2026-01-05"), (Decimal("1.50"), "1.50"), (-7, "-7"),
+        (datetime(2026, 1, 5, 10, 0, 0, 5, UTC), "2026-01-05 10:00:00.000005"),
+    ],
+)  # fmt: skip
+def test_partition_values_stand_in_the_log_as_delta_wants_them(value: object, text: str | None) -> None:
+    assert paths.text(value) == text
+
+
+@settings(
+    max_examples=1,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+@given(st.lists(names, min_size=8, max_size=12, unique=True), st.sampled_from(["a b", "ü+;", "{y}*"]))
+@example(["Graz: West", "a%b", "%41", "a%20b", "..", ".", " ", "a/b", "[x]", "a\\b", "}"], "lake")
+def test_both_engines_and_the_log_agree_on_every_file(
+    tmp_path_factory: Any, spark: SparkSession, texts: list[str], root: str
+) -> None:
+    lake = Lake(tmp_path_factory.mktemp("x") / root)
+    path = lake.path(NAME)
+    table = lake.ensure(NAME, pa.schema([("p", pa.string()), ("n", pa.int64())]), ["p"])
+    mine = pl.DataFrame({"p": texts, "n": range(len(texts))})
+    theirs = spark.createDataFrame([(t, n + 1000) for n, t in enumerate(texts)], "p string, n long")
+    lean.append(table, mine, Record("refresh", "r", "", sequence=1), {})
+    commit(
+        table,
+        Record("refresh", "r", "", sequence=2),
+        add=engine.stage(theirs, path, ["p"], columns=["p", "n"]).files,
+    )
+
+    files = {f["path"]: f for f in files_of(table)}
+    assert {str(p.relative_to(path)) for p in Path(path).rglob("*.parquet")} == set(files)
+    for f in files.values():
+        assert paths.values(f["path"]) == partition_of(f, ["p"]) == {"p": f["partition.p"]}
+    # Both name the folder of a value alike.
+    assert len({f.rpartition("/")[0] for f in files}) == len(texts)
+    rows = engine.read(spark, lake, NAME, table.version())
+    located = rows.select(F.col("_metadata.file_path").alias("file"), "p", "n").collect()
+    want = sorted([(t, n + more) for n, t in enumerate(texts) for more in (0, 1000)])
+    assert sorted((r.p, r.n) for r in located) == want
+    for row in located:
+        (name,) = paths.by_spark([row.file], engine.name_of(spark, path), files)
+        assert files[name]["partition.p"] == row.p
+
+    optimize(lake, NAME)
+    vacuum(lake, NAME)
+    assert sorted(pl.scan_delta(lake.open(NAME)).select("p", "n").collect().rows()) == want  # type: ignore[arg-type]
+    assert len(lake.open(NAME).file_uris()) == len(texts)  # type: ignore[union-attr]
