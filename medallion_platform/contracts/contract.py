@@ -139,6 +139,13 @@ class Length:
 
 
 @dataclass(frozen=True)
+class NamesFolder:
+    """The text can be a partition: not empty, and as a folder's name no longer than so many bytes."""
+
+    most: int
+
+
+@dataclass(frozen=True)
 class Unique:
     """No other row of the judged frame has the same values; every row of a group of equals violates.
 
@@ -170,6 +177,7 @@ Test = (
     | StartsWith
     | EndsWith
     | Length
+    | NamesFolder
     | Unique
     | Values
     | Sql

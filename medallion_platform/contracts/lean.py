@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from medallion_platform.contracts import casts
+from medallion_platform.contracts import casts, folders
 from medallion_platform.contracts.contract import (
     Column,
     ColumnType,
@@ -27,6 +27,7 @@ from medallion_platform.contracts.contract import (
     IsType,
     Length,
     Matches,
+    NamesFolder,
     NotNull,
     OneOf,
     Severity,
@@ -392,6 +393,10 @@ def _passes(expectation: Expectation, column: Column) -> pl.Expr:
         return value.str.ends_with(test.text)
     if isinstance(test, Length):
         return _length(value.str.len_chars(), test)
+    if isinstance(test, NamesFolder):
+        size = value.str.len_bytes() + 2 * value.str.count_matches(folders.ESCAPED)
+        other = value.is_in(["", folders.HIVE_NULL]) | value.str.contains("\0", literal=True)
+        return (size <= test.most) & ~other
     raise TypeError(f"no translation of {test!r}")
 
 

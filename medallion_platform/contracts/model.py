@@ -51,6 +51,7 @@ from medallion_platform.contracts.contract import (
     IsType,
     Length,
     Matches,
+    NamesFolder,
     NotNull,
     OneOf,
     Pii,
@@ -62,6 +63,7 @@ from medallion_platform.contracts.contract import (
     Value,
     Values,
 )
+from medallion_platform.contracts.folders import room
 from medallion_platform.contracts.patterns import portable
 from medallion_platform.contracts.sql import SqlError, columns_of
 
@@ -191,6 +193,7 @@ def _compile(model: type[ContractModel]) -> Contract:
     table = _Table(name, by_name, options)
     expectations.extend(table.unique(schema.unique))
     expectations.extend(table.rows())
+    expectations.extend(table.partitions())
     twice = {e.name for e in expectations if [x.name for x in expectations].count(e.name) > 1}
     if twice:
         raise ContractError(name, None, f"two expectations are called {sorted(twice)[0]!r}")
@@ -614,6 +617,14 @@ class _Table:
             if self._column("partitioned_by", name).type.kind in ("float", "double"):
                 raise self.error("partitioned_by", f"column {name!r} is a floating number")
         return names
+
+    def partitions(self) -> Iterator[Expectation]:
+        """Of a text that parts the table, that it can name a folder."""
+        for name in self.partitioned_by():
+            if name in self.columns and self.columns[name].type.kind == "string":
+                most = room(name)
+                label = f"{name}: names a folder (not empty, at most {most} bytes)"
+                yield Expectation(label, (name,), Severity.REJECT, NamesFolder(most))
 
     def watermark(self) -> timedelta | None:
         told = self.options.get("watermark")

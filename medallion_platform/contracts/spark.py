@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from medallion_platform.contracts import casts
+from medallion_platform.contracts import casts, folders
 from medallion_platform.contracts.contract import (
     Column,
     ColumnType,
@@ -30,6 +30,7 @@ from medallion_platform.contracts.contract import (
     IsType,
     Length,
     Matches,
+    NamesFolder,
     NotNull,
     OneOf,
     Severity,
@@ -399,6 +400,10 @@ def _passes(expectation: Expectation, column: Column) -> SparkColumn:
         return value.endswith(test.text)
     if isinstance(test, Length):
         return _length(F.length(value), test)
+    if isinstance(test, NamesFolder):
+        size = F.octet_length(value) + 2 * F.regexp_count(value, F.lit(folders.ESCAPED))
+        other = value.isin("", folders.HIVE_NULL) | value.contains("\0")
+        return (size <= test.most) & ~other
     raise TypeError(f"no translation of {test!r}")
 
 

@@ -13,16 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote
 
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""Stands for null in a folder's name, and for the empty text: Delta cannot tell the two apart."""
-
-FOLDER_BYTES = 255
-"""What the usual file systems allow for one name."""
-
-ESCAPED = "\x01-\x1f\"#%'*/:=?\\\\\x7f{\\[\\]^"
-"""The characters that Spark writes as `%XX` in a folder's name, for the inside of a character class."""
-
-_ESCAPED = re.compile(f"[{ESCAPED}]")
+from medallion_platform.contracts.folders import HIVE_NULL, folder
 
 
 class Unknown(LookupError):
@@ -61,11 +52,6 @@ def text(value: object) -> str | None:
     return str(value)
 
 
-def folder(column: str, value: str | None) -> str:
-    """The folder of a partition, named as Spark names it: `region=Graz%3A West`."""
-    return f"{_escaped(column)}={HIVE_NULL if value is None else _escaped(value)}"
-
-
 def values(path: str) -> dict[str, str | None]:
     """The partition values that the folders of a path tell, by column."""
     pairs = (part.split("=", 1) for part in path.split("/")[:-1])
@@ -77,15 +63,6 @@ def below(folders: Mapping[str, str | None], name: str) -> str:
     return "/".join([*(folder(column, value) for column, value in folders.items()), name])
 
 
-def room(column: str) -> int:
-    """The bytes that a value of a partition column may have in its folder's name."""
-    return FOLDER_BYTES - len(f"{_escaped(column)}=".encode())
-
-
 def _located(uri: str) -> str:
     """A URI unescaped. Of a local file, Hadoop writes `file:/x` in one place and `file:///x` in another."""
     return re.sub("^file:/+", "/", unquote(uri))
-
-
-def _escaped(text: str) -> str:
-    return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)

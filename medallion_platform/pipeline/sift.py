@@ -17,6 +17,7 @@ from medallion_platform.contracts.contract import (
     Contract,
     Expectation,
     IsType,
+    NamesFolder,
     NotNull,
     Severity,
 )
@@ -186,7 +187,7 @@ def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:
     tombstone behind a delete concern no row, and have no key.
     """
     columns = tuple(replace(c, nullable=True) for c in contract.columns)
-    types = [e for e in contract.expectations if isinstance(e.test, IsType)]
+    types = [e for e in contract.expectations if isinstance(e.test, IsType | NamesFolder)]
     there = [
         Expectation(f"{name}: not null", (name,), Severity.REJECT, NotNull())
         for name in key

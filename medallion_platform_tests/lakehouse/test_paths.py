@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from medallion_platform.contracts import folders
 from medallion_platform.lakehouse import lean, paths
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import commit
@@ -25,7 +26,7 @@ from medallion_platform.lakehouse.record import Record
 NAME = "silver.things"
 letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")
 names = st.text(letters | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda text: "\0" not in text and text != paths.HIVE_NULL
+    lambda text: "\0" not in text and text != folders.HIVE_NULL
 )
 
 
@@ -40,8 +41,10 @@ def test_what_a_folder_is_called_is_read_back(partition: dict[str, str | None], 
 
 @given(names, names)
 def test_room_is_what_a_folder_s_name_may_still_have(column: str, value: str) -> None:
-    named = len(paths.folder(column, value).encode())
-    assert (named <= paths.FOLDER_BYTES) == (len(paths.folder("", value).encode()) - 1 <= paths.room(column))
+    named = len(folders.folder(column, value).encode())
+    assert (named <= folders.FOLDER_BYTES) == (
+        len(folders.folder("", value).encode()) - 1 <= folders.room(column)
+    )
 
 
 @given(

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, table
@@ -105,3 +106,35 @@ def test_a_changed_key_is_replaced_in_a_partition_of_any_text(zone: Zone, spark:
     bring(t, zone.lake, spark, catalog)
     want = [(row["place"], row["sku"], 2 if str(row["sku"])[0] == "x" else 1) for row in first]
     assert rows_of(zone.lake, t.name, ["place", "sku", "n"]) == sorted([*want, ("moved", "xz", 2)], key=repr)
+
+
+class RawParted(RawStock):
+    class Config:
+        metadata = {"partitioned_by": ["place"]}  # noqa: RUF012
+
+
+PARTED = FileSource("parted", "bronze.stock", RawParted.contract, JsonLines(), "toy", claims=("parted/**",))
+NAMES_FOLDER = "place: names a folder (not empty, at most 249 bytes)"
+NOT_ONE = ("", "x" * 300, "ß" * 125, "%" * 84, "__HIVE_DEFAULT_PARTITION__", "nul\0")
+
+
+def test_a_text_that_no_folder_can_be_called_is_a_dead_letter_and_the_rest_goes_on(
+    zone: Zone, spark: SparkSession
+) -> None:
+    """In bronze where that is parted by it, else where it first names a partition."""
+    rows = [
+        {"place": text, "sku": f"s{n}", "n": n} for n, text in enumerate((*NOT_ONE, None, "fine", "y" * 249))
+    ]
+    arrive(zone, PARTED, *rows)
+    assert rows_of(zone.lake, "bronze.stock", ["place"]) == [("fine",), ("y" * 249,), (None,)]
+    letters = dead_letters.read(zone.lake, "bronze.stock")
+    assert letters["violations"].to_list() == [[NAMES_FOLDER]] * len(NOT_ONE)
+    assert [json.loads(p)["place"] for p in letters.sort("offset")["payload"]] == list(NOT_ONE)
+
+    other = Zone(zone.root / "other")
+    arrive(other, RAW, *rows)
+    bring_as_rebuilt(STOCK, RAW, other, spark)
+    arrive(other, RAW, {"place": "now", "sku": "s0", "n": 9}, {"place": "z" * 250, "sku": "s7", "n": 9})
+    bring_as_rebuilt(STOCK, RAW, other, spark)
+    assert rows_of(other.lake, STOCK.name, ["place", "n"]) == [("now", 9), ("y" * 249, 8), (None, 6)]
+    assert dead_letters.count(other.lake, STOCK.name) == len(NOT_ONE)

@@ -1,0 +1,36 @@
+"""What a partition's folder is called, and which texts can be a partition's value.
+
+A partition value names a folder. What file systems and patterns take for something else is written as
+`%XX`, by Spark's rules, which hold for both engines. The empty text is none: Delta's protocol ("Partition
+Value Serialization") says that it is null.
+"""
+
+from __future__ import annotations
+
+import re
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Stands for null in a folder's name."""
+
+FOLDER_BYTES = 255
+"""What the usual file systems allow for one name."""
+
+ESCAPED = r"""[\x01-\x1f"#%'*/:=?\\\x7f{\[\]^]"""
+"""The characters that are written as `%XX`; means the same to Python, Java and Rust."""
+
+_ESCAPED = re.compile(ESCAPED)
+
+
+def escaped(text: str) -> str:
+    """A column's name or value as it stands in a folder's name."""
+    return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
+
+
+def folder(column: str, value: str | None) -> str:
+    """The folder of a partition: `region=Graz%3A West`."""
+    return f"{escaped(column)}={HIVE_NULL if value is None else escaped(value)}"
+
+
+def room(column: str) -> int:
+    """The bytes that a value of a partition column may have in its folder's name."""
+    return FOLDER_BYTES - len(f"{escaped(column)}=".encode())
