@@ -596,6 +596,8 @@ def _look(settings: Settings, say: Say) -> bool:
         seen = look()
     for path in seen.unclaimed:
         say(f"no source claims {path}: left where it is")
+    for path, why in seen.left.items():
+        say(f"{path}: {why}; left where it is")
     for path, owners in seen.contested.items():
         say(f"{path} is claimed by {', '.join(owners)}: left where it is")
     unfinished = [p for p in seen.unfinished if not landing.hidden(p)]

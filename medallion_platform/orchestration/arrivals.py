@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from medallion_platform.lakehouse.lake import Lake
@@ -23,7 +24,9 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
         lake = lakehouse.lake
         return _look(source, lake, lake.positions(source.table), run.at)
     look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
-    return landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
+    arrived = landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
+    left = (f"{path}: {why}; left where it is" for path, why in look.left.items())
+    return replace(arrived, notes=(*arrived.notes, *left))
 
 
 def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> Taken:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -36,7 +36,7 @@ _READ = 2**20
 
 @dataclass(frozen=True)
 class Look:
-    """What stands in a landing zone. Every file is in exactly one of the four."""
+    """What stands in a landing zone. Everything is in exactly one of the five."""
 
     claimed: Mapping[str, tuple[Seen, ...]]
     """Complete files by the name of the source that claims them, oldest first."""
@@ -46,6 +46,9 @@ class Look:
     """Files that several sources claim, with the names of these: none of them may take it."""
     unfinished: tuple[str, ...]
     """Files that are still being written, by their name or by the time of their last change."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """What no source can take in, whoever claims it, and why: a link that leads out, a pipe, a folder that
+    may not be listed."""
 
 
 def look(
@@ -61,13 +64,14 @@ def look(
     claimed_only: what lies outside of the folders that the sources name need not be listed.
     """
     zone = zone_at(str(landing))
-    files = zone.scan(folders_of(c for s in sources for c in s.claims) if claimed_only else [""])
-    return sort_out(files, sources, now, 0 if zone.whole_at_once else settle_seconds)
+    there = zone.scan(folders_of(c for s in sources for c in s.claims) if claimed_only else [""])
+    found = sort_out(there.files, sources, now, 0 if zone.whole_at_once else settle_seconds)
+    return replace(found, left={_shown(path): why for path, why in there.left.items()})
 
 
 def scan(landing: Path | str) -> list[Seen]:
     """Every file in a landing zone, also in folders; an absent zone is an empty one."""
-    return zone_at(str(landing)).scan([""])
+    return zone_at(str(landing)).scan([""]).files
 
 
 def sort_out(
@@ -87,7 +91,7 @@ def sort_out(
         if len(owners) > 1:
             contested[file.path] = owners
         elif not owners or not file.path.isprintable():
-            unclaimed.append(file.path.encode("utf-8", "backslashreplace").decode())
+            unclaimed.append(_shown(file.path))
         elif abs(now - file.modified_at) < timedelta(seconds=settle_seconds):
             unfinished.append(file.path)
         else:
@@ -98,6 +102,11 @@ def sort_out(
         contested,
         tuple(unfinished),
     )
+
+
+def _shown(path: str) -> str:
+    """A path in text that can be printed, whatever bytes it holds."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def unfinished_name(path: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.source import LostFile
-from medallion_platform.storage import in_bucket, reason, store
+from medallion_platform.storage import exists, in_bucket, reason, store
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 LIST_WHOLE_SECONDS = 900.0
 """How long a process goes by what it listed, and asks a bucket only for names behind the last one."""
 _KEEP_BYTES = 2**30
+_KINDS = {
+    stat.S_IFDIR: "a link to a folder",
+    stat.S_IFIFO: "a pipe, and no file",
+    stat.S_IFSOCK: "a socket, and no file",
+    stat.S_IFCHR: "a device, and no file",
+    stat.S_IFBLK: "a device, and no file",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,17 @@ class Seen:
     size: int
     modified_at: datetime
     etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What stands in a landing zone: files by path, and what is left alone, by path with the reason.
+
+    One thing that cannot be taken in never keeps the others from it.
+    """
+
+    files: list[Seen]
+    left: dict[str, str]
 
 
 class StillGrowing(Exception):
@@ -56,7 +74,7 @@ class Zone(Protocol):
         """Whether a file is there only once it is complete, so that nobody need wait for it to settle."""
         ...
 
-    def scan(self, folders: Collection[str]) -> list[Seen]:
+    def scan(self, folders: Collection[str]) -> Listing:
         """Every file below any of `folders` (`""`: all there are), by path.
 
         An absent zone is an empty one.
@@ -85,48 +103,69 @@ class Folder:
     root: str
     whole_at_once = False
 
-    def scan(self, folders: Collection[str]) -> list[Seen]:
-        """Every file, also in folders.
+    def scan(self, folders: Collection[str]) -> Listing:
+        """Every file, also in folders. A link to a file of the zone is one.
 
-        A link is a file, also one that leads nowhere; what has no content of its own (a pipe, a socket)
-        is none.
+        Left alone: links that lead out of the zone, to a folder or nowhere; what has no content of its
+        own (a pipe, a socket, a device); what the platform's user may not list or read.
         """
-        found = {seen for folder in folders for seen in self._scanned(folder)}
-        return sorted(found, key=lambda seen: seen.path)
+        found = dict(entry for folder in folders for entry in self._scanned(folder))
+        files = [seen for _, seen in sorted(found.items()) if isinstance(seen, Seen)]
+        return Listing(files, {path: why for path, why in sorted(found.items()) if isinstance(why, str)})
 
-    def _scanned(self, folder: str) -> Iterator[Seen]:
+    def _scanned(self, folder: str) -> Iterator[tuple[str, Seen | str]]:
+        """Each path with the file that stands there, or with why it is left alone."""
         try:
             entries = list(os.scandir(os.path.join(self.root, folder)))  # noqa: PTH118
         except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            yield folder or ".", f"the folder cannot be listed ({error.strerror})"
             return
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=False):
                 yield from self._scanned(path)
-                continue
-            try:
-                facts = entry.stat()
-            except OSError:
-                if not entry.is_symlink():
-                    continue  # gone since it was listed
-                facts = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(facts.st_mode) or stat.S_ISLNK(facts.st_mode):
-                yield Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+            elif (found := self._entry(path, entry)) is not None:
+                yield path, found
+
+    def _entry(self, path: str, entry: os.DirEntry[str]) -> Seen | str | None:
+        try:
+            facts = entry.stat()
+        except OSError:
+            return "a link that leads nowhere" if entry.is_symlink() else None  # gone since it was listed
+        if entry.is_symlink() and not self._holds(entry.path):
+            return "a link that leads out of the landing zone"
+        if not stat.S_ISREG(facts.st_mode):
+            return _KINDS.get(stat.S_IFMT(facts.st_mode), "no file")
+        if not os.access(entry.path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            return "the file may not be read (Permission denied)"
+        return Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def _holds(self, path: str) -> bool:
+        """Whether a path, all links followed, lies within the landing zone."""
+        return Path(path).resolve().is_relative_to(Path(self.root).resolve())
 
     def seen(self, path: str) -> Seen:
         """A file's size and the time of its last change."""
+        place = Path(self.root) / path
         try:
-            facts = (Path(self.root) / path).stat()
+            facts = place.stat()
         except FileNotFoundError:
             raise LostFile(path, "the file was removed before it could be read") from None
         except OSError as error:
             raise LostFile(path, error.strerror or str(error)) from error
+        if not self._holds(str(place)):
+            raise LostFile(path, "a link that leads out of the landing zone stands in its place")
         return Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     @contextmanager
     def file(self, seen: Seen) -> Generator[Path]:
-        """The file itself."""
-        yield Path(self.root) / seen.path
+        """The file itself, by the path behind all links: what is put in its place later is not followed."""
+        place = (Path(self.root) / seen.path).resolve()
+        if not self._holds(str(place)):
+            raise LostFile(seen.path, "a link that leads out of the landing zone stands in its place")
+        yield place
 
 
 @dataclass
@@ -146,13 +185,13 @@ class Bucket:
         default_factory=lambda: TemporaryDirectory(prefix="medallion-landing-")
     )
 
-    def scan(self, folders: Collection[str]) -> list[Seen]:
-        """Every object."""
+    def scan(self, folders: Collection[str]) -> Listing:
+        """Every object; the empty one that a console makes for a folder is none."""
         found: dict[str, Seen] = {}
         with _available(self.root):
             for folder in folders:
                 found |= self._list(folder)
-        return [found[path] for path in sorted(found)]
+        return Listing([found[path] for path in sorted(found)], {})
 
     def _list(self, folder: str) -> dict[str, Seen]:
         at, known = self._listed.get(folder, (0.0, {}))
@@ -160,6 +199,8 @@ class Bucket:
         if time.monotonic() - at > self.list_whole_seconds:
             at, known, last = time.monotonic(), {}, None
         came = store(self.root).list(folder or None, offset=last).collect()
+        # A folder that a console made is an empty object `folder/`, which is listed as `folder`.
+        came = [o for o in came if o["size"] or exists(self.root, o["path"])]
         self._listed[folder] = at, known | {o["path"]: _seen(o) for o in came}
         return self._listed[folder][1]
 

@@ -125,7 +125,7 @@ def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, b
                 through.seen.clear()
                 found = zone.scan(["events"])
                 assert {r.is_list for r in through.seen} == {True}
-                return len(found), len(through.seen)
+                return len(found.files), len(through.seen)
 
             assert look() == (KNOWN, KNOWN // 1000)
             assert look() == (KNOWN, 1)
@@ -135,7 +135,7 @@ def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, b
             assert look() == (KNOWN + 1, 1), "a name that sorts before is found with the next whole list"
             zone.list_whole_seconds = 0
             assert look() == (KNOWN + 2, KNOWN // 1000 + 1)
-            assert "other/a.csv" not in {seen.path for seen in zone.scan(["events"])}
+            assert "other/a.csv" not in {seen.path for seen in zone.scan(["events"]).files}
         finally:
             os.environ.update(server.environment)
             store.cache_clear()

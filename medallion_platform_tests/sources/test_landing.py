@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,8 @@ from medallion_platform.sources.landing import (
     unfinished_name,
     wanted,
 )
-from medallion_platform.sources.source import Csv, FileSource, UnreadableFile
+from medallion_platform.sources.source import Csv, FileSource, LostFile
+from medallion_platform.sources.zones import Listing, zone_at
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD = NOW - timedelta(hours=1)
@@ -94,19 +96,115 @@ def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
     assert got.unclaimed == ("stray",)
     assert [s.path for s in got.claimed["users"]] == ["users/eu/x/u.json"]
     events = {s.path: s for s in got.claimed["events"]}
-    assert set(events) == {"events/a.csv", "events/broken.csv"}
-    with pytest.raises(UnreadableFile, match="No such file"):
-        digest_of(tmp_path, events["events/broken.csv"])
+    assert set(events) == {"events/a.csv"}
+    assert got.left == {"events/broken.csv": "a link that leads nowhere"}
     assert scan(tmp_path / "absent") == []
 
 
 def test_what_has_no_content_of_its_own_is_no_file(tmp_path: Path):
     (tmp_path / "a").write_text("x")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "to-folder").symlink_to(tmp_path / "folder")
     os.mkfifo(tmp_path / "pipe")
-    assert [s.path for s in scan(tmp_path)] == ["a", "link", "loop"]
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    listening.close()
+    there = zone_at(str(tmp_path)).scan([""])
+    assert [s.path for s in there.files] == ["a", "link"]
+    assert there.left == {
+        "loop": "a link that leads nowhere",
+        "pipe": "a pipe, and no file",
+        "socket": "a socket, and no file",
+        "to-folder": "a link to a folder",
+        "to-pipe": "a pipe, and no file",
+    }
+
+
+@pytest.mark.parametrize(
+    "to", ["secret", "folder/secret", "/proc/self/environ", "/etc/hostname", "../../outside/secret"]
+)
+def test_a_link_never_leads_out_of_the_zone(tmp_path: Path, to: str):
+    """Of what is the process's own or another's, no line gets into a table."""
+    zone, outside = tmp_path / "zone", tmp_path / "outside"
+    (zone / "events").mkdir(parents=True)
+    (outside / "folder").mkdir(parents=True)
+    for name in ("secret", "folder/secret"):
+        (outside / name).write_text("token=1")
+    (tmp_path / "zone-beside").mkdir()
+    (zone / "events/a.csv").symlink_to(to if to.startswith("/") or ".." in to else outside / to)
+    (zone / "events/beside.csv").symlink_to(tmp_path / "zone-beside")
+    (zone / "events/good.csv").write_text("x")
+    got = look(zone, [EVENTS], NOW + timedelta(days=3650), 0)
+    assert [s.path for s in got.claimed["events"]] == ["events/good.csv"]
+    assert set(got.left) == {"events/a.csv", "events/beside.csv"}
+    seen = Seen("events/a.csv", 7, NOW)
+    with pytest.raises(LostFile, match="leads out"), zone_at(str(zone)).file(seen):
+        pass
+
+
+def test_a_file_that_is_swapped_for_a_link_is_lost_and_not_followed(tmp_path: Path):
+    zone = tmp_path / "zone"
+    (zone / "events").mkdir(parents=True)
+    (zone / "events/a.csv").write_text("x")
+    (seen,) = scan(zone)
+    (tmp_path / "secret").write_text("y")
+    (zone / "events/a.csv").unlink()
+    (zone / "events/a.csv").symlink_to(tmp_path / "secret")
+    with pytest.raises(LostFile, match="leads out"):
+        digest_of(zone, seen)
+    with pytest.raises(LostFile, match="leads out"):
+        zone_at(str(zone)).seen("events/a.csv")
+
+
+def test_a_zone_may_itself_be_a_link(tmp_path: Path):
+    (tmp_path / "real/events").mkdir(parents=True)
+    (tmp_path / "real/events/a.csv").write_text("x")
+    (tmp_path / "real/events/b.csv").symlink_to(tmp_path / "real/events/a.csv")
+    (tmp_path / "zone").symlink_to(tmp_path / "real")
+    there = zone_at(str(tmp_path / "zone")).scan([""])
+    assert ([s.path for s in there.files], there.left) == (["events/a.csv", "events/b.csv"], {})
+
+
+def test_what_may_not_be_read_keeps_nothing_else_from_being_taken_in(tmp_path: Path):
+    for path in ("events/shut/a.csv", "events/open/b.csv", "events/mine.csv", "users/u.csv"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x")
+    (tmp_path / "events/shut").chmod(0)
+    (tmp_path / "events/mine.csv").chmod(0)
+    there = as_somebody_else(tmp_path, "zone_at(root).scan(['events', 'users'])")
+    assert there == str(
+        Listing(
+            [s for s in scan(tmp_path) if s.path in ("events/open/b.csv", "users/u.csv")],
+            {
+                "events/mine.csv": "the file may not be read (Permission denied)",
+                "events/shut": "the folder cannot be listed (Permission denied)",
+            },
+        )
+    )
+
+
+def as_somebody_else(folder: Path, expression: str) -> str:
+    """What an expression over the zone `root` is for a user without rights of his own."""
+    for above in (folder, *folder.parents):
+        if above.stat().st_mode & 0o005 != 0o005 and os.geteuid() == 0 and above != Path("/"):
+            above.chmod(above.stat().st_mode | 0o005)
+    became = 65534 if os.geteuid() == 0 else None
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if became is not None:
+            os.setgid(became)
+            os.setuid(became)
+        os.write(write, str(eval(expression, {"zone_at": zone_at, "root": str(folder)})).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        text = said.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return text
 
 
 def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: Path):
