@@ -9,10 +9,9 @@ import dagster as dg
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, pool_of
+from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
@@ -56,12 +55,12 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         partitions_def=partitions.of_unit(table.unit, origin.first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
-        automation_condition=_when_upstream_changed(),
-        code_version=f"{code_version(table):012x}",
+        code_version=reports.code_of(table),
         pool=pool_of(table.name),
         check_specs=[
             *reports.check_specs(key, blocking=True, drifts=table.unit is not None),
             reports.current_spec(key),
+            reports.refreshed_spec(key),
         ],
     )
     def body(
@@ -91,6 +90,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             check_results=[
                 *reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
                 reports.current(lake, table, unit_columns),
+                reports.refreshed(table.name),
             ],
         )
 
@@ -135,7 +135,8 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
 
 def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.AssetsDefinition:
     """The online store's copy of a gold table, brought up to its newest version."""
-    key = dg.AssetKey(["serving", view.view])
+    name = serving_of(view.view)
+    key = key_of(name)
 
     @dg.asset(
         key=key,
@@ -146,25 +147,22 @@ def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.Assets
         tags={"layer": "serving", "domain": group},
         metadata={"features": view.references, "feature_repo": lakehouse.feature_repo},
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
-        automation_condition=_when_upstream_changed(),
-        pool=f"serving_{view.view}",
+        pool=pool_of(name),
+        check_specs=[reports.refreshed_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.publish import publish
         from medallion_platform.serving.features import FeatureRepository, OnlineFeatures
 
-        tell(f"serving.{view.view}", "publishing")
+        tell(name, "publishing")
         repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
         run = Run(context.run.run_id, datetime.now(UTC))
         done = publish(OnlineFeatures(repository, view), lakehouse.lake, run)
-        tell(f"serving.{view.view}", done.reason)
+        tell(name, done.reason)
         return dg.MaterializeResult(
             asset_key=key,
-            metadata={
-                "published_version": done.edition.version,
-                "rows_written": done.written,
-                "what_was_done": done.reason,
-            },
+            metadata=reports.published_metadata(done),
+            check_results=[reports.refreshed(name)],
         )
 
     return body
@@ -226,15 +224,3 @@ def _count_partitions(context: dg.AssetExecutionContext, lake: Lake, table: str,
     for partition in _requested(context) or ():
         counted = {"dagster/partition_row_count": rows.get(partition, 0)}
         context.add_asset_metadata(counted, partition_key=partition)
-
-
-def _when_upstream_changed() -> dg.AutomationCondition:  # type: ignore[type-arg]
-    """Refresh what changed upstream, late dates included.
-
-    A day without upstream rows is no gap: a window over it is made from the days that there are.
-    """
-    return (
-        dg.AutomationCondition.any_deps_updated().since_last_handled()
-        & ~dg.AutomationCondition.any_deps_in_progress()
-        & ~dg.AutomationCondition.in_progress()
-    ).with_label("an upstream table changed")

@@ -13,11 +13,12 @@ from medallion_platform.orchestration.assets import (
     intake_job,
     table_asset,
 )
+from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.pools import sleep_while_waiting
-from medallion_platform.orchestration.schedules import features_by_night, gold_by_the_hour
-from medallion_platform.orchestration.sensors import code_sensor, landing_sensor, surge_sensor
+from medallion_platform.orchestration.schedules import catch_up_by_the_hour
+from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
 
@@ -33,25 +34,17 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
     made = [table_asset(t, catalog, lakehouse) for t in catalog.in_order]
     published = [feature_asset(f, lakehouse, catalog.origin(f.table).domain) for f in features]
     intake = intake_job(catalog.sources)
+    catch_up = catch_up_job(catalog, features)
     maintenance = maintenance_job(catalog)
     return dg.Definitions(
         assets=[*bronze, *made, *published],
-        jobs=[intake, maintenance],
-        schedules=[
-            *gold_by_the_hour(catalog),
-            *([features_by_night()] if features else []),
-            maintenance_schedule(maintenance),
-        ],
+        jobs=[intake, catch_up, maintenance],
+        schedules=[catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)],
         resources={"lakehouse": lakehouse},
         executor=dg.in_process_executor,
         sensors=[
-            landing_sensor(catalog, intake),
+            catch_up_sensor(catalog, features, intake, catch_up),
             surge_sensor(catalog),
             code_sensor(catalog),
-            dg.AutomationConditionSensorDefinition(
-                "refresh_what_changed",
-                target=dg.AssetSelection.all(),
-                default_status=dg.DefaultSensorStatus.RUNNING,
-            ),
         ],
     )

@@ -16,3 +16,8 @@ def key_of(table: str) -> dg.AssetKey:
 def pool_of(table: str) -> str:
     """One pool a table with one slot: two runs never write one table at once."""
     return table.replace(".", "_")
+
+
+def serving_of(view: str) -> str:
+    """What the online copy of a gold table is called, like a table: `serving.user_features`."""
+    return f"serving.{view}"

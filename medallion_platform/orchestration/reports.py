@@ -8,6 +8,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 
 from medallion_platform.contracts.contract import Contract, IsType, NotNull, Severity
 from medallion_platform.lakehouse import dead_letters
@@ -17,6 +26,7 @@ from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.drift import drift
 from medallion_platform.pipeline.lineage import Lineage
+from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.preview import preview
 from medallion_platform.pipeline.refresh import of_other_code
 
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from medallion_platform.pipeline.intake import Taken
+    from medallion_platform.pipeline.publish import Published
+    from medallion_platform.pipeline.refresh import Refreshed
     from medallion_platform.pipeline.table import Table
     from medallion_platform.sources.source import Source
 
@@ -32,6 +44,7 @@ CONTRACT = "contract_holds"
 CURRENT = "made_by_current_code"
 DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
+REFRESHED = "refresh_succeeds"
 PREVIEW = 5
 """Rows that a materialization shows."""
 
@@ -84,6 +97,32 @@ def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
+def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when a refresh did, and says what happens next."""
+    return dg.AssetCheckSpec(
+        REFRESHED, asset=asset, description="What was last tried to bring this up to date did not fail."
+    )
+
+
+def refreshed(table: str) -> dg.AssetCheckResult:
+    """A table was brought up to date."""
+    return dg.AssetCheckResult(asset_key=key_of(table), check_name=REFRESHED, passed=True)
+
+
+def not_refreshed(table: str, why: str, next_step: str = "") -> dg.AssetCheckResult:
+    """A table could not be brought up to date; next_step: what happens now, and what to do."""
+    return dg.AssetCheckResult(
+        asset_key=key_of(table),
+        check_name=REFRESHED,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "why": why,
+            "what_next": next_step or "It is tried again by itself, a few times, later each time.",
+        },
+    )
+
+
 def metadata(
     lake: Lake, contract: Contract, table: str, version: int, record: Record | None, reason: str
 ) -> dict[str, Any]:
@@ -129,6 +168,52 @@ def intake_events(
         yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | rows)
     # Of this run and after what they judge: the UI shows older results as "not evaluated".
     yield from map(evaluation, check_results(lake, source.table, taken.record))
+
+
+def refresh_events(
+    lake: Lake,
+    table: Table,
+    done: Refreshed,
+    unit_columns: Mapping[str, str | None],
+    provenance: Mapping[str, str],
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """What a refresh that wrote tells of its table: each partition that got rows, then the checks."""
+    assert done.record is not None
+    told = metadata(lake, table.contract, table.name, done.version, done.record, done.reason)
+    told |= column_lineage(done.lineage)
+    tags = {**provenance, DATA_VERSION_TAG: str(done.version), CODE_VERSION_TAG: code_of(table)}
+    rows = rows_by_unit(lake, table.name, table.unit.column) if table.unit else {}
+    for unit in sorted(done.record.units) if table.unit else (None,):
+        counted = {"dagster/partition_row_count": rows.get(unit, 0)} if unit else {}
+        yield dg.AssetMaterialization(key_of(table.name), partition=unit, metadata=told | counted, tags=tags)
+    results = check_results(lake, table.name, done.record, unit_columns[table.name])
+    yield from map(evaluation, [*results, current(lake, table, unit_columns)])
+
+
+def provenance(on: dg.DagsterInstance, table: Table) -> dict[str, str]:
+    """The upstream tables' newest events, in the tags by which Dagster tells what is stale."""
+    found: dict[str, str] = {}
+    for name in table.upstream_names:
+        key = key_of(name)
+        record = on.get_latest_data_version_record(key)
+        version = extract_data_version_from_entry(record.event_log_entry) if record else None
+        found[get_input_data_version_tag(key)] = (version or DEFAULT_DATA_VERSION).value
+        found[get_input_event_pointer_tag(key)] = str(record.storage_id) if record else NULL_EVENT_POINTER
+    return found
+
+
+def published_metadata(done: Published) -> dict[str, Any]:
+    """What a publish says of itself."""
+    return {
+        "published_version": done.edition.version,
+        "rows_written": done.written,
+        "what_was_done": done.reason,
+    }
+
+
+def code_of(table: Table) -> str:
+    """What made a table, as Dagster shows it."""
+    return f"{code_version(table):012x}"
 
 
 def as_markdown(rows: pl.DataFrame | None) -> str:

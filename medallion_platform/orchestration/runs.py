@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -25,15 +25,14 @@ from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, 
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from medallion_platform.orchestration.arrivals import waiting
+from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
-from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import MissingUpstream, Run, out_of_date
+from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.rollback import TakenBack, rollback
-from medallion_platform.pipeline.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +43,6 @@ LAUNCHED_TAG = "medallion/launched_by"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Events go to the instance, where the UI shows them, and not to the terminal as well."""
 
-_GAP = timedelta(days=31)
 _LOOK_EVERY = 0.5
 """Seconds between two looks at what a run waits for."""
 
@@ -61,6 +59,8 @@ concurrency:
   pools:
     default_limit: 1
     granularity: op
+run_queue:
+  dequeue_interval_seconds: 1
 run_monitoring:
   enabled: true
   free_slots_after_run_end_seconds: 60
@@ -158,9 +158,9 @@ def run_everything(
     """
     outcome = Outcome()
     if waiting(catalog, lakehouse, datetime.now(UTC)):
-        _warm_up(lakehouse)
-    _execute(defs.resolve_job_def("intake"), on, outcome, {})
-    _refresh_all(defs, catalog, lakehouse, on, outcome)
+        warm_up(lakehouse)
+    _execute(defs.resolve_job_def(INTAKE), on, outcome, {})
+    _catch_up(defs, on, outcome)
     return outcome
 
 
@@ -182,119 +182,37 @@ def roll_back(
             )
         )
     outcome = Outcome()
-    _refresh_all(defs, catalog, lakehouse, on, outcome, leave={t.table for t in taken_back})
+    _catch_up(defs, on, outcome, leave=[t.table for t in taken_back])
     return taken_back, outcome
 
 
-def _refresh_all(
-    defs: dg.Definitions,
-    catalog: Catalog,
-    lakehouse: Lakehouse,
-    on: dg.DagsterInstance,
-    outcome: Outcome,
-    leave: Collection[str] = (),
+def _catch_up(
+    defs: dg.Definitions, on: dg.DagsterInstance, outcome: Outcome, leave: Collection[str] = ()
 ) -> None:
-    for group in _groups(catalog):
-        _refresh_group(defs, catalog, lakehouse, on, [t for t in group if t.name not in leave], outcome)
-    _publish(defs, lakehouse, on, outcome)
-
-
-def _warm_up(lakehouse: Lakehouse) -> None:
-    """Start the JVM, which what waits will need, beside the intake, which needs none."""
-
-    def start() -> None:
-        with suppress(Exception):  # whoever needs it meets the same error, and tells it
-            lakehouse.session()
-
-    Thread(target=start, daemon=True).start()
-
-
-def _groups(catalog: Catalog) -> list[list[Table]]:
-    """Tables in order of making, neighbours with the same kind of unit together in one run."""
-    waiting, done = list(catalog.in_order), {s.table for s in catalog.sources}
-    groups: list[list[Table]] = []
-    while waiting:
-        grain = _grain(next(t for t in waiting if set(t.upstream_names) <= done))
-        group: list[Table] = []
-        while ready := [t for t in waiting if set(t.upstream_names) <= done and _grain(t) == grain]:
-            group += ready
-            done |= {t.name for t in ready}
-            waiting = [t for t in waiting if t not in ready]
-        groups.append(group)
-    return groups
-
-
-def _grain(table: Table) -> str | None:
-    return table.unit.grain if table.unit else None
-
-
-def _refresh_group(
-    defs: dg.Definitions,
-    catalog: Catalog,
-    lakehouse: Lakehouse,
-    on: dg.DagsterInstance,
-    group: Sequence[Table],
-    outcome: Outcome,
-) -> None:
-    """One run for all tables of a group, over the partitions that are out of date."""
-    lake = lakehouse.lake
-    stale: dict[str, set[str] | None] = {}
-    for table in group:
-        try:
-            units = out_of_date(table, lake, lakehouse.session, catalog.unit_columns, ahead=stale)
-        except MissingUpstream:
-            continue  # nothing has landed for it yet
-        if units is None or units:
-            stale[table.name] = units
-    if not stale:
-        return
-    units = {u for found in stale.values() if found is not None for u in found}
-    selection = {key_of(name) for name in stale}
-    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=selection)
-    for tags in [range_tags(*span) for span in _spans(units)] or [{}]:
-        _execute(job, on, outcome, tags)
-
-
-def _spans(units: Iterable[str]) -> list[tuple[str, str]]:
-    """Ranges of dates with little between them: a late date is no reason to plan the years after it."""
-    spans: list[tuple[str, str]] = []
-    for unit in sorted(units):
-        if spans and date.fromisoformat(unit) - date.fromisoformat(spans[-1][1]) <= _GAP:
-            spans[-1] = (spans[-1][0], unit)
-        else:
-            spans.append((unit, unit))
-    return spans
-
-
-def _publish(defs: dg.Definitions, lakehouse: Lakehouse, on: dg.DagsterInstance, outcome: Outcome) -> None:
-    """Hand gold to its consumers, where the table exists that they take."""
-    graph = defs.resolve_asset_graph()
-    ready = {
-        key
-        for key in graph.get_all_asset_keys()
-        if key.path[0] == "serving"
-        and all(lakehouse.lake.rows(".".join(up.path)) for up in graph.get(key).parent_keys)
-    }
-    if ready:
-        job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=ready)
-        _execute(job, on, outcome, {})
+    """Refresh and publish whatever is out of date; what failed before is tried again."""
+    config = {BRING_UP: {"config": {"leave": sorted(leave)}}}
+    _execute(defs.resolve_job_def(CATCH_UP), on, outcome, config)
 
 
 def _execute(
-    job: dg.JobDefinition, on: dg.DagsterInstance, outcome: Outcome, tags: Mapping[str, str]
+    job: dg.JobDefinition, on: dg.DagsterInstance, outcome: Outcome, ops: Mapping[str, object]
 ) -> None:
     """Run a job in this process, known to the UI as one of the code location that it shows."""
     run = on.create_run_for_job(
         job,
-        run_config=_QUIET,
-        tags={**job.run_tags, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line", **tags},
+        run_config={**_QUIET, "ops": ops},
+        tags={**job.run_tags, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line"},
         asset_selection=job.asset_selection,
         remote_job_origin=_repository().get_job_origin(job.name),
     )
     outcome.run_ids.append(run.run_id)
     for event in execute_run_iterator(InMemoryJob(job), run, on):
         if event.is_step_failure:
-            outcome.failed[str(event.step_key)] = in_words(event.step_failure_data.error)
+            told = event.step_failure_data.user_failure_data
+            if told and told.metadata:  # which tables, and why
+                outcome.failed |= {name: str(why.value) for name, why in told.metadata.items()}
+            else:
+                outcome.failed[str(event.step_key)] = in_words(event.step_failure_data.error)
 
 
 def _repository() -> RemoteRepositoryOrigin:

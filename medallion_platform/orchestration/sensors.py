@@ -1,43 +1,135 @@
-"""What is noticed by itself: files that landed, dead letters that surge, code that changed."""
+"""What is noticed by itself: what arrived, what is out of date, dead letters that surge, changed code."""
 
-import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.arrivals import waiting
+from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, UNFINISHED, edition_behind
+from medallion_platform.orchestration.due import ATTEMPTS, Decision, decide, digest, read, written
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of, pool_of, serving_of
+from medallion_platform.orchestration.runs import close_dead_runs
+from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
+from medallion_platform.serving.features import Features
 
-_TRY_AGAIN_SECONDS = 600
+_LOOK_SECONDS = 5
+_GIVEN_UP = (
+    f"It was tried {ATTEMPTS} times, and waits now until what it is made from or its code changes. "
+    "Mend the reason; then materialize it here, or call `medallion run`, to try it at once."
+)
 
 
-def landing_sensor(catalog: Catalog, job: dg.JobDefinition) -> dg.SensorDefinition:
-    """Run the intake when a complete file waits, or one that an intake before did not finish."""
+def catch_up_sensor(
+    catalog: Catalog, features: Sequence[Features], intake: dg.JobDefinition, catch_up: dg.JobDefinition
+) -> dg.SensorDefinition:
+    """Take in what waits, and bring up what is out of date, by the state of the landing zone and the logs.
+
+    An intake and the run that follows it are asked for together: the second one's process and JVM start
+    beside the first.
+    """
 
     @dg.sensor(
-        name="files_landed",
-        job=job,
-        minimum_interval_seconds=15,
+        name="catch_up_sensor",
+        jobs=[intake, catch_up],
+        minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks for complete, unknown files and new messages, and starts their intake.",
+        description="Looks for complete, unknown files, new messages and tables that are out of date, "
+        "and starts what brings them up. What fails is tried again, later each time, "
+        f"{ATTEMPTS} times; then it waits for a change, and its check `{reports.REFRESHED}` says so.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
-        now = datetime.now(UTC)
-        pieces = waiting(catalog, lakehouse, now)
-        if not pieces:
-            return dg.SensorResult(skip_reason=dg.SkipReason("nothing new has arrived"))
-        # A tick that repeats starts nothing twice, and what failed is tried again after a while.
-        files = hashlib.sha256("\n".join(pieces).encode()).hexdigest()[:16]
-        attempt = int(now.timestamp() // _TRY_AGAIN_SECONDS)
+        now, on = datetime.now(UTC), context.instance
+        at_work = _jobs_at_work(on)
+        wanted, pieces = _wanted(catalog, features, lakehouse, now)
+        busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy(on, set(wanted) - {INTAKE})
+        busy |= {INTAKE} & at_work
+        asked = read(context.cursor)
+        if CATCH_UP in at_work:
+            busy |= asked.keys() - {INTAKE}
+        decision = decide(
+            {name: state for name, state in wanted.items() if name not in busy},
+            {name: a for name, a in asked.items() if name not in busy},
+            now,
+            endless={INTAKE},
+        )
+        requests: list[dg.RunRequest] = []
+        if INTAKE in decision.ask:
+            tags = {"files": str(pieces)}
+            requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
+        if decision.ask and CATCH_UP not in at_work:
+            config = {"held": decision.held, "leave": sorted(busy - {INTAKE}), "patient": False}
+            requests.append(
+                dg.RunRequest(
+                    f"{CATCH_UP} {decision.key}",
+                    job_name=CATCH_UP,
+                    run_config={"ops": {BRING_UP: {"config": config}}},
+                )
+            )
+        told = [reports.not_refreshed(n, _last_reason(on, n), _GIVEN_UP) for n in decision.given_up]
+        told += [reports.refreshed(n) for n in decision.recovered]
         return dg.SensorResult(
-            [dg.RunRequest(run_key=f"{files}-{attempt}", tags={"files": str(len(pieces))})]
+            run_requests=requests or None,
+            skip_reason=None if requests else dg.SkipReason(_why_not(decision, at_work)),
+            cursor=written({n: a for n, a in asked.items() if n in busy} | dict(decision.asked)),
+            asset_events=[reports.evaluation(result) for result in told],
         )
 
     return sensor
+
+
+def _wanted(
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime
+) -> tuple[dict[str, str], int]:
+    """What is out of date, each with its state; and how many files and the like wait for an intake."""
+    pieces = waiting(catalog, lakehouse, now)
+    wanted = {INTAKE: digest(pieces)} if pieces else {}
+    wanted |= {name: found.state for name, found in behind(catalog, lakehouse.lake).items()}
+    editions = {serving_of(view.view): edition_behind(view, lakehouse) for view in features}
+    return wanted | {name: edition for name, edition in editions.items() if edition}, len(pieces)
+
+
+def _jobs_at_work(on: dg.DagsterInstance) -> set[str]:
+    """The jobs that have a run which is not over; runs whose process died are over."""
+
+    def look() -> set[str]:
+        return {run.job_name for run in on.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
+
+    if not look() & {INTAKE, CATCH_UP}:
+        return set()
+    close_dead_runs(on)
+    return look()
+
+
+def _busy(on: dg.DagsterInstance, names: set[str]) -> set[str]:
+    """Of these tables, those that another run works on (a backfill, the maintenance)."""
+    pools = {pool_of(name): name for name in names}
+    found = on.event_log_storage.get_concurrency_infos(list(pools))
+    return {pools[pool] for pool, info in found.items() if info.claimed_slots}
+
+
+def _last_reason(on: dg.DagsterInstance, name: str) -> str:
+    """Why a table could not be brought up, as its check says."""
+    key = dg.AssetCheckKey(key_of(name), reports.REFRESHED)
+    record = on.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+    event = record.event.dagster_event if record and record.event else None
+    if event is not None and not event.asset_check_evaluation_data.passed:
+        return str(event.asset_check_evaluation_data.metadata["why"].value)
+    return "its runs ended without saying why: their process was killed, or the machine lacked memory"
+
+
+def _why_not(decision: Decision, at_work: set[str]) -> str:
+    """Why nothing is started."""
+    if {INTAKE, CATCH_UP} & at_work:
+        return "a run is at it"
+    if decision.held:
+        return f"failed and not to be tried yet: {', '.join(sorted(decision.held))}"
+    return "nothing has arrived and nothing is out of date"
 
 
 def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:

@@ -51,7 +51,7 @@ def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
     state = ""
     try:
         state = state_of(table, lake)
-        partitions = out_of_date(table, lake, _no_rows, catalog.unit_columns, {})
+        partitions = out_of_date(table, lake, _no_rows, catalog.unit_columns)
     except MissingUpstream:
         return None
     except _RowsWouldTell:

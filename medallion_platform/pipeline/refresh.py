@@ -29,7 +29,6 @@ from medallion_platform.pipeline.plan import (
     plan,
     reach,
     rebuilt_units,
-    units_from,
 )
 
 if TYPE_CHECKING:
@@ -188,35 +187,22 @@ def out_of_date(
     lake: Lake,
     spark: Callable[[], SparkSession],
     unit_columns: Mapping[str, str | None],
-    ahead: Mapping[str, set[str] | None],
 ) -> set[str] | None:
     """The units that a refresh would work on now; None for a table without units that has work.
 
-    ahead: units of upstream tables that will have been refreshed by then (None: the whole table).
     An empty set means up to date.
 
     Raises:
-        MissingUpstream: an upstream table neither exists nor is about to.
+        MissingUpstream: an upstream table does not exist.
     """
-    coming = {u: ahead[u] for u in table.upstream_names if u in ahead}
-    if table.unit is None and coming:
-        return None
-    missing = [u for u in table.upstream_names if lake.version(u) < 0]
-    units: set[str] = set()
-    if not set(missing) - set(coming) and not missing:
-        last = lake.last_record(table.name, _VERBS)
-        heads = {u: lake.version(u) for u in table.upstream_names}
-        upstreams, work = _decide(table, lake, spark, unit_columns, last, heads)
-        if table.unit is None:
-            return set() if work.nothing else None
-        known = rebuilt_units(table, upstreams.units) | lake.units(table.name, table.unit.column)
-        units = known if work.whole else set(work.append | work.replace)
-    elif set(missing) - set(coming):
-        raise _missing(table, missing[0])
-    assert table.unit is not None
-    for upstream in table.upstreams.values():
-        units |= units_from(table, upstream.back, coming.get(upstream.table) or ())
-    return units
+    last = lake.last_record(table.name, _VERBS)
+    heads = {u: lake.version(u) for u in table.upstream_names}
+    upstreams, work = _decide(table, lake, spark, unit_columns, last, heads)
+    if table.unit is None:
+        return set() if work.nothing else None
+    if work.whole:
+        return rebuilt_units(table, upstreams.units) | lake.units(table.name, table.unit.column)
+    return set(work.append | work.replace)
 
 
 def of_other_code(table: Table, lake: Lake, unit_columns: Mapping[str, str | None]) -> set[str]:

@@ -19,6 +19,7 @@ the store loses the note as well, and gets everything again.
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 """The feature view that says which edition of each other view is online."""
 
+_NOTE = "published.json"
 _KINDS = {
     "string": "String",
     "integer": "Int32",
@@ -121,6 +123,25 @@ def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
     if odd := [c.name for c in columns if c.type.kind not in _KINDS]:
         raise refuse(f"Feast has no type for {odd}: give days since, or a timestamp")
     return Features(table.name, table.unit, keys, known_at, columns, valid_for)
+
+
+def published(home: Path, view: Features) -> Edition | None:
+    """The edition that a repository was handed last, by a note beside the store; None where none is noted.
+
+    For who only asks whether there is something to publish: no Feast is loaded. A publish believes what the
+    store itself says.
+    """
+    try:
+        found = json.loads((home / _NOTE).read_text())[view.view]
+        return Edition(str(found["table_id"]), int(found["version"])) if _store_is_there(home) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _store_is_there(home: Path) -> bool:
+    """Whether the online store was not deleted; one on a server is taken to be there."""
+    settings = home / "feature_store.yaml"
+    return (home / "online.db").exists() or (settings.exists() and settings.read_text() != _SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -218,7 +239,12 @@ class OnlineFeatures:
             yield
 
     def holds(self) -> Edition | None:
-        """The edition that the online store says it holds."""
+        """The edition that the online store says it holds, which is noted beside it."""
+        found = self._holds()
+        self._note(found)
+        return found
+
+    def _holds(self) -> Edition | None:
         found = self.repository.store.get_online_features(
             features=[f"{PUBLISHED}:table_id", f"{PUBLISHED}:version"],
             entity_rows=[{"feature_view": self.view.view}],
@@ -243,6 +269,7 @@ class OnlineFeatures:
 
     def forget(self) -> None:
         """Empty the online store's view, after the note of what it holds."""
+        self._note(None)
         for name in (PUBLISHED, self.view.view):
             view = self._feature_view(name)
             self._online.update(self.repository.store.config, [view], [], [], [], partial=True)
@@ -298,6 +325,21 @@ class OnlineFeatures:
                 }
             ),
         )
+        self._note(delivery.edition)
+
+    def _note(self, edition: Edition | None) -> None:
+        """Write the edition beside the store, for `published`."""
+        note = self.repository.home / _NOTE
+        try:
+            found = json.loads(note.read_text())
+        except (OSError, ValueError):
+            found = {}
+        found.pop(self.view.view, None)
+        if edition is not None:
+            found[self.view.view] = {"table_id": edition.table_id, "version": edition.version}
+        part = note.with_suffix(".part")
+        part.write_text(json.dumps(found))
+        part.replace(note)
 
     @property
     def _online(self) -> Any:
@@ -358,4 +400,11 @@ def _load_delta_extension() -> None:
             import_extension("delta")
 
 
-__all__: Sequence[str] = ["FeatureRepository", "Features", "LeakyFeatures", "OnlineFeatures", "features"]
+__all__: Sequence[str] = [
+    "FeatureRepository",
+    "Features",
+    "LeakyFeatures",
+    "OnlineFeatures",
+    "features",
+    "published",
+]

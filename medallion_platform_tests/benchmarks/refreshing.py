@@ -95,7 +95,7 @@ def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[s
 def _costs(lake: Lake, partitions: int, commits: int, rounds: int) -> dict[str, str]:
     files = len(DeltaTable(lake.path(SOURCE.name)).file_uris())
     timed = {
-        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns, {}),
+        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns),
         "status": lambda: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
         "one more commit": lambda: _events(lake, FIRST, 1, "more"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,9 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.landing_zone import arrivals
 from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.table import Table, Unit, Upstream, weekly
 from medallion_platform.settings import Settings
 from medallion_platform.sources import landing
-
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 BRONZE = {"events", "users", "regions", "departments", "jobs", "hired_employees"}
 SILVER = {
@@ -105,26 +105,53 @@ def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
 
 def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
     repository = defs.get_repository_def()
-    assert {"intake", "maintenance"} <= set(repository.job_names)
+    assert {"intake", "catch_up", "maintenance"} <= set(repository.job_names)
     assert {s.name for s in repository.sensor_defs} == {
-        "files_landed",
-        "refresh_what_changed",
+        "catch_up_sensor",
         "dead_letters_surge",
         "code_changed",
     }
-    assert {s.name for s in repository.schedule_defs} == {
-        "gold_by_the_hour",
-        "features_by_night",
-        "maintenance_schedule",
-    }
+    assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
 
 
-def test_a_catalog_without_daily_gold_and_features_is_served_too(tmp_path: Path) -> None:
-    few = Catalog(
-        sources=(catalog.source_of["bronze.departments"],), tables=(catalog.by_name["silver.departments"],)
+LEAP = date(2020, 2, 29)
+
+
+def _days(domain: str, first_day: date, layer: str = "gold", unit: Unit | None = None) -> tuple[Any, Table]:
+    """A source and a table by day (or what `unit` says), with a first day of their own."""
+    events = catalog.source_of["bronze.events"]
+    source = replace(
+        events, name=f"{domain}.events", table=f"bronze.{domain}", domain=domain, first_day=first_day
     )
-    repository = build_defs(few, (), lakehouse_of(Settings(home=tmp_path))).get_repository_def()
-    assert {s.name for s in repository.schedule_defs} == {"maintenance_schedule"}
+    made = catalog.by_name["gold.regional_rollups_weekly" if unit else "gold.regional_rollups_daily"]
+    upstream = {name: Upstream(source.table) for name in list(made.made_from)[:1]}
+    return source, replace(made, name=f"{layer}.{domain}", made_from=upstream)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        [],
+        [_days("shop", LEAP), _days("fleet", date(2026, 7, 1)), _days("web", date(2024, 12, 30))],
+        [_days("shop", LEAP, unit=weekly("week")), _days("fleet", date(2026, 7, 1), unit=weekly("week"))],
+        [_days("shop", LEAP, "silver"), _days("fleet", date(2026, 7, 1), "silver")],
+        [_days("shop", date(2026, 11, 29)), _days("fleet", date(1999, 1, 1), unit=weekly("week"))],
+    ],
+    ids=["dimensions only", "three first days", "weeks only", "no gold", "days and weeks"],
+)
+def test_any_catalog_is_loaded_with_all_its_jobs_and_schedules(
+    made: list[tuple[Any, Table]], tmp_path: Path
+) -> None:
+    few = Catalog(
+        sources=(catalog.source_of["bronze.departments"], *(source for source, _ in made)),
+        tables=(catalog.by_name["silver.departments"], *(table for _, table in made)),
+    )
+    defs = build_defs(few, (), lakehouse_of(Settings(home=tmp_path)))
+    dg.Definitions.validate_loadable(defs)
+    repository = defs.get_repository_def()
+    for name in repository.job_names:
+        assert defs.resolve_job_def(name)
+    assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
 
 
 def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
@@ -146,48 +173,6 @@ def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
             assert check.run_id == written.run_id == result.run_id
             assert check.evaluation
             assert check.evaluation.passed is passed
-
-
-def test_what_changed_is_refreshed_and_a_window_over_days_without_rows_too(tmp_path: Path) -> None:
-    defs = definitions_of(Settings(home=tmp_path))
-
-    def asked(after: Any, on: dg.DagsterInstance) -> Any:
-        return dg.evaluate_automation_conditions(defs=defs, instance=on, cursor=after, evaluation_time=NOW)
-
-    def report(on: dg.DagsterInstance, table: str, partition: str | None) -> None:
-        on.report_runless_asset_event(
-            dg.AssetMaterialization(dg.AssetKey(table.split(".")), partition=partition)
-        )
-
-    with dg.DagsterInstance.ephemeral() as on:
-        first = asked(None, on)
-        assert first.total_requested == 0
-        late = "2026-01-07"
-        report(on, "bronze.events", late)
-        second = asked(first.cursor, on)
-        expected = {
-            "silver/events": {late},
-            "gold/daily_user_metrics": {late},
-            "gold/regional_rollups_hourly": {late},
-            "gold/regional_rollups_daily": {late},
-            "gold/regional_rollups_weekly": set(),
-            "gold/user_features": {str(date(2026, 1, 7) + timedelta(days=n)) for n in range(31)},
-        }
-        for key, partitions in expected.items():
-            assert second.get_requested_partitions(dg.AssetKey(key.split("/"))) == partitions, key
-        # What is partitioned otherwise waits until its upstream is made.
-        serving = dg.AssetKey(["serving", "user_features"])
-        assert second.get_num_requested(serving) == 0
-        report(on, "gold.daily_user_metrics", late)
-        report(on, "gold.user_features", late)
-        third = asked(second.cursor, on)
-        weekly = dg.AssetKey(["gold", "regional_rollups_weekly"])
-        assert third.get_requested_partitions(weekly) == {"2026-01-05"}
-        assert third.get_num_requested(serving) == 1
-        report(on, "gold.regional_rollups_weekly", "2026-01-05")
-        report(on, "serving.user_features", None)
-        fourth = asked(third.cursor, on)
-        assert (fourth.get_num_requested(weekly), fourth.get_num_requested(serving)) == (0, 0)
 
 
 def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:

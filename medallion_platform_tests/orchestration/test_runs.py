@@ -11,17 +11,9 @@ from dagster_shared.error import SerializableErrorInfo
 from medallion_platform.definitions import catalog, lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.runs import Outcome, _spans, in_words
+from medallion_platform.orchestration.runs import Outcome, in_words
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
-
-
-def test_a_late_date_plans_no_years_in_between() -> None:
-    assert _spans({"2021-03-01", "2026-01-05", "2026-01-07", "2026-01-06"}) == [
-        ("2021-03-01", "2021-03-01"),
-        ("2026-01-05", "2026-01-07"),
-    ]
-    assert _spans(set()) == []
 
 
 def test_a_failure_is_told_by_our_own_sentence() -> None:
@@ -44,7 +36,7 @@ def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(
 ) -> None:
     """A table without input is no reason: another domain's may never come."""
     started: list[object] = []
-    monkeypatch.setattr(runs, "_warm_up", started.append)
+    monkeypatch.setattr(runs, "warm_up", started.append)
     place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
     sources = (catalog.source_of["bronze.departments"], catalog.source_of["bronze.jobs"])
     few = Catalog(sources, (catalog.by_name["silver.jobs"],))

@@ -267,7 +267,7 @@ def test_units_that_a_former_contract_emptied_are_known_to_be_so(zone: Zone, spa
     mended = picky(50)
     days = of_other_code(mended, zone.lake, catalog(mended).unit_columns)
     assert len(days) == 2
-    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).unit_columns, {})
+    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).unit_columns)
 
 
 def homeless(events: DataFrame) -> DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+from medallion_platform.definitions import FEATURES, catalog, definitions_of, lakehouse_of
 from medallion_platform.domains.sample import write_sample
 from medallion_platform.orchestration import runs
 from medallion_platform.settings import Settings
@@ -21,11 +21,10 @@ def main(home: Path) -> None:
     lakehouse, defs, outcome = lakehouse_of(settings), definitions_of(settings), runs.Outcome()
     write_sample(settings.landing)
     with runs.instance(settings.dagster_home) as on:
-        runs._warm_up(lakehouse)
+        runs.warm_up(lakehouse)
         runs._execute(defs.resolve_job_def("intake"), on, outcome, {})
-        for group in runs._groups(catalog):
-            wanted = [t for t in group if t.name in WANTED]
-            runs._refresh_group(defs, catalog, lakehouse, on, wanted, outcome)
+        unwanted = {*catalog.by_name, *(f"serving.{f.view}" for f in FEATURES)} - WANTED
+        runs._catch_up(defs, on, outcome, leave=unwanted)
     if outcome.failed:
         sys.exit(f"no home to test with: {outcome.failed}")
 

@@ -1,0 +1,207 @@
+"""One run that brings up everything that is out of date: silver, gold, what is published, in order.
+
+What is out of date is asked of the logs when the run begins, not of whoever asked for it. A table that
+fails stops no other one: what is made from it is made from its last good version.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import dagster as dg
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from medallion_platform.orchestration import reports
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.names import key_of, pool_of, serving_of
+from medallion_platform.orchestration.progress import tell
+from medallion_platform.pipeline.behind import behind, state_of
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.refresh import MissingUpstream, Run, refresh
+from medallion_platform.pipeline.table import Table
+from medallion_platform.serving.features import Features, published
+
+CATCH_UP = "catch_up"
+BRING_UP = "bring_up"
+"""The one op of the job `catch_up`."""
+INTAKE = "intake"
+UNFINISHED = NOT_FINISHED_STATUSES
+"""Statuses of a run that is not over, or has not begun."""
+_INTAKE_SECONDS = 60
+_LOOK_EVERY = 0.2
+
+Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+class CatchUpConfig(dg.Config):
+    """What the run shall not touch."""
+
+    held: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    """Tables that failed, by the state of what they are made from: not tried again in that state."""
+    leave: list[str] = []  # noqa: RUF012
+    """Tables that stay as they are."""
+    patient: bool = True
+    """Wait for a table that another run works on; else it is left to who looks next."""
+
+
+def catch_up_job(catalog: Catalog, features: Sequence[Features]) -> dg.JobDefinition:
+    """The job that the sensor and the command line run."""
+
+    @dg.op(
+        name=BRING_UP,
+        out=dg.Out(dg.Nothing),
+        description="Refresh each table that is out of date, upstream first, then publish what is new.",
+    )
+    def body(context: dg.OpExecutionContext, config: CatchUpConfig, lakehouse: Lakehouse) -> Iterator[Event]:
+        yield from _CatchUp(context, config, lakehouse, catalog, features).events()
+
+    @dg.graph(name=CATCH_UP, description="Bring up everything that is out of date, by the tables' logs.")
+    def graph() -> None:
+        body()
+
+    return graph.to_job(executor_def=dg.in_process_executor)
+
+
+class _CatchUp:
+    """One run of the job."""
+
+    def __init__(
+        self,
+        context: dg.OpExecutionContext,
+        config: CatchUpConfig,
+        lakehouse: Lakehouse,
+        catalog: Catalog,
+        features: Sequence[Features],
+    ) -> None:
+        self._context, self._config, self._lakehouse = context, config, lakehouse
+        self._catalog, self._features, self._lake = catalog, features, lakehouse.lake
+        self._failed: dict[str, str] = {}
+
+    def events(self) -> Iterator[Event]:
+        """Do it all; fails at the end where a table did."""
+        if _under_way(self._context.instance):
+            warm_up(self._lakehouse)
+            _wait_for_intakes(self._context.instance)
+        late = behind(self._catalog, self._lake)
+        written: set[str] = set()
+        for table in self._catalog.in_order:
+            reached = table.name in late or written & set(table.upstream_names)
+            if reached and not self._left(table):
+                events = self._attempt(table.name, partial(self._refresh, table))
+                if any(isinstance(event, dg.AssetMaterialization) for event in events):
+                    written.add(table.name)
+                yield from events
+        for view in self._features:
+            name = serving_of(view.view)
+            if name not in self._config.leave and edition_behind(view, self._lakehouse):
+                yield from self._attempt(name, partial(self._publish, view, name))
+        if self._failed:
+            raise dg.Failure(
+                "\n".join(f"{name}: {why}" for name, why in self._failed.items()),
+                metadata=dict(self._failed),
+                allow_retries=False,
+            )
+
+    def _left(self, table: Table) -> bool:
+        """Whether the table is not to be tried in this run."""
+        held = self._config.held.get(table.name)
+        return table.name in self._config.leave or (held is not None and held == state_of(table, self._lake))
+
+    def _attempt(self, name: str, work: Callable[[], Iterable[Event]]) -> list[Event]:
+        """The events of `work`, done while nobody else works on the same; a failure is one of them."""
+        try:
+            with _turn(self._context, pool_of(name), patient=self._config.patient):
+                return [*work(), reports.evaluation(reports.refreshed(name))]
+        except _Busy:
+            self._context.log.info(f"{name}: another run works on it; it is looked at again afterwards")
+            return []
+        except MissingUpstream as error:
+            self._context.log.info(str(error))
+            return []
+        except Exception as error:
+            why = str(error).strip() or type(error).__name__
+            self._context.log.error(f"{name}: {why}", exc_info=error)
+            tell(name, "failed")
+            self._failed[name] = why
+            return [reports.evaluation(reports.not_refreshed(name, why))]
+
+    def _refresh(self, table: Table) -> Iterable[Event]:
+        tell(table.name, "refreshing")
+        columns = self._catalog.unit_columns
+        run = Run(self._context.run.run_id, datetime.now(UTC))
+        done = refresh(table, self._lake, self._lakehouse.session, run, unit_columns=columns)
+        tell(table.name, done.reason)
+        self._context.log.info(f"{table.name}: {done.reason}")
+        if done.record is None:
+            return ()
+        provenance = reports.provenance(self._context.instance, table)
+        return reports.refresh_events(self._lake, table, done, columns, provenance)
+
+    def _publish(self, view: Features, name: str) -> Iterable[Event]:
+        from medallion_platform.pipeline.publish import publish
+        from medallion_platform.serving.features import FeatureRepository, OnlineFeatures
+
+        tell(name, "publishing")
+        repository = FeatureRepository(Path(self._lakehouse.feature_repo), self._lake, (view,))
+        run = Run(self._context.run.run_id, datetime.now(UTC))
+        done = publish(OnlineFeatures(repository, view), self._lake, run)
+        tell(name, done.reason)
+        yield dg.AssetMaterialization(key_of(name), metadata=reports.published_metadata(done))
+
+
+def edition_behind(view: Features, lakehouse: Lakehouse) -> str:
+    """The edition of a gold table that its consumer does not hold yet, as text; "" where it holds it."""
+    found = lakehouse.lake.open(view.table)
+    if found is None:
+        return ""
+    held = published(Path(lakehouse.feature_repo), view)
+    newest = (str(found.metadata().id), found.version())
+    return "" if held and (held.table_id, held.version) == newest else f"{newest[0]}@{newest[1]}"
+
+
+def warm_up(lakehouse: Lakehouse) -> None:
+    """Start the JVM, which what waits will need, beside the intake, which needs none."""
+
+    def start() -> None:
+        with suppress(Exception):  # whoever needs it meets the same error, and tells it
+            lakehouse.session()
+
+    Thread(target=start, daemon=True).start()
+
+
+def _under_way(on: dg.DagsterInstance) -> bool:
+    """Whether an intake runs, or is about to."""
+    return bool(on.get_run_ids(dg.RunsFilter(job_name=INTAKE, statuses=UNFINISHED), limit=1))
+
+
+def _wait_for_intakes(on: dg.DagsterInstance) -> None:
+    """Until the intakes are over that began before: what they bring is refreshed in this run as well.
+
+    Not for ever: what comes later is out of date then, and is seen at the next look.
+    """
+    until = time.monotonic() + _INTAKE_SECONDS
+    while _under_way(on) and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY)
+
+
+class _Busy(Exception):
+    """Another run works on the table."""
+
+
+@contextmanager
+def _turn(context: dg.OpExecutionContext, pool: str, *, patient: bool) -> Generator[None]:
+    """This run's turn at a table, as a step of its own would have it: one writer at a time."""
+    with InstanceConcurrencyContext(context.instance, context.run) as pools:
+        while not pools.claim(pool, pool):
+            if not patient:
+                raise _Busy
+            time.sleep(_LOOK_EVERY)
+        try:
+            yield
+        finally:
+            pools.free_step(pool)

@@ -1,0 +1,106 @@
+"""When what is out of date is asked for: at once, again after a failure, later each time, not for ever.
+
+Pure: what is out of date comes from the logs, what was asked for is given, and the clock is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+PAUSES = (
+    timedelta(seconds=15),
+    timedelta(minutes=1),
+    timedelta(minutes=5),
+    timedelta(minutes=10),
+)
+"""How long to wait after the first failure, the second and so on."""
+ATTEMPTS = len(PAUSES) + 1
+"""How often the same work is asked for; then it waits until what it is made from or its code changes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """That something was asked for: in which state of what it is made from, how often, when last."""
+
+    state: str
+    times: int
+    at: datetime
+    given_up: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about what is out of date.
+
+    ask: to be brought up now, with the number of the attempt. held: what failed in this state and is not
+    to be tried now, with the state. given_up: what was asked for the last time and is out of date still.
+    recovered: what had been given up and is up to date. asked: to be remembered for the next time.
+    """
+
+    ask: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    given_up: tuple[str, ...] = ()
+    recovered: tuple[str, ...] = ()
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A short text that is another one for every state and attempt of what is asked for."""
+        asked = ((name, self.asked[name]) for name in sorted(self.ask))
+        # With the time, since who forgets what was asked for counts from one again.
+        return digest(f"{name} {a.state} {a.times} {a.at.isoformat()}" for name, a in asked)
+
+
+def decide(
+    wanted: Mapping[str, str], asked: Mapping[str, Asked], now: datetime, endless: Collection[str] = ()
+) -> Decision:
+    """Which of `wanted`, each with its state, to ask for now; nothing that was asked for is under way.
+
+    endless: what is asked for as long as it is wanted, since its reason may pass without a trace (a server
+    that does not answer).
+    """
+    ask: dict[str, int] = {}
+    held: dict[str, str] = {}
+    given_up: list[str] = []
+    remembered: dict[str, Asked] = {}
+    for name, state in wanted.items():
+        before = asked.get(name)
+        if before is None or before.state != state:
+            before = Asked(state, 0, now)
+        if before.times >= ATTEMPTS and name not in endless:
+            if not before.given_up:
+                given_up.append(name)
+            held[name], remembered[name] = state, replace(before, given_up=True)
+        elif before.times and now - before.at < PAUSES[min(before.times, len(PAUSES)) - 1]:
+            held[name], remembered[name] = state, before
+        else:
+            ask[name] = before.times + 1
+            remembered[name] = Asked(state, before.times + 1, now)
+    recovered = [name for name, before in asked.items() if before.given_up and name not in wanted]
+    return Decision(ask, held, tuple(given_up), tuple(recovered), remembered)
+
+
+def digest(parts: Iterable[str]) -> str:
+    """A short text for a list of texts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def written(asked: Mapping[str, Asked]) -> str:
+    """What was asked for, as text."""
+    return json.dumps({n: [a.state, a.times, a.at.isoformat(), a.given_up] for n, a in asked.items()})
+
+
+def read(text: str | None) -> dict[str, Asked]:
+    """What `written` wrote; nothing where it is missing or not ours."""
+    try:
+        found = json.loads(text or "{}")
+        return {
+            name: Asked(str(state), int(times), datetime.fromisoformat(at), bool(given_up))
+            for name, (state, times, at, given_up) in found.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
