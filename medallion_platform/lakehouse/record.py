@@ -22,6 +22,8 @@ class Record:
     verb: intake, refresh, replay, reparse, restore, rollback. units: written rows per unit of this commit.
     stands_for: of an aggregate, the source rows that its rows add up to.
     notes: per source file or batch, what a person should know (a new version of a known file).
+    taken_back: of a restore, the state of what the table had been made from; nobody makes it from the same
+    again unasked.
     """
 
     verb: str
@@ -38,6 +40,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     stands_for: int | None = None
     seconds: float = 0.0
+    taken_back: str = ""
 
     def to_json(self) -> str:
         """The text that goes into the commit."""

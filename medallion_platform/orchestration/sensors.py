@@ -46,7 +46,7 @@ def catch_up_sensor(
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on = datetime.now(UTC), context.instance
         at_work = _jobs_at_work(on)
-        wanted, pieces = _wanted(catalog, features, lakehouse, now)
+        wanted, taken_back, pieces = _wanted(catalog, features, lakehouse, now)
         busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy(on, set(wanted) - {INTAKE})
         busy |= {INTAKE} & at_work
         asked = read(context.cursor)
@@ -63,7 +63,11 @@ def catch_up_sensor(
             tags = {"files": str(pieces)}
             requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
         if decision.ask and CATCH_UP not in at_work:
-            config = {"held": decision.held, "leave": sorted(busy - {INTAKE}), "patient": False}
+            config = {
+                "held": {**decision.held, **taken_back},
+                "leave": sorted(busy - {INTAKE}),
+                "patient": False,
+            }
             requests.append(
                 dg.RunRequest(
                     f"{CATCH_UP} {decision.key}",
@@ -85,13 +89,16 @@ def catch_up_sensor(
 
 def _wanted(
     catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime
-) -> tuple[dict[str, str], int]:
-    """What is out of date, each with its state; and how many files and the like wait for an intake."""
+) -> tuple[dict[str, str], dict[str, str], int]:
+    """What is to be brought up, and what somebody took back, each with its state; how many files wait."""
     pieces = waiting(catalog, lakehouse, now)
     wanted = {INTAKE: digest(pieces)} if pieces else {}
-    wanted |= {name: found.state for name, found in behind(catalog, lakehouse.lake).items()}
+    taken_back: dict[str, str] = {}
+    for name, found in behind(catalog, lakehouse.lake).items():
+        (taken_back if found.taken_back else wanted)[name] = found.state
     editions = {serving_of(view.view): edition_behind(view, lakehouse) for view in features}
-    return wanted | {name: edition for name, edition in editions.items() if edition}, len(pieces)
+    wanted |= {name: edition for name, edition in editions.items() if edition}
+    return wanted, taken_back, len(pieces)
 
 
 def _jobs_at_work(on: dg.DagsterInstance) -> set[str]:

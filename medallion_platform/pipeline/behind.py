@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version
-from medallion_platform.pipeline.refresh import MissingUpstream, out_of_date
+from medallion_platform.pipeline.refresh import VERBS, MissingUpstream, out_of_date
 from medallion_platform.pipeline.table import Table
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ class Behind:
     partitions: which of them; None for the whole table. state: what it would be made from (upstream
     versions and code): while that stays the same, a refresh that failed will fail again, unless its
     reason lies elsewhere. unsure: a lookup's history changed, and only the rows tell which partitions
-    that concerns. problem: why its log or an upstream's cannot be read, else "".
+    that concerns. taken_back: somebody took back what was made from this very state, so that only a person
+    makes it again. problem: why its log or an upstream's cannot be read, else "".
     """
 
     table: str
     partitions: frozenset[str] | None
     state: str
     unsure: bool = False
+    taken_back: bool = False
     problem: str = ""
 
 
@@ -58,9 +60,13 @@ def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
         return Behind(table.name, None, state, unsure=True)
     except DamagedLog as error:
         return Behind(table.name, None, state, problem=str(error))
-    if partitions is None:
-        return Behind(table.name, None, state)
-    return Behind(table.name, frozenset(partitions), state) if partitions else None
+    if partitions is not None and not partitions:
+        return None
+    last = lake.last_record(table.name, VERBS)
+    taken_back = last is not None and last.taken_back == state
+    return Behind(
+        table.name, None if partitions is None else frozenset(partitions), state, taken_back=taken_back
+    )
 
 
 def state_of(table: Table, lake: Lake) -> str:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from medallion_platform.pipeline.table import Table
 
-_VERBS = ("refresh", "restore")
+VERBS = ("refresh", "restore")
+"""Commits that tell what a table was made from."""
 
 
 class RefreshFailed(Exception):
@@ -104,7 +105,7 @@ def refresh(
     letters = lake.open(dead_letters.name(table.name))
     # Taken before the work begins: who commits in between makes this refresh too late.
     sequence = next_sequence(target, letters)
-    last = lake.last_record(table.name, _VERBS) if target else None
+    last = lake.last_record(table.name, VERBS) if target else None
     heads = {u: lake.version(u) if as_of is None else lake.version_at(u, as_of) for u in table.upstream_names}
     upstreams, work = _decide(
         table, lake, spark, unit_columns, last, heads, requested=requested, rebuild=rebuild
@@ -124,6 +125,7 @@ def refresh(
                 violations={},
                 warnings={},
                 notes=["lookups changed, no row is affected"],
+                taken_back="",
                 seconds=round(time.monotonic() - started, 3),
             )
             commit(target, looked)
@@ -195,7 +197,7 @@ def out_of_date(
     Raises:
         MissingUpstream: an upstream table does not exist.
     """
-    last = lake.last_record(table.name, _VERBS)
+    last = lake.last_record(table.name, VERBS)
     heads = {u: lake.version(u) for u in table.upstream_names}
     upstreams, work = _decide(table, lake, spark, unit_columns, last, heads)
     if table.unit is None:
@@ -207,7 +209,7 @@ def out_of_date(
 
 def of_other_code(table: Table, lake: Lake, unit_columns: Mapping[str, str | None]) -> set[str]:
     """The table's units (the whole table where it has none) that its former code made, also as empty ones."""
-    last = lake.last_record(table.name, _VERBS)
+    last = lake.last_record(table.name, VERBS)
     if last is None:
         return set()
     if table.unit is None:

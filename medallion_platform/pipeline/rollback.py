@@ -15,6 +15,7 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline.behind import state_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
 
@@ -50,7 +51,7 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenB
         raise UnknownRun(
             f"no table has a commit of run {run_id}: `medallion history TABLE` names the runs of a table"
         )
-    return [_take_back(lake, plan, run) for plan in plans]
+    return [_take_back(catalog, lake, plan, run) for plan in plans]
 
 
 def _whole(catalog: Catalog, lake: Lake, run_id: str) -> str:
@@ -113,7 +114,7 @@ def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[st
             reached[source] = position[WHOLE]
 
 
-def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
+def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> TakenBack:
     before = lake.rows(plan.table)
     table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
     assert table is not None
@@ -130,6 +131,7 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
             lean.delete(letters, _within(plan.ranges, "source", "offset"), account)
         lean.delete(table, _within(plan.ranges, "_source", "_offset"), account)
         return TakenBack(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
+    made = catalog.by_name.get(plan.table)
     account = replace(
         plan.then or Record("restore", run.run_id, ""),
         verb="restore",
@@ -139,6 +141,7 @@ def _take_back(lake: Lake, plan: _Plan, run: Run) -> TakenBack:
         sequence=sequence,
         units={},
         notes=[f"took back run {plan.run_id}"],
+        taken_back=state_of(made, lake) if made else "",
     )
     if letters:
         # They go back to what they were with the rows: they carry the same sequence numbers.

@@ -28,9 +28,15 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    command: Callable[[int], Sequence[str]], log: Path, env: dict[str, str]
+    command: Callable[[int], Sequence[str]],
+    log: Path,
+    env: dict[str, str],
+    started: Callable[[int], object] = lambda _: None,
 ) -> Generator[Callable[[], str]]:
-    """Start `command(port)`; gives a function that waits until it answers and gives its address."""
+    """Start `command(port)`; gives a function that waits until it answers and gives its address.
+
+    started: is told the process group.
+    """
     port = free_port()
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -42,6 +48,7 @@ def serving(
             # Started by a shell in the background, this process ignores it, and so would Dagster.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+    started(process.pid)
     try:
         yield lambda: _answering(process, port, log)
     finally:

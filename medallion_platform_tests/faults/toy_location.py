@@ -1,0 +1,142 @@
+"""A small code location for a real daemon: a source, three tables that follow, and 200 that wait for theirs.
+
+A test holds up or fails the refresh of `gold.fragile` by a file, as a machine or a disk would.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+
+import pyspark.sql.types as T
+from pandera.api.pyspark.model_config import BaseConfig
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.definitions import lakehouse_of
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.pipeline import sift
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.table import Upstream, daily, table
+from medallion_platform.settings import Settings
+from medallion_platform.sources.source import Csv, FileSource
+
+HOLD, HELD, FAIL = "hold", "held", "fail"
+"""Files in the home: hold the refresh up; it is held up; let it fail."""
+
+TODAY = datetime.now(UTC).date()
+
+
+class Sales(ContractModel):
+    """One sale."""
+
+    till: T.StringType = Field()
+    sold_at: T.TimestampType = Field()
+    euros: T.LongType = Field(ge=0)
+
+    class Config(BaseConfig):
+        """Table options."""
+
+        metadata: ClassVar = {"event_time": "sold_at", "partitioned_by": ["event_date"]}
+
+
+class SilverSales(ContractModel):
+    """One sale, by its day."""
+
+    till: T.StringType = Field()
+    euros: T.LongType = Field(ge=0)
+    event_date: T.DateType = Field()
+
+    class Config(BaseConfig):
+        """Table options."""
+
+        metadata: ClassVar = {"partitioned_by": ["event_date"]}
+
+
+class DailySales(ContractModel):
+    """A day's sales."""
+
+    event_date: T.DateType = Field()
+    sales: T.LongType = Field(ge=1)
+    euros: T.LongType = Field(ge=0)
+
+    class Config(BaseConfig):
+        """Table options."""
+
+        metadata: ClassVar = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "sales"}
+
+
+SOURCE = FileSource(
+    name="shop.sales",
+    table="bronze.sales",
+    contract=Sales.contract,
+    claims=("shop/**",),
+    format=Csv(),
+    domain="shop",
+    first_day=TODAY - timedelta(days=3),
+)
+NEVER = replace(SOURCE, name="shop.never", table="bronze.never", claims=("never/**",))
+
+
+@table(
+    "silver.sales",
+    contract=SilverSales.contract,
+    made_from={"sales": "bronze.sales"},
+    recompute="rows",
+    unit=daily("event_date"),
+)
+def silver_sales(sales: DataFrame) -> DataFrame:
+    """Every sale."""
+    return sales.select("till", "euros", "event_date")
+
+
+def _summed(sales: DataFrame) -> DataFrame:
+    return sales.groupBy("event_date").agg(F.count("*").alias("sales"), F.sum("euros").alias("euros"))
+
+
+@table(
+    "gold.fragile",
+    contract=DailySales.contract,
+    made_from={"sales": "silver.sales"},
+    recompute="partitions",
+    unit=daily("event_date"),
+)
+def fragile(sales: DataFrame) -> DataFrame:
+    """The sum of a day, unless a test is against it."""
+    home = Path(os.environ["MEDALLION_HOME"])
+    if (home / FAIL).exists():
+        raise ValueError("the test wants it so")
+    if (home / HOLD).exists():
+        (home / HELD).touch()
+        until = time.monotonic() + 120
+        while (home / HOLD).exists() and time.monotonic() < until:
+            time.sleep(0.05)
+    return _summed(sales)
+
+
+@table(
+    "gold.sums",
+    contract=DailySales.contract,
+    made_from={"sales": "silver.sales"},
+    recompute="partitions",
+    unit=daily("event_date"),
+)
+def sums(sales: DataFrame) -> DataFrame:
+    """The sum of a day."""
+    return _summed(sales)
+
+
+_LATER = {"sales": Upstream("bronze.never")}
+MANY = [replace(silver_sales, name=f"silver.never_{n:03}", made_from=_LATER) for n in range(200)]
+
+catalog = Catalog((SOURCE, NEVER), (silver_sales, fragile, sums, *MANY))
+
+# Rows of tomorrow are accepted in the last hour of a day: here, whenever the test runs.
+sift.CLOCKS_DIFFER = timedelta(days=2)
+
+defs = build_defs(catalog, (), lakehouse_of(Settings()))
