@@ -12,7 +12,7 @@ from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.due import ATTEMPTS, Decision, decide, digest, read, written
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
-from medallion_platform.orchestration.runs import close_dead_runs
+from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.plan import code_version

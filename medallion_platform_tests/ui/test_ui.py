@@ -25,6 +25,7 @@ from dagster._core.execution.backfill import BulkActionStatus
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration import runs
 from medallion_platform_tests.command import MEDALLION
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
@@ -80,7 +81,7 @@ def ui(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
     )
     assert made.returncode == 0, made.stderr[-3000:]
     # It would make what is left to the mouse.
-    stop = [*DAGSTER, "sensor", "stop", "catch_up_sensor", "-m", "medallion_platform.definitions"]
+    stop = [*DAGSTER, "sensor", "stop", "catch_up_sensor", "-w", str(runs.workspace(home / "dagster"))]
     env = {**os.environ, "MEDALLION_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
     stopped = subprocess.run(stop, env=env, capture_output=True, text=True, timeout=100)
     assert stopped.returncode == 0, stopped.stderr[-3000:]
