@@ -18,9 +18,8 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.catch_up import CATCH_UP, INTAKE, UNFINISHED
 from medallion_platform.pipeline.behind import behind
+from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
-
-from .toy_location import FAIL, HELD, HOLD, TODAY, catalog
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

@@ -1,0 +1,140 @@
+"""What the sensor asks for, off the real logs, and what it tells a table's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+
+from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.lakehouse.record import Record
+from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
+from medallion_platform.orchestration.due import ATTEMPTS, Asked, read, written
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline import behind as behind_
+from medallion_platform.pipeline.behind import behind
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.settings import Settings
+
+SILVER = "silver.departments"
+FEW = Catalog((catalog.source_of["bronze.departments"],), (catalog.by_name[SILVER],))
+
+
+@dataclass
+class World:
+    place: Lakehouse
+    on: dg.DagsterInstance
+    cursor: str | None = None
+
+    @property
+    def defs(self) -> dg.Definitions:
+        return build_defs(FEW, (), self.place)
+
+    def land(self, name: str) -> None:
+        file = Path(self.place.landing) / "hr" / "departments" / f"{name}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"1,{name}\n")
+
+    def take_in(self) -> None:
+        assert self.defs.resolve_job_def(INTAKE).execute_in_process(instance=self.on).success
+
+    def tick(self) -> Any:
+        sensor = self.defs.get_repository_def().get_sensor_def("catch_up_sensor")
+        context = dg.build_sensor_context(self.on, cursor=self.cursor, resources={"lakehouse": self.place})
+        result: Any = sensor(context)
+        self.cursor = result.cursor
+        return result
+
+    def jobs(self) -> list[str]:
+        return [request.job_name for request in self.tick().run_requests]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with runs.instance(tmp_path / "dagster") as on:
+        yield World(lakehouse_of(Settings(home=tmp_path, settle_seconds=0)), on)
+
+
+def test_a_file_asks_for_an_intake_and_for_what_follows_beside_it(world: World) -> None:
+    assert world.jobs() == []
+    world.land("first")
+    assert world.jobs() == [INTAKE, CATCH_UP]
+
+
+def test_what_no_event_told_of_is_asked_for(world: World) -> None:
+    """The rows are in bronze, whoever put them there; nobody told Dagster of a partition."""
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    assert request.job_name == CATCH_UP
+    assert world.jobs() == [], "asked for already: the next attempt comes later"
+
+
+def test_rows_that_came_after_the_last_attempt_are_asked_for_at_once(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    first = world.tick().run_requests[0].run_key
+    world.land("second")
+    world.take_in()
+    (again,) = world.tick().run_requests
+    assert again.run_key != first
+
+
+def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    state = behind(FEW, world.place.lake)[SILVER].state
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    world.cursor = written({SILVER: Asked(state, ATTEMPTS, long_ago)})
+    result = world.tick()
+    assert not result.run_requests
+    (told,) = result.asset_events
+    assert (told.asset_key, told.check_name, told.passed) == (
+        dg.AssetKey(["silver", "departments"]),
+        "refresh_succeeds",
+        False,
+    )
+    assert "killed" in told.metadata["why"].value
+    assert f"{ATTEMPTS} times" in told.metadata["what_next"].value
+    assert "medallion run" in told.metadata["what_next"].value
+    result = world.tick()
+    assert (result.run_requests, result.asset_events) == ([], [])
+    assert SILVER in result.skip_reason.skip_message
+    world.land("second")
+    world.take_in()
+    assert world.jobs() == [CATCH_UP]
+
+
+def test_a_table_that_another_run_works_on_is_left_to_it_and_not_counted(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    backfill = world.on.create_run_for_job(world.defs.resolve_job_def("maintenance"))
+    with InstanceConcurrencyContext(world.on, backfill) as pools:
+        assert pools.claim("silver_departments", "step")
+        assert world.jobs() == []
+        assert SILVER not in read(world.cursor)
+        pools.free_step("step")
+    assert world.jobs() == [CATCH_UP]
+
+
+def test_what_was_taken_back_waits_for_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.land("first")
+    world.take_in()
+    state = behind(FEW, world.place.lake)[SILVER].state
+    restored = Record("restore", "rollback", "", taken_back=state)
+    monkeypatch.setattr(type(world.place.lake), "last_record", lambda _, name, __=(): replace(restored))
+    monkeypatch.setattr(behind_, "out_of_date", lambda *_: None)
+    assert behind(FEW, world.place.lake)[SILVER].taken_back
+    assert world.jobs() == []
+    world.land("second")
+    result = world.tick()
+    config = result.run_requests[1].run_config["ops"][BRING_UP]["config"]
+    assert config["held"][SILVER] == state, "the run that follows the intake leaves it only in that state"
