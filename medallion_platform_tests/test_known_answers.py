@@ -185,3 +185,35 @@ def test_debezium_capture_to_final_table_and_history(
     for versions_of_one in history.values():
         for before, after in pairwise(versions_of_one):
             assert before["effective_to"] == after["effective_from"]
+
+
+def test_a_failover_and_events_without_a_place_however_they_are_taken_in(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    def event(n: int, name: str, op: str, **source: Any) -> str:
+        told = {"connector": "mysql", "row": 0, "ts_ms": 1_767_571_200_000, "gtid": None, **source}
+        row = {"id": n, "name": name}
+        before = None if op == "c" else row
+        return json.dumps({"before": before, "after": row, "source": told, "op": op, "ts_ms": 1})
+
+    pieces = [
+        event(8, "Wels", "c", file="", pos=0),
+        event(9, "Graz", "c", file="mysql-bin.000150", pos=917),
+        event(8, "Enns", "u", file="", pos=0),
+        event(9, "Linz", "u", file="mysql-bin.000003", pos=157, ts_ms=1_767_571_260_000),
+    ]
+    source = FileSource(
+        "products", "bronze.products", Product.contract, Debezium(("id",)), "shop", claims=("products/**",)
+    )
+    found = []
+    for at_once in (True, False):
+        lake, folder = Lake(tmp_path / f"lake{at_once}"), tmp_path / f"landing{at_once}" / "products"
+        folder.mkdir(parents=True)
+        for n, piece in enumerate(["\n".join(pieces)] if at_once else pieces):
+            (folder / f"{n}.jsonl").write_text(piece + "\n")
+            take_in(source, folder.parent, lake)
+        changes = spark.read.format("delta").load(lake.path("bronze.products"))
+        rows = versions(changes, "id").orderBy("id", "source_position").collect()
+        found.append([(r["id"], r["name"], r["is_current"]) for r in rows])
+    assert found[0] == [(8, "Wels", False), (8, "Enns", True), (9, "Graz", False), (9, "Linz", True)]
+    assert found[1] == found[0]

@@ -12,9 +12,13 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
+from medallion_platform.sources.debezium import TRANSACTION
+
 DELETED = "d"
 TRUNCATED = "t"
 _UPSERTS = ("c", "r", "u")
+_PLACE = ("_source", "_offset")
+"""Where an event came: the log that it was read from (a partition of a topic, files), and where there."""
 UNTOLD = "__debezium_unavailable_value"
 """What Debezium writes for a long text (TOAST) that an update of Postgres left as it was."""
 
@@ -22,7 +26,8 @@ UNTOLD = "__debezium_unavailable_value"
 def versions(changes: DataFrame, key: str) -> DataFrame:
     """Every version (SCD2) of every row that the change events of one table tell of.
 
-    Events are ordered by source position (`_sequence`), never by arrival or by time. A repeated
+    Events are ordered by source position (`_sequence`), not by arrival nor by time, unless both of
+    these say that the source's log began anew (`_with_eras`). A repeated
     event, a re-snapshot of an unchanged row and an update that changes nothing make no new
     version. A delete closes its key's open version, a truncate (no key) that of every key. Where
     two events share key and position, a delete is the later one, a snapshot read the earlier one.
@@ -34,10 +39,13 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
 
     Returns:
         `key`, the row's columns, `effective_from`, `effective_to` (null: still open),
-        `is_current` and `source_position`, the position of the event that began the version.
+        `is_current` and `source_position`, the position of the event that began the version, which
+        sorts as the versions do.
     """
     columns = [c for c in changes.columns if not c.startswith("_") and c != key]
+    places = [c for c in _PLACE if c in changes.columns]
     events = changes.select(
+        *places,
         F.col(key),
         F.col("_sequence").alias("_position"),
         F.col("_changed_at").try_cast("timestamp").alias("_at"),
@@ -49,6 +57,7 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     everyone = own.select(key).distinct().crossJoin(F.broadcast(truncates))
     events = own.unionByName(everyone).select(
         key,
+        *places,
         "_position",
         "_at",
         F.col("_op").isin(DELETED, TRUNCATED).alias("_gone"),
@@ -56,11 +65,14 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
         F.when(F.col("_op").isin(*_UPSERTS), F.col("_state")).alias("_state"),
     )
 
-    # One shuffle and one sort serve all windows: the order of each is a prefix of the first one's.
-    arrival = Window.partitionBy(key).orderBy("_position", "_tie", "_at", "_state")
-    by_position = Window.partitionBy(key).orderBy("_position")
-    next_position = F.lead("_position").over(arrival)
-    last_there = next_position.isNull() | (next_position != F.col("_position"))
+    events = _with_eras(events, key) if len(places) == len(_PLACE) else events.withColumn("_era", F.lit(0))
+
+    # One shuffle and one sort serve these windows: the order of each is a prefix of the first one's.
+    arrival = Window.partitionBy(key).orderBy("_era", "_position", "_tie", "_at", "_state")
+    by_position = Window.partitionBy(key).orderBy("_era", "_position")
+    place = F.struct("_era", "_position")
+    next_place = F.lead(place).over(arrival)
+    last_there = next_place.isNull() | (next_place != place)
     one_a_position = events.withColumn("_last", last_there).where("_last").drop("_last", "_tie")
 
     texts = [f.name for f in changes.schema if f.name in columns and isinstance(f.dataType, StringType)]
@@ -79,8 +91,63 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
             "effective_from",
             "effective_to",
             "is_current",
-            F.col("_position").alias("source_position"),
+            F.when(F.col("_era") == 0, F.col("_position"))
+            .otherwise(F.concat(F.format_string("~%05d~", "_era"), "_position"))
+            .alias("source_position"),
         )
+    )
+
+
+def _with_eras(events: DataFrame, key: str) -> DataFrame:
+    """Adds `_era`: how often the source's log had begun anew when an event came, as far as its key tells.
+
+    Positions of two logs cannot be compared: `mysql-bin.000003` of the server that took over comes after
+    `mysql-bin.000150` of the one that failed, and so does a small LSN of a database that was restored. It
+    shows where an event stands further back in the log than the one before it although it came later (in
+    its topic or file) and the source's clock had gone on. Position, clock and arrival are three witnesses,
+    and two of them have to agree: an event that arrives late was changed earlier too, and a clock that
+    ran back moves no position.
+
+    A connector tells events again, and after a failover those of another server: what counts is when a
+    transaction (`gtid`), or else an event (position and time), came first, and from which log.
+    """
+    # How far the source's clock was when an event came: what two topics, or a topic and files, share.
+    in_log = Window.partitionBy(key, "_source").orderBy("_offset")
+    told_again = Window.partitionBy(key, "_told")
+    position = F.col("_position")
+    transaction = F.split_part(position, F.lit(TRANSACTION), F.lit(2))
+    number = F.split_part(position, F.lit(TRANSACTION), F.lit(3))
+    file = F.substring_index(position, ".", 1)
+    first = (
+        events.withColumn("_clock", F.max("_at").over(in_log))
+        .withColumn("_came", F.struct("_clock", "_source", "_offset"))
+        .withColumn(
+            "_told",
+            F.when(transaction != "", F.concat_ws(TRANSACTION, transaction, number)).otherwise(
+                F.concat_ws(TRANSACTION, position, "_at")
+            ),
+        )
+        .withColumn("_log", F.min_by(file, "_came").over(told_again))
+        .where(F.col("_log").eqNullSafe(file))
+        .withColumn("_came", F.min("_came").over(told_again))
+    )
+    came = Window.partitionBy(key).orderBy("_came", "_position")
+    before = came.rowsBetween(Window.unboundedPreceding, -1)
+
+    def last_of(column: str) -> Column:
+        """The position of the last event before that went on so."""
+        return F.last(F.when(F.col(column), position), ignorenulls=True).over(before)
+
+    clock = F.max("_at").over(before)
+    clocked = first.withColumn("_later", F.col("_at").isNotNull() & (clock.isNull() | (F.col("_at") > clock)))
+    last = last_of("_later")
+    same = (transaction != "") & (transaction == F.split_part(last, F.lit(TRANSACTION), F.lit(2)))
+    further = same & (number > F.split_part(last, F.lit(TRANSACTION), F.lit(3)))
+    newer = clocked.withColumn("_newer", F.col("_later") | F.coalesce(further, F.lit(False)))
+    back = position <= F.greatest(last_of("_newer"), F.lag(position).over(came))
+    anew = newer.withColumn("_anew", (F.col("_newer") & F.coalesce(back, F.lit(False))).cast("int"))
+    return anew.withColumn("_era", F.sum("_anew").over(came)).drop(
+        *_PLACE, "_clock", "_came", "_told", "_log", "_later", "_newer", "_anew"
     )
 
 

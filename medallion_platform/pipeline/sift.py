@@ -26,6 +26,7 @@ from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.sources import files, parquet
 from medallion_platform.sources.arrivals import Unread
+from medallion_platform.sources.debezium import OPEN
 from medallion_platform.sources.source import Debezium, Parquet, Source
 
 if TYPE_CHECKING:
@@ -171,12 +172,16 @@ def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, a
 
 
 def _changes(frame: pl.DataFrame) -> pl.DataFrame:
-    """A change event's own columns with their types."""
+    """A change event's own columns with their types; where it stood is where it came, if it does not say."""
     return frame.with_columns(
         pl.col("_changed_at").str.to_datetime(
             "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC", strict=False
         ),
         pl.col("_snapshot") == "true",
+        pl.when(pl.col("_sequence").str.ends_with(OPEN))
+        .then(pl.col("_sequence") + pl.col("_offset").cast(pl.String).str.zfill(20))
+        .otherwise(pl.col("_sequence"))
+        .alias("_sequence"),
     )
 
 

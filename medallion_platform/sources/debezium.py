@@ -4,9 +4,15 @@ A record gives what happened (`_op`: the letter Debezium writes, or `tombstone`)
 source's order (`_sequence`), when (`_changed_at`), whether it was read by a snapshot (`_snapshot`),
 and the fields of the row as it is then (of a deleted row: as it was).
 
-`_sequence` sorts as text in the order of the source, for events of one source: by the position in
-its log, and at the same position what a snapshot read before what was streamed, since a snapshot
-reads what was committed up to there.
+`_sequence` sorts as text in the order of the source, for events of one log of one source: by the
+position in its log, and at the same position what a snapshot read before what was streamed, since a
+snapshot reads what was committed up to there. Behind a `~` it names the transaction (of MySQL and
+MariaDB, where they have GTIDs), by which one that another server tells again is known. One that ends
+with `OPEN` is of an event that does not say where it stood: its place in its topic or file decides.
+
+Positions of two logs say nothing of each other, and nothing in an event says that the log began anew
+(another server after a failover, a database restored): that shows only beside the other events of a
+row, so `domains/history.py` looks for it.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ NO_ROW = "a change event without its row"
 NO_SOURCE = "a change event without its source"
 
 _PLACES = (
-    *("connector", "snapshot", "ts_ms", "ts_us", "ts_ns", "lsn", "sequence", "file", "pos", "row"),
+    *("connector", "snapshot", "ts_ms", "ts_us", "ts_ns", "lsn", "sequence", "file", "pos", "row", "gtid"),
     *("commit_lsn", "change_lsn", "event_serial_no", "scn", "commit_scn", "rs_id", "ssn", "ord"),
 )
 """The fields of an event's source that say where and when."""
@@ -52,20 +58,35 @@ Source = Mapping[str, str | None]
 Convert = Callable[[str], str]
 
 
-def position(source: Source, op: str) -> str:
-    """Where in the order of its source an event is: text that sorts as the source does."""
+OPEN = "+"
+"""Ends a position to which the place in topic or file belongs."""
+TRANSACTION = "~"
+"""Stands before what a position tells of its transaction: who made it, and the how manieth it was."""
+
+_WITH_A_LOG = ("mysql", "mariadb", "postgresql", "sqlserver", "db2", "oracle", "informix")
+
+
+def position(source: Source, op: str, event_ms: str | None = None) -> str:
+    """Where in the order of its source an event is: text that sorts as the source does.
+
+    event_ms: when the connector made the event, which counts where the source tells neither place nor time.
+    """
     rank = "0" if snapshot(source, op) else "1"
     connector = source.get("connector")
-    if connector in ("mysql", "mariadb") and source.get("file") is not None:
+    if connector in ("mysql", "mariadb") and source.get("file"):
         file = source["file"] or ""
         log = file.rpartition(".")[2] if file.rpartition(".")[2].isdecimal() else file
+        if (source.get("pos") or "0") == "0":
+            return ".".join((_whole(log), _whole(None), rank, _time(source, event_ms), OPEN))
         # row counts within the event at pos
-        return ".".join((_whole(log), _whole(source.get("pos")), rank, _whole(source.get("row"))))
+        place = ".".join((_whole(log), _whole(source.get("pos")), rank, _whole(source.get("row"))))
+        return place + _transaction(source.get("gtid"))
     if source.get("lsn") is not None or (source.get("sequence") or "").startswith("["):
         committed, lsn = _committed(source.get("sequence")), source.get("lsn")
         lsn = lsn if lsn is not None else committed[-1]
-        # a transaction that began before another's commit and ended after it comes after it
-        return ".".join((max(_whole(lsn), _whole(committed[0])), rank, _whole(lsn)))
+        if lsn is not None:
+            # a transaction that began before another's commit and ended after it comes after it
+            return ".".join((max(_whole(lsn), _whole(committed[0])), rank, _whole(lsn)))
     if source.get("commit_lsn") is not None or source.get("change_lsn") is not None:
         change = source.get("change_lsn")
         commit = source.get("commit_lsn") or change
@@ -76,11 +97,32 @@ def position(source: Source, op: str) -> str:
         commits = (source.get("commit_scn") or scn or "").split(",")
         tail = (source.get("rs_id") or "", _whole(source.get("ssn")))
         return ".".join((max(map(_whole, commits)), rank, _whole(scn), *tail))
-    for name, factor in (("ts_ns", 1), ("ts_us", 1_000), ("ts_ms", 1_000_000)):
-        time = source.get(name)
-        if time is not None and time.isdecimal():
-            return ".".join((_whole(str(int(time) * factor)), rank, _whole(source.get("ord"))))
-    return ".".join((_whole(None), rank))
+    time = _time(source, event_ms)
+    if connector in _WITH_A_LOG:
+        # Before all that has a place, as a snapshot without one is: what comes later shows by its clock.
+        return ".".join((_whole(None), time, rank, OPEN))
+    if source.get("ord") is None:
+        return ".".join((time, rank, OPEN))
+    return ".".join((time, rank, _whole(source.get("ord"))))
+
+
+def _time(source: Source, event_ms: str | None) -> str:
+    """When an event happened, in nanoseconds; when it was made, if the source does not say."""
+    times = (source.get("ts_ns"), 1), (source.get("ts_us"), 1_000), (source.get("ts_ms"), 1_000_000)
+    for time, factor in (*times, (event_ms, 1_000_000)):
+        if time is not None and time.isdecimal() and int(time):
+            return _whole(str(int(time) * factor))
+    return _whole(None)
+
+
+def _transaction(gtid: str | None) -> str:
+    """What `uuid:23` of MySQL, `uuid:tag:23` or `0-1-23` of MariaDB says; nothing where it says neither."""
+    who, _, number = (gtid or "").rpartition(":")
+    if not who:  # a domain counts on, whichever server writes
+        who, _, number = (gtid or "").partition("-")[0], "", (gtid or "").rpartition("-")[2]
+    if not who or not number.isdecimal():
+        return ""
+    return f"{TRANSACTION}{who}{TRANSACTION}{_whole(number)}"
 
 
 def snapshot(source: Source, op: str) -> bool:
@@ -330,7 +372,7 @@ class DebeziumParser:
         events.meta(
             row,
             op,
-            position(source, op),
+            position(source, op, envelope.get("ts_ms")),
             changed_at(source, envelope.get("ts_ms")),
             "true" if snapshot(source, op) else "false",
         )
@@ -391,7 +433,7 @@ class _Events(Columns):
             source = dict(zip(names, facts, strict=True))
             op = op or ""
             seen = "true" if snapshot(source, op) else "false"
-            self.meta(row, op, position(source, op), changed_at(source, at), seen)
+            self.meta(row, op, position(source, op, at), changed_at(source, at), seen)
         self.add(found, quotes, (image,), _named)
 
     def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:

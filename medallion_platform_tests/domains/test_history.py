@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.domains.history import UNTOLD, as_of, current, versions
+from medallion_platform.sources.debezium import changed_at, position
 
 from .frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -268,6 +269,195 @@ def test_a_real_postgres_capture_gives_its_table_and_history(spark: SparkSession
     assert [r["is_current"] for r in history if r["id"] == "111"] == [False, False]
 
 
+# --- logs that begin anew --------------------------------------------------------------------------
+
+CAME = f"_source string, _offset long, {CHANGES.replace('_changed_at timestamp', '_changed_at string')}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event as a connector writes it: the state of a row, and where its source says that it stands."""
+
+    state: str | None
+    source: dict[str, str]
+    op: str = "u"
+    key: str | None = "k"
+
+    def row(self, log: str, offset: int) -> dict[str, Any]:
+        place = position(self.source, self.op)
+        return {
+            "_source": log,
+            "_offset": offset,
+            "id": self.key,
+            "name": self.state,
+            "_op": self.op,
+            # As the intake completes it.
+            "_sequence": place + f"{offset:020}" if place.endswith("+") else place,
+            "_changed_at": changed_at(self.source, "1767571200000"),
+        }
+
+
+def mysql(file: int, pos: int, second: float, gtid: str = "", base: str = "mysql-bin") -> dict[str, str]:
+    return {
+        "connector": "mysql",
+        "file": f"{base}.{file:06}",
+        "pos": str(pos),
+        "row": "0",
+        "ts_ms": str(1_767_571_200_000 + int(second * 1000)),
+        **({"gtid": gtid} if gtid else {}),
+    }
+
+
+def postgres(lsn: int, second: float) -> dict[str, str]:
+    ts = str(1_767_571_200_000 + int(second * 1000))
+    return {"connector": "postgresql", "lsn": str(lsn), "sequence": f'["{lsn - 8}","{lsn}"]', "ts_ms": ts}
+
+
+def sqlserver(lsn: int, second: float) -> dict[str, str]:
+    commit = f"{lsn:08x}:00000758:0005"
+    ts = str(1_767_571_200_000 + int(second * 1000))
+    return {"connector": "sqlserver", "commit_lsn": commit, "change_lsn": commit, "ts_ms": ts}
+
+
+def states_of(spark: SparkSession, stories: dict[str, list[list[Told]]]) -> dict[str, list[str | None]]:
+    """The versions of each story's row, the last None where it is gone; a story is what each log told."""
+    told = [
+        replace(event, key=story if event.op != "t" else None).row(f"{story}/{n}", offset)
+        for story, logs in stories.items()
+        for n, log in enumerate(logs)
+        for offset, event in enumerate(log)
+    ]
+    found = rows(versions(frame(spark, CAME, reversed(told)), "id"), ["id", "source_position"])
+    gone = {story for story in stories if not any(r["is_current"] for r in found if r["id"] == story)}
+    for story in stories:
+        mine = [r for r in found if r["id"] == story]
+        assert [r["effective_from"] for r in mine] == sorted(r["effective_from"] for r in mine)
+        assert sum(r["is_current"] for r in mine) == (story not in gone)
+        assert not mine or mine[-1]["is_current"] or story in gone
+    return {s: [r["name"] for r in found if r["id"] == s] + [None] * (s in gone) for s in stories}
+
+
+def test_where_the_log_began_anew_the_newer_one_wins(spark: SparkSession) -> None:
+    a, b = "3e11fa47-71ca-11e1-9e33-c80aa9429562", "b2c1a5f0-0000-11ee-9e33-c80aa9429562"
+    old = [Told("x", mysql(149, 900, 1), "c"), Told("y", mysql(150, 4, 2))]
+    none = {"connector": "mysql", "file": "", "pos": "0", "row": "0"}
+    ts = {"ts_ms": "1767571200000"}
+    stories: dict[str, tuple[list[list[Told]], list[str | None]]] = {
+        "failover": ([[*old, Told("z", mysql(3, 120, 9))]], ["x", "y", "z"]),
+        "again": ([[*old, Told("z", mysql(3, 120, 9)), Told("w", mysql(3, 400, 12))]], ["x", "y", "z", "w"]),
+        "deleted": ([[*old, Told("y", mysql(3, 120, 9), "d")]], ["x", "y", None]),
+        "base": ([[*old, Told("z", mysql(7, 120, 9, base="binlog"))]], ["x", "y", "z"]),
+        # A snapshot is told late; what was changed while it ran comes after it all the same.
+        "snapshot": (
+            [[*old, Told("z", mysql(3, 120, 60), "r"), Told("w", mysql(3, 500, 30))]],
+            ["x", "y", "z", "w"],
+        ),
+        # The old server's events once more, and there and back.
+        "repeated": ([[*old, *old, Told("z", mysql(3, 120, 9)), *old]], ["x", "y", "z"]),
+        "back": (
+            [[*old, Told("z", mysql(3, 4, 9)), Told("w", mysql(3, 8, 10)), Told("v", mysql(151, 4, 20))]],
+            ["x", "y", "z", "w", "v"],
+        ),
+        # Another connector, another topic, and the name of the new one comes first.
+        "topics": ([[Told("z", mysql(3, 120, 9)), Told("w", mysql(3, 130, 10))], old], ["x", "y", "z", "w"]),
+        "twice": (
+            [[*old, Told("z", mysql(3, 120, 9))], [*old, Told("z", mysql(3, 120, 9))]],
+            ["x", "y", "z"],
+        ),
+        "restored": (
+            [[Told("x", postgres(9_000, 1), "c"), Told("y", postgres(9_900, 2)), Told("z", postgres(70, 9))]],
+            ["x", "y", "z"],
+        ),
+        "sqlserver": (
+            [[Told("x", sqlserver(0x27AB, 1), "c"), Told("y", sqlserver(0x27, 9))]],
+            ["x", "y"],
+        ),
+        # With GTIDs: the new server tells old transactions again, and one that the old one did not tell.
+        "gtid": (
+            [
+                [
+                    Told("x", mysql(150, 4, 1, f"{a}:99"), "c"),
+                    Told("y", mysql(150, 8, 2, f"{a}:100")),
+                    Told("x", mysql(3, 4, 1, f"{a}:99"), "c"),
+                    Told("y", mysql(3, 8, 2, f"{a}:100")),
+                    Told("z", mysql(3, 12, 2, f"{a}:101")),
+                    Told("w", mysql(3, 16, 2, f"{a}:102")),
+                    Told("v", mysql(3, 20, 7, f"{b}:1")),
+                ]
+            ],
+            ["x", "y", "z", "w", "v"],
+        ),
+        "mariadb": (
+            [[Told("x", mysql(9, 4, 1, "0-1-7"), "c"), Told("y", mysql(2, 4, 1, "0-2-8"))]],
+            ["x", "y"],
+        ),
+        # No place at all: clock, then arrival; before what has one.
+        "nowhere": ([[Told("Wels", none | ts, "c"), Told("Enns", none | ts)]], ["Wels", "Enns"]),
+        "neither": (
+            [[Told("Wels", none, "c"), Told("Enns", none), Told("Linz", none)]],
+            ["Wels", "Enns", "Linz"],
+        ),
+        "half": (
+            [[Told("x", none | {"ts_ms": "0"}, "r"), Told("y", mysql(3, 8, 1)), Told("z", mysql(3, 9, 1))]],
+            ["x", "y", "z"],
+        ),
+        "unsaid": (
+            [[Told("x", {"connector": "postgresql", **ts}, "r"), Told("y", postgres(70, 9))]],
+            ["x", "y"],
+        ),
+        "no pos": ([[Told("x", mysql(3, 0, 1), "c"), Told("y", mysql(3, 0, 1))]], ["x", "y"]),
+        # One log, however it comes: late files, a clock that ran back.
+        "late": ([[old[1], old[0]]], ["x", "y"]),
+        "late gtid": (
+            [[Told(n, mysql(9, i, 1, f"{a}:{i}")) for n, i in (("z", 30), ("x", 28), ("y", 29), ("w", 31))]],
+            ["x", "y", "z", "w"],
+        ),
+        "clock": ([[Told("x", mysql(3, 4, 30), "c"), Told("y", mysql(3, 8, 10))]], ["x", "y"]),
+        "incremental": (
+            [[Told("x", mysql(3, 8, 10)), Told("x", mysql(3, 8, 20), "r"), Told("y", mysql(3, 9, 30))]],
+            ["x", "y"],
+        ),
+    }
+    found = states_of(spark, {story: logs for story, (logs, _) in stories.items()})
+    assert found == {story: expected for story, (_, expected) in stories.items()}
+
+
+def test_a_truncate_of_a_restored_database_is_the_newer_one(spark: SparkSession) -> None:
+    told = [Told("x", postgres(9_000, 1), "c"), Told(None, postgres(70, 9), "t")]
+    assert states_of(spark, {"truncated": [told]}) == {"truncated": ["x", None]}
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Told], list[str | None]]:
+    """A row's changes on one server after the other, told with repetitions; and the versions they make."""
+    log: list[Told] = []
+    second, states, place = 0, [], draw(st.integers(50, 60))
+    for server in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(1, 60)) if server else place
+        here: list[Told] = []
+        for _ in range(draw(st.integers(1, 5))):
+            second += draw(st.integers(1, 3))
+            place += draw(st.integers(1, 3))
+            op = draw(st.sampled_from("uuud"))
+            event = Told(None if op == "d" else f"s{second}", mysql(place, 4, second), op)
+            here.append(event)
+            log.append(event)
+            if draw(st.booleans()):  # the connector dies, and tells again what this server told
+                log += here[draw(st.integers(0, len(here) - 1)) :]
+            states.append(event.state)
+    changes = [s for n, s in enumerate(states) if s is not None or n == len(states) - 1]
+    return log, changes
+
+
+@given(st.lists(lives(), min_size=50, max_size=60))
+@settings(ONE_JOB_EACH, max_examples=3)
+def test_any_life_over_any_servers_is_told_right(
+    spark: SparkSession, world: list[tuple[list[Told], list[str | None]]]
+) -> None:
+    found = states_of(spark, {f"k{n}": [log] for n, (log, _) in enumerate(world)})
+    assert found == {f"k{n}": states for n, (_, states) in enumerate(world)}
+
+
 # --- lookups --------------------------------------------------------------------------------------
 
 HISTORY = "k string, effective_from timestamp, effective_to timestamp, source_position string, v string"
@@ -285,13 +475,13 @@ def lookups(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     history: list[dict[str, Any]] = []
     for key in "abcde":
         begins = sorted(draw(st.lists(st.integers(0, 30), max_size=6)))
-        for position, begin in enumerate(begins):
+        for place, begin in enumerate(begins):
             history.append(
                 {
                     "k": key,
                     "effective_from": minutes(begin),
-                    "source_position": f"{position:03}",
-                    "v": draw(st.sampled_from([None, f"{key}{position}"])),
+                    "source_position": f"{place:03}",
+                    "v": draw(st.sampled_from([None, f"{key}{place}"])),
                 }
             )
     events = draw(
