@@ -105,6 +105,12 @@ def main() -> None:
     except Interrupted as interrupted:
         _end_at_once(interrupted.number)
     except Exception as error:
+        from medallion_platform.settings import WrongSetting
+
+        if isinstance(error, WrongSetting):
+            for line in str(error).splitlines():
+                terminal.error(line)
+            sys.exit(USAGE)
         if os.environ.get("MEDALLION_DEBUG"):
             raise
         terminal.error(_in_words(error))
@@ -628,15 +634,9 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _settings(home: Path | None) -> Settings:
-    from pydantic import ValidationError
-
     from medallion_platform.settings import Settings
 
-    try:
-        return Settings(home=home.resolve()) if home else Settings()
-    except ValidationError as error:
-        wrong = (f"MEDALLION_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        raise Stop("; ".join(wrong), USAGE) from None
+    return Settings(home=home.resolve()) if home else Settings()
 
 
 def _prove(settings: Settings) -> None:

@@ -298,12 +298,15 @@ def _digest(path: Path) -> str | None:
 
 def main() -> None:
     """Fetch what is missing and print the paths."""
-    from medallion_platform.settings import Settings
+    from medallion_platform.settings import Settings, WrongSetting
 
     try:
         settings = Settings()
         by_spark = bool(settings.kafka) and settings.kafka_engine == "spark"
         print(*jars_of(settings.lake, topics=by_spark), sep="\n")
+    except WrongSetting as error:
+        print(*(f"medallion: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+        sys.exit(2)
     except JarsUnavailable as error:
         sys.exit(f"medallion: {error}")
 

@@ -6,13 +6,16 @@ function that needs it where start-up time counts: pydantic costs half a second.
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from medallion_platform.storage import SCHEME
 
@@ -40,8 +43,74 @@ def _location(given: Path | str) -> Path | str:
     if not mark:
         return _absolute(Path(given))
     if scheme not in ("s3", "s3a") or not rest.strip("/"):
-        raise ValueError(f"{given} is neither a folder nor s3://bucket/prefix")
+        raise ValueError("is neither a folder nor s3://bucket/prefix")
     return SCHEME + rest.strip("/")
+
+
+class WrongSetting(ValueError):
+    """A setting cannot be meant; the text names its variable and what is wrong, a line for each.
+
+    It never says the value, nor keeps who said it: a password may stand in any place by mistake.
+    """
+
+
+_PROPERTY = r"[a-z][a-z0-9]*([._][a-z0-9]+)+|debug|acks|retries"
+"""What a name of the Kafka client's settings looks like; anything else may be a value."""
+_BROKER = r"([A-Za-z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
+
+
+def _of_client(given: Any) -> Any:
+    """Settings of the Kafka client, from JSON; all of them text, as it takes them."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, dict):
+        raise ValueError('is no JSON object such as {"bootstrap.servers": "broker:9092"}')
+    if given and (wrong := list(_wrong_with_client(given))):
+        raise ValueError("\n".join(wrong))
+    return given
+
+
+def _wrong_with_client(given: dict[str, Any]) -> Iterator[str]:
+    from medallion_platform.sources.kafka import ours
+
+    if odd := sum(not re.fullmatch(_PROPERTY, name) for name in given):
+        yield f"has {odd} {'names' if odd > 1 else 'name'} that no setting of the client has"
+        return
+    for name, value in given.items():
+        if not isinstance(value, str):
+            yield f"{name} has to be text, in quotes"
+    for name in ours(given):
+        yield f"{name} cannot be set"
+    brokers = str(given.get("bootstrap.servers", "")).split(",")
+    if not all(re.fullmatch(_BROKER, broker.strip()) for broker in brokers):
+        yield "bootstrap.servers has to be host:port, several with commas between"
+
+
+_WORDS = {
+    "enum": "is none of {expected}",
+    "literal_error": "is none of {expected}",
+    "float_parsing": "is no number",
+    "float_type": "is no number",
+    "finite_number": "is no finite number",
+    "greater_than_equal": "has to be {ge:g} or more",
+    "path_type": "is no path",
+}
+
+
+def _in_words(error: ValidationError) -> str:
+    """What is wrong with each variable, without its value."""
+    lines: list[str] = []
+    for problem in error.errors(include_input=False, include_url=False):
+        variable = f"MEDALLION_{str(problem['loc'][0]).upper()}"
+        said = _WORDS.get(problem["type"], "has a value that it cannot have")
+        said = said.format_map(problem.get("ctx", {}))
+        if problem["type"] == "value_error":
+            said = problem["msg"].removeprefix("Value error, ")
+        lines += (f"{variable}: {line}" for line in said.splitlines())
+    return "\n".join(lines)
 
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
@@ -49,10 +118,18 @@ Location = Annotated[Path | str, BeforeValidator(_location)]
 
 
 class Settings(BaseSettings):
-    """The settings of one installation; bad values are refused when it is made."""
+    """The settings of one installation; bad values are refused when it is made.
+
+    Raises:
+        WrongSetting: one of them cannot be meant.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="MEDALLION_", frozen=True, env_ignore_empty=True, validate_default=True
+        env_prefix="MEDALLION_",
+        frozen=True,
+        env_ignore_empty=True,
+        validate_default=True,
+        hide_input_in_errors=True,
     )
 
     profile: Profile = Profile.LOCAL
@@ -64,7 +141,9 @@ class Settings(BaseSettings):
     """The landing zone, one folder a source, in a bucket as well; `landing` below home unless given."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
-    kafka: dict[str, str] = Field(default_factory=dict, repr=False)
+    kafka: Annotated[dict[str, str], NoDecode, BeforeValidator(_of_client)] = Field(
+        default_factory=dict, repr=False
+    )
     """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
     Clickstream comes from topics where it is given, from files where not."""
     kafka_engine: Literal["lean", "spark"] = "lean"
@@ -73,6 +152,15 @@ class Settings(BaseSettings):
     """Downloads that are kept, such as the Delta jars."""
     ivy_settings: Folder | None = None
     """An ivysettings.xml to fetch jars by, where a company has its own mirror."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            wrong = _in_words(error)
+        else:
+            return
+        raise WrongSetting(wrong)  # out here, so that what held the values is no context of it
 
     def model_post_init(self, _: object) -> None:
         """Derive what follows from home and was not given."""

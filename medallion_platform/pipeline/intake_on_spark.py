@@ -60,7 +60,7 @@ from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_mess
 from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
-from medallion_platform.sources.kafka import KafkaSource, Topics
+from medallion_platform.sources.kafka import KafkaSource, Topics, discreet
 from medallion_platform.sources.kafka_on_spark import NotForSpark, options, places
 from medallion_platform.storage import of_request, store
 
@@ -231,8 +231,9 @@ class _Batches:
         if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs
             return Unavailable(told[1])
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        first = discreet(self.source, first)[:300]
         return Unavailable(
-            f"source {self.source.name}: Spark could not go on reading ({first[:300]}); what was taken in "
+            f"source {self.source.name}: Spark could not go on reading ({first}); what was taken in "
             "is safe, the next intake goes on from there"
         )
 

@@ -62,6 +62,10 @@ _PASSING = {
     *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_WAIT_COORD"),
     *("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"),
 }
+_SECRET = ("password", "secret", "token", "key", "jaas", "username")
+"""What is in the name of a setting whose value is never told, however short it is."""
+_TELLING = 8
+"""From how many characters on the value of any other setting may be a secret in the wrong place."""
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -78,6 +82,11 @@ _MEMBER: dict[str, Any] = {
     "partition.assignment.strategy": "range",
 }
 _NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_FEATURE"}
+
+
+def ours(settings: Mapping[str, Any]) -> list[str]:
+    """Which settings of the client are not for others to set."""
+    return sorted(_OURS.keys() & settings.keys())
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class KafkaSource(Source):
             )
         if not self.settings.get("bootstrap.servers"):
             raise ValueError(f"source {self.name!r}: its settings lack bootstrap.servers")
-        if refused := sorted(_OURS.keys() & self.settings.keys()):
+        if refused := ours(self.settings):
             raise ValueError(f"source {self.name!r}: {', '.join(refused)} cannot be set")
 
     @property
@@ -610,7 +619,10 @@ class Client:
         try:
             self.consumer: Consumer = Consumer(settings)
         except KafkaException as error:
-            raise Unavailable(f"source {source.name}: {_text(error)}") from None
+            refused = _refused(source, error)
+        else:
+            return
+        raise refused  # out here: what quotes the setting is no context of it
 
     def close(self) -> None:
         """Let go of the brokers."""
@@ -736,8 +748,9 @@ class Client:
                 self.said[:] = [error.str()]
             else:
                 raise Unavailable(
-                    f"source {self.source.name}: {self.source.brokers} refuses: {error.str()}; what was "
-                    "taken in is safe, the next intake goes on from there"
+                    f"source {self.source.name}: {self.source.brokers} refuses: "
+                    f"{discreet(self.source, error.str())}; what was taken in is safe, the next intake goes "
+                    "on from there"
                 )
         return _Heard(messages, end, expired)
 
@@ -769,7 +782,28 @@ def _admin(source: KafkaSource, said: list[str]) -> AdminClient:
     try:
         return AdminClient(settings)
     except KafkaException as error:
-        raise Unavailable(f"source {source.name}: {_text(error)}") from None
+        refused = _refused(source, error)
+    raise refused
+
+
+def _refused(source: KafkaSource, error: BaseException) -> Unavailable:
+    """What the client does not take of its settings; it quotes the value, which may be a password."""
+    said, told = _text(error), source.settings
+    named = next((name for name in told if f'"{name}"' in said), None)
+    named = named or next((name for name, value in told.items() if name in said or str(value) in said), None)
+    about = f"{named} has a value" if named else "there is one, or a combination,"
+    return Unavailable(f"source {source.name}: of its settings of Kafka, {about} that the client refuses")
+
+
+def discreet(source: KafkaSource, text: str) -> str:
+    """What a client said, without the values of settings that it quotes."""
+    for name, value in source.settings.items():
+        said = str(value)
+        if name == "bootstrap.servers" or not said:
+            continue
+        if len(said) >= _TELLING or any(word in name for word in _SECRET):
+            text = text.replace(said, "***")
+    return text
 
 
 def _noting(said: list[str]) -> Callable[[KafkaError], None]:
@@ -819,7 +853,7 @@ def _passes(error: KafkaError) -> bool:
 
 
 def _unavailable(source: KafkaSource, said: Sequence[str]) -> Unavailable:
-    why = f" ({said[-1]})" if said else ""
+    why = f" ({discreet(source, said[-1])})" if said else ""
     return Unavailable(
         f"source {source.name}: {source.brokers} gives no answer within {TIMEOUT:.0f} s{why}; what was taken "
         "in is safe, the next intake goes on from there"

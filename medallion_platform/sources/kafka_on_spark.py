@@ -57,12 +57,15 @@ def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
             f"username={_quoted(user)} password={_quoted(password)};"
         )
     if authority := given.pop("ssl.ca.location", ""):
-        said |= {"ssl.truststore.type": "PEM", "ssl.truststore.certificates": _text(authority)}
+        said |= {
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.certificates": _text("ssl.ca.location", authority),
+        }
     if certificate := given.pop("ssl.certificate.location", ""):
         said |= {
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.certificate.chain": _text(certificate),
-            "ssl.keystore.key": _text(given.pop("ssl.key.location", "")),
+            "ssl.keystore.certificate.chain": _text("ssl.certificate.location", certificate),
+            "ssl.keystore.key": _text("ssl.key.location", given.pop("ssl.key.location", "")),
         }
     if given.get("ssl.endpoint.identification.algorithm") == "none":
         given["ssl.endpoint.identification.algorithm"] = ""
@@ -146,8 +149,9 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _text(path: str) -> str:
+def _text(name: str, path: str) -> str:
     try:
         return Path(path).read_text()
     except OSError as error:
-        raise NotForSpark(f"{path}: {error.strerror}") from None
+        refused = NotForSpark(f"the file that {name} names: {error.strerror}")
+    raise refused  # out here: the path may be a password in the wrong place

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from medallion_platform.settings import Profile, Settings
+from medallion_platform.settings import Profile, Settings, WrongSetting
 
 from .test_wrapper import REPOSITORY, load
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("HOME", "LAKE", "LANDING", "PROFILE", "SETTLE_SECONDS", "CACHE"):
+    for name in ("HOME", "LAKE", "LANDING", "PROFILE", "SETTLE_SECONDS", "CACHE", "KAFKA", "KAFKA_ENGINE"):
         monkeypatch.delenv(f"MEDALLION_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -51,8 +56,86 @@ def test_lake_and_landing_zone_may_each_lie_in_a_bucket(
 )
 def test_bad_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MEDALLION_{name}", value)
-    with pytest.raises(ValidationError, match=name.lower()):
+    with pytest.raises(WrongSetting, match=rf"^MEDALLION_{name}: [^\n]+$"):
         Settings()
+
+
+SECRET = "hunter2-hunter2"
+BROKER = {"bootstrap.servers": "broker:9092"}
+
+
+def shown(error: BaseException) -> str:
+    """All that a log, a page or a debugger may show of an error, whatever hangs on it."""
+    chain: list[BaseException] = [error]
+    while (further := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(further)
+    texts = [*map(repr, chain), *("".join(traceback.format_exception(e)) for e in chain)]
+    return "\n".join([*texts, *(repr(vars(e)) for e in chain)])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (SECRET, "is no JSON object"),
+        (json.dumps(SECRET), "is no JSON object"),
+        (f'{{"bootstrap.servers": "a:1", "sasl.password": {SECRET}}}', "is no JSON object"),
+        ({**BROKER, "sasl.password": [SECRET]}, "sasl.password has to be text, in quotes"),
+        ({**BROKER, "sasl.password": {"of": SECRET}}, "sasl.password has to be text, in quotes"),
+        ({**BROKER, "sasl.oauthbearer.client.secret": 4711}, "secret has to be text, in quotes"),
+        ({**BROKER, SECRET: "sasl.password"}, "has 1 name that no setting"),
+        ({"bootstrap.servers": f"me:{SECRET}@broker:9092"}, "bootstrap.servers has to be host:port"),
+        ({"sasl.password": SECRET}, "bootstrap.servers has to be host:port"),
+        ({**BROKER, "auto.offset.reset": SECRET}, "auto.offset.reset cannot be set"),
+    ],
+)
+def test_a_secret_in_a_wrong_place_is_told_by_its_setting_alone(
+    monkeypatch: pytest.MonkeyPatch, value: Any, said: str
+) -> None:
+    monkeypatch.setenv("MEDALLION_KAFKA", value if isinstance(value, str) else json.dumps(value))
+    with pytest.raises(WrongSetting, match=rf"^MEDALLION_KAFKA: [^\n]*{said}") as caught:
+        Settings()
+    assert SECRET not in shown(caught.value)
+    assert "4711" not in shown(caught.value)
+
+
+def test_good_settings_do_not_show_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDALLION_KAFKA", json.dumps({**BROKER, "sasl.password": SECRET}))
+    assert Settings().kafka["sasl.password"] == SECRET
+    assert SECRET not in f"{Settings()!r} {Settings()}"
+
+
+@pytest.mark.parametrize(
+    ("command", "debug"), [("medallion_platform.cli", "1"), ("medallion_platform.jars", "")]
+)
+def test_each_problem_is_one_sentence_wherever_settings_are_read(
+    tmp_path: Path, command: str, debug: str
+) -> None:
+    wrong = {
+        "MEDALLION_KAFKA": json.dumps({**BROKER, "sasl.password": [SECRET], "debug": {"a": SECRET}}),
+        "MEDALLION_SETTLE_SECONDS": SECRET,
+        "MEDALLION_LANDING": f"gs://{SECRET}",
+        "MEDALLION_DEBUG": debug,
+        "MEDALLION_HOME": str(tmp_path),
+    }
+    main = f"from {command} import main; import sys; sys.argv[1:] = ['status']; main()"
+    done = subprocess.run([sys.executable, "-c", main], env=wrong, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert SECRET not in done.stdout + done.stderr
+    lines = [line.removeprefix("medallion: ") for line in done.stderr.splitlines()]
+    assert [line.partition(":")[0] for line in lines] == [
+        *("MEDALLION_LANDING", "MEDALLION_SETTLE_SECONDS", "MEDALLION_KAFKA", "MEDALLION_KAFKA")
+    ]
+    assert "Error" not in done.stderr
+
+
+def test_a_code_location_says_the_same(tmp_path: Path) -> None:
+    wrong = {"MEDALLION_KAFKA": f'{{"sasl.password": {SECRET}', "MEDALLION_HOME": str(tmp_path)}
+    command = ["-m", "dagster", "definitions", "validate", "-m", "medallion_platform.definitions"]
+    env = {**wrong, "DAGSTER_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True)
+    assert done.returncode
+    assert "MEDALLION_KAFKA: is no JSON object" in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
 
 
 def test_they_do_not_change() -> None:
