@@ -1,4 +1,8 @@
-"""Parquet: columns keep their types, row groups are streamed."""
+"""Parquet: columns keep their types, row groups are streamed in pieces of bounded size.
+
+A value that no type of ours can hold (a day outside of the years 0001 to 9999, a decimal of more than 38
+digits) is handed on as text, so that it is a violation of the contract and never another value.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medallion_platform.contracts import casts
 from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
 
 ROWS = 65_536
 """Rows of a frame: row groups are read in pieces of at most this many."""
+BYTES = 64 * 2**20
+"""Bytes of a frame: pieces of fewer rows where these are large. One row may be larger."""
+_NESTED_ROWS = 1_024
+"""The same for row groups with nested texts, whose size is only known once they are read."""
 
 
 def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
     """Frames of the file from `first_row` on, each with the number of its first row."""
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        repeated = _repeated(path)
+        # INT96 counts nanoseconds since noon of a day, which in 64 bits reach from 1677 to 2262 only.
+        with pq.ParquetFile(
+            path, memory_map=False, coerce_int96_timestamp_unit="us", read_dictionary=repeated
+        ) as file:
             row = 1
             names = _names(file)
             for group in range(file.num_row_groups):
@@ -30,14 +45,12 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
                 if row + rows <= first_row:
                     row += rows
                     continue
-                for batch in file.iter_batches(batch_size=ROWS, row_groups=[group]):
+                for batch in file.iter_batches(batch_size=_rows_at_once(file, group), row_groups=[group]):
                     skipped = min(max(first_row - row, 0), len(batch))
-                    row += len(batch)
-                    if skipped < len(batch):
-                        table = pa.Table.from_batches([batch.slice(skipped)]).rename_columns(names)
-                        frame = pl.from_arrow(table)
-                        assert isinstance(frame, pl.DataFrame)
-                        yield row - len(frame), frame
+                    row += skipped
+                    for piece in _pieces(batch.slice(skipped)):
+                        yield row, _frame(piece, names)
+                        row += len(piece)
     except UnreadableFile:
         raise
     except (
@@ -45,6 +58,83 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
         *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     ) as error:
         raise _unreadable(path, error) from error
+
+
+def _repeated(path: Path) -> list[str]:
+    """The columns of text that are read as they are stored, each value once and its places."""
+    with pq.ParquetFile(path, memory_map=False) as file:
+        kinds = {field.name: field.type for field in file.schema_arrow}
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return [name for name, kind in kinds.items() if any(is_text(kind) for is_text in texts)]
+
+
+def _rows_at_once(file: pq.ParquetFile, group: int) -> int:
+    """How many rows of a row group are decompressed at once."""
+    facts = file.metadata.row_group(group)
+    size = sum(facts.column(i).total_uncompressed_size for i in range(facts.num_columns))
+    most = _NESTED_ROWS if any(pa.types.is_nested(field.type) for field in file.schema_arrow) else ROWS
+    return max(1, min(most, BYTES * facts.num_rows // max(size, 1)))
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in pieces of at most `BYTES`, one row at least, once repeated values are written out."""
+    sizes = np.zeros(len(batch), np.int64)
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.call_function("binary_length", [column.dictionary]).take(column.indices)
+            sizes += pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    until, begin = np.cumsum(sizes), 0
+    while begin < len(batch):
+        before = int(until[begin - 1]) if begin else 0
+        end = max(begin + 1, int(np.searchsorted(until, before + BYTES, side="right")))
+        yield batch.slice(begin, end - begin)
+        begin = end
+
+
+def _frame(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
+    """The rows with values that every type of ours holds, or as text."""
+    columns = [_written_out(column) for column in batch.columns]
+    frame = pl.from_arrow(pa.Table.from_arrays(columns, names=names))
+    assert isinstance(frame, pl.DataFrame)
+    for column in frame.iter_columns():
+        if column.dtype.is_nested():
+            text(column)  # what it cannot tell, no later step can
+    return frame.with_columns(_bounded(column) for column in frame.iter_columns())
+
+
+def _written_out(column: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        return column.dictionary_decode()
+    return column.cast(pa.string()) if pa.types.is_decimal256(column.type) else column
+
+
+def _bounded(values: pl.Series) -> pl.Series:
+    """Days and instants as they are, or as text where one lies outside of the years 0001 to 9999."""
+    kind = values.dtype
+    if kind == pl.Date:
+        number, unit, first, last = (
+            values.cast(pl.Int32),
+            "days",
+            *(instant // casts.MICROSECONDS_A_DAY for instant in (casts.FIRST_INSTANT, casts.LAST_INSTANT)),
+        )
+    elif isinstance(kind, pl.Datetime) and kind.time_unit != "ns":  # in which all lie inside
+        parts = 1_000 if kind.time_unit == "ms" else 1
+        number, unit = values.cast(pl.Int64), kind.time_unit
+        first, last = casts.FIRST_INSTANT // parts, casts.LAST_INSTANT // parts
+    else:
+        return values
+    inside = number.is_between(first, last)
+    if inside.all():
+        return values
+    held = pl.select(pl.when(inside).then(values)).to_series()
+    if isinstance(kind, pl.Datetime):
+        if kind.time_zone is not None:
+            held = held.dt.convert_time_zone("UTC")
+        told = held.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f") + ("" if kind.time_zone is None else "Z")
+    else:
+        told = held.cast(pl.String)
+    outside = number.cast(pl.String) + f" {unit} since 1970-01-01"
+    return pl.select(pl.when(inside).then(told).otherwise(outside).alias(values.name)).to_series()
 
 
 def columns(path: Path) -> tuple[str, ...]:
@@ -61,6 +151,9 @@ def payloads(rows: pl.DataFrame) -> pl.Series:
 
     Bytes that are no text stay what they are, and are no text either when the JSON is read again.
     """
+    # Python's durations and dates within lists hold less than the file's.
+    narrow = [c.name for c in rows.iter_columns() if c.dtype == pl.Duration or _holds_times(c.dtype)]
+    rows = rows.with_columns(text(rows[name]) for name in narrow)
     texts = [
         json.dumps({k: _as_they_came(v) for k, v in row.items()}, default=_plain)
         for row in rows.iter_rows(named=True)
@@ -89,6 +182,21 @@ def _holds_bytes(kind: Any) -> bool:
     if isinstance(kind, pl.Struct):
         return any(_holds_bytes(field.dtype) for field in kind.fields)
     return kind == pl.Binary or (isinstance(kind, pl.List | pl.Array) and _holds_bytes(kind.inner))
+
+
+def _holds_times(kind: Any) -> bool:
+    """Whether a nested type has days or instants inside."""
+    if isinstance(kind, pl.Struct):
+        inner = [field.dtype for field in kind.fields]
+    elif isinstance(kind, pl.List | pl.Array):
+        inner = [kind.inner]
+    else:
+        return False
+    return any(k.is_temporal() or _holds_times(k) for k in map(_type_of, inner))
+
+
+def _type_of(kind: Any) -> pl.DataType:
+    return kind() if isinstance(kind, type) else kind
 
 
 def _as_they_came(value: Any) -> Any:

@@ -1,0 +1,138 @@
+"""Parquet files whose values no type of ours holds, and files that are larger than they look."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medallion_platform.contracts import lean
+from medallion_platform.contracts.contract import ColumnType
+from medallion_platform.sources import parquet
+
+EPOCH = datetime(1970, 1, 1)
+TIMESTAMP, DATE = ColumnType("timestamp"), ColumnType("date")
+
+
+def written(folder: Path, columns: dict[str, pa.Array], **options: Any) -> Path:
+    path = folder / "file.parquet"
+    pq.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def read(path: Path) -> pl.DataFrame:
+    return pl.concat([frame for _, frame in parquet.read(path, 1)])
+
+
+@pytest.mark.parametrize("year", [1, 1582, 1677, 2026, 2263, 9999])
+def test_timestamps_of_the_old_kind_keep_their_date(tmp_path: Path, year: int) -> None:
+    """INT96, as Impala, Hive and older Sparks write."""
+    at = datetime(year, 12, 31, 23, 59, 59)
+    column = pa.array([at, None], pa.timestamp("us"))
+    rows = read(written(tmp_path, {"at": column}, use_deprecated_int96_timestamps=True))
+    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [at.replace(tzinfo=UTC), None]
+
+
+@given(
+    st.sampled_from(["s", "ms", "us"]),
+    st.lists(st.integers(-(2**62), 2**62) | st.integers(-(10**14), 10**14), min_size=1, max_size=5),
+    st.sampled_from([None, "UTC", "+02:00"]),
+)
+def test_an_instant_is_itself_or_no_value_and_never_another(
+    tmp_path_factory: pytest.TempPathFactory, unit: str, counts: list[int], zone: str | None
+) -> None:
+    if unit == "s":  # Parquet has no seconds: written as milliseconds
+        counts = [count // 1000 for count in counts]
+    path = written(tmp_path_factory.mktemp("p"), {"at": pa.array(counts, pa.timestamp(unit, zone))})
+    rows = read(path)
+    got = lean.convert(rows["at"], TIMESTAMP).to_list()
+    parts = {"s": 1, "ms": 10**3, "us": 10**6}[unit]
+    for count, value in zip(counts, got, strict=True):
+        try:
+            meant = EPOCH + timedelta(microseconds=count * 10**6 // parts)
+        except OverflowError:
+            meant = None
+        assert value == (meant and meant.replace(tzinfo=UTC))
+    assert parquet.text(rows["at"]).null_count() == 0
+    kept = [json.loads(payload)["at"] for payload in parquet.payloads(rows)]
+    lost = [text for text, value in zip(kept, got, strict=True) if value is None]
+    assert all("since 1970-01-01" in text for text in lost), "a dead letter says what stood there"
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5))
+def test_a_day_is_itself_or_no_value(tmp_path_factory: pytest.TempPathFactory, days: list[int]) -> None:
+    rows = read(written(tmp_path_factory.mktemp("p"), {"day": pa.array(days, pa.int32()).cast(pa.date32())}))
+    for count, value in zip(days, lean.convert(rows["day"], DATE), strict=True):
+        try:
+            meant = date(1970, 1, 1) + timedelta(days=count)
+        except OverflowError:
+            meant = None
+        assert value == meant
+    assert len(parquet.payloads(rows)) == len(days)
+
+
+def test_a_decimal_too_wide_for_every_type_is_text(tmp_path: Path) -> None:
+    wide = [Decimal("12345678901234567890123456789012345678901234567890.25"), Decimal("1.50")]
+    rows = read(written(tmp_path, {"d": pa.array(wide, pa.decimal256(60, 2))}))
+    assert rows["d"].to_list() == [str(d) for d in wide]
+    assert lean.convert(rows["d"], ColumnType("decimal", 12, 2)).to_list() == [None, Decimal("1.50")]
+
+
+def test_a_large_unsigned_number_is_no_negative_one(tmp_path: Path) -> None:
+    rows = read(written(tmp_path, {"n": pa.array([2**64 - 1, 7], pa.uint64())}))
+    assert lean.convert(rows["n"], ColumnType("long")).to_list() == [None, 7]
+    assert parquet.text(rows["n"]).to_list() == [str(2**64 - 1), "7"]
+
+
+def test_days_and_spans_inside_of_lists_are_told_however_far(tmp_path: Path) -> None:
+    far = pa.array([[2**62], [0]], pa.list_(pa.timestamp("us")))
+    spans = pa.array([2**62, 1], pa.duration("us"))
+    rows = read(written(tmp_path, {"at": far, "took": spans}))
+    assert [set(json.loads(p)) for p in parquet.payloads(rows)] == [{"at", "took"}] * 2
+
+
+def test_a_zone_is_an_instant(tmp_path: Path) -> None:
+    at = datetime(2026, 7, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    column = pa.array([at, datetime(1, 1, 1, tzinfo=UTC)], pa.timestamp("us", "Europe/Vienna"))
+    rows = read(written(tmp_path, {"at": column}))
+    assert lean.convert(rows["at"], TIMESTAMP)[0] == at
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_a_file_that_repeats_a_large_value_is_read_in_pieces(tmp_path: Path, kind: pa.DataType) -> None:
+    """The file holds the value once: 20 kB of file, 200 MB of text."""
+    count, value = 10_000, "x" * 20_000
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), [value]).cast(kind)
+    path = written(tmp_path, {"v": column, "n": pa.array(range(count))})
+    assert path.stat().st_size < 1_000_000
+    seen = 0
+    for row, frame in parquet.read(path, 1):
+        assert row == seen + 1
+        assert frame.estimated_size() <= parquet.BYTES * 1.1
+        assert frame["n"].to_list() == list(range(seen, seen + frame.height))
+        seen += frame.height
+    assert seen == count
+
+
+def test_a_file_of_zeros_is_read_in_pieces(tmp_path: Path) -> None:
+    """Compressed a thousandfold: what counts is the size without compression."""
+    column = pa.array([f"{i:06}" + "0" * 30_000 for i in range(8_000)])
+    path = written(tmp_path, {"v": column}, compression="zstd", use_dictionary=False)
+    sizes = [frame.estimated_size() for _, frame in parquet.read(path, 1)]
+    assert max(sizes) <= parquet.BYTES * 1.1
+    assert sum(frame.height for _, frame in parquet.read(path, 1)) == 8_000
+
+
+def test_reading_goes_on_in_the_middle_of_a_piece(tmp_path: Path) -> None:
+    path = written(tmp_path, {"n": pa.array(range(1, 2_001))}, row_group_size=300)
+    rows = [(row, n) for row, frame in parquet.read(path, 777) for row, n in enumerate(frame["n"], row)]
+    assert rows == [(n, n) for n in range(777, 2_001)]
