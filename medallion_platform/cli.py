@@ -522,8 +522,8 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, growth, "
-            "batches, layout; all if left out"
+            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, "
+            "automation, growth, batches, layout; all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,

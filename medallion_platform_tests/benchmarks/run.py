@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from medallion_platform_tests.benchmarks import (
+    automation,
     batches,
     clustering,
     gate,
@@ -20,7 +21,7 @@ from medallion_platform_tests.benchmarks.figure import as_markdown_table, machin
 
 PARTS = (
     *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
-    *("freshness", "growth", "batches", "layout"),
+    *("freshness", "automation", "growth", "batches", "layout"),
 )
 
 Tables = dict[str, list[dict[str, str]]]
@@ -48,6 +49,9 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             return "Growth of an intake", batches.growth(rounds, 100 if short else 1000)
         case "layout":
             return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
+        case "automation":
+            # A round is a minute and has no size: it is as short as it can be.
+            return "Automation", automation.measure(rounds, rest=10 if short else 60)
         case "freshness":
             return "Freshness", topics.freshness(topics.RATES[:1] if short else topics.RATES, 60 // share)
         case "topics":

@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 
 from medallion_platform.contracts.contract import Expectation, Severity, Sql
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.replay import reparse
@@ -88,6 +89,7 @@ def test_a_refresh_is_taken_back_with_its_dead_letters_and_caught_up_later(
     done = rollback(known, zone.lake, "wrong", LATER)
     assert [(d.table, d.how) for d in done] == [(t.name, "as of version 1")]
     assert (content(zone.lake, t.name), dead(zone.lake, t.name)) == before
+    assert behind(known, zone.lake)[t.name].taken_back, "nobody makes the same again unasked"
     # Nothing is lost: the next refresh starts from the position that the table is back at.
     bring(t, zone.lake, spark, known)
     assert amounts(zone.lake) == {"a": 1, "b": 2}
@@ -102,8 +104,12 @@ def test_the_first_refresh_of_a_table_is_taken_back_to_nothing(zone: Zone, spark
     refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), unit_columns=known.unit_columns)
     rollback(known, zone.lake, "wrong", LATER)
     assert (zone.lake.rows(t.name), dead(zone.lake, t.name).total()) == (0, 0)
+    assert behind(known, zone.lake)[t.name].taken_back
+    take(zone, "second", event("b", 1, amount=2))
+    assert not behind(known, zone.lake)[t.name].taken_back, "something changed"
     bring(t, zone.lake, spark, known)
-    assert amounts(zone.lake) == {"a": 1}
+    assert amounts(zone.lake) == {"a": 1, "b": 2}
+    assert behind(known, zone.lake) == {}
 
 
 def test_what_cannot_be_taken_back_is_told_and_left(zone: Zone) -> None:
