@@ -144,7 +144,7 @@ def test_what_arrived_is_in_every_table_whatever_happens(world: World, tmp_path:
         at_work = dg.RunsFilter(statuses=UNFINISHED)
         wait("the last run ends", lambda: not on.get_run_ids(at_work), log)
         before = len(on.get_run_ids())
-        time.sleep(20)
+        time.sleep(12)
         assert len(on.get_run_ids()) == before
         jobs = [run.job_name for run in on.get_runs()]
         assert jobs.count(INTAKE) <= 7
