@@ -15,9 +15,13 @@ PAUSES = (
     timedelta(seconds=15),
     timedelta(minutes=1),
     timedelta(minutes=5),
-    timedelta(minutes=10),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=6),
 )
-"""How long to wait after the first failure, the second and so on."""
+"""How long to wait after the first failure, the second and so on: a night's outage passes in between."""
+ENDLESS_PAUSE = timedelta(minutes=10)
+"""The longest wait for what is asked for as long as it is wanted."""
 ATTEMPTS = len(PAUSES) + 1
 """How often the same work is asked for; then it waits until what it is made from or its code changes."""
 
@@ -75,13 +79,19 @@ def decide(
             if not before.given_up:
                 given_up.append(name)
             held[name], remembered[name] = state, replace(before, given_up=True)
-        elif before.times and now - before.at < PAUSES[min(before.times, len(PAUSES)) - 1]:
+        elif before.times and now - before.at < _pause(before.times, endless=name in endless):
             held[name], remembered[name] = state, before
         else:
             ask[name] = before.times + 1
             remembered[name] = Asked(state, before.times + 1, now)
     recovered = [name for name, before in asked.items() if before.given_up and name not in wanted]
     return Decision(ask, held, tuple(given_up), tuple(recovered), remembered)
+
+
+def _pause(times: int, *, endless: bool) -> timedelta:
+    """How long to wait after so many failures."""
+    pause = PAUSES[min(times, len(PAUSES)) - 1]
+    return min(pause, ENDLESS_PAUSE) if endless else pause
 
 
 def digest(parts: Iterable[str]) -> str:

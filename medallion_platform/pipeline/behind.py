@@ -59,7 +59,8 @@ def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
     except _RowsWouldTell:
         return Behind(table.name, None, state, unsure=True)
     except DamagedLog as error:
-        return Behind(table.name, None, state, problem=str(error))
+        # Once it is mended, that is another state: what failed for it is tried at once.
+        return Behind(table.name, None, f"{state} damaged", problem=str(error))
     if partitions is not None and not partitions:
         return None
     last = lake.last_record(table.name, VERBS)

@@ -7,7 +7,16 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.orchestration.due import ATTEMPTS, PAUSES, Asked, Decision, decide, read, written
+from medallion_platform.orchestration.due import (
+    ATTEMPTS,
+    ENDLESS_PAUSE,
+    PAUSES,
+    Asked,
+    Decision,
+    decide,
+    read,
+    written,
+)
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 LONG = timedelta(days=1)
@@ -61,7 +70,7 @@ def test_giving_up_is_told_once_and_a_change_upstream_or_in_the_code_begins_anew
 def test_what_may_pass_by_itself_is_asked_for_as_long_as_it_waits() -> None:
     told, at = look({"intake": "f"}, endless=("intake",)), NOON
     for n in range(2, 50):
-        at += PAUSES[-1]
+        at += ENDLESS_PAUSE
         told = look({"intake": "f"}, told, at, endless=("intake",))
         assert told.ask == {"intake": n}
 
@@ -87,7 +96,7 @@ def test_a_memory_that_is_not_ours_is_none() -> None:
 
 
 tables = st.sampled_from(["silver.a", "silver.b", "gold.c"])
-Step = st.tuples(tables, st.sampled_from(["change", "fail", "succeed"]), st.integers(0, 900))
+Step = st.tuples(tables, st.sampled_from(["change", "fail", "succeed"]), st.integers(0, 9000))
 
 
 @given(st.lists(Step, max_size=60))
