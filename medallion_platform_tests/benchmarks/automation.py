@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.benchmarks.figure import spent
-from medallion_platform_tests.command import MEDALLION, demo
+from medallion_platform_tests.command import MEDALLION
 from medallion_platform_tests.ui.server import serving
 
 GOLD = ("gold.daily_user_metrics", "gold.user_features")
@@ -24,7 +25,7 @@ def measure(rounds: int, *, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
     """Seconds from a file's landing to its rows in each place, in the lake of the demo; then a rest."""
     with TemporaryDirectory(prefix="medallion-bench-") as folder:
         home = Path(folder)
-        demo(home)
+        subprocess.run([*MEDALLION, "demo", "--json", "--home", str(home)], check=True, capture_output=True)
         with _dev(home):
             found = [_land(home, n) for n in range(rounds)]
             resting = spent(lambda: time.sleep(rest)) * 60 / rest

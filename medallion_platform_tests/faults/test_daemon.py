@@ -18,7 +18,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.catch_up import CATCH_UP, INTAKE, UNFINISHED
 from medallion_platform.pipeline.behind import behind
-from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, catalog
+from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -76,6 +76,7 @@ def daemon(world: World, stack: ExitStack, log: Path) -> int:
         "MEDALLION_HOME": str(world.home),
         "DAGSTER_HOME": str(world.home / "dagster"),
         "MEDALLION_SETTLE_SECONDS": "0",
+        TOMORROW: "yes",
     }
     started: list[int] = []
 

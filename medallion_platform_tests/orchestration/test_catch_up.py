@@ -1,0 +1,67 @@
+"""One run brings up what is out of date; a table that fails stops no other one, and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from pyspark.sql import SparkSession
+
+from medallion_platform.definitions import lakehouse_of
+from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
+from medallion_platform.pipeline.behind import behind
+from medallion_platform.settings import Settings
+from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
+
+FRAGILE = "gold.fragile"
+
+
+def test_a_table_that_fails_stops_no_other_one(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDALLION_HOME", str(tmp_path))
+    place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
+    defs = build_defs(catalog, (), place)
+    file = Path(place.landing) / "shop" / "sales.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"till,sold_at,euros\n1,{TODAY}T00:00:00Z,10\n")
+    with runs.instance(tmp_path / "dagster") as on:
+        job = defs.resolve_job_def(CATCH_UP)
+
+        def catch_up(**config: object) -> dg.ExecuteInProcessResult:
+            ops = {BRING_UP: {"config": config}}
+            return job.execute_in_process(instance=on, run_config={"ops": ops}, raise_on_error=False)
+
+        def check() -> dg.AssetCheckEvaluation:
+            key = dg.AssetCheckKey(dg.AssetKey(FRAGILE.split(".")), "refresh_succeeds")
+            record = on.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+            assert record.event
+            assert record.event.dagster_event
+            return record.event.dagster_event.asset_check_evaluation_data
+
+        assert defs.resolve_job_def(INTAKE).execute_in_process(instance=on).success
+        (tmp_path / FAIL).touch()
+        outcome = runs.Outcome()
+        runs._catch_up(defs, on, outcome)
+        assert outcome.failed.keys() == {FRAGILE}
+        assert "the test wants it so" in outcome.failed[FRAGILE]
+        late = behind(catalog, place.lake)
+        assert late.keys() == {FRAGILE}
+        assert not check().passed
+        assert check().metadata["why"].value == outcome.failed[FRAGILE]
+
+        # Who says that it failed in this state is not made to try again, and who says nothing is.
+        assert catch_up(held={FRAGILE: late[FRAGILE].state}).success
+        assert catch_up(leave=[FRAGILE]).success
+        assert not catch_up(held={FRAGILE: "another state"}).success
+        (tmp_path / FAIL).unlink()
+        done = catch_up()
+        assert done.success
+        assert check().passed
+        assert behind(catalog, place.lake) == {}
+        told = [e.partition for e in done.all_events if e.event_type_value == "ASSET_MATERIALIZATION"]
+        assert told == [str(TODAY)]
+        assert not [e for e in catch_up().all_events if e.event_type_value == "ASSET_MATERIALIZATION"]
