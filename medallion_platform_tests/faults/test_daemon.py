@@ -21,7 +21,7 @@ from medallion_platform.pipeline.behind import behind
 from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 DAYS = [str(TODAY + timedelta(days=n)) for n in (-1, 0, 1)]
 """Yesterday, today and tomorrow, which is no partition of Dagster's yet."""
@@ -57,7 +57,7 @@ class World:
         return all(self.sales(t) == self.landed for t in GOLD) and not behind(catalog, self.lake)
 
 
-def wait(what: str, until: Callable[[], object], log: Path, seconds: float = 150) -> None:
+def wait(what: str, until: Callable[[], object], log: Path, seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline, f"{what}: never\n{log.read_text()[-6000:]}"
