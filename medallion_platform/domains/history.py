@@ -12,15 +12,13 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
-from medallion_platform.sources.debezium import TRANSACTION
+from medallion_platform.sources.debezium import TRANSACTION, UNTOLD, untold
 
 DELETED = "d"
 TRUNCATED = "t"
 _UPSERTS = ("c", "r", "u")
 _PLACE = ("_source", "_offset")
 """Where an event came: the log that it was read from (a partition of a topic, files), and where there."""
-UNTOLD = "__debezium_unavailable_value"
-"""What Debezium writes for a long text (TOAST) that an update of Postgres left as it was."""
 
 
 def versions(changes: DataFrame, key: str) -> DataFrame:
@@ -158,10 +156,17 @@ def _told(columns: Sequence[str], texts: Sequence[str], in_order: WindowSpec) ->
     for c in texts:
         # Of a vanished row nothing is known any more.
         value = F.when(state.isNull(), F.lit(UNTOLD)).otherwise(state[c])
-        told = F.when(state.isNull() | ~value.eqNullSafe(UNTOLD), F.struct(value.alias("value")))
+        told = F.when(state.isNull() | ~_is_untold(value), F.struct(value.alias("value")))
         last = F.last(told, ignorenulls=True).over(in_order)
         filled[c] = F.when(last.isNull(), state[c]).otherwise(last["value"])
     return F.when(state.isNotNull(), F.struct(*(value.alias(c) for c, value in filled.items())))
+
+
+def _is_untold(value: Column) -> Column:
+    """Whether a text stands for a value that was not told, also as the intake left it before it knew all."""
+    nested = value.startswith("[") | value.startswith("{")
+    plain = F.when(nested, F.regexp_replace(value, r"\s", "")).otherwise(value)
+    return F.coalesce(plain.isin(*sorted(untold())), F.lit(False))
 
 
 def current(changes: DataFrame, key: str) -> DataFrame:

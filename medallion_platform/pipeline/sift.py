@@ -26,7 +26,7 @@ from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.sources import files, parquet
 from medallion_platform.sources.arrivals import Unread
-from medallion_platform.sources.debezium import OPEN
+from medallion_platform.sources.debezium import OPEN, UNTOLD
 from medallion_platform.sources.source import Debezium, Parquet, Source
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
         parsed = _changes(parsed)
         image, deleted = pl.col("_op").is_in(_IMAGE_OPS), pl.col("_op") == "d"
         parts = [
-            (parsed.filter(image), source.contract),
+            *_by_untold(parsed.filter(image), source.contract),
             (parsed.filter(deleted), _keys_only(source.contract, source.format.key)),
             (parsed.filter(~image & ~deleted), _keys_only(source.contract, ())),
         ]
@@ -183,6 +183,26 @@ def _changes(frame: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.col("_sequence"))
         .alias("_sequence"),
     )
+
+
+def _by_untold(frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
+    """Rows by which of their values were not told, each with what can be expected of the others."""
+    texts = [c for c in contract.column_names if frame.schema.get(c) == pl.String]
+    texts = [c for c in texts if (frame[c] == UNTOLD).any()]
+    if not texts:
+        return [(frame, contract)]
+    parts: list[tuple[pl.DataFrame, Contract]] = []
+    marked = frame.with_columns(pl.concat_str(*(pl.col(c).eq_missing(UNTOLD) for c in texts)).alias(_MARK))
+    for part in marked.partition_by(_MARK, maintain_order=True):
+        left = {c for c in texts if part[c][0] == UNTOLD}
+        told = tuple(
+            e for e in contract.expectations if isinstance(e.test, IsType) or left.isdisjoint(e.columns)
+        )
+        parts.append((part.drop(_MARK), replace(contract, expectations=told)))
+    return parts
+
+
+_MARK = "_untold"
 
 
 def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:

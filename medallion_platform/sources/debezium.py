@@ -18,11 +18,13 @@ row, so `domains/history.py` looks for it.
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from functools import lru_cache
+from hashlib import md5
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -44,9 +46,16 @@ RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
 TOMBSTONE = "tombstone"
 OPERATIONS = ("c", "r", "u", "d", "t", "m")
 
+UNTOLD = "__debezium_unavailable_value"
+"""What stands for a value that an update left alone, in whichever way the connector spelled that."""
+
 NOT_AN_EVENT = "not a change event"
 NO_ROW = "a change event without its row"
 NO_SOURCE = "a change event without its source"
+
+NO_DOCUMENT = "an update without its document: set capture.mode=change_streams_update_full"
+REFUSED = ("cassandra", "spanner")
+"""Connectors whose events do not say what a row is after a change: they name single cells."""
 
 _PLACES = (
     *("connector", "snapshot", "ts_ms", "ts_us", "ts_ns", "lsn", "sequence", "file", "pos", "row", "gtid"),
@@ -145,6 +154,74 @@ def changed_at(source: Source, event_ms: str | None) -> str | None:
 @lru_cache(maxsize=4096)
 def _second(second: int) -> str:
     return moment(second * 1_000_000).isoformat()
+
+
+@lru_cache(maxsize=64)
+def untold(placeholder: str = UNTOLD) -> frozenset[str]:
+    """What a connector writes for a value that an update left alone, by the type of its column.
+
+    Nested ones are without blanks. That is the placeholder, or its bytes (base64, hexadecimal), an array of the one or the other, of numbers
+    or of a UUID made of it, or a map.
+    """
+    raw = placeholder.encode()
+    texts = [placeholder, b64encode(raw).decode(), urlsafe_b64encode(raw).decode(), raw.hex()]
+    name = str(UUID(bytes=md5(raw, usedforsecurity=False).digest(), version=3))
+    values = [*([text] for text in texts), list(raw), [name], {placeholder: placeholder}]
+    return frozenset([*texts, *("".join(json.dumps(v, ensure_ascii=False).split()) for v in values)])
+
+
+_BLANKS = r"\s"
+
+
+def _as_untold(column: pl.Series, placeholder: str) -> pl.Series:
+    """A column in which all that stands for a value that was not told is `UNTOLD`."""
+    known = list(untold(placeholder))
+    found = column.is_in(known) | (
+        column.str.contains(r"^\s*[\[{]") & column.str.replace_all(_BLANKS, "").is_in(known)
+    )
+    return column.set(found, UNTOLD) if found.any() else column
+
+
+def keyed(value: bytes, key: bytes | None) -> bytes:
+    """The event of a delete that tells no row with the message's key in its place; any other as it is."""
+    if key is None or b'"d"' not in value:
+        return value
+    try:
+        event, told = json.loads(value), json.loads(key)
+        inner = event["payload"] if "payload" in event and "op" not in event else event
+        told = told.get("payload", told)
+        if inner["op"] != "d" or inner.get("before") is not None or not isinstance(told, dict):
+            return value
+        if inner["source"].get("connector") == "mongodb":
+            # The key tells an id as JSON, the document is JSON in a text.
+            told = json.dumps({"_id": json.loads(told["id"])})
+        inner["before"] = told
+        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return value
+
+
+def _of_document(fields: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The fields of a MongoDB document as plain text; `_id` is `id`, as the message's key calls it."""
+    named = {"id" if name == "_id" and "id" not in fields else name: v for name, v in fields.items()}
+    return {name: _of_bson(value) for name, value in named.items()}
+
+
+def _of_bson(text: str | None) -> str | None:
+    """A scalar of MongoDB's extended JSON as plain text; anything else as it is."""
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        ((kind, value),) = json.loads(text).items()
+        if kind == "$date":
+            value = value["$numberLong"] if isinstance(value, dict) else value
+            return value if not str(value).lstrip("-").isdecimal() else _instant(1000)(str(value)) + "Z"
+        return str(value) if kind in _BSON and isinstance(value, str | int) else text
+    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError):
+        return text
+
+
+_BSON = ("$oid", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid")
 
 
 def _whole(number: str | None) -> str:
@@ -247,7 +324,8 @@ def conversions(schema: str) -> dict[str, Convert]:
 class DebeziumParser:
     """Finds and takes apart the change events of one file."""
 
-    def __init__(self) -> None:
+    def __init__(self, placeholder: str = UNTOLD) -> None:
+        self.placeholder = placeholder
         self.shapes = Shapes(scan)
         self.schemas: dict[str, dict[str, Convert]] = {}
         self.prefixes: dict[bytes, str] = {}
@@ -276,7 +354,12 @@ class DebeziumParser:
                 events.put(row, TOO_LONG)
             else:
                 self._one(block.get(start, end).decode(), row, events)
-        return events.finished()
+        parsed = events.finished()
+        columns = {
+            name: column if name in RESERVED else _as_untold(column, self.placeholder)
+            for name, column in parsed.columns.items()
+        }
+        return Parsed(columns, parsed.malformed)
 
     def _unwrap(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
         """Leave out the schema around events, where it is the same text for many."""
@@ -354,10 +437,14 @@ class DebeziumParser:
                 events.converts(np.array([row]), chosen)
             envelope = payload
         op = envelope.get("op")
+        source = fields_of(envelope.get("source") or "null")
+        connector = None if isinstance(source, str) else source.get("connector")
+        if op and connector in REFUSED:
+            events.put(row, f"events of the {connector} connector are not supported")
+            return
         if op not in OPERATIONS:
             events.put(row, NOT_AN_EVENT)
             return
-        source = fields_of(envelope.get("source") or "null")
         if isinstance(source, str):
             events.put(row, NO_SOURCE)
             return
@@ -367,8 +454,12 @@ class DebeziumParser:
             fields = NO_ROW if image is None else fields_of(image)
             if isinstance(fields, str):
                 why = NO_ROW if fields in (NO_ROW, NOT_AN_OBJECT) else f"its row is {fields}"
+                if image is None and connector == "mongodb" and op == "u":
+                    why = NO_DOCUMENT
                 events.put(row, why)
                 return
+            if connector == "mongodb":
+                fields = _of_document(fields)
         events.meta(
             row,
             op,
@@ -423,6 +514,8 @@ class _Events(Columns):
         names = [name for name in _PLACES if name in children[("source",)]]
         values = [self._values(found, ("source", name), quotes) for name in names]
         nothing: list[tuple[str | None, ...]] = [()] * len(found.rows)
+        if "connector" in names and not {*REFUSED, "mongodb"}.isdisjoint(values[names.index("connector")]):
+            return  # one by one
         for row, op, at, facts in zip(
             found.rows.tolist(),
             ops,

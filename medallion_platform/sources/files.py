@@ -177,7 +177,7 @@ def _parser(format: Format) -> Parser:
     if isinstance(format, JsonLines | Avro):
         return JsonLinesParser()
     if isinstance(format, Debezium):
-        return DebeziumParser()
+        return DebeziumParser(format.unavailable_value_placeholder)
     raise TypeError(f"{format!r} is not text")
 
 

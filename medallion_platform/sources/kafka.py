@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources import files
+from medallion_platform.sources import debezium, files
 from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
 from medallion_platform.sources.source import Avro, Debezium, JsonLines, Source
 
@@ -891,6 +891,9 @@ def framed(
     """The values of messages as records, beside what else is told of them."""
     nothing = b"null" if isinstance(source.format, Debezium) else b""
     tombstones = pl.Series([v is None for v in values])
+    if isinstance(source.format, Debezium):
+        keys = told["_key"].to_list()
+        values = [v and debezium.keyed(v, key) for v, key in zip(values, keys, strict=True)]
     try:
         frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
     except Unavailable as error:

@@ -108,11 +108,13 @@ class Parquet:
 class Debezium:
     """Debezium change events, one JSON envelope a line, with or without its schema.
 
-    `key` names the columns that identify a row of the captured table.
+    `key` names the columns that identify a row of the captured table. `unavailable_value_placeholder` is
+    the connector's property of that name: what stands for a value that an update left alone.
     """
 
     key: tuple[str, ...] = ("id",)
     encoding: str = "utf-8"
+    unavailable_value_placeholder: str = "__debezium_unavailable_value"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", tuple(self.key))

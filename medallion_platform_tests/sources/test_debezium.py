@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.debezium import position
-from medallion_platform.sources.files import read, reparse
+from medallion_platform.sources.debezium import keyed, position
+from medallion_platform.sources.files import parse, read, reparse
 from medallion_platform.sources.source import Debezium
 from medallion_platform_tests.sources.reading import frame_of, is_text, same
 
@@ -295,6 +295,106 @@ def test_blocks_and_resuming_never_change_the_records(content: bytes, block: int
         if payload[0] is not None:
             again = reparse(payload, Debezium())
             assert same(again.drop("_row"), one[row : row + 1].drop("_row"))
+
+
+@pytest.mark.parametrize("placeholder", ["__debezium_unavailable_value", "n/a é"])
+@pytest.mark.parametrize("copies", [1, 10])
+def test_a_value_that_was_not_told_is_known_in_every_spelling(placeholder: str, copies: int):
+    raw = placeholder.encode()
+    spelled = {
+        "text": placeholder,
+        "bytes": b64encode(raw).decode(),
+        "hex": raw.hex(),
+        "texts": [placeholder],
+        "blobs": [b64encode(raw).decode()],
+        "numbers": list(raw),
+        "hstore": {placeholder: placeholder},
+        "hstore as text": json.dumps({placeholder: placeholder}, ensure_ascii=False),
+    }
+    told = {"other": ["x", placeholder], "part": f"{placeholder}!", "none": None}
+    lines = [
+        json.dumps(event("u", {**spelled, **told}), ensure_ascii=False, separators=s)
+        for s in ((",", ":"), (", ", ": "))
+        for _ in range(copies)
+    ]
+    got = frame_of("\n".join(lines).encode(), Debezium(unavailable_value_placeholder=placeholder))
+    assert set(got.select(list(spelled)).unpivot()["value"]) == {"__debezium_unavailable_value"}
+    assert got["part"].unique().to_list() == [f"{placeholder}!"]
+    assert got["none"].null_count() == 2 * copies
+    assert all(json.loads(v) == ["x", placeholder] for v in got["other"])
+
+
+# as other connectors write them ---------------------------------------------------------------------
+
+MONGO = {"connector": "mongodb", "ts_ms": 1_706_968_217_000, "snapshot": "false", "rs": "rs0", "ord": 2}
+
+
+def mongo(op: str, after: Any = None) -> dict[str, Any]:
+    told = None if after is None else json.dumps(after)
+    return {"before": None, "after": told, "updateDescription": None, "source": MONGO, "op": op, "ts_ms": 1}
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+def test_documents_of_mongodb(copies: int):
+    document = {
+        "_id": {"$oid": "65bc9fb6c485f419a7a877fe"},
+        "n": {"$numberLong": "1004"},
+        "price": {"$numberDecimal": "1.50"},
+        "at": {"$date": 1_706_968_217_123},
+        "until": {"$date": {"$numberLong": "-1"}},
+        "tags": ["a", {"$oid": "b"}],
+        "name": None,
+    }
+    events = [mongo("c", document), mongo("r", document), mongo("u", document), mongo("u"), mongo("d")]
+    got = frame(events * copies)
+    columns = ["id", "n", "price", "at", "until", "name"]
+    assert got[:3].select(columns).unique().rows() == [
+        (
+            "65bc9fb6c485f419a7a877fe",
+            "1004",
+            "1.50",
+            "2024-02-03T13:50:17.123Z",
+            "1969-12-31T23:59:59.999Z",
+            None,
+        )
+    ]
+    assert json.loads(got["tags"][0]) == document["tags"]
+    why = "an update without its document: set capture.mode=change_streams_update_full"
+    assert got["_malformed"].to_list() == [None, None, None, why, "a change event without its row"] * copies
+
+
+@pytest.mark.parametrize("connector", ["cassandra", "spanner"])
+@pytest.mark.parametrize("copies", [1, 10])
+def test_a_connector_that_is_not_supported_is_refused_by_its_name(connector: str, copies: int):
+    got = frame([event(op, ROW, connector=connector) for op in "ciu"] * copies)
+    assert set(got["_malformed"]) == {f"events of the {connector} connector are not supported"}
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_delete_that_tells_no_row_has_that_of_its_key(wrapped: bool):
+    def text(told: Any) -> bytes:
+        return json.dumps({"schema": None, "payload": told} if wrapped else told).encode()
+
+    document = text(mongo("d"))
+    row = parse([keyed(document, text({"id": '{"$oid": "65bc"}'}))], Debezium()).row(0, named=True)
+    assert (row["_malformed"], row["_op"], row["id"]) == (None, "d", "65bc")
+    number = parse([keyed(document, text({"id": "7"}))], Debezium()).row(0, named=True)
+    assert number["id"] == "7"
+    table = parse([keyed(text(event("d")), text({"id": 5, "part": "x"}))], Debezium()).row(0, named=True)
+    assert (table["_malformed"], table["id"], table["part"]) == (None, "5", "x")
+    # The payload alone says it again.
+    again = reparse(pl.Series([table["_payload"]]), Debezium()).row(0, named=True)
+    assert again == table
+    for value, key in (
+        (text(event("d", None, ROW)), text({"id": 5})),
+        (text(event("u", ROW)), text({"id": 5})),
+        (document, None),
+        (document, b"plain"),
+        (document, text({"id": "{"})),
+        (b'{"d', text({"id": 5})),
+        (b'"d"', text({"id": 5})),
+    ):
+        assert keyed(value, key) == value
 
 
 def test_a_real_capture(real_data: Any):
