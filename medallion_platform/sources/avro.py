@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -143,29 +143,68 @@ def _finite(value: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _schema(format: Avro, number: int) -> _Schema:
     """A schema of the registry: what an id stands for never changes."""
-    from fastavro import _read_py, parse_schema, schemaless_reader
-    from fastavro.read import LOGICAL_READERS
+    from fastavro import _read_py, schemaless_reader
     from fastavro.schema import SchemaParseException, UnknownType
 
     from medallion_platform.sources.http import Client, Failed
 
-    # Its own round a decimal to its precision, and fail beyond the calendar.
-    LOGICAL_READERS.update(_LOGICAL)
     try:
         with Client(format.registry, format.credentials, PATIENCE) as http:
             registry = _Registry(http, format.registry)
             told = registry.get("schemas", "ids", str(number))
             if (kind := told.get("schemaType") or "AVRO") != "AVRO":
                 raise Undecodable(f"schema {number} is {kind}")
-            named: dict[str, Any] = {}
-            registry.add_referred(told, named)
-        parsed = parse_schema(json.loads(told["schema"]), named)
+            names = _Names()
+            registry.add_referred(told, names)
+        parsed = names.parse(told["schema"])
     except Failed as error:
         raise Unavailable(f"schema {number} of its messages cannot be had: {error}") from None
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Undecodable(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.
     return _Schema(number, parsed, _read_py.schemaless_reader if _recurs(parsed, ()) else schemaless_reader)
+
+
+@dataclass
+class _Names:
+    """The named types of schemas that belong together: as they were written, and as they are read here.
+
+    What fastavro makes of logical types stands in one table for the whole process, and its own entries round
+    a decimal to its precision and fail beyond the calendar. So the schemas read here spell theirs otherwise,
+    and whoever else reads Avro in this process finds all as fastavro has it.
+    """
+
+    written: dict[str, Any] = field(default_factory=dict)
+    read: dict[str, Any] = field(default_factory=dict)
+
+    def parse(self, text: str) -> Any:
+        """A schema as it is read here; what is no schema as it was written is refused."""
+        from fastavro import parse_schema
+        from fastavro.read import LOGICAL_READERS
+
+        for kind, told in _LOGICAL.items():
+            base, _, name = kind.partition("-")
+            LOGICAL_READERS.setdefault(f"{base}-{_OURS}{name}", told)
+        schema = json.loads(text)
+        parse_schema(schema, self.written)
+        return parse_schema(_respelled(schema), self.read)
+
+
+_OURS = "medallion-"
+
+
+def _respelled(schema: Any) -> Any:
+    """A schema whose logical types are read as they are told here."""
+    if isinstance(schema, list):
+        return [_respelled(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {k: _respelled(v) if k in ("type", "items", "values") else v for k, v in schema.items()}
+    if isinstance(made.get("fields"), list):
+        made["fields"] = [_respelled(part) for part in made["fields"]]
+    if isinstance(made.get("logicalType"), str):
+        made["logicalType"] = _OURS + made["logicalType"]
+    return made
 
 
 @dataclass(frozen=True)
@@ -200,15 +239,13 @@ class _Registry:
             raise Failed(f"{url} gives something else than a schema")
         return told
 
-    def add_referred(self, schema: Mapping[str, Any], named: dict[str, Any]) -> None:
-        """Add the types that a schema takes from others to `named`."""
-        from fastavro import parse_schema
-
+    def add_referred(self, schema: Mapping[str, Any], names: _Names) -> None:
+        """Add the types that a schema takes from others to `names`."""
         for reference in schema.get("references") or ():
-            if reference["name"] not in named:
+            if reference["name"] not in names.read:
                 other = self.get("subjects", reference["subject"], "versions", str(reference["version"]))
-                self.add_referred(other, named)
-                parse_schema(json.loads(other["schema"]), named)
+                self.add_referred(other, names)
+                names.parse(other["schema"])
 
 
 def _object(text: bytes) -> Mapping[str, Any]:

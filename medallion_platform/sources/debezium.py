@@ -160,8 +160,8 @@ def _second(second: int) -> str:
 def untold(placeholder: str = UNTOLD) -> frozenset[str]:
     """What a connector writes for a value that an update left alone, by the type of its column.
 
-    Nested ones are without blanks. That is the placeholder, or its bytes (base64, hexadecimal), an array of the one or the other, of numbers
-    or of a UUID made of it, or a map.
+    Nested ones are without blanks. That is the placeholder, or its bytes (base64, hexadecimal), an array of
+    the one or the other, of numbers or of a UUID made of it, or a map.
     """
     raw = placeholder.encode()
     texts = [placeholder, b64encode(raw).decode(), urlsafe_b64encode(raw).decode(), raw.hex()]
