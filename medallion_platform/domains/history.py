@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
-from medallion_platform.sources.debezium import TRANSACTION, UNTOLD, untold
+from medallion_platform.sources.debezium import TRANSACTION, UNTOLD
 
 DELETED = "d"
 TRUNCATED = "t"
@@ -156,17 +156,10 @@ def _told(columns: Sequence[str], texts: Sequence[str], in_order: WindowSpec) ->
     for c in texts:
         # Of a vanished row nothing is known any more.
         value = F.when(state.isNull(), F.lit(UNTOLD)).otherwise(state[c])
-        told = F.when(state.isNull() | ~_is_untold(value), F.struct(value.alias("value")))
+        told = F.when(state.isNull() | ~value.eqNullSafe(UNTOLD), F.struct(value.alias("value")))
         last = F.last(told, ignorenulls=True).over(in_order)
         filled[c] = F.when(last.isNull(), state[c]).otherwise(last["value"])
     return F.when(state.isNotNull(), F.struct(*(value.alias(c) for c, value in filled.items())))
-
-
-def _is_untold(value: Column) -> Column:
-    """Whether a text stands for a value that was not told, also as the intake left it before it knew all."""
-    nested = value.startswith("[") | value.startswith("{")
-    plain = F.when(nested, F.regexp_replace(value, r"\s", "")).otherwise(value)
-    return F.coalesce(plain.isin(*sorted(untold())), F.lit(False))
 
 
 def current(changes: DataFrame, key: str) -> DataFrame:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.domains.history import UNTOLD, as_of, current, versions
-from medallion_platform.sources.debezium import changed_at, position, untold
+from medallion_platform.sources.debezium import changed_at, position
 
 from .frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -420,17 +420,6 @@ def test_where_the_log_began_anew_the_newer_one_wins(spark: SparkSession) -> Non
     }
     found = states_of(spark, {story: logs for story, (logs, _) in stories.items()})
     assert found == {story: expected for story, (_, expected) in stories.items()}
-
-
-def test_a_value_that_was_not_told_stays_however_that_is_spelled(spark: SparkSession) -> None:
-    """Also as tables hold it that were taken in before the intake knew each spelling."""
-    spelled = {f"u{n}": mark for n, mark in enumerate(sorted(untold()))}
-    spelled |= {"array": f'[ "{UNTOLD}" ]'}
-    stories = {
-        story: [[Told("x", postgres(90, 1), "c"), Told(mark, postgres(99, 2)), Told("y", postgres(100, 3))]]
-        for story, mark in spelled.items()
-    }
-    assert states_of(spark, stories) == {story: ["x", "y"] for story in spelled}
 
 
 def test_a_truncate_of_a_restored_database_is_the_newer_one(spark: SparkSession) -> None:
