@@ -18,7 +18,9 @@ from medallion_platform.lakehouse import dead_letters, ledger
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.arrivals import Batch, Position, Unread
+from medallion_platform.sources.csv import other_header
 from medallion_platform.sources.source import (
+    Csv,
     FileSource,
     FileVersion,
     LostFile,
@@ -230,6 +232,7 @@ def _ledger_row(
             with zone_at(str(root)).file(seen) as path:
                 names = files.header(path, source.format)
             header = list(names) if names is not None else None
+            unreadable = _other_columns(source, names)
         except StillGrowing:
             unreadable, digest = _CHANGED, _unseen(version)
         except UnreadableFile as error:
@@ -244,6 +247,14 @@ def _ledger_row(
         "registered_at": run.at,
         "run_id": run.run_id,
     }
+
+
+def _other_columns(source: FileSource, names: Sequence[str] | None) -> str | None:
+    """Why a file whose fields are all unknown to the contract is not taken in."""
+    if not names or (isinstance(source.format, Csv) and not source.format.header):
+        return None
+    delimiter = source.format.delimiter if isinstance(source.format, Csv) else ","
+    return other_header(names, delimiter, source.contract.column_names)
 
 
 def _next_row(reached: int, file: dict[str, Any]) -> int:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -43,6 +44,10 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_FIRST = 2**16
+"""Bytes of text by which it is told how lines end, and whether it is text at all."""
+_NULS = 16
+"""So many zero bytes among these, and a quarter of them all, are no text of the encoding."""
 _ESCAPED = re.compile("([\udc00-\udcff]+)")
 
 
@@ -67,7 +72,7 @@ class TextFile:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from filter(None, self._decoded())
+            yield from filter(None, self._with_line_feeds(self._decoded()))
         except UnicodeError as error:
             raise UnreadableFile(self.path, f"not readable as {self.encoding}: {error}") from error
 
@@ -101,6 +106,23 @@ class TextFile:
             yield data if decoder is None else _encoded(decoder.decode(data))
         if decoder is not None and (rest := decoder.decode(b"", final=True)):
             yield _encoded(rest)
+
+    def _with_line_feeds(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        r"""The text as it is; one without `\n` in its first 64 KiB, but with `\r`, ends its lines by these.
+
+        So did Macs, and so do some exports of spreadsheets.
+        """
+        begin: list[bytes] = []
+        for data in blocks:
+            begin.append(data)
+            if sum(map(len, begin)) >= _FIRST:
+                break
+        first = b"".join(begin)[:_FIRST]
+        if (nuls := first.count(0)) >= _NULS and nuls * 4 >= len(first):
+            raise UnreadableFile(self.path, f"not {self.encoding} text: is it in UTF-16, or no text at all?")
+        by_returns = b"\r" in first and b"\n" not in first
+        for data in chain(begin, blocks):
+            yield data.replace(b"\r", b"\n") if by_returns else data
 
     def _settle_encoding(self, data: bytes) -> bytes:
         """Drop a byte order mark, and follow what it says."""

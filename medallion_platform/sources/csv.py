@@ -26,6 +26,9 @@ from medallion_platform.sources.source import Csv
 LONGEST_QUOTED = 2**20
 """A quoted field with line ends in it must close within this many bytes of its record's start."""
 
+_DELIMITERS = (",", ";", "\t", "|", ":", "^", "~", "\x1f")
+_SHOWN = 80
+
 UNTERMINATED = "unterminated quote"
 AFTER_QUOTE = "text after a closing quote"
 
@@ -234,6 +237,22 @@ class CsvParser:
             place = match.end()
         rest = record[place + 1 :].replace(mark * 2, b"")
         return AFTER_QUOTE if mark in rest else UNTERMINATED
+
+
+def other_header(names: Iterable[str], delimiter: str, wanted: Iterable[str]) -> str | None:
+    """Why a header that shares no name with the `wanted` columns is none; None where it shares one. Pure."""
+    names, wanted = list(names), set(wanted)
+    if wanted & set(names):
+        return None
+    seen = delimiter.join(names)
+    shown = seen if len(seen) <= _SHOWN else seen[: _SHOWN - 3] + "..."
+    said = f"header: none of its fields is a column of the contract ({shown!r})"
+    for other in _DELIMITERS:
+        if other != delimiter and wanted & {name.strip().strip('"') for name in seen.split(other)}:
+            return f"{said}: are fields delimited by {other!r}?"
+    if {name.lower() for name in wanted} & {name.lower() for name in names}:
+        return f"{said}: names differ by upper and lower case"
+    return f"{said}: has the file no header, or is it another source's?"
 
 
 def _ragged(found: int, expected: int) -> str:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.lakehouse import dead_letters, ledger, rolled_log
 from medallion_platform.lakehouse.commit import Fenced, commit
+from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline import intake as steps
@@ -519,6 +520,34 @@ def test_a_field_named_like_a_column_of_ours_is_a_column_beside_it(zone: Zone, k
     assert again.columns == found.columns
     mine = [c for c in again.columns if str(again[c][0]).startswith("my _")]
     assert again.select(mine).n_unique() == 1, "a replay gives other fields than an intake"
+
+
+MISREAD = {
+    "another delimiter": (b"event_id;event_timestamp;amount;email\nb;2026-01-05 00:00:00;5;\n", "';'"),
+    "tabs": (b"event_id\tevent_timestamp\nb\t2026-01-05 00:00:00\n", "by '\\t'"),
+    "no header": (b"b,2026-01-05 00:00:00,5,x@example.org\n", "has the file no header"),
+    "another source's": (b"sku,price\n1,2\n", "another source's"),
+    "shouted": (b"EVENT_ID,EVENT_TIMESTAMP\nb,2026-01-05 00:00:00\n", "upper and lower case"),
+    "UTF-16 that does not say so": ("event_id,event_timestamp\nb,2026-01-05\n".encode("utf-16-le"), "UTF-16"),
+}
+
+
+@pytest.mark.parametrize("kind", MISREAD)
+def test_a_file_that_is_not_as_declared_is_kept_and_said(zone: Zone, kind: str) -> None:
+    content, words = MISREAD[kind]
+    zone.put("events/a.csv", content, [])
+    taken = zone.take()
+    assert taken.counts == Counts(read=1, dead_lettered=1)
+    (letter,) = dead_letters.read(zone.lake, "bronze.events").to_dicts()
+    assert words in letter["violations"][0]
+    assert "in quarantine" in taken.notes[0]
+
+
+def test_lines_that_end_as_on_old_macs_are_lines(zone: Zone) -> None:
+    rows = [good(f"r{i}", i) for i in range(5)]
+    header = b"event_id,event_timestamp,amount,email"
+    zone.put("events/a.csv", b"\r".join([header, *(r.text for r in rows)]) + b"\r", rows)
+    assert zone.take().counts == Counts(read=5, written=5)
 
 
 def test_an_empty_file_and_one_of_a_header_alone_are_taken(zone: Zone) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.contracts import lean
+from medallion_platform.contracts import casts, lean
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.sources import parquet
 
@@ -101,8 +101,9 @@ def test_days_and_spans_inside_of_lists_are_told_however_far(tmp_path: Path) -> 
 
 
 def test_a_zone_is_an_instant(tmp_path: Path) -> None:
-    at = datetime(2026, 7, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-    column = pa.array([at, datetime(1, 1, 1, tzinfo=UTC)], pa.timestamp("us", "Europe/Vienna"))
+    at = datetime(2026, 7, 1, 10, tzinfo=UTC)
+    counts = [int(at.timestamp()) * 10**6, casts.FIRST_INSTANT]
+    column = pa.array(counts, pa.timestamp("us", "Europe/Vienna"))
     rows = read(written(tmp_path, {"at": column}))
     assert lean.convert(rows["at"], TIMESTAMP)[0] == at
 
