@@ -58,6 +58,9 @@ def _options(
 ) -> None: ...
 
 
+SHOWN_BYTES = 2_000
+"""Of a dead letter's payload, unless the whole is asked for."""
+
 letters_app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
 app.add_typer(letters_app, name="dead-letters", no_args_is_help=True)
 
@@ -446,10 +449,11 @@ def list_letters(
 def show_letters(
     table: Annotated[str, typer.Argument(help="e.g. bronze.events")],
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many to show.", min=1)] = 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Show payloads however long they are.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show dead letters whole: where each came from, what it violates, its text."""
+    """Show dead letters: where each came from, what it violates, its text (up to 2,000 bytes of it)."""
     from medallion_platform.lakehouse import dead_letters
 
     lake = _lake(home)
@@ -462,13 +466,21 @@ def show_letters(
                 "file": r["file"] or r["source"],
                 "row": r["row"],
                 "violates": "; ".join(r["violations"] or ()),
-                "payload": (r["payload"] or b"").decode("utf-8", "backslashreplace"),
+                "payload": _payload_text(r["payload"] or b"", whole=whole),
             }
             for r in letters.iter_rows(named=True)
         ],
         as_json=as_json,
         records=True,
     )
+
+
+def _payload_text(payload: bytes, *, whole: bool) -> str:
+    """A payload for people; cut, and said so, where it is long."""
+    if whole or len(payload) <= SHOWN_BYTES:
+        return payload.decode("utf-8", "backslashreplace")
+    shown = payload[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
+    return f"{shown} ... ({len(payload):,} bytes; --whole shows all)"
 
 
 @letters_app.command("replay")

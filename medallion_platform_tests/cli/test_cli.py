@@ -136,3 +136,15 @@ def test_replay_names_the_dead_letters_that_hold_no_record(home: Path) -> None:
     assert told["read"] + told["left"] == total[0]["dead_letters"]
     assert told["left"] == 1
     assert "part-0009.jsonl.gz" in done.stderr
+
+
+def test_long_payloads_are_cut_unless_the_whole_is_asked_for() -> None:
+    from medallion_platform.cli import SHOWN_BYTES, _payload_text
+
+    short, long = b"\xffab", "é".encode() * SHOWN_BYTES
+    assert _payload_text(short, whole=False) == "\\xffab"
+    assert _payload_text(long, whole=True) == "é" * SHOWN_BYTES
+    cut = _payload_text(long, whole=False)
+    assert cut.startswith("é" * (SHOWN_BYTES // 2) + " ...")
+    assert "4,000 bytes" in cut
+    assert "--whole" in cut
