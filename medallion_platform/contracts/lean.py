@@ -349,6 +349,10 @@ def _utc(moments: pl.Series) -> pl.Series:
     assert isinstance(moments.dtype, pl.Datetime)
     if moments.dtype.time_zone is None:
         moments = moments.dt.replace_time_zone("UTC")
+    if moments.dtype.time_unit == "ms":  # type: ignore[union-attr]
+        number = moments.cast(pl.Int64)  # in microseconds it may have no number at all
+        held = number.is_between(casts.FIRST_INSTANT // 1_000, casts.LAST_INSTANT // 1_000)
+        moments = _where(number, held).cast(moments.dtype)
     return _in_years(moments.cast(pl.Datetime("us", "UTC")))
 
 

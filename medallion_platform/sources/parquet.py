@@ -1,7 +1,7 @@
 """Parquet: columns keep their types, row groups are streamed in pieces of bounded size.
 
 A value that no type of ours can hold (a day outside of the years 0001 to 9999, a decimal of more than 38
-digits) is handed on as text, so that it is a violation of the contract and never another value.
+digits) is a violation of the contract and never another value; as text it says what stood there.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _frame(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
-    """The rows with values that every type of ours holds, or as text."""
+    """The rows, decimals that no type of ours holds as text."""
     columns = [_written_out(column) for column in batch.columns]
     frame = pl.from_arrow(pa.Table.from_arrays(columns, names=names))
     assert isinstance(frame, pl.DataFrame)
     for column in frame.iter_columns():
         if column.dtype.is_nested():
             text(column)  # what it cannot tell, no later step can
-    return frame.with_columns(_bounded(column) for column in frame.iter_columns())
+    return frame
 
 
 def _written_out(column: pa.Array) -> pa.Array:
@@ -151,6 +151,7 @@ def payloads(rows: pl.DataFrame) -> pl.Series:
 
     Bytes that are no text stay what they are, and are no text either when the JSON is read again.
     """
+    rows = rows.with_columns(_bounded(column) for column in rows.iter_columns())
     # Python's durations and dates within lists hold less than the file's.
     narrow = [c.name for c in rows.iter_columns() if c.dtype == pl.Duration or _holds_times(c.dtype)]
     rows = rows.with_columns(text(rows[name]) for name in narrow)
@@ -163,6 +164,7 @@ def payloads(rows: pl.DataFrame) -> pl.Series:
 
 def text(values: pl.Series) -> pl.Series:
     """Typed values as text: nested ones as JSON, bytes in base64."""
+    values = _bounded(values)
     kind = values.dtype
     if kind == pl.Binary:
         return values.bin.encode("base64")

@@ -137,3 +137,12 @@ def test_reading_goes_on_in_the_middle_of_a_piece(tmp_path: Path) -> None:
     path = written(tmp_path, {"n": pa.array(range(1, 2_001))}, row_group_size=300)
     rows = [(row, n) for row, frame in parquet.read(path, 777) for row, n in enumerate(frame["n"], row)]
     assert rows == [(n, n) for n in range(777, 2_001)]
+
+
+def test_what_a_row_is_does_not_hang_on_its_neighbours(tmp_path: Path) -> None:
+    days = pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32())
+    moments = pa.array([2**60, 86_400_000], pa.timestamp("ms"))
+    rows = read(written(tmp_path, {"day": days, "at": moments}))
+    midnight = datetime(1970, 1, 1, tzinfo=UTC)
+    assert lean.convert(rows["day"], TIMESTAMP).to_list() == [None, midnight]
+    assert lean.convert(rows["at"], DATE).to_list() == [None, date(1970, 1, 2)]
