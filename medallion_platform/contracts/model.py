@@ -14,7 +14,7 @@
 
     Events.contract
 
-`Field` is pandera's own with three more words (severity, pii, unique) that can stand in pandera's
+`Field` is pandera's own with four more words (severity, pii, protect, unique) that can stand in pandera's
 `metadata` as well; it also keeps pandera's own complaints until model and field can be named with them.
 A declaration that makes no sense raises ContractError where the class is written.
 
@@ -55,6 +55,7 @@ from medallion_platform.contracts.contract import (
     NotNull,
     OneOf,
     Pii,
+    Protect,
     Severity,
     Sql,
     StartsWith,
@@ -68,7 +69,12 @@ from medallion_platform.contracts.patterns import portable
 from medallion_platform.contracts.sql import SqlError, columns_of
 
 _TABLE_OPTIONS = ("key", "event_time", "partitioned_by", "watermark", "weight", "rows", "unique_severity")
-_FIELD_OPTIONS = ("severity", "pii", "unique")
+_FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
+_PII: dict[Pii, tuple[Protect, ...]] = {
+    "email": ("mask", "tokenize"),
+    "phone": ("mask", "tokenize"),
+    "name": ("mask", "hash", "tokenize"),
+}
 _COMPARISONS: dict[str, Comparison] = {
     "equal_to": "eq",
     "not_equal_to": "ne",
@@ -118,17 +124,26 @@ def Field(
     *,
     severity: str | Mapping[str, str] | None = None,
     pii: Pii | None = None,
+    protect: Protect | None = None,
     unique: bool = False,
     metadata: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """pandera's Field, with the severity of violations, the kind of personal data, and uniqueness.
 
+    `protect` is what becomes of personal data behind bronze: "mask" (the default), "tokenize", or of a
+    name "hash"; see `contracts.masking`.
+
     `severity` is one for all checks of the field, or one for each check by its name: pandera's short
     ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
     for unique_values_eq, which judges no row: fail.
     """
-    words: dict[str, Any] = {"severity": severity, "pii": pii, "unique": unique or None}
+    words: dict[str, Any] = {
+        "severity": severity,
+        "pii": pii,
+        "protect": protect,
+        "unique": unique or None,
+    }
     told = dict(metadata or {}) | {word: value for word, value in words.items() if value is not None}
     try:
         return _PanderaField(metadata=told or None, **options)
@@ -248,7 +263,8 @@ class _FieldCompiler:
             name=name,
             type=self.type,
             nullable=bool(declared.nullable),
-            pii=self._pii(),
+            pii=(pii := self._pii()),
+            protect=self._protect(pii),
             description=declared.description or "",
         )
 
@@ -269,11 +285,21 @@ class _FieldCompiler:
         pii = self.options.get("pii")
         if pii is None:
             return None
-        if pii not in ("email", "phone"):
-            raise self.error(f"unknown pii {pii!r}; known are email, phone")
+        if pii not in _PII:
+            raise self.error(f"unknown pii {pii!r}; known are {', '.join(_PII)}")
         if self.type.kind != "string":
             raise self.error(f"pii is masked as text, and this is a {self.type}")
         return pii
+
+    def _protect(self, pii: Pii | None) -> Protect:
+        protect = self.options.get("protect")
+        if protect is None:
+            return "mask"
+        if pii is None:
+            raise self.error("protect is of personal data: say which kind, as pii=...")
+        if protect not in _PII[pii]:
+            raise self.error(f"protect={protect!r} of {pii} is not known; known are {', '.join(_PII[pii])}")
+        return protect
 
     def expectations(self) -> Iterator[Expectation]:
         found: list[tuple[str, str, Test, Severity | None]] = []
