@@ -36,6 +36,7 @@ import pyspark.sql.types as T
 from pandera.api.checks import Check
 from pandera.api.dataframe.model_components import Field as _PanderaField
 from pandera.api.dataframe.model_components import FieldInfo
+from pandera.api.pyspark.model_config import BaseConfig
 
 from medallion_platform.contracts.contract import (
     EVENT_DATE,
@@ -70,6 +71,10 @@ from medallion_platform.contracts.sql import SqlError, columns_of
 
 _TABLE_OPTIONS = ("key", "event_time", "partitioned_by", "watermark", "weight", "rows", "unique_severity")
 _FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
+_CONFIG_OPTIONS = ("metadata", "name", "unique", "strict", "ordered", "dtype")
+_WITHOUT_EFFECT = ("default", "coerce", "on_missing", "parses")
+_ILLEGAL = frozenset(" ,;{}()\n\t=")
+"""What no name of a column may hold, for readers of Delta tables."""
 _PII: dict[Pii, tuple[Protect, ...]] = {
     "email": ("mask", "tokenize"),
     "phone": ("mask", "tokenize"),
@@ -180,6 +185,7 @@ def _compile(model: type[ContractModel]) -> Contract:
     for field_name, field in vars(model).items():
         if isinstance(field, _BadField):
             raise ContractError(name, field_name, field.reason)
+    _refuse_what_is_not_seen(name, model)
     try:
         schema = cast(Any, model).to_schema()
         fields = cast(Any, model).__fields__
@@ -190,7 +196,12 @@ def _compile(model: type[ContractModel]) -> Contract:
     _refuse_table_options(name, schema)
     options = dict(schema.metadata or {}) if hasattr(schema, "metadata") else {}
     config = cast(Any, model).__config__
-    options = dict(getattr(config, "metadata", None) or options)
+    told = getattr(config, "metadata", None) or options
+    if not isinstance(told, Mapping):
+        raise ContractError(
+            name, None, f"Config.metadata is a {type(told).__name__}, not a mapping of options"
+        )
+    options: dict[str, Any] = dict(cast(Mapping[str, Any], told))
     if unknown := sorted(set(options) - set(_TABLE_OPTIONS)):
         raise ContractError(
             name, None, f"unknown option {unknown[0]!r}; known are {', '.join(_TABLE_OPTIONS)}"
@@ -201,9 +212,15 @@ def _compile(model: type[ContractModel]) -> Contract:
     expectations: list[Expectation] = []
     for column_name, declared in schema.columns.items():
         info = fields[column_name][1]
+        for option in _WITHOUT_EFFECT:
+            if getattr(info, option, None) not in (None, False, []):
+                raise ContractError(name, column_name, f"{option} is not supported: say it in the transform")
+        if info.required is False:
+            raise ContractError(name, column_name, "required=False is not supported: say nullable=True")
         compiled = _FieldCompiler(name, column_name, declared, unique=bool(info.unique))
         columns.append(compiled.column)
         expectations.extend(compiled.expectations())
+    _refuse_names(name, columns)
     by_name = {column.name: column for column in columns}
     table = _Table(name, by_name, options)
     expectations.extend(table.unique(schema.unique))
@@ -223,6 +240,35 @@ def _compile(model: type[ContractModel]) -> Contract:
         weight=table.weight(),
         description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
     )
+
+
+def _refuse_what_is_not_seen(name: str, model: type[ContractModel]) -> None:
+    """What pandera would pass over, or name in words of its own."""
+    for field_name in vars(model).get("__annotations__", {}):
+        if field_name.startswith("_") and field_name not in vars(ContractModel):
+            raise ContractError(name, field_name, "names that begin with _ are the platform's own")
+    config: Any = vars(model).get("Config")
+    given = {option for kind in getattr(config, "__mro__", ()) for option in vars(kind)} if config else set()
+    for option in sorted(o for o in given if not o.startswith("_")):
+        if option in _CONFIG_OPTIONS or getattr(config, option) == getattr(BaseConfig, option, None):
+            continue
+        raise ContractError(
+            name, None, f"Config.{option} is not supported; known are {', '.join(_CONFIG_OPTIONS[:3])}"
+        )
+
+
+def _refuse_names(name: str, columns: Iterable[Column]) -> None:
+    spelled: dict[str, str] = {}
+    for column in columns:
+        if not column.name or _ILLEGAL & set(column.name) or column.name.startswith("_"):
+            raise ContractError(
+                name,
+                column.name,
+                "is no name of a column: it is empty, begins with _ (the platform's own) "
+                "or has one of ' ,;{}()='",
+            )
+        if (other := spelled.setdefault(column.name.lower(), column.name)) != column.name:
+            raise ContractError(name, column.name, f"differs from {other!r} only by case")
 
 
 def _field_in(model: type[ContractModel], text: str) -> str | None:
@@ -673,6 +719,8 @@ class _Table:
 
     def unique(self, told: Any) -> Iterator[Expectation]:
         if not told:
+            if "unique_severity" in self.options:
+                raise self.error("unique_severity", "is of Config.unique, which names no column")
             return
         names = (told,) if isinstance(told, str) else tuple(cast(Iterable[str], told))
         for name in names:
