@@ -143,7 +143,7 @@ def test_the_key_of_tokens_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
     settings = Settings()
     assert "sixteen" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     monkeypatch.setenv("MEDALLION_TOKEN_KEY", "fifteen letters")
-    with pytest.raises(WrongSetting, match="^MEDALLION_TOKEN_KEY: .*16") as caught:
+    with pytest.raises(WrongSetting, match=r"^MEDALLION_TOKEN_KEY: .*16") as caught:
         Settings()
     assert "fifteen" not in shown(caught.value)
 
