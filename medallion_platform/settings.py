@@ -98,6 +98,8 @@ _WORDS = {
     "finite_number": "is no finite number",
     "greater_than_equal": "has to be {ge:g} or more",
     "path_type": "is no path",
+    "too_short": "has to have {min_length} characters or more",
+    "string_too_short": "has to have {min_length} characters or more",
 }
 
 
