@@ -14,9 +14,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from medallion_platform.contracts.masking import SHORTEST_KEY
 from medallion_platform.storage import SCHEME
 
 
@@ -97,6 +98,8 @@ _WORDS = {
     "finite_number": "is no finite number",
     "greater_than_equal": "has to be {ge:g} or more",
     "path_type": "is no path",
+    "too_short": "has to have {min_length} characters or more",
+    "string_too_short": "has to have {min_length} characters or more",
 }
 
 
@@ -150,6 +153,8 @@ class Settings(BaseSettings):
     """Who takes clickstream's topics in: one small process, or Spark's executors."""
     cache: Folder = Field(default_factory=cache_home)
     """Downloads that are kept, such as the Delta jars."""
+    token_key: Annotated[SecretStr | None, Field(min_length=SHORTEST_KEY)] = None
+    """The key of tokens, where a contract says `protect="tokenize"`; a new one rebuilds the tables."""
     ivy_settings: Folder | None = None
     """An ivysettings.xml to fetch jars by, where a company has its own mirror."""
 

@@ -24,7 +24,8 @@ EVENT_DATE = "event_date"
 Kind = Literal["string", "integer", "long", "float", "double", "boolean", "date", "timestamp", "decimal"]
 Value = str | int | float | bool | date | datetime | Decimal
 Comparison = Literal["eq", "ne", "gt", "ge", "lt", "le"]
-Pii = Literal["email", "phone"]
+Pii = Literal["email", "phone", "name"]
+Protect = Literal["mask", "hash", "tokenize"]
 
 
 class ContractError(Exception):
@@ -70,6 +71,8 @@ class Column:
     type: ColumnType
     nullable: bool = False
     pii: Pii | None = None
+    protect: Protect = "mask"
+    """What becomes of personal data behind bronze; see `masking`."""
     description: str = ""
 
 
@@ -230,9 +233,16 @@ class Contract:
         return {column.name: column.pii for column in self.columns if column.pii}
 
     @cached_property
+    def has_tokens(self) -> bool:
+        """Whether a column becomes tokens, which needs a key."""
+        return any(column.pii and column.protect == "tokenize" for column in self.columns)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A stable hash of all that decides over rows; descriptions do not count."""
-        columns = [(c.name, str(c.type), c.nullable, c.pii) for c in self.columns]
+        # A word that was not there before is told only where it is used: the others' tables stay as they are.
+        protect = {c.name: (c.protect,) if c.protect != "mask" else () for c in self.columns}
+        columns = [(c.name, str(c.type), c.nullable, c.pii, *protect[c.name]) for c in self.columns]
         expectations = [(e.name, e.columns, e.severity.value, e.test) for e in self.expectations]
         told = (
             self.name,

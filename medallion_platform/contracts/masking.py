@@ -1,27 +1,83 @@
-r"""Masks for personal data, the same in both engines.
+r"""What is left of personal data behind bronze, the same in both engines.
 
-- email: the first three characters of the local part, then `***@domain`. A shorter local part keeps
-  what it has: the stars stand whatever its length, so the length is not told.
-- phone: `***` and the last four digits, of 7 to 15 digits and the usual separators.
-- What is neither (no single @, a domain with blanks, letters in a phone, too few digits) becomes `***`.
-- Null stays null. A mask of a mask is the same mask; so a star ends what is kept of a local part.
+| kind | `mask` (the default) | `hash` | `tokenize` |
+|---|---|---|---|
+| email | `jan***@example.com` | refused | 64 hexadecimal digits |
+| phone | `***4567` | refused | 64 hexadecimal digits |
+| name | `J. D.` | 64 hexadecimal digits | 64 hexadecimal digits |
+
+- mask of an email: the first three characters of the local part, then `***@domain`. A shorter local part
+  keeps what it has: the stars stand whatever its length, so the length is not told.
+- mask of a phone: `***` and the last four digits, of 7 to 15 digits and the usual separators.
+- mask of a name: of each word and each part of a double name its first letter and a point.
+- What is none of its kind (no single @, a domain with blanks, letters in a phone, too few digits, digits or
+  an @ in a name) becomes `***`. A star ends what is kept of a local part.
+- hash: SHA-256 of the text as UTF-8. Without a key it can be found by trying names, and addresses and numbers
+  all the more, which is why these have none.
+- tokenize: HMAC-SHA-256 with the key in `MEDALLION_TOKEN_KEY`, so that equal values are equal in all tables,
+  and nobody without the key can try values. Equal is to the letter: trim and lower in the transform before.
+- Null stays null. What is protected already stays as it is, so a table behind another one changes nothing;
+  text of exactly 64 hexadecimal digits is taken for a hash or a token.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 import re
-from typing import TYPE_CHECKING
+import unicodedata
+from typing import TYPE_CHECKING, Any
 
-from medallion_platform.contracts.contract import Pii
+from medallion_platform.contracts.contract import Pii, Protect
 
 if TYPE_CHECKING:
     import polars as pl
-    from pyspark.sql import Column
+    from pyspark.sql import Column, SparkSession
 
 STARS = "***"
 EMAIL = r"\A(?:([^@*]{1,3})[^@]*|\*[^@]*)@([A-Za-z0-9.\-\x{80}-\x{10FFFF}]+)\z"
 PHONE = r"\A(?:[0-9]{7,15}|\*\*\*[0-9]{4})\z"
+NAME = r"\A[^@\p{N}]*\p{L}[^@\p{N}]*\z"
 SEPARATORS = " ()+-./"
+DIGEST = r"\A[0-9a-f]{64}\z"
+
+_LETTER_AND_REST = r"(\p{L})[^\p{Z}\t\n\r\-]*"
+
+KEY_VARIABLE = "MEDALLION_TOKEN_KEY"
+"""The environment variable that holds the key of tokens."""
+SHORTEST_KEY = 16
+"""Characters that a key must have: what is shorter can be tried."""
+
+_BLOCK = 64
+"""Bytes of a block of SHA-256."""
+
+
+class NoTokenKey(Exception):
+    """Tokens are asked for, and there is no key; one sentence, without what was given."""
+
+
+def token_key() -> bytes:
+    """The key of tokens.
+
+    Raises:
+        NoTokenKey: it is missing or too short.
+    """
+    key = os.environ.get(KEY_VARIABLE, "")
+    if len(key) < SHORTEST_KEY:
+        what = "is too short" if key else "is not set"
+        raise NoTokenKey(
+            f"{KEY_VARIABLE} {what}: set it to a secret of at least {SHORTEST_KEY} random characters"
+        )
+    return key.encode()
+
+
+def key_fingerprint() -> str:
+    """Tells one key from another and nothing else of it; empty without a key."""
+    try:
+        return hmac.digest(token_key(), b"medallion: which key is it", "sha256").hex()[:16]
+    except NoTokenKey:
+        return ""
 
 
 def mask(text: str | None, pii: Pii) -> str | None:
@@ -33,8 +89,32 @@ def mask(text: str | None, pii: Pii) -> str | None:
         pattern = EMAIL.replace(r"\x{80}-\x{10FFFF}", "\x80-\U0010ffff").replace(r"\z", r"\Z")
         found = re.search(pattern, text)
         return f"{found[1] or ''}{STARS}@{found[2]}" if found else STARS
+    if pii == "name":
+        return _initials(text)
     digits = text.translate(dict.fromkeys(map(ord, SEPARATORS)))
     return STARS + digits[-4:] if re.search(PHONE.replace(r"\z", r"\Z"), digits) else STARS
+
+
+def _initials(text: str) -> str:
+    kinds = [unicodedata.category(c)[0] for c in text]
+    if "@" in text or "N" in kinds or "L" not in kinds:
+        return STARS
+    kept, inside = "", False
+    for character, kind in zip(text, kinds, strict=True):
+        if kind == "Z" or character in "\t\n\r-":
+            kept, inside = kept + character, False
+        elif not inside:
+            inside = kind == "L"
+            kept += f"{character}." if inside else character
+    return kept
+
+
+def digest(text: str | None, key: bytes | None) -> str | None:
+    """The token of one value, or without a key its hash: the reference for the two engines."""
+    if text is None or re.search(DIGEST.replace(r"\z", r"\Z"), text):
+        return text
+    told = text.encode()
+    return hmac.digest(key, told, "sha256").hex() if key is not None else hashlib.sha256(told).hexdigest()
 
 
 def mask_lean(values: pl.Expr, pii: Pii) -> pl.Expr:
@@ -44,11 +124,30 @@ def mask_lean(values: pl.Expr, pii: Pii) -> pl.Expr:
     if pii == "email":
         masked = values.str.replace(EMAIL, "${1}***@${2}")
         taken = values.str.contains(EMAIL)
+    elif pii == "name":
+        masked = values.str.replace_all(_LETTER_AND_REST, "${1}.")
+        taken = values.str.contains(NAME)
     else:
         digits = values.str.replace_all(r"[ ()+\-./]", "")
         masked = pl.concat_str(pl.lit(STARS), digits.str.slice(-4))
         taken = digits.str.contains(PHONE)
     return pl.when(taken).then(masked).when(values.is_not_null()).then(pl.lit(STARS))
+
+
+def digest_lean(values: pl.Expr, key: bytes | None) -> pl.Expr:
+    """The tokens of a text column, or without a key its hashes, in polars: which has no such function."""
+    import polars as pl
+
+    return values.map_elements(lambda text: digest(text, key), return_dtype=pl.String)
+
+
+def shown_lean(values: pl.Expr, pii: Pii, protect: Protect) -> pl.Expr:
+    """A text column fit to be shown, also of bronze: hashes and tokens as they are, all else masked."""
+    import polars as pl
+
+    if protect == "mask":
+        return mask_lean(values, pii)
+    return pl.when(values.str.contains(DIGEST)).then(values).otherwise(mask_lean(values, pii))
 
 
 def mask_spark(values: Column, pii: Pii) -> Column:
@@ -58,8 +157,47 @@ def mask_spark(values: Column, pii: Pii) -> Column:
     if pii == "email":
         masked = F.regexp_replace(values, EMAIL, "$1***@$2")
         taken = values.rlike(EMAIL)
+    elif pii == "name":
+        masked = F.regexp_replace(values, _LETTER_AND_REST, "$1.")
+        taken = values.rlike(NAME)
     else:
         digits = F.translate(values, SEPARATORS, "")
         masked = F.concat(F.lit(STARS), F.substring(digits, -4, 4))
         taken = digits.rlike(PHONE)
     return F.when(taken, masked).when(values.isNotNull(), F.lit(STARS))
+
+
+def pads_spark(spark: SparkSession, key: bytes) -> Column:
+    """The key as HMAC uses it ("HMAC" of RFC 2104): a struct of the pads `inner` and `outer`.
+
+    It is the value of a subquery over a local row: a plan names such a row by its columns, where it would
+    show a literal, in logs and events as well.
+    """
+    from pyspark.sql import DataFrame
+    from pyspark.sql import functions as F
+
+    key = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    gateway: Any = spark.sparkContext._gateway
+    row = gateway.new_array(jvm.Object, 2)
+    for i, pad in enumerate((0x36, 0x5C)):
+        row[i] = bytearray(byte ^ pad for byte in key)
+    rows = jvm.java.util.ArrayList()
+    rows.add(jvm.org.apache.spark.sql.RowFactory.create(row))
+    schema = jvm.org.apache.spark.sql.types.StructType.fromDDL("inner BINARY, outer BINARY")
+    pads = DataFrame(session.createDataFrame(rows, schema), spark)
+    return pads.select(F.struct("inner", "outer")).scalar()
+
+
+def digest_spark(values: Column, pads: Column | None) -> Column:
+    """The tokens of a text column (pads: of `pads_spark`), or without a key its hashes, in Spark."""
+    from pyspark.sql import functions as F
+
+    told = values.cast("binary")
+    if pads is None:
+        digested = F.sha2(told, 256)
+    else:
+        inner = F.unhex(F.sha2(F.concat(pads["inner"], told), 256))
+        digested = F.sha2(F.concat(pads["outer"], inner), 256)
+    return F.when(values.rlike(DIGEST), values).otherwise(digested)

@@ -14,7 +14,7 @@
 
     Events.contract
 
-`Field` is pandera's own with three more words (severity, pii, unique) that can stand in pandera's
+`Field` is pandera's own with four more words (severity, pii, protect, unique) that can stand in pandera's
 `metadata` as well; it also keeps pandera's own complaints until model and field can be named with them.
 A declaration that makes no sense raises ContractError where the class is written.
 
@@ -36,6 +36,7 @@ import pyspark.sql.types as T
 from pandera.api.checks import Check
 from pandera.api.dataframe.model_components import Field as _PanderaField
 from pandera.api.dataframe.model_components import FieldInfo
+from pandera.api.pyspark.model_config import BaseConfig
 
 from medallion_platform.contracts.contract import (
     EVENT_DATE,
@@ -55,6 +56,7 @@ from medallion_platform.contracts.contract import (
     NotNull,
     OneOf,
     Pii,
+    Protect,
     Severity,
     Sql,
     StartsWith,
@@ -68,7 +70,16 @@ from medallion_platform.contracts.patterns import portable
 from medallion_platform.contracts.sql import SqlError, columns_of
 
 _TABLE_OPTIONS = ("key", "event_time", "partitioned_by", "watermark", "weight", "rows", "unique_severity")
-_FIELD_OPTIONS = ("severity", "pii", "unique")
+_FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
+_CONFIG_OPTIONS = ("metadata", "name", "unique", "strict", "ordered", "dtype")
+_WITHOUT_EFFECT = ("default", "coerce", "on_missing", "parses")
+_ILLEGAL = frozenset(" ,;{}()\n\t=")
+"""What no name of a column may hold, for readers of Delta tables."""
+_PII: dict[Pii, tuple[Protect, ...]] = {
+    "email": ("mask", "tokenize"),
+    "phone": ("mask", "tokenize"),
+    "name": ("mask", "hash", "tokenize"),
+}
 _COMPARISONS: dict[str, Comparison] = {
     "equal_to": "eq",
     "not_equal_to": "ne",
@@ -118,17 +129,26 @@ def Field(
     *,
     severity: str | Mapping[str, str] | None = None,
     pii: Pii | None = None,
+    protect: Protect | None = None,
     unique: bool = False,
     metadata: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """pandera's Field, with the severity of violations, the kind of personal data, and uniqueness.
 
+    `protect` is what becomes of personal data behind bronze: "mask" (the default), "tokenize", or of a
+    name "hash"; see `contracts.masking`.
+
     `severity` is one for all checks of the field, or one for each check by its name: pandera's short
     ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
     for unique_values_eq, which judges no row: fail.
     """
-    words: dict[str, Any] = {"severity": severity, "pii": pii, "unique": unique or None}
+    words: dict[str, Any] = {
+        "severity": severity,
+        "pii": pii,
+        "protect": protect,
+        "unique": unique or None,
+    }
     told = dict(metadata or {}) | {word: value for word, value in words.items() if value is not None}
     try:
         return _PanderaField(metadata=told or None, **options)
@@ -165,6 +185,7 @@ def _compile(model: type[ContractModel]) -> Contract:
     for field_name, field in vars(model).items():
         if isinstance(field, _BadField):
             raise ContractError(name, field_name, field.reason)
+    _refuse_what_is_not_seen(name, model)
     try:
         schema = cast(Any, model).to_schema()
         fields = cast(Any, model).__fields__
@@ -175,7 +196,12 @@ def _compile(model: type[ContractModel]) -> Contract:
     _refuse_table_options(name, schema)
     options = dict(schema.metadata or {}) if hasattr(schema, "metadata") else {}
     config = cast(Any, model).__config__
-    options = dict(getattr(config, "metadata", None) or options)
+    told = getattr(config, "metadata", None) or options
+    if not isinstance(told, Mapping):
+        raise ContractError(
+            name, None, f"Config.metadata is a {type(told).__name__}, not a mapping of options"
+        )
+    options: dict[str, Any] = dict(cast(Mapping[str, Any], told))
     if unknown := sorted(set(options) - set(_TABLE_OPTIONS)):
         raise ContractError(
             name, None, f"unknown option {unknown[0]!r}; known are {', '.join(_TABLE_OPTIONS)}"
@@ -186,9 +212,15 @@ def _compile(model: type[ContractModel]) -> Contract:
     expectations: list[Expectation] = []
     for column_name, declared in schema.columns.items():
         info = fields[column_name][1]
+        for option in _WITHOUT_EFFECT:
+            if getattr(info, option, None) not in (None, False, []):
+                raise ContractError(name, column_name, f"{option} is not supported: say it in the transform")
+        if info.required is False:
+            raise ContractError(name, column_name, "required=False is not supported: say nullable=True")
         compiled = _FieldCompiler(name, column_name, declared, unique=bool(info.unique))
         columns.append(compiled.column)
         expectations.extend(compiled.expectations())
+    _refuse_names(name, columns)
     by_name = {column.name: column for column in columns}
     table = _Table(name, by_name, options)
     expectations.extend(table.unique(schema.unique))
@@ -208,6 +240,35 @@ def _compile(model: type[ContractModel]) -> Contract:
         weight=table.weight(),
         description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
     )
+
+
+def _refuse_what_is_not_seen(name: str, model: type[ContractModel]) -> None:
+    """What pandera would pass over, or name in words of its own."""
+    for field_name in vars(model).get("__annotations__", {}):
+        if field_name.startswith("_") and field_name not in vars(ContractModel):
+            raise ContractError(name, field_name, "names that begin with _ are the platform's own")
+    config: Any = vars(model).get("Config")
+    given = {option for kind in getattr(config, "__mro__", ()) for option in vars(kind)} if config else set()
+    for option in sorted(o for o in given if not o.startswith("_")):
+        if option in _CONFIG_OPTIONS or getattr(config, option) == getattr(BaseConfig, option, None):
+            continue
+        raise ContractError(
+            name, None, f"Config.{option} is not supported; known are {', '.join(_CONFIG_OPTIONS[:3])}"
+        )
+
+
+def _refuse_names(name: str, columns: Iterable[Column]) -> None:
+    spelled: dict[str, str] = {}
+    for column in columns:
+        if not column.name or _ILLEGAL & set(column.name) or column.name.startswith("_"):
+            raise ContractError(
+                name,
+                column.name,
+                "is no name of a column: it is empty, begins with _ (the platform's own) "
+                "or has one of ' ,;{}()='",
+            )
+        if (other := spelled.setdefault(column.name.lower(), column.name)) != column.name:
+            raise ContractError(name, column.name, f"differs from {other!r} only by case")
 
 
 def _field_in(model: type[ContractModel], text: str) -> str | None:
@@ -248,7 +309,8 @@ class _FieldCompiler:
             name=name,
             type=self.type,
             nullable=bool(declared.nullable),
-            pii=self._pii(),
+            pii=(pii := self._pii()),
+            protect=self._protect(pii),
             description=declared.description or "",
         )
 
@@ -269,11 +331,21 @@ class _FieldCompiler:
         pii = self.options.get("pii")
         if pii is None:
             return None
-        if pii not in ("email", "phone"):
-            raise self.error(f"unknown pii {pii!r}; known are email, phone")
+        if pii not in _PII:
+            raise self.error(f"unknown pii {pii!r}; known are {', '.join(_PII)}")
         if self.type.kind != "string":
             raise self.error(f"pii is masked as text, and this is a {self.type}")
         return pii
+
+    def _protect(self, pii: Pii | None) -> Protect:
+        protect = self.options.get("protect")
+        if protect is None:
+            return "mask"
+        if pii is None:
+            raise self.error("protect is of personal data: say which kind, as pii=...")
+        if protect not in _PII[pii]:
+            raise self.error(f"protect={protect!r} of {pii} is not known; known are {', '.join(_PII[pii])}")
+        return protect
 
     def expectations(self) -> Iterator[Expectation]:
         found: list[tuple[str, str, Test, Severity | None]] = []
@@ -647,6 +719,8 @@ class _Table:
 
     def unique(self, told: Any) -> Iterator[Expectation]:
         if not told:
+            if "unique_severity" in self.options:
+                raise self.error("unique_severity", "is of Config.unique, which names no column")
             return
         names = (told,) if isinstance(told, str) else tuple(cast(Iterable[str], told))
         for name in names:

@@ -21,6 +21,8 @@ class Record:
 
     verb: intake, refresh, replay, reparse, restore, rollback. units: written rows per unit of this commit.
     stands_for: of an aggregate, the source rows that its rows add up to.
+    masked: values by column that were masked, hashed or made tokens. looks_personal: values of an intake, by
+    column, that look like an e-mail address or a phone number where the contract does not say so.
     notes: per source file or batch, what a person should know (a new version of a known file).
     taken_back: of a restore, the state of what the table had been made from; nobody makes it from the same
     again unasked.
@@ -41,6 +43,8 @@ class Record:
     stands_for: int | None = None
     seconds: float = 0.0
     taken_back: str = ""
+    masked: dict[str, int] = field(default_factory=dict)
+    looks_personal: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text that goes into the commit."""

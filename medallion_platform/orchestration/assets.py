@@ -115,7 +115,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
         code_version=source.contract.fingerprint,
         pool=pool_of(source.table),
-        check_specs=reports.check_specs(key, blocking=False, drifts=False),
+        check_specs=[*reports.check_specs(key, blocking=False, drifts=False), reports.personal_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.replay import reparse
@@ -127,7 +127,10 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
-            check_results=reports.check_results(lake, source.table, record),
+            check_results=[
+                *reports.check_results(lake, source.table, record),
+                reports.personal(lake, source.table, source.contract),
+            ],
         )
 
     return body

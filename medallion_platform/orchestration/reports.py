@@ -20,7 +20,7 @@ from dagster._core.definitions.data_version import (
 
 from medallion_platform.contracts.contract import Contract, IsType, NotNull, Severity
 from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration.names import key_of
@@ -45,6 +45,7 @@ CURRENT = "made_by_current_code"
 DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
 REFRESHED = "refresh_succeeds"
+PERSONAL = "personal_data_is_declared"
 PREVIEW = 5
 """Rows that a materialization shows."""
 
@@ -123,6 +124,16 @@ def not_refreshed(table: str, why: str, next_step: str = "") -> dg.AssetCheckRes
     )
 
 
+def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when values look personal in a column that is not declared so."""
+    return dg.AssetCheckSpec(
+        PERSONAL,
+        asset=asset,
+        description=f"In the newest {_WRITES} writes, no value looks like an e-mail address or a phone "
+        "number in a column that the contract does not declare as personal data.",
+    )
+
+
 def metadata(
     lake: Lake, contract: Contract, table: str, version: int, record: Record | None, reason: str
 ) -> dict[str, Any]:
@@ -145,6 +156,8 @@ def metadata(
             found["violations"] = dg.MetadataValue.json(record.violations)
         if record.warnings:
             found["warnings"] = dg.MetadataValue.json(record.warnings)
+        if record.masked:
+            found["values_masked"] = dg.MetadataValue.json(record.masked)
         if record.notes:
             found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
     return found
@@ -168,6 +181,7 @@ def intake_events(
         yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | rows)
     # Of this run and after what they judge: the UI shows older results as "not evaluated".
     yield from map(evaluation, check_results(lake, source.table, taken.record))
+    yield evaluation(personal(lake, source.table, source.contract))
 
 
 def refresh_events(
@@ -355,6 +369,25 @@ def current(lake: Lake, table: Table, unit_columns: Mapping[str, str | None]) ->
         check_name=CURRENT,
         asset_key=key_of(table.name),
         passed=not stale,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
+    )
+
+
+def personal(lake: Lake, table: str, contract: Contract) -> dg.AssetCheckResult:
+    """Where personal data seems to be that nobody declared, with the number of values, and what to do."""
+    found = summed(record.looks_personal for _, record in lake.records(table, _WRITES))
+    told: dict[str, Any] = {column: n for column, n in found.items() if column not in contract.pii}
+    clear = bool(told)
+    if clear:
+        told["what_to_do"] = (
+            'They flow on as they came. Declare the column as personal, pii="email", or let the tables '
+            "behind it leave it out."
+        )
+    return dg.AssetCheckResult(
+        asset_key=key_of(table),
+        check_name=PERSONAL,
+        passed=not clear,
         severity=dg.AssetCheckSeverity.WARN,
         metadata=told,
     )

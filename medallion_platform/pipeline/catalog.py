@@ -80,12 +80,22 @@ class Catalog:
 
     def _refuse_unmasked(self, table: Table, upstream: str) -> None:
         """What is personal upstream is personal here: forgotten once, it would leave bronze in clear."""
-        for name, kind in self.contract_of(upstream).pii.items():
-            column = table.contract.by_name.get(name)
-            if column is not None and column.pii is None:
+        contract = self.contract_of(upstream)
+        for name, kind in contract.pii.items():
+            column, above = table.contract.by_name.get(name), contract.column(name)
+            if column is None:
+                continue
+            if column.pii is None:
                 raise DeclarationError(
                     f"{table.name}: column {name!r} is personal data ({kind}) in {upstream}; declare it so "
                     f'here too (pii="{kind}"), or leave it out'
+                )
+            # Only bronze holds it in clear: of what was made of it there is no way to another.
+            if upstream in self.by_name and (column.pii, column.protect) != (kind, above.protect):
+                raise DeclarationError(
+                    f"{table.name}: column {name!r} comes from {upstream} as {kind}, "
+                    f"protect={above.protect!r}; declare it alike here, where it is {column.pii}, "
+                    f"protect={column.protect!r}"
                 )
 
     def origin(self, table: str) -> Source:

@@ -70,6 +70,7 @@ class Taken:
     units: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
+    looks_personal: dict[str, int] = field(default_factory=dict)
     pieces: int = 0
     notes: list[str] = field(default_factory=list)
     version: int = -1
@@ -86,6 +87,7 @@ class Taken:
             units=self.units,
             violations=self.violations,
             warnings=self.warnings,
+            looks_personal=self.looks_personal,
             notes=self.notes,
             seconds=self.seconds,
         )
@@ -97,6 +99,7 @@ class Taken:
         self.units = summed((self.units, record.units))
         self.violations = summed((self.violations, record.violations))
         self.warnings = summed((self.warnings, record.warnings))
+        self.looks_personal = summed((self.looks_personal, record.looks_personal))
 
 
 @dataclass
@@ -293,6 +296,7 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         units=units_of(source, rows),
         violations=sifted.violations,
         warnings=sifted.warnings,
+        looks_personal=sifted.looks_personal,
         notes=[piece.note for piece in batch.unread],
     )
     refuse_unaccounted(source, record.counts)

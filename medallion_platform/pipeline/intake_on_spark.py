@@ -295,6 +295,7 @@ class _Batches:
             units=_without(summed(p.units for p in pieces), twice),
             violations=summed(p.violations for p in pieces),
             warnings=summed(p.warnings for p in pieces),
+            looks_personal=summed(p.looks_personal for p in pieces),
         )
         refuse_unaccounted(source, record.counts)
         if bad:

@@ -9,18 +9,18 @@ bring them up to date; whatever it is not sure of, it makes anew.
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from decimal import Decimal
-from types import CodeType, FunctionType, ModuleType
 
+from medallion_platform.contracts.masking import key_fingerprint
 from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
+from medallion_platform.pipeline.code import text_of
 from medallion_platform.pipeline.table import Table, Upstream
+from medallion_platform.pipeline.table import table as declare
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised by hand when the engines judge, cast or mask the same rows in another way than before."""
 
 CODE = "code"
@@ -65,54 +65,17 @@ class Upstreams:
 def code_version(table: Table) -> int:
     """A number that changes when what decides over the table's rows changes.
 
-    That is the transform's source text, that of the functions, classes and constants of its own
-    package which it uses, the contract, how contracts are judged, and what it is made from.
+    That is the transform and all of the project that it uses (`pipeline.code`), the contract, how contracts
+    are judged, what the table is made from and how, and, where the contract asks for tokens, their key.
     """
-    package = table.transform.__module__.rpartition(".")[0].rpartition(".")[0]
-    told = [*_sources_of(table.transform, package, set()), table.contract.fingerprint, str(SEMANTICS)]
-    told += [table.recompute, repr(dict(table.made_from)), repr(table.unit), repr(table.keyed_by)]
-    return int.from_bytes(hashlib.sha256("\n".join(told).encode()).digest()[:6], "big")
-
-
-_Code = FunctionType | type
-_Constant = str | int | float | Decimal | date | timedelta | tuple | list | dict
-
-
-def _sources_of(code: _Code, package: str, seen: set[str]) -> list[str]:
-    """The texts of a function or class and of all of `package` that it refers to, each once."""
-    seen.add(f"{code.__module__}.{code.__qualname__}")
-    try:
-        texts = [inspect.getsource(code)]
-    except (OSError, TypeError):
-        texts = [code.__qualname__]
-    for name, value in _refers_to(code, package):
-        if isinstance(value, _Code):
-            known = f"{value.__module__}.{value.__qualname__}" in seen
-            if package and value.__module__.startswith(package) and not known:
-                texts += _sources_of(value, package, seen)
-        elif isinstance(value, set | frozenset):
-            texts.append(f"{name}={sorted(map(repr, value))}")
-        elif isinstance(value, _Constant) and " at 0x" not in repr(value):
-            texts.append(f"{name}={value!r}")
-    return texts
-
-
-def _refers_to(code: _Code, package: str) -> Iterator[tuple[str, object]]:
-    """Globals that a function or the methods of a class name, also by a module of `package`."""
-    functions = [code] if isinstance(code, FunctionType) else filter(inspect.isfunction, vars(code).values())
-    for function in functions:
-        names = sorted(_names_in(function.__code__))
-        for name in names:
-            value = function.__globals__.get(name)
-            if isinstance(value, ModuleType) and package and value.__name__.startswith(package):
-                yield from ((f"{name}.{n}", getattr(value, n)) for n in names if hasattr(value, n))
-            else:
-                yield name, value
-
-
-def _names_in(code: CodeType) -> set[str]:
-    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
-    return set(code.co_names).union(*map(_names_in, inner))
+    unit = table.unit and (table.unit.column, table.unit.grain)
+    sources = [(a, u.table, u.back) for a, u in table.upstreams.items()]
+    lookups = [(a, u.table, u.key, u.by) for a, u in table.lookups.items()]
+    told = [text_of(table.transform, ignoring=[declare]), table.contract.fingerprint, SEMANTICS]
+    told += [table.recompute, sources, lookups, unit, table.keyed_by, table.mask_undeclared]
+    if table.contract.has_tokens:
+        told.append(key_fingerprint())
+    return int.from_bytes(hashlib.sha256("\n".join(map(str, told)).encode()).digest()[:6], "big")
 
 
 def plan(

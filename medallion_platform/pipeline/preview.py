@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medallion_platform.contracts.masking import mask_lean
+from medallion_platform.contracts.masking import shown_lean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +28,9 @@ def preview(
     scan = pl.scan_delta(found)
     there = set(scan.collect_schema().names())
     columns = [
-        mask_lean(pl.col(c), contract.pii[c]).alias(c) if c in contract.pii else pl.col(c)
+        shown_lean(pl.col(c), contract.pii[c], contract.column(c).protect).alias(c)
+        if c in contract.pii
+        else pl.col(c)
         for c in contract.column_names
         if c in there
     ]

@@ -124,6 +124,7 @@ def refresh(
                 units={},
                 violations={},
                 warnings={},
+                masked={},
                 notes=["lookups changed, no row is affected"],
                 taken_back="",
                 seconds=round(time.monotonic() - started, 3),
@@ -170,6 +171,7 @@ def refresh(
         notes=[f"stale lookup: {name}" for name in stale] + made.notes,
         stands_for=made.stands_for,
         seconds=round(time.monotonic() - started, 3),
+        masked=made.masked,
     )
     if sequence_of(target) >= sequence:
         raise Fenced(f"{table.name}: another run refreshed it meanwhile; nothing was written, run it again")

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pyspark.errors import AnalysisException, PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from medallion_platform.contracts import masking
 from medallion_platform.contracts import spark as contracts
 from medallion_platform.contracts.contract import Severity
+from medallion_platform.contracts.masking import NoTokenKey
 from medallion_platform.lakehouse import dead_letters, lean, paths
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
@@ -28,12 +28,12 @@ from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline import personal
 from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 from medallion_platform.storage import of_request, reason
 
 if TYPE_CHECKING:
-    from medallion_platform.contracts.contract import Contract
     from medallion_platform.pipeline.table import Lookup, Table
 
 STALE = "_stale_dimension"
@@ -43,8 +43,6 @@ _WEIGHT = "_weight"
 _PATH = "__path"
 _KEY = "__key_"
 _IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
-_EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
-_PHONE = r"\+?\d(?:[\s().\-/]*\d){2,10}[\s().\-/]*((?:\d[\s().\-/]*){3}\d)"
 
 
 class Widening(Exception):
@@ -72,6 +70,7 @@ class Made:
     schema: pa.Schema | None = None
     stands_for: int | None = None
     lineage: Lineage = field(default_factory=Lineage)
+    masked: dict[str, int] = field(default_factory=dict)
 
 
 def remake(
@@ -100,7 +99,7 @@ def remake(
         wanted = sorted((work.append | work.replace) - {WHOLE})
         unit = F.col(table.unit.column)
         rows = rows.where(unit.isNull() | unit.cast("string").isin(wanted))
-    rows = _mask(rows, table.contract)
+    rows, masked = _protect(table, rows)
     if table.lookups:
         rows = rows.withColumn(STALE, F.lit(stale))
     judged = contracts.judge(table.contract, rows)
@@ -108,6 +107,7 @@ def remake(
     counters = dict(judged.left_in_place)  # observing every row is a third of the gate's cost
     if table.contract.weight:
         counters[_WEIGHT] = F.sum(F.col(table.contract.weight))
+    counters |= personal.counters(table)
     staged = engine.stage(
         frame,
         lake.path(table.name),
@@ -123,6 +123,7 @@ def remake(
     )
     made.violations = _count_violations(staged.rejected)
     made.stands_for = staged.counters.pop(_WEIGHT, None)
+    made.masked = personal.told(staged.counters, masked)
     made.warnings = {e: n for e, n in staged.counters.items() if n}
     made.notes = [f"{c}: {why}" for c, why in evolution.refused.items()]
     made.notes += [f"new column: {c}" for c in evolution.added]
@@ -155,6 +156,16 @@ def _refuse_other_columns(table: Table, rows: DataFrame) -> None:
             f"{table.name}: its transform returns no column {', '.join(missing)} (declared){returned}. "
             "Nothing was written, the table is as it was; mend the one or the other and refresh again."
         )
+
+
+def _protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
+    try:
+        return personal.protect(table, rows)
+    except NoTokenKey as error:
+        raise Refused(
+            f"{table.name}: its contract asks for tokens, and {error}. Nothing was written, the table "
+            "is as it was; refresh again then."
+        ) from None
 
 
 def _without_unit(column: str, staged: engine.Staged) -> int:
@@ -457,26 +468,6 @@ def _of_keys(
     small = keys.select(*(F.col(c).alias(name) for c, name in names.items()))
     same = [F.col(c).eqNullSafe(F.col(name)) for c, name in names.items()]
     return rows.join(F.broadcast(small), reduce(Column.__and__, same), how)
-
-
-def _mask(rows: DataFrame, contract: Contract) -> DataFrame:
-    """No clear personal value leaves bronze: declared columns are masked, undeclared text scrubbed.
-
-    The record as it came has no place here at all.
-    """
-    rows = rows.drop("_payload")
-    masked: dict[str, Column] = {
-        name: masking.mask_spark(F.col(name), kind)
-        for name, kind in contract.pii.items()
-        if name in rows.columns
-    }
-    for name, kind in rows.dtypes:
-        if kind == "string" and name not in contract.column_names:
-            text = F.col(name)
-            # Looking for an address from every character on is costly, and most texts hold none.
-            text = F.when(text.contains("@"), F.regexp_replace(text, _EMAIL, r"$1***@$2")).otherwise(text)
-            masked[name] = F.regexp_replace(text, _PHONE, r"***$1")
-    return rows.withColumns(masked) if masked else rows
 
 
 def _fit(

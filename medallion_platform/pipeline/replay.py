@@ -101,6 +101,7 @@ def replay(
         sequence=next_sequence(table, letters),
         violations=judged.violations,
         warnings=judged.warnings,
+        looks_personal=judged.looks_personal,
     )
     version = table.version()
     if not rows.is_empty():
@@ -166,6 +167,7 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
             sequence=next_sequence(table, letters),
             violations=judged.violations,
             warnings=judged.warnings,
+            looks_personal=judged.looks_personal,
         )
         held = dead_letters.read(lake, source.table)
         bad = _sift.dead_rows(source, run, judged.bad, [])

@@ -6,13 +6,14 @@ Pure: frames in, frames out. Both engines sift by this, the lean one here, Spark
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from medallion_platform.contracts import lean as contracts
+from medallion_platform.contracts import shapes
 from medallion_platform.contracts.contract import (
     Contract,
     Expectation,
@@ -83,6 +84,12 @@ def sift(
     return replace(judged, good=finish(source, run, judged.good, known), bad=bad)
 
 
+def _looks_personal(contract: Contract, rows: pl.DataFrame) -> dict[str, int]:
+    declared = contract.by_name
+    text = (s for s in rows if s.dtype == pl.String and (s.name in declared or not s.name.startswith("_")))
+    return summed({s.name: shapes.count(s)} for s in text if s.name not in contract.pii)
+
+
 def bronze_schema(source: Source) -> pa.Schema:
     """Columns of a source's bronze table: the contract's, change columns, provenance."""
     return pl.DataFrame(schema=_bronze_columns(source)).to_arrow().schema
@@ -111,6 +118,8 @@ class Judged:
     violations: dict[str, int]
     warnings: dict[str, int]
     failures: dict[str, int]
+    looks_personal: dict[str, int] = field(default_factory=dict)
+    """Values of good rows, by column, that look personal where the contract does not say so."""
 
 
 def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
@@ -143,7 +152,7 @@ def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
     bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset", maintain_order=True)
     warnings, failures = (summed(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
-    return Judged(good, bad, violations, warnings, failures)
+    return Judged(good, bad, violations, warnings, failures, _looks_personal(source.contract, good))
 
 
 def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, at: datetime) -> Any:

@@ -56,6 +56,7 @@ class Piece:
     violations: Mapping[str, int]
     warnings: Mapping[str, int]
     failures: Mapping[str, int]
+    looks_personal: Mapping[str, int]
     schema: pa.Schema
     identities: pl.DataFrame | None
 
@@ -105,6 +106,7 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
         sifted.violations,
         sifted.warnings,
         sifted.failures,
+        sifted.looks_personal,
         sifted.good.to_arrow().schema,
         pl.concat(identities) if identity and identities else None,
     )

@@ -85,6 +85,8 @@ class Table:
     weighs: for an aggregate, whose contract names a `weight`: SQL over a row of the main upstream
         that says how many source rows this one stands for. A refresh whose weights do not add up to
         these has lost or doubled rows, and fails.
+    mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
+        declare, too (see `contracts.shapes`); without it such text flows on as it came.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Table:
     weighs: str = "1"
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
+    mask_undeclared: bool = False
 
     @property
     def layer(self) -> str:
@@ -145,6 +148,7 @@ def table(
     weighs: str = "1",
     fresh_within: timedelta = timedelta(days=1),
     owner: str | None = None,
+    mask_undeclared: bool = False,
 ) -> Callable[[Callable[..., DataFrame]], Table]:
     """Declare the decorated transform as a table; a plain string in `made_from` is an Upstream.
 
@@ -169,6 +173,7 @@ def table(
             weighs,
             fresh_within,
             owner,
+            mask_undeclared,
         )
         _check(declared)
         return declared

@@ -110,6 +110,7 @@ class KafkaSource(Source):
         return cls(**{f.name: getattr(source, f.name) for f in fields(Source)}, **where)
 
     def __post_init__(self) -> None:
+        self._refuse_contradictions()
         object.__setattr__(self, "topics", tuple(self.topics))
         if bool(self.topics) == bool(self.pattern):
             raise ValueError(f"source {self.name!r} names either topics or a pattern of them")

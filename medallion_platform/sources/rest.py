@@ -197,6 +197,7 @@ class RestSource(Source):
     """It is pulled no more often than this."""
 
     def __post_init__(self) -> None:
+        self._refuse_contradictions()
         object.__setattr__(self, "records", tuple(self.records))
         try:
             scheme = origin(self.url).partition(":")[0]

@@ -164,6 +164,33 @@ class Source:
     first_day: date = date(2021, 1, 1)
     """Where the table is partitioned by event date: its first day. Earlier rows are dead letters."""
 
+    def __post_init__(self) -> None:
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        """What is said of the format and has no meaning for the contract.
+
+        Raises:
+            ValueError: says which source, which column, and why.
+        """
+        declared = self.contract.by_name
+        told, known = f"source {self.name!r}", f"{self.contract.name} knows {', '.join(declared)}"
+        if isinstance(self.format, Debezium):
+            if not self.format.key:
+                raise ValueError(f"{told}: Debezium names no key: no change could be told from another row's")
+            if missing := [c for c in self.format.key if c not in declared]:
+                raise ValueError(f"{told}: Debezium's key {missing[0]!r} is in no contract: {known}")
+        if isinstance(self.format, Csv) and self.format.columns and not self.format.header:
+            given = self.format.columns
+            if missing := [c.name for c in declared.values() if not c.nullable and c.name not in given]:
+                given = ", ".join(given)
+                raise ValueError(f"{told}: column {missing[0]!r} must not be null, and Csv gives {given}")
+        if self.drop_repeated_text and self.contract.key:
+            raise ValueError(
+                f"{told}: drop_repeated_text is for rows without a key, and {self.contract.name} has the key "
+                f"{', '.join(self.contract.key)}"
+            )
+
     @property
     def unit(self) -> str | None:
         """The column of the day that a row belongs to, where the table is partitioned by it."""
@@ -199,6 +226,7 @@ class FileSource(Source):
     claims: tuple[str, ...] = field(kw_only=True)
 
     def __post_init__(self) -> None:
+        self._refuse_contradictions()
         object.__setattr__(self, "claims", tuple(self.claims))
         if not self.claims:
             raise ValueError(f"source {self.name!r} claims no file")

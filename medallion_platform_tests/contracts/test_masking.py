@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import re
+
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
@@ -10,7 +14,19 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.contract import Pii
-from medallion_platform.contracts.masking import mask, mask_lean, mask_spark
+from medallion_platform.contracts.masking import (
+    KEY_VARIABLE,
+    NoTokenKey,
+    digest_lean,
+    digest_spark,
+    key_fingerprint,
+    mask,
+    mask_lean,
+    mask_spark,
+    pads_spark,
+    shown_lean,
+    token_key,
+)
 
 from .engines import ROW, numbered, quick, to_polars
 
@@ -43,7 +59,23 @@ PHONES = {
     "***": "***",
     "12345678901234567": "***",
 }
-KNOWN: dict[Pii, dict[str, str]] = {"email": EMAILS, "phone": PHONES}
+NAMES = {
+    "Jane Doe": "J. D.",
+    "Jean-Pierre  O'Neil": "J.-P.  O.",
+    "von der Leyen, Ursula": "v. d. L. U.",
+    "J. D.": "J. D.",
+    "Ödön\tÅse": "Ö.\tÅ.",
+    "Mary\u00a0Ann": "M.\u00a0A.",
+    "(Bob)": "(B.",
+    "山田 太郎": "山. 太.",
+    "jane@example.com": "***",
+    "Jane 5551234567": "***",
+    "٣٣": "***",
+    "...": "***",
+    "": "***",
+    "***": "***",
+}
+KNOWN: dict[Pii, dict[str, str]] = {"email": EMAILS, "phone": PHONES, "name": NAMES}
 CASES = [(kind, clear, masked) for kind, known in KNOWN.items() for clear, masked in known.items()]
 
 
@@ -66,7 +98,7 @@ values = st.none() | st.text(alphabet, max_size=8) | emails | phones
 
 @settings(max_examples=300, deadline=None)
 @example("a***@b", "email")
-@given(values, st.sampled_from(["email", "phone"]))
+@given(values, st.sampled_from(["email", "phone", "name"]))
 def test_a_mask_is_its_own_mask_and_tells_nothing_else(clear: str | None, pii: Pii) -> None:
     masked = mask(clear, pii)
     assert lean_masks([clear], pii) == [masked]
@@ -75,16 +107,106 @@ def test_a_mask_is_its_own_mask_and_tells_nothing_else(clear: str | None, pii: P
         assert clear is masked
     elif pii == "phone":
         assert masked == "***" or (len(masked) == 7 and masked[:3] == "***")
+    elif pii == "name":
+        words = re.split(r"[^\S\x0b\x0c\x1c-\x1f\x85]|-", clear)
+        assert masked == "***" or sum(map(str.isalpha, masked)) <= len(words)
     elif masked != "***":
         local, domain = clear.split("@")
         assert masked == f"{local[:3].split('*')[0]}***@{domain}"
 
 
 @quick(3)
-@given(st.lists(values, min_size=300, max_size=500), st.sampled_from(["email", "phone"]))
+@given(st.lists(values, min_size=300, max_size=500), st.sampled_from(["email", "phone", "name"]))
 def test_spark_masks_alike(spark: SparkSession, found: list[str | None], pii: Pii) -> None:
     known = [clear for kind, clear, _ in CASES if kind == pii]
     frame = pl.DataFrame({"x": pl.Series([*found, *known], dtype=pl.String)})
     df = spark.createDataFrame(numbered(frame).to_arrow())
     masked = to_polars(df.select(ROW, mask_spark(F.col("x"), pii).alias("x"))).sort(ROW)
     assert masked["x"].to_list() == lean_masks(frame["x"].to_list(), pii)
+
+
+# hashes and tokens --------------------------------------------------------------------------------
+
+keys = st.binary(min_size=1, max_size=150)
+
+
+def digested(text: str | None, key: bytes | None) -> str | None:
+    """What the standard library says."""
+    if text is None:
+        return None
+    said = hmac.new(key, text.encode(), "sha256") if key is not None else hashlib.sha256(text.encode())
+    return said.hexdigest()
+
+
+@quick(4)
+@example([None, "", "x"], b"k" * 64)
+@example([None, "ä", "y" * 200], b"k" * 65)
+@given(st.lists(values, min_size=100, max_size=200), st.none() | keys)
+def test_tokens_and_hashes_are_those_of_the_standard(
+    spark: SparkSession, found: list[str | None], key: bytes | None
+) -> None:
+    frame = pl.DataFrame({"x": pl.Series(found, dtype=pl.String)})
+    expected = [digested(text, key) for text in found]
+    assert frame.select(digest_lean(pl.col("x"), key))["x"].to_list() == expected
+    df = spark.createDataFrame(numbered(frame).to_arrow())
+    pads = pads_spark(spark, key) if key is not None else None
+    told = to_polars(df.select(ROW, digest_spark(F.col("x"), pads).alias("x"))).sort(ROW)
+    assert told["x"].to_list() == expected
+    again = to_polars(
+        spark.createDataFrame(told.to_arrow()).select(ROW, digest_spark(F.col("x"), pads).alias("x"))
+    )
+    assert again.sort(ROW)["x"].to_list() == expected, "a token stays as it is"
+
+
+def test_no_plan_tells_the_key(spark: SparkSession) -> None:
+    key = b"a secret key of 32 characters..."
+    rows = spark.range(3).selectExpr("cast(id as string) as x")
+    tokens = rows.select(digest_spark(F.col("x"), pads_spark(spark, key)).alias("x"))
+    tokens.collect()
+    jvm_frame = tokens._jdf  # pyright: ignore[reportPrivateUsage]
+    ran = jvm_frame.queryExecution()
+    shown = [
+        ran.toString(),
+        ran.executedPlan().treeString(),
+        ran.executedPlan().toJSON(),
+        ran.analyzed().toJSON(),
+    ]
+    shown += [ran.optimizedPlan().toJSON(), ran.simpleString(), str(tokens.schema), repr(tokens)]
+    assert "scalar-subquery" in shown[0]
+    pads = [key, bytes(b ^ 0x36 for b in key.ljust(64, b"\0")), bytes(b ^ 0x5C for b in key.ljust(64, b"\0"))]
+    for text in shown:
+        bare = text.upper().replace(" ", "").replace(",", "")
+        for secret in pads:
+            assert secret.hex().upper()[:24] not in bare
+            assert secret.decode("latin-1")[:12].upper() not in text.upper()
+            assert "".join(map(str, secret))[:24] not in bare
+
+
+def test_what_is_shown_of_a_column_of_tokens() -> None:
+    token = digested("x", b"k")
+    frame = pl.DataFrame({"x": ["jane.doe@example.com", token, None]})
+    assert frame.select(shown_lean(pl.col("x"), "email", "tokenize"))["x"].to_list() == [
+        "jan***@example.com",
+        token,
+        None,
+    ]
+    assert frame.select(shown_lean(pl.col("x"), "email", "mask"))["x"].to_list() == [
+        "jan***@example.com",
+        "***",
+        None,
+    ]
+
+
+def test_a_key_is_asked_for_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(NoTokenKey, match=r"^MEDALLION_TOKEN_KEY is not set: set it to a secret"):
+        token_key()
+    assert key_fingerprint() == ""
+    monkeypatch.setenv(KEY_VARIABLE, "too short")
+    with pytest.raises(NoTokenKey, match="is too short") as error:
+        token_key()
+    assert "too short:" in str(error.value)
+    monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdef")
+    one = key_fingerprint()
+    monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdeF")
+    assert len({one, key_fingerprint(), ""}) == 3

@@ -186,6 +186,23 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("unknown check", {"is_prime": True}, "x", "custom check 'is_prime' is not available"),
     ("reject by a whole frame", {"unique_values_eq": [1], "severity": {"unique_values_eq": "reject"}}, "x",
      "reject no row"),
+    ("name of the platform's", {"alias": "_row"}, "_row", "begins with _"),
+    ("name with a blank", {"alias": "the x"}, "the x", "is no name of a column"),
+    ("no name", {"alias": ""}, "", "is no name of a column"),
+    ("two names that differ by case", {"alias": "T"}, "t", "differs from 'T' only by case"),
+    ("default", {"default": 5}, "x", "default is not supported"),
+    ("coerce", {"coerce": True}, "x", "coerce is not supported"),
+    ("not required", {"required": False}, "x", "say nullable=True"),
+    ("misspelt option of a field", {"nulable": True}, "x", "nulable"),
+    ("misspelt option of Config", {"config": {"metdata": {}}}, None, r"Config.metdata is not supported"),
+    ("option of Config without effect", {"config": {"coerce": True}}, None, "Config.coerce is not supported"),
+    ("options as a list", {"config": {"metadata": ["x"]}}, None, "is a list, not a mapping"),
+    ("severity of no uniqueness", table(unique_severity="warn"), "unique_severity", "names no"),
+    ("protection of nothing", {"annotation": T.StringType, "protect": "hash"}, "x", "say which kind"),
+    ("hash of an address", {"annotation": T.StringType, "pii": "email", "protect": "hash"}, "x",
+     "known are mask, tokenize"),
+    ("unknown protection", {"annotation": T.StringType, "pii": "name", "protect": "x"}, "x",
+     "'x' of name is not known"),
     ("strict", {"config": {"strict": True}}, None, "Config.strict is not supported"),
     ("frame check", {"config": {"is_sorted": True}}, None, "is_sorted|not supported|custom"),
     ("unique unknown", {"config": {"unique": ["y"]}}, "Config.unique", "unknown column 'y'"),
@@ -229,14 +246,19 @@ def test_a_name_that_is_taken() -> None:
         type("Bad", (ContractModel,), {"__annotations__": {"contract": T.StringType}})
 
 
+def test_a_field_that_pandera_does_not_see_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"^Bad._id: names that begin with _ are the platform's own$"):
+        type("Bad", (ContractModel,), {"__annotations__": {"_id": T.StringType, "x": T.StringType}})
+
+
 def test_an_alias_is_the_name_of_the_column() -> None:
     class Aliased(ContractModel):
-        x: T.LongType = Field(alias="the x", ge=0)
+        x: T.LongType = Field(alias="the-x", ge=0)
 
         class Config:
-            metadata = {"rows": {"r": "`the x` < 5"}, "key": ["the x"]}  # noqa: RUF012
+            metadata = {"rows": {"r": "`the-x` < 5"}, "key": ["the-x"]}  # noqa: RUF012
 
-    assert Aliased.contract.column_names == ("the x",)
+    assert Aliased.contract.column_names == ("the-x",)
 
 
 def test_a_model_may_build_on_another() -> None:

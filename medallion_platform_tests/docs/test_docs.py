@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,12 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "add-a-source.md"
     package = tmp_path / "checkout" / "medallion_platform"
     shutil.copytree(REPOSITORY / "medallion_platform", package, ignore=shutil.ignore_patterns("__pycache__"))
-    module, field, api = blocks(page, "python")
+    module, field, personal, api = blocks(page, "python")
     domain = package / "domains" / "weather.py"
     assert module.startswith("# medallion_platform/domains/weather.py\n")
     # The API is declared and not pulled: there is none.
-    domain.write_text(module + api)
+    people = "\n\nclass People(ContractModel):\n" + textwrap.indent(personal, "    ")
+    domain.write_text(module + people + api)
     patch(package / "domains" / "catalog.py", blocks(page, "diff")[0])
     landed = tmp_path / "weather-landing" / "weather" / "2026-02-01.csv"
     landed.parent.mkdir(parents=True)

@@ -140,6 +140,20 @@ def test_personal_data_is_declared_all_the_way_down() -> None:
             Catalog((told,), (below,))
 
 
+def test_what_was_made_of_personal_data_stays_the_same_further_down() -> None:
+    raw = Column("email", ColumnType("string"), pii="email")
+    told = replace(source("x"), contract=replace(CONTRACT, columns=(*CONTRACT.columns, raw)))
+    token = replace(told.contract, columns=(*CONTRACT.columns, replace(raw, protect="tokenize")))
+    first = replace(made("silver.a", "bronze.x"), contract=token)
+    for contract, refused in ((token, False), (told.contract, True)):
+        catalog = (told,), (first, replace(made("silver.b", "silver.a"), contract=contract))
+        if refused:
+            with pytest.raises(DeclarationError, match=r"silver\.b: .*protect='tokenize'; declare it alike"):
+                Catalog(*catalog)
+        else:
+            Catalog(*catalog)
+
+
 def test_a_source_s_table_is_taken_once() -> None:
     with pytest.raises(DeclarationError, match="more than once"):
         Catalog((source("x"), source("x")), ())

@@ -5,12 +5,13 @@ import socket
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medallion_platform.contracts.contract import Contract
 from medallion_platform.sources.landing import (
     Seen,
     StillGrowing,
@@ -32,7 +33,7 @@ OLD = NOW - timedelta(hours=1)
 
 
 def source(name: str, *globs: str) -> FileSource:
-    return FileSource(name, f"bronze.{name}", cast(Any, None), Csv(), "test", claims=globs)
+    return FileSource(name, f"bronze.{name}", Contract("C", ()), Csv(), "test", claims=globs)
 
 
 EVENTS, USERS = source("events", "events/*.csv"), source("users", "users/**/*.json*")

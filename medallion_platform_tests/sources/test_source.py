@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
+import pyspark.sql.types as T
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.sources.source import (
     Csv,
     Debezium,
+    FileSource,
     JsonLines,
     UnreadableFile,
     claims,
@@ -104,3 +108,56 @@ def test_encodings_are_checked_where_they_are_declared():
 def test_an_unreadable_file_crosses_processes():
     error = pickle.loads(pickle.dumps(UnreadableFile("a", "torn")))
     assert (error.path, error.reason, str(error)) == ("a", "torn", "a: torn")
+
+
+class People(ContractModel):
+    person: T.StringType = Field()
+    note: T.StringType = Field(nullable=True)
+
+
+class Keyed(ContractModel):
+    person: T.StringType = Field()
+
+    class Config:
+        metadata = {"key": ["person"]}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("contract", "format", "options", "reason"),
+    [
+        (
+            People,
+            Debezium(),
+            {},
+            r"^source 'hr': Debezium's key 'id' is in no contract: People knows person, note$",
+        ),
+        (People, Debezium(key=("person", "since")), {}, "key 'since' is in no contract"),
+        (People, Debezium(key=()), {}, "names no key"),
+        (
+            People,
+            Csv(header=False, columns=("name", "note")),
+            {},
+            "'person' must not be null",
+        ),
+        (
+            Keyed,
+            JsonLines(),
+            {"drop_repeated_text": True},
+            "Keyed has the key person",
+        ),
+    ],
+)
+def test_what_contradicts_the_contract_is_refused(
+    contract: type[ContractModel], format: Any, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        FileSource("hr", "bronze.people", contract.contract, format, "hr", claims=("hr/**",), **options)
+
+
+def test_what_agrees_with_the_contract_is_taken() -> None:
+    for format in (
+        Debezium(key=("person",)),
+        Csv(header=False, columns=("person",)),
+        Csv(columns=("person",)),
+    ):
+        FileSource("hr", "bronze.people", People.contract, format, "hr", claims=("hr/**",))

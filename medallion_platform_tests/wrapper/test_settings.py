@@ -138,6 +138,16 @@ def test_a_code_location_says_the_same(tmp_path: Path) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_the_key_of_tokens_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDALLION_TOKEN_KEY", "sixteen letters!")
+    settings = Settings()
+    assert "sixteen" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    monkeypatch.setenv("MEDALLION_TOKEN_KEY", "fifteen letters")
+    with pytest.raises(WrongSetting, match=r"^MEDALLION_TOKEN_KEY: .*16") as caught:
+        Settings()
+    assert "fifteen" not in shown(caught.value)
+
+
 def test_they_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().home = Path("x")  # type: ignore[misc]

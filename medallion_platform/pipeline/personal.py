@@ -1,0 +1,82 @@
+"""Personal data on its way out of bronze: what is declared is protected, and counted.
+
+Undeclared text flows on as it came, unless the table asks for `mask_undeclared`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts import masking, shapes
+
+if TYPE_CHECKING:
+    from medallion_platform.contracts import contract as contracts
+    from medallion_platform.pipeline.table import Table
+
+_MASKED = "_masked "
+"""How the counters begin that tell of a declared column's values."""
+
+
+def protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
+    """The rows with personal data protected: declared columns, and undeclared text where it is asked for.
+
+    The record as it came has no place here at all. Of undeclared text, the number of values that were masked
+    is observed, by column.
+
+    Raises:
+        NoTokenKey: a column becomes tokens, and there is no key.
+    """
+    rows = rows.drop("_payload")
+    declared = [c for c in table.contract.columns if c.pii and c.name in rows.columns]
+    protected = {c.name: _protected(rows, c) for c in declared}
+    observed = None
+    undeclared = _undeclared_text(table, rows) if table.mask_undeclared else []
+    if undeclared:
+        observed = Observation()
+        masked = {name: _masked_in_text(_column(name)) for name in undeclared}
+        changed = [F.count_if(text != _column(name)).alias(name) for name, text in masked.items()]
+        rows = rows.observe(observed, *changed)
+        protected |= masked
+    return (rows.withColumns(protected) if protected else rows), observed
+
+
+def counters(table: Table) -> dict[str, Column]:
+    """What is counted of rows on their way into the table, by the names that `told` knows."""
+    return {_MASKED + name: F.count(_column(name)) for name in table.contract.pii}
+
+
+def told(counted: dict[str, int], observed: Observation | None) -> dict[str, int]:
+    """By column, the values that were protected; those of `counters` are taken out of `counted`."""
+    names = [name for name in counted if name.startswith(_MASKED)]
+    found = {name.removeprefix(_MASKED): counted.pop(name) for name in names}
+    found |= observed.get if observed else {}
+    return {name: n for name, n in found.items() if n}
+
+
+def _undeclared_text(table: Table, rows: DataFrame) -> list[str]:
+    """Columns of text that the contract does not know, those left out that the platform itself made."""
+    known = table.contract.by_name
+    return [n for n, kind in rows.dtypes if kind == "string" and n not in known and not n.startswith("_")]
+
+
+def _protected(rows: DataFrame, column: contracts.Column) -> Column:
+    assert column.pii
+    values = _column(column.name)
+    if column.protect == "mask":
+        return masking.mask_spark(values, column.pii)
+    if column.protect == "hash":
+        return masking.digest_spark(values, None)
+    return masking.digest_spark(values, masking.pads_spark(rows.sparkSession, masking.token_key()))
+
+
+def _masked_in_text(text: Column) -> Column:
+    """The text without its addresses and phone numbers."""
+    masked = F.when(text.contains("@"), F.regexp_replace(text, shapes.EMAIL, r"$1***@$2")).otherwise(text)
+    return F.regexp_replace(masked, shapes.PHONE, masking.STARS)
+
+
+def _column(name: str) -> Column:
+    return F.col("`" + name.replace("`", "``") + "`")
