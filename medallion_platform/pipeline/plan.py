@@ -20,7 +20,7 @@ from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
 from medallion_platform.pipeline.table import Table, Upstream
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised by hand when the engines judge, cast or mask the same rows in another way than before."""
 
 CODE = "code"
