@@ -3,8 +3,9 @@
 A contract is columns and expectations. Every expectation holds one test of the small language below;
 each engine translates a test into its own expression, so a new engine is one more translation.
 
-What all tests have in common: a null passes (except `NotNull`), a NaN equals itself and is greater
-than every number, and 0.0 equals -0.0. These are the rules of Spark and of polars alike.
+What all tests have in common: a null passes (except `NotNull`), a NaN equals itself, is greater than
+every number and yet passes no bound, be it above or below, and 0.0 equals -0.0. But for the bounds, these
+are the rules of Spark and of polars alike.
 """
 
 from __future__ import annotations
@@ -185,6 +186,12 @@ Test = (
     | Values
     | Sql
 )
+
+
+def is_bound(test: Compare | InRange, type: ColumnType) -> bool:
+    """Whether a test says how small or large a floating number may be: NaN is neither."""
+    ordered = isinstance(test, InRange) or test.operator not in ("eq", "ne")
+    return ordered and type.kind in ("float", "double")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from medallion_platform.contracts.contract import (
     Unique,
     Value,
     Values,
+    is_bound,
 )
 from medallion_platform.contracts.sql import Node, parse
 
@@ -380,12 +381,13 @@ def _violates(contract: Contract, expectation: Expectation) -> pl.Expr | None:
 def _passes(expectation: Expectation, column: Column) -> pl.Expr:
     test, value = expectation.test, pl.col(column.name)
     if isinstance(test, Compare):
-        return getattr(value, test.operator)(_literal(test.value, column.type))
+        passes = getattr(value, test.operator)(_literal(test.value, column.type))
+        return passes & value.is_not_nan() if is_bound(test, column.type) else passes
     if isinstance(test, InRange):
         low, high = _literal(test.low, column.type), _literal(test.high, column.type)
         above = value >= low if test.include_low else value > low
         below = value <= high if test.include_high else value < high
-        return above & below
+        return above & below & value.is_not_nan() if is_bound(test, column.type) else above & below
     if isinstance(test, OneOf):
         inside = value.is_in(pl.Series(list(test.values), dtype=polars_type(column.type)).implode())
         return inside.not_() if test.negated else inside
@@ -450,6 +452,7 @@ def _sql(node: Node) -> pl.Expr:
     simple: dict[str, Any] = {
         "not": lambda: first.not_(),
         "is_null": lambda: first.is_null(),
+        "is_nan": lambda: first.is_nan(),
         "matches": lambda: first.str.contains(node.value),
         "as": lambda: first.cast(_sql_type(node)),
         "negate": lambda: pl.lit(0, dtype=pl.Int128) - first if node.type.wide else -first,

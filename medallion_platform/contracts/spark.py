@@ -39,6 +39,7 @@ from medallion_platform.contracts.contract import (
     Unique,
     Value,
     Values,
+    is_bound,
 )
 from medallion_platform.contracts.sql import Node, parse
 
@@ -118,13 +119,13 @@ class SparkJudged:
         """The good rows, typed. `df` is this one with an observation on it."""
         df = self.df if df is None else df
         ok = self.ok if self.guard is None else F.when(self.guard, self.ok)
-        return df.filter(ok).select(*map(_quoted, self.columns))
+        return df.filter(ok).select(*map(quoted, self.columns))
 
     def bad(self, df: DataFrame | None = None) -> DataFrame:
         """The rejected rows as they came, with `violations` behind."""
         df = self.df if df is None else df
         as_came = [
-            _quoted(_WAS + name).alias(name) if _WAS + name in self.hidden else _quoted(name)
+            quoted(_WAS + name).alias(name) if _WAS + name in self.hidden else quoted(name)
             for name in self.columns
             if name != VIOLATIONS
         ]
@@ -145,15 +146,15 @@ def judge(contract: Contract, df: DataFrame) -> SparkJudged:
         if column.name not in given:
             typed.append(F.lit(None).cast(target).alias(column.name))
             continue
-        value = _quoted(column.name)
+        value = quoted(column.name)
         if given[column.name] == target and column.type.kind not in ("date", "timestamp"):
             typed.append(value)
             continue
         typed.append(convert(value, given[column.name], column.type).alias(column.name))
         hidden.append(_WAS + column.name)
     known = set(contract.column_names)
-    through = [_quoted(name) for name in df.columns if name not in known]
-    was = [_quoted(name.removeprefix(_WAS)).alias(name) for name in hidden]
+    through = [quoted(name) for name in df.columns if name not in known]
+    was = [quoted(name.removeprefix(_WAS)).alias(name) for name in hidden]
     staged = df.select(*typed, *through, *was)
     cast_columns = frozenset(name.removeprefix(_WAS) for name in hidden)
     of_row = [
@@ -190,7 +191,8 @@ def judge(contract: Contract, df: DataFrame) -> SparkJudged:
     )
 
 
-def _quoted(name: str) -> SparkColumn:
+def quoted(name: str) -> SparkColumn:
+    """The column of exactly this name: Spark takes a dot in a name for a step into a struct."""
     return F.col("`" + name.replace("`", "``") + "`")
 
 
@@ -230,7 +232,7 @@ def _guard(
 
 def _other_values(column: Column, test: Values) -> SparkColumn:
     """An aggregate: whether the values, nulls left out, are not exactly these."""
-    value = _quoted(column.name)
+    value = quoted(column.name)
     if not test.values:
         return F.count(value) > 0
     each = [F.count_if(value == _literal(v, column.type)) > 0 for v in test.values]
@@ -355,7 +357,7 @@ def _violated(
 ) -> SparkColumn | None:
     """Whether a row violates it (null: no); None where none can."""
     name = expectation.columns[0]
-    test, value, was = expectation.test, _quoted(name), _quoted(_WAS + name)
+    test, value, was = expectation.test, quoted(name), quoted(_WAS + name)
     if isinstance(test, IsType):
         return was.isNotNull() & value.isNull() if name in cast_columns else None
     if isinstance(test, NotNull):
@@ -368,9 +370,9 @@ def _violated(
 
 
 def _duplicated(expectation: Expectation, cast_columns: frozenset[str]) -> SparkColumn:
-    group = Window.partitionBy(*map(_quoted, expectation.columns))
+    group = Window.partitionBy(*map(quoted, expectation.columns))
     unread = [
-        _quoted(_WAS + name).isNotNull() & _quoted(name).isNull()
+        quoted(_WAS + name).isNotNull() & quoted(name).isNull()
         for name in expectation.columns
         if name in cast_columns
     ]
@@ -381,14 +383,15 @@ def _duplicated(expectation: Expectation, cast_columns: frozenset[str]) -> Spark
 
 
 def _passes(expectation: Expectation, column: Column) -> SparkColumn:
-    test, value = expectation.test, _quoted(column.name)
+    test, value = expectation.test, quoted(column.name)
     if isinstance(test, Compare):
-        return _compared(test.operator, value, _literal(test.value, column.type))
+        passes = _compared(test.operator, value, _literal(test.value, column.type))
+        return passes & ~F.isnan(value) if is_bound(test, column.type) else passes
     if isinstance(test, InRange):
         low, high = _literal(test.low, column.type), _literal(test.high, column.type)
         above = value >= low if test.include_low else value > low
         below = value <= high if test.include_high else value < high
-        return above & below
+        return above & below & ~F.isnan(value) if is_bound(test, column.type) else above & below
     if isinstance(test, OneOf):
         inside = _one_of(value, test.values, column.type)
         return ~inside if test.negated else inside
@@ -458,7 +461,7 @@ def _sql_type(node: Node) -> T.DataType:
 def _sql(node: Node) -> SparkColumn:
     operation = node.operation
     if operation == "column":
-        column = _quoted(node.value)
+        column = quoted(node.value)
         return column.cast(_sql_type(node)) if node.type.kind in ("int", "float") else column
     if operation == "literal":
         return _sql_literal(node)
@@ -477,6 +480,7 @@ def _sql(node: Node) -> SparkColumn:
         "days": lambda: F.unix_date(first).cast("long") - F.unix_date(arguments[1]).cast("long"),
         "not": lambda: ~first,
         "is_null": lambda: first.isNull(),
+        "is_nan": lambda: F.isnan(first),
         "matches": lambda: first.rlike(node.value),
         "as": lambda: first.cast(_sql_type(node)),
         "negate": lambda: -first,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -32,7 +32,7 @@ _TOKENS = re.compile(
     r"""\s*(?:
       (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
     | '(?P<text>(?:[^']|'')*)'
-    | `(?P<quoted>[^`]+)` | "(?P<double>[^"]+)"
+    | `(?P<quoted>(?:[^`]|``)+)` | "(?P<double>(?:[^"]|"")+)"
     | (?P<word>[^\W\d]\w*)
     | (?P<sign><=|>=|<>|!=|==|[-+*/(),=<>])
     | (?P<end>\Z)
@@ -116,6 +116,25 @@ def parse(text: str, columns: tuple[Column, ...]) -> Node:
         raise SqlError(f"cannot be read from {parser.shown!r} on")
     if node.type.kind != "boolean":
         raise SqlError(f"is a {node.type.kind}, not a condition")
+    return _without_nan(node, passes=True)
+
+
+def _without_nan(node: Node, *, passes: bool) -> Node:
+    """The same condition where NaN passes no bound: not `x >= 0`, and not `not x < 0` either.
+
+    passes: whether the row passes where the node is true; else where it is false.
+    """
+    if node.type.kind != "boolean":
+        return node
+    within = passes is not (node.operation == "not")
+    node = replace(node, arguments=tuple(_without_nan(a, passes=within) for a in node.arguments))
+    if node.operation not in ("lt", "le", "gt", "ge") or node.arguments[0].type.kind != "float":
+        return node
+    for side in node.arguments:
+        if side.operation != "literal":
+            nan = Node("is_nan", _BOOLEAN, (side,))
+            test = Node("not", _BOOLEAN, (nan,)) if passes else nan
+            node = Node("and" if passes else "or", _BOOLEAN, (node, test))
     return node
 
 
@@ -268,7 +287,8 @@ class _Parser:
         if kind == "text":
             return Node("literal", SqlType("string"), (), token.replace("''", "'"))
         if kind != "word":
-            return self.column(token)
+            mark = "`" if kind == "quoted" else '"'
+            return self.column(token.replace(mark * 2, mark))
         return self._word(token)
 
     def _word(self, token: str) -> Node:

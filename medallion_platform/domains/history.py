@@ -12,6 +12,8 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
+from medallion_platform.contracts.spark import quoted
+from medallion_platform.pipeline.names import PLATFORM, folded, own_name
 from medallion_platform.sources.debezium import TRANSACTION, UNTOLD
 
 DELETED = "d"
@@ -38,23 +40,24 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     Returns:
         `key`, the row's columns, `effective_from`, `effective_to` (null: still open),
         `is_current` and `source_position`, the position of the event that began the version, which
-        sorts as the versions do.
+        sorts as the versions do. A column of the row with one of these names is there under another one
+        (`own_name`).
     """
     columns = [c for c in changes.columns if not c.startswith("_") and c != key]
     places = [c for c in _PLACE if c in changes.columns]
     events = changes.select(
         *places,
-        F.col(key),
+        quoted(key),
         F.col("_sequence").alias("_position"),
         F.col("_changed_at").try_cast("timestamp").alias("_at"),
         F.col("_op"),
-        F.struct(*columns).alias("_state"),
+        F.struct(*map(quoted, columns)).alias("_state"),
     )
-    own = events.where(F.col(key).isNotNull() & F.col("_op").isin(*_UPSERTS, DELETED))
+    own = events.where(quoted(key).isNotNull() & F.col("_op").isin(*_UPSERTS, DELETED))
     truncates = events.where(F.col("_op") == TRUNCATED).drop(key)
-    everyone = own.select(key).distinct().crossJoin(F.broadcast(truncates))
+    everyone = own.select(quoted(key)).distinct().crossJoin(F.broadcast(truncates))
     events = own.unionByName(everyone).select(
-        key,
+        quoted(key),
         *places,
         "_position",
         "_at",
@@ -66,8 +69,8 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     events = _with_eras(events, key) if len(places) == len(_PLACE) else events.withColumn("_era", F.lit(0))
 
     # One shuffle and one sort serve these windows: the order of each is a prefix of the first one's.
-    arrival = Window.partitionBy(key).orderBy("_era", "_position", "_tie", "_at", "_state")
-    by_position = Window.partitionBy(key).orderBy("_era", "_position")
+    arrival = Window.partitionBy(quoted(key)).orderBy("_era", "_position", "_tie", "_at", "_state")
+    by_position = Window.partitionBy(quoted(key)).orderBy("_era", "_position")
     place = F.struct("_era", "_position")
     next_place = F.lead(place).over(arrival)
     last_there = next_place.isNull() | (next_place != place)
@@ -84,8 +87,8 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
         closed.withColumn("is_current", F.lead("_gone").over(by_position).isNull())
         .where(~F.col("_gone"))
         .select(
-            key,
-            *(F.col("_state")[c].alias(c) for c in columns),
+            quoted(key),
+            *(F.col("_state")[c].alias(own_name(c) if folded(c) in PLATFORM else c) for c in columns),
             "effective_from",
             "effective_to",
             "is_current",
@@ -110,8 +113,8 @@ def _with_eras(events: DataFrame, key: str) -> DataFrame:
     transaction (`gtid`), or else an event (position and time), came first, and from which log.
     """
     # How far the source's clock was when an event came: what two topics, or a topic and files, share.
-    in_log = Window.partitionBy(key, "_source").orderBy("_offset")
-    told_again = Window.partitionBy(key, "_told")
+    in_log = Window.partitionBy(quoted(key), "_source").orderBy("_offset")
+    told_again = Window.partitionBy(quoted(key), "_told")
     position = F.col("_position")
     transaction = F.split_part(position, F.lit(TRANSACTION), F.lit(2))
     number = F.split_part(position, F.lit(TRANSACTION), F.lit(3))
@@ -194,24 +197,24 @@ def as_of(
         known: name of the boolean column that says whether there was a version.
     """
     # Names that no upstream has: a message brings a `_key` of its own.
-    in_order = Window.partitionBy(key).orderBy("effective_from", "source_position")
+    in_order = Window.partitionBy(quoted(key)).orderBy("effective_from", "source_position")
     first = F.lag("source_position").over(in_order).isNull()
     spans = history.select(
-        F.col(key).alias("_span_key"),
+        quoted(key).alias("_span_key"),
         F.when(~first, F.col("effective_from")).alias("_span_from"),
         F.lead("effective_from").over(in_order).alias("_span_to"),
         F.lit(True).alias("_span_known"),
-        *(F.col(column).alias(f"_span_take_{name}") for column, name in take.items()),
+        *(quoted(column).alias(f"_span_take_{name}") for column, name in take.items()),
     )
     valid = (
-        (F.col(by) == F.col("_span_key"))
-        & (F.col("_span_from").isNull() | (F.col(at) >= F.col("_span_from")))
-        & (F.col("_span_to").isNull() | (F.col(at) < F.col("_span_to")))
+        (quoted(by) == F.col("_span_key"))
+        & (F.col("_span_from").isNull() | (quoted(at) >= F.col("_span_from")))
+        & (F.col("_span_to").isNull() | (quoted(at) < F.col("_span_to")))
     )
     found = rows.join(F.broadcast(spans), valid, "left").withColumn(
         known, F.coalesce("_span_known", F.lit(False))
     )
-    found = found.withColumns({name: F.col(f"_span_take_{name}") for name in take.values()})
+    found = found.withColumns({name: quoted(f"_span_take_{name}") for name in take.values()})
     return found.drop(
         "_span_key", "_span_from", "_span_to", "_span_known", *(f"_span_take_{n}" for n in take.values())
     )

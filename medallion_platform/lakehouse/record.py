@@ -26,6 +26,7 @@ class Record:
     notes: per source file or batch, what a person should know (a new version of a known file).
     taken_back: of a restore, the state of what the table had been made from; nobody makes it from the same
     again unasked.
+    further: rows some of whose undeclared fields have no column of their own.
     """
 
     verb: str
@@ -41,6 +42,7 @@ class Record:
     stale_units: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stands_for: int | None = None
+    further: int = 0
     seconds: float = 0.0
     taken_back: str = ""
     masked: dict[str, int] = field(default_factory=dict)

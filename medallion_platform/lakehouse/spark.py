@@ -22,6 +22,7 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
+from medallion_platform.contracts.spark import quoted
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
@@ -209,7 +210,7 @@ def _of_files(spark: SparkSession, path: str, table: DeltaTable, files: Sequence
     if not files:
         return spark.createDataFrame([], schema)
     found = spark.read.schema(schema).option("basePath", path).parquet(*(f"{path}/{f}" for f in files))
-    return found.select(*(F.col("`" + name.replace("`", "``") + "`") for name in schema.fieldNames()))
+    return found.select(*map(quoted, schema.fieldNames()))
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ def stage(
     observed = Observation()
     kept: dict[str, str] = {}
     if verdict is None:
-        rows = rows.select(*columns, F.lit(False).alias(_DEAD))
+        rows = rows.select(*map(quoted, columns), F.lit(False).alias(_DEAD))
     else:
         if verdict.counters:
             counters = (c.alias(n) for n, c in verdict.counters.items())
@@ -339,17 +340,17 @@ def _with_dead_letters(
 
     def written(column: str) -> Column:
         if column in partition_by:  # dead letters go to one file, not to one per partition
-            return F.when(~bad, F.col(column)).alias(column)
+            return F.when(~bad, quoted(column)).alias(column)
         if column in in_place:
-            return F.when(bad, F.col(in_place[column])).otherwise(F.col(column)).alias(column)
-        return F.col(column)
+            return F.when(bad, quoted(in_place[column])).otherwise(quoted(column)).alias(column)
+        return quoted(column)
 
     return rows.select(
         *map(written, columns),
         bad.alias(_DEAD),
         F.when(bad, verdict.violations).alias(_VIOLATIONS),
         F.when(bad, verdict.unit).alias(_UNIT),
-        *(F.when(bad, F.col(was)).alias(_KEPT + name) for name, was in kept.items()),
+        *(F.when(bad, quoted(was)).alias(_KEPT + name) for name, was in kept.items()),
     )
 
 
@@ -357,7 +358,8 @@ def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, st
     """Rejected rows as they came: `payload` (JSON text), `violations`, `unit`."""
     import polars as pl
 
-    row = pl.struct(pl.col(_KEPT + c if c in kept else c).alias(c) for c in columns if not c.startswith("_"))
+    # Column by column, by name: an expression would take some names for patterns.
+    row = pl.struct(dead[_KEPT + c if c in kept else c].alias(c) for c in columns if not c.startswith("_"))
     return dead.select(
         row.struct.json_encode().alias("payload"),
         pl.col(_VIOLATIONS).alias("violations"),

@@ -150,6 +150,8 @@ def metadata(
     }
     if record:
         found["seconds"] = record.seconds
+        if record.further:
+            found["rows_with_further_fields"] = record.further
         if record.stands_for is not None:
             found["rows_of_the_source"] = record.stands_for
         if record.violations:

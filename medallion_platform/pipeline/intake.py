@@ -43,6 +43,7 @@ from medallion_platform.pipeline.sift import (
     sift,
     units_of,
 )
+from medallion_platform.pipeline.undeclared import count_further, notes
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
 from medallion_platform.sources.source import Source
 
@@ -73,6 +74,7 @@ class Taken:
     looks_personal: dict[str, int] = field(default_factory=dict)
     pieces: int = 0
     notes: list[str] = field(default_factory=list)
+    further: int = 0
     version: int = -1
     seconds: float = 0.0
 
@@ -89,6 +91,7 @@ class Taken:
             warnings=self.warnings,
             looks_personal=self.looks_personal,
             notes=self.notes,
+            further=self.further,
             seconds=self.seconds,
         )
 
@@ -96,6 +99,7 @@ class Taken:
         """Add one batch's account."""
         self.counts += record.counts
         self.notes += record.notes
+        self.further += record.further
         self.units = summed((self.units, record.units))
         self.violations = summed((self.violations, record.violations))
         self.warnings = summed((self.warnings, record.warnings))
@@ -287,6 +291,7 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     refuse_failures(source, sifted.failures)
     twice = duplicates(sifted.good, source.contract, table, identity_of(source), kept.keys)
     rows, bad = sifted.good.filter(~twice), sifted.bad
+    further = count_further(rows)
     record = record_of(
         "intake",
         run,
@@ -297,7 +302,8 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         violations=sifted.violations,
         warnings=sifted.warnings,
         looks_personal=sifted.looks_personal,
-        notes=[piece.note for piece in batch.unread],
+        notes=[*(piece.note for piece in batch.unread), *notes(further)],
+        further=further,
     )
     refuse_unaccounted(source, record.counts)
     if not bad.is_empty():

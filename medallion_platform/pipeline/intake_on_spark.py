@@ -55,9 +55,11 @@ from medallion_platform.pipeline.intake import (
     refuse_other_types,
     refuse_unaccounted,
 )
-from medallion_platform.pipeline.sift import LETTER_PLACE, identity_of
+from medallion_platform.pipeline.names import folded
+from medallion_platform.pipeline.sift import LETTER_PLACE, bronze_schema, identity_of
 from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages
 from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
+from medallion_platform.pipeline.undeclared import MOST, notes, undeclared_of
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics, discreet
@@ -275,12 +277,13 @@ class _Batches:
         pieces: list[Piece] = [pickle.loads(row.told) for row in told]  # noqa: S301 from our executors
         refuse_failures(source, summed(p.failures for p in pieces))
         twice = _drop_duplicates(work, table, pieces, self.keys)
-        _add_columns(table, pieces)
+        _add_columns(table, pieces, source)
         if others := self._client.others(self.topics.partitions):
             raise MovedOn(f"source {source.name}: {', '.join(others)} was made anew while it was read")
         good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
         bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
         held = sum(p.held for p in pieces)
+        further = sum(p.further for p in pieces)
         record = record_of(
             "intake",
             run,
@@ -296,6 +299,8 @@ class _Batches:
             violations=summed(p.violations for p in pieces),
             warnings=summed(p.warnings for p in pieces),
             looks_personal=summed(p.looks_personal for p in pieces),
+            notes=notes(further),
+            further=further,
         )
         refuse_unaccounted(source, record.counts)
         if bad:
@@ -403,23 +408,29 @@ def _take_out(root: str, path: str, places: pl.Series) -> None:
         write(root, path, rows)
 
 
-def _add_columns(table: DeltaTable, pieces: Sequence[Piece]) -> None:
+def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource) -> None:
     """Give the table the columns that it lacks.
 
     Raises:
         Fenced: another writer committed meanwhile.
-        MovedOn: two executors spelled a new column differently; both know it, when they begin anew.
+        MovedOn: two executors spelled a new column differently, or each added so many that together they
+            are too many; all know what there is, when they begin anew.
     """
     have = pa.schema(table.schema())
+    declared = bronze_schema(source).names
     new: dict[str, pa.Field[Any]] = {}
     clash = ""
     for piece in pieces:
         for name in evolve(have, piece.schema).added:
-            spelled = new.setdefault(name.lower(), piece.schema.field(name)).name
+            spelled = new.setdefault(folded(name), piece.schema.field(name)).name
             clash = clash or (name if spelled != name else "")
-    add_columns(table, pa.schema(list(new.values())))
+    undeclared = sorted(f.name for f in new.values() if not f.name.startswith("_") and f.name not in declared)
+    surplus = undeclared[max(MOST - len(undeclared_of(have.names, declared)), 0) :]
+    add_columns(table, pa.schema([f for f in new.values() if f.name not in surplus]))
     if clash:
         raise MovedOn(f"{table.metadata().name}: the new column {clash} came in two spellings")
+    if surplus:
+        raise MovedOn(f"{table.metadata().name}: {len(surplus)} new columns are too many")
 
 
 def _finished(

@@ -19,6 +19,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.arrivals import Batch, Position, Unread
 from medallion_platform.sources.csv import other_header
+from medallion_platform.sources.records import OURS
 from medallion_platform.sources.source import (
     Csv,
     FileSource,
@@ -110,6 +111,10 @@ class LandingZone:
             yield gathered.batch(reached)
 
 
+_CELL = 4
+"""Bytes that a value or a null of a column counts at least."""
+
+
 class _Gathered:
     """Records and unreadable files since the last batch."""
 
@@ -117,19 +122,26 @@ class _Gathered:
         self.source = source
         self.frames: list[pl.DataFrame] = []
         self.unread: list[Unread] = []
-        self.rows = self.size = 0
+        self.rows = self.bytes = 0
+        self.names: set[str] = set()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the records take; of many with few fields in common, nulls take most."""
+        return max(self.bytes, _CELL * self.rows * len(self.names))
 
     def add(self, frame: pl.DataFrame) -> None:
         """One frame more."""
         self.frames.append(frame)
         self.rows += frame.height
-        self.size += int(frame.estimated_size())
+        self.bytes += int(frame.estimated_size())
+        self.names.update(frame.columns)
 
     def batch(self, reached: int) -> Batch:
         """What was gathered up to a position; the next batch starts empty."""
         frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
         made = Batch(frame, self.unread, {self.source.name: reached})
-        self.frames, self.unread, self.rows, self.size = [], [], 0, 0
+        self.frames, self.unread, self.rows, self.bytes, self.names = [], [], 0, 0, set()
         return made
 
 
@@ -275,7 +287,7 @@ def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -
         raise (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
     try:
         with zone_at(root).file(_same_content(root, file)) as path:
-            for frame in files.read(path, source.format, first_row):
+            for frame in files.read(path, source.format, first_row, declared=source.contract.column_names):
                 yield frame.with_columns(
                     *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
                     pl.lit(source.name).alias("_source"),
@@ -300,7 +312,7 @@ def _same_content(root: str, file: dict[str, Any]) -> Seen:
 
 def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
     """Whether a field becomes text: its type in one Parquet file shall bind no other file."""
-    if column in files.RESERVED or kind == pl.String:
+    if column in OURS or kind == pl.String:
         return False
     return column not in source.contract.by_name or kind.is_nested()
 

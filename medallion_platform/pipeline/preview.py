@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.contracts.masking import shown_lean
 
+_EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
+_PHONE = r"^\+[0-9](?:[ ()./\-]*[0-9]){3,11}[ ()./\-]*((?:[0-9][ ()./\-]*){3}[0-9])$"
+"""An international number, the whole text: digits alone may be a price or an order."""
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -16,22 +20,36 @@ if TYPE_CHECKING:
 def preview(
     lake: Lake, contract: Contract, table: str, rows: int, version: int | None = None
 ) -> pl.DataFrame | None:
-    """Some rows, the columns of the contract only: what nobody declared may be personal as well.
+    """Some rows: the columns of the contract, then the undeclared ones; none of ours (`_...`).
 
-    None where the table does not exist.
+    What looks personal in undeclared text is masked: nobody said that it is not. None where the table does
+    not exist.
     """
     import polars as pl
 
     found = lake.open(table, version)
     if found is None:
         return None
-    scan = pl.scan_delta(found)
-    there = set(scan.collect_schema().names())
-    columns = [
-        shown_lean(pl.col(c), contract.pii[c], contract.column(c).protect).alias(c)
-        if c in contract.pii
-        else pl.col(c)
-        for c in contract.column_names
-        if c in there
-    ]
-    return scan.select(columns).head(rows).collect()
+    there = [c for c in pl.scan_delta(found).collect_schema() if not c.startswith("_")]
+    declared = [c for c in contract.column_names if c in there]
+    wanted = declared + [c for c in there if c not in contract.by_name]
+    # By selectors, for which no name is a pattern.
+    head = pl.scan_delta(found).select(pl.selectors.by_name(wanted)).head(rows).collect()
+    return pl.DataFrame([_shown(head[c], contract) for c in wanted])
+
+
+def _shown(values: pl.Series, contract: Contract) -> pl.Series:
+    """A column as it may be seen."""
+    import polars as pl
+
+    name = values.name
+    if name in contract.pii:
+        return (
+            values.to_frame("v")
+            .select(shown_lean(pl.col("v"), contract.pii[name], contract.column(name).protect))
+            .to_series()
+            .alias(name)
+        )
+    if name not in contract.by_name and values.dtype == pl.String:
+        return values.str.replace_all(_EMAIL, "$1***@$2").str.replace(_PHONE, "***$1")
+    return values

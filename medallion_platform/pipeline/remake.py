@@ -5,6 +5,7 @@ Imported only when there are rows to make. Nothing in here commits.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from medallion_platform.contracts import spark as contracts
 from medallion_platform.contracts.contract import Severity
 from medallion_platform.contracts.masking import NoTokenKey
+from medallion_platform.contracts.spark import quoted
 from medallion_platform.lakehouse import dead_letters, lean, paths
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
@@ -142,7 +144,7 @@ def remake(
 
 def _plan_of(rows: DataFrame) -> str:
     """The analyzed plan, its first line the columns of the frame."""
-    frame: Any = rows.select(*rows.columns)
+    frame: Any = rows.select(*map(quoted, rows.columns))
     return str(frame._jdf.queryExecution().analyzed().toString())
 
 
@@ -238,16 +240,16 @@ def units_affected(
     new = engine.read(spark, lake, lookup.table, now).drop(*_IGNORED_IN_LOOKUPS)
     try:
         old = engine.read(spark, lake, lookup.table, before).drop(*_IGNORED_IN_LOOKUPS)
-        same = [c for c in new.columns if c in old.columns]
+        same = [quoted(c) for c in new.columns if c in old.columns]
         changed = (
-            new.select(same)
-            .exceptAll(old.select(same))
-            .unionByName(old.select(same).exceptAll(new.select(same)))
+            new.select(*same)
+            .exceptAll(old.select(*same))
+            .unionByName(old.select(*same).exceptAll(new.select(*same)))
         )
         since = changed.groupBy(lookup.key).agg(F.min("effective_from").alias("_since"))
         first = (
-            new.select(same)
-            .unionByName(old.select(same))
+            new.select(*same)
+            .unionByName(old.select(*same))
             .groupBy(lookup.key)
             .agg(F.min("effective_from").alias("_first"))
         )
@@ -272,8 +274,11 @@ def _rejected_units(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) ->
     import polars as pl
 
     letters = dead_letters.read(lake, table.name)
-    by = pl.col("payload").cast(pl.String).str.json_path_match(f"$['{lookup.by}']")
-    return set(letters.filter(by.is_in(list(keys)) & (pl.col("unit") != WHOLE))["unit"].drop_nulls())
+    letters = letters.filter(pl.col("unit") != WHOLE)
+    # Not by a JSON path, for which a mark in a name has a meaning.
+    told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
+    units = zip(letters["unit"], told, strict=True)
+    return {unit for unit, key in units if key is not None and str(key) in keys}
 
 
 def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
@@ -399,8 +404,8 @@ def _changed_keys(
         else:
             new = engine.read(spark, lake, main, now)
             old = engine.read(spark, lake, main, before)
-            same = [c for c in new.columns if c in old.columns]
-            new, old = new.select(same), old.select(same)
+            same = [quoted(c) for c in new.columns if c in old.columns]
+            new, old = new.select(*same), old.select(*same)
             changed = new.exceptAll(old).unionByName(old.exceptAll(new))
         if "_op" in changed.columns:
             # A tombstone has no key either, and says nothing that its delete did not say.
@@ -475,7 +480,7 @@ def _fit(
 ) -> tuple[DataFrame, list[str], Evolution]:
     """Create the table or evolve its schema; gives rows in its types, its columns, the change."""
     rows = judged.df
-    wanted = _arrow_schema(rows.select(judged.columns))
+    wanted = _arrow_schema(rows.select(*map(quoted, judged.columns)))
     current = lake.open(table.name)
     if current is None:
         lake.ensure(table.name, wanted, table.contract.partitioned_by)
@@ -488,7 +493,7 @@ def _fit(
         lean.add_columns(current, pa.schema(added))
     types = engine.spark_types(evolution.schema)
     given = dict(rows.dtypes)
-    fitted = {c: F.col(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
+    fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
     fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}
     return rows.withColumns(fitted) if fitted else rows, list(types), evolution
 

@@ -19,6 +19,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import sift as _sift
 from medallion_platform.pipeline.duplicates import duplicates
+from medallion_platform.pipeline.undeclared import count_further, notes
 from medallion_platform.sources import files
 from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
 
@@ -102,6 +103,8 @@ def replay(
         violations=judged.violations,
         warnings=judged.warnings,
         looks_personal=judged.looks_personal,
+        notes=notes(count_further(rows)),
+        further=count_further(rows),
     )
     version = table.version()
     if not rows.is_empty():
@@ -168,6 +171,8 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
             violations=judged.violations,
             warnings=judged.warnings,
             looks_personal=judged.looks_personal,
+            notes=notes(count_further(now)),
+            further=count_further(now),
         )
         held = dead_letters.read(lake, source.table)
         bad = _sift.dead_rows(source, run, judged.bad, [])
@@ -220,25 +225,20 @@ def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFra
     A payload is text, but that of a record that did not decode (`_raw`): it is its bytes in the file.
     """
     form = JsonLines() if isinstance(source.format, Parquet) else source.format
-    headers = {
-        r["sequence"]: tuple(r["header"]) if r["header"] else None
+    declared = source.contract.column_names
+    headers: dict[tuple[str, ...] | None, int] = {None: 0}
+    of_file = {
+        r["sequence"]: headers.setdefault(tuple(r["header"]) if r["header"] else None, len(headers))
         for r in ledger.read(lake, source.name).iter_rows(named=True)
     }
-    named = stored.with_columns(
-        pl.Series(
-            "_header",
-            [
-                "\x1f".join(headers.get(place_of(o)[0]) or ()) if isinstance(form, Csv) else ""
-                for o in stored["_offset"]
-            ],
-            dtype=pl.String,
-        )
-    )
+    numbers = [of_file.get(place_of(o)[0], 0) if isinstance(form, Csv) else 0 for o in stored["_offset"]]
+    named = stored.with_columns(pl.Series("_header", numbers, dtype=pl.Int64))
+    known = list(headers)
     told = [c for c in stored.columns if c not in ("payload", "_raw")]
     frames = []
     for (header, raw), part in named.group_by("_header", "_raw", maintain_order=True):
-        columns = tuple(str(header).split("\x1f")) if header else None
-        parsed = files.reparse(part["payload"].cast(pl.Binary if raw else pl.String), form, columns)
+        columns = known[int(str(header))]
+        parsed = files.reparse(part["payload"].cast(pl.Binary if raw else pl.String), form, columns, declared)
         frames.append(parsed.drop("_row").with_columns(part.select(told)))
     return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
 

@@ -25,9 +25,11 @@ from medallion_platform.contracts.contract import (
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.record import WHOLE
-from medallion_platform.sources import files, parquet
+from medallion_platform.pipeline.undeclared import FURTHER, undeclared
+from medallion_platform.sources import parquet
 from medallion_platform.sources.arrivals import Unread
 from medallion_platform.sources.debezium import OPEN, UNTOLD
+from medallion_platform.sources.records import OURS, field_of
 from medallion_platform.sources.source import Debezium, Parquet, Source
 
 if TYPE_CHECKING:
@@ -253,8 +255,8 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
         return whole
     payload = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
     if isinstance(source.format, Parquet):
-        fields = [c for c in bad.columns if c not in files.RESERVED and c != "violations"]
-        payload = pl.lit(parquet.payloads(bad.select(fields)).cast(pl.Binary))
+        fields = {field_of(c.name): c for c in bad if c.name not in OURS and c.name != "violations"}
+        payload = pl.lit(parquet.payloads(pl.DataFrame(fields)).cast(pl.Binary))
     rows = bad.select(
         pl.col("_source").alias("source"),
         pl.col("_offset").alias("offset"),
@@ -277,26 +279,28 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
 def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The bronze row: derived partition column, provenance, legal names, columns in order.
 
-    known: the columns that the table has, which keep their types. A field that differs by case or
-    punctuation goes there.
+    known: the columns that the table has, which keep their types.
     """
-    added = [pl.lit(run.at, pl.Datetime("us", "UTC")).alias("_ingested_at")]
-    if source.unit and source.unit not in source.contract.column_names:
-        added.append(pl.col(str(source.contract.event_time)).dt.date().alias(source.unit))
-    rows = rows.with_columns(added)
     wanted = _bronze_columns(source)
-    extra = [c for c in rows.columns if c not in wanted and c not in files.RESERVED]
-    legal = _legal_names(extra, list(wanted), list(known))
-    for name, kind in wanted.items():
-        if name not in rows.columns:
-            rows = rows.with_columns(pl.lit(None, kind).alias(name))
+    came = {column.name: column for column in rows}
+    fields = [c.alias(field_of(n)) for n, c in came.items() if n not in wanted and n not in OURS]
+    made = {"_ingested_at": pl.lit(run.at, pl.Datetime("us", "UTC"))}
+    if source.unit and source.unit not in source.contract.column_names:
+        unit = pl.col(str(source.contract.event_time)).dt.date()
+        made[source.unit] = unit
+        # A field of that name is undeclared.
+        fields += [came[source.unit]] if source.unit in came and rows.height else []
+    found = undeclared(fields, came.get(FURTHER), set(wanted), known)
+
+    def column(name: str) -> pl.Expr:
+        if name in made:
+            return made[name].alias(name)
+        return pl.col(name) if name in came else pl.lit(None, wanted[name]).alias(name)
+
     return rows.select(
-        *(pl.col(c).cast(known.get(c, k)) for c, k in wanted.items() if not c.startswith("_")),
-        *(
-            _as(known.get(name, pl.String()), rows.select(pl.coalesce(sorted(fields)).alias(name))[name])
-            for name, fields in legal.items()
-        ),
-        *(pl.col(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
+        *(column(c).cast(known.get(c, k)) for c, k in wanted.items() if not c.startswith("_")),
+        *(_as(known.get(name, pl.String()), text).alias(name) for name, text in found.items()),
+        *(column(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
     )
 
 
@@ -306,23 +310,6 @@ def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
     if declared is None:  # somebody gave the table a column of a type that no contract knows
         return pl.Series(text.name, [None], kind).new_from_index(0, text.len())
     return contracts.convert(text, declared)
-
-
-def _legal_names(extra: Sequence[str], taken: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
-    """Undeclared columns by a name that Delta accepts: no blanks or punctuation, unlike only by case.
-
-    A column that begins with `_` is ours, so that an undeclared field never does.
-    Which fields share a column depends on their names alone, never on what came in one batch.
-    """
-    used = {c.lower() for c in taken}
-    spelled = {c.lower(): c for c in known}
-    names: dict[str, list[str]] = {}
-    for column in extra:
-        name = "".join("_" if c in " ,;{}()\n\t=" else c for c in column).lstrip("_") or "unnamed"
-        while name.lower() in used:
-            name += "_"
-        names.setdefault(spelled.setdefault(name.lower(), name), []).append(column)
-    return names
 
 
 def units_of(source: Source, rows: pl.DataFrame) -> dict[str, int]:

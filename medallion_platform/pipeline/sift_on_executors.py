@@ -16,6 +16,7 @@ import pyarrow as pa
 from medallion_platform.lakehouse import dead_letters, lean
 from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.pipeline.sift import LETTER_PLACE, PLACE, identity_of, sift, units_of
+from medallion_platform.pipeline.undeclared import count_further
 from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.kafka_on_spark import records
 
@@ -57,6 +58,7 @@ class Piece:
     warnings: Mapping[str, int]
     failures: Mapping[str, int]
     looks_personal: Mapping[str, int]
+    further: int
     schema: pa.Schema
     identities: pl.DataFrame | None
 
@@ -107,6 +109,7 @@ def _piece(work: Work, frame: pl.DataFrame) -> Piece:
         sifted.warnings,
         sifted.failures,
         sifted.looks_personal,
+        count_further(sifted.good),
         sifted.good.to_arrow().schema,
         pl.concat(identities) if identity and identities else None,
     )

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import lru_cache
 from hashlib import md5
@@ -324,7 +325,8 @@ def conversions(schema: str) -> dict[str, Convert]:
 class DebeziumParser:
     """Finds and takes apart the change events of one file."""
 
-    def __init__(self, placeholder: str = UNTOLD) -> None:
+    def __init__(self, declared: Collection[str] = (), placeholder: str = UNTOLD) -> None:
+        self.declared = frozenset(declared)
         self.placeholder = placeholder
         self.shapes = Shapes(scan)
         self.schemas: dict[str, dict[str, Convert]] = {}
@@ -340,7 +342,7 @@ class DebeziumParser:
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
         """The fields of change events."""
-        events = _Events(block, len(starts))
+        events = _Events(block, len(starts), self.declared)
         quotes = Quotes(block)
         plain = scannable(block, starts, ends)
         inner_starts, inner_ends = starts.copy(), ends.copy()
@@ -467,14 +469,14 @@ class DebeziumParser:
             changed_at(source, envelope.get("ts_ms")),
             "true" if snapshot(source, op) else "false",
         )
-        events.put(row, {_named(name): value for name, value in fields.items()})
+        events.put(row, fields)
 
 
 class _Events(Columns):
     """Change events in the making."""
 
-    def __init__(self, block: Block, count: int) -> None:
-        super().__init__(block, count)
+    def __init__(self, block: Block, count: int, declared: frozenset[str]) -> None:
+        super().__init__(block, count, declared)
         self.facts: dict[str, list[str | None]] = {name: [None] * count for name in RESERVED}
         self.conversions: list[dict[str, Convert]] = []
         self.converted = np.full(count, -1, np.int64)
@@ -527,7 +529,7 @@ class _Events(Columns):
             op = op or ""
             seen = "true" if snapshot(source, op) else "false"
             self.meta(row, op, position(source, op, at), changed_at(source, at), seen)
-        self.add(found, quotes, (image,), _named)
+        self.add(found, quotes, (image,))
 
     def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:
         if path not in found.shape.nodes:
@@ -545,14 +547,13 @@ class _Events(Columns):
         parsed = self.parsed()
         for i, conversions in enumerate(self.conversions):
             rows = np.flatnonzero(self.converted == i)
-            for key, convert in conversions.items():
-                name = _named(key)
+            for name, convert in conversions.items():
                 if name in parsed.columns:
                     parsed.columns[name] = _converted(parsed.columns[name], rows, convert)
         for row in parsed.malformed:
             self.meta(row, *cast(Any, [None] * 4))
         facts = {name: pl.Series(name, v, pl.String) for name, v in self.facts.items()}
-        return Parsed({**facts, **parsed.columns}, parsed.malformed)
+        return replace(parsed, facts=facts)
 
 
 def _converted(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
@@ -570,7 +571,3 @@ def _converted(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
     places = np.arange(len(column), dtype=np.int64)
     places[rows] = np.arange(len(column), len(column) + len(rows))
     return pl.concat([column, new]).gather(places)
-
-
-def _named(name: str) -> str:
-    return name + "_" if name in RESERVED else name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from medallion_platform.sources.blocks import BLOCK, TextFile
 from medallion_platform.sources.csv import CsvParser, HeaderError
 from medallion_platform.sources.debezium import DebeziumParser
 from medallion_platform.sources.jsonlines import JsonLinesParser
-from medallion_platform.sources.records import Parser, undecodable
+from medallion_platform.sources.records import FURTHER, Parsed, Parser, in_frame, undecodable
 from medallion_platform.sources.slices import Block, Ints, patched
 from medallion_platform.sources.source import (
     Avro,
@@ -26,40 +27,38 @@ from medallion_platform.sources.source import (
     UnreadableFile,
 )
 
-__all__ = ["RESERVED", "UNDECODED", "UnreadableFile", "header", "read", "reparse"]
-
-RESERVED = (
-    *("_row", "_payload", "_payload_bytes", "_malformed"),
-    *("_source", "_file", "_offset", "_ingested_at"),
-)
-"""The columns that every frame begins with, and what else is told of where a record came from.
-
-A field of such a name gets a `_` behind it.
-"""
+__all__ = ["UNDECODED", "UnreadableFile", "header", "read", "reparse"]
 
 UNDECODED = "not valid "
 """How `_malformed` begins where a record does not decode to text, and is kept as bytes."""
 
 
-def read(path: Path | str, format: Format, first_row: int = 1, block: int = BLOCK) -> Iterator[pl.DataFrame]:
+def read(
+    path: Path | str,
+    format: Format,
+    first_row: int = 1,
+    block: int = BLOCK,
+    declared: Collection[str] = (),
+) -> Iterator[pl.DataFrame]:
     """The records of a file from `first_row` on, in frames of about `block` bytes of text each.
 
     Columns: `_row` (Int64, counted from 1, a header is none), `_payload` (the record's exact text),
     `_payload_bytes` (Binary: the record as it came where it does not decode, and `_payload` is
     null), `_malformed` (why it does not parse, else null), then one of String per field; for
-    Parquet the file's typed columns, and no payload. A frame has the fields that were met in it.
+    Parquet the file's typed columns, and no payload. A frame has the fields that were met in it; where
+    these are too many for a frame, all that are `declared`, and what is left in `FURTHER`.
 
     Raises UnreadableFile; for a compressed file, or one smaller than a block, before any frame.
     """
     path = Path(path)
     if isinstance(format, Parquet):
         for row, frame in parquet.read(path, first_row):
-            yield _framed(row, len(frame), frame.to_dict(), None, None, {})
+            yield _framed(row, len(frame), Parsed(frame.to_dict(), {}), None, None)
         return
     if isinstance(format, Avro):
         raise TypeError("Avro is read from topics, not from files")
     text = TextFile(path, format.encoding, block)
-    parser = _parser(format)
+    parser = _parser(format, declared)
     row, started = 1, False
     blocks = iter(text)
     rest, ahead, pull = b"", next(blocks, b""), 1
@@ -115,7 +114,12 @@ def header(path: Path | str, format: Format) -> tuple[str, ...] | None:
     return parser.names
 
 
-def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def reparse(
+    payloads: pl.Series,
+    format: Format,
+    columns: Sequence[str] | None = None,
+    declared: Collection[str] = (),
+) -> pl.DataFrame:
     """The same parsing as `read` of payloads that were stored: one row for each.
 
     Payloads are text (String; of Avro the JSON text), or the bytes of records as they came (Binary), which
@@ -124,11 +128,16 @@ def reparse(payloads: pl.Series, format: Format, columns: Sequence[str] | None =
     """
     records = payloads.cast(pl.Binary).fill_null(b"").to_list()
     if payloads.dtype == pl.Binary:
-        return parse(records, format, columns)
-    return _parsed(records, format, columns, None)
+        return parse(records, format, columns, declared)
+    return _parsed(records, format, columns, None, declared)
 
 
-def parse(records: Sequence[bytes], format: Format, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def parse(
+    records: Sequence[bytes],
+    format: Format,
+    columns: Sequence[str] | None = None,
+    declared: Collection[str] = (),
+) -> pl.DataFrame:
     """The same parsing of records as bytes, such as messages: one row for each.
 
     Raises:
@@ -137,17 +146,17 @@ def parse(records: Sequence[bytes], format: Format, columns: Sequence[str] | Non
     if isinstance(format, Parquet):
         raise TypeError("Parquet rows have no payload to parse again")
     if isinstance(format, Avro):
-        return _parsed_avro(records, format)
+        return _parsed_avro(records, format, declared)
     source = TextFile(Path(), format.encoding)
     if source.encoding != "utf-8":
         records = [source.decoded(record) for record in records]
-    return _parsed(records, format, columns, source)
+    return _parsed(records, format, columns, source, declared)
 
 
-def _parsed_avro(records: Sequence[bytes], format: Avro) -> pl.DataFrame:
+def _parsed_avro(records: Sequence[bytes], format: Avro, declared: Collection[str]) -> pl.DataFrame:
     """Records by their JSON text; one that does not decode is kept as its bytes."""
     texts, undecoded = avro.texts(records, format)
-    frame = _parsed(texts, format, None, None)
+    frame = _parsed(texts, format, None, None, declared)
     rows = list(undecoded)
     return frame.with_columns(
         patched(frame["_payload"], rows, [None] * len(rows)),
@@ -157,7 +166,11 @@ def _parsed_avro(records: Sequence[bytes], format: Avro) -> pl.DataFrame:
 
 
 def _parsed(
-    records: Sequence[bytes], format: Format, columns: Sequence[str] | None, source: TextFile | None
+    records: Sequence[bytes],
+    format: Format,
+    columns: Sequence[str] | None,
+    source: TextFile | None,
+    declared: Collection[str],
 ) -> pl.DataFrame:
     if isinstance(format, Csv):
         names = columns if columns is not None else format.columns
@@ -165,19 +178,19 @@ def _parsed(
             raise ValueError("payloads of CSV are parsed by the names of their file's fields")
         parser: Parser = CsvParser(format, names)
     else:
-        parser = _parser(format)
+        parser = _parser(format, declared)
     lengths = np.fromiter(map(len, records), np.int64, len(records))
     ends = np.cumsum(lengths)
     return _records(parser, Block(*records), ends - lengths, ends, 1, source)
 
 
-def _parser(format: Format) -> Parser:
+def _parser(format: Format, declared: Collection[str]) -> Parser:
     if isinstance(format, Csv):
         return CsvParser(format)
     if isinstance(format, JsonLines | Avro):
-        return JsonLinesParser()
+        return JsonLinesParser(declared)
     if isinstance(format, Debezium):
-        return DebeziumParser(format.unavailable_value_placeholder)
+        return DebeziumParser(declared, format.unavailable_value_placeholder)
     raise TypeError(f"{format!r} is not text")
 
 
@@ -189,14 +202,7 @@ def _records(
     bad = undecodable(block, starts, ends)
     if not bad.any():
         parsed = parser.parse(block, starts, ends)
-        return _framed(
-            row,
-            count,
-            parsed.columns,
-            block.texts(starts, ends - starts),
-            None,
-            parsed.malformed,
-        )
+        return _framed(row, count, parsed, block.texts(starts, ends - starts), None)
     good = np.flatnonzero(~bad)
     parsed = parser.parse(block, starts[good], ends[good])
     places = np.full(count, -1, np.int64)
@@ -204,50 +210,39 @@ def _records(
     index = pl.Series(places)
     index = index.set(index < 0, None)
     columns = {name: column.gather(index) for name, column in parsed.columns.items()}
+    facts = {name: column.gather(index) for name, column in parsed.facts.items()}
     payload = block.texts(starts[good], (ends - starts)[good]).gather(index)
     raw: list[bytes | None] = [None] * count
     malformed = {int(good[i]): why for i, why in parsed.malformed.items()}
+    further = {int(good[i]): fields for i, fields in parsed.further.items()}
     for i in np.flatnonzero(bad).tolist():
         record = block.get(int(starts[i]), int(ends[i]))
         raw[i] = record if source is None else source.raw(record)
         malformed[i] = f"{UNDECODED}{'utf-8' if source is None else source.encoding}"
-    return _framed(row, count, columns, payload, pl.Series(raw, dtype=pl.Binary), malformed)
+    parsed = Parsed(columns, malformed, further, facts)
+    return _framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))
 
 
 def _framed(
-    row: int,
-    count: int,
-    fields: Mapping[str, pl.Series],
-    payload: pl.Series | None,
-    raw: pl.Series | None,
-    malformed: dict[int, str],
+    row: int, count: int, parsed: Parsed, payload: pl.Series | None, raw: pl.Series | None
 ) -> pl.DataFrame:
-    reasons = pl.Series([None], dtype=pl.String).new_from_index(0, count)
-    if malformed:
-        why: list[str | None] = [None] * count
-        for i, reason in malformed.items():
-            why[i] = reason
-        reasons = pl.Series(why, dtype=pl.String)
+    further = {i: json.dumps(fields, ensure_ascii=False) for i, fields in parsed.further.items()}
     nothing = pl.Series([None], dtype=pl.Binary).new_from_index(0, count)
     return pl.DataFrame(
         {
             "_row": np.arange(row, row + count, dtype=np.int64),
             "_payload": payload if payload is not None else nothing.cast(pl.String),
             "_payload_bytes": raw if raw is not None else nothing,
-            "_malformed": reasons,
-            **dict(zip(_named(fields), fields.values(), strict=True)),
+            "_malformed": _texts(parsed.malformed, count),
+            **({FURTHER: _texts(further, count)} if further else {}),
+            **parsed.facts,
+            **{in_frame(name): column for name, column in parsed.columns.items()},
         }
     )
 
 
-def _named(names: Iterable[str]) -> list[str]:
-    """Names for fields that are not our own."""
-    taken = set(names) | set(RESERVED)
-    made: list[str] = []
-    for name in names:
-        if name in RESERVED:
-            name += "_"
-            while name in taken:
-                name += "_"
-        made.append(name)
-    return made
+def _texts(texts: Mapping[int, str], count: int) -> pl.Series:
+    """A column with some texts, by their place, and nulls."""
+    if not texts:
+        return pl.Series([None], dtype=pl.String).new_from_index(0, count)
+    return pl.Series([texts.get(i) for i in range(count)], dtype=pl.String)

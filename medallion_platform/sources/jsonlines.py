@@ -8,7 +8,7 @@ value counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from json.decoder import JSONDecodeError, scanstring  # pyright: ignore
 from typing import Any, cast
 
@@ -23,9 +23,30 @@ NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not an object"
 LONE_SURROGATE = "half of a surrogate pair"
 
-_decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+NO_NUMBER = "not JSON: it has no NaN and no Infinity"
+TOO_DEEP = "nested too deeply"
+
+MOST_NAMES = 2_000
+"""Undeclared fields of a frame that have a column in it; the others are told beside (`Parsed.further`)."""
+
+MOST_CELLS = 16 * 2**20
+"""Values and nulls of a frame's undeclared columns: records that each name other fields have fewer names."""
+
+_LEAST_NAMES = 64
+
+
+class _NoNumber(ValueError):
+    """One of the words that Python writes for numbers that JSON does not have."""
+
+
+def _refuse(word: str) -> str:
+    raise _NoNumber(word)
+
+
+_decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
 scan = cast(Any, _decoder).scan_once
 _SPACE = " \t\r\n"
+_UNREADABLE = (StopIteration, JSONDecodeError, RecursionError, IndexError, _NoNumber)
 
 
 def unescaped(text: str) -> str:
@@ -39,7 +60,7 @@ def whole(text: str) -> str | None:
     try:
         start = _after_space(text, 0)
         _, end = scan(text, start)
-    except (StopIteration, JSONDecodeError, RecursionError):
+    except _UNREADABLE:
         return None
     return text[start:end] if _after_space(text, end) == len(text) else None
 
@@ -48,7 +69,7 @@ def items_of(text: str) -> list[str] | None:
     """The JSON text of each item of the list that `text` is; None if it is none."""
     try:
         return _items(text)
-    except (StopIteration, JSONDecodeError, RecursionError, IndexError):
+    except _UNREADABLE:
         return None
 
 
@@ -75,7 +96,11 @@ def fields_of(text: str) -> dict[str, str | None] | str:
     """The fields of the object that `text` is, or why it is none."""
     try:
         return _fields(text)
-    except (StopIteration, JSONDecodeError, RecursionError, IndexError):
+    except _NoNumber:
+        return NO_NUMBER
+    except RecursionError:
+        return TOO_DEEP
+    except _UNREADABLE:
         return NOT_JSON if whole(text) is None else NOT_AN_OBJECT
 
 
@@ -129,10 +154,11 @@ def _after_space(text: str, place: int) -> int:
 
 
 class JsonLinesParser:
-    """Finds and takes apart the records of one file."""
+    """Finds and takes apart the records of one file. `declared` are fields that always have a column."""
 
-    def __init__(self) -> None:
+    def __init__(self, declared: Collection[str] = ()) -> None:
         self.shapes = Shapes(scan)
+        self.declared = frozenset(declared)
 
     def begin(self, block: Block, final: bool) -> int | None:
         """Nothing stands before the first record."""
@@ -149,11 +175,11 @@ class JsonLinesParser:
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
         """The fields of records."""
-        made = Columns(block, len(starts))
+        made = Columns(block, len(starts), self.declared)
         quotes = Quotes(block)
         plain = np.flatnonzero(scannable(block, starts, ends))
         for found in self.shapes.matched(block, quotes, starts, ends, plain):
-            made.add(found, quotes, (), lambda name: name)
+            made.add(found, quotes, ())
         for row in made.left():
             start, end = int(starts[row]), int(ends[row])
             too_long = end - start >= LONGEST
@@ -174,11 +200,18 @@ def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
 
 
 class Columns:
-    """Columns of text in the making, from records with a shape and from records without."""
+    """Columns of text in the making, from records with a shape and from records without.
 
-    def __init__(self, block: Block, count: int) -> None:
+    declared: fields that always have a column; of the others, so many as keep the frame within bounds.
+    """
+
+    def __init__(self, block: Block, count: int, declared: frozenset[str] = frozenset()) -> None:
         self.block = block
         self.count = count
+        self.declared = declared
+        self.room = max(_LEAST_NAMES, min(MOST_NAMES, MOST_CELLS // max(count, 1)))
+        self.names: set[str] = set()
+        self.further: dict[int, dict[str, str | None]] = {}
         self.places: dict[str, tuple[Ints, Ints]] = {}
         self.patches: dict[str, dict[int, str | None]] = {}
         self.malformed: dict[int, str] = {}
@@ -188,18 +221,34 @@ class Columns:
         """The records that were not put in yet."""
         return np.flatnonzero(~self.done).tolist()
 
-    def add(self, found: Matched, quotes: Quotes, path: Path, named: Callable[[str], str]) -> None:
-        """Put in the fields of the object at `path` of records with a shape."""
+    def add(self, found: Matched, quotes: Quotes, path: Path) -> None:
+        """Put in the fields of the object at `path` of records with a shape.
+
+        Where there is no room for their names, they are left to be put in one by one.
+        """
         rows = found.rows
+        keys = found.shape.children[path]
+        if len(keys) > self.room - len(self.names) and not all(map(self._has_column, keys)):
+            return
+        self.names.update(keys)
         self.done[rows] = True
-        for key in found.shape.children[path]:
+        for key in keys:
             start, end, is_text, is_null = found.value((*path, key))
             length = end - start
             if is_null is not None:
                 length[is_null] = -1
             if is_text is not None and len(quotes.backslashes):
-                self._unescape(named(key), rows, start, end, is_text, quotes)
-            self._column(named(key), rows, start, length)
+                self._unescape(key, rows, start, end, is_text, quotes)
+            self._column(key, rows, start, length)
+
+    def _has_column(self, name: str) -> bool:
+        """Whether a field has a column, or gets one now."""
+        if name in self.names:
+            return True
+        if name not in self.declared and len(self.names) >= self.room:
+            return False
+        self.names.add(name)
+        return True
 
     def _column(self, name: str, rows: Ints, start: Ints, length: Ints) -> None:
         """Put in one field of `rows`; null where the length is negative."""
@@ -225,7 +274,10 @@ class Columns:
             self.malformed[row] = fields
             return
         for name, value in fields.items():
-            self.patches.setdefault(name, {})[row] = value
+            if self._has_column(name):
+                self.patches.setdefault(name, {})[row] = value
+            else:
+                self.further.setdefault(row, {})[name] = value
 
     def parsed(self) -> Parsed:
         """What was put in."""
@@ -241,7 +293,7 @@ class Columns:
             columns[name] = self.block.texts(starts, lengths, valid)
         for name, patches in self.patches.items():
             if name not in columns:
-                columns[name] = pl.Series(name, [None], pl.String).new_from_index(0, self.count)
+                columns[name] = pl.Series([None], dtype=pl.String).new_from_index(0, self.count)
             rows = [row for row in patches if row not in self.malformed]
             columns[name] = patched(columns[name], rows, [patches[row] for row in rows])
-        return Parsed(columns, self.malformed)
+        return Parsed(columns, self.malformed, self.further)

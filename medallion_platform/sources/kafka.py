@@ -896,7 +896,8 @@ def framed(
         keys = told["_key"].to_list()
         values = [v and debezium.keyed(v, key) for v, key in zip(values, keys, strict=True)]
     try:
-        frame = files.parse([nothing if v is None else v for v in values], source.format).drop("_row")
+        records = [nothing if v is None else v for v in values]
+        frame = files.parse(records, source.format, declared=source.contract.column_names).drop("_row")
     except Unavailable as error:
         raise Unavailable(
             f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there"
@@ -906,12 +907,6 @@ def framed(
             *(pl.when(~tombstones).then(pl.col(c)).alias(c) for c in ("_payload", "_payload_bytes")),
             pl.when(tombstones).then(pl.lit(_TOMBSTONE)).otherwise(pl.col("_malformed")).alias("_malformed"),
         )
-    taken = set(frame.columns) | MESSAGE.keys()
-    for name in MESSAGE.keys() & set(frame.columns):  # a field, not what Kafka says
-        other = name + "_"
-        while other in taken:
-            other += "_"
-        frame = frame.rename({name: other})
     return frame.with_columns(pl.Series(name, column) for name, column in told.items())
 
 

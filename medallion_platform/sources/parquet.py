@@ -94,11 +94,14 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def _frame(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
     """The rows, decimals that no type of ours holds as text."""
     columns = [_written_out(column) for column in batch.columns]
-    frame = pl.from_arrow(pa.Table.from_arrays(columns, names=names))
+    # Not by their names, of which some are no text on the way between libraries.
+    numbers = [str(i) for i in range(len(names))]
+    frame = pl.from_arrow(pa.Table.from_arrays(columns, names=numbers))
     assert isinstance(frame, pl.DataFrame)
     for column in frame.iter_columns():
         if column.dtype.is_nested():
             text(column)  # what it cannot tell, no later step can
+    frame.columns = names
     return frame
 
 
@@ -215,12 +218,12 @@ def _plain(value: Any) -> Any:
 
 def _names(file: pq.ParquetFile) -> list[str]:
     """The columns' names; one that comes again has a `_` behind it."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for name in file.schema_arrow.names:
         while name in names:
             name += "_"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def _unreadable(path: Path, error: BaseException) -> UnreadableFile:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +17,44 @@ LONGEST = 64 * 2**20
 TOO_LONG = "longer than 64 MiB"
 
 
+FURTHER = "_further"
+"""The column of a frame that holds fields beyond those that have a column there: a JSON object of texts.
+
+There are few such frames: of records that name thousands of fields, or each others.
+"""
+
+OURS = frozenset(
+    {
+        *("_row", "_payload", "_payload_bytes", "_malformed", FURTHER),
+        *("_source", "_file", "_offset", "_ingested_at"),
+        *("_op", "_sequence", "_changed_at", "_snapshot"),
+        *("_key", "_headers", "_timestamp"),
+    }
+)
+"""The columns of frames that are no fields of a record, whatever its format."""
+
+
+def in_frame(field: str) -> str:
+    """The column of a frame for a field: its name, with one `_` more where ours has it."""
+    return f"{field}_" if field.rstrip("_") in OURS else field
+
+
+def field_of(column: str) -> str:
+    """The field of a column that is no column of ours: the reverse of `in_frame`."""
+    return column[:-1] if column.rstrip("_") in OURS else column
+
+
 @dataclass
 class Parsed:
-    """Records taken apart: one column of text per field, and why some are malformed (else null)."""
+    """Records taken apart: one column of text per field, and why some are malformed (else null).
+
+    further: of some records the fields that have no column. facts: columns of ours that the format tells.
+    """
 
     columns: dict[str, pl.Series]
     malformed: dict[int, str]
+    further: Mapping[int, Mapping[str, str | None]] = field(default_factory=dict)
+    facts: Mapping[str, pl.Series] = field(default_factory=dict)
 
 
 class Parser(Protocol):

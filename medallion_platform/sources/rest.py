@@ -27,6 +27,7 @@ from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, Position, Unavailable
 from medallion_platform.sources.http import Answer, Client, Failed, Token, origin, refuse_unsafe, shown
 from medallion_platform.sources.jsonlines import fields_of, items_of
+from medallion_platform.sources.records import in_frame
 from medallion_platform.sources.source import JsonLines, Source
 
 READINGS = 5
@@ -384,15 +385,17 @@ def _at(text: str, path: Sequence[str]) -> str | None:
 
 def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFrame:
     """Records with their provenance. Of one without a place in the API's order, the offset is 0."""
-    frame = files.reparse(pl.Series(records, dtype=pl.Binary), source.format)
-    name = source.since.field
+    field = source.since.field
+    declared = (field, *source.contract.column_names)
+    frame = files.reparse(pl.Series(records, dtype=pl.Binary), source.format, declared=declared)
+    name = in_frame(field)
     text = frame[name] if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
     offsets = source.since.offsets(text)
     placed = offsets.is_between(0, _GREATEST).fill_null(False)
     return frame.with_columns(
         pl.when(placed | pl.col("_malformed").is_not_null())
         .then(pl.col("_malformed"))
-        .otherwise(pl.lit(f"{name} is no {source.since.kind}"))
+        .otherwise(pl.lit(f"{field} is no {source.since.kind}"))
         .alias("_malformed"),
         pl.lit(source.name).alias("_source"),
         pl.lit(f"{source.url} page {page}").alias("_file"),

@@ -24,7 +24,7 @@ _MOST_QUOTES = 4000
 _LONGEST_LITERAL = PADDING - 64
 _SPACE = b" \t\r\n"
 _BARE = (
-    r"^(?:null|true|false|NaN|-?Infinity|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+    r"^(?:null|true|false|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
     r"|\[[ \t\r\n]*\])$"
 )
 _HEX = "[0-9a-fA-F]"

@@ -125,4 +125,4 @@ def patched(column: pl.Series, rows: list[int], values: Sequence[str | bytes | N
         return column
     places = np.arange(len(column), dtype=np.int64)
     places[rows] = np.arange(len(column), len(column) + len(rows))
-    return pl.concat([column, pl.Series(column.name, values, column.dtype)]).gather(places)
+    return pl.concat([column, pl.Series(values=values, dtype=column.dtype)]).gather(places)

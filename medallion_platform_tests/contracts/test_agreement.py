@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
@@ -96,7 +97,7 @@ def test_bad_rows_come_as_they_came_with_every_violation_named(spark: SparkSessi
     assert list(found.bad.select("_row", "violations").iter_rows()) == NAMES
     assert_frame_equal(found.bad.select(frame.columns), frame[1:])
     assert found.good["id"].to_list() == ["1"]
-    assert found.counts["amount: greater_than_or_equal_to(0.0)"] == 1
+    assert found.counts["amount: greater_than_or_equal_to(0.0)"] == 2
     assert found.counts["kind: unique_values_eq(a, b)"] == 1
 
 
@@ -180,3 +181,51 @@ def test_a_zero_is_a_zero_and_nan_is_nan_in_a_set_of_any_size(spark: SparkSessio
     frame = pl.DataFrame({name: column(values, contract.column(name).type.kind) for name in contract.by_name})
     found = assert_agree(contract, frame, spark)
     assert list(found.counts.values()) == [0, 0, 3, 0, 0, 3, 0, 0, 3, 0, 0, 3]
+
+
+BOUNDS = st.sampled_from(["ge", "gt", "le", "lt"])
+NUMBERS = st.sampled_from([math.nan, -math.inf, -1.0, 0.0, 2.5, math.inf, None])
+TERMS, LIMITS = st.sampled_from(["x", "y", "-x", "x - y"]), st.sampled_from(["0", "2.5e0", "y", "abs(x)"])
+SQL_BOUNDS = st.recursive(
+    st.builds("{} {} {}".format, TERMS, st.sampled_from(["<", "<=", ">", ">="]), LIMITS),
+    lambda inner: (
+        st.builds("({} {} {})".format, inner, st.sampled_from(["and", "or"]), inner)
+        | st.builds("not ({})".format, inner)
+    ),
+    max_leaves=4,
+)
+
+
+@quick(4)
+@given(st.data())
+def test_nan_passes_no_bound_however_it_is_said(spark: SparkSession, data: st.DataObject) -> None:
+    limits = {f"c{i}": {data.draw(BOUNDS): 0.0} for i in range(4)}
+    limits["r"] = {"in_range": {"min_value": -1.0, "max_value": 2.5}}
+    fields = {
+        n: (data.draw(st.sampled_from(["double", "float"])), {"nullable": True, **o})
+        for n, o in limits.items()
+    }
+    fields |= {n: ("double", {"nullable": True}) for n in ("x", "y")}
+    rows = {f"rule {i}": data.draw(SQL_BOUNDS) for i in range(6)}
+    contract = model(fields, metadata={"rows": rows}).contract
+    names = list(fields)
+    values = {n: data.draw(st.lists(NUMBERS, min_size=30, max_size=30)) for n in names}
+    frame = pl.DataFrame({n: column(values[n], contract.column(n).type.kind) for n in names})
+    found = assert_agree(contract, frame, spark)
+    bounded = pl.any_horizontal(pl.col(*limits).is_nan())
+    assert found.good.filter(bounded).is_empty()
+    assert_agree(contract, frame.select(pl.all().cast(pl.String)), spark)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["x >= 0", "x < 0", "not x < 0", "not (x > 9 and x < 0)", "x not between 1 and 2", "x between 1 and 2"],
+)
+def test_a_rule_in_sql_is_broken_by_nan(rule: str) -> None:
+    contract = model({"x": ("double", {"nullable": True})}, metadata={"rows": {"rule": rule}}).contract
+    frame = numbered(pl.DataFrame({"x": [math.nan, None]}))
+    assert by_lean(contract, frame).bad["_row"].to_list() == [0]
+    either = model(
+        {"x": ("double", {})}, metadata={"rows": {"rule": f"x is null or x = x or {rule}"}}
+    ).contract
+    assert by_lean(either, frame[:1]).bad.is_empty()

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.files import RESERVED, read
+from medallion_platform.sources.files import read
+from medallion_platform.sources.records import OURS
 from medallion_platform.sources.source import (
     Csv,
     Debezium,
@@ -200,7 +201,7 @@ def test_parquet_is_typed_and_streamed(tmp_path: Path):
     assert got.select("id", "at", pl.col("_row_").alias("_row")).equals(made)
     resumed = pl.concat(read(path, Parquet(), first_row=450))
     assert resumed.equals(got[449:])
-    assert payloads(got[:1].drop(RESERVED, strict=False)).to_list() == ['{"id": 0, "at": "x", "_row_": 1.5}']
+    assert payloads(got[:1].drop(OURS, strict=False)).to_list() == ['{"id": 0, "at": "x", "_row_": 1.5}']
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnreadableFile, match="not readable as Parquet"):
         next(read(path, Parquet()))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.sources.files import reparse
-from medallion_platform.sources.jsonlines import fields_of
+from medallion_platform.sources.jsonlines import NO_NUMBER, fields_of
 from medallion_platform.sources.source import JsonLines
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 
@@ -184,14 +184,14 @@ def test_blocks_and_resuming_never_change_the_records(content: bytes, block: int
 def test_values_keep_their_text():
     line = (
         '{"a":1.50,"b":123456789012345678901234567890,"c":{"x": 1.50,"y":[]},"d":[1, "2"],"e":true,'
-        '"f":null,"g":"x\\u00e9\\n","h":1e5,"i":"","j":-0.0,"k":NaN,"l":"null","m":[]}'
+        '"f":null,"g":"x\\u00e9\\n","h":1e5,"i":"","j":-0.0,"l":"null","m":[]}'
     )
     for copies in (1, 20):
         frame = frame_of("\n".join([line] * copies).encode(), JsonLines())
         assert set(fields(frame).rows()) == {
             (
                 *("1.50", "123456789012345678901234567890", '{"x": 1.50,"y":[]}', '[1, "2"]'),
-                *("true", None, "xé\n", "1e5", "", "-0.0", "NaN", "null", "[]"),
+                *("true", None, "xé\n", "1e5", "", "-0.0", "null", "[]"),
             )
         }
 
@@ -217,7 +217,11 @@ def test_values_keep_their_text():
         (b"null", "not an object"),
         (b'{"a":"\\ud800"}', "half of a surrogate pair"),
         (b'{"a":"\xff"}', "not valid utf-8"),
-        (b'{"a":' + b"[" * 100_000, "not JSON"),
+        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested too deeply"),
+        (b'{"a":NaN}', NO_NUMBER),
+        (b'{"a":-Infinity,"b":1}', NO_NUMBER),
+        (b'{"b":1,"a":{"c":[Infinity]}}', NO_NUMBER),
     ],
 )
 def test_malformed_lines_are_kept(line: bytes, why: str, copies: int):
