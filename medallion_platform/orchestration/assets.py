@@ -120,9 +120,9 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         group_name=_group(source.domain, "bronze"),
-        description=f"{source.contract.description}\n\nSource `{source.name}`: {source.where}. Materializing "
-        "it takes in what waits, as the intake job does by itself. With `parse_again: true` in the launchpad, "
-        "the stored records of the chosen partitions are judged again under today's contract.",
+        description=f"{source.contract.description}\n\nSource `{source.name}`: {source.where}. To materialize"
+        " it takes in what waits, as the intake job does by itself. With `parse_again: true` in the launchpad"
+        " the stored records of the chosen partitions are judged again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
         owners=[_team(source.domain)],
         tags={"layer": "bronze", "domain": source.domain},
@@ -149,9 +149,8 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
             reason = reports.taken_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
             for unit in sorted(taken.units.keys() - (units or set())) if source.unit else ():
-                context.log_event(
-                    dg.AssetMaterialization(key, partition=unit)
-                )  # it got rows, though not asked for
+                # It got rows, though it was not asked for.
+                context.log_event(dg.AssetMaterialization(key, partition=unit))
         _tell_partitions(context, lake, source.table, source.unit, record)
         return dg.MaterializeResult(
             asset_key=key,
