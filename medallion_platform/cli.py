@@ -34,7 +34,8 @@ app = typer.Typer(
     name="medallion",
     help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
-    "port, disk space), 4 some input was left (files still being written, or claimed twice).",
+    "port, disk space), 4 some input was left (files still being written, or claimed twice), "
+    "130 ended by Ctrl-C, 143 ended by SIGTERM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
