@@ -34,7 +34,8 @@ app = typer.Typer(
     name="medallion",
     help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
-    "port, disk space), 4 some input was left (files still being written, or claimed twice).",
+    "port, disk space), 4 some input was left (files still being written, or claimed twice), "
+    "130 ended by Ctrl-C, 143 ended by SIGTERM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -191,28 +192,27 @@ def status(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show each table: last commit and its age, what a refresh would make, rows, dead letters."""
-    from datetime import UTC, timedelta
+    """Show each table: how old its data are, what a refresh would make, rows, dead letters, last commit."""
+    from datetime import UTC
 
     from medallion_platform.definitions import catalog
     from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.pipeline.behind import behind
+    from medallion_platform.pipeline.behind import behind, waiting
+    from medallion_platform.pipeline.freshness import freshness
 
-    lake = _lake(home)
-    late = behind(catalog, lake)
+    lake, now = _lake(home), datetime.now(UTC)
+    late, waits = behind(catalog, lake), waiting(catalog, lake)
     rows = []
     for name in [_known(t) for t in tables] if tables else catalog.names:
         record = lake.last_record(name)
-        table = catalog.by_name.get(name)
-        within = table.fresh_within if table else timedelta(days=1)
         at = lake.committed_at(name)[lake.version(name)] if record else None
-        age = datetime.now(UTC) - at if at else None
-        fresh = "never made" if age is None else ("fresh" if age <= within else "stale")
+        fresh, as_of = freshness(catalog, lake, name, now)
         rows.append(
             {
                 "table": name,
-                "freshness": fresh,
-                "out_of_date": _said_behind(late.get(name)),
+                "freshness": fresh.value,
+                "data_as_of": as_of,
+                "out_of_date": _said_waiting(waits[name]) if name in waits else _said_behind(late.get(name)),
                 "rows": lake.rows(name),
                 "dead_letters": dead_letters.count(lake, name),
                 "last_commit": at,
@@ -221,6 +221,10 @@ def status(
             }
         )
     terminal.answer("Tables", rows, as_json=as_json)
+
+
+def _said_waiting(inputs: list[str]) -> str:
+    return f"waits for {', '.join(inputs)}"
 
 
 def _said_behind(found: Behind | None) -> str:
@@ -583,6 +587,8 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, say:
             outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on))
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
+    for table, inputs in outcome.waiting.items():
+        say(f"{table} {_said_waiting(inputs)}: nothing has landed there; it is made once something has")
     if outcome.failed:
         raise Stop(
             "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())

@@ -1,21 +1,35 @@
 """One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.freshness import FRESH_WITHIN
 from medallion_platform.pipeline.refresh import Run, refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
 from medallion_platform.sources.source import Source
+
+if TYPE_CHECKING:
+    from medallion_platform.pipeline.intake import Taken
+
+
+class IntakeConfig(dg.Config):
+    """What a bronze table is to do when launched by hand."""
+
+    parse_again: bool = False
+    """Judge the stored records of the chosen partitions again under today's contract, instead of taking in
+    what waits."""
 
 
 class RefreshConfig(dg.Config):
@@ -43,10 +57,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     @dg.asset(
         key=key,
         deps=deps,
-        group_name=origin.domain,
+        group_name=_group(origin.domain, table.layer),
         description=table.description,
         kinds={"deltalake", "spark", table.layer},
-        owners=[table.owner] if table.owner else None,
+        owners=[table.owner or _team(origin.domain)],
         tags={"layer": table.layer, "domain": origin.domain},
         metadata={
             **reports.definition_metadata(lakehouse.lake, table.name, table.contract),
@@ -61,6 +75,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             *reports.check_specs(key, blocking=True, drifts=table.unit is not None),
             reports.current_spec(key),
             reports.refreshed_spec(key),
+            reports.inputs_spec(key),
         ],
     )
     def body(
@@ -78,7 +93,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             unit_columns=unit_columns,
         )
-        _count_partitions(context, lake, table.name, unit_columns[table.name])
+        _tell_partitions(context, lake, table.name, unit_columns[table.name], done.record)
         tell(table.name, done.reason)
         context.log.info(f"{table.name}: {done.reason}")
         return dg.MaterializeResult(
@@ -88,9 +103,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
                 **reports.column_lineage(done.lineage),
             },
             check_results=[
-                *reports.check_results(lake, table.name, done.record, unit_columns[table.name]),
+                *reports.check_results(lake, table.name, unit_columns[table.name]),
                 reports.current(lake, table, unit_columns),
                 reports.refreshed(table.name),
+                reports.inputs(table.name, ()),
             ],
         )
 
@@ -98,37 +114,49 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
 
 
 def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
-    """A bronze table as an asset: intake fills it; materialized by hand it is parsed anew."""
+    """A bronze table as an asset: to materialize it is to take in what waits, as the intake job does."""
     key = key_of(source.table)
 
     @dg.asset(
         key=key,
-        group_name=source.domain,
-        description=f"{source.contract.description}\n\nSource `{source.name}`: "
-        f"{source.where}. The intake job fills it; materializing it "
-        "by hand parses its stored payloads and dead letters again under today's contract.",
+        group_name=_group(source.domain, "bronze"),
+        description=f"{source.contract.description}\n\nSource `{source.name}`: {source.where}. To materialize"
+        " it takes in what waits, as the intake job does by itself. With `parse_again: true` in the launchpad"
+        " the stored records of the chosen partitions are judged again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
+        owners=[_team(source.domain)],
         tags={"layer": "bronze", "domain": source.domain},
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
         partitions_def=partitions.of_source(source),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         code_version=source.contract.fingerprint,
         pool=pool_of(source.table),
         check_specs=[*reports.check_specs(key, blocking=False, drifts=False), reports.personal_spec(key)],
     )
-    def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def body(
+        context: dg.AssetExecutionContext, config: IntakeConfig, lakehouse: Lakehouse
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.replay import reparse
 
+        lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
         units = _requested(context)
-        lake = lakehouse.lake
-        version, record = reparse(source, lake, Run(context.run.run_id, datetime.now(UTC)), units)
-        _count_partitions(context, lake, source.table, source.unit)
+        if config.parse_again:
+            version, record = reparse(source, lake, run, units)
+            reason = "parsed again" if record else "every stored record is as it was"
+        else:
+            taken, pieces = _take_in(source, lakehouse, run, context.log)
+            reason = reports.taken_in_words(taken, pieces)
+            version, record = taken.version, taken.record if taken.pieces else None
+            for unit in sorted(taken.units.keys() - (units or set())) if source.unit else ():
+                # It got rows, though it was not asked for.
+                context.log_event(dg.AssetMaterialization(key, partition=unit))
+        _tell_partitions(context, lake, source.table, source.unit, record)
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=reports.metadata(lake, source.contract, source.table, version, record, "parsed again"),
+            metadata=reports.metadata(lake, source.contract, source.table, version, record, reason),
             check_results=[
-                *reports.check_results(lake, source.table, record),
+                *reports.check_results(lake, source.table),
                 reports.personal(lake, source.table, source.contract),
             ],
         )
@@ -136,7 +164,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     return body
 
 
-def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.AssetsDefinition:
+def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.AssetsDefinition:
     """The online store's copy of a gold table, brought up to its newest version."""
     name = serving_of(view.view)
     key = key_of(name)
@@ -144,14 +172,20 @@ def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.Assets
     @dg.asset(
         key=key,
         deps=[dg.AssetDep(key_of(view.table), partition_mapping=dg.AllPartitionMapping())],
-        group_name=group,
+        group_name=_group(domain, "serving"),
         description=f"The newest row of each entity of `{view.table}`, in Feast's online store.",
-        kinds={"feast", "serving"},
-        tags={"layer": "serving", "domain": group},
-        metadata={"features": view.references, "feature_repo": lakehouse.feature_repo},
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=1)),
+        kinds={"feast", "sqlite", "serving"},
+        owners=[_team(domain)],
+        tags={"layer": "serving", "domain": domain},
+        metadata={
+            "features": view.references,
+            "feature_repo": lakehouse.feature_repo,
+            "dagster/uri": lakehouse.feature_repo,
+            "dagster/column_schema": reports.feature_columns(view),
+        },
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         pool=pool_of(name),
-        check_specs=[reports.refreshed_spec(key)],
+        check_specs=[reports.refreshed_spec(key), reports.published_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.publish import publish
@@ -165,7 +199,10 @@ def feature_asset(view: Features, lakehouse: Lakehouse, group: str) -> dg.Assets
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.published_metadata(done),
-            check_results=[reports.refreshed(name)],
+            check_results=[
+                reports.refreshed(name),
+                reports.published(key, done.edition.version, lakehouse.lake.version(view.table)),
+            ],
         )
 
     return body
@@ -183,21 +220,28 @@ def intake_op(source: Source) -> dg.OpDefinition:
     )
     def body(
         context: dg.OpExecutionContext, lakehouse: Lakehouse
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        from medallion_platform.orchestration.arrivals import arrivals_of, take_in
-
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
-        tell(source.table, "taking in what arrived")
-        arrived = arrivals_of(source, lakehouse, run)
-        taken = take_in(arrived, lakehouse, run)
-        reason = reports.taken_in_words(taken, arrived.pieces)
-        tell(source.table, reason)
-        for note in taken.notes:
-            context.log.info(note)
+        taken, pieces = _take_in(source, lakehouse, run, context.log)
         if taken.pieces:
-            yield from reports.intake_events(lake, source, taken, arrived.pieces)
+            yield from reports.intake_events(lake, source, taken, pieces)
 
     return body
+
+
+def _take_in(
+    source: Source, lakehouse: Lakehouse, run: Run, log: dg.DagsterLogManager
+) -> "tuple[Taken, str]":
+    """Take in what waits for a source; gives also what its pieces are called."""
+    from medallion_platform.orchestration.arrivals import arrivals_of, take_in
+
+    tell(source.table, "taking in what arrived")
+    arrived = arrivals_of(source, lakehouse, run)
+    taken = take_in(arrived, lakehouse, run)
+    tell(source.table, reports.taken_in_words(taken, arrived.pieces))
+    for note in taken.notes:
+        log.info(note)
+    return taken, arrived.pieces
 
 
 def intake_job(sources: tuple[Source, ...]) -> dg.JobDefinition:
@@ -219,11 +263,22 @@ def _requested(context: dg.AssetExecutionContext) -> set[str] | None:
     return set(context.partition_keys)
 
 
-def _count_partitions(context: dg.AssetExecutionContext, lake: Lake, table: str, unit: str | None) -> None:
-    """Give each partition of the run its own number of rows; all else is said of the run as a whole."""
+def _group(domain: str, layer: str) -> str:
+    """The box that an asset is drawn in: the graph names a node by the end of its key alone."""
+    return f"{domain}_{layer}"
+
+
+def _team(domain: str) -> str:
+    """Who owns what nobody is named for."""
+    return f"team:{domain}"
+
+
+def _tell_partitions(
+    context: dg.AssetExecutionContext, lake: Lake, table: str, unit: str | None, record: Record | None
+) -> None:
+    """Give each partition of the run its own numbers; all else is said of the run as a whole."""
     if unit is None:
         return
     rows = reports.rows_by_unit(lake, table, unit)
     for partition in _requested(context) or ():
-        counted = {"dagster/partition_row_count": rows.get(partition, 0)}
-        context.add_asset_metadata(counted, partition_key=partition)
+        context.add_asset_metadata(reports.of_partition(rows, partition, record), partition_key=partition)

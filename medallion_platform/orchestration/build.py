@@ -16,9 +16,11 @@ from medallion_platform.orchestration.assets import (
 from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
+from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
+from medallion_platform.orchestration.states import state_sensor
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.serving.features import Features
 
@@ -46,5 +48,6 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
             catch_up_sensor(catalog, features, intake, catch_up),
             surge_sensor(catalog),
             code_sensor(catalog),
+            state_sensor(catalog, {key_of(serving_of(view.view)): view.table for view in features}),
         ],
     )

@@ -30,7 +30,10 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """Every night at three."""
     return dg.ScheduleDefinition(
-        job=job, cron_schedule="0 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
+        job=job,
+        cron_schedule="0 3 * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every night at three: merges small files, deletes what nobody can ask for.",
     )
 
 

@@ -18,7 +18,18 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
-from medallion_platform.contracts.contract import Contract, IsType, NotNull, Severity
+from medallion_platform.contracts.contract import (
+    Compare,
+    Contract,
+    Expectation,
+    IsType,
+    Length,
+    Matches,
+    NotNull,
+    OneOf,
+    Severity,
+    Unique,
+)
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
@@ -37,11 +48,14 @@ if TYPE_CHECKING:
     from medallion_platform.pipeline.publish import Published
     from medallion_platform.pipeline.refresh import Refreshed
     from medallion_platform.pipeline.table import Table
+    from medallion_platform.serving.features import Features
     from medallion_platform.sources.source import Source
 
 CONSERVED = "rows_are_conserved"
 CONTRACT = "contract_holds"
 CURRENT = "made_by_current_code"
+INPUTS = "inputs_have_landed"
+PUBLISHED = "newest_version_is_online"
 DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
 REFRESHED = "refresh_succeeds"
@@ -51,6 +65,8 @@ PREVIEW = 5
 
 _WRITES = 31
 """A table's newest write and the thirty before it."""
+_HELD_SHARE = 0.05
+"""The share of bad rows from which on a contract is said not to hold."""
 _SURGE_ROWS = 10
 _SURGE_SHARE = 0.05
 _SURGE_TIMES = 3
@@ -63,12 +79,14 @@ def check_specs(asset: dg.AssetKey, *, blocking: bool, drifts: bool) -> list[dg.
             CONSERVED,
             asset=asset,
             blocking=blocking,
-            description="Rows read equal rows written, dead-lettered, duplicate and superseded.",
+            description="Of the last write that did something, rows read equal rows written, dead-lettered, "
+            "duplicate and superseded.",
         ),
         dg.AssetCheckSpec(
             CONTRACT,
             asset=asset,
-            description="No row of the last write was rejected or warned about.",
+            description=f"No more than {_HELD_SHARE:.0%} of the table's rows are dead letters now, and no "
+            "more of the last write that did something were warned about by one expectation.",
         ),
         dg.AssetCheckSpec(
             SURGE,
@@ -134,35 +152,96 @@ def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
+def published_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails where a consumer was handed an older version than there is."""
+    return dg.AssetCheckSpec(
+        PUBLISHED, asset=asset, description="What is online is the newest version of the gold table."
+    )
+
+
+def published(asset: dg.AssetKey, version: int, newest: int) -> dg.AssetCheckResult:
+    """Whether the published version is the newest one."""
+    return dg.AssetCheckResult(
+        check_name=PUBLISHED,
+        asset_key=asset,
+        passed=version == newest,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"published_version": version, "newest_version": newest},
+    )
+
+
+def feature_columns(view: Features) -> dg.TableSchema:
+    """Keys and features of a view."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(c.name, str(c.type), description=c.description or None)
+            for c in (*view.keys, *view.columns)
+        ]
+    )
+
+
+def inputs_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails where rows wait for another input, which has none."""
+    return dg.AssetCheckSpec(
+        INPUTS,
+        asset=asset,
+        description="Every table that this one is made from has landed, or none has.",
+    )
+
+
+def inputs(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
+    """Whether a table waits for inputs in which nothing has landed, and for which."""
+    told = {"waits_for": ", ".join(waits_for), "what_to_do": "Land them; what waits goes on by itself."}
+    return dg.AssetCheckResult(
+        check_name=INPUTS,
+        asset_key=key_of(table),
+        passed=not waits_for,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told if waits_for else {},
+    )
+
+
 def metadata(
     lake: Lake, contract: Contract, table: str, version: int, record: Record | None, reason: str
 ) -> dict[str, Any]:
-    """What an asset's materialization says of itself."""
+    """What an asset's materialization says of itself: the table as it is now, and what this run did to it.
+
+    `run_...` is of the run as a whole, whichever of its partitions an event is for.
+    """
     counts = record.counts if record else Counts()
     found: dict[str, Any] = {
         "dagster/row_count": lake.rows(table),
         "dagster/uri": lake.path(table),
         "delta_version": version,
-        "what_was_done": reason,
-        "dead_letters": dead_letters.count(lake, table),
+        "what_was_done": reason if record else f"nothing to do: {reason}",
+        "dead_letters_now": dead_letters.count(lake, table),
         "preview": dg.MetadataValue.md(as_markdown(preview(lake, contract, table, PREVIEW))),
-        **{f"rows_{name}": n for name, n in counts.as_dict().items()},
+        **{f"run_rows_{name}": n for name, n in counts.as_dict().items()},
     }
     if record:
-        found["seconds"] = record.seconds
+        found["run_seconds"] = record.seconds
         if record.further:
-            found["rows_with_further_fields"] = record.further
+            found["run_rows_with_further_fields"] = record.further
         if record.stands_for is not None:
-            found["rows_of_the_source"] = record.stands_for
+            found["run_rows_of_the_source"] = record.stands_for
         if record.violations:
-            found["violations"] = dg.MetadataValue.json(record.violations)
+            found["run_violations"] = dg.MetadataValue.json(record.violations)
         if record.warnings:
-            found["warnings"] = dg.MetadataValue.json(record.warnings)
+            found["run_warnings"] = dg.MetadataValue.json(record.warnings)
         if record.masked:
-            found["values_masked"] = dg.MetadataValue.json(record.masked)
+            found["run_values_masked"] = dg.MetadataValue.json(record.masked)
         if record.notes:
             found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
     return found
+
+
+def of_partition(rows: Mapping[str, int], partition: str, record: Record | None) -> dict[str, Any]:
+    """What a partition's own event says beside the run's: its rows now, and those that this run wrote.
+
+    rows: of every partition now.
+    """
+    written = record.units.get(partition, 0) if record else 0
+    return {"dagster/partition_row_count": rows.get(partition, 0), "partition_rows_written": written}
 
 
 def taken_in_words(taken: Taken, pieces: str) -> str:
@@ -172,17 +251,25 @@ def taken_in_words(taken: Taken, pieces: str) -> str:
 
 def intake_events(
     lake: Lake, source: Source, taken: Taken, pieces: str
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """What an intake tells of its bronze table: each partition that got rows, then the checks."""
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """What an intake tells of its bronze table: each partition that got rows, then the checks.
+
+    Where no row was written nothing is materialized: it is an observation, which makes nothing look newer.
+    """
     told = metadata(
         lake, source.contract, source.table, taken.version, taken.record, taken_in_words(taken, pieces)
     )
     told[pieces] = taken.pieces
+    if not taken.counts.written:
+        yield dg.AssetObservation(key_of(source.table), metadata=told)
+        yield from map(evaluation, check_results(lake, source.table))
+        return
+    now = rows_by_unit(lake, source.table, source.unit) if source.unit else {}
     for unit in sorted(taken.units) if source.unit else (None,):
-        rows = {"dagster/partition_row_count": taken.units[unit]} if unit else {}
-        yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | rows)
+        own = of_partition(now, unit, taken.record) if unit else {}
+        yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | own)
     # Of this run and after what they judge: the UI shows older results as "not evaluated".
-    yield from map(evaluation, check_results(lake, source.table, taken.record))
+    yield from map(evaluation, check_results(lake, source.table))
     yield evaluation(personal(lake, source.table, source.contract))
 
 
@@ -200,9 +287,9 @@ def refresh_events(
     tags = {**provenance, DATA_VERSION_TAG: str(done.version), CODE_VERSION_TAG: code_of(table)}
     rows = rows_by_unit(lake, table.name, table.unit.column) if table.unit else {}
     for unit in sorted(done.record.units) if table.unit else (None,):
-        counted = {"dagster/partition_row_count": rows.get(unit, 0)} if unit else {}
+        counted = of_partition(rows, unit, done.record) if unit else {}
         yield dg.AssetMaterialization(key_of(table.name), partition=unit, metadata=told | counted, tags=tags)
-    results = check_results(lake, table.name, done.record, unit_columns[table.name])
+    results = check_results(lake, table.name, unit_columns[table.name])
     yield from map(evaluation, [*results, current(lake, table, unit_columns)])
 
 
@@ -222,7 +309,7 @@ def published_metadata(done: Published) -> dict[str, Any]:
     """What a publish says of itself."""
     return {
         "published_version": done.edition.version,
-        "rows_written": done.written,
+        "run_rows_written": done.written,
         "what_was_done": done.reason,
     }
 
@@ -268,6 +355,30 @@ def code_reference(transform: Callable[..., object]) -> dict[str, Any]:
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[found])}
 
 
+_COMPARED = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "eq": "is", "ne": "is not"}
+
+
+def in_words(expectation: Expectation, column: str) -> str:
+    """What an expectation asks of a column, short enough for a chip beside it."""
+    match expectation.test:
+        case Compare(op, value) if op in _COMPARED:
+            return f"{_COMPARED[op]} {value}"
+        case Length(least, most):
+            return " and ".join(
+                f"{word} {n} characters"
+                for word, n in (("at least", least), ("at most", most))
+                if n is not None
+            )
+        case Matches():
+            return "has the form of its pattern"
+        case OneOf(values):
+            return f"one of {len(values)} values"
+        case Unique():
+            return "unique" if len(expectation.columns) == 1 else "unique with the rest of the key"
+        case _:
+            return expectation.name.removeprefix(f"{column}: ")
+
+
 def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str, Any]:
     """What is known of a table before it was ever written: columns, constraints, place."""
     columns = [
@@ -279,7 +390,7 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
                 nullable=c.nullable,
                 # The type and null are told beside it.
                 other=[
-                    e.name
+                    in_words(e, c.name)
                     for e in contract.expectations
                     if c.name in e.columns and not isinstance(e.test, IsType | NotNull)
                 ],
@@ -295,16 +406,10 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
     }
 
 
-def check_results(
-    lake: Lake,
-    table: str,
-    record: Record | None,
-    unit_column: str | None = None,
-) -> list[dg.AssetCheckResult]:
-    """The results of `check_specs` for one write; a write that had nothing to do passes."""
+def check_results(lake: Lake, table: str, unit_column: str | None = None) -> list[dg.AssetCheckResult]:
+    """The results of `check_specs`, from the state of the table: who looks makes no difference."""
+    record = last_write(lake, table)
     counts = record.counts if record else Counts()
-    violations = record.violations if record else {}
-    warnings = record.warnings if record else {}
     results = [
         dg.AssetCheckResult(
             check_name=CONSERVED,
@@ -312,22 +417,38 @@ def check_results(
             passed=counts.missing == 0,
             metadata={**counts.as_dict(), "missing": counts.missing},
         ),
-        dg.AssetCheckResult(
-            check_name=CONTRACT,
-            asset_key=key_of(table),
-            passed=not (counts.dead_lettered or warnings),
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={
-                "dead_lettered": counts.dead_lettered,
-                **{f"{Severity.REJECT.value}: {k}": v for k, v in violations.items()},
-                **{f"{Severity.WARN.value}: {k}": v for k, v in warnings.items()},
-            },
-        ),
+        _contract_result(lake, table, record),
         surge(lake, table),
     ]
     if unit_column:
         results.append(_drift_result(lake, table, unit_column, record))
     return results
+
+
+def last_write(lake: Lake, table: str) -> Record | None:
+    """The account of the newest write that did something to the table's rows."""
+    return next((r for _, r in lake.records(table, _WRITES) if r.counts.read), None)
+
+
+def _contract_result(lake: Lake, table: str, last: Record | None) -> dg.AssetCheckResult:
+    """Whether bad rows are few: dead letters among all rows, warnings of the last write."""
+    dead, rows = dead_letters.count(lake, table), lake.rows(table)
+    share = dead / (dead + rows) if dead else 0.0
+    violations, warnings = (last.violations, last.warnings) if last else ({}, {})
+    warned = max(warnings.values(), default=0) / max(1, last.counts.read if last else 1)
+    return dg.AssetCheckResult(
+        check_name=CONTRACT,
+        asset_key=key_of(table),
+        passed=max(share, warned) <= _HELD_SHARE,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "dead_letters_now": dead,
+            "share_of_all_rows": round(share, 6),
+            **{f"last write, {Severity.REJECT.value}: {k}": v for k, v in violations.items()},
+            **{f"last write, {Severity.WARN.value}: {k}": v for k, v in warnings.items()},
+            "look": f"medallion dead-letters show {table}",
+        },
+    )
 
 
 def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
@@ -339,12 +460,12 @@ def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 
 
 def surge(lake: Lake, table: str) -> dg.AssetCheckResult:
-    """Whether the newest write rejected unusually many rows, and which expectations they broke."""
-    newest_first = [r for _, r in lake.records(table, _WRITES)]
-    shares = [r.counts.dead_lettered / r.counts.read for r in newest_first if r.counts.read]
+    """Whether the newest write that did something rejected unusually many rows, and what they broke."""
+    newest_first = [r for _, r in lake.records(table, _WRITES) if r.counts.read]
+    shares = [r.counts.dead_lettered / r.counts.read for r in newest_first]
     rejected = newest_first[0].counts.dead_lettered if newest_first else 0
     usual = median(shares[1:]) if len(shares) > 1 else 0.0
-    share = shares[0] if shares and newest_first[0].counts.read else 0.0
+    share = shares[0] if shares else 0.0
     surges = rejected >= _SURGE_ROWS and share > max(_SURGE_SHARE, _SURGE_TIMES * usual)
     return dg.AssetCheckResult(
         asset_key=key_of(table),

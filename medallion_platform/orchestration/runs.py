@@ -24,12 +24,14 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from medallion_platform.orchestration import states
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
+from medallion_platform.pipeline import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.rollback import TakenBack, rollback
@@ -49,6 +51,9 @@ _LOOK_EVERY = 0.5
 _LONGEST_ENDING = 1.0
 
 _SETTINGS = """\
+# Freshness is the age of the data, which a sensor of the platform tells; Dagster's goes by the last run.
+freshness:
+  enabled: false
 telemetry:
   enabled: false
 nux:
@@ -66,16 +71,19 @@ run_monitoring:
   free_slots_after_run_end_seconds: 60
 """
 
+_SETTINGS_OF_0_1 = _SETTINGS[_SETTINGS.index("telemetry:") :]
+"""What version 0.1 wrote, and nobody changed."""
 
 Result = TypeVar("Result")
 
 
 @dataclass
 class Outcome:
-    """What a round of runs did: Dagster's run ids, and for each failed table why."""
+    """What a round of runs did: Dagster's run ids, why a table failed, which inputs one waits for."""
 
     run_ids: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, list[str]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -83,7 +91,7 @@ def instance(home: Path) -> Generator[dg.DagsterInstance]:
     """The Dagster instance below `home`, made on first use, with dead runs closed."""
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
-    if not settings.exists():
+    if not settings.exists() or settings.read_text() == _SETTINGS_OF_0_1:
         part = settings.with_suffix(".part")
         part.write_text(_SETTINGS)
         part.replace(settings)
@@ -161,6 +169,8 @@ def run_everything(
         warm_up(lakehouse)
     _execute(defs.resolve_job_def(INTAKE), on, outcome, {})
     _catch_up(defs, on, outcome)
+    outcome.waiting = behind.waiting(catalog, lakehouse.lake)
+    states.tell_states(catalog, _served(defs), lakehouse.lake, on, datetime.now(UTC))
     return outcome
 
 
@@ -192,6 +202,13 @@ def _catch_up(
     """Refresh and publish whatever is out of date; what failed before is tried again."""
     config = {BRING_UP: {"config": {"leave": sorted(leave)}}}
     _execute(defs.resolve_job_def(CATCH_UP), on, outcome, config)
+
+
+def _served(defs: dg.Definitions) -> dict[dg.AssetKey, str]:
+    """What serves a table, and which."""
+    graph = defs.resolve_asset_graph()
+    serving = (key for key in graph.get_all_asset_keys() if key.path[0] == "serving")
+    return {key: ".".join(next(iter(graph.get(key).parent_keys)).path) for key in serving}
 
 
 def _execute(

@@ -173,7 +173,7 @@ def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop:
     """Tell Dagster every few seconds, and once more at the end."""
     while True:
         ended = stop.wait(REPORT_EVERY)
-        events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
+        events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
         try:
             if taken := worker.to_report():
                 _LOG.info(reports.taken_in_words(taken, "partitions"))

@@ -7,6 +7,7 @@ landed while it ran are seen at the next look.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,33 @@ def behind(catalog: Catalog, lake: Lake) -> dict[str, Behind]:
     """
     found = (table_behind(table, catalog, lake) for table in catalog.in_order)
     return {table.table: table for table in found if table is not None}
+
+
+def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
+    """Tables for which rows are there, and which cannot be made before the named inputs have any.
+
+    A table of whose upstreams none exists waits for nothing that anybody could miss.
+    """
+    there = {name: lake.version(name) >= 0 for name in catalog.names}
+    found = {}
+    for table in catalog.in_order:
+        missing = [name for name in table.upstream_names if not there[name]]
+        rows = any(there[name] and lake.rows(name) for name in table.upstream_names)
+        if missing and rows and (inputs := _inputs(missing, catalog, there)):
+            found[table.name] = inputs
+    return found
+
+
+def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> list[str]:
+    """The bronze tables behind missing ones in which nothing has landed."""
+    found: set[str] = set()
+    for name in missing:
+        table = catalog.by_name.get(name)
+        if table is None:
+            found.add(name)
+        else:
+            found.update(_inputs([u for u in table.upstream_names if not there[u]], catalog, there))
+    return sorted(found)
 
 
 def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:

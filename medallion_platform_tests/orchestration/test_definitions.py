@@ -110,6 +110,7 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
         "catch_up_sensor",
         "dead_letters_surge",
         "code_changed",
+        "data_grew_old",
     }
     assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
 

@@ -162,5 +162,6 @@ def test_a_command_that_waits_for_a_pool_ends_on_a_signal(
         ours.send_signal(number)
         rest = ours.stderr.read()
         assert ours.wait(30) == code
-    assert rest.splitlines() == ["medallion: stopped; run the same command again to go on, nothing is lost"]
+    said = [line for line in rest.splitlines() if "s  bronze." not in line]  # other tables went on
+    assert said == ["medallion: stopped; run the same command again to go on, nothing is lost"]
     assert statuses(on) == ["CANCELED", "STARTED"]

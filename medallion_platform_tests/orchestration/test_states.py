@@ -1,0 +1,155 @@
+"""What a table's page says, whoever looked last: the age of data, missing inputs, bad rows that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.freshness import FreshnessState
+
+from medallion_platform.definitions import catalog, definitions_of
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.partitions import range_tags
+from medallion_platform.orchestration.states import tell_states
+from medallion_platform.settings import Settings
+
+EVENTS = dg.AssetKey(["bronze", "events"])
+SILVER = dg.AssetKey(["silver", "events"])
+SERVED = {dg.AssetKey(["serving", "user_features"]): "gold.user_features"}
+
+
+class Place:
+    """A home, its definitions and an instance."""
+
+    def __init__(self, home: Path, on: dg.DagsterInstance) -> None:
+        self.settings = Settings(home=home, settle_seconds=0)
+        self.defs, self.on = definitions_of(self.settings), on
+        self.lake = Lake(self.settings.lake)
+
+    def land(self, name: str, *rows: dict[str, Any]) -> None:
+        file = self.settings.landing / "clickstream" / "events" / name / "events.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def click(self, *days: str, **config: Any) -> dg.ExecuteInProcessResult:
+        """Materialize bronze.events for a range of days, as a click in the UI does."""
+        job = self.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={EVENTS})
+        chosen = {"ops": {"bronze__events": {"config": config}}} if config else {}
+        tags = range_tags(days[0], days[-1])
+        result = job.execute_in_process(instance=self.on, run_config=chosen, tags=tags)
+        assert result.success
+        return result
+
+    def intake(self) -> None:
+        assert self.defs.resolve_job_def("intake").execute_in_process(instance=self.on).success
+
+    def told(self, key: dg.AssetKey, check: str) -> Any:
+        asked = dg.AssetCheckKey(key, check)
+        record = self.on.event_log_storage.get_latest_asset_check_execution_by_key([asked]).get(asked)
+        event = record.event if record else None
+        return event.dagster_event.asset_check_evaluation_data if event and event.dagster_event else None
+
+    def fresh(self, *keys: dg.AssetKey) -> list[FreshnessState | None]:
+        found = self.on.get_freshness_state_records(list(keys))
+        return [found[k].freshness_state if k in found else None for k in keys]
+
+    def tell(self, at: datetime) -> None:
+        tell_states(catalog, SERVED, self.lake, self.on, at)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with dg.DagsterInstance.ephemeral() as on:
+        yield Place(tmp_path, on)
+
+
+def event(key: str | None, at: str) -> dict[str, Any]:
+    return {"event_id": key, "user_id": "u1", "event_type": "click", "event_timestamp": at}
+
+
+def test_a_click_on_bronze_takes_in_what_waits_and_parses_again_only_by_name(place: Place) -> None:
+    place.land("a", event("a", "2026-01-05T10:00:00Z"), event("b", "2026-01-07T10:00:00Z"))
+    place.click("2026-01-05", "2026-01-06")
+    assert place.lake.rows("bronze.events") == 2
+    assert place.on.get_materialized_partitions(EVENTS) == {"2026-01-05", "2026-01-06", "2026-01-07"}
+    version = place.lake.version("bronze.events")
+    result = place.click("2026-01-05", "2026-01-06")
+    assert place.lake.version("bronze.events") == version
+    (said,) = {
+        str(event.materialization.metadata["what_was_done"].value)
+        for event in result.all_events
+        if event.is_step_materialization
+    }
+    assert said.startswith("nothing to do")
+    place.click("2026-01-05", parse_again=True)
+    assert place.lake.version("bronze.events") == version, "every record is as it was"
+
+
+def test_each_partition_tells_its_own_numbers(place: Place) -> None:
+    place.land(
+        "a", *(event(f"a{n}", "2026-01-05T10:00:00Z") for n in range(3)), event("b", "2026-01-06T10:00:00Z")
+    )
+    place.intake()
+    place.land("c", event("c", "2026-01-05T11:00:00Z"))
+    place.intake()
+    written = {}
+    for record in place.on.fetch_materializations(EVENTS, limit=9).records:
+        assert record.asset_materialization
+        told = record.asset_materialization.metadata
+        written.setdefault(record.partition_key, []).append(
+            (told["dagster/partition_row_count"].value, told["partition_rows_written"].value)
+        )
+    assert written == {"2026-01-05": [(4, 1), (3, 3)], "2026-01-06": [(1, 1)]}
+
+
+def test_a_check_tells_the_table_and_not_who_pressed_last(place: Place) -> None:
+    good = [event(f"g{n}", "2026-01-05T10:00:00Z") for n in range(30)]
+    place.land("a", *good, event(None, "2026-01-05T10:00:00Z"))
+    place.intake()
+    held = place.told(EVENTS, "contract_holds")
+    assert held.passed, "a dirty feed is none that breaks its contract"
+    assert held.metadata["dead_letters_now"].value == 1
+    place.land("b", *(event(None, "2026-01-05T11:00:00Z") | {"n": n} for n in range(5)))
+    place.intake()
+    place.click("2026-01-05")  # with nothing to do
+    held = place.told(EVENTS, "contract_holds")
+    assert not held.passed
+    assert held.metadata["dead_letters_now"].value == 6
+    assert held.metadata["last write, reject: event_id: not null"].value == 5
+
+
+def test_an_intake_of_rejected_rows_only_turns_nothing_green(place: Place) -> None:
+    file = place.settings.landing / "hr" / "departments" / "departments.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("x,Nobody\n")
+    place.intake()
+    key = dg.AssetKey(["bronze", "departments"])
+    assert place.on.get_latest_materialization_event(key) is None
+    assert len(place.on.fetch_observations(key, limit=2).records) == 1
+    place.tell(datetime.now(UTC))
+    assert place.fresh(key) == [FreshnessState.FAIL]
+
+
+def test_freshness_is_told_by_the_age_of_the_data_and_what_waits_by_its_input(place: Place) -> None:
+    now = datetime.now(UTC)
+    place.land("a", event("a", (now - timedelta(hours=2)).isoformat()))
+    place.intake()
+    place.tell(now)
+    assert place.fresh(EVENTS, SILVER) == [FreshnessState.PASS, None]
+    waits = place.told(SILVER, "inputs_have_landed")
+    assert not waits.passed
+    assert waits.metadata["waits_for"].value == "bronze.regions, bronze.users"
+    assert place.told(dg.AssetKey(["gold", "user_features"]), "inputs_have_landed") is None
+
+    def told() -> int:
+        return len(place.on.all_logs("", of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION))
+
+    before = told()
+    place.tell(now + timedelta(days=2))  # nobody wrote anything
+    assert place.fresh(EVENTS) == [FreshnessState.FAIL]
+    assert told() == before, "what did not change is not told again"
