@@ -191,18 +191,18 @@ def status(
     """Show each table: last commit and its age, what a refresh would make, rows, dead letters."""
     from datetime import UTC, timedelta
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.lakehouse import dead_letters
     from medallion_platform.pipeline.behind import behind
 
-    lake = _lake(home)
+    lake = _lake(home).look()
     late = behind(catalog, lake)
     rows = []
     for name in [_known(t) for t in tables] if tables else catalog.names:
         record = lake.last_record(name)
         table = catalog.by_name.get(name)
         within = table.fresh_within if table else timedelta(days=1)
-        at = lake.committed_at(name)[lake.version(name)] if record else None
+        at = lake.last_commit(name) if record else None
         age = datetime.now(UTC) - at if at else None
         fresh = "never made" if age is None else ("fresh" if age <= within else "stale")
         rows.append(
@@ -267,7 +267,7 @@ def show(
     """Show rows of a table, now or as of a version or an instant; personal data is masked."""
     from datetime import UTC
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.pipeline.preview import preview
 
     lake = _lake(home)
@@ -479,7 +479,7 @@ def replay_letters(
     as_json: Json = False,
 ) -> None:
     """Judge dead letters again and take those that pass into their table, each once."""
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.pipeline.replay import replay, without_record
 
@@ -585,7 +585,7 @@ def _look(settings: Settings, say: Say) -> bool:
     """Name the files that will not be taken in; waits for those that are still settling."""
     from datetime import UTC
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.sources import landing
     from medallion_platform.sources.arrivals import Unavailable
 
@@ -614,7 +614,7 @@ def _look(settings: Settings, say: Say) -> bool:
 
 def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     """Per table what this command's runs did, by the commits' own records."""
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.lakehouse.counts import Counts
     from medallion_platform.lakehouse.lake import Lake
 
@@ -673,7 +673,7 @@ def _lake(home: Path | None) -> Lake:
 
 
 def _known(table: str) -> str:
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
 
     if table in catalog.names:
         return table
