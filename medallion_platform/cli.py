@@ -195,17 +195,17 @@ def status(
     """Show each table: how old its data are, what a refresh would make, rows, dead letters, last commit."""
     from datetime import UTC
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.lakehouse import dead_letters
     from medallion_platform.pipeline.behind import behind, waiting
     from medallion_platform.pipeline.freshness import freshness
 
-    lake, now = _lake(home), datetime.now(UTC)
+    lake, now = _lake(home).look(), datetime.now(UTC)
     late, waits = behind(catalog, lake), waiting(catalog, lake)
     rows = []
     for name in [_known(t) for t in tables] if tables else catalog.names:
         record = lake.last_record(name)
-        at = lake.committed_at(name)[lake.version(name)] if record else None
+        at = lake.last_commit(name) if record else None
         fresh, as_of = freshness(catalog, lake, name, now)
         rows.append(
             {
@@ -274,7 +274,7 @@ def show(
     """Show rows of a table, now or as of a version or an instant; personal data is masked."""
     from datetime import UTC
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.pipeline.preview import preview
 
     lake = _lake(home)
@@ -495,7 +495,7 @@ def replay_letters(
     as_json: Json = False,
 ) -> None:
     """Judge dead letters again and take those that pass into their table, each once."""
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.pipeline.replay import replay, without_record
 
@@ -603,7 +603,7 @@ def _look(settings: Settings, say: Say) -> bool:
     """Name the files that will not be taken in; waits for those that are still settling."""
     from datetime import UTC
 
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.sources import landing
     from medallion_platform.sources.arrivals import Unavailable
 
@@ -632,7 +632,7 @@ def _look(settings: Settings, say: Say) -> bool:
 
 def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     """Per table what this command's runs did, by the commits' own records."""
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
     from medallion_platform.lakehouse.counts import Counts
     from medallion_platform.lakehouse.lake import Lake
 
@@ -691,7 +691,7 @@ def _lake(home: Path | None) -> Lake:
 
 
 def _known(table: str) -> str:
-    from medallion_platform.definitions import catalog
+    from medallion_platform.installation import catalog
 
     if table in catalog.names:
         return table

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medallion_platform.domains.catalog import FEATURES, catalog_of
+from medallion_platform.installation import FEATURES, SETTINGS, catalog
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.settings import Settings
 
 __all__ = ["catalog", "definitions_of", "defs", "lakehouse_of"]
-
-
-_SETTINGS = Settings()
-
-catalog = catalog_of(_SETTINGS.kafka, _SETTINGS.kafka_engine)
-"""What this installation runs."""
 
 
 def lakehouse_of(settings: Settings) -> Lakehouse:
@@ -34,4 +28,4 @@ def definitions_of(settings: Settings) -> dg.Definitions:
     return build_defs(catalog, FEATURES, lakehouse_of(settings))
 
 
-defs = definitions_of(_SETTINGS)
+defs = definitions_of(SETTINGS)

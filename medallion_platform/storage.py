@@ -105,8 +105,10 @@ def remove(root: str, folder: str) -> None:
 
 def at_once(work: Callable[[T], R], on: Iterable[T]) -> list[R]:
     """Do the same to many files, several at a time: most of it is waiting for the server."""
+    if len(found := list(on)) <= 1:
+        return [work(file) for file in found]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(work, on))
+        return list(pool.map(work, found))
 
 
 @cache

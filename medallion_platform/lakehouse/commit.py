@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
-from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.lakehouse.record import WHOLE, WRITER, Record
 from medallion_platform.storage import at_once, store
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
     from medallion_platform.storage import Store
-
-WRITER = "writer"
-"""The transaction identifier of everybody who writes rows to a table: one at a time."""
 
 _ATTEMPT = "attempt"
 """The entry of a commit's information that tells it from every other try to make one."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from medallion_platform import storage
-from medallion_platform.lakehouse import log, paths, rolled_log
-from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.lakehouse import log, paths, rolled_log, standing
+from medallion_platform.lakehouse.record import WHOLE, WRITER, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
+
+    from medallion_platform.lakehouse.standing import Standing
+
+T = TypeVar("T")
 
 RETENTION = {
     # How long checkpoints name what was deleted. `maintenance.vacuum` knows it from the commits, for longer.
@@ -27,7 +31,6 @@ RETENTION = {
 }
 # The change feed is for readers outside of the platform, which reads the log itself.
 PROPERTIES = {"delta.enableChangeDataFeed": "true", **RETENTION}
-_RECORDS_BACK = 50
 
 
 class DamagedLog(RuntimeError):
@@ -43,7 +46,11 @@ class DamagedLog(RuntimeError):
 
 @dataclass(frozen=True)
 class Lake:
-    """All tables below one root, a folder or `s3://bucket/prefix`: `<root>/<layer>/<name>`."""
+    """All tables below one root, a folder or `s3://bucket/prefix`: `<root>/<layer>/<name>`.
+
+    Each question is answered by what the table is now. Of a log that was looked at before in this process
+    only what is new is read.
+    """
 
     root: Path | str
 
@@ -72,15 +79,36 @@ class Lake:
                 raise
             raise DamagedLog(table, path, error) from error
 
+    def look(self) -> Look:
+        """The lake at this moment, for many questions."""
+        return Look(self.root)
+
+    def standing(self, table: str) -> Standing | None:
+        """The table as it stands now, None where it does not exist yet. Nobody commits against it.
+
+        Raises:
+            DamagedLog: its log cannot be read.
+        """
+        return standing.at(self.path(table), partial(self.open, table))
+
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
-        found = self.open(table)
-        return -1 if found is None else found.version()
+        found = self.standing(table)
+        return -1 if found is None else found.version
 
     def positions(self, table: str) -> Callable[[str], int | None]:
         """How far a table is now: the next offset of a log by its name, None where it took nothing of it."""
-        found = self.open(table)
-        return found.transaction_version if found is not None else lambda _: None
+        found = self.standing(table)
+
+        def position(log: str) -> int | None:
+            return found and found.fact(("position", log), lambda opened: opened.transaction_version(log))
+
+        return position
+
+    def sequence(self, table: str) -> int:
+        """The newest `Record.sequence` in a table, -1 where there is none."""
+        newest = self.positions(table)(WRITER)
+        return -1 if newest is None else newest
 
     def version_at(self, table: str, at: datetime) -> int:
         """The version that was the newest at an instant, -1 where there was none yet."""
@@ -88,7 +116,7 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table has been created."""
-        return self.open(table) is not None
+        return self.standing(table) is not None
 
     def ensure(
         self,
@@ -122,42 +150,67 @@ class Lake:
         return made
 
     def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> Record | None:
-        """The newest commit's own account (of one of `verbs`), None where the log has none left."""
-        for info in islice(self._infos(table), _RECORDS_BACK):
-            record = Record.from_json(info.get("userMetadata"))
-            if record and (not verbs or record.verb in verbs):
-                return record
+        """The newest commit's own account (of one of `verbs`), None where the log has none left.
+
+        However many commits of other software are on top of it.
+        """
+        found = self.standing(table)
+        if found is None or self.sequence(table) < 0:
+            return None
+
+        def newer(until: int, before: Record | None) -> Record | None:
+            return next(_own(_infos(found, until), verbs), before)
+
+        with suppress(log.LogGone):
+            return found.folded(("last record", verbs), newer)
         return None
 
-    def records(self, table: str, limit: int | None = None) -> list[tuple[int, Record]]:
-        """(version, record) of every commit still in the log, newest first."""
+    def records(self, table: str, limit: int | None = None, since: int = -1) -> list[tuple[int, Record]]:
+        """(version, record) of every commit still in the log after a version, newest first.
+
+        limit: of how many commits at the most.
+        """
         pairs = [
             (i["version"], Record.from_json(i.get("userMetadata")))
-            for i in islice(self._infos(table), limit)
+            for i in islice(self._infos(table, since), limit)
             if "maintenance" not in i  # upkeep carries the last record on; it counts once
         ]
         return [(version, record) for version, record in pairs if record]
 
     def committed_at(self, table: str) -> dict[int, datetime]:
         """When each version still in the log was committed."""
-        infos = self._infos(table)
-        return {i["version"]: datetime.fromtimestamp(i["timestamp"] / 1000, UTC) for i in infos}
+        return {i["version"]: _instant(i) for i in self._infos(table)}
 
-    def _infos(self, table: str) -> Iterator[dict[str, Any]]:
+    def last_commit(self, table: str) -> datetime | None:
+        """When the newest version was committed, None where the table, or that commit, is not there."""
+        found = self.standing(table)
+        if found is None:
+            return None
+        with suppress(log.LogGone):
+            return _instant(next(_infos(found, found.version - 1)))
+        return None
+
+    def folded(self, table: str, head: int, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
+        """What a table's commits up to `head` add up to (see `Standing.folded`)."""
+        found = self.standing(table)
+        return found.folded(name, go_on) if found and found.version == head else go_on(-1, None)
+
+    def _infos(self, table: str, after: int = -1) -> Iterator[dict[str, Any]]:
         """What each commit still in the log says of itself, newest first."""
-        return log.infos(self.path(table), self.version(table))
+        with suppress(log.LogGone):
+            yield from log.infos(self.path(table), self.version(table), after)
 
     def units(self, table: str, column: str) -> set[str]:
         """The values of a partition column that hold rows now."""
-        found = self.open(table)
+        found = self.standing(table)
         if found is None:
             return set()
-        return {str(p.get(column) or WHOLE) for p in found.partitions()}
+        return set(found.fact(("units", column), partial(_units, column=column)))
 
     def rows(self, table: str) -> int:
         """How many rows the table holds, from the log's statistics."""
-        found = self.open(table)
-        return int(found.count()) if found else 0
+        found = self.standing(table)
+        return found.fact("rows", lambda opened: int(opened.count())) if found else 0
 
     def tables(self) -> list[str]:
         """Every table that exists, e.g. `bronze.events`."""
@@ -168,6 +221,49 @@ class Lake:
             for folder in sorted(below.list_with_delimiter(layer)["common_prefixes"])
         )
         return [name for folder in folders if self.exists(name := folder.replace("/", ".", 1))]
+
+
+@dataclass(frozen=True)
+class Look(Lake):
+    """The lake as one look finds it: each table is asked once whether it changed, when it is first named.
+
+    For who decides or tells, and writes nothing: what is committed after is not seen.
+    """
+
+    _seen: dict[str, Standing | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def standing(self, table: str) -> Standing | None:
+        """The table as this look found it."""
+        if table not in self._seen:
+            self._seen[table] = super().standing(table)
+        return self._seen[table]
+
+    def look_again(self, table: str) -> None:
+        """Let the next question about a table be answered by what it is then."""
+        self._seen.pop(table, None)
+
+
+def _own(infos: Iterable[dict[str, Any]], verbs: tuple[str, ...]) -> Iterator[Record]:
+    """The accounts (of `verbs`, where some are named) among what commits say of themselves."""
+    for info in infos:
+        record = Record.from_json(info.get("userMetadata"))
+        if record and (not verbs or record.verb in verbs):
+            yield record
+
+
+def _infos(table: Standing, after: int) -> Iterator[dict[str, Any]]:
+    """What each commit of a table says of itself after a version, newest first."""
+    if table.version > after:
+        yield table.fact("info", lambda _: next(log.infos(table.path, table.version)))
+        yield from log.infos(table.path, table.version - 1, after)
+
+
+def _instant(info: dict[str, Any]) -> datetime:
+    return datetime.fromtimestamp(info["timestamp"] / 1000, UTC)
+
+
+def _units(table: DeltaTable, column: str) -> frozenset[str]:
+    return frozenset(str(p.get(column) or WHOLE) for p in table.partitions())
 
 
 @cache

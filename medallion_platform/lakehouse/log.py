@@ -51,6 +51,11 @@ class Touched:
         """Every unit that changed in any way."""
         return self.appended | self.rewritten
 
+    def __or__(self, later: Touched) -> Touched:
+        """What happened to units in either of two stretches of a log."""
+        rewritten = self.rewritten | later.rewritten
+        return Touched((self.appended | later.appended) - rewritten, rewritten)
+
 
 def commits(path: str, since: int, until: int, unit_column: str | None) -> Iterator[Commit]:
     """The commits after version `since` up to and including `until`.
@@ -124,18 +129,30 @@ def commit_text(path: str, version: int) -> bytes | None:
         return None
 
 
-def infos(path: str, newest: int) -> Iterator[dict[str, Any]]:
-    """What each commit that is there says of itself (`commitInfo`, with its `version`), newest first."""
-    try:
-        for version, found in actions(path, range(newest, -1, -1)):
-            yield {**next((a["commitInfo"] for a in found if "commitInfo" in a), {}), "version": version}
-    except LogGone:
-        return
+def infos(path: str, newest: int, after: int = -1) -> Iterator[dict[str, Any]]:
+    """What each commit says of itself (`commitInfo`, with its `version`), newest first.
+
+    after: the version to stop before.
+
+    Raises:
+        LogGone: the next one is no longer there; those before it were given.
+    """
+    for version, text in texts(path, range(newest, after, -1)):
+        yield {**_info(text), "version": version}
 
 
 def is_newest(path: str, version: int) -> bool:
     """Whether nobody committed after a version. Asks for one file by its name: a log is long to list."""
     return not exists(path, commit_file(version + 1))
+
+
+def mark(path: str, version: int) -> str | None:
+    """What tells a commit from every other in its place, None where it is not in the log, or no longer."""
+    try:
+        found = store(path).head(commit_file(version))
+    except FileNotFoundError:
+        return None
+    return found["e_tag"] or str((found["size"], found["last_modified"]))
 
 
 def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
@@ -148,6 +165,14 @@ def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
                 return
             yield version, text
         begin, size = begin + size, min(2 * size, _AT_MOST)
+
+
+def _info(text: bytes) -> dict[str, Any]:
+    """What a commit says of itself; its other lines, which may be many, are not parsed."""
+    for line in text.splitlines():
+        if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
+            return action["commitInfo"]
+    return {}
 
 
 def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:

@@ -8,6 +8,9 @@ from typing import Any
 
 from medallion_platform.lakehouse.counts import Counts
 
+WRITER = "writer"
+"""The transaction identifier of everybody who writes rows to a table: one at a time."""
+
 WHOLE = "*"
 """The unit of a table that has none, and the default entry of a position."""
 

@@ -87,7 +87,7 @@ class _CatchUp:
         if _under_way(self._context.instance):
             warm_up(self._lakehouse)
             _wait_for_intakes(self._context.instance)
-        late = behind(self._catalog, self._lake)
+        late = behind(self._catalog, self._lake.look())
         written: set[str] = set()
         for table in self._catalog.in_order:
             reached = table.name in late or written & set(table.upstream_names)

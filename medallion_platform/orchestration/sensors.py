@@ -94,7 +94,7 @@ def _wanted(
     pieces = waiting(catalog, lakehouse, now)
     wanted = {INTAKE: digest(pieces)} if pieces else {}
     taken_back: dict[str, str] = {}
-    for name, found in behind(catalog, lakehouse.lake).items():
+    for name, found in behind(catalog, lakehouse.lake.look()).items():
         (taken_back if found.taken_back else wanted)[name] = found.state
     editions = {serving_of(view.view): edition_behind(view, lakehouse) for view in features}
     wanted |= {name: edition for name, edition in editions.items() if edition}

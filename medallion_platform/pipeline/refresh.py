@@ -17,7 +17,7 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import Fenced, commit, in_units, next_sequence, sequence_of
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
-from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.lake import Lake, Look, files_of
 from medallion_platform.lakehouse.log import FilesGone, LogGone, Touched, commits, touched
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.lineage import Lineage
@@ -32,10 +32,9 @@ from medallion_platform.pipeline.plan import (
 )
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
     from pyspark.sql import SparkSession
 
-    from medallion_platform.pipeline.table import Table
+    from medallion_platform.pipeline.table import Table, Upstream
 
 VERBS = ("refresh", "restore")
 """Commits that tell what a table was made from."""
@@ -200,7 +199,7 @@ def out_of_date(
         MissingUpstream: an upstream table does not exist.
     """
     last = lake.last_record(table.name, VERBS)
-    heads = {u: lake.version(u) for u in table.upstream_names}
+    heads = {u: _reached(lake, u, last) for u in table.upstream_names}
     upstreams, work = _decide(table, lake, spark, unit_columns, last, heads)
     if table.unit is None:
         return set() if work.nothing else None
@@ -237,8 +236,6 @@ def _decide(
     rebuild: bool = False,
 ) -> tuple[Upstreams, Work]:
     """Ask the logs what changed and make the plan; Spark only where a lookup's history changed."""
-    target = lake.open(table.name)
-    letters = lake.open(dead_letters.name(table.name))
     upstreams = _look_upstream(table, lake, last, heads, unit_columns)
     existing = lake.units(table.name, table.unit.column) if table.unit else set()
     affected: set[str] = set()
@@ -253,7 +250,7 @@ def _decide(
         existing=existing,
         requested=requested,
         affected=affected,
-        recovering=_left_behind(table, lake, target, letters),
+        recovering=_left_behind(table, lake),
         rebuild=rebuild,
     )
     return upstreams, work
@@ -264,9 +261,17 @@ def _lookups_moved(table: Table, last: Record, work: Work) -> bool:
     return any(last.position.get(u.table) != work.position.get(u.table) for u in table.lookups.values())
 
 
-def _left_behind(table: Table, lake: Lake, target: DeltaTable | None, letters: DeltaTable | None) -> bool:
+def _reached(lake: Lake, upstream: str, last: Record | None) -> int:
+    """The newest version of an upstream table, as new at least as what the last refresh was made from."""
+    made_from = last.position.get(upstream, {}) if last else {}
+    if isinstance(lake, Look) and lake.version(upstream) < max(made_from.values(), default=-1):
+        lake.look_again(upstream)  # it was looked at before that refresh began
+    return lake.version(upstream)
+
+
+def _left_behind(table: Table, lake: Lake) -> bool:
     """Whether the newest dead letters are those of a refresh that never committed its rows."""
-    mine, theirs = sequence_of(target), sequence_of(letters)
+    mine, theirs = lake.sequence(table.name), lake.sequence(dead_letters.name(table.name))
     if mine != theirs:
         return theirs > mine
     rows = lake.last_record(table.name)
@@ -301,19 +306,33 @@ def _look_upstream(
             units[name] = lake.units(name, column)
         if last is None:
             continue
-        versions = last.position.get(name, {})
-        base = versions.get(WHOLE, -1)
-        if max(versions.values(), default=-1) > heads[name]:
-            changed[name] = None  # back in time
-            continue
-        ahead = {u: v for u, v in versions.items() if u != WHOLE}
         try:
-            log = list(commits(lake.path(name), base, heads[name], column))
+            changed[name] = _touched(table, upstream, lake, last.position.get(name, {}), heads[name], column)
         except LogGone:
             changed[name] = None
-            continue
-        changed[name] = None if base < 0 else touched(log, base, ahead, reach(table, upstream))
     return Upstreams(heads, changed, units)
+
+
+def _touched(
+    table: Table, upstream: Upstream, lake: Lake, made_from: Mapping[str, int], head: int, column: str | None
+) -> Touched | None:
+    """What changed in one upstream table up to version `head`; None where that is older than `made_from`.
+
+    Raises:
+        LogGone: the log no longer tells.
+    """
+    base = made_from.get(WHOLE, -1)
+    if base < 0 or max(made_from.values()) > head:  # back in time
+        return None
+    ahead = {u: v for u, v in made_from.items() if u != WHOLE}
+
+    def go_on(until: int, before: Touched | None) -> Touched:
+        log = commits(lake.path(upstream.table), max(base, until), head, column)
+        new = touched(log, base, ahead, reach(table, upstream))
+        return new if before is None else before | new
+
+    name = ("touched", column, base, frozenset(ahead.items()), table.unit, upstream.back)
+    return lake.folded(upstream.table, head, name, go_on)
 
 
 def _affected_by_lookups(
@@ -332,15 +351,28 @@ def _affected_by_lookups(
         if before == now:
             continue
         try:
-            log = list(commits(lake.path(lookup.table), before, now, None))
+            if not _moved(lake, lookup.table, before, now):
+                continue
         except LogGone:
             return existing
-        if not any(c.appended or c.rewritten for c in log):
-            continue
         from medallion_platform.pipeline import remake
 
         found |= remake.units_affected(table, lake, spark(), lookup, before, now, existing)
     return found
+
+
+def _moved(lake: Lake, table: str, before: int, now: int) -> bool:
+    """Whether any row of a table changed between two versions.
+
+    Raises:
+        LogGone: the log no longer tells.
+    """
+
+    def go_on(until: int, moved: bool | None) -> bool:
+        log = list(commits(lake.path(table), max(before, until), now, None))
+        return bool(moved) or any(c.appended or c.rewritten for c in log)
+
+    return lake.folded(table, now, ("moved", before), go_on)
 
 
 def _stale_units(last: Record | None, work: Work, written: Mapping[str, int], stale: bool) -> list[str]:

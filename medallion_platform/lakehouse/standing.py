@@ -1,0 +1,195 @@
+"""What is known of a table from one look to the next, within a process.
+
+To open a log is to read it: two milliseconds for a short one, half a second for a long one. Who looks again
+asks two files by their names instead: whether there is a commit after the one that is known, and whether
+that one still is the same. If so nothing is read; if the log grew, just what is new.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from threading import Lock, RLock
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medallion_platform.lakehouse import log
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+T = TypeVar("T")
+
+Open = Callable[[int | None], "DeltaTable | None"]
+"""Opens the table, at a version or (None) at its newest."""
+
+MOST_FILES = 500_000
+"""Data files of all tables that are kept in mind; each takes 150 bytes or more."""
+FOLLOWED = 50
+"""Versions that a table is followed for: each makes it slower, and after so many its log is read anew."""
+_A_TABLE = 100
+"""A table without files weighs as much as so many."""
+_FOLDS = 64
+
+
+@dataclass
+class _Folds:
+    """What was gathered from the commits of one log, each up to a version; shared by its standings."""
+
+    lock: Lock = field(default_factory=Lock)
+    found: OrderedDict[Hashable, tuple[int, Any]] = field(default_factory=OrderedDict[Hashable, Any])
+
+
+class Standing:
+    """A table as it was found at one version. What is asked of it is found out once.
+
+    Nobody commits against it: who writes opens the table afresh.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        table: DeltaTable,
+        reopen: Open,
+        opened_at: int | None = None,
+        folds: _Folds | None = None,
+    ) -> None:
+        self.path, self.version = path, table.version()
+        # None where the commit is gone already: then this is not the table any more, and is not kept.
+        self.mark = log.mark(path, self.version)
+        self.files: int = table.get_add_actions().num_rows
+        self._reopen = reopen
+        self._opened_at = self.version if opened_at is None else opened_at
+        self._table: DeltaTable | None = table
+        self._facts: dict[Hashable, Any] = {}
+        self._folds = folds or _Folds()
+        self._lock = RLock()
+
+    def fact(self, name: Hashable, of: Callable[[DeltaTable], T]) -> T:
+        """What is so at this version, found out once by `of` (which does not change the table)."""
+        with self._lock:
+            if name not in self._facts:
+                self._facts[name] = of(self._opened())
+            return self._facts[name]
+
+    def folded(self, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
+        """What the commits up to this version add up to.
+
+        go_on: given what was found up to a version (-1 and None: nothing yet), reads the commits after it.
+        What it raises is not remembered.
+        """
+        with self._folds.lock:
+            until, before = self._folds.found.get(name, (-1, None))
+        if until == self.version:
+            return before
+        if until > self.version:  # somebody else has looked meanwhile, and sees more
+            return go_on(-1, None)
+        found = go_on(until, before)
+        with self._folds.lock:
+            kept = self._folds.found
+            if kept.get(name, (-1, None))[0] < self.version:
+                kept[name] = (self.version, found)
+                kept.move_to_end(name)
+                while len(kept) > _FOLDS:
+                    kept.popitem(last=False)
+        return found
+
+    def is_newest(self) -> bool:
+        """Whether nobody committed since, and the log still is this one.
+
+        In this order: a log is rolled up from its beginning, so where the known commit is, the next one
+        would be too.
+        """
+        return log.is_newest(self.path, self.version) and self.is_the_same()
+
+    def is_the_same(self) -> bool:
+        """Whether the commit that is known still is the one in the log: not gone, and no other table's."""
+        return self.mark is not None and log.mark(self.path, self.version) == self.mark
+
+    def followed(self) -> Standing | None:
+        """The same table at its newest version; None where its log has to be read anew."""
+        from deltalake.exceptions import DeltaError
+
+        with self._lock:
+            table, self._table = self._table, None
+        if table is None:
+            return None
+        try:
+            table.update_incremental()
+        except (DeltaError, OSError):  # whoever opens it anew says why
+            return None
+        if table.version() > self._opened_at + FOLLOWED:
+            return None
+        return Standing(self.path, table, self._reopen, self._opened_at, self._folds)
+
+    def _opened(self) -> DeltaTable:
+        if self._table is None:  # it went on to a later standing
+            self._table = self._reopen(self.version)
+        assert self._table is not None
+        return self._table
+
+
+def at(path: str, reopen: Open) -> Standing | None:
+    """The table at a path as it stands now; None where there is none.
+
+    Raises:
+        DamagedLog: its log cannot be read.
+    """
+    place = _place(path)
+    with place.lock:
+        found = _now(place.standing, path, reopen)
+        place.standing = found
+        _weigh(path, place, found)
+    return found
+
+
+def _now(known: Standing | None, path: str, reopen: Open) -> Standing | None:
+    if known is not None:
+        if known.is_newest():
+            return known
+        if known.is_the_same():
+            later = known.followed()
+            # Asked again: what was read in between is of the log that was known.
+            if later is not None and known.is_the_same():
+                return later
+    table = reopen(None)
+    return None if table is None else Standing(path, table, reopen)
+
+
+@dataclass
+class _Place:
+    """Where a table is. Who holds the lock looks at it now; others wait for what they will find as well."""
+
+    lock: Lock = field(default_factory=Lock)
+    standing: Standing | None = None
+    weight: int = 0
+
+
+_places: OrderedDict[str, _Place] = OrderedDict()
+_kept = 0
+_lock = Lock()
+"""Of the two above. It is held for a moment only, and taken by who holds a place's."""
+
+
+def _place(path: str) -> _Place:
+    with _lock:
+        place = _places.setdefault(path, _Place())
+        _places.move_to_end(path)
+        return place
+
+
+def _weigh(path: str, place: _Place, found: Standing | None) -> None:
+    """Keep the tables that were looked at last, as many as have no more than `MOST_FILES` together."""
+    global _kept
+    weight = _A_TABLE + (found.files if found else 0)
+    if weight == place.weight:
+        return
+    with _lock:
+        if _places.get(path) is not place:  # it was the oldest meanwhile
+            return
+        _kept += weight - place.weight
+        place.weight = weight
+        while _kept > MOST_FILES and len(_places) > 1:
+            _, oldest = _places.popitem(last=False)
+            _kept -= oldest.weight
+            oldest.weight = 0
