@@ -7,15 +7,20 @@ without, only what no longer decodes is noticed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any
 
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.storage import of_request, store
 
-_MARKS = ("FAILED_READ_FILE", "PATH_NOT_FOUND", "FileNotFound", "No such file", "NoSuchKey", "parquet")
-"""What the engines say of a file that they cannot read."""
+_UNDECODABLE = re.compile(
+    r"^(ComputeError|ArrowInvalid): parquet: |Parquet error|Parquet magic bytes|Couldn't deserialize thrift"
+    r"|^PanicException: .*range\.end"
+)
+"""What readers say of a file that they cannot decode, without its name: Polars, delta-rs, Arrow."""
 
 
 class DamagedFile(RuntimeError):
@@ -37,10 +42,14 @@ def telling_damage(lake: Lake, tables: Iterable[str]) -> Generator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if _is_of_a_file(error):
-            for table in tables:
-                verify_all(lake, table)
+    except BaseException as error:  # Polars panics over a file that is shorter than its log says
+        if told := _told(error):
+            files = [(table, file) for table in tables for file in files_of_newest(lake, table)]
+            # Of one whose reader names no file, any may be the damaged one.
+            undecodable = any(map(_UNDECODABLE.search, told))
+            for table, file in files:
+                if undecodable or any(PurePosixPath(file["path"]).name in text for text in told):
+                    verify(lake, table, file)
         raise
 
 
@@ -50,9 +59,14 @@ def verify_all(lake: Lake, table: str) -> None:
     Raises:
         DamagedFile: the first one that is not as it was written.
     """
-    opened = lake.open(table)
-    for file in files_of(opened) if opened else ():
+    for file in files_of_newest(lake, table):
         verify(lake, table, file)
+
+
+def files_of_newest(lake: Lake, table: str) -> list[dict[str, Any]]:
+    """The lines of `files_of` of a table's newest version; none where there is no table."""
+    opened = lake.open(table)
+    return files_of(opened) if opened else []
 
 
 def verify(lake: Lake, table: str, file: dict[str, Any]) -> None:
@@ -78,11 +92,12 @@ def verify(lake: Lake, table: str, file: dict[str, Any]) -> None:
         raise DamagedFile(table, f"{root}/{path}", f"is damaged ({error})") from error
 
 
-def _is_of_a_file(error: BaseException | None) -> bool:
+def _told(error: BaseException | None) -> list[str]:
+    """The texts of an error and of what caused it; none where it is of a request to a bucket."""
+    found: list[str] = []
     while error is not None:
         if of_request(error):
-            return False
-        if any(mark in str(error) for mark in _MARKS):
-            return True
+            return []
+        found.append(f"{type(error).__name__}: {error}")
         error = error.__cause__ or error.__context__
-    return False
+    return found
