@@ -357,11 +357,8 @@ class DebeziumParser:
             else:
                 self._one(block.get(start, end).decode(), row, events)
         parsed = events.finished()
-        columns = {
-            name: column if name in RESERVED else _as_untold(column, self.placeholder)
-            for name, column in parsed.columns.items()
-        }
-        return Parsed(columns, parsed.malformed)
+        columns = {name: _as_untold(column, self.placeholder) for name, column in parsed.columns.items()}
+        return replace(parsed, columns=columns)
 
     def _unwrap(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
         """Leave out the schema around events, where it is the same text for many."""
