@@ -42,22 +42,20 @@ _email = re.compile(
 )
 _phone = re.compile(PHONE, re.ASCII)
 
-# What both shapes have, for an engine that looks neither ahead nor behind; few texts have it.
-_MAYBE_EMAIL = r"@[^@]*\.[^@]"
-_MAYBE_PHONE = (
-    r"(?:\A|[^\w.+\-/@#])"
-    r"(?:\+\(?[1-9]|(?:1[ .\-])?\(?[0-9]{3}(?:\) ?|[ .\-])[0-9]{3}[ .\-][0-9]{4}"
-    r"|0[1-9][0-9]{0,4} ?[ ./\-] ?[0-9]{2})"
-)
+_MAYBE = r"[@+(]|\A(?:0[1-9]|(?:1[ .\-])?[0-9]{3}[ .\-][0-9]{3}[ .\-])"
+"""A sign of either shape, or how a phone number without one begins: one look at each text."""
 
 
 def looks_personal(text: str) -> bool:
-    """Whether there is an e-mail address or a phone number in the text."""
-    return ("@" in text and _email.search(text) is not None) or _phone.search(text) is not None
+    """Whether there is an e-mail address or a phone number in the text.
+
+    A phone number without a + or a bracket is seen where the text begins with it.
+    """
+    signed = "+" in text or "(" in text
+    phone = _phone.search(text) if signed else _phone.match(text)
+    return phone is not None or ("@" in text and _email.search(text) is not None)
 
 
 def count(values: pl.Series) -> int:
-    """How many values of a text column look personal."""
-    has_at = values.str.contains("@", literal=True)
-    maybe = (has_at & values.str.contains(_MAYBE_EMAIL)) | values.str.contains(_MAYBE_PHONE)
-    return sum(map(looks_personal, values.filter(maybe)))
+    """How many values of a text column look personal; few are looked at in Python."""
+    return sum(map(looks_personal, values.filter(values.str.contains(_MAYBE))))

@@ -71,3 +71,8 @@ def test_values_of_other_types_never_look_personal(value: object) -> None:
 def test_a_long_text_takes_no_quadratic_time() -> None:
     assert not looks_personal("a" * 200_000 + "@")
     assert not looks_personal("1 " * 100_000)
+
+
+def test_a_number_without_a_sign_is_seen_where_the_text_begins() -> None:
+    assert count(pl.Series(["0170 5550123 (home)", "555-010-4477 or later", "call 0170 5550123"])) == 2
+    assert looks_personal("(home) 0170 5550123"), "a bracket is a sign"
