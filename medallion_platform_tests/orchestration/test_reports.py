@@ -66,9 +66,11 @@ def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
     lake.ensure("bronze.people", pl.DataFrame(rows).to_arrow().schema)
     write_deltalake(lake.path("bronze.people"), pl.DataFrame(rows), mode="append")
     lines = reports.as_markdown(preview(lake, People.contract, "bronze.people", 5)).splitlines()
-    assert lines[:3] == ["| id | email | note |", "|---|---|---|", "| 1 | pla***@example.com | a\\|b c |"]
+    assert lines[:2] == ["| id | email | note | undeclared | at |", "|---|---|---|---|---|"]
+    masked = "pla***@example.com"
+    assert lines[2] == f"| 1 | {masked} | a\\|b c | {masked} | 2026-01-05 00:00:00+00:00 |"
     assert "planted.name" not in "".join(lines)
-    assert all(len(line) < 120 for line in lines)
+    assert all(len(line) < 160 for line in lines)
 
 
 def test_lineage_in_the_words_of_dagster() -> None:
