@@ -167,7 +167,8 @@ def _verdicts(contract: Contract, frame: pl.DataFrame) -> tuple[pl.DataFrame, di
         columns.append(series.alias(column.name))
     known = set(contract.column_names)
     columns.extend(frame.get_column(name) for name in frame.columns if name not in known)
-    typed = pl.DataFrame(columns)
+    # By name: of a list polars would number the one whose name is empty.
+    typed = pl.DataFrame({series.name: series for series in columns})
     masks: dict[str, pl.Series | bool] = {}
     wanted: list[pl.Expr] = []
     for position, expectation, expression in _compiled(contract):

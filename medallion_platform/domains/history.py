@@ -132,7 +132,7 @@ def _with_eras(events: DataFrame, key: str) -> DataFrame:
         .where(F.col("_log").eqNullSafe(file))
         .withColumn("_came", F.min("_came").over(told_again))
     )
-    came = Window.partitionBy(key).orderBy("_came", "_position")
+    came = Window.partitionBy(quoted(key)).orderBy("_came", "_position")
     before = came.rowsBetween(Window.unboundedPreceding, -1)
 
     def last_of(column: str) -> Column:

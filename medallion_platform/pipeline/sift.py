@@ -283,13 +283,13 @@ def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.
     """
     wanted = _bronze_columns(source)
     came = {column.name: column for column in rows}
-    fields = [c.alias(field_of(n)) for n, c in came.items() if n not in wanted and n not in OURS]
+    fields = {field_of(n): c for n, c in came.items() if n not in wanted and n not in OURS}
     made = {"_ingested_at": pl.lit(run.at, pl.Datetime("us", "UTC"))}
     if source.unit and source.unit not in source.contract.column_names:
         unit = pl.col(str(source.contract.event_time)).dt.date()
         made[source.unit] = unit
         # A field of that name is undeclared.
-        fields += [came[source.unit]] if source.unit in came and rows.height else []
+        fields |= {source.unit: came[source.unit]} if source.unit in came and rows.height else {}
     found = undeclared(fields, came.get(FURTHER), set(wanted), known)
 
     def column(name: str) -> pl.Expr:

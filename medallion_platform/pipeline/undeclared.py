@@ -8,7 +8,7 @@ with the text that its column would have. A column that a table has is used, how
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import polars as pl
@@ -30,39 +30,44 @@ Packed = dict[int, dict[str, str | None]]
 
 
 def undeclared(
-    fields: Sequence[pl.Series], further: pl.Series | None, wanted: Collection[str], known: Collection[str]
+    fields: Mapping[str, pl.Series],
+    further: pl.Series | None,
+    wanted: Collection[str],
+    known: Collection[str],
 ) -> dict[str, pl.Series]:
     """The columns of undeclared fields, each in the table's spelling, and `_further` where it is needed.
 
-    fields: columns of text under the names of their fields. further: of some rows more of them, as
+    fields: columns of text by the names of their fields. further: of some rows more of them, as
     `sources.records.FURTHER` tells. wanted: the columns that are not theirs. known: those of the table.
     """
     taken = {folded(name) for name in wanted}
     have = undeclared_of(known, wanted)
-    named = _columns_of([f.name for f in fields], taken, have, known)
+    # A method of polars takes some names for patterns.
+    fields = {name: values.alias("text") for name, values in fields.items()}
+    named = _columns_of(fields, taken, have, known)
     room = MOST - len(have)
-    height = max(map(len, (further if further is not None else (), *fields[:1])))
+    height = max(map(len, (further if further is not None else (), *fields.values())))
     packed: Packed = {}
     if further is not None or len(fields) > MOST or _new(named.values(), have) > room:
         packed = _unpacked(further)
         names = {*named, *(name for texts in packed.values() for name in texts)}
         named = _columns_of(names, taken, have, known)
         fields = _within_bounds(fields, packed, named, set(have.values()), room, height)
-    room -= _new((named[f.name] for f in fields), have)
-    groups: dict[str, list[pl.Series]] = {}
-    for field in fields:
-        groups.setdefault(named[field.name], []).append(field)
+    room -= _new((named[name] for name in fields), have)
+    groups: dict[str, dict[str, pl.Series]] = {}
+    for name, values in fields.items():
+        groups.setdefault(named[name], {})[name] = values
     columns: dict[str, pl.Series] = {}
     for column, group in groups.items():
         merged, clashing = _merged(group)
         columns[column] = merged.alias(column)
-        for field in clashing:
-            own = own_name(field.name)
+        for name, values in clashing.items():
+            own = own_name(name)
             if own in known or room > 0:
-                columns[own] = field.alias(own)
+                columns[own] = values.alias(own)
                 room -= own not in known
             else:
-                _pack(field, packed)
+                _pack(name, values, packed)
     if packed:
         texts = [json.dumps(packed[i], ensure_ascii=False) if i in packed else None for i in range(height)]
         columns[FURTHER] = pl.Series(FURTHER, texts, pl.String)
@@ -104,32 +109,32 @@ def _unpacked(further: pl.Series | None) -> Packed:
     return {i: json.loads(text) for i, text in enumerate(texts) if text is not None}
 
 
-def _pack(field: pl.Series, packed: Packed) -> None:
+def _pack(name: str, values: pl.Series, packed: Packed) -> None:
     """Put the values of a field among those without a column."""
-    rows = field.is_not_null().arg_true().to_list()
-    for row, value in zip(rows, field.drop_nulls().to_list(), strict=True):
-        packed.setdefault(row, {})[field.name] = value
+    rows = values.is_not_null().arg_true().to_list()
+    for row, value in zip(rows, values.drop_nulls().to_list(), strict=True):
+        packed.setdefault(row, {})[name] = value
 
 
 def _within_bounds(
-    fields: Sequence[pl.Series],
+    fields: Mapping[str, pl.Series],
     packed: Packed,
     named: Mapping[str, str],
     have: set[str],
     room: int,
     height: int,
-) -> list[pl.Series]:
+) -> dict[str, pl.Series]:
     """The fields that have columns, or get them; `packed` has all others afterwards.
 
     named: the columns of all fields. have: those of the table, which may get `room` more.
     """
     widths = np.zeros(height, np.int64)
-    for field in fields:
-        widths += field.is_not_null().to_numpy()
+    for values in fields.values():
+        widths += values.is_not_null().to_numpy()
     for row, texts in packed.items():
         widths[row] += len(texts)
     narrow = pl.Series(widths <= MOST)
-    wanted = {named[f.name] for f in fields if (f.is_not_null() & narrow).any()}
+    wanted = {named[name] for name, values in fields.items() if (values.is_not_null() & narrow).any()}
     wanted |= {named[name] for row, texts in packed.items() if narrow[row] for name in texts}
     columns = have | set(sorted(wanted - have)[: max(room, 0)])
     kept: dict[str, pl.Series] = {}
@@ -139,26 +144,26 @@ def _within_bounds(
             found.setdefault(name, {})[row] = packed[row].pop(name)
         if not packed[row]:
             del packed[row]
-    for field in fields:
-        if named[field.name] in columns:
-            kept[field.name] = field
+    for name, values in fields.items():
+        if named[name] in columns:
+            kept[name] = values
         else:
-            _pack(field, packed)
+            _pack(name, values, packed)
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, height)
-    for name, values in found.items():
-        column = kept.get(name, nothing)
-        kept[name] = patched(column, list(values), list(values.values())).alias(name)
-    return list(kept.values())
+    for name, texts in found.items():
+        kept[name] = patched(kept.get(name, nothing), list(texts), list(texts.values()))
+    return kept
 
 
-def _merged(group: Sequence[pl.Series]) -> tuple[pl.Series, list[pl.Series]]:
+def _merged(group: Mapping[str, pl.Series]) -> tuple[pl.Series, dict[str, pl.Series]]:
     """Fields of one column as one; and of each, where one before it has the place, its values."""
-    merged, *others = sorted(group, key=lambda field: field.name, reverse=True)
-    clashing: list[pl.Series] = []
-    for field in others:
+    first, *others = sorted(group, reverse=True)
+    merged = group[first]
+    clashing: dict[str, pl.Series] = {}
+    for name in others:
         there = merged.is_not_null()
-        twice = there & field.is_not_null()
+        twice = there & group[name].is_not_null()
         if twice.any():
-            clashing.append(field.set(~twice, None))
-        merged = merged.zip_with(there, field)
+            clashing[name] = group[name].set(~twice, None)
+        merged = merged.zip_with(there, group[name])
     return merged, clashing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,8 @@ def test_a_column_is_legal_free_and_of_one_field_alone(fields: list[str]) -> Non
 def test_no_value_is_lost_and_batches_do_not_matter(rows: list[dict[str, str]], data: st.DataObject) -> None:
     def columns(part: list[dict[str, str]], known: list[str]) -> pl.DataFrame:
         names = {name for row in part for name in row}
-        fields = [
-            pl.Series(n, [row.get(n) for row in part], pl.String)
-            for n in data.draw(st.permutations(sorted(names)))
-        ]
+        order = data.draw(st.permutations(sorted(names)))
+        fields = {name: pl.Series([row.get(name) for row in part], dtype=pl.String) for name in order}
         return pl.DataFrame(list(undeclared(fields, None, ("event_id",), known).values()))
 
     whole = columns(rows, [])
@@ -109,6 +108,24 @@ def test_a_record_of_too_many_fields_adds_no_column_and_keeps_them(zone: Zone) -
     assert rows[FURTHER][1] is None
     assert taken.further == taken.record.further == 1
     assert "1 records" in taken.notes[0] and FURTHER in taken.notes[0]
+
+
+def test_a_name_is_no_pattern_for_values_of_any_type(zone: Zone) -> None:
+    names = ("^b.*$", "*", "", "a.b")
+    values: list[Any] = [b"\xff", timedelta(seconds=5), [timedelta(seconds=5)], {"a": b"\xff"}, 2.5]
+    for i, value in enumerate(values):
+        zone.put(f"clicks/{i}", b"")
+        row = {**BASE, "event_id": str(i), **dict.fromkeys(names, value)}
+        pl.DataFrame([row]).write_parquet(zone.landing / f"clicks/{i}")
+    zone.take(replace(JSON, format=Parquet()))
+    found = table_rows(zone.lake).sort("event_id").select(map(own_name, names))
+    assert found.rows() == [(t,) * 4 for t in ("/w==", "PT5S", '["PT5S"]', '{"a": "/w=="}', "2.5")]
+
+
+def test_any_name_is_kept_beyond_the_bound(zone: Zone) -> None:
+    row = {**{name: f"v{i}" for i, name in enumerate(TRICKY)}, **wide(MOST)}
+    put(zone, "a", [row])
+    assert json.loads(table_rows(zone.lake)[FURTHER][0]) == row
 
 
 def test_declared_fields_are_seen_behind_thousands_of_others(zone: Zone) -> None:
