@@ -243,7 +243,7 @@ def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, top
     take(source_of(broker, topic), lake)
     piece: Any = SimpleNamespace(schema=pa.schema([pa.field("color", pa.string())]))
     with pytest.raises(Fenced):
-        intake_on_spark._add_columns(mine, [piece])
+        intake_on_spark._add_columns(mine, [piece], source_of(broker, topic))
 
 
 def test_what_a_lost_task_wrote_is_not_taken(tmp_path: Path) -> None:
