@@ -151,6 +151,7 @@ class _CatchUp:
         run = Run(self._context.run.run_id, datetime.now(UTC))
         done = publish(OnlineFeatures(repository, view), self._lake, run)
         tell(name, done.reason)
+        self._context.log.info(f"{name}: {done.reason}")
         yield dg.AssetMaterialization(key_of(name), metadata=reports.published_metadata(done))
 
 
