@@ -286,10 +286,18 @@ def _open_table(page: Page, *path: str) -> None:
     expect(page.get_by_role("tab", name="Checks")).to_be_visible()
 
 
+def _switch(page: Page, sensor: str) -> Locator:
+    row = page.locator("div").filter(has=page.get_by_role("link", name=sensor))
+    boxes = row.filter(has=page.locator("input[type=checkbox]")).last.locator("input[type=checkbox]")
+    expect(boxes).to_have_count(2)  # the first one selects the row
+    return boxes.last
+
+
 def _switch_on(page: Page, sensor: str) -> None:
     page.get_by_role("link", name="Automation").click()
-    row = page.locator("div").filter(has=page.get_by_role("link", name=sensor))
-    switch = row.filter(has=page.locator("input[type=checkbox]")).last.locator("input[type=checkbox]").last
+    # On by default: before it is shown so, no switch shows what is the case.
+    expect(_switch(page, "data_grew_old")).to_be_checked()
+    switch = _switch(page, sensor)
     expect(switch).not_to_be_checked()
     switch.locator("xpath=..").click()
     expect(switch).to_be_checked()
