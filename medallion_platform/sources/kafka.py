@@ -792,6 +792,8 @@ def _refused(source: KafkaSource, error: BaseException) -> Unavailable:
     said, told = _text(error), source.settings
     named = next((name for name in told if f'"{name}"' in said), None)
     named = named or next((name for name, value in told.items() if name in said or str(value) in said), None)
+    if named and "No such configuration property" in said:
+        return Unavailable(f"source {source.name}: {named} is no setting of Kafka that the client knows")
     about = f"{named} has a value" if named else "there is one, or a combination,"
     return Unavailable(f"source {source.name}: of its settings of Kafka, {about} that the client refuses")
 
