@@ -47,7 +47,7 @@ _ROCKSDB = {
     f"{_STORE}.providerClass": "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
     f"{_STORE}.rocksdb.changelogCheckpointing.enabled": "true",
 }
-_PATIENCE = 180.0
+_PATIENCE = 300.0
 _JSON = JsonLines()
 _TEXT = ["null", "string"]
 _AVRO: dict[str, Any] = {

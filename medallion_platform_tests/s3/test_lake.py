@@ -150,7 +150,7 @@ def test_a_server_that_ignores_the_condition_is_refused(
         ({"AWS_ACCESS_KEY_ID": "wrong"}, "InvalidAccessKeyId"),
         ({"MEDALLION_LAKE": "s3://no-such-bucket/lake"}, "NoSuchBucket"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not answer"),
-        ({"MEDALLION_LAKE": "gs://lake"}, "gs://lake is neither a folder nor s3://bucket/prefix"),
+        ({"MEDALLION_LAKE": "gs://lake"}, "MEDALLION_LAKE: is neither a folder nor s3://bucket/prefix"),
     ],
 )
 def test_what_cannot_be_reached_is_said_in_a_sentence(
