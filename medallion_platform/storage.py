@@ -74,9 +74,7 @@ def spark_settings(root: Path | str) -> dict[str, str]:
             "software.amazon.awssdk.auth.credentials.DefaultCredentialsProvider"
         ),
         "spark.hadoop.fs.s3a.endpoint": os.environ.get("AWS_ENDPOINT_URL"),
-        "spark.hadoop.fs.s3a.endpoint.region": (
-            os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        ),
+        "spark.hadoop.fs.s3a.endpoint.region": _region(),
         "spark.hadoop.fs.s3a.path.style.access": "true" if os.environ.get("AWS_ENDPOINT_URL") else None,
         "spark.hadoop.fs.s3a.connection.establish.timeout": "5s",
     }
@@ -93,6 +91,23 @@ def exists(root: str, key: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def keys_below(root: str, folder: str) -> list[str]:
+    """Every key below a folder of a bucket, as it is, also those that `store` cannot hold.
+
+    Raises:
+        OSError: the bucket cannot be listed.
+    """
+    from pyarrow.fs import FileSelector, FileType, S3FileSystem
+
+    files = S3FileSystem(
+        endpoint_override=os.environ.get("AWS_ENDPOINT_URL"), region=_region(), background_writes=False
+    )
+    base = root.removeprefix(SCHEME)
+    below = FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True, recursive=True)
+    found = [f.path for f in files.get_file_info(below) if f.type == FileType.File]
+    return sorted(path.removeprefix(f"{base}/") for path in found)
 
 
 def remove(root: str, folder: str) -> None:
@@ -165,6 +180,10 @@ _SAID_IN_JAVA = re.compile(
     r"S3Exception: (?P<message>[^\n]*?) \(Service: S3, [^)]*\)( \(SDK [^)]*\))?(:(?!null)(?P<code>\w+))?"
 )
 """How S3A tells the same; the answer to a HEAD request has no code."""
+
+
+def _region() -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 def _plain_http() -> bool:

@@ -105,8 +105,8 @@ def sort_out(
 
 
 def _shown(path: str) -> str:
-    """A path in text that can be printed, whatever bytes it holds."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    """A path in text that can be printed, whatever it holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)
 
 
 def unfinished_name(path: str) -> bool:

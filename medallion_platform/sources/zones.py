@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.source import LostFile
-from medallion_platform.storage import exists, in_bucket, reason, store
+from medallion_platform.storage import at_once, exists, in_bucket, keys_below, reason, store
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 LIST_WHOLE_SECONDS = 900.0
 """How long a process goes by what it listed, and asks a bucket only for names behind the last one."""
 _KEEP_BYTES = 2**30
+_HADOOP_FOLDER = "_$folder$"
+_UNTOLD = "\N{REPLACEMENT CHARACTER}"
+"""What stands in a list for a character that XML cannot hold."""
+_UNUSABLE = "no object of such a key can be read (a control character, an empty part, . or ..): rename it"
+_OTHER_KEY = "the object has another key than can be listed (a control character, a / at its end): rename it"
 _KINDS = {
     stat.S_IFDIR: "a link to a folder",
     stat.S_IFIFO: "a pipe, and no file",
@@ -180,29 +185,65 @@ class Bucket:
     root: str
     list_whole_seconds: float = LIST_WHOLE_SECONDS
     whole_at_once = True
-    _listed: dict[str, tuple[float, dict[str, Seen]]] = field(default_factory=dict)
+    _listed: dict[str, _Listed] = field(default_factory=dict)
     _downloads: TemporaryDirectory[str] = field(
         default_factory=lambda: TemporaryDirectory(prefix="medallion-landing-")
     )
 
     def scan(self, folders: Collection[str]) -> Listing:
-        """Every object; the empty one that a console makes for a folder is none."""
-        found: dict[str, Seen] = {}
-        with _available(self.root):
-            for folder in folders:
-                found |= self._list(folder)
-        return Listing([found[path] for path in sorted(found)], {})
+        """Every object; the empty ones that consoles and Hadoop make for a folder are none.
 
-    def _list(self, folder: str) -> dict[str, Seen]:
-        at, known = self._listed.get(folder, (0.0, {}))
-        last = max(known, default=None)
-        if time.monotonic() - at > self.list_whole_seconds:
-            at, known, last = time.monotonic(), {}, None
-        came = store(self.root).list(folder or None, offset=last).collect()
-        # A folder that a console made is an empty object `folder/`, which is listed as `folder`.
-        came = [o for o in came if o["size"] or exists(self.root, o["path"])]
-        self._listed[folder] = at, known | {o["path"]: _seen(o) for o in came}
-        return self._listed[folder][1]
+        Left alone: objects whose key this client cannot ask for.
+        """
+        with _available(self.root):
+            found = [self._list(folder) for folder in folders]
+        files = {path: seen for listed in found for path, seen in listed.files.items()}
+        left = {path: why for listed in found for path, why in listed.left.items()}
+        return Listing([files[path] for path in sorted(files)], dict(sorted(left.items())))
+
+    def _list(self, folder: str) -> _Listed:
+        known = self._listed.get(folder)
+        if known is None or time.monotonic() - known.at > self.list_whole_seconds:
+            known = _Listed(time.monotonic(), {}, {})
+        came, left = self._objects(folder, max(known.files, default=None))
+        above = _folders(o["path"] for o in came)
+        for o in came:
+            size, path = o["size"], o["path"]
+            if not size and path.endswith(_HADOOP_FOLDER):
+                left[path] = None
+            elif (not size or path in above or _UNTOLD in path) and not exists(self.root, path):
+                left[path] = _OTHER_KEY if size else None
+        files = {o["path"]: _seen(o) for o in came if o["path"] not in left}
+        told = {path: why for path, why in left.items() if why is not None}
+        self._listed[folder] = _Listed(known.at, known.files | files, known.left | told)
+        return self._listed[folder]
+
+    def _objects(self, folder: str, after: str | None) -> tuple[list[ObjectMeta], dict[str, str | None]]:
+        """The objects of a folder whose keys sort behind one, and why others are left, by key."""
+        from obstore.exceptions import InvalidPathError
+
+        try:
+            return list(store(self.root).list(folder or None, offset=after).collect()), {}
+        except InvalidPathError:  # one such key, and nothing of the list is told
+            keys = [key for key in self._keys(folder) if after is None or key > after]
+        found = dict(zip(keys, at_once(self._head, keys), strict=True))
+        left: dict[str, str | None] = {key: told for key, told in found.items() if isinstance(told, str)}
+        return [told for told in found.values() if told and not isinstance(told, str)], left
+
+    def _keys(self, folder: str) -> list[str]:
+        try:
+            return keys_below(self.root, folder)
+        except OSError as error:
+            raise _unavailable(self.root, error) from error
+
+    def _head(self, key: str) -> ObjectMeta | str | None:
+        """What an object is, why it cannot be asked for, or None where it is gone."""
+        try:
+            return store(self.root).head(key)
+        except ValueError:
+            return _UNUSABLE
+        except FileNotFoundError:
+            return _OTHER_KEY if _UNTOLD in key else None
 
     def seen(self, path: str) -> Seen:
         """An object's size, time and ETag."""
@@ -240,6 +281,21 @@ class Bucket:
         part.replace(local)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """What was listed of a folder of a bucket, whole at the time `at` (monotonic seconds)."""
+
+    at: float
+    files: dict[str, Seen]
+    left: dict[str, str]
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    """The folders in which files lie, and those above these."""
+    below = {path.rpartition("/")[0] for path in paths}
+    return below | {str(above) for folder in below for above in PurePosixPath(folder).parents}
+
+
 def _seen(found: ObjectMeta) -> Seen:
     return Seen(found["path"], found["size"], found["last_modified"], found["e_tag"])
 
@@ -252,6 +308,10 @@ def _available(root: str) -> Generator[None]:
     try:
         yield
     except BaseError as error:
-        raise Unavailable(
-            f"the landing zone {root} cannot be reached: {reason(error)}. Nothing was taken in; run it again"
-        ) from error
+        raise _unavailable(root, error) from error
+
+
+def _unavailable(root: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the landing zone {root} cannot be reached: {reason(error)}. Nothing was taken in; run it again"
+    )

@@ -170,8 +170,13 @@ class Proxy:
 
 
 @contextmanager
-def proxy(server: Server, meddle: Meddle = lambda _: None) -> Iterator[Proxy]:
-    """A proxy that hands requests on as they are, signature included, and meddles with some."""
+def proxy(
+    server: Server, meddle: Meddle = lambda _: None, retold: Callable[[bytes], bytes] = lambda answer: answer
+) -> Iterator[Proxy]:
+    """A proxy that hands requests on as they are, signature included, and meddles with some.
+
+    retold: what becomes of the answer to a list, for what this server cannot hold and others do.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -193,6 +198,7 @@ def proxy(server: Server, meddle: Meddle = lambda _: None) -> Iterator[Proxy]:
                 status, headers, answer = self.refuse(todo)
             else:
                 status, headers, answer = self.forward(request, body)
+                answer = retold(answer) if request.is_list else answer
             if todo == "lose":
                 self.close_connection = True
                 return

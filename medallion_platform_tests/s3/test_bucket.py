@@ -16,13 +16,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 from obstore.exceptions import BaseError
+from pyarrow.fs import S3FileSystem
 
 from medallion_platform.lakehouse import ledger
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import LostFile
 from medallion_platform.sources.zones import Bucket, StillGrowing, zone_at
 from medallion_platform.storage import of_request, reason, store
-from medallion_platform_tests.pipeline.toy import CSV, bad, check, good, letters, table_rows
+from medallion_platform_tests.pipeline.toy import CSV, NOW, bad, check, good, letters, table_rows
 
 from .server import SKEWED, Server, proxy
 from .zone import BucketZone
@@ -30,6 +31,19 @@ from .zone import BucketZone
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
 DRIVER = Path(__file__).with_name("driver.py")
 KNOWN = 10_000
+
+
+def put_under_any_key(place: str, content: bytes = b"x") -> None:
+    """An object, also where obstore could not make it; one whose key ends in a slash has no content."""
+    files = S3FileSystem(
+        endpoint_override=os.environ["AWS_ENDPOINT_URL"], region="us-east-1", background_writes=False
+    )
+    key = place.removeprefix("s3://")
+    if key.endswith("/"):
+        files.create_dir(key)
+        return
+    with files.open_output_stream(key) as out:
+        out.write(content)
 
 
 def test_new_objects_are_taken_once_by_their_content(bucket: str) -> None:
@@ -139,6 +153,81 @@ def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, b
         finally:
             os.environ.update(server.environment)
             store.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "name", ["tab\there.csv", "line\nend.csv", "\r.csv", "delete\x7f.csv", "\x07.csv", "escape\x1b[2J.csv"]
+)
+def test_an_object_of_an_unusable_key_is_named_and_all_others_are_taken_in(bucket: str, name: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/2026/a.csv", [good("a")])
+    zone.csv("events/z.csv", [good("z")])
+    put_under_any_key(f"{zone.landing}/events/2026/{name}")
+    look = landing.look(zone.landing, [CSV], NOW)
+    assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv", "events/z.csv"]
+    ((left, why),) = look.left.items()
+    assert left.startswith("events/2026/")
+    assert left.isprintable()
+    assert "rename it" in why
+    assert zone.take().counts.written == 2
+    zone.csv("events/zz.csv", [good("b", 20)])
+    assert [seen.path for seen in zone.seen(CSV)][-1] == "events/zz.csv", "with its ETag, as before"
+    taken = zone.take()
+    assert (taken.counts.read, taken.counts.dead_lettered, taken.notes) == (1, 0, [])
+    check(zone)  # type: ignore[arg-type]
+
+
+def test_a_look_again_finds_what_came_behind_an_unusable_key(bucket: str) -> None:
+    root = f"{bucket}/landing"
+    objects = store(root)
+    objects.put("events/a.csv", b"x")
+    zone = Bucket(root)
+    assert len(zone.scan(["events"]).files) == 1
+    put_under_any_key(f"{root}/events/b\t.csv")
+    objects.put("events/c.csv", b"x")
+    for _ in range(2):
+        found = zone.scan(["events"])
+        assert [seen.path for seen in found.files] == ["events/a.csv", "events/c.csv"]
+        assert list(found.left) == ["events/b\t.csv"]
+    assert {seen.etag is None for seen in found.files} == {False}
+
+
+def test_the_marks_of_folders_are_no_files(bucket: str) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/2026/a.csv", [good("a")])
+    for mark in ("events/2026/01/", "events/2026/02.csv/", "events/"):
+        put_under_any_key(f"{zone.landing}/{mark}", b"")
+    zone.put("events/2026_$folder$", b"")
+    zone.put("events/2026/01_$folder$", b"")
+    look = landing.look(zone.landing, [CSV], NOW)
+    assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv"]
+    assert (look.left, look.unclaimed, look.unfinished) == ({}, (), ())
+    taken = zone.take()
+    assert (taken.counts.read, taken.counts.dead_lettered) == (1, 0)
+
+
+def test_an_object_whose_key_ends_in_a_slash_is_named_where_it_has_content(
+    server: Server, bucket: str
+) -> None:
+    zone = BucketZone(bucket)
+    zone.csv("events/full.csv/a.csv", [good("a")])
+    put_under_any_key(f"{zone.landing}/events/full.csv/", b"")
+
+    def with_content(answer: bytes) -> bytes:
+        key, mark, rest = answer.partition(b"/events/full.csv/</Key>")
+        return key + mark + rest.replace(b"<Size>0</Size>", b"<Size>5</Size>", 1)
+
+    with proxy(server, retold=with_content) as through:
+        os.environ.update(through.environment)
+        store.cache_clear()
+        try:
+            look = landing.look(zone.landing, [CSV], NOW)
+        finally:
+            os.environ.update(server.environment)
+            store.cache_clear()
+    assert list(look.left) == ["events/full.csv"]
+    assert "a / at its end" in look.left["events/full.csv"]
+    assert [seen.path for seen in look.claimed[CSV.name]] == ["events/full.csv/a.csv"]
 
 
 def test_nobody_waits_for_an_object_to_settle(bucket: str) -> None:
