@@ -16,7 +16,11 @@ import pytest
 
 from medallion_platform_tests.command import MEDALLION, REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 RUN_ELSEWHERE = {
     "demo": "test_demo.py",
     "test": "this suite, and .ci/run with -m ui, integration and faults",
