@@ -18,6 +18,8 @@ from pathlib import Path
 from threading import Event, get_native_id
 from typing import Protocol, Self
 
+import psutil
+
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
@@ -204,9 +206,5 @@ def memory_is_short() -> bool:
             return used > _MEMORY_SHARE * int(most)
     except (OSError, KeyError, ValueError):
         pass
-    try:
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        told = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
-        return told["MemAvailable"] < (1 - _MEMORY_SHARE) * told["MemTotal"]
-    except (OSError, KeyError, ValueError):
-        return False
+    memory = psutil.virtual_memory()
+    return memory.available < (1 - _MEMORY_SHARE) * memory.total
