@@ -1,15 +1,14 @@
 """One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
@@ -93,15 +92,21 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             unit_columns=unit_columns,
         )
-        _tell_partitions(context, lake, table.name, unit_columns[table.name], done.record)
         tell(table.name, done.reason)
-        context.log.info(f"{table.name}: {done.reason}")
+        told = {
+            **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
+            **reports.column_lineage(done.lineage),
+        }
+        context.log.info(f"{table.name}: {told['what_was_done']}")
+        of = None
+        if table.unit:
+            done_so = told["what_was_done"]
+            of = reports.of_partitions(
+                lake, table.name, table.unit.column, done.version, done_so, done.record
+            )
         return dg.MaterializeResult(
             asset_key=key,
-            metadata={
-                **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
-                **reports.column_lineage(done.lineage),
-            },
+            metadata=_told(context, told, of),
             check_results=[
                 *reports.check_results(lake, table.name, unit_columns[table.name]),
                 reports.current(lake, table, unit_columns),
@@ -148,13 +153,19 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
             taken, pieces = _take_in(source, lakehouse, run, context.log)
             reason = reports.taken_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
-            for unit in sorted(taken.units.keys() - (units or set())) if source.unit else ():
+        told = reports.metadata(lake, source.contract, source.table, version, record, reason)
+        context.log.info(f"{source.table}: {told['what_was_done']}")
+        of = None
+        if source.unit:
+            of = reports.of_partitions(
+                lake, source.table, source.unit, version, told["what_was_done"], record
+            )
+            for unit in sorted(of.written.keys() - (units or set())):
                 # It got rows, though it was not asked for.
-                context.log_event(dg.AssetMaterialization(key, partition=unit))
-        _tell_partitions(context, lake, source.table, source.unit, record)
+                context.log_event(dg.AssetMaterialization(key, partition=unit, metadata=of.told(unit)))
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=reports.metadata(lake, source.contract, source.table, version, record, reason),
+            metadata=_told(context, told, of),
             check_results=[
                 *reports.check_results(lake, source.table),
                 reports.personal(lake, source.table, source.contract),
@@ -224,7 +235,8 @@ def intake_op(source: Source) -> dg.OpDefinition:
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
         taken, pieces = _take_in(source, lakehouse, run, context.log)
         if taken.pieces:
-            yield from reports.intake_events(lake, source, taken, pieces)
+            untold = partitions.untold(context.instance, source.table, partitions.of_source(source), run.at)
+            yield from in_bulk(context, reports.intake_events(lake, source, taken, pieces, untold))
 
     return body
 
@@ -273,12 +285,14 @@ def _team(domain: str) -> str:
     return f"team:{domain}"
 
 
-def _tell_partitions(
-    context: dg.AssetExecutionContext, lake: Lake, table: str, unit: str | None, record: Record | None
-) -> None:
-    """Give each partition of the run its own numbers; all else is said of the run as a whole."""
-    if unit is None:
-        return
-    rows = reports.rows_by_unit(lake, table, unit)
-    for partition in _requested(context) or ():
-        context.add_asset_metadata(reports.of_partition(rows, partition, record), partition_key=partition)
+def _told(
+    context: dg.AssetExecutionContext, told: Mapping[str, Any], of: reports.OfPartitions | None
+) -> Mapping[str, Any]:
+    """The metadata of the run's one event; where it has partitions, each gets its own, the last one both."""
+    requested = sorted(_requested(context) or ())
+    if of is None or not requested:
+        return told
+    for name in requested:
+        own = {**of.told(name), **(told if name == requested[-1] else {})}
+        context.add_asset_metadata(own, partition_key=name)
+    return {}

@@ -14,6 +14,7 @@ from medallion_platform.orchestration.assets import (
     table_asset,
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
+from medallion_platform.orchestration.event_log import take_batches_at_once
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.names import key_of, serving_of
@@ -32,6 +33,7 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     sleep_while_waiting()
+    take_batches_at_once()
     bronze = [bronze_asset(s, lakehouse) for s in catalog.sources]
     made = [table_asset(t, catalog, lakehouse) for t in catalog.in_order]
     published = [feature_asset(f, lakehouse, catalog.origin(f.table).domain) for f in features]

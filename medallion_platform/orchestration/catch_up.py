@@ -16,7 +16,8 @@ import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from medallion_platform.orchestration import reports
+from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
@@ -95,7 +96,7 @@ class _CatchUp:
                 events = self._attempt(table.name, partial(self._refresh, table))
                 if any(isinstance(event, dg.AssetMaterialization) for event in events):
                     written.add(table.name)
-                yield from events
+                yield from in_bulk(self._context, events)
         for view in self._features:
             name = serving_of(view.view)
             if name not in self._config.leave and edition_behind(view, self._lakehouse):
@@ -139,8 +140,10 @@ class _CatchUp:
         self._context.log.info(f"{table.name}: {done.reason}")
         if done.record is None:
             return ()
-        provenance = reports.provenance(self._context.instance, table)
-        return reports.refresh_events(self._lake, table, done, columns, provenance)
+        on, definition = self._context.instance, partitions.of_table(self._catalog, table.name)
+        untold = partitions.untold(on, table.name, definition, run.at)
+        provenance = reports.provenance(on, table)
+        return reports.refresh_events(self._lake, table, done, columns, provenance, untold)
 
     def _publish(self, view: Features, name: str) -> Iterable[Event]:
         from medallion_platform.pipeline.publish import publish

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 
+from medallion_platform.orchestration.names import key_of
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
 from medallion_platform.sources.source import Source
 
@@ -24,6 +26,30 @@ def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition
 def of_source(source: Source) -> dg.TimeWindowPartitionsDefinition | None:
     """Days by event date where the bronze table is partitioned so."""
     return of_unit(daily(source.unit) if source.unit else None, source.first_day)
+
+
+def of_table(catalog: Catalog, name: str) -> dg.TimeWindowPartitionsDefinition | None:
+    """The partitions of any table; None where it has none."""
+    source = catalog.source_of.get(name)
+    return (
+        of_source(source) if source else of_unit(catalog.by_name[name].unit, catalog.origin(name).first_day)
+    )
+
+
+def untold(
+    on: dg.DagsterInstance, table: str, definition: dg.TimeWindowPartitionsDefinition | None, now: datetime
+) -> set[str]:
+    """The partitions, up to the current one, that Dagster takes for missing."""
+    if definition is None:
+        return set()
+    with dg.partition_loading_context(now):
+        return {*definition.get_partition_keys()} - on.get_materialized_partitions(key_of(table))
+
+
+def current(definition: dg.TimeWindowPartitionsDefinition, now: datetime) -> str:
+    """The partition that `now` lies in; "" where the first one is still to come."""
+    with dg.partition_loading_context(now):
+        return definition.get_last_partition_key() or ""
 
 
 def range_tags(first: object, last: object) -> dict[str, str]:

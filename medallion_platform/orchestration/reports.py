@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ DRIFT = "rows_as_usual"
 SURGE = "dead_letters_as_usual"
 REFRESHED = "refresh_succeeds"
 PERSONAL = "personal_data_is_declared"
+_NOTHING = "nothing to do"
 PREVIEW = 5
 """Rows that a materialization shows."""
 
@@ -206,19 +208,18 @@ def metadata(
 ) -> dict[str, Any]:
     """What an asset's materialization says of itself: the table as it is now, and what this run did to it.
 
-    `run_...` is of the run as a whole, whichever of its partitions an event is for.
+    `run_...` is of the run as a whole; a run that did nothing has none.
     """
-    counts = record.counts if record else Counts()
     found: dict[str, Any] = {
         "dagster/row_count": lake.rows(table),
         "dagster/uri": lake.path(table),
         "delta_version": version,
-        "what_was_done": reason if record else f"nothing to do: {reason}",
+        "what_was_done": reason if record else f"{_NOTHING}: {reason}",
         "dead_letters_now": dead_letters.count(lake, table),
         "preview": dg.MetadataValue.md(as_markdown(preview(lake, contract, table, PREVIEW))),
-        **{f"run_rows_{name}": n for name, n in counts.as_dict().items()},
     }
     if record:
+        found |= {f"run_rows_{name}": n for name, n in record.counts.as_dict().items()}
         found["run_seconds"] = record.seconds
         if record.further:
             found["run_rows_with_further_fields"] = record.further
@@ -235,13 +236,55 @@ def metadata(
     return found
 
 
-def of_partition(rows: Mapping[str, int], partition: str, record: Record | None) -> dict[str, Any]:
-    """What a partition's own event says beside the run's: its rows now, and those that this run wrote.
+@dataclass(frozen=True)
+class OfPartitions:
+    """What the partitions' own events say: their rows, and what the run did to them.
 
-    rows: of every partition now.
+    rows: of every partition now. written: by the run, in the partitions that it made. reason: what the run
+    did, "" where there was none.
     """
-    written = record.units.get(partition, 0) if record else 0
-    return {"dagster/partition_row_count": rows.get(partition, 0), "partition_rows_written": written}
+
+    version: int
+    reason: str
+    rows: Mapping[str, int]
+    written: Mapping[str, int]
+
+    def told(self, partition: str) -> dict[str, Any]:
+        """The metadata of one partition's event."""
+        rows = self.rows.get(partition, 0)
+        concerned = partition in self.written or not self.written
+        standing = f"{_NOTHING}: {'it is up to date' if rows else 'it has no rows'}"
+        return {
+            "delta_version": self.version,
+            "what_was_done": (self.reason if concerned else "") or standing,
+            "dagster/partition_row_count": rows,
+            "partition_rows_written": self.written.get(partition, 0),
+        }
+
+    def events(
+        self,
+        table: str,
+        told: Mapping[str, Any],
+        untold: Collection[str] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[dg.AssetMaterialization]:
+        """An event for each partition that was made or is `untold`; the last one tells of the table, too.
+
+        Whoever opens the table's page sees the last event's metadata.
+        """
+        names = [*sorted(set(untold) - self.written.keys()), *sorted(self.written)]
+        for name in names:
+            own = {**self.told(name), **(told if name == names[-1] else {})}
+            yield dg.AssetMaterialization(key_of(table), partition=name, metadata=own, tags=tags)
+
+
+def of_partitions(
+    lake: Lake, table: str, unit_column: str, version: int, reason: str = "", record: Record | None = None
+) -> OfPartitions:
+    """What is told of a table's partitions after a run, or of how they stand without one."""
+    return OfPartitions(
+        version, reason, rows_by_unit(lake, table, unit_column), record.units if record else {}
+    )
 
 
 def taken_in_words(taken: Taken, pieces: str) -> str:
@@ -250,24 +293,25 @@ def taken_in_words(taken: Taken, pieces: str) -> str:
 
 
 def intake_events(
-    lake: Lake, source: Source, taken: Taken, pieces: str
+    lake: Lake, source: Source, taken: Taken, pieces: str, untold: Collection[str] = ()
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What an intake tells of its bronze table: each partition that got rows, then the checks.
 
-    Where no row was written nothing is materialized: it is an observation, which makes nothing look newer.
+    untold: partitions of which Dagster was never told. Where no row was written nothing is materialized:
+    it is an observation, which makes nothing look newer.
     """
-    told = metadata(
-        lake, source.contract, source.table, taken.version, taken.record, taken_in_words(taken, pieces)
-    )
+    reason = taken_in_words(taken, pieces)
+    told = metadata(lake, source.contract, source.table, taken.version, taken.record, reason)
     told[pieces] = taken.pieces
     if not taken.counts.written:
         yield dg.AssetObservation(key_of(source.table), metadata=told)
         yield from map(evaluation, check_results(lake, source.table))
         return
-    now = rows_by_unit(lake, source.table, source.unit) if source.unit else {}
-    for unit in sorted(taken.units) if source.unit else (None,):
-        own = of_partition(now, unit, taken.record) if unit else {}
-        yield dg.AssetMaterialization(key_of(source.table), partition=unit, metadata=told | own)
+    if source.unit:
+        of = of_partitions(lake, source.table, source.unit, taken.version, reason, taken.record)
+        yield from of.events(source.table, told, untold)
+    else:
+        yield dg.AssetMaterialization(key_of(source.table), metadata=told)
     # Of this run and after what they judge: the UI shows older results as "not evaluated".
     yield from map(evaluation, check_results(lake, source.table))
     yield evaluation(personal(lake, source.table, source.contract))
@@ -279,18 +323,28 @@ def refresh_events(
     done: Refreshed,
     unit_columns: Mapping[str, str | None],
     provenance: Mapping[str, str],
+    untold: Collection[str] = (),
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """What a refresh that wrote tells of its table: each partition that got rows, then the checks."""
+    """What a refresh that wrote tells of its table: each partition that it made, then the checks.
+
+    untold: partitions that are up to date as well, and of which Dagster was never told.
+    """
     assert done.record is not None
     told = metadata(lake, table.contract, table.name, done.version, done.record, done.reason)
     told |= column_lineage(done.lineage)
-    tags = {**provenance, DATA_VERSION_TAG: str(done.version), CODE_VERSION_TAG: code_of(table)}
-    rows = rows_by_unit(lake, table.name, table.unit.column) if table.unit else {}
-    for unit in sorted(done.record.units) if table.unit else (None,):
-        counted = of_partition(rows, unit, done.record) if unit else {}
-        yield dg.AssetMaterialization(key_of(table.name), partition=unit, metadata=told | counted, tags=tags)
+    tags = versions(table, done.version, provenance)
+    if table.unit:
+        of = of_partitions(lake, table.name, table.unit.column, done.version, done.reason, done.record)
+        yield from of.events(table.name, told, untold, tags)
+    else:
+        yield dg.AssetMaterialization(key_of(table.name), metadata=told, tags=tags)
     results = check_results(lake, table.name, unit_columns[table.name])
     yield from map(evaluation, [*results, current(lake, table, unit_columns)])
+
+
+def versions(table: Table, version: int, provenance: Mapping[str, str]) -> dict[str, str]:
+    """The tags by which Dagster tells what is stale."""
+    return {**provenance, DATA_VERSION_TAG: str(version), CODE_VERSION_TAG: code_of(table)}
 
 
 def provenance(on: dg.DagsterInstance, table: Table) -> dict[str, str]:

@@ -170,7 +170,9 @@ def run_everything(
     _execute(defs.resolve_job_def(INTAKE), on, outcome, {})
     _catch_up(defs, on, outcome)
     outcome.waiting = behind.waiting(catalog, lakehouse.lake)
-    states.tell_states(catalog, _served(defs), lakehouse.lake, on, datetime.now(UTC))
+    now, lake = datetime.now(UTC), lakehouse.lake.look()
+    states.tell_states(catalog, _served(defs), lake, on, now)
+    states.tell_partitions(catalog, lake, on, now)
     return outcome
 
 

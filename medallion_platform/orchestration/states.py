@@ -1,4 +1,5 @@
-"""What time and other tables do to a table without anybody writing it: its data age, its inputs are missing.
+"""What time and other tables do to a table without anybody writing it: its data age, its inputs are missing,
+a new day begins.
 
 Dagster's own evaluation of freshness goes by the last materialization, so that a rebuild of last year's rows
 looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline/freshness.py` here.
@@ -6,6 +7,7 @@ looks fresh. It is switched off (`runs.instance`); the same badge is told by `pi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -13,10 +15,11 @@ import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
-from medallion_platform.orchestration import reports
+from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
-from medallion_platform.pipeline.behind import waiting
+from medallion_platform.pipeline.behind import behind, waiting
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.freshness import Freshness, freshness
 
@@ -54,18 +57,78 @@ def tell_states(
             on.report_runless_asset_event(reports.evaluation(result))
 
 
+def tell_partitions(
+    catalog: Catalog,
+    lake: Lake,
+    on: dg.DagsterInstance,
+    now: datetime,
+    complete: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Tell Dagster of partitions that are as they should be and that it takes for missing.
+
+    A day without rows is done: a new one after midnight, or one of which a run was killed before it told.
+    What is out of date or waits, or is made from what does, stays missing. complete: what this gave the last
+    time, the tables of which nothing was missing in this state; they are not looked at again.
+    """
+    marks = {}
+    for name in catalog.names:
+        definition = partitions.of_table(catalog, name)
+        if definition is not None and (version := lake.version(name)) >= 0:
+            marks[name] = f"{version} {partitions.current(definition, now)}"
+    if marks == complete:
+        return marks
+    late = behind(catalog, lake)
+    unsettled: set[str] = set()
+    told: set[str] = set()
+    for name in catalog.names:
+        upstream = set(catalog.by_name[name].upstream_names) if name in catalog.by_name else set[str]()
+        if name in late or unsettled & upstream or any(lake.version(u) < 0 for u in upstream):
+            unsettled.add(name)
+        elif name in marks and marks[name] != (complete or {}).get(name):
+            told |= _tell_untold(catalog, lake, on, now, name, again=bool(told & upstream))
+    return {name: mark for name, mark in marks.items() if name not in unsettled}
+
+
+def _tell_untold(
+    catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime, name: str, *, again: bool
+) -> set[str]:
+    """Tell of a table's missing partitions; gives its name where there were any.
+
+    again: tell of the current one in any case, since a new partition upstream belongs to it: a day to its
+    week.
+    """
+    definition = partitions.of_table(catalog, name)
+    assert definition is not None
+    untold = partitions.untold(on, name, definition, now)
+    if again and (current := partitions.current(definition, now)):
+        untold.add(current)
+    if not untold:
+        return set()
+    table, version = catalog.by_name.get(name), lake.version(name)
+    of = reports.of_partitions(lake, name, str(catalog.unit_columns[name]), version)
+    told = reports.metadata(lake, catalog.contract_of(name), name, version, None, "it is as it should be")
+    tags = reports.versions(table, version, reports.provenance(on, table)) if table else None
+    report_in_bulk(on, of.events(name, told, untold, tags))
+    return {name}
+
+
 def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.SensorDefinition:
-    """Tell what became of each table's freshness and inputs, every minute."""
+    """Tell what became of each table's freshness, inputs and partitions, every minute."""
 
     @dg.sensor(
         name="data_grew_old",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells how old the data of each table are, and which tables wait for an input.",
+        description="Tells how old the data of each table are, which tables wait for an input, and which "
+        "days are done since they have no rows.",
     )
-    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SkipReason:
-        tell_states(catalog, served, lakehouse.lake, context.instance, datetime.now(UTC))
-        return dg.SkipReason("it starts no run")
+    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
+        now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.look()
+        tell_states(catalog, served, lake, on, now)
+        complete = tell_partitions(catalog, lake, on, now, json.loads(context.cursor or "{}"))
+        return dg.SensorResult(
+            skip_reason=dg.SkipReason("it starts no run"), cursor=json.dumps(complete, sort_keys=True)
+        )
 
     return sensor
 

@@ -22,6 +22,7 @@ import dagster as dg
 from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.observability.worker import Vitals
 from medallion_platform.orchestration import reports
+from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
@@ -179,8 +180,7 @@ def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop:
                 _LOG.info(reports.taken_in_words(taken, "partitions"))
                 events += reports.intake_events(lakehouse.lake, worker.source, taken, "partitions")
             events += worker.refreshes_to_report()
-            for event in events:
-                on.report_runless_asset_event(event)
+            report_in_bulk(on, events)
         except Exception as error:  # the intake goes on without Dagster; what it did is in the commits
             _LOG.warning("Dagster was not told of all that was done: %s", why_to_wait(error) or error)
         if ended:

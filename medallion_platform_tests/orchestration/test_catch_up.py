@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from pyspark.sql import SparkSession
 
 from medallion_platform.definitions import lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
+from medallion_platform.orchestration.states import tell_partitions
 from medallion_platform.pipeline.behind import behind
 from medallion_platform.settings import Settings
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
 
 FRAGILE = "gold.fragile"
+GOLD = [dg.AssetKey(["gold", "fragile"]), dg.AssetKey(["gold", "sums"])]
 
 
 def test_a_table_that_fails_stops_no_other_one(
@@ -42,6 +47,10 @@ def test_a_table_that_fails_stops_no_other_one(
             assert record.event.dagster_event
             return record.event.dagster_event.asset_check_evaluation_data
 
+        def stale(days: set[str]) -> list[tuple[dg.AssetKey, str]]:
+            told = CachingStaleStatusResolver(on, defs.resolve_asset_graph(), LoadingContextForTest(on))
+            return [(k, d) for k in GOLD for d in days if told.get_status(k, d) is not StaleStatus.FRESH]
+
         assert defs.resolve_job_def(INTAKE).execute_in_process(instance=on).success
         (tmp_path / FAIL).touch()
         outcome = runs.Outcome()
@@ -50,6 +59,8 @@ def test_a_table_that_fails_stops_no_other_one(
         assert "the test wants it so" in outcome.failed[FRAGILE]
         late = behind(catalog, place.lake)
         assert late.keys() == {FRAGILE}
+        tell_partitions(catalog, place.lake, on, datetime.now(UTC))
+        assert on.get_materialized_partitions(GOLD[0]) == set(), "it failed: nothing of it is done"
         assert not check().passed
         assert check().metadata["why"].value == outcome.failed[FRAGILE]
 
@@ -63,5 +74,14 @@ def test_a_table_that_fails_stops_no_other_one(
         assert check().passed
         assert behind(catalog, place.lake) == {}
         told = [e.partition for e in done.all_events if e.event_type_value == "ASSET_MATERIALIZATION"]
-        assert told == [str(TODAY)]
+        assert told == [str(TODAY)], "the newest one; the others went to the log in one batch"
+        days = {str(TODAY - timedelta(days=n)) for n in range(4)}
+        keys = [dg.AssetKey(["bronze", "sales"]), dg.AssetKey(["silver", "sales"]), *GOLD]
+        assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
+        assert stale(days) == []
+        tomorrow = datetime.combine(TODAY + timedelta(days=1), time(0, 1), UTC)
+        tell_partitions(catalog, place.lake, on, tomorrow)
+        days.add(str(tomorrow.date()))
+        assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
+        assert stale(days) == []
         assert not [e for e in catch_up().all_events if e.event_type_value == "ASSET_MATERIALIZATION"]

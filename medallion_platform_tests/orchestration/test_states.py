@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 from dagster._core.definitions.freshness import FreshnessState
 
 from medallion_platform.definitions import catalog, definitions_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.partitions import range_tags
-from medallion_platform.orchestration.states import tell_states
+from medallion_platform.orchestration.states import tell_partitions, tell_states
 from medallion_platform.settings import Settings
 
 EVENTS = dg.AssetKey(["bronze", "events"])
@@ -61,6 +62,14 @@ class Place:
     def tell(self, at: datetime) -> None:
         tell_states(catalog, SERVED, self.lake, self.on, at)
 
+    def tell_partitions(self, at: datetime, known: dict[str, str] | None = None) -> dict[str, str]:
+        return tell_partitions(catalog, self.lake, self.on, at, known)
+
+
+def days_of(table: str, now: datetime) -> set[str]:
+    first = catalog.origin(table).first_day
+    return {str(first + timedelta(days=n)) for n in range((now.date() - first).days + 1)}
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
@@ -76,7 +85,10 @@ def test_a_click_on_bronze_takes_in_what_waits_and_parses_again_only_by_name(pla
     place.land("a", event("a", "2026-01-05T10:00:00Z"), event("b", "2026-01-07T10:00:00Z"))
     place.click("2026-01-05", "2026-01-06")
     assert place.lake.rows("bronze.events") == 2
-    assert place.on.get_materialized_partitions(EVENTS) == {"2026-01-05", "2026-01-06", "2026-01-07"}
+    days = {"2026-01-05", "2026-01-06", "2026-01-07"}
+    assert place.on.get_materialized_partitions(EVENTS) == days
+    place.tell_partitions(datetime.now(UTC))
+    assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", datetime.now(UTC))
     version = place.lake.version("bronze.events")
     result = place.click("2026-01-05", "2026-01-06")
     assert place.lake.version("bronze.events") == version
@@ -97,14 +109,63 @@ def test_each_partition_tells_its_own_numbers(place: Place) -> None:
     place.intake()
     place.land("c", event("c", "2026-01-05T11:00:00Z"))
     place.intake()
-    written = {}
-    for record in place.on.fetch_materializations(EVENTS, limit=9).records:
+    written: dict[str | None, list[tuple[object, object]]] = {}
+    of_the_table = []
+    for record in place.on.fetch_materializations(EVENTS, limit=1000).records:
         assert record.asset_materialization
         told = record.asset_materialization.metadata
-        written.setdefault(record.partition_key, []).append(
-            (told["dagster/partition_row_count"].value, told["partition_rows_written"].value)
-        )
-    assert written == {"2026-01-05": [(4, 1), (3, 3)], "2026-01-06": [(1, 1)]}
+        counts = (told["dagster/partition_row_count"].value, told["partition_rows_written"].value)
+        written.setdefault(record.partition_key, []).append(counts)
+        if "dagster/row_count" in told:
+            of_the_table.append((record.partition_key, told["dagster/row_count"].value))
+            assert told["what_was_done"].value == f"{told['run_rows_read'].value} records from 1 files"
+        elif counts[0] == 0:
+            assert told["what_was_done"].value == "nothing to do: it has no rows"
+    assert written.pop("2026-01-05") == [(4, 1), (3, 3)]
+    assert written.pop("2026-01-06") == [(1, 1)]
+    assert set(map(tuple, written.values())) == {((0, 0),)}, "a day without rows is done"
+    # What the page of the table shows is what the newest event says, and no other says it.
+    assert of_the_table == [("2026-01-05", 5), ("2026-01-06", 4)]
+
+
+def test_a_complete_table_looks_complete_after_midnight_too(place: Place) -> None:
+    now = datetime.now(UTC)
+    place.land("a", event("a", "2026-02-05T10:00:00Z"))
+    place.intake()
+    assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now)
+    known = place.tell_partitions(now)
+    told = len(place.on.fetch_materializations(EVENTS, limit=1000).records)
+    for _ in range(2):
+        assert place.tell_partitions(now, known) == known
+        place.tell_partitions(now)  # whoever remembers nothing finds nothing to tell
+    assert len(place.on.fetch_materializations(EVENTS, limit=1000).records) == told
+    known = place.tell_partitions(now + timedelta(days=3), known)
+    assert len(place.on.fetch_materializations(EVENTS, limit=1000).records) == told + 3
+    assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now + timedelta(days=3))
+    newest = place.on.get_latest_materialization_event(EVENTS)
+    assert newest
+    assert newest.asset_materialization
+    assert newest.asset_materialization.metadata["dagster/row_count"].value == 1, "the page shows the table"
+    assert "run_rows_written" not in newest.asset_materialization.metadata, "no plot falls as if cured"
+
+
+def test_what_a_killed_run_did_not_tell_is_told_and_what_is_out_of_date_is_not(place: Place) -> None:
+    place.land("a", event("a", "2026-02-05T10:00:00Z"), event("b", "2026-02-05T11:00:00Z"))
+    with dg.DagsterInstance.ephemeral() as forgotten:
+        assert place.defs.resolve_job_def("intake").execute_in_process(instance=forgotten).success
+    for name in ("silver.events", "gold.daily_user_metrics"):  # there, and made from nothing yet
+        place.lake.ensure(name, pa.schema([("event_date", pa.date32())]), ("event_date",))
+    now = datetime.now(UTC)
+    known = place.tell_partitions(now)
+    assert known.keys() == {"bronze.events"}
+    assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now)
+    (told,) = place.on.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=EVENTS, asset_partitions=["2026-02-05"]), limit=2
+    ).records
+    assert told.asset_materialization
+    assert told.asset_materialization.metadata["dagster/partition_row_count"].value == 2
+    for key in (SILVER, dg.AssetKey(["gold", "daily_user_metrics"])):
+        assert place.on.get_materialized_partitions(key) == set()
 
 
 def test_a_check_tells_the_table_and_not_who_pressed_last(place: Place) -> None:

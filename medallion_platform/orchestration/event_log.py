@@ -1,0 +1,108 @@
+"""Many events at once: five years of partitions are told to Dagster in one transaction, not in 1,800."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import dagster as dg
+from dagster._core.events import (
+    ASSET_EVENTS,
+    BATCH_WRITABLE_EVENTS,
+    DagsterEvent,
+    DagsterEventBatchMetadata,
+    StepMaterializationData,
+    generate_event_batch_id,
+)
+from dagster._core.events.log import EventLogEntry
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._time import get_current_timestamp
+
+_LARGEST_BATCH = 1000
+
+Told = TypeVar("Told", bound=dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation)
+
+
+def take_batches_at_once() -> None:
+    """Let Dagster give its storage the partitions of a step in batches, and SQLite take each at once.
+
+    Dagster 1.13 asks for batches only where this variable says so, and its SQLite takes them event by event,
+    each in four transactions and with a look at the schema; Postgres takes them at once by itself.
+    """
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_LARGEST_BATCH))
+    SqliteEventLogStorage.store_event_batch = _store_batch  # type: ignore[method-assign]
+
+
+def in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[Told]:
+    """Log the partitions among a step's events in one batch; give what is left for the step to yield.
+
+    The last partition is left: whoever looks at the step's events sees that the table was written.
+    """
+    events = list(events)
+    first = _partitions(events)[:-1]
+    step, batch = context.get_step_execution_context(), generate_event_batch_id()
+    for event in first:
+        ends = DagsterEventBatchMetadata(batch, event is first[-1])
+        DagsterEvent.asset_materialization(step, event, ends)
+    logged = {id(event) for event in first}
+    yield from (event for event in events if id(event) not in logged)
+
+
+def report_in_bulk(on: dg.DagsterInstance, events: Iterable[Told]) -> None:
+    """Tell what no run did; partitions in one batch, before the rest."""
+    events = list(events)
+    partitions = _partitions(events)
+    if partitions:
+        on.event_log_storage.store_event_batch([_runless(event) for event in partitions])
+    batched = {id(event) for event in partitions}
+    for event in events:
+        if id(event) not in batched:
+            on.report_runless_asset_event(event)
+
+
+def _partitions(events: Sequence[object]) -> list[dg.AssetMaterialization]:
+    return [e for e in events if isinstance(e, dg.AssetMaterialization) and e.partition]
+
+
+def _runless(event: dg.AssetMaterialization) -> EventLogEntry:
+    return EventLogEntry(
+        user_message="",
+        level=logging.INFO,
+        job_name=RUNLESS_JOB_NAME,
+        run_id=RUNLESS_RUN_ID,
+        error_info=None,
+        timestamp=get_current_timestamp(),
+        step_key=None,
+        dagster_event=DagsterEvent(
+            event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=RUNLESS_JOB_NAME,
+            event_specific_data=StepMaterializationData(event),
+        ),
+    )
+
+
+def _store_batch(self: SqliteEventLogStorage, events: Sequence[EventLogEntry]) -> None:
+    """What `store_event` does with each event, in one transaction of the run's log and one of the index."""
+    kinds = {event.dagster_event_type for event in events}
+    runs = {event.run_id for event in events}
+    if len(runs) != 1 or not kinds <= ASSET_EVENTS & BATCH_WRITABLE_EVENTS:
+        for event in events:
+            self.store_event(event)
+        return
+    with self.run_connection(runs.pop()) as log:
+        log.execute(SqlEventLogStorageTable.insert(), [self._event_to_row(event) for event in events])
+    with self.index_transaction() as index:
+        keys = [index.execute(self.prepare_insert_event(event)).inserted_primary_key for event in events]
+        ids = [int(key[0]) for key in keys if key is not None]
+        self._store_asset_event_tags(index, events, ids)
+        newest = {(e.dagster_event_type, _asset(e)): (e, at) for e, at in zip(events, ids, strict=True)}
+        for event, at in newest.values():
+            self._store_asset_event(index, event, at)
+
+
+def _asset(entry: EventLogEntry) -> dg.AssetKey | None:
+    return entry.dagster_event.asset_key if entry.dagster_event else None
