@@ -469,7 +469,9 @@ def show_letters(
                 "offset": r["offset"],
                 "file": r["file"] or r["source"],
                 "row": r["row"],
+                "code": r["code"],
                 "violates": "; ".join(r["violations"] or ()),
+                "detail": r["detail"] or "",
                 "payload": _payload_text(r["payload"] or b"", whole=whole),
             }
             for r in letters.iter_rows(named=True)

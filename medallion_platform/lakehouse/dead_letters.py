@@ -1,16 +1,19 @@
 """Rows that broke their contract, kept whole: one Delta table `dead_letters/<table>` per table.
 
 A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what it broke
-(`violations`), and the `unit` (partition or key) of the table that it would have gone to.
+(`violations`, for people; `code` and `detail` say it to code), and the `unit` (partition or key) of the
+table that it would have gone to.
 `payload` holds the bytes as they came; for silver and gold, the masked row as JSON.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from medallion_platform.lakehouse import lean
+from medallion_platform.contracts.codes import Code
+from medallion_platform.lakehouse import lean, old_letters
 from medallion_platform.lakehouse.commit import Fenced, sequence_of
 from medallion_platform.lakehouse.lake import RETENTION, Lake
 from medallion_platform.lakehouse.record import Record
@@ -26,7 +29,7 @@ def name(table: str) -> str:
 
 
 def columns() -> dict[str, Any]:
-    """Columns of every dead-letter table."""
+    """Columns of every dead-letter table; `code` is a `Code`, `detail` a JSON object or null."""
     import polars as pl
 
     return {
@@ -36,6 +39,8 @@ def columns() -> dict[str, Any]:
         "row": pl.Int64,
         "payload": pl.Binary,
         "violations": pl.List(pl.String),
+        "code": pl.String,
+        "detail": pl.String,
         "unit": pl.String,
         "at": pl.Datetime("us", "UTC"),
         "run_id": pl.String,
@@ -49,18 +54,28 @@ def read(lake: Lake, table: str) -> pl.DataFrame:
     found = lake.open(name(table))
     if found is None:
         return pl.DataFrame(schema=columns())
-    return pl.scan_delta(found).collect().select(list(columns()))
+    return _scan(found).collect()
 
 
-def of_files(lake: Lake, table: str, source: str) -> list[tuple[int, str]]:
-    """The (offset, violation) of each dead letter of a source that is a whole file."""
+def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, dict[str, Any]]]:
+    """The (offset, detail) of each dead letter of a source that stands for a whole piece, by its code."""
     import polars as pl
 
     found = lake.open(name(table))
     if found is None:
         return []
-    rows = pl.scan_delta(found).filter((pl.col("source") == source) & (pl.col("row") == 0))
-    return rows.select("offset", pl.col("violations").list.first()).collect().rows()
+    mine = (pl.col("source") == source) & (pl.col("row") == 0) & (pl.col("code") == code)
+    rows = _scan(found).filter(mine).select("offset", "detail").collect()
+    return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
+
+
+def _scan(letters: DeltaTable) -> pl.LazyFrame:
+    """The letters with their `columns`, also of a table that is older than some of these."""
+    import polars as pl
+
+    have = {field.name for field in letters.schema().fields}
+    missing = [pl.lit(None, kind).alias(c) for c, kind in columns().items() if c not in have]
+    return old_letters.coded(pl.scan_delta(letters).with_columns(missing).select(list(columns())))
 
 
 def count(lake: Lake, table: str) -> int:
@@ -84,6 +99,17 @@ def append(
         Fenced: another writer committed meanwhile, be it since these were looked at.
     """
     lean.append(letters or _ensure(lake, table), fit(rows), record, positions or {})
+
+
+def bring_up(letters: DeltaTable) -> None:
+    """Give an older table the columns that it lacks, for who commits files of letters by itself.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
+    """
+    import polars as pl
+
+    lean.add_columns(letters, pl.DataFrame(schema=columns()).to_arrow().schema)
 
 
 def create(lake: Lake, table: str) -> DeltaTable:
@@ -122,5 +148,8 @@ def _ensure(lake: Lake, table: str) -> DeltaTable:
 
 
 def fit(rows: pl.DataFrame) -> pl.DataFrame:
-    """Dead letters with their columns, in order."""
-    return rows.select(list(columns())).cast(columns())  # type: ignore[arg-type]
+    """Dead letters with their columns, in order; of which nothing else is said, they break the contract."""
+    import polars as pl
+
+    told = rows.with_columns(pl.col("code").fill_null(pl.lit(Code.VIOLATES)))
+    return told.select(list(columns())).cast(columns())  # type: ignore[arg-type]

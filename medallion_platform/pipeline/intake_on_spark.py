@@ -84,7 +84,7 @@ Behind = Callable[[], Mapping[str, int]]
 _LOOK_EVERY = 0.2
 _TRIGGER = "200 milliseconds"
 _LOST = "KAFKA_DATA_LOSS"
-_UNAVAILABLE = re.compile(r"Unavailable: (source .*)")
+_UNAVAILABLE = re.compile(re.escape(f"{Unavailable.__module__}.{Unavailable.__qualname__}: ") + "(.*)")
 _NOBODY = {"bootstrap.servers": "-"}
 
 
@@ -308,6 +308,7 @@ class _Batches:
             told = replace(record, units={})
             reached = furthest(letters, positions)
             letters = letters or dead_letters.create(lake, source.table)
+            dead_letters.bring_up(letters)
             commit(letters, told, add=bad, positions=reached)
         record = replace(record, seconds=round(time.monotonic() - started, 3))
         version = commit(table, record, add=good, positions=positions)

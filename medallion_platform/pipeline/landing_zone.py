@@ -6,14 +6,14 @@ record's offset is `sequence * 2**32 + row`. The one log has the name of its sou
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, ledger
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources import files, landing, parquet
@@ -101,11 +101,12 @@ class LandingZone:
             except LostFile as error:
                 if gathered.frames and _next_row(reached, file) > first:
                     yield gathered.batch(reached)
-                reason = _LOST.format(_next_row(reached, file)) + error.reason
-                gathered.unread.append(_unread(source, file, reason, kept=False))
+                first = _next_row(reached, file)
+                why = f"lost from record {first} on: {error.reason}"
+                gathered.unread.append(_unread(source, file, Code.LOST, why, {"from_row": first}))
             except UnreadableFile as error:
                 kept = _quarantine(lake, source, self.root, file)
-                gathered.unread.append(_unread(source, file, f"file: {error.reason}", kept=kept))
+                gathered.unread.append(_unread(source, file, Code.UNREADABLE, error.reason, {"kept": kept}))
             reached = offset_of(file["sequence"] + 1, 0)
         if reached > begun and pending:
             yield gathered.batch(reached)
@@ -145,10 +146,13 @@ class _Gathered:
         return made
 
 
-def _unread(source: FileSource, file: dict[str, Any], reason: str, *, kept: bool) -> Unread:
+def _unread(
+    source: FileSource, file: dict[str, Any], code: Code, why: str, detail: Mapping[str, object]
+) -> Unread:
     """A file as a dead letter of row 0."""
-    note = f"{file['path']}: {reason.removeprefix('file: ')}{'; kept in quarantine' if kept else ''}"
-    return Unread(source.name, offset_of(file["sequence"], 0), file["path"], reason, note)
+    note = f"{file['path']}: {why}{'; kept in quarantine' if detail.get('kept') else ''}"
+    place = offset_of(file["sequence"], 0)
+    return Unread(source.name, place, file["path"], code, f"file: {why}", note, detail)
 
 
 def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
@@ -204,10 +208,6 @@ def register(
 
 
 _CHANGED = "the content changed before it could be read"
-_LOST = "file: lost from record {} on: "
-
-
-_IS_LOST = re.compile(re.escape(_LOST).replace(r"\{\}", r"(\d+)"))
 
 
 def lost(lake: Lake, source: FileSource) -> dict[int, int]:
@@ -216,12 +216,8 @@ def lost(lake: Lake, source: FileSource) -> dict[int, int]:
     Their dead letters are the account of it. What these say holds, also for an intake that finds the
     file again: it is committed before any other can take it for something else.
     """
-    told = dead_letters.of_files(lake, source.table, source.name)
-    return {
-        place_of(offset)[0]: int(found[1])
-        for offset, violation in told
-        if (found := _IS_LOST.match(violation or ""))
-    }
+    told = dead_letters.details(lake, source.table, source.name, Code.LOST)
+    return {place_of(offset)[0]: detail["from_row"] for offset, detail in told}
 
 
 def _unseen(file: Seen | FileVersion) -> str:
@@ -317,8 +313,8 @@ def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
     return column not in source.contract.by_name or kind.is_nested()
 
 
-def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any]) -> bool:
-    """Keep a copy of a file that cannot be read (a dead letter is kept whole); whether there is one."""
+def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any]) -> str | None:
+    """Keep a copy of a file that cannot be read (a dead letter is kept whole); its path below the lake."""
     from obstore.exceptions import BaseError
 
     zone, kept = zone_at(root), str(lake.root)
@@ -328,5 +324,5 @@ def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any])
             with zone.file(zone.seen(file["path"])) as path:
                 store(kept).put(key, path)
     except (BaseError, LostFile, OSError, StillGrowing):
-        return False
-    return True
+        return None
+    return key

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, lean, ledger
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.counts import Counts
@@ -74,7 +75,7 @@ def replay(
         lake,
         chosen.select(
             pl.col("payload"),
-            pl.col("violations").list.first().str.starts_with(f"record: {files.UNDECODED}").alias("_raw"),
+            (pl.col("code") == Code.UNDECODED).alias("_raw"),
             *(pl.col(c).alias(f"_{c}") for c in ("source", "file", "row", "offset")),
         ),
     )

@@ -5,6 +5,7 @@ Pure: frames in, frames out. Both engines sift by this, the lean one here, Spark
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import polars as pl
 
 from medallion_platform.contracts import lean as contracts
 from medallion_platform.contracts import shapes
+from medallion_platform.contracts.codes import Code
 from medallion_platform.contracts.contract import (
     Contract,
     Expectation,
@@ -29,7 +31,7 @@ from medallion_platform.pipeline.undeclared import FURTHER, undeclared
 from medallion_platform.sources import parquet
 from medallion_platform.sources.arrivals import Unread
 from medallion_platform.sources.debezium import OPEN, UNTOLD
-from medallion_platform.sources.records import OURS, field_of
+from medallion_platform.sources.records import CODE, DETAIL, OURS, field_of
 from medallion_platform.sources.source import Debezium, Parquet, Source
 
 if TYPE_CHECKING:
@@ -243,6 +245,8 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
                 "row": 0,
                 "payload": None,
                 "violations": [piece.reason],
+                "code": piece.code,
+                "detail": json.dumps(piece.detail) if piece.detail else None,
                 "unit": None,
                 "at": run.at,
                 "run_id": run.run_id,
@@ -257,18 +261,24 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
     if isinstance(source.format, Parquet):
         fields = {field_of(c.name): c for c in bad if c.name not in OURS and c.name != "violations"}
         payload = pl.lit(parquet.payloads(pl.DataFrame(fields)).cast(pl.Binary))
+    malformed = pl.col("_malformed").is_not_null() if "_malformed" in bad.columns else pl.lit(False)
     rows = bad.select(
         pl.col("_source").alias("source"),
         pl.col("_offset").alias("offset"),
         pl.col("_file").alias("file"),
         pl.col("_row").alias("row"),
         payload.alias("payload"),
-        pl.when(pl.col("_malformed").is_not_null())
+        pl.when(malformed)
         .then(pl.concat_list(pl.lit("record: ") + pl.col("_malformed")))
         .otherwise(pl.col("violations"))
         .alias("violations")
         if "_malformed" in bad.columns
         else pl.col("violations"),
+        pl.coalesce(
+            pl.col(CODE) if CODE in bad.columns else pl.lit(None, pl.String),
+            pl.when(malformed).then(pl.lit(Code.MALFORMED)).otherwise(pl.lit(Code.VIOLATES)),
+        ).alias("code"),
+        (pl.col(DETAIL) if DETAIL in bad.columns else pl.lit(None, pl.String)).alias("detail"),
         pl.lit(None, pl.String).alias("unit"),
         pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
         pl.lit(run.run_id).alias("run_id"),

@@ -8,11 +8,12 @@ table holds under the log's name, in the same commit as the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.sources.source import Source
 
 Position = Callable[[str], int | None]
@@ -29,13 +30,18 @@ class MovedOn(Exception):
 
 @dataclass(frozen=True)
 class Unread:
-    """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter."""
+    """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter.
+
+    reason, note: sentences for people, in the letter and in the commit. detail: as `Code` says.
+    """
 
     log: str
     offset: int
     file: str
+    code: Code
     reason: str
     note: str
+    detail: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.sources import avro, parquet
 from medallion_platform.sources.blocks import BLOCK, TextFile
 from medallion_platform.sources.csv import CsvParser, HeaderError
 from medallion_platform.sources.debezium import DebeziumParser
 from medallion_platform.sources.jsonlines import JsonLinesParser
-from medallion_platform.sources.records import FURTHER, Parsed, Parser, in_frame, undecodable
+from medallion_platform.sources.records import CODE, FURTHER, Parsed, Parser, in_frame, undecodable
 from medallion_platform.sources.slices import Block, Ints, patched
 from medallion_platform.sources.source import (
     Avro,
@@ -27,10 +28,7 @@ from medallion_platform.sources.source import (
     UnreadableFile,
 )
 
-__all__ = ["UNDECODED", "UnreadableFile", "header", "read", "reparse"]
-
-UNDECODED = "not valid "
-"""How `_malformed` begins where a record does not decode to text, and is kept as bytes."""
+__all__ = ["UnreadableFile", "header", "read", "reparse"]
 
 
 def read(
@@ -161,7 +159,8 @@ def _parsed_avro(records: Sequence[bytes], format: Avro, declared: Collection[st
     return frame.with_columns(
         patched(frame["_payload"], rows, [None] * len(rows)),
         patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
-        patched(frame["_malformed"], rows, [f"{UNDECODED}Avro: {why}" for why in undecoded.values()]),
+        patched(frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]),
+        _coded(len(records), undecoded),
     )
 
 
@@ -218,7 +217,8 @@ def _records(
     for i in np.flatnonzero(bad).tolist():
         record = block.get(int(starts[i]), int(ends[i]))
         raw[i] = record if source is None else source.raw(record)
-        malformed[i] = f"{UNDECODED}{'utf-8' if source is None else source.encoding}"
+        malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
+    facts[CODE] = _coded(count, np.flatnonzero(bad).tolist())
     parsed = Parsed(columns, malformed, further, facts)
     return _framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))
 
@@ -239,6 +239,10 @@ def _framed(
             **{in_frame(name): column for name, column in parsed.columns.items()},
         }
     )
+
+
+def _coded(count: int, undecoded: Collection[int]) -> pl.Series:
+    return _texts(dict.fromkeys(undecoded, Code.UNDECODED.value), count).alias(CODE)
 
 
 def _texts(texts: Mapping[int, str], count: int) -> pl.Series:

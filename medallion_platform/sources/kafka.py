@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.sources import debezium, files
 from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
 from medallion_platform.sources.source import Avro, Debezium, JsonLines, Source
@@ -293,7 +294,8 @@ class Topics:
         else:
             begin = Reading(partition, log, *divmod(reached, EPOCH))
             self._refuse_later(begin)
-            lost = f"topic: lost from offset {begin.next} on: "
+            gone = {"first": begin.next, "last": None}
+            lost = f"lost from offset {begin.next} on: "
             if identity is not None and not known:
                 why = f"the topic was deleted and made anew (as {partition.topic_id})"
             else:
@@ -302,11 +304,11 @@ class Topics:
                 why += f", and 0 to {partition.low - 1} of it are gone"
             if (identity is not None and not known) or (identity is None and begin.next > partition.end):
                 anew = Reading(partition, log, begin.epoch + 1, partition.low)
-                return anew, _unread(partition, log, reached, lost + why)
+                return anew, _unread(partition, log, reached, lost + why, gone)
             if begin.next > partition.end:
                 # The topic is the same, its end was lost: what it still holds was taken in before.
                 anew = Reading(partition, log, begin.epoch + 1, partition.end)
-                return anew, _unread(partition, log, reached, lost + why)
+                return anew, _unread(partition, log, reached, lost + why, gone)
         if partition.low > begin.next:
             gap = self._gap(partition, begin)
             begin.next = partition.low
@@ -321,16 +323,16 @@ class Topics:
 
     def _gap(self, partition: Partition, reading: Reading) -> Unread:
         first, last = reading.next, partition.low - 1
-        why = f"topic: lost offsets {first} to {last}: deleted before they were read"
-        return _unread(partition, reading.log, reading.epoch * EPOCH + last, why)
+        why = f"lost offsets {first} to {last}: deleted before they were read"
+        gone = {"first": first, "last": last}
+        return _unread(partition, reading.log, reading.epoch * EPOCH + last, why, gone)
 
     def _log(self, partition: Partition) -> str:
         return f"{self.source.name}/{partition.name}"
 
 
-def _unread(partition: Partition, log: str, offset: int, reason: str) -> Unread:
-    note = f"{partition.name}: {reason.removeprefix('topic: ')}"
-    return Unread(log, offset, partition.name, reason, note)
+def _unread(partition: Partition, log: str, offset: int, why: str, gone: Mapping[str, int | None]) -> Unread:
+    return Unread(log, offset, partition.name, Code.GAP, f"topic: {why}", f"{partition.name}: {why}", gone)
 
 
 def _identity(source: KafkaSource, partition: Partition) -> str | None:

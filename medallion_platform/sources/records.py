@@ -23,9 +23,13 @@ FURTHER = "_further"
 There are few such frames: of records that name thousands of fields, or each others.
 """
 
+CODE, DETAIL = "_code", "_detail"
+"""Columns of a frame that has records of which more is to be told than that they are malformed: the `Code`,
+and a JSON object of what it says. Null for all others."""
+
 OURS = frozenset(
     {
-        *("_row", "_payload", "_payload_bytes", "_malformed", FURTHER),
+        *("_row", "_payload", "_payload_bytes", "_malformed", CODE, DETAIL, FURTHER),
         *("_source", "_file", "_offset", "_ingested_at"),
         *("_op", "_sequence", "_changed_at", "_snapshot"),
         *("_key", "_headers", "_timestamp"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from medallion_platform.sources.files import read
+from medallion_platform.sources.records import CODE, DETAIL
 from medallion_platform.sources.source import Format
 
 BASE = ["_row", "_payload", "_payload_bytes", "_malformed"]
@@ -49,7 +50,7 @@ def same(left: pl.DataFrame, right: pl.DataFrame) -> bool:
 
 def fields(frame: pl.DataFrame) -> pl.DataFrame:
     """The columns of the data alone."""
-    return frame.drop(BASE)
+    return frame.drop(*BASE, CODE, DETAIL, strict=False)
 
 
 MAGIC = (

@@ -1,0 +1,40 @@
+"""Dead letters that were written before they had codes: what their sentences say, once and for all.
+
+Nothing else reads a code out of a sentence, and no sentence that is written today needs to be like these.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medallion_platform.contracts.codes import Code
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def coded(letters: pl.LazyFrame) -> pl.LazyFrame:
+    """The letters, those without a `code` (String) with it, and the `detail` (JSON text) of lost files."""
+    import polars as pl
+
+    sentence = pl.col("violations").list.first()
+    row, old = pl.col("row"), pl.col("code").is_null()
+    from_row = sentence.str.extract(r"^file: lost from record (\d+) on: ")
+    code = (
+        pl.when(row == 0, from_row.is_not_null())
+        .then(pl.lit(Code.LOST))
+        .when(row == 0, sentence.str.starts_with("topic: "))
+        .then(pl.lit(Code.GAP))
+        .when(row == 0)
+        .then(pl.lit(Code.UNREADABLE))
+        .when(sentence.str.starts_with("record: not valid "))
+        .then(pl.lit(Code.UNDECODED))
+        .when(sentence.str.starts_with("record: "))
+        .then(pl.lit(Code.MALFORMED))
+        .otherwise(pl.lit(Code.VIOLATES))
+    )
+    detail = pl.concat_str(pl.lit('{"from_row": '), from_row, pl.lit("}"))
+    return letters.with_columns(
+        pl.when(old).then(code).otherwise(pl.col("code")).alias("code"),
+        pl.when(old & (row == 0)).then(detail).otherwise(pl.col("detail")).alias("detail"),
+    )
