@@ -255,6 +255,7 @@ def history(
             "what": record.verb,
             "run": record.run_id,
             **record.counts.as_dict(),
+            "repeated_files": record.repeated_files,
             "warned": sum(record.warnings.values()),
         }
         for version, record in lake.records(table)[:limit]

@@ -45,7 +45,28 @@ def _location(given: Path | str) -> Path | str:
         return _absolute(Path(given))
     if scheme not in ("s3", "s3a") or not rest.strip("/"):
         raise ValueError("is neither a folder nor s3://bucket/prefix")
-    return SCHEME + rest.strip("/")
+    return SCHEME + _held(rest.strip("/"), _NO_PREFIX)
+
+
+_NO_PREFIX = "%?#"
+"""What clients of a bucket take for a part of a URL, each otherwise."""
+_NO_TABLES = _NO_PREFIX + "=:*[]{}|^\\"
+"""What delta-rs, Polars or Spark take for a part of a URL, a pattern or a partition in a table's path."""
+
+
+def _held(place: str, unheld: str) -> str:
+    if wrong := next((c for c in place if c in unheld or not c.isprintable()), None):
+        raise ValueError(
+            f"has {wrong!r} in its path (or in that of the current folder, if it is relative), which the "
+            "libraries that read and write there do not take as it is: choose a path without it"
+        )
+    return place
+
+
+def _for_tables(place: Path | str) -> Path | str:
+    scheme, mark, rest = str(place).partition("://")
+    _held(rest if mark else scheme, _NO_TABLES)
+    return place
 
 
 class WrongSetting(ValueError):
@@ -118,6 +139,8 @@ def _in_words(error: ValidationError) -> str:
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
 Location = Annotated[Path | str, BeforeValidator(_location)]
+Home = Annotated[Path, AfterValidator(_absolute), AfterValidator(_for_tables)]
+Tables = Annotated[Path | str, BeforeValidator(_location), AfterValidator(_for_tables)]
 
 
 class Settings(BaseSettings):
@@ -136,9 +159,9 @@ class Settings(BaseSettings):
     )
 
     profile: Profile = Profile.LOCAL
-    home: Folder = Path(".medallion")
+    home: Home = Path(".medallion")
     """Everything that the platform keeps."""
-    lake: Location = Path()
+    lake: Tables = Path("/")
     """All tables, a folder or `s3://bucket/prefix`; `lake` below home unless given."""
     landing: Location = Path()
     """The landing zone, one folder a source, in a bucket as well; `landing` below home unless given."""

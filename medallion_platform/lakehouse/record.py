@@ -29,6 +29,7 @@ class Record:
     notes: per source file or batch, what a person should know (a new version of a known file).
     taken_back: of a restore, the state of what the table had been made from; nobody makes it from the same
     again unasked.
+    repeated_files: files of an intake that have the content of one that was taken in before.
     further: rows some of whose undeclared fields have no column of their own.
     """
 
@@ -50,6 +51,7 @@ class Record:
     taken_back: str = ""
     masked: dict[str, int] = field(default_factory=dict)
     looks_personal: dict[str, int] = field(default_factory=dict)
+    repeated_files: int = 0
 
     def to_json(self) -> str:
         """The text that goes into the commit."""

@@ -221,6 +221,8 @@ def metadata(
     if record:
         found |= {f"run_rows_{name}": n for name, n in record.counts.as_dict().items()}
         found["run_seconds"] = record.seconds
+        if record.repeated_files:
+            found["run_files_repeated"] = record.repeated_files
         if record.further:
             found["run_rows_with_further_fields"] = record.further
         if record.stands_for is not None:

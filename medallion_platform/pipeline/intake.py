@@ -75,6 +75,7 @@ class Taken:
     pieces: int = 0
     notes: list[str] = field(default_factory=list)
     further: int = 0
+    repeated_files: int = 0
     version: int = -1
     seconds: float = 0.0
 
@@ -92,6 +93,7 @@ class Taken:
             looks_personal=self.looks_personal,
             notes=self.notes,
             further=self.further,
+            repeated_files=self.repeated_files,
             seconds=self.seconds,
         )
 
@@ -100,6 +102,7 @@ class Taken:
         self.counts += record.counts
         self.notes += record.notes
         self.further += record.further
+        self.repeated_files += record.repeated_files
         self.units = summed((self.units, record.units))
         self.violations = summed((self.violations, record.violations))
         self.warnings = summed((self.warnings, record.warnings))
@@ -302,8 +305,9 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         violations=sifted.violations,
         warnings=sifted.warnings,
         looks_personal=sifted.looks_personal,
-        notes=[*(piece.note for piece in batch.unread), *notes(further)],
+        notes=[*batch.notes, *(piece.note for piece in batch.unread), *notes(further)],
         further=further,
+        repeated_files=batch.repeated,
     )
     refuse_unaccounted(source, record.counts)
     if not bad.is_empty():

@@ -88,6 +88,14 @@ class LandingZone:
         gathered = _Gathered(source)
         for file in pending:
             first = _next_row(reached, file)
+            if file["state"] == landing.REPEATED:
+                gathered.repeated += 1
+                gathered.notes.append(
+                    f"{file['path']}: same content as a file already taken in; nothing added"
+                )
+                reached = offset_of(file["sequence"] + 1, 0)
+                continue
+            begin = reached
             try:
                 if file["sequence"] in told:
                     raise LostFile(file["path"], "it could not be opened before")
@@ -98,6 +106,8 @@ class LandingZone:
                     reached = offset_of(file["sequence"], int(frame["_row"][-1]) + 1)
                     if gathered.rows >= rows or gathered.size >= size:
                         yield gathered.batch(reached)
+                if first == 1 and reached == begin and file["size"]:
+                    gathered.notes.append(f"{file['path']}: no record in its {file['size']:,} bytes")
             except LostFile as error:
                 if gathered.frames and _next_row(reached, file) > first:
                     yield gathered.batch(reached)
@@ -123,6 +133,8 @@ class _Gathered:
         self.source = source
         self.frames: list[pl.DataFrame] = []
         self.unread: list[Unread] = []
+        self.notes: list[str] = []
+        self.repeated = 0
         self.rows = self.bytes = 0
         self.names: set[str] = set()
 
@@ -141,7 +153,8 @@ class _Gathered:
     def batch(self, reached: int) -> Batch:
         """What was gathered up to a position; the next batch starts empty."""
         frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
-        made = Batch(frame, self.unread, {self.source.name: reached})
+        made = Batch(frame, self.unread, {self.source.name: reached}, self.notes, self.repeated)
+        self.notes, self.repeated = [], 0
         self.frames, self.unread, self.rows, self.bytes, self.names = [], [], 0, 0, set()
         return made
 
@@ -189,16 +202,10 @@ def register(
                 continue  # that was told when it was so for the first time
             found.append((seen, _unseen(seen)))
             unreadable[seen.path] = error.reason
-    versions, repeated = landing.register(known, found, missing)
-    digests = {seen.path: digest for seen, digest in found}
+    versions = landing.register(known, found, missing)
     rows = [_ledger_row(source, root, v, unreadable.get(v.path), run) for v in versions]
     if rows:
         ledger.append(lake, source.name, rows)
-    notes += [
-        f"{seen.path}: same content as a file already taken in; nothing added"
-        for seen in repeated
-        if seen.path not in latest or latest[seen.path].digest != digests[seen.path]
-    ]
     said = {
         "new version": "changed since it was taken in; taken as a new version",
         "again": "was lost before it was taken whole; taken from record {0.first_row} on",
@@ -234,7 +241,7 @@ def _ledger_row(
 ) -> dict[str, Any]:
     """One line of the ledger: the file version, its header, why it cannot be read if so."""
     header, digest = None, version.digest
-    if unreadable is None:
+    if unreadable is None and version.state != landing.REPEATED:
         try:
             seen = Seen(version.path, version.size, version.modified_at, version.etag)
             with zone_at(str(root)).file(seen) as path:

@@ -48,12 +48,15 @@ class Unread:
 class Batch:
     """Records that are committed together, and the positions that they reach.
 
-    frame: as `files.read` gives it, with `_source` (the log), `_file` and `_offset`.
+    frame: as `files.read` gives it, with `_source` (the log), `_file` and `_offset`. notes: what a person
+    should know of it. repeated: files of which nothing is read, because their content was taken in before.
     """
 
     frame: pl.DataFrame
     unread: Sequence[Unread]
     positions: Mapping[str, int]
+    notes: Sequence[str] = ()
+    repeated: int = 0
 
 
 class Arrivals(Protocol):

@@ -15,6 +15,7 @@ from pathlib import Path
 from medallion_platform.sources.source import FileSource, FileVersion, LostFile, folders_of
 from medallion_platform.sources.zones import Seen, StillGrowing, zone_at
 
+REPEATED = "repeated"
 SETTLE_SECONDS = 10.0
 UNFINISHED_ENDINGS = (
     ".tmp",
@@ -164,40 +165,45 @@ def missing(known: Iterable[FileVersion], lost: Mapping[int, int]) -> dict[str, 
 
     `lost` says it of versions, by sequence. A content that was registered again since is not missing.
     """
-    last = {v.digest: v.sequence for v in sorted(known, key=lambda v: v.sequence)}
+    read = (v for v in known if v.state != REPEATED)
+    last = {v.digest: v.sequence for v in sorted(read, key=lambda v: v.sequence)}
     return {digest: lost[sequence] for digest, sequence in last.items() if sequence in lost}
 
 
 def register(
     known: Sequence[FileVersion], found: Iterable[tuple[Seen, str]], missing: Mapping[str, int]
-) -> tuple[list[FileVersion], list[Seen]]:
-    """Which (file, digest) are versions not taken before, and which were. Pure.
+) -> list[FileVersion]:
+    """Which (file, digest) are new lines of the ledger. Pure.
 
-    A content that stands under any name as its latest version adds nothing. Another content under a
-    known name is a new version, also one that the name had before: a file that goes back says
-    something new. A content that is `missing` is wanted, once, by whatever name it comes. Sequence
-    numbers go on from the highest that is known.
+    A content that stands under any name as its latest version adds nothing: under another name it is
+    `repeated`. Another content under a known name is a new version, also one that the name had before: a
+    file that goes back says something new. A content that is `missing` is wanted, once, by whatever name
+    it comes. Sequence numbers go on from the highest that is known.
     """
-    standing = {path: version.digest for path, version in latest(known).items()}
+    last = {path: version.digest for path, version in latest(known).items()}
+    read = latest(v for v in known if v.state != REPEATED)
+    standing = {path: version.digest for path, version in read.items()}
     names = Counter(standing.values())
     taken = {version.digest for version in known}
     wanted = dict(missing)
     sequence = max((version.sequence for version in known), default=0)
     versions: list[FileVersion] = []
-    repeated: list[Seen] = []
     for seen, digest in found:
         own = standing.get(seen.path)
         first_row = wanted.pop(digest, None)
-        if first_row is None and (names[digest] or (own is None and digest in taken)):
-            repeated.append(seen)
-            continue
+        if first_row is None and last.get(seen.path) == digest:
+            continue  # only its time is another one
         sequence += 1
-        state = "again" if first_row else "new" if own is None else "new version"
+        copy = first_row is None and (names[digest] > 0 or (own is None and digest in taken))
+        state = REPEATED if copy else "again" if first_row else "new" if own is None else "new version"
         version = FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state, etag=seen.etag)
         versions.append(replace(version, first_row=first_row or 1))
+        last[seen.path] = digest
+        if copy:
+            continue
         standing[seen.path] = digest
         names.update((digest,))
         if own is not None:
             names.subtract((own,))
         taken.add(digest)
-    return versions, repeated
+    return versions

@@ -248,8 +248,9 @@ class FileVersion:
     """One content of one path, in the order in which a source took them in.
 
     `state` says why it has a sequence number: `new` (path not seen before), `new version` (the
-    path was seen with another content) or `again` (the content was lost before it was taken whole;
-    its records from `first_row` on are still to be taken).
+    path was seen with another content), `again` (the content was lost before it was taken whole;
+    its records from `first_row` on are still to be taken) or `repeated` (the content was taken in by
+    another name: nothing is read of it).
     """
 
     sequence: int
@@ -257,7 +258,7 @@ class FileVersion:
     digest: str
     size: int
     modified_at: datetime
-    state: Literal["new", "new version", "again"] = "new"
+    state: Literal["new", "new version", "again", "repeated"] = "new"
     first_row: int = 1
     etag: str | None = None
 

@@ -121,9 +121,41 @@ def test_the_same_content_again_adds_nothing(zone: Zone) -> None:
     zone.csv("events/a.csv", [good("a"), bad()])
     zone.csv("events/copy.csv", [good("a"), bad()])
     again = zone.take()
-    assert again.counts.read == 0
-    assert zone.lake.version(CSV.table) == version
-    assert any("events/copy.csv: same content" in n for n in again.notes)
+    assert (again.counts.read, again.repeated_files) == (0, 1)
+    assert again.notes == ["events/copy.csv: same content as a file already taken in; nothing added"]
+    assert zone.lake.version(CSV.table) == version + 1, "what was left out is on record"
+    assert [r.repeated_files for _, r in zone.lake.records(CSV.table)] == [1, 0]
+    assert (zone.take().repeated_files, zone.take().notes) == (0, []), "it is told once"
+    assert not any("copy" in waits for waits in landing_zone.waiting(CSV, zone.seen(CSV), zone.lake))
+    check(zone)
+
+
+def test_copies_of_a_source_without_a_key_are_left_out_and_counted(zone: Zone) -> None:
+    rows = [good("a"), good("a"), bad()]
+    first = zone.csv("events/one/a.csv", rows)
+    zone.csv("events/two/a.csv", rows)
+    zone.csv("events/b.csv", [good("b")])
+    taken = zone.take(KEYLESS)
+    assert (taken.counts.read, taken.counts.written, taken.repeated_files) == (4, 3, 1)
+    zone.csv("events/two/a.csv", [good("c")])
+    assert (zone.take(KEYLESS).counts.written, zone.take(KEYLESS).counts.read) == (1, 0)
+    first.unlink()
+    zone.csv("events/three.csv", rows)
+    again = zone.take(KEYLESS)
+    assert (again.counts.read, again.repeated_files) == (0, 1)
+    assert table_rows(zone.lake).height == 4
+    check_counts(zone)
+
+
+@pytest.mark.parametrize("content", [b"\n" * 9, b"\r\r\r", b"event_id,amount"])
+def test_a_file_without_a_record_is_named(zone: Zone, content: bytes) -> None:
+    zone.put("events/blank.csv", content)
+    zone.put("events/empty.csv", b"")
+    zone.csv("events/c.csv", [good("c")])
+    taken = zone.take()
+    assert taken.notes == [f"events/blank.csv: no record in its {len(content)} bytes"]
+    assert [r.notes for _, r in zone.lake.records(CSV.table)] == [taken.notes]
+    assert (taken.counts.read, zone.take().notes) == (1, [])
 
 
 def test_a_changed_file_is_a_new_version_and_says_so(zone: Zone) -> None:
@@ -212,6 +244,17 @@ def test_a_file_that_is_lost_between_registration_and_reading_is_told(
     keys = ["a", "b", "c", "x", "y"] if change == "changed" else ["a", "b", "c"]
     assert table_rows(zone.lake)["event_id"].sort().to_list() == keys
     assert letters(zone.lake).height == 1, "the account of what happened is gone"
+
+
+@pytest.mark.parametrize(
+    "place", ["a%20b", "100%#?", "y=2026", "8:[00]", "a\\b|c^", "*{x}", "h\u00e4us chen"]
+)
+def test_a_landing_zone_may_lie_in_any_folder(tmp_path: Path, place: str) -> None:
+    zone = Zone(tmp_path / place)
+    zone.csv(f"events/{place}/a.csv", [good("a"), bad()])
+    zone.put("events/torn.csv.gz", b"\x1f\x8b\x08torn")
+    taken = zone.take(lake=Lake(tmp_path / "lake"))
+    assert (taken.counts.written, taken.counts.dead_lettered) == (1, 2)
 
 
 KEYLESS = replace(CSV, contract=replace(CSV.contract, key=(), watermark=None))

@@ -221,29 +221,32 @@ def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: 
 
 def test_registering():
     a, b = seen("a"), seen("b")
-    versions, repeated = register([], [(a, "1"), (b, "2"), (seen("c"), "1")], {})
-    assert [(v.sequence, v.path, v.state) for v in versions] == [(1, "a", "new"), (2, "b", "new")]
-    assert [s.path for s in repeated] == ["c"]
-    more, repeated = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
+    versions = register([], [(a, "1"), (b, "2"), (seen("c"), "1")], {})
+    assert [(v.sequence, v.path, v.state) for v in versions] == [
+        *((1, "a", "new"), (2, "b", "new"), (3, "c", "repeated"))
+    ]
+    assert register(versions, [(seen("c", 5), "1")], {}) == []
+    versions.pop()
+    more = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
     assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
-    assert repeated == [b]
     assert latest([*more, *versions])["a"].sequence == 3
     both = [*more, *versions]
     assert wanted(both, [a, b, seen("a", 60), seen("z")], {}) == [a, seen("z")]
     assert wanted(both, [b, seen("a", 60)], {"2": 1}) == [b]
-    back, _ = register([*versions, *more], [(seen("a", 70), "1")], {})
+    back = register([*versions, *more], [(seen("a", 70), "1")], {})
     assert [(v.path, v.digest, v.state) for v in back] == [("a", "1", "new version")]
 
 
 def test_a_content_that_was_lost_is_wanted_once_more():
     a, b = seen("a"), seen("b")
-    known, _ = register([], [(a, "1"), (b, "2")], {})
+    known = register([], [(a, "1"), (b, "2")], {})
     assert missing(known, {1: 5}) == {"1": 5}
     for path in ("a", "c"):
         found = [(seen(path, 60), "1"), (seen("d", 50), "1"), (b, "2")]
-        (again,), repeated = register(known, found, {"1": 5})
+        again, copy = register(known, found, {"1": 5})
         assert (again.sequence, again.path, again.state, again.first_row) == (3, path, "again", 5)
-        assert [s.path for s in repeated] == ["d", "b"]
+        assert (copy.sequence, copy.path, copy.state) == (4, "d", "repeated")
+        assert missing([*known, again, copy], {1: 5, 3: 7}) == {"1": 7}, "a copy was never read"
         assert missing([*known, again], {1: 5}) == {}
         assert missing([*known, again], {1: 5, 3: 7}) == {"1": 7}
 
@@ -252,14 +255,15 @@ def test_a_content_that_was_lost_is_wanted_once_more():
 def test_registering_in_parts_is_registering_at_once(files: list[tuple[str, str]], data: Any):
     found = [(seen(path), digest) for path, digest in files]
     cut = data.draw(st.integers(0, len(found)))
-    first, _ = register([], found[:cut], {})
-    second, _ = register(first, found[cut:], {})
-    at_once, _ = register([], found, {})
+    first = register([], found[:cut], {})
+    second = register(first, found[cut:], {})
+    at_once = register([], found, {})
     assert [*first, *second] == at_once
     for path in {v.path for v in at_once}:
         digests = [v.digest for v in at_once if v.path == path]
         assert all(one != other for one, other in pairwise(digests))
-    # New names bring new contents only; only a name that went on may go back.
+    # New names bring new contents only; only a name that went on may go back, and a copy brings nothing.
+    assert {v.digest for v in at_once} == {v.digest for v in at_once if v.state != "repeated"}
     fresh = [v.digest for v in at_once if v.state == "new"]
     assert len(set(fresh)) == len(fresh)
     assert [v.sequence for v in at_once] == list(range(1, len(at_once) + 1))

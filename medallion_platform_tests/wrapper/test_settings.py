@@ -51,6 +51,38 @@ def test_lake_and_landing_zone_may_each_lie_in_a_bucket(
 
 
 @pytest.mark.parametrize(
+    "place",
+    ["a%20b", "100%", "c#", "who?", "8:00", "x[1]", "y=2026", "back\\slash", "a|b", "*", "{a}", "tab\t"],
+)
+@pytest.mark.parametrize("name", ["home", "lake"])
+def test_a_place_that_a_library_would_take_for_another_is_refused_by_its_character(
+    tmp_path: Path, name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WrongSetting, match=rf"^MEDALLION_{name.upper()}: has '(.|\\.)' in its path[^\n]+$"):
+        Settings(**{name: tmp_path / place / "in"})
+    (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / place)
+    with pytest.raises(WrongSetting):
+        Settings(**{name: "relative"})
+    assert Settings(home=tmp_path / "other").lake == tmp_path / "other" / "lake"
+    assert Settings(home=tmp_path / "other", landing=tmp_path / place).landing == tmp_path / place
+
+
+@pytest.mark.parametrize(
+    "place", ["a b", "haeuschen", "h\u00e4uschen", "\u65e5", "a+b", "a&b", "it's", "(x)", "@a,b;!$~"]
+)
+def test_a_place_of_usual_names_is_taken(tmp_path: Path, place: str) -> None:
+    assert Settings(home=tmp_path / place).home == tmp_path / place
+
+
+@pytest.mark.parametrize("prefix", ["a%20b", "a#b", "a?b"])
+def test_a_prefix_that_would_be_a_part_of_a_url_is_refused(prefix: str) -> None:
+    for name in ("lake", "landing"):
+        with pytest.raises(WrongSetting, match=f"^MEDALLION_{name.upper()}: has "):
+            Settings(**{name: f"s3://bucket/{prefix}"})
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [("PROFILE", "cloud"), ("SETTLE_SECONDS", "-1"), ("LAKE", "gs://bucket"), ("LANDING", "s3://")],
 )
