@@ -20,6 +20,7 @@ def lakehouse_of(settings: Settings) -> Lakehouse:
         feature_repo=str(settings.feature_repo),
         settle_seconds=settings.settle_seconds,
         spark_reads_topics=catalog.spark_reads_topics,
+        keep_runs_days=settings.keep_runs_days,
     )
 
 

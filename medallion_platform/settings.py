@@ -167,6 +167,8 @@ class Settings(BaseSettings):
     """The landing zone, one folder a source, in a bucket as well; `landing` below home unless given."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
+    keep_runs_days: Annotated[float, Field(ge=1)] = 30.0
+    """How long Dagster keeps what it knows of a run that ended; the lake's own history is another matter."""
     kafka: Annotated[dict[str, str], NoDecode, BeforeValidator(_of_client)] = Field(
         default_factory=dict, repr=False
     )

@@ -19,6 +19,7 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     feature_repo: str
     settle_seconds: float = 5.0
     spark_reads_topics: bool = False
+    keep_runs_days: float = 30.0
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Refuse storage that loses commits before anything is read or written."""

@@ -1,6 +1,10 @@
-"""Maintenance as a Dagster job, once a day: cluster small files, delete what nobody can ask for."""
+"""Maintenance as a Dagster job, once a day: cluster small files, delete what nobody can ask for.
+
+Dagster's own storage is kept small by the same job.
+"""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -9,22 +13,39 @@ from medallion_platform.lakehouse.commit import Fenced
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of
+from medallion_platform.orchestration.retention import forget
 from medallion_platform.pipeline.catalog import Catalog
 
 
 def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
-    """Optimize and vacuum every table with its dead letters and its ledger, one step a table.
+    """Optimize and vacuum every table with its dead letters and its ledger, a step each; forget old runs.
 
     A step waits for the table's pool, so that it is never in the way of a refresh.
     """
     steps = [_maintain(name, _cluster_by(catalog, name), _beside(catalog, name)) for name in catalog.names]
 
-    @dg.graph(name="maintenance", description="Cluster small files and delete dead ones, in every table.")
+    @dg.graph(
+        name="maintenance",
+        description="Cluster small files and delete dead ones, in every table; forget runs of long ago.",
+    )
     def graph() -> None:
+        forget_old_runs()
         for step in steps:
             step()
 
     return graph.to_job(executor_def=dg.in_process_executor)
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Delete what Dagster keeps of runs that ended long ago (MEDALLION_KEEP_RUNS_DAYS), but the "
+    "newest events of tables, partitions and checks.",
+)
+def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Keep Dagster's storage bounded."""
+    days = lakehouse.keep_runs_days
+    forgotten = forget(context.instance, datetime.now(UTC) - timedelta(days=days))
+    context.log.info(f"{forgotten} runs that ended more than {days:g} days ago were forgotten")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -33,7 +54,8 @@ def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
         job=job,
         cron_schedule="0 3 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every night at three: merges small files, deletes what nobody can ask for.",
+        description="Every night at three: merges small files, deletes what nobody can ask for, forgets old "
+        "runs.",
     )
 
 

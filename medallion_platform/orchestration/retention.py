@@ -1,0 +1,115 @@
+"""How long Dagster keeps what it knows of runs: a file that lands every minute fills no disk.
+
+What tables are made from, what rollbacks and audits need, stands in the lake's commits. Of what is forgotten
+here the newest event of each table, partition and check stays: pages and sensors go by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import sqlalchemy as sql
+from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    SqlEventLogStorageTable,
+)
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
+from medallion_platform.orchestration.pools import close_dead_runs
+
+MOST_RUNS = 10_000
+"""Runs that one maintenance forgets: three days of a file a minute."""
+_AT_ONCE = 200
+
+_EVENTS, _CHECKS, _TAGS = SqlEventLogStorageTable, AssetCheckExecutionsTable, AssetEventTagsTable
+
+
+def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> int:
+    """Forget runs that ended before an instant (no more than `most`) with their logs; older ticks too.
+
+    Runs that did not end stay, however old. Killed on the way it goes on the next time: a run is the last of
+    what is deleted of it. Gives the number of runs.
+    """
+    close_dead_runs(on)  # and free what they held of pools
+    runs, log = _sql_storages(on)
+    old = on.get_run_ids(dg.RunsFilter(statuses=list(FINISHED_STATUSES), updated_before=before), limit=most)
+    for some in _in_parts(old):
+        _forget_events(log, _EVENTS.c.run_id.in_(some), _CHECKS.c.run_id.in_(some))
+        for run_id in some:
+            _forget_log(on, log, run_id)
+        with runs.connect() as base:
+            base.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id.in_(some)))
+            base.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(some)))
+    _forget_what_no_run_said(log, before.replace(tzinfo=None))
+    _forget_ticks(on, before)
+    return len(old)
+
+
+def _sql_storages(on: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
+    """The databases of an instance, which Dagster may have wrapped."""
+    runs: Any = on.run_storage
+    log: Any = on.event_log_storage
+    runs = runs if isinstance(runs, SqlRunStorage) else runs._storage.run_storage
+    log = log if isinstance(log, SqlEventLogStorage) else log._storage.event_log_storage
+    return runs, log
+
+
+def _forget_events(log: SqlEventLogStorage, doomed: Any, doomed_checks: Any) -> None:
+    """Delete events and results of checks, but the newest ones of each table, partition and check."""
+    e, c = _EVENTS.c, _CHECKS.c
+    newest = sql.select(sql.func.max(e.id)).where(e.asset_key.is_not(None))
+    newest = newest.group_by(e.asset_key, e.partition, e.dagster_event_type)
+    last = sql.select(sql.func.max(c.id))
+    last = last.group_by(c.asset_key, c.check_name, c.partition, c.execution_status)
+    with log.index_connection() as base:
+        kept = {row[0] for row in base.execute(newest)}
+        found = {row[0] for row in base.execute(sql.select(e.id).where(doomed))}
+        for ids in _in_parts(sorted(found - kept)):
+            base.execute(_TAGS.delete().where(_TAGS.c.event_id.in_(ids)))
+            base.execute(_EVENTS.delete().where(e.id.in_(ids)))
+        kept = {row[0] for row in base.execute(last)}
+        found = {row[0] for row in base.execute(sql.select(c.id).where(doomed_checks))}
+        for ids in _in_parts(sorted(found - kept)):
+            base.execute(_CHECKS.delete().where(c.id.in_(ids)))
+
+
+def _forget_log(on: dg.DagsterInstance, log: SqlEventLogStorage, run_id: str) -> None:
+    """Delete what a run said; SQLite has a file for each, and copies of what pages need elsewhere."""
+    on.compute_log_manager.delete_logs(prefix=[run_id])
+    if isinstance(log, SqliteEventLogStorage):
+        for end in ("", "-wal", "-shm"):
+            Path(log.path_for_shard(run_id) + end).unlink(missing_ok=True)
+
+
+def _forget_what_no_run_said(log: SqlEventLogStorage, before: datetime) -> None:
+    """What sensors and workers told, as far as it is not the newest."""
+    doomed = sql.and_(_EVENTS.c.run_id == RUNLESS_RUN_ID, _EVENTS.c.timestamp < before)
+    at = _CHECKS.c.evaluation_event_timestamp
+    _forget_events(log, doomed, sql.and_(_CHECKS.c.run_id == RUNLESS_RUN_ID, at < before))
+    if log.is_run_sharded:
+        with log.run_connection(RUNLESS_RUN_ID) as base:
+            base.execute(_EVENTS.delete().where(doomed))
+
+
+def _forget_ticks(on: dg.DagsterInstance, before: datetime) -> None:
+    """Delete ticks of sensors and schedules, but the last one of each: a schedule goes on from it."""
+    for state in on.all_instigator_state():
+        origin, selector = state.instigator_origin_id, state.selector_id
+        last = on.get_ticks(origin, selector, limit=1)
+        if last:
+            on.purge_ticks(origin, selector, min(before.timestamp(), last[0].timestamp))
+
+
+def _in_parts(items: Sequence[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _AT_ONCE):
+        yield list(items[start : start + _AT_ONCE])
