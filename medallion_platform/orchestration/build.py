@@ -15,7 +15,7 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.event_log import take_batches_at_once
-from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.lakehouse import Lakehouse, resources
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
@@ -44,7 +44,7 @@ def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakeho
         assets=[*bronze, *made, *published],
         jobs=[intake, catch_up, maintenance],
         schedules=[catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)],
-        resources={"lakehouse": lakehouse},
+        resources=resources(lakehouse),
         executor=dg.in_process_executor,
         sensors=[
             catch_up_sensor(catalog, features, intake, catch_up),

@@ -21,10 +21,6 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     spark_reads_topics: bool = False
     keep_runs_days: float = 30.0
 
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Refuse storage that loses commits before anything is read or written."""
-        storage.prove(self.lake_root)
-
     @property
     def lake(self) -> Lake:
         """All tables."""
@@ -37,3 +33,20 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         needed = jars_of(self.lake_root, topics=self.spark_reads_topics)
         return spark.session(needed, storage.spark_settings(self.lake_root), quick=quick)
+
+
+def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:
+    """What runs are given: where an installation lies is said by its settings, not at launch.
+
+    A run refuses storage that loses commits before anything is read or written.
+    """
+
+    def proven(_: dg.InitResourceContext) -> Lakehouse:
+        storage.prove(lakehouse.lake_root)
+        return lakehouse
+
+    return {
+        "lakehouse": dg.ResourceDefinition(proven, config_schema={}),
+        # Each step asks Dagster for a place to keep its output, though none of ours has one.
+        "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),
+    }

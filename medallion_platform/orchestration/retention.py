@@ -103,7 +103,7 @@ def _forget_what_no_run_said(log: SqlEventLogStorage, before: datetime) -> None:
 
 def _forget_ticks(on: dg.DagsterInstance, before: datetime) -> None:
     """Delete ticks of sensors and schedules, but the last one of each: a schedule goes on from it."""
-    for state in on.all_instigator_state():
+    for state in on.all_instigator_state() if on.schedule_storage else ():
         origin, selector = state.instigator_origin_id, state.selector_id
         last = on.get_ticks(origin, selector, limit=1)
         if last:

@@ -10,6 +10,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+import yaml
+from dagster_graphql.schema.run_config import default_values_yaml_from_type_snap
 from deltalake import write_deltalake
 
 from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
@@ -113,6 +115,20 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
         "data_grew_old",
     }
     assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
+
+
+def test_the_launchpad_offers_no_setting_of_the_machine(tmp_path: Path) -> None:
+    place = Settings(home=tmp_path / "a home")
+    repository = definitions_of(place).get_repository_def()
+    for name in repository.job_names:
+        snapshot = repository.get_job(name).get_job_snapshot()
+        root = snapshot.mode_def_snaps[0].root_config_key
+        assert root
+        offered = snapshot.config_schema_snapshot.get_config_snap(root)
+        text = default_values_yaml_from_type_snap(snapshot.config_schema_snapshot, offered)
+        assert str(tmp_path) not in text
+        resources = yaml.safe_load(text).get("resources") or {}
+        assert not any(resources.values()), text
 
 
 LEAP = date(2020, 2, 29)
