@@ -73,6 +73,11 @@ OPEN = "+"
 TRANSACTION = "~"
 """Stands before what a position tells of its transaction: who made it, and the how manieth it was."""
 
+_DIGITS = 40
+"""Digits of a time, in whichever unit; a longer number is none."""
+_SCALES = range(-20_000, 20_001)
+"""How many digits a decimal may have behind the point; Postgres knows 16,383."""
+
 _WITH_A_LOG = ("mysql", "mariadb", "postgresql", "sqlserver", "db2", "oracle", "informix")
 
 
@@ -120,7 +125,7 @@ def _time(source: Source, event_ms: str | None) -> str:
     """When an event happened, in nanoseconds; when it was made, if the source does not say."""
     times = (source.get("ts_ns"), 1), (source.get("ts_us"), 1_000), (source.get("ts_ms"), 1_000_000)
     for time, factor in (*times, (event_ms, 1_000_000)):
-        if time is not None and time.isdecimal() and int(time):
+        if time is not None and time.isdecimal() and len(time) <= _DIGITS and int(time):
             return _whole(str(int(time) * factor))
     return _whole(None)
 
@@ -183,6 +188,12 @@ def _as_untold(column: pl.Series, placeholder: str) -> pl.Series:
     return column.set(found, UNTOLD) if found.any() else column
 
 
+def _with_untold(fields: Mapping[str, str | None], placeholder: str) -> dict[str, str | None]:
+    """The same for the fields of one record that have no column."""
+    values = _as_untold(pl.Series(list(fields.values()), dtype=pl.String), placeholder)
+    return dict(zip(fields, values, strict=True))
+
+
 def keyed(value: bytes, key: bytes | None) -> bytes:
     """The event of a delete that tells no row with the message's key in its place; any other as it is."""
     if key is None or b'"d"' not in value:
@@ -240,7 +251,7 @@ def _committed(sequence: str | None) -> tuple[str | None, str | None]:
         return parts[1], parts[3]
     try:
         commit, own = json.loads(sequence or "")
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return None, None
     return (None if commit is None else str(commit)), (None if own is None else str(own))
 
@@ -271,6 +282,9 @@ def _clock(per_second: int) -> Convert:
 
 
 def _decimal(scale: int) -> Convert:
+    if scale not in _SCALES:
+        raise ValueError(scale)
+
     def convert(text: str) -> str:
         return decimal(b64decode(text, validate=True), scale)
 
@@ -358,7 +372,8 @@ class DebeziumParser:
                 self._one(block.get(start, end).decode(), row, events)
         parsed = events.finished()
         columns = {name: _as_untold(column, self.placeholder) for name, column in parsed.columns.items()}
-        return replace(parsed, columns=columns)
+        further = {row: _with_untold(fields, self.placeholder) for row, fields in parsed.further.items()}
+        return replace(parsed, columns=columns, further=further)
 
     def _unwrap(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
         """Leave out the schema around events, where it is the same text for many."""
@@ -560,7 +575,7 @@ def _converted(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
     for value in cast("list[str]", old.drop_nulls().unique().to_list()):
         try:
             values[value] = convert(value)
-        except (ValueError, OverflowError, ArithmeticError, KeyError, TypeError):
+        except (ValueError, OverflowError, ArithmeticError, KeyError, TypeError, RecursionError):
             values[value] = value
     if not values:
         return column

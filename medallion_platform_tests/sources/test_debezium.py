@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.debezium import keyed, position
+from medallion_platform.sources.debezium import UNTOLD, keyed, position
 from medallion_platform.sources.files import parse, read, reparse
 from medallion_platform.sources.source import Debezium
 from medallion_platform_tests.sources.reading import frame_of, is_text, same
@@ -327,6 +327,63 @@ def test_a_value_that_was_not_told_is_known_in_every_spelling(placeholder: str, 
 # as other connectors write them ---------------------------------------------------------------------
 
 MONGO = {"connector": "mongodb", "ts_ms": 1_706_968_217_000, "snapshot": "false", "rs": "rs0", "ord": 2}
+
+
+def test_a_value_that_was_not_told_is_known_without_a_column_too():
+    wide = {f"c{n}": n for n in range(2_100)} | {"tags": ["__debezium_unavailable_value"], "text": "x"}
+    (got,) = frame([event("u", wide)])["_further"]
+    assert (json.loads(got)["tags"], json.loads(got)["text"]) == (UNTOLD, "x")
+
+
+DEEP = "[" * 100_000
+LONG = "9" * 5_000
+
+
+@pytest.mark.parametrize("copies", [1, 10])
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"sequence": DEEP, "lsn": 7},
+        {"sequence": DEEP, "lsn": None},
+        {"sequence": "7", "lsn": 7},
+        {"sequence": "[[1], {}]", "lsn": 7},
+        {"sequence": f"[{LONG}, 1]", "lsn": None},
+        {"connector": "other", "sequence": None, "lsn": None, "ts_ms": 1, "ts_ns": LONG},
+        {
+            "connector": "mysql",
+            "sequence": None,
+            "lsn": None,
+            "file": "bin.1",
+            "pos": LONG,
+            "gtid": f"u:{LONG}",
+        },
+        {"connector": "oracle", "sequence": None, "lsn": None, "scn": LONG},
+    ],
+)
+def test_a_place_that_nobody_can_read_stops_no_other_event(source: dict[str, Any], copies: int):
+    got = frame([event("c", ROW), *[event("c", ROW, **source)] * copies, event("c", ROW)])
+    assert got.height == copies + 2
+    assert got["_malformed"].null_count() == copies + 2
+    assert got["_sequence"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        DEEP,
+        f'{{"scale":{"9" * 30},"value":"AQ=="}}',
+        f'{{"scale":{LONG},"value":"AQ=="}}',
+        '{"scale":1}',
+        "7",
+    ],
+)
+def test_a_number_of_any_scale_that_cannot_be_read_stays_as_it_is(value: str):
+    kind = {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal", "field": "n"}
+    schema = {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": [kind]}]}
+    given = [
+        {"schema": schema, "payload": event("c", {"n": v})} for v in (value, {"scale": 1, "value": "Cg=="})
+    ]
+    assert frame(given)["n"].to_list() == [value, "1.0"]
 
 
 def mongo(op: str, after: Any = None) -> dict[str, Any]:
