@@ -40,7 +40,7 @@ from medallion_platform.contracts.contract import (
 )
 from medallion_platform.contracts.sql import Node, parse
 
-VIOLATIONS = "violations"
+VIOLATIONS = "_violations"
 """The column that names the violated expectations of a bad row."""
 
 _TYPES: dict[str, pl.DataType] = {

@@ -43,7 +43,7 @@ from medallion_platform.contracts.contract import (
 )
 from medallion_platform.contracts.sql import Node, parse
 
-VIOLATIONS = "violations"
+VIOLATIONS = "_violations"
 """The column that names the violated expectations of a bad row."""
 
 _WAS = "__was_"
@@ -122,7 +122,7 @@ class SparkJudged:
         return df.filter(ok).select(*map(quoted, self.columns))
 
     def bad(self, df: DataFrame | None = None) -> DataFrame:
-        """The rejected rows as they came, with `violations` behind."""
+        """The rejected rows as they came, with `VIOLATIONS` behind."""
         df = self.df if df is None else df
         as_came = [
             quoted(_WAS + name).alias(name) if _WAS + name in self.hidden else quoted(name)

@@ -135,9 +135,9 @@ def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
         empty = pl.DataFrame(schema=_bronze_columns(source))
         return Judged(empty, pl.DataFrame(), {}, {}, {})
     broken = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
-        pl.concat_list(pl.lit("record: parses")).alias("violations")
+        pl.concat_list(pl.lit("record: parses")).alias(contracts.VIOLATIONS)
         if frame.height
-        else pl.lit(None).alias("violations")
+        else pl.lit(None).alias(contracts.VIOLATIONS)
     )
     parsed = frame.filter(pl.col("_malformed").is_null()).drop("_malformed")
     parts = [(parsed, source.contract)]
@@ -174,7 +174,7 @@ def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, a
         if places.is_empty():
             continue
         rejected = came.join(places, on=PLACE, how="semi", maintain_order="left")
-        rejected = rejected.with_columns(pl.concat_list(pl.lit(name)).alias("violations"))
+        rejected = rejected.with_columns(pl.concat_list(pl.lit(name)).alias(contracts.VIOLATIONS))
         judged = replace(
             judged,
             good=judged.good.filter(outside.not_().fill_null(value=True)),
@@ -259,7 +259,7 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
         return whole
     payload = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
     if isinstance(source.format, Parquet):
-        fields = {field_of(c.name): c for c in bad if c.name not in OURS and c.name != "violations"}
+        fields = {field_of(c.name): c for c in bad if c.name not in OURS}
         payload = pl.lit(parquet.payloads(pl.DataFrame(fields)).cast(pl.Binary))
     malformed = pl.col("_malformed").is_not_null() if "_malformed" in bad.columns else pl.lit(False)
     rows = bad.select(
@@ -270,10 +270,10 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
         payload.alias("payload"),
         pl.when(malformed)
         .then(pl.concat_list(pl.lit("record: ") + pl.col("_malformed")))
-        .otherwise(pl.col("violations"))
+        .otherwise(pl.col(contracts.VIOLATIONS))
         .alias("violations")
         if "_malformed" in bad.columns
-        else pl.col("violations"),
+        else pl.col(contracts.VIOLATIONS).alias("violations"),
         pl.coalesce(
             pl.col(CODE) if CODE in bad.columns else pl.lit(None, pl.String),
             pl.when(malformed).then(pl.lit(Code.MALFORMED)).otherwise(pl.lit(Code.VIOLATES)),

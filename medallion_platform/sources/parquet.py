@@ -9,48 +9,45 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medallion_platform import pieces
 from medallion_platform.contracts import casts
 from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
-
-ROWS = 65_536
-"""Rows of a frame: row groups are read in pieces of at most this many."""
-BYTES = 64 * 2**20
-"""Bytes of a frame: pieces of fewer rows where these are large. One row may be larger."""
-_NESTED_ROWS = 1_024
-"""The same for row groups with nested texts, whose size is only known once they are read."""
 
 
 def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
     """Frames of the file from `first_row` on, each with the number of its first row."""
     try:
-        repeated = _repeated(path)
+        with pq.ParquetFile(path, memory_map=False) as file:
+            repeated = pieces.repeated(file.schema_arrow)
         # INT96 counts nanoseconds since noon of a day, which in 64 bits reach from 1677 to 2262 only.
         with pq.ParquetFile(
             path, memory_map=False, coerce_int96_timestamp_unit="us", read_dictionary=repeated
         ) as file:
             row = 1
             names = _names(file)
+            far = _counted_in_days(file)
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row + rows <= first_row:
                     row += rows
                     continue
-                for batch in file.iter_batches(batch_size=_rows_at_once(file, group), row_groups=[group]):
-                    skipped = min(max(first_row - row, 0), len(batch))
-                    row += skipped
-                    for piece in _pieces(batch.slice(skipped)):
-                        yield row, _frame(piece, names)
-                        row += len(piece)
+                skipped = place = max(first_row - row, 0)
+                row += skipped
+                seconds = _seconds(path, group, far)
+                for piece in pieces.of_group(file, group, skipped):
+                    told = {i: column.slice(place, len(piece)) for i, column in seconds.items()}
+                    yield row, _frame(piece, names, told)
+                    row += len(piece)
+                    place += len(piece)
     except UnreadableFile:
         raise
     except (
@@ -60,40 +57,37 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
         raise _unreadable(path, error) from error
 
 
-def _repeated(path: Path) -> list[str]:
-    """The columns of text that are read as they are stored, each value once and its places."""
-    with pq.ParquetFile(path, memory_map=False) as file:
-        kinds = {field.name: field.type for field in file.schema_arrow}
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return [name for name, kind in kinds.items() if any(is_text(kind) for is_text in texts)]
+def _counted_in_days(file: pq.ParquetFile) -> list[int]:
+    """The columns of INT96, which counts days, too: it reaches further than microseconds do."""
+    kinds = {column.path: column.physical_type for column in map(file.schema.column, range(len(file.schema)))}
+    return [i for i, name in enumerate(file.schema_arrow.names) if kinds.get(name) == "INT96"]
 
 
-def _rows_at_once(file: pq.ParquetFile, group: int) -> int:
-    """How many rows of a row group are decompressed at once."""
-    facts = file.metadata.row_group(group)
-    size = sum(facts.column(i).total_uncompressed_size for i in range(facts.num_columns))
-    most = _NESTED_ROWS if any(pa.types.is_nested(field.type) for field in file.schema_arrow) else ROWS
-    return max(1, min(most, BYTES * facts.num_rows // max(size, 1)))
+def _seconds(path: Path, group: int, far: list[int]) -> dict[int, pa.ChunkedArray]:
+    """The same instants of a row group in seconds, by the column's number."""
+    if not far:
+        return {}
+    with pq.ParquetFile(path, memory_map=False, coerce_int96_timestamp_unit="s") as file:
+        read = file.read_row_group(group, columns=[file.schema_arrow.names[i] for i in far])
+    return dict(zip(far, read.columns, strict=True))
 
 
-def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch in pieces of at most `BYTES`, one row at least, once repeated values are written out."""
-    sizes = np.zeros(len(batch), np.int64)
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            lengths = pc.call_function("binary_length", [column.dictionary]).take(column.indices)
-            sizes += pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
-    until, begin = np.cumsum(sizes), 0
-    while begin < len(batch):
-        before = int(until[begin - 1]) if begin else 0
-        end = max(begin + 1, int(np.searchsorted(until, before + BYTES, side="right")))
-        yield batch.slice(begin, end - begin)
-        begin = end
+def _told(instants: pa.Array, seconds: pa.ChunkedArray) -> pa.Array:
+    """The instants; where one is further than microseconds reach, all as text."""
+    count, told = (pl.Series(c.cast(pa.int64())) for c in (instants, seconds))
+    reached = (count // 1_000_000).eq_missing(told)
+    if reached.all():
+        return instants
+    near = text(pl.Series("v", instants))
+    return near.set(~reached, None).fill_null(told.cast(pl.String) + " s since 1970-01-01").to_arrow()
 
 
-def _frame(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
-    """The rows, decimals that no type of ours holds as text."""
-    columns = [_written_out(column) for column in batch.columns]
+def _frame(batch: pa.RecordBatch, names: list[str], seconds: Mapping[int, pa.ChunkedArray]) -> pl.DataFrame:
+    """The rows; as text what no type of ours holds."""
+    columns = [
+        _told(column, seconds[i]) if i in seconds else _written_out(column)
+        for i, column in enumerate(batch.columns)
+    ]
     # Not by their names, of which some are no text on the way between libraries.
     numbers = [str(i) for i in range(len(names))]
     frame = pl.from_arrow(pa.Table.from_arrays(columns, names=numbers))
@@ -106,9 +100,31 @@ def _frame(batch: pa.RecordBatch, names: list[str]) -> pl.DataFrame:
 
 
 def _written_out(column: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        return column.dictionary_decode()
-    return column.cast(pa.string()) if pa.types.is_decimal256(column.type) else column
+    column = pieces.written_out(column)
+    if pa.types.is_decimal256(column.type):
+        return column.cast(pa.string())
+    kind = _in_known_zones(column.type)
+    return column if kind == column.type else column.cast(kind)
+
+
+def _in_known_zones(kind: pa.DataType) -> pa.DataType:
+    """The type with UTC in the place of a zone that nobody knows: the instants are the same."""
+    if pa.types.is_timestamp(kind):
+        return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_in_known_zones(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_in_known_zones(field.type)) for field in kind])
+    return kind
+
+
+@cache
+def _is_zone(name: str) -> bool:
+    try:
+        pl.from_arrow(pa.array([], pa.timestamp("us", name)))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return False
+    return True
 
 
 def _bounded(values: pl.Series) -> pl.Series:

@@ -94,7 +94,7 @@ NAMES = [
 def test_bad_rows_come_as_they_came_with_every_violation_named(spark: SparkSession) -> None:
     frame = pl.DataFrame(ROWS)
     found = assert_agree(CONTRACT, frame, spark)
-    assert list(found.bad.select("_row", "violations").iter_rows()) == NAMES
+    assert list(found.bad.select("_row", "_violations").iter_rows()) == NAMES
     assert_frame_equal(found.bad.select(frame.columns), frame[1:])
     assert found.good["id"].to_list() == ["1"]
     assert found.counts["amount: greater_than_or_equal_to(0.0)"] == 2

@@ -40,7 +40,7 @@ def test_a_text_is_refused_exactly_where_no_folder_can_be_called_so(
     judged = assert_agree(Places.contract, pl.DataFrame({"straße": [*GOOD, *BAD]}), spark)
     assert judged.good["straße"].to_list() == list(GOOD)
     told = "straße: names a folder (not empty, at most 247 bytes)"
-    assert judged.bad["violations"].to_list() == [[told]] * len(BAD)
+    assert judged.bad["_violations"].to_list() == [[told]] * len(BAD)
     for text in GOOD:
         (tmp_path / folder("straße", text)).mkdir()
     assert len(list(tmp_path.iterdir())) == len(GOOD)

@@ -68,7 +68,7 @@ def test_what_a_contract_expects_is_asked_of_told_values_alone() -> None:
         ("2", "a", UNTOLD),
         ("3", UNTOLD, UNTOLD),
     ]
-    broken = dict(found.bad.sort("_offset").select("id", "violations").rows())
+    broken = dict(found.bad.sort("_offset").select("id", "_violations").rows())
     assert sorted(broken) == ["4", "5", "6"]
     assert broken["6"] == ["day: is a date"]
 

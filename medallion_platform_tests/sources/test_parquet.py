@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medallion_platform import pieces
 from medallion_platform.contracts import casts, lean
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.sources import parquet
@@ -100,6 +102,40 @@ def test_days_and_spans_inside_of_lists_are_told_however_far(tmp_path: Path) -> 
     assert [set(json.loads(p)) for p in parquet.payloads(rows)] == [{"at", "took"}] * 2
 
 
+@pytest.mark.parametrize("zone", ["Z", "CEST", "Mars/Phobos"])
+def test_a_zone_that_nobody_knows_is_as_good_as_another(tmp_path: Path, zone: str) -> None:
+    """Parquet holds the instant; a zone is how it is shown."""
+    at = datetime(2026, 7, 1, 10, tzinfo=UTC)
+    kind = pa.timestamp("us", zone)
+    there = {"at": pa.array([at, None], kind), "many": pa.array([[at], None], pa.list_(kind))}
+    nested = pa.array([{"at": at}, None], pa.struct([("at", kind)]))
+    rows = read(written(tmp_path, {**there, "in": nested}))
+    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [at, None]
+    assert rows["many"].to_list() == [[at], None]
+    assert rows["in"].struct.field("at").to_list() == [at, None]
+
+
+@pytest.mark.parametrize("day", [1, 2**27, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("first_row", [1, 3])
+def test_an_instant_of_days_is_itself_or_no_value_however_far(
+    tmp_path: Path, day: int, first_row: int
+) -> None:
+    """INT96 counts days in 32 bits: five million years, where microseconds reach 292,000."""
+    hour = timedelta(hours=10)
+    ats = [datetime(2026, 7, n, tzinfo=UTC) + hour for n in range(1, 6)]
+    path = written(
+        tmp_path, {"at": ats}, use_deprecated_int96_timestamps=True, use_dictionary=False, compression="none"
+    )
+    here, far = (struct.pack("<qI", 36_000 * 10**9, d) for d in (2_461_225, day))
+    assert path.read_bytes().count(here) == 1
+    path.write_bytes(path.read_bytes().replace(here, far))
+    rows = pl.concat([frame for _, frame in parquet.read(path, first_row)])
+    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [*ats[:2], None, *ats[3:]][first_row - 1 :]
+    told = json.loads(parquet.payloads(rows)[3 - first_row])["at"]
+    second = (day - 2_440_588) * 86_400 + 36_000
+    assert told in (f"{second} s since 1970-01-01", f"{second * 10**6} us since 1970-01-01")
+
+
 def test_a_zone_is_an_instant(tmp_path: Path) -> None:
     at = datetime(2026, 7, 1, 10, tzinfo=UTC)
     counts = [int(at.timestamp()) * 10**6, casts.FIRST_INSTANT]
@@ -118,7 +154,7 @@ def test_a_file_that_repeats_a_large_value_is_read_in_pieces(tmp_path: Path, kin
     seen = 0
     for row, frame in parquet.read(path, 1):
         assert row == seen + 1
-        assert frame.estimated_size() <= parquet.BYTES * 1.1
+        assert frame.estimated_size() <= pieces.BYTES * 1.1
         assert frame["n"].to_list() == list(range(seen, seen + frame.height))
         seen += frame.height
     assert seen == count
@@ -129,7 +165,7 @@ def test_a_file_of_zeros_is_read_in_pieces(tmp_path: Path) -> None:
     column = pa.array([f"{i:06}" + "0" * 30_000 for i in range(8_000)])
     path = written(tmp_path, {"v": column}, compression="zstd", use_dictionary=False)
     sizes = [frame.estimated_size() for _, frame in parquet.read(path, 1)]
-    assert max(sizes) <= parquet.BYTES * 1.1
+    assert max(sizes) <= pieces.BYTES * 1.1
     assert sum(frame.height for _, frame in parquet.read(path, 1)) == 8_000
 
 
