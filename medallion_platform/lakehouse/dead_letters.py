@@ -9,18 +9,22 @@ table that it would have gone to.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import lean, old_letters
-from medallion_platform.lakehouse.commit import Fenced, sequence_of
-from medallion_platform.lakehouse.lake import RETENTION, Lake
+from medallion_platform.lakehouse.commit import Fenced, StagedFile, commit, sequence_of
+from medallion_platform.lakehouse.lake import RETENTION, Lake, files_of, path_of
 from medallion_platform.lakehouse.record import Record
+from medallion_platform.storage import options
 
 if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
+
+FILE_BYTES = 64 * 1024 * 1024
+"""Dead letters of a file, in memory at once."""
 
 
 def name(table: str) -> str:
@@ -55,6 +59,14 @@ def read(lake: Lake, table: str) -> pl.DataFrame:
     if found is None:
         return pl.DataFrame(schema=columns())
     return _scan(found).collect()
+
+
+def batches(lake: Lake, table: str) -> Iterator[pl.DataFrame]:
+    """All dead letters of a table, some at a time; with columns as their files have them."""
+    found = lake.open(name(table))
+    if found is not None:
+        for file in files_of(found):
+            yield from lean.batches(path_of(found), file["path"])
 
 
 def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, dict[str, Any]]]:
@@ -124,20 +136,67 @@ def create(lake: Lake, table: str) -> DeltaTable:
     return made
 
 
-def replace(
-    lake: Lake, table: str, units: Collection[str] | None, rows: pl.DataFrame, record: Record
-) -> None:
-    """Put `rows` in the place of all dead letters of `units` (None: of the whole table).
+def stage(lake: Lake, table: str, rows: pl.DataFrame) -> StagedFile:
+    """Write dead letters (one at least) as a file, which nobody sees before `replace` commits it."""
+    root = path_of(_ensure(lake, table))
+    ((path, _, part),) = lean.parts(fit(rows), ())
+    return lean.write(root, path, part)
 
-    Does nothing where there neither are nor were any.
+
+def replace(
+    lake: Lake, table: str, units: Collection[str] | None, files: Sequence[StagedFile], record: Record
+) -> None:
+    """Put staged dead letters in the place of all those of `units` (None: of the whole table).
+
+    Files that hold others too are written anew without them, some rows at a time. Does nothing where
+    there neither are nor were any.
+
+    Raises:
+        Fenced: another writer committed meanwhile.
     """
-    if rows.is_empty() and not count(lake, table):
+    import polars as pl
+
+    if not files and not lake.exists(name(table)):
         return
-    predicate = None
+    letters = _ensure(lake, table)
+    root, there = path_of(letters), files_of(letters)
+    kept: list[StagedFile] = []
     if units is not None:
-        quoted = ", ".join("'" + str(u).replace("'", "''") + "'" for u in sorted(units))
-        predicate = f"unit IN ({quoted})"
-    lean.replace(_ensure(lake, table), fit(rows), record, predicate)
+        named = pl.Series(sorted(units), dtype=pl.String).implode()
+        gone = pl.col("unit").is_in(named).fill_null(value=False)
+        there = [f for f in there if units and _holds(lake, table, f["path"], gone)]
+        for file in there:
+            others = (rows.filter(~gone) for rows in lean.batches(root, file["path"]))
+            kept += [stage(lake, table, rows) for rows in gathered(others)]
+    if there or files:
+        bring_up(letters)
+        commit(letters, record, add=[*kept, *files], remove=there)
+
+
+def _holds(lake: Lake, table: str, path: str, wanted: pl.Expr) -> bool:
+    """Whether a file has any of the units that are looked for, of which only that column is read."""
+    import polars as pl
+
+    root = lake.path(name(table))
+    units = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root)).select("unit")
+    return bool(units.select(wanted.any()).collect().item())
+
+
+def gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Neighbours together, as many as a file is to hold; none is empty."""
+    import polars as pl
+
+    held: list[pl.DataFrame] = []
+    size = 0
+    for frame in frames:
+        if frame.height:
+            held.append(frame)
+            size += frame.estimated_size()
+        if size >= FILE_BYTES:
+            yield pl.concat(held, how="diagonal_relaxed")
+            held, size = [], 0
+    if held:
+        yield pl.concat(held, how="diagonal_relaxed")
 
 
 def _ensure(lake: Lake, table: str) -> DeltaTable:
@@ -148,8 +207,12 @@ def _ensure(lake: Lake, table: str) -> DeltaTable:
 
 
 def fit(rows: pl.DataFrame) -> pl.DataFrame:
-    """Dead letters with their columns, in order; of which nothing else is said, they break the contract."""
+    """Dead letters with their columns, in order; null where they are older than a column.
+
+    Of which nothing else is said, they break the contract.
+    """
     import polars as pl
 
-    told = rows.with_columns(pl.col("code").fill_null(pl.lit(Code.VIOLATES)))
+    told = pl.concat([pl.DataFrame(schema=columns()), rows], how="diagonal_relaxed")
+    told = told.with_columns(pl.col("code").fill_null(pl.lit(Code.VIOLATES)))
     return told.select(list(columns())).cast(columns())  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from medallion_platform.lakehouse import paths
@@ -18,6 +18,7 @@ from medallion_platform.lakehouse.commit import (
 from medallion_platform.lakehouse.lake import path_of
 from medallion_platform.lakehouse.record import Record
 from medallion_platform.lakehouse.rolled_log import put_back
+from medallion_platform.storage import store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -74,6 +75,44 @@ def write(
         use_dictionary=False,
         write_statistics=bounded,
     )
+
+
+def batches(root: str, path: str) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file, some at a time (see `pieces`)."""
+    import obstore
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from medallion_platform import pieces
+
+    def opened(repeated: Sequence[str] = ()) -> pq.ParquetFile:
+        reader = obstore.open_reader(store(root), path)
+        return pq.ParquetFile(pa.PythonFile(_Opened(reader), mode="r"), read_dictionary=list(repeated))
+
+    with opened() as file:
+        repeated = pieces.repeated(file.schema_arrow)
+    with opened(repeated) as file:
+        names = file.schema_arrow.names
+        for group in range(file.num_row_groups):
+            for piece in pieces.of_group(file, group):
+                columns = [pieces.written_out(column) for column in piece.columns]
+                yield pl.DataFrame(pl.from_arrow(pa.Table.from_arrays(columns, names=names)))
+
+
+class _Opened:
+    """An object as Arrow wants a file."""
+
+    closed = False
+
+    def __init__(self, reader: Any) -> None:
+        self.seek, self.tell, self._read = reader.seek, reader.tell, reader.read
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._read(size if size >= 0 else None))
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: str | None) -> int:

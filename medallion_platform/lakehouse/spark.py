@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,9 @@ from medallion_platform.contracts.spark import quoted
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.lakehouse.lean import batches
 from medallion_platform.lakehouse.log import FilesGone, actions
-from medallion_platform.storage import at_once, exists, options, store
+from medallion_platform.storage import at_once, exists, store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
     from medallion_platform.lakehouse.lake import Lake
 
-_DEAD = "_dead"
+DEAD = "_dead"
+"""Whether a row that was written was rejected."""
 _VIOLATIONS = "_violations"
 _UNIT = "_unit"
 _KEPT = "_kept_"
@@ -231,13 +233,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Staged:
-    """Files of one Spark write that wait for their commit, and the rows that were rejected.
-
-    rejected: one row a dead letter with `payload` (JSON text of the row), `violations`, `unit`.
-    """
+    """Files of one Spark write that wait for their commit."""
 
     files: list[StagedFile]
-    rejected: list[dict[str, Any]]
     counters: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -253,21 +251,25 @@ def stage(
     *,
     columns: Sequence[str],
     verdict: Verdict | None = None,
+    reject: Callable[[Iterator[pl.DataFrame]], None] | None = None,
+    look: Callable[[DataFrame, Mapping[str, str]], None] | None = None,
 ) -> Staged:
     """Write the good rows as files of the table and the rejected ones beside them, in one pass.
 
     The split is a partition of the same write: nothing is computed twice, nothing is cached, and
     row counts are read from the files' footers. rows: `columns`, and what the verdict refers to.
     Without a verdict all rows are good.
-    """
-    import polars as pl
 
+    reject: is given the rejected rows, some at a time: `payload` (JSON text of the row as it came),
+    `violations`, `unit`. look: is given all that was written, with `DEAD`, and by column the one that holds a
+    rejected row's value as it came, where the column itself does not.
+    """
     # Right below the table: S3A leaves an object in the place of a folder that it emptied.
     folder = f"staged-{uuid.uuid4().hex}"
     observed = Observation()
     kept: dict[str, str] = {}
     if verdict is None:
-        rows = rows.select(*map(quoted, columns), F.lit(False).alias(_DEAD))
+        rows = rows.select(*map(quoted, columns), F.lit(False).alias(DEAD))
     else:
         if verdict.counters:
             counters = (c.alias(n) for n, c in verdict.counters.items())
@@ -276,19 +278,25 @@ def stage(
             rows = rows.where(verdict.guard)
         in_place, kept = _places(rows, partition_by, verdict.as_came)
         rows = _with_dead_letters(rows, partition_by, columns, verdict, in_place, kept)
-    rows.write.partitionBy(_DEAD, *partition_by).parquet(f"{table_path}/{folder}")
-    files = staged_files(table_path, f"{folder}/{_DEAD}=false", partition_by)
-    left = sorted(f["path"] for f in store(table_path).list(f"{folder}/{_DEAD}=true").collect())
-    dead_files = [f"{table_path}/{file}" for file in left if file.endswith(".parquet")]
-    rejected: list[dict[str, Any]] = []
-    if dead_files:
-        dead = pl.read_parquet(dead_files, hive_partitioning=False, storage_options=options(table_path))
-        rejected = _dead_rows(dead, columns, kept)
+    rows.write.partitionBy(DEAD, *partition_by).parquet(f"{table_path}/{folder}")
+    if look is not None:
+        look(_written(rows, f"{table_path}/{folder}"), {c: _KEPT + c for c in kept})
+    files = staged_files(table_path, f"{folder}/{DEAD}=false", partition_by)
+    left = sorted(f["path"] for f in store(table_path).list(f"{folder}/{DEAD}=true").collect())
+    if reject is not None:
+        dead = (batch for f in left if f.endswith(".parquet") for batch in batches(table_path, f))
+        reject(_dead_rows(batch, columns, kept) for batch in dead)
     _delete(rows.sparkSession, f"{table_path}/{folder}")
     counted: dict[str, int] = {}
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
-    return Staged(files, rejected, counted)
+    return Staged(files, counted)
+
+
+def _written(rows: DataFrame, folder: str) -> DataFrame:
+    """What was written of these rows, where it still lies as Spark wrote it."""
+    reader = rows.sparkSession.read.schema(rows.schema).option("basePath", folder)
+    return reader.option("__globPaths__", "false").parquet(folder)  # as Delta reads its own files
 
 
 def name_of(spark: SparkSession, path: str) -> str:
@@ -347,14 +355,14 @@ def _with_dead_letters(
 
     return rows.select(
         *map(written, columns),
-        bad.alias(_DEAD),
+        bad.alias(DEAD),
         F.when(bad, verdict.violations).alias(_VIOLATIONS),
         F.when(bad, verdict.unit).alias(_UNIT),
         *(F.when(bad, quoted(was)).alias(_KEPT + name) for name, was in kept.items()),
     )
 
 
-def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> list[dict[str, Any]]:
+def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> pl.DataFrame:
     """Rejected rows as they came: `payload` (JSON text), `violations`, `unit`."""
     import polars as pl
 
@@ -364,7 +372,7 @@ def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, st
         row.struct.json_encode().alias("payload"),
         pl.col(_VIOLATIONS).alias("violations"),
         pl.col(_UNIT).alias("unit"),
-    ).to_dicts()
+    )
 
 
 def rows_appended(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import Fenced, commit, in_units, next_sequence, sequence_of
@@ -34,6 +34,7 @@ from medallion_platform.pipeline.plan import (
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from medallion_platform.pipeline import remake
     from medallion_platform.pipeline.table import Table, Upstream
 
 VERBS = ("refresh", "restore")
@@ -136,7 +137,9 @@ def refresh(
     stale = remake.stale_lookups(table, lake) if table.lookups else ()
 
     def make(upstreams: Upstreams, work: Work) -> remake.Made:
-        return remake.remake(table, lake, spark(), work, last, upstreams, unit_columns, stale=bool(stale))
+        return remake.remake(
+            table, lake, spark(), work, last, upstreams, unit_columns, run, stale=bool(stale)
+        )
 
     try:
         with telling_damage(lake, (*table.upstream_names, table.name)):
@@ -174,7 +177,7 @@ def refresh(
     )
     if sequence_of(target) >= sequence:
         raise Fenced(f"{table.name}: another run refreshed it meanwhile; nothing was written, run it again")
-    _commit_dead_letters(table, lake, work, made, record, run)
+    _commit_dead_letters(table, lake, work, made, record)
     replaced = made.replaced_files
     if work.replace and not made.whole:
         column = table.unit.column if table.unit else None
@@ -381,36 +384,8 @@ def _stale_units(last: Record | None, work: Work, written: Mapping[str, int], st
     return sorted((before - work.replace) | (set(written) if stale else set()))
 
 
-def _commit_dead_letters(table: Table, lake: Lake, work: Work, made: Any, record: Record, run: Run) -> None:
-    """Write the rejected rows before the table's commit, in the place of those they supersede."""
-    import polars as pl
-
-    rows = pl.DataFrame(
-        [
-            {
-                "source": table.main[1].table,
-                "offset": None,
-                "file": None,
-                "row": None,
-                "payload": str(r["payload"]).encode(),
-                "violations": r["violations"],
-                "unit": r["unit"],
-                "at": run.at,
-                "run_id": run.run_id,
-            }
-            for r in made.rejected
-        ],
-        schema=dead_letters.columns(),
-    )
-    counted = replace(record, units={})
-    if made.whole:
-        dead_letters.replace(lake, table.name, None, rows, counted)
-    elif made.keys:
-        dead_letters.replace(lake, table.name, made.keys, rows, counted)
-    elif work.replace:
-        # Units that only grow keep the dead letters they have; one commit does both.
-        kept = dead_letters.read(lake, table.name).filter(pl.col("unit").is_in(list(work.append)))
-        units = work.replace | work.append
-        dead_letters.replace(lake, table.name, units, pl.concat([kept, rows]), counted)
-    elif not rows.is_empty():
-        dead_letters.append(lake, table.name, rows, counted)
+def _commit_dead_letters(table: Table, lake: Lake, work: Work, made: remake.Made, record: Record) -> None:
+    """Commit the rejected rows before the table's own commit, in the place of those they supersede."""
+    # Units that only grow keep the dead letters they have.
+    units = None if made.whole else made.keys or work.replace
+    dead_letters.replace(lake, table.name, units, made.rejects.files, replace(record, units={}))

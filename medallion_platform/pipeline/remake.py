@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,17 +25,21 @@ from medallion_platform.contracts.spark import quoted
 from medallion_platform.lakehouse import dead_letters, lean, paths
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.log import LogGone, commits
 from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.pipeline import personal
+from medallion_platform.pipeline import conservation, personal
+from medallion_platform.pipeline.conservation import Refused
 from medallion_platform.pipeline.lineage import Lineage, lineage
 from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
 from medallion_platform.storage import of_request, reason
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from medallion_platform.pipeline.refresh import Run
     from medallion_platform.pipeline.table import Lookup, Table
 
 STALE = "_stale_dimension"
@@ -51,8 +55,37 @@ class Widening(Exception):
     """A column becomes wider: all files must be written anew, not only those of some units or keys."""
 
 
-class Refused(Exception):
-    """What was made must not be committed; the text says why and what to do, for people."""
+@dataclass
+class Rejects:
+    """The rejected rows of one refresh, staged as dead letters as they come: a file of them is in memory."""
+
+    table: Table
+    lake: Lake
+    run: Run
+    files: list[StagedFile] = field(default_factory=list)
+    violations: dict[str, int] = field(default_factory=dict)
+    homeless: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(f.rows for f in self.files)
+
+    def take(self, batches: Iterator[pl.DataFrame]) -> None:
+        """Stage them, and count what they violate."""
+        import polars as pl
+
+        for rows in dead_letters.gathered(batches):
+            told = rows["violations"].explode().drop_nulls().value_counts()
+            self.violations = summed((self.violations, dict(told.iter_rows())))
+            self.homeless += int((rows["unit"] == WHOLE).sum())
+            letters = rows.with_columns(
+                pl.col("payload").cast(pl.Binary),
+                pl.lit(self.table.main[1].table).alias("source"),
+                pl.lit(self.run.at, pl.Datetime("us", "UTC")).alias("at"),
+                pl.lit(self.run.run_id).alias("run_id"),
+            )
+            self.files.append(dead_letters.stage(self.lake, self.table.name, letters))
 
 
 @dataclass
@@ -60,7 +93,7 @@ class Made:
     """Staged files and what is known of them; `keys` are the merged keys as text."""
 
     files: list[StagedFile]
-    rejected: list[dict[str, Any]]
+    rejects: Rejects
     counts: Counts
     units: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
@@ -83,6 +116,7 @@ def remake(
     last: Record | None,
     upstreams: Upstreams,
     unit_columns: Mapping[str, str | None],
+    run: Run,
     *,
     stale: bool,
 ) -> Made:
@@ -93,7 +127,7 @@ def remake(
     merging = keys is not None
     whole = work.whole or (work.merge and not merging)
     frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
-    rows = table.transform(**frames)
+    rows = returned = table.transform(**frames)
     _refuse_other_columns(table, rows)
     read = {source.table: frames[argument].columns for argument, source in table.made_from.items()}
     origins = lineage(_plan_of(rows), rows.columns, read)
@@ -101,6 +135,9 @@ def remake(
         wanted = sorted((work.append | work.replace) - {WHOLE})
         unit = F.col(table.unit.column)
         rows = rows.where(unit.isNull() | unit.cast("string").isin(wanted))
+    if merging:
+        # What stands without a key is as it was made with the whole table.
+        rows = rows.where(quoted(table.keyed_by[0]).isNotNull())
     rows, masked = _protect(table, rows)
     if table.lookups:
         rows = rows.withColumn(STALE, F.lit(stale))
@@ -110,20 +147,28 @@ def remake(
     if table.contract.weight:
         counters[_WEIGHT] = F.sum(F.col(table.contract.weight))
     counters |= personal.counters(table)
+    came, main = frames[table.main[0]], table.main[1].table
+    rejects = Rejects(table, lake, run)
+    by_key = 0
+
+    def look(written: DataFrame, kept: Mapping[str, str]) -> None:
+        nonlocal by_key
+        by_key = conservation.read_by_key(table, came, written, kept, merging=merging)
+
     staged = engine.stage(
         frame,
         lake.path(table.name),
         table.contract.partitioned_by,
         columns=columns,
         verdict=engine.Verdict(
-            judged.ok, judged.violations, _unit_text(table), judged.was, counters, judged.guard
+            judged.ok, judged.violations, _unit_text(table, judged.was), judged.was, counters, judged.guard
         ),
+        reject=rejects.take,
+        look=look if table.recompute == "keys" else None,
     )
-    _refuse_failures(table, staged)
-    made = Made(
-        staged.files, staged.rejected, Counts(), whole=whole, schema=evolution.schema, lineage=origins
-    )
-    made.violations = _count_violations(staged.rejected)
+    _refuse_failures(table, staged, rejects)
+    made = Made(staged.files, rejects, Counts(), whole=whole, schema=evolution.schema, lineage=origins)
+    made.violations = rejects.violations
     made.stands_for = staged.counters.pop(_WEIGHT, None)
     made.masked = personal.told(staged.counters, masked)
     made.warnings = {e: n for e, n in staged.counters.items() if n}
@@ -136,9 +181,19 @@ def remake(
             made.units[unit] = made.units.get(unit, 0) + f.rows
     if keys is not None:
         _keep_other_keys(table, lake, spark, keys, made)
-    made.counts = _count(table, lake, work, last, upstreams, unit_columns, frames, staged, merging)
+    written, dead = staged.rows, rejects.rows
+    if table.recompute == "keys":
+        if whole and table.weighs == "1":
+            conservation.refuse_unread_rows(table, lake, upstreams.heads[main], by_key)
+        made.counts = Counts(by_key, written, dead, superseded=by_key - written - dead)
+    elif table.recompute == "rows":
+        made.counts = conservation.counts_of_rows(
+            table, lake, work, last, upstreams, unit_columns[main], came, returned, written, dead
+        )
+    else:
+        made.counts = Counts(written + dead, written, dead)  # the source rows that it stands for are compared
     if made.stands_for is not None:
-        _refuse_lost_rows(table, lake, work, upstreams, unit_columns, made.stands_for)
+        conservation.refuse_lost_weight(table, lake, work, upstreams, unit_columns[main], made.stands_for)
     return made
 
 
@@ -170,16 +225,11 @@ def _protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | No
         ) from None
 
 
-def _without_unit(column: str, staged: engine.Staged) -> int:
-    """Rows, good and bad, that no partition could hold."""
-    good = sum(f.rows for f in staged.files if f.partition[column] is None)
-    return good + sum(row["unit"] == WHOLE for row in staged.rejected)
-
-
-def _refuse_failures(table: Table, staged: engine.Staged) -> None:
+def _refuse_failures(table: Table, staged: engine.Staged, rejects: Rejects) -> None:
     """What holds for the frame as a whole is only known when all of it was seen."""
-    if table.unit and (homeless := _without_unit(table.unit.column, staged)):
-        column = table.unit.column
+    column = table.unit.column if table.unit else None
+    homeless = column and sum(f.rows for f in staged.files if f.partition[column] is None) + rejects.homeless
+    if homeless:
         raise Refused(
             f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. Nothing was "
             "written, the table is as it was; mend the transform (where it makes the column, give every row "
@@ -190,33 +240,6 @@ def _refuse_failures(table: Table, staged: engine.Staged) -> None:
         raise Refused(
             f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. Nothing was written, "
             "the table is as it was. Mend the rows upstream or the contract, and refresh again."
-        )
-
-
-def _refuse_lost_rows(
-    table: Table,
-    lake: Lake,
-    work: Work,
-    upstreams: Upstreams,
-    unit_columns: Mapping[str, str | None],
-    stands_for: int,
-) -> None:
-    """Compare what an aggregate's rows stand for with the source rows, counted without Spark."""
-    import polars as pl
-
-    main = table.main[1].table
-    source = pl.scan_delta(lake.open(main, upstreams.heads[main]))  # type: ignore[arg-type]
-    column = unit_columns[main]
-    if column and table.unit and not work.whole:
-        days = sorted(upstream_days(table, main, work.append | work.replace))
-        source = source.filter(pl.col(column).cast(pl.String).is_in(days))
-    weight = pl.sql_expr(table.weighs).cast(pl.Int64)
-    expected = source.with_columns(n=weight).select(pl.col("n").sum()).collect().item()
-    if expected != stands_for:
-        raise Refused(
-            f"{table.name}: its transform counts {stands_for} rows of {main}, and there are {expected} to "
-            f"count ({table.weighs}). Nothing was written, the table is as it was; mend the transform (a "
-            "join that drops or doubles rows is the usual cause) and refresh again."
         )
 
 
@@ -271,14 +294,13 @@ def units_affected(
 
 def _rejected_units(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) -> set[str]:
     """Units of dead letters that point to `keys`: what the lookup says now may make good rows of them."""
-    import polars as pl
-
-    letters = dead_letters.read(lake, table.name)
-    letters = letters.filter(pl.col("unit") != WHOLE)
-    # Not by a JSON path, for which a mark in a name has a meaning.
-    told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
-    units = zip(letters["unit"], told, strict=True)
-    return {unit for unit, key in units if key is not None and str(key) in keys}
+    found: set[str] = set()
+    for letters in dead_letters.batches(lake, table.name):
+        # Not by a JSON path, for which a mark in a name has a meaning.
+        told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
+        units = zip(letters["unit"], told, strict=True)
+        found |= {unit for unit, key in units if unit != WHOLE and key is not None and str(key) in keys}
+    return found
 
 
 def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
@@ -423,6 +445,7 @@ def _has_null(keys: DataFrame) -> bool:
 
 def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made) -> None:
     """Carry over the other keys' rows of every file that holds a changed key (copy on write)."""
+    keys, _ = _protect(table, keys)  # as the table has them
     made.keys = [str(r[0]) for r in keys.select(_unit_text(table)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
@@ -511,78 +534,13 @@ def _delta_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _unit_text(table: Table) -> Column:
+def _unit_text(table: Table, was: Mapping[str, str] | None = None) -> Column:
+    """The unit of a row as text. was: where keys stand as they came, if the gate reads them otherwise."""
     if table.recompute == "keys":
-        parts = [F.coalesce(F.col(c).cast("string"), F.lit("")) for c in table.keyed_by]
+        came = {c: c for c in table.keyed_by} | dict(was or {})
+        parts = [F.coalesce(quoted(came[c]).cast("string"), F.lit("")) for c in table.keyed_by]
         # Several as JSON: no value of one can look like the border to the next.
         return parts[0] if len(parts) == 1 else F.to_json(F.array(*parts))
     if table.unit:
         return F.coalesce(F.col(table.unit.column).cast("string"), F.lit(WHOLE))
     return F.lit(WHOLE)
-
-
-def _count_violations(rejected: list[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rejected:
-        for name in row["violations"]:
-            found[name] = found.get(name, 0) + 1
-    return found
-
-
-def _count(
-    table: Table,
-    lake: Lake,
-    work: Work,
-    last: Record | None,
-    upstreams: Upstreams,
-    unit_columns: Mapping[str, str | None],
-    frames: Mapping[str, DataFrame],
-    staged: engine.Staged,
-    merging: bool,
-) -> Counts:
-    """The four counts, `read` measured apart from `written` wherever rows can be told apart.
-
-    rows: upstream rows by the log's statistics. keys: upstream rows of the keys concerned; what
-    is neither written nor rejected was superseded. Otherwise the rows offered to the gate; those of
-    an aggregate stand for source rows, which `_refuse_lost_rows` compares.
-    """
-    dead = len(staged.rejected)
-    main = table.main[1].table
-    argument = table.main[0]
-    if table.recompute == "keys":
-        read = frames[argument].count() if merging else lake_rows(lake, main, upstreams.heads[main])
-        return Counts(read, staged.rows, dead, 0, max(read - staged.rows - dead, 0))
-    if table.recompute == "rows":
-        column = unit_columns[main]
-        days = None
-        if table.unit and not work.whole:
-            days = upstream_days(table, main, work.replace)
-        read = 0
-        if work.append:
-            assert last is not None
-            appended_to = upstream_days(table, main, work.append) if table.unit and column else None
-            read += engine.rows_appended(
-                lake.path(main),
-                last.position[main][WHOLE],
-                upstreams.heads[main],
-                column,
-                appended_to,
-            )
-        if work.whole or work.replace:
-            read += lake_rows(lake, main, upstreams.heads[main], column, days)
-        return Counts(read, staged.rows, dead)
-    return Counts(staged.rows + dead, staged.rows, dead)
-
-
-def lake_rows(
-    lake: Lake, table: str, version: int, column: str | None = None, units: set[str] | None = None
-) -> int:
-    """Rows of a table's version (of some of its units), by the log's statistics."""
-    found = lake.open(table, version)
-    if found is None:
-        return 0
-    return sum(
-        f["num_records"]
-        for f in files_of(found)
-        if units is None or str(f.get(f"partition.{column}")) in units
-    )

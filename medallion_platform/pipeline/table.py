@@ -82,9 +82,10 @@ class Table:
         `rows`        each upstream row gives its own rows: new ones are appended;
         `partitions`  whole units are replaced (the whole table where it has no unit);
         `keys`        all rows of the touched values of `keyed_by` are made anew and merged.
-    weighs: for an aggregate, whose contract names a `weight`: SQL over a row of the main upstream
-        that says how many source rows this one stands for. A refresh whose weights do not add up to
-        these has lost or doubled rows, and fails.
+    weighs: SQL over a row of the main upstream that says how many rows it stands for: of `rows`, how many the
+        transform makes of it; of `keys`, 0 where it may take its key away; of `partitions`, whose contract
+        names a `weight`, how many source rows to count. A refresh that does not add up to these has lost or
+        doubled rows, and fails (see `conservation`).
     mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
         declare, too (see `contracts.shapes`); without it such text flows on as it came.
     """
@@ -208,6 +209,11 @@ def _check(t: Table) -> None:
         refuse(f"columns {missing} are not in the contract")
     if t.lookups and (t.recompute != "rows" or not t.unit or not t.contract.event_time):
         refuse("lookups are point in time: they need recompute='rows', a unit and an event time")
+    if t.weighs != "1" and t.recompute == "partitions" and not t.contract.weight:
+        refuse("weighs is compared with a weight, and the contract names none")
+    masked = [c for c in t.keyed_by if t.contract.column(c).pii and t.contract.column(c).protect == "mask"]
+    if masked:
+        refuse(f"several keys are one once {masked[0]!r} is masked: hash or tokenize it (protect=...)")
     main = t.main[1]
     if t.contract.weight and (t.recompute != "partitions" or main.back):
         refuse(

@@ -100,11 +100,12 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "add-a-source.md"
     package = tmp_path / "checkout" / "medallion_platform"
     shutil.copytree(REPOSITORY / "medallion_platform", package, ignore=shutil.ignore_patterns("__pycache__"))
-    module, field, personal, api = blocks(page, "python")
+    module, field, filtered, personal, api = blocks(page, "python")
     domain = package / "domains" / "weather.py"
     assert module.startswith("# medallion_platform/domains/weather.py\n")
     # The API is declared and not pulled: there is none.
     people = "\n\nclass People(ContractModel):\n" + textwrap.indent(personal, "    ")
+    module += "\n\n" + filtered
     domain.write_text(module + people + api)
     patch(package / "domains" / "catalog.py", blocks(page, "diff")[0])
     landed = tmp_path / "weather-landing" / "weather" / "2026-02-01.csv"
@@ -136,7 +137,8 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     declared = next(line for line in module.splitlines() if line.strip().startswith("temperature:"))
     domain.write_text(module.replace(declared, "    " + field.strip()))
     assert medallion(*steps[4])[0]["written"] == 1
-    medallion(*steps[5])
+    again = {r["table"]: r for r in medallion(*steps[5])}
+    assert (again["silver.frost"]["read"], again["silver.frost"]["written"]) == (1, 1)
     days = {r["station"]: (r["readings"], r["coldest"], r["warmest"]) for r in medallion(*steps[3])}
     assert days["linz"] == (2, -300.0, 0.2)
 

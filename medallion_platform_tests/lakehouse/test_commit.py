@@ -200,14 +200,25 @@ def letters(*rows: dict[str, Any]) -> pl.DataFrame:
 
 def test_dead_letters_are_replaced_by_unit(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    dead_letters.replace(lake, TABLE, ["a"], letters(), record(1))
+
+    def put(units: Iterable[str] | None, n: int, *rows: dict[str, Any]) -> None:
+        files = [dead_letters.stage(lake, TABLE, letters(*rows))] if rows else []
+        dead_letters.replace(lake, TABLE, None if units is None else set(units), files, record(n))
+
+    put(["a"], 1)
     assert not lake.exists(dead_letters.name(TABLE))
-    dead_letters.append(lake, TABLE, letters(letter("a", 1), letter("o'b", 2), letter(None, 3)), record(1))
-    dead_letters.replace(lake, TABLE, ["a", "o'b"], letters(letter("a", 4)), record(2))
-    assert sorted(dead_letters.read(lake, TABLE)["offset"]) == [3, 4]
+    there = letters(letter("a", 1), letter("o'b", 2), letter(None, 3), letter("*", 5))
+    dead_letters.append(lake, TABLE, there, record(1))
+    put(["a", "o'b"], 2, letter("a", 4))
+    assert sorted(dead_letters.read(lake, TABLE)["offset"]) == [3, 4, 5]
     with pytest.raises(Fenced):
         dead_letters.append(lake, TABLE, letters(letter("a", 5)), record(2))
-    dead_letters.replace(lake, TABLE, None, letters(), record(3))
+    with pytest.raises(Fenced):
+        put(["a"], 2, letter("a", 6))
+    put([], 3, letter("b", 7))
+    put(["c"], 4)
+    assert sorted(dead_letters.read(lake, TABLE)["offset"]) == [3, 4, 5, 7]
+    put(None, 5)
     assert dead_letters.count(lake, TABLE) == 0
 
 

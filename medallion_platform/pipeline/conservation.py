@@ -1,0 +1,311 @@
+"""Whether every row that a refresh read is accounted for: found out before anything is committed.
+
+What that means follows from what a table declares. `rows`: each upstream row gives one row. `keys`: each key
+gives some row, or a change took it away, and what is beyond was superseded. An aggregate with a weight: the
+weights add up. `weighs` says where one upstream row counts as none or as several. Whatever does not add up is
+refused; nothing is counted under a word that was not proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts import spark as contracts
+from medallion_platform.contracts.spark import quoted
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.pipeline import personal
+from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
+
+if TYPE_CHECKING:
+    from medallion_platform.pipeline.table import Table
+
+_N = "_n"
+_KEY = "__key_"
+_UNIQUE = "__unique_"
+_UPSERTS = ("c", "r", "u")
+_PLACE = ("_sequence", "_offset", "_source")
+_TRUNCATE = "t"
+
+
+class Refused(Exception):
+    """What was made must not be committed; the text says why and what to do, for people."""
+
+
+def counts_of_rows(
+    table: Table,
+    lake: Lake,
+    work: Work,
+    last: Record | None,
+    upstreams: Upstreams,
+    column: str | None,
+    came: DataFrame,
+    returned: DataFrame,
+    written: int,
+    dead: int,
+) -> Counts:
+    """The counts of `recompute="rows"`: what was read is measured apart from what was made of it.
+
+    column: the main upstream's unit column. came: what was read of the main upstream. returned: what the
+    transform made of it, units included that nobody asked for.
+
+    Raises:
+        Refused: the transform dropped or doubled rows.
+    """
+    main = table.main[1].table
+    if table.unit and not work.whole and column is None:
+        # Only the transform says which of the rows are of these units.
+        unit, wanted = F.col(table.unit.column), sorted((work.append | work.replace) - {WHOLE})
+        others = returned.where(unit.isNotNull() & ~unit.cast("string").isin(wanted)).count()
+        read = _weight_of(table, came) - others
+    elif table.weighs != "1":
+        read = _weight_of(table, came)
+    else:
+        read = _rows_by_log(table, lake, work, last, upstreams, column)
+    if read != written + dead:
+        each = "each of them gives one" if table.weighs == "1" else f"they give {read} ({table.weighs})"
+        raise Refused(
+            f"{table.name}: its transform returns {written + dead} rows where {read} are to be made of those "
+            f"that were read of {main}, since {each}. Nothing was written, the table is as it was; mend the "
+            "transform (a filter or a join that drops or doubles rows is the usual cause), or declare by "
+            "`weighs` how many rows an upstream row gives, and refresh again."
+        )
+    return Counts(read, written, dead)
+
+
+def _rows_by_log(
+    table: Table, lake: Lake, work: Work, last: Record | None, upstreams: Upstreams, column: str | None
+) -> int:
+    """Upstream rows that were to be read, by the log's own statistics."""
+    main = table.main[1].table
+    days = None
+    if table.unit and not work.whole:
+        days = upstream_days(table, main, work.replace)
+    read = 0
+    if work.append:
+        assert last is not None
+        appended_to = upstream_days(table, main, work.append) if table.unit and column else None
+        read += engine.rows_appended(
+            lake.path(main), last.position[main][WHOLE], upstreams.heads[main], column, appended_to
+        )
+    if work.whole or work.replace:
+        read += lake_rows(lake, main, upstreams.heads[main], column, days)
+    return read
+
+
+def lake_rows(
+    lake: Lake, table: str, version: int, column: str | None = None, units: set[str] | None = None
+) -> int:
+    """Rows of a table's version (of some of its units), by the log's statistics."""
+    found = lake.open(table, version)
+    if found is None:
+        return 0
+    return sum(
+        f["num_records"]
+        for f in files_of(found)
+        if units is None or str(f.get(f"partition.{column}")) in units
+    )
+
+
+def refuse_unread_rows(table: Table, lake: Lake, version: int, read: int) -> None:
+    """Compare what Spark read of the main upstream's version with its log.
+
+    Raises:
+        Refused: they are not the same.
+    """
+    main = table.main[1].table
+    if read != (there := lake_rows(lake, main, version)):
+        raise Refused(
+            f"{table.name}: {read} rows of {main} were read, and by its log there are {there}. Nothing was "
+            "written, the table is as it was; refresh again, and if that does not help, look into its files."
+        )
+
+
+def _weight_of(table: Table, came: DataFrame) -> int:
+    ((found,),) = _weighed(table, came).agg(F.sum(_N)).collect()
+    return int(found or 0)
+
+
+def _weighed(table: Table, came: DataFrame) -> DataFrame:
+    """The upstream's rows with how many rows each of them stands for."""
+    try:
+        return came.withColumn(_N, F.coalesce(F.expr(f"CAST(({table.weighs}) AS BIGINT)"), F.lit(0)))
+    except AnalysisException as error:
+        why = str(error).strip().splitlines()[0]
+        raise Refused(
+            f"{table.name}: weighs={table.weighs!r} says nothing of a row of {table.main[1].table} ({why}). "
+            "Nothing was written, the table is as it was; mend the declaration and refresh again."
+        ) from None
+
+
+def read_by_key(
+    table: Table, came: DataFrame, written: DataFrame, kept: Mapping[str, str], *, merging: bool
+) -> int:
+    """The upstream rows that were read, if each of their keys is accounted for in what was written.
+
+    A key is accounted for by any row, good or rejected; without one, by an upstream row that weighs nothing
+    or says that the key was deleted. What is read and not written was superseded then.
+
+    written: what was staged, with `DEAD`. kept: see `engine.stage`. merging: `came` are the rows of some keys
+    only, and those without a key, which concern all of them.
+
+    Raises:
+        Refused: a key is lost, has more rows than there were, or was never in the upstream.
+    """
+    main, told = table.main[1].table, ", ".join(table.keyed_by)
+    if not set(table.keyed_by) <= set(came.columns):
+        read, made = _weight_of(table, came), written.count()
+        if read == made:
+            return read
+        _refuse(table, f"{main} has no column {told}, so nobody can tell of which keys rows are missing")
+    if merging:
+        came = came.where(quoted(table.keyed_by[0]).isNotNull())
+    upstream, made = _upstream_keys(table, came), _made_keys(table, written, kept)
+    names = [f"{_KEY}{n}" for n in range(len(table.keyed_by))]
+    same = reduce(Column.__and__, [upstream[c].eqNullSafe(made[c]) for c in names])
+    both = upstream.join(made, same, "full_outer")
+    gone = F.col("gone")
+    if "_op" in came.columns:
+        both = both.crossJoin(F.broadcast(_truncates(came)))
+        gone |= _may_be_truncated(_places(came))
+    said = both.agg(
+        F.sum(_N).alias("read"),
+        F.count_if(F.col("made").isNull() & ~gone).alias("lost"),
+        F.count_if(F.col(_N).isNull()).alias("others"),
+        F.count_if(F.col("made") > F.col(_N)).alias("more"),
+        F.count_if(F.col("same") > 1).alias("doubled"),
+    ).first()
+    assert said is not None
+    if said.lost:
+        _refuse(
+            table,
+            f"{said.lost} keys ({told}) of {main} are neither in the rows that its transform returns nor "
+            "among the rejected ones, and nothing says that they were deleted",
+        )
+    if said.others:
+        _refuse(table, f"its transform returns {said.others} keys ({told}) that {main} does not have")
+    if said.more:
+        _refuse(table, f"its transform returns more rows of {said.more} keys ({told}) than {main} has")
+    if said.doubled:
+        unique = ", ".join(table.contract.key)
+        _refuse(table, f"its transform returns several rows of one key ({unique}), {said.doubled} times")
+    return int(said.read or 0)
+
+
+def _refuse(table: Table, why: str) -> None:
+    raise Refused(
+        f"{table.name}: {why}. Nothing was written, the table is as it was; mend the transform, or declare "
+        "by `weighs` which upstream rows give no row or several, and refresh again."
+    )
+
+
+def _upstream_keys(table: Table, came: DataFrame) -> DataFrame:
+    """Of each key upstream: how many rows it gives, whether a row says that it is gone, when it came last."""
+    gone, facts = F.col(_N) == 0, _places(came)
+    if "_op" in came.columns:
+        gone |= ~F.coalesce(F.col("_op").isin(*_UPSERTS), F.lit(False))
+    further = [F.max(c).alias(c) for c in facts]
+    if facts:
+        further.append(F.min("_source").alias("_first_source"))
+    rows = _weighed(table, came).select(*map(quoted, table.keyed_by), _N, gone.alias("_gone"), *facts)
+    rows, _ = personal.protect(table, rows)
+    kinds = {f.name: f.dataType for f in rows.schema.fields}
+    texts = [_text(quoted(c), kinds[c], table, c).alias(f"{_KEY}{n}") for n, c in enumerate(table.keyed_by)]
+    return (
+        rows.select(*texts, _N, "_gone", *facts)
+        .groupBy(*(f"{_KEY}{n}" for n in range(len(texts))))
+        .agg(F.sum(_N).alias(_N), F.max("_gone").alias("gone"), *further)
+    )
+
+
+def _made_keys(table: Table, written: DataFrame, kept: Mapping[str, str]) -> DataFrame:
+    """Of each key that was written: `made`, its rows; `same`, the most good ones of one contract key."""
+    kinds = {f.name: f.dataType for f in written.schema.fields}
+    dead = F.col(engine.DEAD)
+
+    def text(c: str) -> Column:
+        value = _text(quoted(c), kinds[c], table, c)
+        if c not in kept:
+            return value
+        return F.when(dead, _text(quoted(kept[c]), kinds[kept[c]], table, c)).otherwise(value)
+
+    names = [f"{_KEY}{n}" for n in range(len(table.keyed_by))]
+    unique = [quoted(c).alias(f"{_UNIQUE}{n}") for n, c in enumerate(table.contract.key)]
+    keys = [text(c).alias(name) for c, name in zip(table.keyed_by, names, strict=True)]
+    rows = written.select(*keys, *unique, dead)
+    one = rows.groupBy(*names, *(f"{_UNIQUE}{n}" for n in range(len(unique)))).agg(
+        F.count_if(~dead).alias("good"), F.count(F.lit(1)).alias("made")
+    )
+    return one.groupBy(*names).agg(F.sum("made").alias("made"), F.max("good").alias("same"))
+
+
+def _text(value: Column, kind: contracts.T.DataType, table: Table, column: str) -> Column:
+    """A key's value as the table reads it, or as it came where the table cannot."""
+    read = contracts.convert(value, kind, table.contract.column(column).type)
+    return F.coalesce(read.cast("string"), value.cast("string"))
+
+
+def _places(came: DataFrame) -> tuple[str, ...]:
+    """The columns that say where a change event stood, if its upstream has all of them."""
+    return _PLACE if {"_op", *_PLACE} <= set(came.columns) else ()
+
+
+def _truncates(came: DataFrame) -> DataFrame:
+    """The last change that emptied the whole table: one row, of nulls where there is none."""
+    facts = [F.max(c).alias(f"_truncated{c}") for c in _places(came)]
+    if facts:
+        facts.append(F.min("_source").alias("_first_truncated"))
+    return came.where(F.col("_op") == _TRUNCATE).agg(F.count(F.lit(1)).alias("_truncates"), *facts)
+
+
+def _may_be_truncated(places: tuple[str, ...]) -> Column:
+    """Whether a truncate took a key away: unless position and arrival both say that the key came after it.
+
+    Positions of two logs cannot be compared, nor places in two topics.
+    """
+    truncated = F.col("_truncates") > 0
+    if not places:
+        return truncated
+    sources = F.array("_source", "_first_source", "_truncated_source", "_first_truncated")
+    after = F.size(F.array_distinct(sources)) == 1
+    for place in ("_sequence", "_offset"):
+        after &= F.col(place) > F.col(f"_truncated{place}")
+    return truncated & ~F.coalesce(after, F.lit(False))
+
+
+def refuse_lost_weight(
+    table: Table,
+    lake: Lake,
+    work: Work,
+    upstreams: Upstreams,
+    column: str | None,
+    stands_for: int,
+) -> None:
+    """Compare what an aggregate's rows stand for with the source rows, counted without Spark.
+
+    Raises:
+        Refused: they are not the same.
+    """
+    import polars as pl
+
+    main = table.main[1].table
+    source = pl.scan_delta(lake.open(main, upstreams.heads[main]))  # type: ignore[arg-type]
+    if column and table.unit and not work.whole:
+        days = sorted(upstream_days(table, main, work.append | work.replace))
+        source = source.filter(pl.col(column).cast(pl.String).is_in(days))
+    weight = pl.sql_expr(table.weighs).cast(pl.Int64)
+    expected = source.with_columns(n=weight).select(pl.col("n").sum()).collect().item()
+    if expected != stands_for:
+        raise Refused(
+            f"{table.name}: its transform counts {stands_for} rows of {main}, and there are {expected} to "
+            f"count ({table.weighs}). Nothing was written, the table is as it was; mend the transform (a "
+            "join that drops or doubles rows is the usual cause) and refresh again."
+        )
