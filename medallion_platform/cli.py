@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
@@ -161,6 +161,10 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
 
 @app.command()
 def run(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these and what they are made from, e.g. silver.events; all if left out"),
+    ] = None,
     landing: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +176,7 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take in what waits in a landing zone and refresh everything downstream."""
+    """Take in what waits in a landing zone and refresh everything downstream, or the named tables."""
     from medallion_platform.storage import in_bucket
 
     settings = _settings(home)
@@ -182,7 +186,8 @@ def run(
         zone = landing.rstrip("/") if in_bucket(landing) else Path(landing).resolve()
         settings = settings.model_copy(update={"landing": zone})
     say = terminal.nothing if quiet else terminal.note
-    if _take_in_and_refresh(settings, time.monotonic(), as_json, say):
+    named = [_known(table) for table in tables or ()]
+    if _take_in_and_refresh(settings, time.monotonic(), as_json, say, named):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -571,7 +576,9 @@ def _tests() -> Path:
     return found
 
 
-def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, say: Say) -> bool:
+def _take_in_and_refresh(
+    settings: Settings, started: float, as_json: bool, say: Say, tables: Collection[str] = ()
+) -> bool:
     """Intake of all sources and refresh of all that follows, through Dagster, then the summary.
 
     Gives whether some input was left.
@@ -587,7 +594,7 @@ def _take_in_and_refresh(settings: Settings, started: float, as_json: bool, say:
         progress.listen(show)
         with runs.instance(settings.dagster_home) as on:
             defs, place = definitions_of(settings), lakehouse_of(settings)
-            outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on))
+            outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on, tables))
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     for table, inputs in outcome.waiting.items():

@@ -219,11 +219,16 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
     return body
 
 
+def op_of(source: Source) -> str:
+    """What the op is called that takes a source in."""
+    return "intake_" + source.name.replace(".", "_")
+
+
 def intake_op(source: Source) -> dg.OpDefinition:
     """Takes in what waits for one source, and reports each partition that got rows."""
 
     @dg.op(
-        name="intake_" + source.name.replace(".", "_"),
+        name=op_of(source),
         out=dg.Out(dg.Nothing),
         description=f"Takes what is new in `{source.name}` into `{source.table}`.",
         pool=pool_of(source.table),

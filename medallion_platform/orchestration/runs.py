@@ -26,6 +26,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from medallion_platform.orchestration import states
 from medallion_platform.orchestration.arrivals import waiting
+from medallion_platform.orchestration.assets import op_of
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
@@ -158,17 +159,28 @@ def _look_after(on: dg.DagsterInstance, said: set[Holder]) -> set[Holder]:
 
 
 def run_everything(
-    defs: dg.Definitions, catalog: Catalog, lakehouse: Lakehouse, on: dg.DagsterInstance
+    defs: dg.Definitions,
+    catalog: Catalog,
+    lakehouse: Lakehouse,
+    on: dg.DagsterInstance,
+    tables: Collection[str] = (),
 ) -> Outcome:
     """Take in what waits, then refresh every table that is out of date, in order.
 
-    A table whose upstream failed is still refreshed from the upstream's last good version.
+    tables: only these and what they are made from. A table whose upstream failed is still refreshed from the
+    upstream's last good version.
     """
     outcome = Outcome()
-    if waiting(catalog, lakehouse, datetime.now(UTC)):
+    wanted = catalog.with_upstream(tables or catalog.names)
+    intake = defs.resolve_job_def(INTAKE)
+    if tables:
+        intake = intake.get_subset(op_selection=[op_of(s) for s in catalog.sources if s.table in wanted])
+    elif waiting(catalog, lakehouse, datetime.now(UTC)):
         warm_up(lakehouse)
-    _execute(defs.resolve_job_def(INTAKE), on, outcome, {})
-    _catch_up(defs, on, outcome)
+    _execute(intake, on, outcome, {})
+    others = {*catalog.by_name, *(".".join(key.path) for key in _served(defs))} - wanted
+    if not tables or wanted & catalog.by_name.keys():
+        _catch_up(defs, on, outcome, leave=others if tables else ())
     outcome.waiting = behind.waiting(catalog, lakehouse.lake)
     now, lake = datetime.now(UTC), lakehouse.lake.look()
     states.tell_states(catalog, _served(defs), lake, on, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -103,6 +103,14 @@ class Catalog:
         while table in self.by_name:
             table = self.by_name[table].main[1].table
         return self.source_of[table]
+
+    def with_upstream(self, names: Collection[str]) -> set[str]:
+        """These tables and all that they are made from."""
+        found = set(names)
+        for table in reversed(self.in_order):
+            if table.name in found:
+                found.update(table.upstream_names)
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -55,3 +55,24 @@ def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(
         assert started == [place]
         round()
         assert started == [place]
+
+
+def test_a_run_for_some_tables_takes_in_what_they_are_made_from(tmp_path: Path) -> None:
+    assert catalog.with_upstream(["gold.department_metrics", "bronze.users"]) == {
+        "gold.department_metrics",
+        "silver.hired_employees",
+        "silver.departments",
+        "bronze.hired_employees",
+        "bronze.departments",
+        "bronze.users",
+    }
+    place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
+    few = Catalog((catalog.source_of["bronze.departments"], catalog.source_of["bronze.jobs"]), ())
+    defs = build_defs(few, (), place)
+    for name in ("departments", "jobs"):
+        file = Path(place.landing) / "hr" / name / f"{name}.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text("1,Sales\n")
+    with dg.DagsterInstance.ephemeral() as on:
+        assert not runs.run_everything(defs, few, place, on, ["bronze.jobs"]).failed
+        assert (place.lake.rows("bronze.jobs"), place.lake.version("bronze.departments")) == (1, -1)
