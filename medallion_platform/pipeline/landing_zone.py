@@ -6,6 +6,7 @@ record's offset is `sequence * 2**32 + row`. The one log has the name of its sou
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.arrivals import Batch, Position, Unread
 from medallion_platform.sources.csv import other_header
-from medallion_platform.sources.records import OURS
+from medallion_platform.sources.records import DETAIL, OURS
 from medallion_platform.sources.source import (
     Csv,
     FileSource,
@@ -99,7 +100,8 @@ class LandingZone:
             try:
                 if file["sequence"] in told:
                     raise LostFile(file["path"], "it could not be opened before")
-                for frame in _read(source, self.root, file, first):
+                for read in _read(source, self.root, file, first):
+                    frame = _keep_too_long(lake, source, self.root, file, read)
                     if gathered.frames and not _same_types(gathered.frames[0], frame):
                         yield gathered.batch(reached)
                     gathered.add(frame)
@@ -318,6 +320,17 @@ def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
     if column in OURS or kind == pl.String:
         return False
     return column not in source.contract.by_name or kind.is_nested()
+
+
+def _keep_too_long(
+    lake: Lake, source: FileSource, root: str, file: dict[str, Any], frame: pl.DataFrame
+) -> pl.DataFrame:
+    """The records; where some are too long to be kept, with the place of the whole file instead."""
+    if DETAIL not in frame.columns:
+        return frame
+    kept = {"kept": _quarantine(lake, source, root, file)}
+    told = [detail and json.dumps(json.loads(detail) | kept) for detail in frame[DETAIL]]
+    return frame.with_columns(pl.Series(DETAIL, told, dtype=pl.String))
 
 
 def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any]) -> str | None:

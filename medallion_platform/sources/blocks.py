@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
+from medallion_platform.sources.records import LONGEST
 from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
 
 BLOCK = 4 * 2**20
@@ -72,7 +73,7 @@ class TextFile:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from filter(None, self._with_line_feeds(self._decoded()))
+            yield from filter(None, _without_overlong(self._with_line_feeds(self._decoded())))
         except UnicodeError as error:
             raise UnreadableFile(self.path, f"not readable as {self.encoding}: {error}") from error
 
@@ -178,6 +179,46 @@ class TextFile:
                 raise UnreadableFile(self.path, f"a zip archive of {len(names)} files, not of one")
             return stack.enter_context(archive.open(names[0]))
         return raw
+
+
+_OVERLONG = b"\xff\xc0too long\x00\xc1"
+"""How a line begins that stands for one that was left out; no text has it."""
+
+
+def overlong(record: bytes) -> tuple[int, int] | None:
+    """Of a record that was left out as too long, its length and the bytes before it in the text."""
+    if not record.startswith(_OVERLONG):
+        return None
+    length, at = record.removeprefix(_OVERLONG).split()
+    return int(length), int(at)
+
+
+def _without_overlong(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks of whole lines, those of `LONGEST` bytes or more left out; a block is shorter than that."""
+    parts: list[bytes] = []  # of the line that has not ended yet
+    length = at = 0
+    for data in blocks:
+        end = data.find(b"\n")
+        if end < 0 or length + end >= LONGEST:
+            length += len(data) if end < 0 else end
+            if length < LONGEST:
+                parts.append(data)
+                continue
+            parts = []
+            if end < 0:
+                continue
+            yield _OVERLONG + b"%d %d\n" % (length, at)
+            at += length + 1
+            data, length = data[end + 1 :], 0
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield b"".join((*parts, data[:cut]))
+            at += length + cut
+            parts, length = [], 0
+        if cut < len(data):
+            parts.append(data[cut:])
+            length += len(data) - cut
+    yield _OVERLONG + b"%d %d" % (length, at) if length >= LONGEST else b"".join(parts)
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:

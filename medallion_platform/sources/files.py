@@ -12,11 +12,20 @@ import polars as pl
 
 from medallion_platform.contracts.codes import Code
 from medallion_platform.sources import avro, parquet
-from medallion_platform.sources.blocks import BLOCK, TextFile
+from medallion_platform.sources.blocks import BLOCK, TextFile, overlong
 from medallion_platform.sources.csv import CsvParser, HeaderError
 from medallion_platform.sources.debezium import DebeziumParser
 from medallion_platform.sources.jsonlines import JsonLinesParser
-from medallion_platform.sources.records import CODE, FURTHER, Parsed, Parser, in_frame, undecodable
+from medallion_platform.sources.records import (
+    CODE,
+    DETAIL,
+    FURTHER,
+    TOO_LONG,
+    Parsed,
+    Parser,
+    in_frame,
+    undecodable,
+)
 from medallion_platform.sources.slices import Block, Ints, patched
 from medallion_platform.sources.source import (
     Avro,
@@ -42,7 +51,8 @@ def read(
 
     Columns: `_row` (Int64, counted from 1, a header is none), `_payload` (the record's exact text),
     `_payload_bytes` (Binary: the record as it came where it does not decode, and `_payload` is
-    null), `_malformed` (why it does not parse, else null), then one of String per field; for
+    null; both are where a record is too long, of which `_code` and `_detail` tell),
+    `_malformed` (why it does not parse, else null), then one of String per field; for
     Parquet the file's typed columns, and no payload. A frame has the fields that were met in it; where
     these are too many for a frame, all that are `declared`, and what is left in `FURTHER`.
 
@@ -160,7 +170,7 @@ def _parsed_avro(records: Sequence[bytes], format: Avro, declared: Collection[st
         patched(frame["_payload"], rows, [None] * len(rows)),
         patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
         patched(frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]),
-        _coded(len(records), undecoded),
+        _texts(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE),
     )
 
 
@@ -214,11 +224,17 @@ def _records(
     raw: list[bytes | None] = [None] * count
     malformed = {int(good[i]): why for i, why in parsed.malformed.items()}
     further = {int(good[i]): fields for i, fields in parsed.further.items()}
-    for i in np.flatnonzero(bad).tolist():
+    codes, details = dict.fromkeys(np.flatnonzero(bad).tolist(), Code.UNDECODED.value), dict[int, str]()
+    for i in codes:
         record = block.get(int(starts[i]), int(ends[i]))
+        if left_out := overlong(record):
+            codes[i], malformed[i] = Code.TOO_LONG.value, TOO_LONG
+            details[i] = json.dumps(dict(zip(("bytes", "at"), left_out, strict=True)))
+            continue
         raw[i] = record if source is None else source.raw(record)
         malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
-    facts[CODE] = _coded(count, np.flatnonzero(bad).tolist())
+    facts[CODE] = _texts(codes, count)
+    facts |= {DETAIL: _texts(details, count)} if details else {}
     parsed = Parsed(columns, malformed, further, facts)
     return _framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))
 
@@ -239,10 +255,6 @@ def _framed(
             **{in_frame(name): column for name, column in parsed.columns.items()},
         }
     )
-
-
-def _coded(count: int, undecoded: Collection[int]) -> pl.Series:
-    return _texts(dict.fromkeys(undecoded, Code.UNDECODED.value), count).alias(CODE)
 
 
 def _texts(texts: Mapping[int, str], count: int) -> pl.Series:

@@ -12,7 +12,7 @@ import polars as pl
 from medallion_platform.sources.slices import Block, Bools, Ints
 
 LONGEST = 64 * 2**20
-"""A line longer than this is cut into malformed records of this length, to bound memory."""
+"""Bytes from which on a line is one malformed record without a payload, to bound memory."""
 
 TOO_LONG = "longer than 64 MiB"
 
@@ -87,25 +87,11 @@ def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
     starts = np.concatenate([[start], stops[:-1] + 1])[:count].astype(np.int64)
     ends = stops
     rest = block.size - after
-    if rest and (final or rest >= LONGEST):
-        until = block.size if final else after + rest // LONGEST * LONGEST
-        starts, ends = np.append(starts, after), np.append(ends, until)
-        after = until
-    if len(ends) and (ends - starts).max() > LONGEST:
-        starts, ends = _cut(starts, ends)
+    if rest and final:
+        starts, ends = np.append(starts, after), np.append(ends, block.size)
+        after = block.size
     ends = ends - ((ends > starts) & (block.bytes[np.maximum(ends - 1, 0)] == 13))
     return starts, ends, after
-
-
-def _cut(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
-    """Cut what is too long, at the same places wherever a block ends."""
-    pieces = [
-        (place, min(place + LONGEST, end))
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        for place in range(start, max(end, start + 1), LONGEST)
-    ]
-    cut = np.array(pieces, np.int64)
-    return cut[:, 0], cut[:, 1]
 
 
 def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
