@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
@@ -303,7 +304,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Take back what a run did to any table, and refresh what follows; both are recorded."""
-    from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+    from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import runs
     from medallion_platform.pipeline.rollback import CannotRollBack, UnknownRun
 
@@ -392,7 +393,7 @@ def stream(
     """Take in a topic's messages as they come, until Ctrl-C or SIGTERM; several workers share it."""
     import logging
 
-    from medallion_platform.definitions import catalog, lakehouse_of
+    from medallion_platform.assembly import catalog, lakehouse_of
     from medallion_platform.lakehouse.damage import DamagedFile
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
@@ -547,7 +548,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, "
-            "automation, growth, batches, layout; all if left out"
+            "automation, many, growth, batches, layout; all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
@@ -583,7 +584,7 @@ def _take_in_and_refresh(
 
     Gives whether some input was left.
     """
-    from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+    from medallion_platform.assembly import FEATURES, catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import progress, runs
 
     _quiet()
@@ -593,8 +594,10 @@ def _take_in_and_refresh(
     with _progress(silent) as show:
         progress.listen(show)
         with runs.instance(settings.dagster_home) as on:
-            defs, place = definitions_of(settings), lakehouse_of(settings)
-            outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on, tables))
+            defs, place = partial(definitions_of, settings), lakehouse_of(settings)
+            outcome = runs.attended(
+                on, lambda: runs.run_everything(defs, catalog, FEATURES, place, on, tables)
+            )
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     for table, inputs in outcome.waiting.items():
@@ -646,10 +649,12 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     from medallion_platform.lakehouse.counts import Counts
     from medallion_platform.lakehouse.lake import Lake
 
-    lake = Lake(settings.lake)
+    lake = Lake(settings.lake).look()
     rows = []
     for name in catalog.names:
-        mine = [r for _, r in lake.records(name) if r.run_id in outcome.run_ids]
+        since = outcome.before.get(name)
+        new = [] if since is None else lake.records(name, since=since)
+        mine = [record for _, record in new if record.run_id in outcome.run_ids]
         counts = sum((r.counts for r in mine), Counts())
         rows.append(
             {

@@ -73,12 +73,13 @@ def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, 
     """The (offset, detail) of each dead letter of a source that stands for a whole piece, by its code."""
     import polars as pl
 
-    found = lake.open(name(table))
-    if found is None:
-        return []
-    mine = (pl.col("source") == source) & (pl.col("row") == 0) & (pl.col("code") == code)
-    rows = _scan(found).filter(mine).select("offset", "detail").collect()
-    return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
+    def found(letters: DeltaTable) -> list[tuple[int, dict[str, Any]]]:
+        mine = (pl.col("source") == source) & (pl.col("row") == 0) & (pl.col("code") == code)
+        rows = _scan(letters).filter(mine).select("offset", "detail").collect()
+        return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
+
+    standing = lake.standing(name(table))
+    return standing.fact(("details", source, code), found) if standing else []
 
 
 def _scan(letters: DeltaTable) -> pl.LazyFrame:

@@ -91,6 +91,11 @@ class Lake:
         """
         return standing.at(self.path(table), partial(self.open, table))
 
+    def state(self, table: str) -> Hashable:
+        """What is another one whenever the table is, None where it does not exist yet."""
+        found = self.standing(table)
+        return found and found.state
+
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
         found = self.standing(table)
@@ -170,12 +175,16 @@ class Lake:
 
         limit: of how many commits at the most.
         """
-        pairs = [
-            (i["version"], Record.from_json(i.get("userMetadata")))
-            for i in islice(self._infos(table, since), limit)
-            if "maintenance" not in i  # upkeep carries the last record on; it counts once
-        ]
-        return [(version, record) for version, record in pairs if record]
+        return list(self.each_record(table, limit, since))
+
+    def each_record(
+        self, table: str, limit: int | None = None, since: int = -1
+    ) -> Iterator[tuple[int, Record]]:
+        """The same one by one: of the log no more is read than is asked for."""
+        for info in islice(self._infos(table, since), limit):
+            # Upkeep carries the last record on; it counts once.
+            if "maintenance" not in info and (record := Record.from_json(info.get("userMetadata"))):
+                yield info["version"], record
 
     def committed_at(self, table: str) -> dict[int, datetime]:
         """When each version still in the log was committed."""

@@ -50,11 +50,12 @@ def read(lake: Lake, source: str) -> pl.DataFrame:
     """All registered file versions of a source, in their order."""
     import polars as pl
 
-    found = lake.open(name(source))
+    found = lake.standing(name(source))
     if found is None:
         return pl.DataFrame(schema=columns())
     nothing = pl.DataFrame(schema=columns())
-    rows = pl.concat([nothing, pl.scan_delta(found).collect()], how="diagonal")
+    registered = found.ask(lambda table: pl.scan_delta(table).collect())
+    rows = pl.concat([nothing, registered], how="diagonal")
     return rows.select(list(columns())).sort("sequence")
 
 

@@ -65,12 +65,22 @@ class Standing:
         self._folds = folds or _Folds()
         self._lock = RLock()
 
+    @property
+    def state(self) -> Hashable:
+        """Equal for two standings where they are of the same commit of the same log, and nowhere else."""
+        return self if self.mark is None else (self.version, self.mark)
+
     def fact(self, name: Hashable, of: Callable[[DeltaTable], T]) -> T:
         """What is so at this version, found out once by `of` (which does not change the table)."""
         with self._lock:
             if name not in self._facts:
                 self._facts[name] = of(self._opened())
             return self._facts[name]
+
+    def ask(self, of: Callable[[DeltaTable], T]) -> T:
+        """What `of` (which does not change the table) finds at this version; too large to be kept."""
+        with self._lock:
+            return of(self._opened())
 
     def folded(self, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
         """What the commits up to this version add up to.

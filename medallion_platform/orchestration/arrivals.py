@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from hashlib import blake2b
 
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.kept import Kept, states
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics, group_of
 from medallion_platform.sources.rest import RestSource
 from medallion_platform.sources.source import FileSource, Source
+from medallion_platform.sources.zones import Seen
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
@@ -49,26 +54,50 @@ def _look(source: Source, lake: Lake, position: Position, at: datetime) -> Arriv
     raise TypeError(f"{source!r} is no source that can be read")
 
 
-def waiting(catalog: Catalog, lakehouse: Lakehouse, now: datetime) -> list[str]:
+def waiting(
+    catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, kept: Kept | None = None
+) -> list[str]:
     """What no intake has taken in whole as it is now: complete files, partitions with new messages,
     pulls that are due.
 
-    A source that cannot be reached waits as well: its intake says why, and is tried again.
+    A source that cannot be reached, or whose table cannot be read, waits as well: its intake says why, and
+    is tried again. lake: as it is looked at. kept: answers of earlier looks at this catalog.
     """
+    kept = kept or Kept()
     found: list[str] = []
     try:
         look = landing.look(
             lakehouse.landing, catalog.file_sources, now, lakehouse.settle_seconds, claimed_only=True
         )
         for source in catalog.file_sources:
-            found += landing_zone.waiting(source, look.claimed[source.name], lakehouse.lake)
+            found += _files_waiting(source, look.claimed[source.name], lake, kept)
     except Unavailable as error:
         found.append(str(error))
     for source in catalog.sources:
         if not isinstance(source, FileSource):
             try:
-                position = lakehouse.lake.positions(source.table)
-                found += _look(source, lakehouse.lake, position, now).waiting(position)
-            except Unavailable as error:
+                position = lake.positions(source.table)
+                found += _look(source, lake, position, now).waiting(position)
+            except (DamagedLog, Unavailable) as error:
                 found.append(str(error))
     return found
+
+
+def _files_waiting(source: FileSource, candidates: Sequence[Seen], lake: Lake, kept: Kept) -> list[str]:
+    """What waits of a source of files, by the files that are there and what its tables say of them."""
+    tables = (source.table, ledger.name(source.name), dead_letters.name(source.table))
+    try:
+        found_from = (_digest(candidates), states(lake, tables))
+        return kept.answer(
+            ("waiting", source.name), found_from, lambda: landing_zone.waiting(source, candidates, lake)
+        )
+    except DamagedLog as error:
+        return [str(error)]
+
+
+def _digest(files: Iterable[Seen]) -> bytes:
+    """A short text for all that is seen of files."""
+    made = blake2b(digest_size=20)
+    for file in files:
+        made.update(repr(file).encode("utf-8", "backslashreplace"))
+    return made.digest()

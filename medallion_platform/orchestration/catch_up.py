@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
@@ -158,13 +159,16 @@ class _CatchUp:
         yield dg.AssetMaterialization(key_of(name), metadata=reports.published_metadata(done))
 
 
-def edition_behind(view: Features, lakehouse: Lakehouse) -> str:
-    """The edition of a gold table that its consumer does not hold yet, as text; "" where it holds it."""
-    found = lakehouse.lake.open(view.table)
+def edition_behind(view: Features, lakehouse: Lakehouse, lake: Lake | None = None) -> str:
+    """The edition of a gold table that its consumer does not hold yet, as text; "" where it holds it.
+
+    lake: as somebody looked at it; else it is looked at now.
+    """
+    found = (lake or lakehouse.lake).standing(view.table)
     if found is None:
         return ""
     held = published(Path(lakehouse.feature_repo), view)
-    newest = (str(found.metadata().id), found.version())
+    newest = (found.fact("id", lambda table: str(table.metadata().id)), found.version)
     return "" if held and (held.table_id, held.version) == newest else f"{newest[0]}@{newest[1]}"
 
 

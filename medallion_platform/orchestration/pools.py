@@ -91,7 +91,8 @@ def sleep_while_waiting() -> None:
 
 def _pools(on: dg.DagsterInstance) -> list[ConcurrencyKeyInfo]:
     storage = on.event_log_storage
-    return [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
+    keys = sorted(storage.get_concurrency_keys())
+    return list(storage.get_concurrency_infos(keys).values())
 
 
 def _in_pools(on: dg.DagsterInstance) -> Iterator[tuple[str, str]]:

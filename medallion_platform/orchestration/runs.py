@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -24,10 +25,11 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import states
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.assets import op_of
-from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, warm_up
+from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, edition_behind, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
@@ -36,6 +38,7 @@ from medallion_platform.pipeline import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.rollback import TakenBack, rollback
+from medallion_platform.serving.features import Features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,11 +83,15 @@ Result = TypeVar("Result")
 
 @dataclass
 class Outcome:
-    """What a round of runs did: Dagster's run ids, why a table failed, which inputs one waits for."""
+    """What a round of runs did: Dagster's run ids, why a table failed, which inputs one waits for.
+
+    before: the version of each table as it began.
+    """
 
     run_ids: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=dict)
+    before: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -159,8 +166,9 @@ def _look_after(on: dg.DagsterInstance, said: set[Holder]) -> set[Holder]:
 
 
 def run_everything(
-    defs: dg.Definitions,
+    defs: Callable[[], dg.Definitions],
     catalog: Catalog,
+    features: Sequence[Features],
     lakehouse: Lakehouse,
     on: dg.DagsterInstance,
     tables: Collection[str] = (),
@@ -168,24 +176,39 @@ def run_everything(
     """Take in what waits, then refresh every table that is out of date, in order.
 
     tables: only these and what they are made from. A table whose upstream failed is still refreshed from the
-    upstream's last good version.
+    upstream's last good version. Where there is nothing to do no run is made, and `defs` is not asked for.
     """
-    outcome = Outcome()
-    wanted = catalog.with_upstream(tables or catalog.names)
-    intake = defs.resolve_job_def(INTAKE)
+    defs, lake = cache(defs), lakehouse.lake.look()
+    outcome, served = Outcome(before=_versions(catalog, lake)), states.served(features)
     if tables:
-        intake = intake.get_subset(op_selection=[op_of(s) for s in catalog.sources if s.table in wanted])
-    elif waiting(catalog, lakehouse, datetime.now(UTC)):
-        warm_up(lakehouse)
-    _execute(intake, on, outcome, {})
-    others = {*catalog.by_name, *(".".join(key.path) for key in _served(defs))} - wanted
-    if not tables or wanted & catalog.by_name.keys():
-        _catch_up(defs, on, outcome, leave=others if tables else ())
-    outcome.waiting = behind.waiting(catalog, lakehouse.lake)
-    now, lake = datetime.now(UTC), lakehouse.lake.look()
-    states.tell_states(catalog, _served(defs), lake, on, now)
+        wanted = catalog.with_upstream(tables)
+        ops = [op_of(s) for s in catalog.sources if s.table in wanted]
+        _execute(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
+        if wanted & catalog.by_name.keys():
+            others = {*catalog.by_name, *(".".join(key.path) for key in served)} - wanted
+            _catch_up(defs(), on, outcome, leave=others)
+    else:
+        if waiting(catalog, lakehouse, datetime.now(UTC), lake):
+            warm_up(lakehouse)
+            _execute(defs().resolve_job_def(INTAKE), on, outcome, {})
+            lake = lakehouse.lake.look()
+        if behind.behind(catalog, lake) or any(edition_behind(f, lakehouse, lake) for f in features):
+            _catch_up(defs(), on, outcome)
+    lake = lakehouse.lake.look()
+    outcome.waiting = behind.waiting(catalog, lake)
+    now = datetime.now(UTC)
+    states.tell_states(catalog, served, lake, on, now)
     states.tell_partitions(catalog, lake, on, now)
     return outcome
+
+
+def _versions(catalog: Catalog, lake: Lake) -> dict[str, int]:
+    """The version of each table; none of one whose log is damaged, which whoever works on it says."""
+    found: dict[str, int] = {}
+    for name in catalog.names:
+        with suppress(DamagedLog):
+            found[name] = lake.version(name)
+    return found
 
 
 def roll_back(
@@ -216,13 +239,6 @@ def _catch_up(
     """Refresh and publish whatever is out of date; what failed before is tried again."""
     config = {BRING_UP: {"config": {"leave": sorted(leave)}}}
     _execute(defs.resolve_job_def(CATCH_UP), on, outcome, config)
-
-
-def _served(defs: dg.Definitions) -> dict[dg.AssetKey, str]:
-    """What serves a table, and which."""
-    graph = defs.resolve_asset_graph()
-    serving = (key for key in graph.get_all_asset_keys() if key.path[0] == "serving")
-    return {key: ".".join(next(iter(graph.get(key).parent_keys)).path) for key in serving}
 
 
 def _execute(

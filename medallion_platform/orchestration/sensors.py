@@ -15,6 +15,7 @@ from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.kept import Kept
 from medallion_platform.pipeline.plan import code_version
 from medallion_platform.serving.features import Features
 
@@ -34,6 +35,8 @@ def catch_up_sensor(
     beside the first.
     """
 
+    kept = Kept()
+
     @dg.sensor(
         name="catch_up_sensor",
         jobs=[intake, catch_up],
@@ -46,7 +49,7 @@ def catch_up_sensor(
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on = datetime.now(UTC), context.instance
         at_work = _jobs_at_work(on)
-        wanted, taken_back, pieces = _wanted(catalog, features, lakehouse, now)
+        wanted, taken_back, pieces = _wanted(catalog, features, lakehouse, now, kept)
         busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy(on, set(wanted) - {INTAKE})
         busy |= {INTAKE} & at_work
         asked = read(context.cursor)
@@ -88,15 +91,16 @@ def catch_up_sensor(
 
 
 def _wanted(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: Kept
 ) -> tuple[dict[str, str], dict[str, str], int]:
     """What is to be brought up, and what somebody took back, each with its state; how many files wait."""
-    pieces = waiting(catalog, lakehouse, now)
+    lake = lakehouse.lake.look()
+    pieces = waiting(catalog, lakehouse, now, lake, kept)
     wanted = {INTAKE: digest(pieces)} if pieces else {}
     taken_back: dict[str, str] = {}
-    for name, found in behind(catalog, lakehouse.lake.look()).items():
+    for name, found in behind(catalog, lake, kept).items():
         (taken_back if found.taken_back else wanted)[name] = found.state
-    editions = {serving_of(view.view): edition_behind(view, lakehouse) for view in features}
+    editions = {serving_of(view.view): edition_behind(view, lakehouse, lake) for view in features}
     wanted |= {name: edition for name, edition in editions.items() if edition}
     return wanted, taken_back, len(pieces)
 
@@ -150,13 +154,13 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        events = []
+        events, lake = [], lakehouse.lake.look()
         for name in catalog.names:
-            version = lakehouse.lake.version(name)
+            version = lake.version(name)
             if version < 0 or seen.get(name) == version:
                 continue
             seen[name] = version
-            events.append(reports.evaluation(reports.surge(lakehouse.lake, name)))
+            events.append(reports.evaluation(reports.surge(lake, name)))
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
     return sensor
@@ -173,9 +177,9 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        codes = {t.name: code_version(t) for t in catalog.tables if lakehouse.lake.exists(t.name)}
+        lake, columns = lakehouse.lake.look(), catalog.unit_columns
+        codes = {t.name: code_version(t) for t in catalog.tables if lake.exists(t.name)}
         changed = [t for t in catalog.tables if t.name in codes and codes[t.name] != seen.get(t.name)]
-        lake, columns = lakehouse.lake, catalog.unit_columns
         events = [reports.evaluation(reports.current(lake, t, columns)) for t in changed]
         return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 

@@ -8,7 +8,7 @@ looks fresh. It is switched off (`runs.instance`); the same badge is told by `pi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -18,16 +18,22 @@ from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.pipeline.behind import behind, waiting
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.freshness import Freshness, freshness
+from medallion_platform.serving.features import Features
 
 _SHOWN = {
     Freshness.NEVER: FreshnessState.UNKNOWN,
     Freshness.FRESH: FreshnessState.PASS,
     Freshness.STALE: FreshnessState.FAIL,
 }
+
+
+def served(features: Sequence[Features]) -> dict[dg.AssetKey, str]:
+    """What serves a table, and which."""
+    return {key_of(serving_of(view.view)): view.table for view in features}
 
 
 def tell_states(
@@ -49,10 +55,10 @@ def tell_states(
                     key=key, previous_state=old, new_state=state, state_change_timestamp=now.timestamp()
                 )
             )
-    waits = waiting(catalog, lake)
+    waits, told = waiting(catalog, lake), _last_inputs(on, list(catalog.by_name))
     for name in catalog.by_name:
         result = reports.inputs(name, waits.get(name, ()))
-        before = _last_inputs(on, name) or (True, "")  # what was never told is as it should be
+        before = told.get(name, (True, ""))  # what was never told is as it should be
         if before != (result.passed, _waits_for(result.metadata or {})):
             on.report_runless_asset_event(reports.evaluation(result))
 
@@ -140,15 +146,16 @@ def _shown(catalog: Catalog, lake: Lake, name: str, now: datetime) -> FreshnessS
         return FreshnessState.UNKNOWN
 
 
-def _last_inputs(on: dg.DagsterInstance, table: str) -> tuple[bool, str] | None:
-    """What was last told of a table's inputs."""
-    key = dg.AssetCheckKey(key_of(table), reports.INPUTS)
-    record = on.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-    told = record.event and record.event.dagster_event if record else None
-    if told is None:
-        return None
-    evaluation = told.asset_check_evaluation_data
-    return evaluation.passed, _waits_for(evaluation.metadata)
+def _last_inputs(on: dg.DagsterInstance, tables: Sequence[str]) -> dict[str, tuple[bool, str]]:
+    """What was last told of the inputs of each table."""
+    names = {dg.AssetCheckKey(key_of(table), reports.INPUTS): table for table in tables}
+    records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
+    found: dict[str, tuple[bool, str]] = {}
+    for key, record in records.items():
+        if told := record.event and record.event.dagster_event:
+            evaluation = told.asset_check_evaluation_data
+            found[names[key]] = evaluation.passed, _waits_for(evaluation.metadata)
+    return found
 
 
 def _waits_for(metadata: Mapping[str, object]) -> str:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.kept import Kept, states
 from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.refresh import VERBS, MissingUpstream, out_of_date
 from medallion_platform.pipeline.table import Table
@@ -40,13 +42,24 @@ class Behind:
     problem: str = ""
 
 
-def behind(catalog: Catalog, lake: Lake) -> dict[str, Behind]:
+def behind(catalog: Catalog, lake: Lake, kept: Kept | None = None) -> dict[str, Behind]:
     """Every table that is out of date, in order of making. Starts no JVM, reads no row.
 
     A table whose upstream does not exist yet is none of them: there is nothing to make it from.
+    kept: answers of earlier looks at this catalog.
     """
-    found = (table_behind(table, catalog, lake) for table in catalog.in_order)
+    kept = kept or Kept()
+    found = (_behind(table, catalog, lake, kept) for table in catalog.in_order)
     return {table.table: table for table in found if table is not None}
+
+
+def _behind(table: Table, catalog: Catalog, lake: Lake, kept: Kept) -> Behind | None:
+    tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
+    try:
+        found_from = (code_version(table), states(lake, tables))
+    except DamagedLog:
+        return table_behind(table, catalog, lake)
+    return kept.answer(("behind", table.name), found_from, lambda: table_behind(table, catalog, lake))
 
 
 def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
@@ -54,14 +67,23 @@ def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
 
     A table of whose upstreams none exists waits for nothing that anybody could miss.
     """
-    there = {name: lake.version(name) >= 0 for name in catalog.names}
+    rows = {name: _rows(lake, name) for name in catalog.names}
+    there = {name: found is not None for name, found in rows.items()}
     found = {}
     for table in catalog.in_order:
         missing = [name for name in table.upstream_names if not there[name]]
-        rows = any(there[name] and lake.rows(name) for name in table.upstream_names)
-        if missing and rows and (inputs := _inputs(missing, catalog, there)):
+        waits = missing and any(rows[name] for name in table.upstream_names)
+        if waits and (inputs := _inputs(missing, catalog, there)):
             found[table.name] = inputs
     return found
+
+
+def _rows(lake: Lake, name: str) -> int | None:
+    """How many rows a table holds, None where it does not exist; none of one whose log is damaged."""
+    try:
+        return lake.rows(name) if lake.exists(name) else None
+    except DamagedLog:
+        return 0
 
 
 def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> list[str]:

@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, Unit, daily
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 FRESH_WITHIN = timedelta(days=1)
 """Of a bronze table, whose source promises nothing."""
@@ -85,9 +90,17 @@ def _newest_event(catalog: Catalog, lake: Lake, name: str) -> datetime | None:
     """The newest event time, or the end of the newest partition, by the log's statistics."""
     event_time = catalog.contract_of(name).event_time
     unit = _unit(catalog, name)
-    found = lake.open(name) if event_time or unit else None
+    found = lake.standing(name) if event_time or unit else None
+    if found is None:
+        return None
+    return found.fact(
+        ("newest event", event_time, unit), partial(_newest_in, event_time=event_time, unit=unit)
+    )
+
+
+def _newest_in(table: DeltaTable, event_time: str | None, unit: Unit | None) -> datetime | None:
     newest: list[datetime] = []
-    for file in files_of(found) if found else ():
+    for file in files_of(table):
         at = file.get(f"max.{event_time}") if event_time else None
         if isinstance(at, datetime):
             newest.append(at if at.tzinfo else at.replace(tzinfo=UTC))
@@ -109,14 +122,22 @@ def _end(unit: Unit, first: date) -> datetime:
 
 def _last_intake(lake: Lake, name: str) -> datetime | None:
     """When rows were last taken in; the first commit tells where that is out of the log."""
-    records = [record for _, record in lake.records(name)]
-    brought = [r for r in records if r.verb == "intake" and r.counts.written]
-    return _at((brought or records[-1:])[0]) if records else None
+
+    def newer(until: int, before: Record | None) -> Record | None:
+        oldest = None
+        for _, record in lake.each_record(name, since=until):
+            if record.verb == "intake" and record.counts.written:
+                return record
+            oldest = record
+        return before or oldest
+
+    last = lake.folded(name, lake.version(name), "last intake", newer)
+    return _at(last) if last else None
 
 
 def _written_by(lake: Lake, name: str, version: int) -> datetime | None:
     """When the newest rows of a version were written."""
-    return next((_at(r) for v, r in lake.records(name) if v <= version and r.counts.written), None)
+    return next((_at(r) for v, r in lake.each_record(name) if v <= version and r.counts.written), None)
 
 
 def _at(record: Record) -> datetime:

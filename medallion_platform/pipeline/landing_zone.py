@@ -47,10 +47,9 @@ def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) 
     registered = ledger.read(lake, source.name)
     known = [_version(r) for r in registered.iter_rows(named=True)]
     new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
-    taken = LandingZone(source, "", lake)
     return [
         *(f"{f.path} {f.size} {f.modified_at.isoformat()} {f.etag or ''}".rstrip() for f in new),
-        *taken.waiting(lake.positions(source.table)),
+        *_not_taken(source, registered, lake.positions(source.table)),
     ]
 
 
@@ -73,8 +72,7 @@ class LandingZone:
 
     def waiting(self, position: Position) -> list[str]:
         """The file versions that were not taken in whole."""
-        pending = _pending(ledger.read(self.lake, self.source.name), position(self.source.name) or 0)
-        return [f"{self.source.name} {sequence}" for sequence in pending["sequence"]]
+        return _not_taken(self.source, ledger.read(self.lake, self.source.name), position)
 
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """Records from the position on, gathered over files until a batch is full.
@@ -168,6 +166,11 @@ def _unread(
     note = f"{file['path']}: {why}{'; kept in quarantine' if detail.get('kept') else ''}"
     place = offset_of(file["sequence"], 0)
     return Unread(source.name, place, file["path"], code, f"file: {why}", note, detail)
+
+
+def _not_taken(source: FileSource, registered: pl.DataFrame, position: Position) -> list[str]:
+    pending = _pending(registered, position(source.name) or 0)
+    return [f"{source.name} {sequence}" for sequence in pending["sequence"]]
 
 
 def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:

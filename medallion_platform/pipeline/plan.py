@@ -16,9 +16,7 @@ from datetime import date, timedelta
 from medallion_platform.contracts.masking import key_fingerprint
 from medallion_platform.lakehouse.log import Touched
 from medallion_platform.lakehouse.record import WHOLE, Position, Record
-from medallion_platform.pipeline.code import text_of
 from medallion_platform.pipeline.table import Table, Upstream
-from medallion_platform.pipeline.table import table as declare
 
 SEMANTICS = 2
 """Raised by hand when the engines judge, cast or mask the same rows in another way than before."""
@@ -71,7 +69,7 @@ def code_version(table: Table) -> int:
     unit = table.unit and (table.unit.column, table.unit.grain)
     sources = [(a, u.table, u.back) for a, u in table.upstreams.items()]
     lookups = [(a, u.table, u.key, u.by) for a, u in table.lookups.items()]
-    told = [text_of(table.transform, ignoring=[declare]), table.contract.fingerprint, SEMANTICS]
+    told = [table.code, table.contract.fingerprint, SEMANTICS]
     told += [table.recompute, sources, lookups, unit, table.keyed_by, table.mask_undeclared]
     if table.contract.has_tokens:
         told.append(key_fingerprint())

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -102,6 +103,13 @@ class Table:
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
     mask_undeclared: bool = False
+
+    @cached_property
+    def code(self) -> str:
+        """All that the transform's result depends on, as it was when this was first asked."""
+        from medallion_platform.pipeline.code import text_of
+
+        return text_of(self.transform, ignoring=[table])
 
     @property
     def layer(self) -> str:

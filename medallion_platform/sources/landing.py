@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -80,6 +81,13 @@ def sort_out(
 ) -> Look:
     """Whose each file is, and which are complete. Pure."""
     sources = tuple(sources)
+    firsts = [{f.partition("/")[0] for c in s.claims for f in folders_of([c])} for s in sources]
+
+    @cache
+    def near_to(first: str) -> tuple[FileSource, ...]:
+        """The sources that may claim what lies in a folder of the landing zone itself."""
+        return tuple(s for s, own in zip(sources, firsts, strict=True) if own & {first, ""})
+
     claimed: dict[str, list[Seen]] = {source.name: [] for source in sources}
     unclaimed: list[str] = []
     contested: dict[str, tuple[str, ...]] = {}
@@ -88,7 +96,8 @@ def sort_out(
         if unfinished_name(file.path):
             unfinished.append(file.path)
             continue
-        owners = tuple(source.name for source in sources if source.claims_path(file.path))
+        near = near_to(file.path.partition("/")[0])
+        owners = tuple(source.name for source in near if source.claims_path(file.path))
         if len(owners) > 1:
             contested[file.path] = owners
         elif not owners or not file.path.isprintable():

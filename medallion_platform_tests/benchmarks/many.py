@@ -143,6 +143,7 @@ def fill(home: Path, sources: int) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             lines = [f"{r['sold_at'].isoformat()},10,{source.name}" for r in rows("bronze", n).to_dicts()]
             file.write_text("\n".join(["sold_at,euros,shop", *lines, f"never,1,{source.name}-{n}"]) + "\n")
+            os.utime(file, (0, 0))  # complete long ago
             run = Run.now(f"intake-{n}")
             seen = landing.look(zone, [source], run.at, 0).claimed[source.name]
             intake(landing_zone.arrivals(source, zone, seen, lake, run), lake, run)
@@ -159,8 +160,6 @@ def fill(home: Path, sources: int) -> None:
                 sequence=next_sequence(target),
             )
             lean.append(target, new, record, {})
-    for path in zone.rglob("*.csv"):  # complete long ago
-        os.utime(path, (0, 0))
 
 
 def _become_the_installation(sources: int) -> None:

@@ -1,6 +1,20 @@
-"""The code location of `many`, as Dagster loads it (`MEDALLION_MANY` tells how many sources)."""
+"""The code location of `many`, as Dagster loads it (`MEDALLION_MANY` tells how many sources).
+
+`MEDALLION_MANY_BARE` leaves the platform's sensors out: what Dagster itself costs with as many assets.
+"""
+
+import os
+
+import dagster as dg
 
 from medallion_platform_tests.benchmarks import many  # isort: skip  # it says what the definitions are of
-from medallion_platform.definitions import defs
+from medallion_platform import definitions
 
 __all__ = ["defs", "many"]
+
+
+def _without_sensors(found: dg.Definitions) -> dg.Definitions:
+    return dg.Definitions(found.assets, jobs=found.jobs, resources=found.resources, executor=found.executor)
+
+
+defs = _without_sensors(definitions.defs) if os.environ.get("MEDALLION_MANY_BARE") else definitions.defs

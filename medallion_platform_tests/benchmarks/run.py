@@ -12,6 +12,7 @@ from medallion_platform_tests.benchmarks import (
     clustering,
     gate,
     intake_ratio,
+    looking,
     merging,
     refreshing,
     starting,
@@ -21,7 +22,7 @@ from medallion_platform_tests.benchmarks.figure import as_markdown_table, machin
 
 PARTS = (
     *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
-    *("freshness", "automation", "growth", "batches", "layout"),
+    *("freshness", "automation", "many", "growth", "batches", "layout"),
 )
 
 Tables = dict[str, list[dict[str, str]]]
@@ -52,6 +53,8 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
         case "automation":
             # A round is a minute and has no size: it is as short as it can be.
             return "Automation", automation.measure(rounds, rest=10 if short else 60)
+        case "many":
+            return "Many tables", looking.measure(rounds, looking.many.SOURCES // share, rest=60 // share)
         case "freshness":
             return "Freshness", topics.freshness(topics.RATES[:1] if short else topics.RATES, 60 // share)
         case "topics":

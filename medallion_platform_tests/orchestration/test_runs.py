@@ -43,7 +43,7 @@ def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(
     defs = build_defs(few, (), place)
 
     def round() -> Outcome:
-        return runs.run_everything(defs, few, place, on)
+        return runs.run_everything(lambda: defs, few, (), place, on)
 
     with dg.DagsterInstance.ephemeral() as on:
         assert not round().failed
@@ -74,5 +74,30 @@ def test_a_run_for_some_tables_takes_in_what_they_are_made_from(tmp_path: Path) 
         file.parent.mkdir(parents=True)
         file.write_text("1,Sales\n")
     with dg.DagsterInstance.ephemeral() as on:
-        assert not runs.run_everything(defs, few, place, on, ["bronze.jobs"]).failed
+        assert not runs.run_everything(lambda: defs, few, (), place, on, ["bronze.jobs"]).failed
         assert (place.lake.rows("bronze.jobs"), place.lake.version("bronze.departments")) == (1, -1)
+
+
+def test_where_there_is_nothing_to_do_no_run_is_made(tmp_path: Path) -> None:
+    """And what Dagster shows is not built: that takes longer than the look."""
+    place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
+    few = Catalog((catalog.source_of["bronze.departments"],), ())
+    file = Path(place.landing) / "hr" / "departments" / "departments.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("1,Sales\n")
+    built: list[object] = []
+
+    def defs() -> dg.Definitions:
+        built.append(place)
+        return build_defs(few, (), place)
+
+    with dg.DagsterInstance.ephemeral() as on:
+        first = runs.run_everything(defs, few, (), place, on)
+        assert len(first.run_ids) == len(on.get_runs()) == len(built) == 1
+        assert first.before == {"bronze.departments": -1}
+        again = runs.run_everything(defs, few, (), place, on)
+        assert (again.run_ids, again.before) == (
+            [],
+            {"bronze.departments": place.lake.version("bronze.departments")},
+        )
+        assert len(on.get_runs()) == len(built) == 1

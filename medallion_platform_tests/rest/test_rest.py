@@ -679,7 +679,7 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
         lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
     )
     began = datetime.now(UTC)
-    assert waiting(catalog, place, began) == ["orders"]
+    assert waiting(catalog, place, began, place.lake) == ["orders"]
     assert api.asked == [], "a look asks nothing"
     job = build_defs(catalog, (), place).resolve_job_def("intake")
     with dg.DagsterInstance.ephemeral() as on:

@@ -69,6 +69,21 @@ def test_every_file_is_told_apart():
     assert not got.contested
 
 
+PARTS = ("a", "b", "ab", "x.csv", "[")
+GLOBS = ("a/*.csv", "*/x.csv", "x.csv", "**", "**/x.csv", "a/b/**", "[ab]/*", "/b/*", "?b/**", "a[b]/x.csv")
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(GLOBS), min_size=1, max_size=3), min_size=1, max_size=4),
+    st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map("/".join), unique=True),
+)
+def test_a_file_is_of_whoever_claims_it_wherever_that_begins(claims: list[list[str]], paths: list[str]):
+    sources = [source(f"s{n}", *globs) for n, globs in enumerate(claims)]
+    got = sort_out(map(seen, paths), sources, NOW, 10)
+    told = {file.path: (name,) for name, files in got.claimed.items() for file in files} | got.contested
+    assert told == {p: own for p in paths if (own := tuple(s.name for s in sources if s.claims_path(p)))}
+
+
 def test_a_file_that_two_sources_claim_is_taken_by_none():
     got = sort_out([seen("events/a.csv")], [EVENTS, source("all", "**/*.csv")], NOW, 10)
     assert got.contested == {"events/a.csv": ("events", "all")}

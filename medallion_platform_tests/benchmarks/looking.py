@@ -1,0 +1,107 @@
+"""What it costs to look at 300 tables of which none is out of date: `status`, `run`, an idle `dev`.
+
+CPU seconds, since a look is mostly that; of an idle `dev` by process, beside what Dagster itself takes
+with as many assets and none of the platform's sensors.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from medallion_platform_tests.benchmarks import many
+from medallion_platform_tests.ui.server import serving
+
+TABLES_A_SOURCE = 3
+_MANY = "from medallion_platform_tests.benchmarks import many; from medallion_platform.cli import main; "
+_MEDALLION = (sys.executable, "-c", _MANY + "main()")
+_DEV = (
+    *(sys.executable, "-c"),
+    _MANY + "from medallion_platform.orchestration import names; "
+    "names.MODULE = 'medallion_platform_tests.benchmarks.many_location'; main()",
+)
+_FIRST_LOOKS_SECONDS = 75
+"""The sensors that look once a minute have looked then."""
+_REST_SECONDS = 60
+_KINDS = {"code server": ("api", "grpc"), "daemon": ("dagster._daemon",), "webserver": ("dagster_webserver",)}
+
+
+def measure(rounds: int, sources: int = many.SOURCES, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
+    """CPU seconds of commands, share of a core of an idle `dev`; of `sources` with three tables each."""
+    os.environ["MEDALLION_MANY"] = str(sources)
+    with TemporaryDirectory(prefix="medallion-bench-") as folder:
+        home = Path(folder)
+        subprocess.run([sys.executable, "-m", many.__name__, str(home), str(sources)], check=True)
+        rows = [
+            _row(f"`{command}`, CPU seconds", goal, [_spent(command, home) for _ in range(rounds + 1)][1:])
+            for command, goal in (("status", "at most 2"), ("run", "at most 3"))
+        ]
+        resting = [_resting(home, rest, bare=bare) for bare in (False, True)]
+    for name, found in zip(("idle `dev`", "the same without the platform's sensors"), resting, strict=True):
+        goal = "at most 5" if found is resting[0] else ""
+        rows.append(_row(f"{name}, % of a core", goal, [found.total()]))
+        rows += [_row(f"{name}, % of a core: {kind}", "", [share]) for kind, share in found.most_common()]
+    tables = TABLES_A_SOURCE * sources
+    return [{f"a look at {tables} tables": row.pop("figure"), **row} for row in rows]
+
+
+def _row(figure: str, goal: str, found: list[float]) -> dict[str, str]:
+    return {
+        "figure": figure,
+        "min": f"{min(found):.1f}",
+        "median": f"{median(found):.1f}",
+        "max": f"{max(found):.1f}",
+        "goal": goal,
+    }
+
+
+def _spent(command: str, home: Path) -> float:
+    """CPU seconds of a command that finds nothing to do."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([*_MEDALLION, command, "--home", str(home), "--json"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _resting(home: Path, seconds: int, *, bare: bool) -> Counter[str]:
+    """Per cent of a core that each process of an idle `dev` takes."""
+    group: list[int] = []
+
+    def command(port: int) -> list[str]:
+        return [*_DEV, "dev", "--home", str(home), "--port", str(port)]
+
+    environment = {"MEDALLION_MANY_BARE": "1"} if bare else {}
+    with serving(command, home / "dev.log", environment, group.append) as answering:
+        answering()
+        time.sleep(_FIRST_LOOKS_SECONDS)
+        before = _cpu_seconds(group[0])
+        time.sleep(seconds)
+        after = _cpu_seconds(group[0])
+    return Counter({kind: 100 * (after[kind] - before[kind]) / seconds for kind in after})
+
+
+def _cpu_seconds(group: int) -> Counter[str]:
+    """CPU seconds of the processes of a group so far, by what they are."""
+    found: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group:
+                times = process.cpu_times()
+                found[_kind(process.cmdline())] += times.user + times.system
+        except (psutil.Error, ProcessLookupError):
+            continue
+    return found
+
+
+def _kind(command: list[str]) -> str:
+    said = " ".join(command)
+    return next((kind for kind, marks in _KINDS.items() if all(m in said for m in marks)), "`dev` itself")

@@ -1,0 +1,206 @@
+"""Who looks again and again finds what a fresh look finds, whatever happened in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medallion_platform.lakehouse import dead_letters, lean, ledger, standing
+from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.record import WHOLE, Record
+from medallion_platform.orchestration.arrivals import waiting
+from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline import behind as behind_
+from medallion_platform.pipeline import landing_zone
+from medallion_platform.pipeline.behind import behind
+from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.kept import Kept
+from medallion_platform.pipeline.plan import CODE, code_version
+from medallion_platform.pipeline.refresh import Run
+from medallion_platform.sources import landing
+from medallion_platform.sources.source import FileSource
+from medallion_platform_tests.benchmarks.many import catalog_of
+
+CATALOG = catalog_of(2)
+NAMES = [*CATALOG.names, *(ledger.name(s.name) for s in CATALOG.sources)]
+NAMES += [dead_letters.name(name) for name in CATALOG.names]
+
+
+class World:
+    """A lake and a landing zone in which things happen, each by a few numbers."""
+
+    def __init__(self, home: Path) -> None:
+        self.place = Lakehouse(
+            lake_root=str(home / "lake"),
+            landing=str(home / "landing"),
+            feature_repo=str(home / "features"),
+            settle_seconds=0,
+        )
+        self.zone, self.lake = Path(self.place.landing), self.place.lake
+        self.changes: list[Callable[[int, int], object]] = [
+            *(self.land, self.take_in, self.refresh, self.refresh, self.by_others),
+            *(self.drop, self.compact, self.lose_file, self.reject),
+        ]
+
+    def land(self, n: int, day: int) -> None:
+        file = self.zone / self.source(n).name / f"{day % 2}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"sold_at,euros\n2026-02-0{1 + day}T10:00:00Z,{n}\nnever,{n}\n")
+        os.utime(file, (n, day))
+
+    def take_in(self, n: int, _: int) -> None:
+        source, run = self.source(n), Run.now("intake")
+        seen = landing.look(self.zone, [source], run.at, 0).claimed[source.name]
+        intake(landing_zone.arrivals(source, self.zone, seen, self.lake, run), self.lake, run)
+
+    def refresh(self, n: int, day: int) -> None:
+        """As a refresh commits: it says from which versions."""
+        made = CATALOG.in_order[n % len(CATALOG.in_order)]
+        if any(not self.lake.exists(u) for u in made.upstream_names):
+            return
+        new = pl.DataFrame({"event_date": [datetime(2026, 2, 1 + day).date()], "euros": [n]})
+        target = self.lake.ensure(made.name, new.to_arrow().schema, ["event_date"])
+        position = {u: {WHOLE: self.lake.version(u)} for u in made.upstream_names}
+        position[CODE] = {WHOLE: code_version(made)}
+        record = Record(
+            "refresh", f"r{n}", "now", Counts(1, 1), position=position, sequence=next_sequence(target)
+        )
+        lean.append(target, new, record, {})
+
+    def by_others(self, n: int, day: int) -> None:
+        if table := self.lake.open(self.table(n)):
+            write_deltalake(
+                table, pl.DataFrame(table.to_pyarrow_table().slice(0, 1 + day % 2)), mode="append"
+            )
+
+    def drop(self, n: int, _: int) -> None:
+        shutil.rmtree(self.lake.path(self.table(n)), ignore_errors=True)
+
+    def compact(self, n: int, _: int) -> None:
+        if table := self.lake.open(self.table(n)):
+            table.optimize.compact()
+
+    def lose_file(self, n: int, day: int) -> None:
+        (self.zone / self.source(n).name / f"{day % 2}.csv").unlink(missing_ok=True)
+
+    def reject(self, n: int, _: int) -> None:
+        """As a refresh that dies after its dead letters."""
+        made = CATALOG.in_order[n % len(CATALOG.in_order)]
+        row = pl.DataFrame([{"source": made.name, "offset": n}], schema=dead_letters.columns())
+        sequence = self.lake.sequence(made.name) + 1
+        if self.lake.sequence(dead_letters.name(made.name)) < sequence:
+            dead_letters.append(
+                self.lake, made.name, row, Record("refresh", f"r{n}", "now", sequence=sequence)
+            )
+
+    def source(self, n: int) -> FileSource:
+        source = CATALOG.sources[n % len(CATALOG.sources)]
+        assert isinstance(source, FileSource)
+        return source
+
+    def table(self, n: int) -> str:
+        return NAMES[n % len(NAMES)]
+
+    def look(self, kept: Kept | None = None) -> tuple[object, object]:
+        lake = self.lake.look()
+        return waiting(CATALOG, self.place, datetime.now(UTC), lake, kept), behind(CATALOG, lake, kept)
+
+    def look_afresh(self) -> tuple[object, object]:
+        """The same by who never looked before."""
+        known, standing._places = standing._places, type(standing._places)()
+        try:
+            return self.look()
+        finally:
+            standing._places = known
+
+
+CHANGE = st.tuples(st.integers(0, 8), st.integers(0, len(NAMES) - 1), st.integers(0, 2))
+
+
+@settings(max_examples=8)
+@given(st.lists(st.lists(CHANGE, min_size=1, max_size=3), min_size=4, max_size=8))
+def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, int, int]]]) -> None:
+    with TemporaryDirectory() as folder:
+        world, kept = World(Path(folder)), Kept()
+        for n in range(2):  # so that there is something to change
+            world.land(n, 0)
+            world.take_in(n, 0)
+            world.refresh(2 * n, 0)
+            world.refresh(2 * n + 1, 0)
+        for changes in rounds:
+            assert world.look(kept) == world.look_afresh()
+            for what, n, day in changes:
+                world.changes[what](n, day)
+        assert world.look(kept) == world.look_afresh()
+
+
+def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, kept = World(tmp_path), Kept()
+    world.land(0, 0)
+    world.take_in(0, 0)
+    asked: Counter[str] = Counter()
+    table_behind, files_waiting = behind_.table_behind, landing_zone.waiting
+
+    def one_behind(table: behind_.Table, *others: object) -> object:
+        asked[table.name] += 1
+        return table_behind(table, *others)  # type: ignore[arg-type]
+
+    def one_waiting(source: FileSource, *others: object) -> object:
+        asked[source.name] += 1
+        return files_waiting(source, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(behind_, "table_behind", one_behind)
+    monkeypatch.setattr(landing_zone, "waiting", one_waiting)
+    world.look(kept)
+    assert len(asked) == 6
+    asked.clear()
+    world.look(kept)
+    assert not asked
+    world.land(1, 0)
+    world.look(kept)
+    assert asked == {"sales_001": 1}
+    asked.clear()
+    world.take_in(1, 0)
+    world.look(kept)
+    assert asked == {"sales_001": 1, "silver.sales_001": 1}, "gold is made from silver, which is as it was"
+
+
+def test_a_damaged_log_keeps_no_other_source_from_being_taken_in(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    for n in range(2):
+        world.land(n, 0)
+    world.take_in(0, 0)
+    assert len(world.look()[0]) == 1  # type: ignore[arg-type]
+    for commit in (Path(world.lake.path("bronze.sales_000")) / "_delta_log").glob("*.json"):
+        commit.write_text("{ damaged")
+    damaged, other = waiting(CATALOG, world.place, datetime.now(UTC), world.lake.look())
+    assert "bronze.sales_000" in damaged, "its intake says why"
+    assert other.startswith("sales_001/0.csv")
+    assert behind_.waiting(CATALOG, world.lake.look()) == {}
+
+
+def test_the_state_of_a_table_tells_it_from_one_made_anew(tmp_path: Path) -> None:
+    path = str(tmp_path / "silver" / "a")
+    lake = Lake(tmp_path)
+    assert lake.state("silver.a") is None
+    states = []
+    for _ in range(2):
+        write_deltalake(path, pl.DataFrame({"a": [1]}))
+        states.append(lake.state("silver.a"))
+        assert lake.state("silver.a") == states[-1]
+        assert DeltaTable(path).version() == 0
+        shutil.rmtree(path)
+    assert states[0] != states[1]
