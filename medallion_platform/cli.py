@@ -82,7 +82,7 @@ Say = Callable[[str], None]
 """Tells a person something beside the answer, or nobody."""
 
 
-class Interrupted(BaseException):
+class Interruption(BaseException):
     """Ctrl-C or SIGTERM; Typer would end a KeyboardInterrupt in its own way, without a word."""
 
     def __init__(self, number: int) -> None:
@@ -107,7 +107,7 @@ def main() -> None:
     except Stop as stop:
         terminal.error(str(stop))
         sys.exit(stop.code)
-    except Interrupted as interrupted:
+    except Interruption as interrupted:
         _end_at_once(interrupted.number)
     except Exception as error:
         from medallion_platform.settings import WrongSetting
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def _interrupt(number: int, _: object) -> None:
-    raise Interrupted(number)
+    raise Interruption(number)
 
 
 def _end_at_once(number: int) -> None:
@@ -512,7 +512,7 @@ def replay_letters(
     if source is None:
         raise Stop(
             f"{table} is made from other tables: mend its contract or its upstream rows and "
-            "refresh it, its dead letters are judged again then",
+            "refresh it, its dead letters are validated again then",
             USAGE,
         )
     lake = _lake(home)
@@ -522,7 +522,7 @@ def replay_letters(
     del told["superseded"]
     terminal.answer("Replayed", [told], as_json=as_json)
     for letter in left:
-        terminal.note(f"left, for there is no record in it to judge: {letter}")
+        terminal.note(f"left, for there is no record in it to validate: {letter}")
     if counts.written and not as_json:
         terminal.note("Refresh what follows with: medallion run")
 

@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     )
     """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
     Clickstream comes from topics where it is given, from files where not."""
-    kafka_engine: Literal["lean", "spark"] = "lean"
+    kafka_engine: Literal["polars", "spark"] = "polars"
     """Who takes clickstream's topics in: one small process, or Spark's executors."""
     cache: Folder = Field(default_factory=cache_home)
     """Downloads that are kept, such as the Delta jars."""

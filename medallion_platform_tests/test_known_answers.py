@@ -21,7 +21,7 @@ from medallion_platform.domains.history import current, versions
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import Csv, Debezium, FileSource
@@ -52,7 +52,7 @@ class Product(ContractModel):
     weight: T.DoubleType = Field(nullable=True)
 
 
-def take_in(source: FileSource, folder: Path, lake: Lake) -> Taken:
+def take_in(source: FileSource, folder: Path, lake: Lake) -> IntakeResult:
     now = datetime.now(UTC)
     seen, run = landing.look(folder, [source], now, 0), Run("test", now)
     return intake(landing_zone.arrivals(source, folder, seen.claimed[source.name], lake, run), lake, run)

@@ -151,7 +151,7 @@ class NamesFolder:
 
 @dataclass(frozen=True)
 class Unique:
-    """No other row of the judged frame has the same values; every row of a group of equals violates.
+    """No other row of the validated frame has the same values; every row of a group of equals violates.
 
     As in pandera, a null equals another null. A row with a value that cannot be read takes no part.
     """
@@ -220,7 +220,7 @@ class Contract:
     partitioned_by: tuple[str, ...] = ()
     watermark: timedelta | None = None
     expectations: tuple[Expectation, ...] = ()
-    weight: str | None = None
+    row_count_column: str | None = None
     """The column of an aggregate that counts the source rows which a row stands for."""
     description: str = field(default="", compare=False)
 
@@ -259,7 +259,7 @@ class Contract:
             self.partitioned_by,
             self.watermark,
             expectations,
-            self.weight,
+            self.row_count_column,
         )
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 

@@ -117,7 +117,7 @@ def digest(text: str | None, key: bytes | None) -> str | None:
     return hmac.digest(key, told, "sha256").hex() if key is not None else hashlib.sha256(told).hexdigest()
 
 
-def mask_lean(values: pl.Expr, pii: Pii) -> pl.Expr:
+def mask_polars(values: pl.Expr, pii: Pii) -> pl.Expr:
     """The mask of a text column, in polars."""
     import polars as pl
 
@@ -134,20 +134,20 @@ def mask_lean(values: pl.Expr, pii: Pii) -> pl.Expr:
     return pl.when(taken).then(masked).when(values.is_not_null()).then(pl.lit(STARS))
 
 
-def digest_lean(values: pl.Expr, key: bytes | None) -> pl.Expr:
+def digest_polars(values: pl.Expr, key: bytes | None) -> pl.Expr:
     """The tokens of a text column, or without a key its hashes, in polars: which has no such function."""
     import polars as pl
 
     return values.map_elements(lambda text: digest(text, key), return_dtype=pl.String)
 
 
-def shown_lean(values: pl.Expr, pii: Pii, protect: Protect) -> pl.Expr:
+def shown_polars(values: pl.Expr, pii: Pii, protect: Protect) -> pl.Expr:
     """A text column fit to be shown, also of bronze: hashes and tokens as they are, all else masked."""
     import polars as pl
 
     if protect == "mask":
-        return mask_lean(values, pii)
-    return pl.when(values.str.contains(DIGEST)).then(values).otherwise(mask_lean(values, pii))
+        return mask_polars(values, pii)
+    return pl.when(values.str.contains(DIGEST)).then(values).otherwise(mask_polars(values, pii))
 
 
 def mask_spark(values: Column, pii: Pii) -> Column:

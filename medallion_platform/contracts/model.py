@@ -69,7 +69,15 @@ from medallion_platform.contracts.folders import room
 from medallion_platform.contracts.patterns import portable
 from medallion_platform.contracts.sql import SqlError, columns_of
 
-_TABLE_OPTIONS = ("key", "event_time", "partitioned_by", "watermark", "weight", "rows", "unique_severity")
+_TABLE_OPTIONS = (
+    "key",
+    "event_time",
+    "partitioned_by",
+    "watermark",
+    "row_count_column",
+    "rows",
+    "unique_severity",
+)
 _FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
 _CONFIG_OPTIONS = ("metadata", "name", "unique", "strict", "ordered", "dtype")
 _WITHOUT_EFFECT = ("default", "coerce", "on_missing", "parses")
@@ -141,7 +149,7 @@ def Field(
 
     `severity` is one for all checks of the field, or one for each check by its name: pandera's short
     ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
-    for unique_values_eq, which judges no row: fail.
+    for unique_values_eq, which validates no row: fail.
     """
     words: dict[str, Any] = {
         "severity": severity,
@@ -237,7 +245,7 @@ def _compile(model: type[ContractModel]) -> Contract:
         partitioned_by=table.partitioned_by(),
         watermark=table.watermark(),
         expectations=tuple(expectations),
-        weight=table.weight(),
+        row_count_column=table.row_count_column(),
         description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
     )
 
@@ -384,7 +392,7 @@ class _FieldCompiler:
             if isinstance(test, Values) and severity is Severity.REJECT:
                 severity = default
         if isinstance(test, Values) and severity is Severity.REJECT:
-            raise self.error("unique_values_eq judges the whole frame and can reject no row: warn or fail")
+            raise self.error("unique_values_eq validates the whole frame and can reject no row: warn or fail")
         return Expectation(f"{self.name}: {label}", (self.name,), severity, test)
 
     def _severities(self, present: list[str]) -> Severity | dict[str, Severity]:
@@ -487,7 +495,7 @@ class _FieldCompiler:
 
     def _text_only(self, kind: str) -> None:
         if self.type.kind != "string":
-            raise self.error(f"{kind} judges text, and this is a {self.type}")
+            raise self.error(f"{kind} checks text, and this is a {self.type}")
 
     def _ordered_only(self, kind: str) -> None:
         if self.type.kind in ("string", "boolean"):
@@ -708,13 +716,13 @@ class _Table:
             raise self.error("watermark", "needs a key and an event_time")
         return told
 
-    def weight(self) -> str | None:
-        name = self.options.get("weight")
+    def row_count_column(self) -> str | None:
+        name = self.options.get("row_count_column")
         if name is None:
             return None
-        column = self._column("weight", name)
+        column = self._column("row_count_column", name)
         if column.type.kind not in ("integer", "long"):
-            raise self.error("weight", f"column {name!r} is a {column.type}, not a count")
+            raise self.error("row_count_column", f"column {name!r} is a {column.type}, not a count")
         return column.name
 
     def unique(self, told: Any) -> Iterator[Expectation]:

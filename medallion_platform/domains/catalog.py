@@ -15,7 +15,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources.kafka import Engine
 
 
-def catalog_of(kafka: Mapping[str, str], engine: Engine = "lean") -> Catalog:
+def catalog_of(kafka: Mapping[str, str], engine: Engine = "polars") -> Catalog:
     """Every source and table; kafka: settings of the client, empty where files land instead.
 
     engine: who takes the topics in.

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
-from medallion_platform.contracts.spark import quoted
+from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.pipeline.names import PLATFORM, folded, own_name
 from medallion_platform.sources.debezium import TRANSACTION, UNTOLD
 

@@ -21,8 +21,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse import paths
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
-from medallion_platform.lakehouse.record import WHOLE, WRITER, Record
 from medallion_platform.storage import at_once, store
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _STATISTICS_COLUMNS = 32
 _RECENT = 10
 
 
-class Fenced(Exception):
+class CommitConflict(Exception):
     """Another writer committed to the table first; nothing of this write is visible."""
 
 
@@ -56,19 +56,24 @@ class StagedFile:
 
 
 def sequence_of(table: DeltaTable | None) -> int:
-    """The newest `Record.sequence` in a table, -1 where there is none."""
+    """The newest `CommitRecord.sequence` in a table, -1 where there is none."""
     found = table.transaction_version(WRITER) if table is not None else None
     return -1 if found is None else found
 
 
 def next_sequence(*tables: DeltaTable | None) -> int:
-    """The `Record.sequence` of a write to tables that go together, the newest in each taken into account."""
+    """The `CommitRecord.sequence` of a write to tables that go together, the newest in each taken into
+    account.
+    """
     return max(0, *map(sequence_of, tables)) + 1
 
 
 @contextmanager
-def fenced(
-    table: DeltaTable, sequence: int, record: Record | None = None, positions: Mapping[str, int] | None = None
+def writer_transaction(
+    table: DeltaTable,
+    sequence: int,
+    record: CommitRecord | None = None,
+    positions: Mapping[str, int] | None = None,
 ) -> Generator[CommitProperties]:
     """What a writer's commit carries, for the one commit in the `with`; `table` stands at it afterwards.
 
@@ -76,14 +81,14 @@ def fenced(
     transaction identifiers (an intake's source and next offset).
 
     Raises:
-        Fenced: another writer came first.
+        CommitConflict: another writer came first.
     """
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
 
     name = table.metadata().name
     if sequence_of(table) >= sequence:
-        raise Fenced(f"{name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name}: another writer has moved on; run it again")
     transactions = {WRITER: sequence, **(positions or {})}
     attempt = uuid.uuid4().hex
     try:
@@ -94,7 +99,7 @@ def fenced(
     except CommitFailedError as error:
         if _is_there(table, attempt):
             return
-        raise Fenced(
+        raise CommitConflict(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
             "run it again"
         ) from error
@@ -167,7 +172,7 @@ def _footer(below: Store, file: ObjectMeta) -> Any:
 
 def commit(
     table: DeltaTable,
-    record: Record,
+    record: CommitRecord,
     *,
     add: Iterable[StagedFile] = (),
     remove: Iterable[dict[str, Any]] = (),
@@ -180,21 +185,21 @@ def commit(
     that was there is replaced, by files of this schema. positions: further transaction identifiers.
 
     Raises:
-        Fenced: another writer came first, or one that took away the same files.
+        CommitConflict: another writer came first, or one that took away the same files.
     """
     from deltalake import Schema
 
     remove = list(remove)
     # The log accepts the removal of a file that is no longer there, and its rows would double.
     if gone := {f["path"] for f in remove} - {f["path"] for f in files_of(table)}:
-        raise Fenced(
+        raise CommitConflict(
             f"{table.metadata().name}: {len(gone)} files to replace were rewritten meanwhile; nothing "
             "of this write is visible, run it again"
         )
 
     partition_by = table.metadata().partition_columns
     actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]
-    with fenced(table, record.sequence, record, positions) as properties:
+    with writer_transaction(table, record.sequence, record, positions) as properties:
         table.create_write_transaction(
             actions,
             mode="append" if whole is None else "overwrite",
@@ -205,11 +210,11 @@ def commit(
     return table.version()
 
 
-def in_units(files: Iterable[dict[str, Any]], column: str | None, units: set[str]) -> list[Any]:
-    """The data files that belong to any of `units` (all of them where the table has no unit)."""
+def in_partitions(files: Iterable[dict[str, Any]], column: str | None, partitions: set[str]) -> list[Any]:
+    """The data files that belong to any of `partitions` (all of them where the table has no partition)."""
     if column is None:
         return list(files)
-    return [f for f in files if str(f.get(f"partition.{column}") or WHOLE) in units]
+    return [f for f in files if str(f.get(f"partition.{column}") or UNPARTITIONED) in partitions]
 
 
 def _additions(files: Iterable[StagedFile]) -> list[AddAction]:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.lakehouse import lean, old_letters
-from medallion_platform.lakehouse.commit import Fenced, StagedFile, commit, sequence_of
+from medallion_platform.lakehouse import old_letters, polars_writer
+from medallion_platform.lakehouse.commit import CommitConflict, StagedFile, commit, sequence_of
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import RETENTION, Lake, files_of, path_of
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.storage import options
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def batches(lake: Lake, table: str) -> Iterator[pl.DataFrame]:
     found = lake.open(name(table))
     if found is not None:
         for file in files_of(found):
-            yield from lean.batches(path_of(found), file["path"])
+            yield from polars_writer.batches(path_of(found), file["path"])
 
 
 def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, dict[str, Any]]]:
@@ -78,8 +78,8 @@ def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, 
         rows = _scan(letters).filter(mine).select("offset", "detail").collect()
         return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
 
-    standing = lake.standing(name(table))
-    return standing.fact(("details", source, code), found) if standing else []
+    table_state = lake.table_state(name(table))
+    return table_state.fact(("details", source, code), found) if table_state else []
 
 
 def _scan(letters: DeltaTable) -> pl.LazyFrame:
@@ -100,7 +100,7 @@ def append(
     lake: Lake,
     table: str,
     rows: pl.DataFrame,
-    record: Record,
+    record: CommitRecord,
     positions: Mapping[str, int] | None = None,
     letters: DeltaTable | None = None,
 ) -> None:
@@ -109,51 +109,55 @@ def append(
     letters: the table as it was when what is there already was left out of `rows`.
 
     Raises:
-        Fenced: another writer committed meanwhile, be it since these were looked at.
+        CommitConflict: another writer committed meanwhile, be it since these were looked at.
     """
-    lean.append(letters or _ensure(lake, table), fit(rows), record, positions or {})
+    polars_writer.append(letters or _ensure(lake, table), fit(rows), record, positions or {})
 
 
 def bring_up(letters: DeltaTable) -> None:
     """Give an older table the columns that it lacks, for who commits files of letters by itself.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
     import polars as pl
 
-    lean.add_columns(letters, pl.DataFrame(schema=columns()).to_arrow().schema)
+    polars_writer.add_columns(letters, pl.DataFrame(schema=columns()).to_arrow().schema)
 
 
 def create(lake: Lake, table: str) -> DeltaTable:
     """The table of dead letters, for who looked and found none.
 
     Raises:
-        Fenced: another writer has added some meanwhile.
+        CommitConflict: another writer has added some meanwhile.
     """
     made = _ensure(lake, table)
     if sequence_of(made) >= 0:
-        raise Fenced(f"{name(table)}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name(table)}: another writer has moved on; run it again")
     return made
 
 
 def stage(lake: Lake, table: str, rows: pl.DataFrame) -> StagedFile:
     """Write dead letters (one at least) as a file, which nobody sees before `replace` commits it."""
     root = path_of(_ensure(lake, table))
-    ((path, _, part),) = lean.parts(fit(rows), ())
-    return lean.write(root, path, part)
+    ((path, _, part),) = polars_writer.parts(fit(rows), ())
+    return polars_writer.write(root, path, part)
 
 
 def replace(
-    lake: Lake, table: str, units: Collection[str] | None, files: Sequence[StagedFile], record: Record
+    lake: Lake,
+    table: str,
+    partitions: Collection[str] | None,
+    files: Sequence[StagedFile],
+    record: CommitRecord,
 ) -> None:
-    """Put staged dead letters in the place of all those of `units` (None: of the whole table).
+    """Put staged dead letters in the place of all those of `partitions` (None: of the whole table).
 
     Files that hold others too are written anew without them, some rows at a time. Does nothing where
     there neither are nor were any.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
     import polars as pl
 
@@ -162,12 +166,12 @@ def replace(
     letters = _ensure(lake, table)
     root, there = path_of(letters), files_of(letters)
     kept: list[StagedFile] = []
-    if units is not None:
-        named = pl.Series(sorted(units), dtype=pl.String).implode()
+    if partitions is not None:
+        named = pl.Series(sorted(partitions), dtype=pl.String).implode()
         gone = pl.col("unit").is_in(named).fill_null(value=False)
-        there = [f for f in there if units and _holds(lake, table, f["path"], gone)]
+        there = [f for f in there if partitions and _holds(lake, table, f["path"], gone)]
         for file in there:
-            others = (rows.filter(~gone) for rows in lean.batches(root, file["path"]))
+            others = (rows.filter(~gone) for rows in polars_writer.batches(root, file["path"]))
             kept += [stage(lake, table, rows) for rows in gathered(others)]
     if there or files:
         bring_up(letters)
@@ -175,12 +179,12 @@ def replace(
 
 
 def _holds(lake: Lake, table: str, path: str, wanted: pl.Expr) -> bool:
-    """Whether a file has any of the units that are looked for, of which only that column is read."""
+    """Whether a file has any of the partitions that are looked for, of which only that column is read."""
     import polars as pl
 
     root = lake.path(name(table))
-    units = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root)).select("unit")
-    return bool(units.select(wanted.any()).collect().item())
+    partitions = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root)).select("unit")
+    return bool(partitions.select(wanted.any()).collect().item())
 
 
 def gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from medallion_platform import storage
-from medallion_platform.lakehouse import log, paths, rolled_log, standing
-from medallion_platform.lakehouse.record import WHOLE, WRITER, Record
+from medallion_platform.lakehouse import delta_log, log_archive, paths, table_state
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
-    from medallion_platform.lakehouse.standing import Standing
+    from medallion_platform.lakehouse.table_state import TableState
 
 T = TypeVar("T")
 
 RETENTION = {
     # How long checkpoints name what was deleted. `maintenance.vacuum` knows it from the commits, for longer.
     "delta.deletedFileRetentionDuration": "interval 1 day",
-    "delta.logRetentionDuration": f"interval {rolled_log.LOG_RETENTION.days} days",
+    "delta.logRetentionDuration": f"interval {log_archive.LOG_RETENTION.days} days",
 }
 # The change feed is for readers outside of the platform, which reads the log itself.
 PROPERTIES = {"delta.enableChangeDataFeed": "true", **RETENTION}
@@ -71,7 +71,7 @@ class Lake:
         try:
             return _table_type()(path, version=version, storage_options=storage.options(path))
         except DeltaError as error:
-            if version is not None and rolled_log.put_back(path, version):
+            if version is not None and log_archive.put_back(path, version):
                 return self.open(table, version)
             if isinstance(error, TableNotFoundError):
                 return None
@@ -83,27 +83,27 @@ class Lake:
         """The lake at this moment, for many questions."""
         return Look(self.root)
 
-    def standing(self, table: str) -> Standing | None:
+    def table_state(self, table: str) -> TableState | None:
         """The table as it stands now, None where it does not exist yet. Nobody commits against it.
 
         Raises:
             DamagedLog: its log cannot be read.
         """
-        return standing.at(self.path(table), partial(self.open, table))
+        return table_state.at(self.path(table), partial(self.open, table))
 
     def state(self, table: str) -> Hashable:
         """What is another one whenever the table is, None where it does not exist yet."""
-        found = self.standing(table)
+        found = self.table_state(table)
         return found and found.state
 
     def version(self, table: str) -> int:
         """The newest version, -1 where the table does not exist yet."""
-        found = self.standing(table)
+        found = self.table_state(table)
         return -1 if found is None else found.version
 
     def positions(self, table: str) -> Callable[[str], int | None]:
         """How far a table is now: the next offset of a log by its name, None where it took nothing of it."""
-        found = self.standing(table)
+        found = self.table_state(table)
 
         def position(log: str) -> int | None:
             return found and found.fact(("position", log), lambda opened: opened.transaction_version(log))
@@ -111,7 +111,7 @@ class Lake:
         return position
 
     def sequence(self, table: str) -> int:
-        """The newest `Record.sequence` in a table, -1 where there is none."""
+        """The newest `CommitRecord.sequence` in a table, -1 where there is none."""
         newest = self.positions(table)(WRITER)
         return -1 if newest is None else newest
 
@@ -121,7 +121,7 @@ class Lake:
 
     def exists(self, table: str) -> bool:
         """Whether the table has been created."""
-        return self.standing(table) is not None
+        return self.table_state(table) is not None
 
     def ensure(
         self,
@@ -154,23 +154,25 @@ class Lake:
         assert made is not None
         return made
 
-    def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> Record | None:
+    def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> CommitRecord | None:
         """The newest commit's own account (of one of `verbs`), None where the log has none left.
 
         However many commits of other software are on top of it.
         """
-        found = self.standing(table)
+        found = self.table_state(table)
         if found is None or self.sequence(table) < 0:
             return None
 
-        def newer(until: int, before: Record | None) -> Record | None:
+        def newer(until: int, before: CommitRecord | None) -> CommitRecord | None:
             return next(_own(_infos(found, until), verbs), before)
 
-        with suppress(log.LogGone):
+        with suppress(delta_log.LogGone):
             return found.folded(("last record", verbs), newer)
         return None
 
-    def records(self, table: str, limit: int | None = None, since: int = -1) -> list[tuple[int, Record]]:
+    def records(
+        self, table: str, limit: int | None = None, since: int = -1
+    ) -> list[tuple[int, CommitRecord]]:
         """(version, record) of every commit still in the log after a version, newest first.
 
         limit: of how many commits at the most.
@@ -179,11 +181,11 @@ class Lake:
 
     def each_record(
         self, table: str, limit: int | None = None, since: int = -1
-    ) -> Iterator[tuple[int, Record]]:
+    ) -> Iterator[tuple[int, CommitRecord]]:
         """The same one by one: of the log no more is read than is asked for."""
         for info in islice(self._infos(table, since), limit):
             # Upkeep carries the last record on; it counts once.
-            if "maintenance" not in info and (record := Record.from_json(info.get("userMetadata"))):
+            if "maintenance" not in info and (record := CommitRecord.from_json(info.get("userMetadata"))):
                 yield info["version"], record
 
     def committed_at(self, table: str) -> dict[int, datetime]:
@@ -192,33 +194,33 @@ class Lake:
 
     def last_commit(self, table: str) -> datetime | None:
         """When the newest version was committed, None where the table, or that commit, is not there."""
-        found = self.standing(table)
+        found = self.table_state(table)
         if found is None:
             return None
-        with suppress(log.LogGone):
+        with suppress(delta_log.LogGone):
             return _instant(next(_infos(found, found.version - 1)))
         return None
 
     def folded(self, table: str, head: int, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
-        """What a table's commits up to `head` add up to (see `Standing.folded`)."""
-        found = self.standing(table)
+        """What a table's commits up to `head` add up to (see `TableState.folded`)."""
+        found = self.table_state(table)
         return found.folded(name, go_on) if found and found.version == head else go_on(-1, None)
 
     def _infos(self, table: str, after: int = -1) -> Iterator[dict[str, Any]]:
         """What each commit still in the log says of itself, newest first."""
-        with suppress(log.LogGone):
-            yield from log.infos(self.path(table), self.version(table), after)
+        with suppress(delta_log.LogGone):
+            yield from delta_log.infos(self.path(table), self.version(table), after)
 
-    def units(self, table: str, column: str) -> set[str]:
+    def partitions(self, table: str, column: str) -> set[str]:
         """The values of a partition column that hold rows now."""
-        found = self.standing(table)
+        found = self.table_state(table)
         if found is None:
             return set()
-        return set(found.fact(("units", column), partial(_units, column=column)))
+        return set(found.fact(("partitions", column), partial(_partitions, column=column)))
 
     def rows(self, table: str) -> int:
         """How many rows the table holds, from the log's statistics."""
-        found = self.standing(table)
+        found = self.table_state(table)
         return found.fact("rows", lambda opened: int(opened.count())) if found else 0
 
     def tables(self) -> list[str]:
@@ -239,12 +241,12 @@ class Look(Lake):
     For who decides or tells, and writes nothing: what is committed after is not seen.
     """
 
-    _seen: dict[str, Standing | None] = field(default_factory=dict, compare=False, repr=False)
+    _seen: dict[str, TableState | None] = field(default_factory=dict, compare=False, repr=False)
 
-    def standing(self, table: str) -> Standing | None:
+    def table_state(self, table: str) -> TableState | None:
         """The table as this look found it."""
         if table not in self._seen:
-            self._seen[table] = super().standing(table)
+            self._seen[table] = super().table_state(table)
         return self._seen[table]
 
     def look_again(self, table: str) -> None:
@@ -252,27 +254,27 @@ class Look(Lake):
         self._seen.pop(table, None)
 
 
-def _own(infos: Iterable[dict[str, Any]], verbs: tuple[str, ...]) -> Iterator[Record]:
+def _own(infos: Iterable[dict[str, Any]], verbs: tuple[str, ...]) -> Iterator[CommitRecord]:
     """The accounts (of `verbs`, where some are named) among what commits say of themselves."""
     for info in infos:
-        record = Record.from_json(info.get("userMetadata"))
+        record = CommitRecord.from_json(info.get("userMetadata"))
         if record and (not verbs or record.verb in verbs):
             yield record
 
 
-def _infos(table: Standing, after: int) -> Iterator[dict[str, Any]]:
+def _infos(table: TableState, after: int) -> Iterator[dict[str, Any]]:
     """What each commit of a table says of itself after a version, newest first."""
     if table.version > after:
-        yield table.fact("info", lambda _: next(log.infos(table.path, table.version)))
-        yield from log.infos(table.path, table.version - 1, after)
+        yield table.fact("info", lambda _: next(delta_log.infos(table.path, table.version)))
+        yield from delta_log.infos(table.path, table.version - 1, after)
 
 
 def _instant(info: dict[str, Any]) -> datetime:
     return datetime.fromtimestamp(info["timestamp"] / 1000, UTC)
 
 
-def _units(table: DeltaTable, column: str) -> frozenset[str]:
-    return frozenset(str(p.get(column) or WHOLE) for p in table.partitions())
+def _partitions(table: DeltaTable, column: str) -> frozenset[str]:
+    return frozenset(str(p.get(column) or UNPARTITIONED) for p in table.partitions())
 
 
 @cache
@@ -297,13 +299,13 @@ def path_of(table: DeltaTable) -> str:
 
 
 def is_in_log(table: DeltaTable) -> bool:
-    """Whether the commit that an opened table stands at is in its log still: not gone, and not rolled up."""
-    return storage.exists(path_of(table), rolled_log.commit_file(table.version()))
+    """Whether the commit that an opened table stands at is in its log still: not gone, and not archived."""
+    return storage.exists(path_of(table), log_archive.commit_file(table.version()))
 
 
 def follow(table: DeltaTable) -> None:
     """Bring an opened table to its newest version; lists its log only where there is one."""
-    if not log.is_newest(path_of(table), table.version()):
+    if not delta_log.is_newest(path_of(table), table.version()):
         table.update_incremental()
 
 

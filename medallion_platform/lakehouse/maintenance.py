@@ -26,18 +26,18 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from medallion_platform.lakehouse import paths, rolled_log
+from medallion_platform.lakehouse import log_archive, paths
 from medallion_platform.lakehouse.commit import (
     WRITER,
-    Fenced,
+    CommitConflict,
     StagedFile,
     sequence_of,
     staged_files,
     write_file,
 )
 from medallion_platform.lakehouse.damage import verify
+from medallion_platform.lakehouse.delta_log import commit_text
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
-from medallion_platform.lakehouse.log import commit_text
 from medallion_platform.storage import at_once, options, remove, store
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class NotOurs(Exception):
 
 
 @dataclass(frozen=True)
-class Optimized:
+class OptimizeResult:
     """What `optimize` did: the table's live files and bytes before and after."""
 
     version: int
@@ -80,7 +80,7 @@ class Optimized:
 
 
 @dataclass(frozen=True)
-class Vacuumed:
+class VacuumResult:
     """What `vacuum` deleted. kept: files that no live version needs, but the retention does."""
 
     removed: int
@@ -89,12 +89,12 @@ class Vacuumed:
 
 
 @dataclass(frozen=True)
-class Maintained:
+class MaintenanceResult:
     """Both halves of one table's maintenance."""
 
     table: str
-    optimized: Optimized
-    vacuumed: Vacuumed
+    optimized: OptimizeResult
+    vacuumed: VacuumResult
     seconds: float
 
 
@@ -124,18 +124,18 @@ def maintain(
     *,
     retention: timedelta = RETENTION,
     now: datetime | None = None,
-) -> Maintained:
+) -> MaintenanceResult:
     """Optimize, then vacuum, then roll up old commits.
 
     Raises:
-        Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
+        CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
         NotOurs: the table's files cannot be taken at face value.
     """
     started = time.monotonic()
     optimized = optimize(lake, table, cluster_by)
     vacuumed = vacuum(lake, table, retention, now=now)
-    rolled_log.roll_up(lake.path(table), now)
-    return Maintained(table, optimized, vacuumed, round(time.monotonic() - started, 3))
+    log_archive.archive(lake.path(table), now)
+    return MaintenanceResult(table, optimized, vacuumed, round(time.monotonic() - started, 3))
 
 
 def optimize(
@@ -145,14 +145,14 @@ def optimize(
     *,
     target_bytes: int = TARGET_BYTES,
     batch_bytes: int = BATCH_BYTES,
-) -> Optimized:
+) -> OptimizeResult:
     """Merge small files of each partition, rows sorted by `cluster_by` (several: along a Z-curve).
 
     Files that are clustered already are left alone until what came since is worth it; a second run
     does nothing.
 
     Raises:
-        Fenced: a writer committed meanwhile; nothing was rewritten, run it again.
+        CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
         NotOurs: the table uses deletion vectors or column mapping.
         DamagedFile: a file to rewrite is gone or damaged.
     """
@@ -167,7 +167,7 @@ def optimize(
     ]
     before, size = len(files), sum(f["size_bytes"] for f in files)
     if not chosen:
-        return Optimized(opened.version(), before, before, size, size)
+        return OptimizeResult(opened.version(), before, before, size, size)
     unreadable = _UNREADABLE & set(opened.protocol().reader_features or ())
     if unreadable:
         raise NotOurs(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
@@ -185,7 +185,7 @@ def optimize(
     remove(root, folder)
     _commit(lake, table, opened, added, removed)
     after = files_of(opened)
-    return Optimized(
+    return OptimizeResult(
         opened.version(),
         before,
         len(after),
@@ -197,7 +197,7 @@ def optimize(
 
 def vacuum(
     lake: Lake, table: str, retention: timedelta = RETENTION, *, now: datetime | None = None
-) -> Vacuumed:
+) -> VacuumResult:
     """Delete the files below the table's folder that nobody within the retention can ask for.
 
     Kept are: files of the newest version; files that a version replaced less than `retention` ago
@@ -218,7 +218,7 @@ def vacuum(
         if modified < cutoff and not PurePosixPath(p).name.startswith("deletion_vector")
     ]
     store(root).delete([path for path, _ in dead])
-    return Vacuumed(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
+    return VacuumResult(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
 
 
 def worth_rewriting(files: Sequence[dict[str, Any]], mark: str, target_bytes: int) -> list[dict[str, Any]]:
@@ -360,9 +360,9 @@ def _commit(
             break
         try:
             return _swap(lake, table, opened, added, removed)
-        except Fenced:
+        except CommitConflict:
             continue
-    raise Fenced(f"{table}: a writer committed meanwhile; optimize it again")
+    raise CommitConflict(f"{table}: a writer committed meanwhile; optimize it again")
 
 
 def _swap(
@@ -403,7 +403,7 @@ def _swap(
             ),
         )
     except CommitFailedError as error:
-        raise Fenced(f"{table}: a writer committed meanwhile; optimize it again") from error
+        raise CommitConflict(f"{table}: a writer committed meanwhile; optimize it again") from error
     opened.update_incremental()
 
 
@@ -412,7 +412,7 @@ def _listed(root: str) -> list[tuple[str, int, datetime]]:
     return sorted(
         (f["path"], f["size"], f["last_modified"])
         for f in store(root).list().collect()
-        if not f["path"].startswith(("_delta_log/", f"{rolled_log.FOLDER}/"))
+        if not f["path"].startswith(("_delta_log/", f"{log_archive.FOLDER}/"))
     )
 
 
@@ -427,9 +427,9 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
                 found.add(paths.below_table(removed["path"]))
 
     log = sorted(f["path"] for f in store(root).list("_delta_log").collect())
-    texts = at_once(partial(commit_text, root), rolled_log.commits(log))
-    # One that is gone by now was rolled up: into a bundle that was made since.
-    for text in chain(filter(None, texts), rolled_log.made_since(root, cutoff)):
+    texts = at_once(partial(commit_text, root), log_archive.commits(log))
+    # One that is gone by now was archived: into a bundle that was made since.
+    for text in chain(filter(None, texts), log_archive.made_since(root, cutoff)):
         for line in text.splitlines():
             if b'"remove"' in line:
                 note(json.loads(line).get("remove"))

@@ -22,12 +22,12 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts.spark import quoted
+from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
+from medallion_platform.lakehouse.delta_log import FilesGone, actions
 from medallion_platform.lakehouse.lake import files_of
-from medallion_platform.lakehouse.lean import batches
-from medallion_platform.lakehouse.log import FilesGone, actions
+from medallion_platform.lakehouse.polars_writer import batches
 from medallion_platform.storage import at_once, exists, store
 
 if TYPE_CHECKING:
@@ -219,20 +219,20 @@ def _of_files(spark: SparkSession, path: str, table: DeltaTable, files: Sequence
 class Verdict:
     """What a contract says of every row, as columns of the frame that is staged.
 
-    unit: text of the unit a rejected row would go to. as_came: column -> column with its value
+    partition: text of the partition a rejected row would go to. as_came: column -> column with its value
     before the cast. counters: aggregates over all rows. guard: true, or an error that stops all.
     """
 
     ok: Column
     violations: Column
-    unit: Column
+    partition: Column
     as_came: Mapping[str, str]
     counters: Mapping[str, Column]
     guard: Column | None
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagingResult:
     """Files of one Spark write that wait for their commit."""
 
     files: list[StagedFile]
@@ -253,7 +253,7 @@ def stage(
     verdict: Verdict | None = None,
     reject: Callable[[Iterator[pl.DataFrame]], None] | None = None,
     look: Callable[[DataFrame, Mapping[str, str]], None] | None = None,
-) -> Staged:
+) -> StagingResult:
     """Write the good rows as files of the table and the rejected ones beside them, in one pass.
 
     The split is a partition of the same write: nothing is computed twice, nothing is cached, and
@@ -290,7 +290,7 @@ def stage(
     counted: dict[str, int] = {}
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
-    return Staged(files, counted)
+    return StagingResult(files, counted)
 
 
 def _written(rows: DataFrame, folder: str) -> DataFrame:
@@ -357,7 +357,7 @@ def _with_dead_letters(
         *map(written, columns),
         bad.alias(DEAD),
         F.when(bad, verdict.violations).alias(_VIOLATIONS),
-        F.when(bad, verdict.unit).alias(_UNIT),
+        F.when(bad, verdict.partition).alias(_UNIT),
         *(F.when(bad, quoted(was)).alias(_KEPT + name) for name, was in kept.items()),
     )
 
@@ -376,14 +376,14 @@ def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, st
 
 
 def rows_appended(
-    table_path: str, since: int, until: int, column: str | None, units: Iterable[str] | None
+    table_path: str, since: int, until: int, column: str | None, partitions: Iterable[str] | None
 ) -> int:
     """Rows that commits after `since` up to `until` added, by the log's own statistics."""
-    wanted = None if units is None else set(units)
+    wanted = None if partitions is None else set(partitions)
     total = 0
     for added in files_added(table_path, since, until):
-        unit = (added.get("partitionValues") or {}).get(column) if column else None
-        if wanted is None or unit in wanted:
+        partition = (added.get("partitionValues") or {}).get(column) if column else None
+        if wanted is None or partition in wanted:
             total += json.loads(added["stats"])["numRecords"]
     return total
 

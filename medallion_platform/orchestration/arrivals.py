@@ -7,20 +7,20 @@ from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
 
-from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import Taken, intake
-from medallion_platform.pipeline.kept import Kept, states
+from medallion_platform.pipeline.intake import IntakeResult, intake
+from medallion_platform.pipeline.kept import KeptAnswers, states
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
 from medallion_platform.sources.kafka import KafkaSource, Topics, group_of
 from medallion_platform.sources.rest import RestSource
 from medallion_platform.sources.source import FileSource, Source
-from medallion_platform.sources.zones import Seen
+from medallion_platform.sources.zones import FileInfo
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
@@ -34,7 +34,7 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     return replace(arrived, notes=(*arrived.notes, *left))
 
 
-def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> Taken:
+def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
     """Take it in by the engine that its source names; only Spark starts a JVM."""
     if isinstance(arrived, Topics) and arrived.partitions and arrived.source.engine == "spark":
         from medallion_platform.pipeline import intake_on_spark
@@ -55,7 +55,7 @@ def _look(source: Source, lake: Lake, position: Position, at: datetime) -> Arriv
 
 
 def waiting(
-    catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, kept: Kept | None = None
+    catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, kept: KeptAnswers | None = None
 ) -> list[str]:
     """What no intake has taken in whole as it is now: complete files, partitions with new messages,
     pulls that are due.
@@ -63,7 +63,7 @@ def waiting(
     A source that cannot be reached, or whose table cannot be read, waits as well: its intake says why, and
     is tried again. lake: as it is looked at. kept: answers of earlier looks at this catalog.
     """
-    kept = kept or Kept()
+    kept = kept or KeptAnswers()
     found: list[str] = []
     try:
         look = landing.look(
@@ -83,9 +83,11 @@ def waiting(
     return found
 
 
-def _files_waiting(source: FileSource, candidates: Sequence[Seen], lake: Lake, kept: Kept) -> list[str]:
+def _files_waiting(
+    source: FileSource, candidates: Sequence[FileInfo], lake: Lake, kept: KeptAnswers
+) -> list[str]:
     """What waits of a source of files, by the files that are there and what its tables say of them."""
-    tables = (source.table, ledger.name(source.name), dead_letters.name(source.table))
+    tables = (source.table, file_registry.name(source.name), dead_letters.name(source.table))
     try:
         found_from = (_digest(candidates), states(lake, tables))
         return kept.answer(
@@ -95,7 +97,7 @@ def _files_waiting(source: FileSource, candidates: Sequence[Seen], lake: Lake, k
         return [str(error)]
 
 
-def _digest(files: Iterable[Seen]) -> bytes:
+def _digest(files: Iterable[FileInfo]) -> bytes:
     """A short text for all that is seen of files."""
     made = blake2b(digest_size=20)
     for file in files:

@@ -20,7 +20,7 @@ from medallion_platform.serving.features import Features
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.intake import Taken
+    from medallion_platform.pipeline.intake import IntakeResult
 
 
 class IntakeConfig(dg.Config):
@@ -43,14 +43,14 @@ class RefreshConfig(dg.Config):
 def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     """A silver or gold table: refreshed for the run's partitions, checked by its own counts."""
     key = key_of(table.name)
-    unit_columns = catalog.unit_columns
+    partition_columns = catalog.partition_columns
     origin = catalog.origin(table.name)
     deps = [
         dg.AssetDep(
             key_of(u.table),
-            partition_mapping=partitions.mapping(table, u, unit_columns[u.table] is not None),
+            partition_mapping=partitions.mapping(table, u, partition_columns[u.table] is not None),
         )
-        for u in {u.table: u for u in table.made_from.values()}.values()
+        for u in {u.table: u for u in table.inputs.values()}.values()
     ]
 
     @dg.asset(
@@ -65,13 +65,13 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             **reports.definition_metadata(lakehouse.lake, table.name, table.contract),
             **reports.code_reference(table.transform),
         },
-        partitions_def=partitions.of_unit(table.unit, origin.first_day),
+        partitions_def=partitions.definition_of(table.partition, origin.first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
         code_version=reports.code_of(table),
         pool=pool_of(table.name),
         check_specs=[
-            *reports.check_specs(key, blocking=True, drifts=table.unit is not None),
+            *reports.check_specs(key, blocking=True, drifts=table.partition is not None),
             reports.current_spec(key),
             reports.refreshed_spec(key),
             reports.inputs_spec(key),
@@ -87,10 +87,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             lake,
             lakehouse.session,
             Run(context.run.run_id, datetime.now(UTC)),
-            units=_requested(context),
+            partitions=_requested(context),
             rebuild=config.rebuild,
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
-            unit_columns=unit_columns,
+            partition_columns=partition_columns,
         )
         tell(table.name, done.reason)
         told = {
@@ -99,17 +99,17 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         }
         context.log.info(f"{table.name}: {told['what_was_done']}")
         of = None
-        if table.unit:
+        if table.partition:
             done_so = told["what_was_done"]
             of = reports.of_partitions(
-                lake, table.name, table.unit.column, done.version, done_so, done.record
+                lake, table.name, table.partition.column, done.version, done_so, done.record
             )
         return dg.MaterializeResult(
             asset_key=key,
             metadata=_told(context, told, of),
             check_results=[
-                *reports.check_results(lake, table.name, unit_columns[table.name]),
-                reports.current(lake, table, unit_columns),
+                *reports.check_results(lake, table.name, partition_columns[table.name]),
+                reports.current(lake, table, partition_columns),
                 reports.refreshed(table.name),
                 reports.inputs(table.name, ()),
             ],
@@ -127,7 +127,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         group_name=_group(source.domain, "bronze"),
         description=f"{source.contract.description}\n\nSource `{source.name}`: {source.where}. To materialize"
         " it takes in what waits, as the intake job does by itself. With `parse_again: true` in the launchpad"
-        " the stored records of the chosen partitions are judged again under today's contract.",
+        " the stored records of the chosen partitions are validated again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
         owners=[_team(source.domain)],
         tags={"layer": "bronze", "domain": source.domain},
@@ -145,9 +145,9 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         from medallion_platform.pipeline.replay import reparse
 
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
-        units = _requested(context)
+        partitions = _requested(context)
         if config.parse_again:
-            version, record = reparse(source, lake, run, units)
+            version, record = reparse(source, lake, run, partitions)
             reason = "parsed again" if record else "every stored record is as it was"
         else:
             taken, pieces = _take_in(source, lakehouse, run, context.log)
@@ -156,13 +156,15 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         told = reports.metadata(lake, source.contract, source.table, version, record, reason)
         context.log.info(f"{source.table}: {told['what_was_done']}")
         of = None
-        if source.unit:
+        if source.partition:
             of = reports.of_partitions(
-                lake, source.table, source.unit, version, told["what_was_done"], record
+                lake, source.table, source.partition, version, told["what_was_done"], record
             )
-            for unit in sorted(of.written.keys() - (units or set())):
+            for partition in sorted(of.written.keys() - (partitions or set())):
                 # It got rows, though it was not asked for.
-                context.log_event(dg.AssetMaterialization(key, partition=unit, metadata=of.told(unit)))
+                context.log_event(
+                    dg.AssetMaterialization(key, partition=partition, metadata=of.told(partition))
+                )
         return dg.MaterializeResult(
             asset_key=key,
             metadata=_told(context, told, of),
@@ -248,7 +250,7 @@ def intake_op(source: Source) -> dg.OpDefinition:
 
 def _take_in(
     source: Source, lakehouse: Lakehouse, run: Run, log: dg.DagsterLogManager
-) -> "tuple[Taken, str]":
+) -> "tuple[IntakeResult, str]":
     """Take in what waits for a source; gives also what its pieces are called."""
     from medallion_platform.orchestration.arrivals import arrivals_of, take_in
 

@@ -134,9 +134,9 @@ class _CatchUp:
 
     def _refresh(self, table: Table) -> Iterable[Event]:
         tell(table.name, "refreshing")
-        columns = self._catalog.unit_columns
+        columns = self._catalog.partition_columns
         run = Run(self._context.run.run_id, datetime.now(UTC))
-        done = refresh(table, self._lake, self._lakehouse.session, run, unit_columns=columns)
+        done = refresh(table, self._lake, self._lakehouse.session, run, partition_columns=columns)
         tell(table.name, done.reason)
         self._context.log.info(f"{table.name}: {done.reason}")
         if done.record is None:
@@ -164,7 +164,7 @@ def edition_behind(view: Features, lakehouse: Lakehouse, lake: Lake | None = Non
 
     lake: as somebody looked at it; else it is looked at now.
     """
-    found = (lake or lakehouse.lake).standing(view.table)
+    found = (lake or lakehouse.lake).table_state(view.table)
     if found is None:
         return ""
     held = published(Path(lakehouse.feature_repo), view)

@@ -27,7 +27,7 @@ ATTEMPTS = len(PAUSES) + 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """That something was asked for: in which state of what it is made from, how often, when last."""
 
     state: str
@@ -49,7 +49,7 @@ class Decision:
     held: Mapping[str, str] = field(default_factory=dict)
     given_up: tuple[str, ...] = ()
     recovered: tuple[str, ...] = ()
-    asked: Mapping[str, Asked] = field(default_factory=dict)
+    asked: Mapping[str, Request] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -60,7 +60,7 @@ class Decision:
 
 
 def decide(
-    wanted: Mapping[str, str], asked: Mapping[str, Asked], now: datetime, endless: Collection[str] = ()
+    wanted: Mapping[str, str], asked: Mapping[str, Request], now: datetime, endless: Collection[str] = ()
 ) -> Decision:
     """Which of `wanted`, each with its state, to ask for now; nothing that was asked for is under way.
 
@@ -70,11 +70,11 @@ def decide(
     ask: dict[str, int] = {}
     held: dict[str, str] = {}
     given_up: list[str] = []
-    remembered: dict[str, Asked] = {}
+    remembered: dict[str, Request] = {}
     for name, state in wanted.items():
         before = asked.get(name)
         if before is None or before.state != state:
-            before = Asked(state, 0, now)
+            before = Request(state, 0, now)
         if before.times >= ATTEMPTS and name not in endless:
             if not before.given_up:
                 given_up.append(name)
@@ -83,7 +83,7 @@ def decide(
             held[name], remembered[name] = state, before
         else:
             ask[name] = before.times + 1
-            remembered[name] = Asked(state, before.times + 1, now)
+            remembered[name] = Request(state, before.times + 1, now)
     recovered = [name for name, before in asked.items() if before.given_up and name not in wanted]
     return Decision(ask, held, tuple(given_up), tuple(recovered), remembered)
 
@@ -99,17 +99,17 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def written(asked: Mapping[str, Asked]) -> str:
+def written(asked: Mapping[str, Request]) -> str:
     """What was asked for, as text."""
     return json.dumps({n: [a.state, a.times, a.at.isoformat(), a.given_up] for n, a in asked.items()})
 
 
-def read(text: str | None) -> dict[str, Asked]:
+def read(text: str | None) -> dict[str, Request]:
     """What `written` wrote; nothing where it is missing or not ours."""
     try:
         found = json.loads(text or "{}")
         return {
-            name: Asked(str(state), int(times), datetime.fromisoformat(at), bool(given_up))
+            name: Request(str(state), int(times), datetime.fromisoformat(at), bool(given_up))
             for name, (state, times, at, given_up) in found.items()
         }
     except (ValueError, TypeError, AttributeError):

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from medallion_platform.lakehouse import dead_letters, ledger, maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse import dead_letters, file_registry, maintenance
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of
@@ -18,7 +18,8 @@ from medallion_platform.pipeline.catalog import Catalog
 
 
 def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
-    """Optimize and vacuum every table with its dead letters and its ledger, a step each; forget old runs.
+    """Optimize and vacuum every table with its dead letters and its file registry, a step each; forget old
+    runs.
 
     A step waits for the table's pool, so that it is never in the way of a refresh.
     """
@@ -67,7 +68,7 @@ def _cluster_by(catalog: Catalog, name: str) -> tuple[str, ...]:
 def _beside(catalog: Catalog, name: str) -> tuple[str, ...]:
     """The tables that the platform keeps beside a table."""
     source = catalog.source_of.get(name)
-    return (dead_letters.name(name), *((ledger.name(source.name),) if source else ()))
+    return (dead_letters.name(name), *((file_registry.name(source.name),) if source else ()))
 
 
 def _maintain(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg.OpDefinition:
@@ -86,7 +87,7 @@ def _maintain(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg
             for other in beside:
                 if lake.exists(other):
                     maintenance.maintain(lake, other)
-        except (Fenced, maintenance.NotOurs) as error:
+        except (CommitConflict, maintenance.NotOurs) as error:
             context.log.warning(f"{name} is left for the next maintenance: {error}")
             return
         yield dg.AssetObservation(key_of(name), metadata=_figures(lake, done))
@@ -94,7 +95,7 @@ def _maintain(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg
     return body
 
 
-def _figures(lake: Lake, done: maintenance.Maintained) -> dict[str, float]:
+def _figures(lake: Lake, done: maintenance.MaintenanceResult) -> dict[str, float]:
     """What the UI draws over time."""
     storage = maintenance.storage(lake, done.table)
     return {

@@ -1,4 +1,4 @@
-"""Units of tables as Dagster partitions, and how the units of one table follow from another's."""
+"""Partitions of tables as Dagster partitions, and how the partitions of one table follow from another's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import dagster as dg
 
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.table import Table, Unit, Upstream, daily
+from medallion_platform.pipeline.table import Table, TimePartition, Upstream, daily
 from medallion_platform.sources.source import Source
 
 
-def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition | None:
+def definition_of(partition: TimePartition | None, first: date) -> dg.TimeWindowPartitionsDefinition | None:
     """Days, or weeks from Monday, from `first` up to and including the current one."""
-    if unit is None:
+    if partition is None:
         return None
-    if unit.grain == "week":
+    if partition.grain == "week":
         # Dagster's first week is the first whole one; ours begins on the Monday before.
         monday = first - timedelta(days=first.weekday())
         return dg.WeeklyPartitionsDefinition(str(monday), day_offset=1, end_offset=1)
@@ -25,14 +25,16 @@ def of_unit(unit: Unit | None, first: date) -> dg.TimeWindowPartitionsDefinition
 
 def of_source(source: Source) -> dg.TimeWindowPartitionsDefinition | None:
     """Days by event date where the bronze table is partitioned so."""
-    return of_unit(daily(source.unit) if source.unit else None, source.first_day)
+    return definition_of(daily(source.partition) if source.partition else None, source.first_day)
 
 
 def of_table(catalog: Catalog, name: str) -> dg.TimeWindowPartitionsDefinition | None:
     """The partitions of any table; None where it has none."""
     source = catalog.source_of.get(name)
     return (
-        of_source(source) if source else of_unit(catalog.by_name[name].unit, catalog.origin(name).first_day)
+        of_source(source)
+        if source
+        else definition_of(catalog.by_name[name].partition, catalog.origin(name).first_day)
     )
 
 
@@ -62,11 +64,11 @@ def range_tags(first: object, last: object) -> dict[str, str]:
 
 def mapping(table: Table, upstream: object, upstream_partitioned: bool) -> dg.PartitionMapping | None:
     """Which upstream partitions a partition is made from; None where Dagster's default is right."""
-    if table.unit is None or not upstream_partitioned:
+    if table.partition is None or not upstream_partitioned:
         return dg.AllPartitionMapping() if upstream_partitioned else None
-    back = upstream.back if isinstance(upstream, Upstream) else 0
-    if back:
+    lookback_days = upstream.lookback_days if isinstance(upstream, Upstream) else 0
+    if lookback_days:
         return dg.TimeWindowPartitionMapping(
-            start_offset=-back, end_offset=0, allow_nonexistent_upstream_partitions=True
+            start_offset=-lookback_days, end_offset=0, allow_nonexistent_upstream_partitions=True
         )
     return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)

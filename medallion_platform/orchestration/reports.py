@@ -32,9 +32,9 @@ from medallion_platform.contracts.contract import (
     Unique,
 )
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.drift import drift
 from medallion_platform.pipeline.lineage import Lineage
@@ -45,9 +45,9 @@ from medallion_platform.pipeline.refresh import of_other_code
 if TYPE_CHECKING:
     import polars as pl
 
-    from medallion_platform.pipeline.intake import Taken
-    from medallion_platform.pipeline.publish import Published
-    from medallion_platform.pipeline.refresh import Refreshed
+    from medallion_platform.pipeline.intake import IntakeResult
+    from medallion_platform.pipeline.publish import PublishResult
+    from medallion_platform.pipeline.refresh import RefreshResult
     from medallion_platform.pipeline.table import Table
     from medallion_platform.serving.features import Features
     from medallion_platform.sources.source import Source
@@ -204,7 +204,7 @@ def inputs(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
 
 
 def metadata(
-    lake: Lake, contract: Contract, table: str, version: int, record: Record | None, reason: str
+    lake: Lake, contract: Contract, table: str, version: int, record: CommitRecord | None, reason: str
 ) -> dict[str, Any]:
     """What an asset's materialization says of itself: the table as it is now, and what this run did to it.
 
@@ -225,8 +225,8 @@ def metadata(
             found["run_files_repeated"] = record.repeated_files
         if record.further:
             found["run_rows_with_further_fields"] = record.further
-        if record.stands_for is not None:
-            found["run_rows_of_the_source"] = record.stands_for
+        if record.source_row_count is not None:
+            found["run_rows_of_the_source"] = record.source_row_count
         if record.violations:
             found["run_violations"] = dg.MetadataValue.json(record.violations)
         if record.warnings:
@@ -255,10 +255,10 @@ class OfPartitions:
         """The metadata of one partition's event."""
         rows = self.rows.get(partition, 0)
         concerned = partition in self.written or not self.written
-        standing = f"{_NOTHING}: {'it is up to date' if rows else 'it has no rows'}"
+        table_state = f"{_NOTHING}: {'it is up to date' if rows else 'it has no rows'}"
         return {
             "delta_version": self.version,
-            "what_was_done": (self.reason if concerned else "") or standing,
+            "what_was_done": (self.reason if concerned else "") or table_state,
             "dagster/partition_row_count": rows,
             "partition_rows_written": self.written.get(partition, 0),
         }
@@ -281,21 +281,26 @@ class OfPartitions:
 
 
 def of_partitions(
-    lake: Lake, table: str, unit_column: str, version: int, reason: str = "", record: Record | None = None
+    lake: Lake,
+    table: str,
+    partition_column: str,
+    version: int,
+    reason: str = "",
+    record: CommitRecord | None = None,
 ) -> OfPartitions:
     """What is told of a table's partitions after a run, or of how they stand without one."""
     return OfPartitions(
-        version, reason, rows_by_unit(lake, table, unit_column), record.units if record else {}
+        version, reason, rows_by_partition(lake, table, partition_column), record.partitions if record else {}
     )
 
 
-def taken_in_words(taken: Taken, pieces: str) -> str:
+def taken_in_words(taken: IntakeResult, pieces: str) -> str:
     """What an intake did; pieces: what its `pieces` are."""
     return f"{taken.counts.read} records from {taken.pieces} {pieces}"
 
 
 def intake_events(
-    lake: Lake, source: Source, taken: Taken, pieces: str, untold: Collection[str] = ()
+    lake: Lake, source: Source, taken: IntakeResult, pieces: str, untold: Collection[str] = ()
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What an intake tells of its bronze table: each partition that got rows, then the checks.
 
@@ -309,12 +314,12 @@ def intake_events(
         yield dg.AssetObservation(key_of(source.table), metadata=told)
         yield from map(evaluation, check_results(lake, source.table))
         return
-    if source.unit:
-        of = of_partitions(lake, source.table, source.unit, taken.version, reason, taken.record)
+    if source.partition:
+        of = of_partitions(lake, source.table, source.partition, taken.version, reason, taken.record)
         yield from of.events(source.table, told, untold)
     else:
         yield dg.AssetMaterialization(key_of(source.table), metadata=told)
-    # Of this run and after what they judge: the UI shows older results as "not evaluated".
+    # Of this run and after what they validate: the UI shows older results as "not evaluated".
     yield from map(evaluation, check_results(lake, source.table))
     yield evaluation(personal(lake, source.table, source.contract))
 
@@ -322,8 +327,8 @@ def intake_events(
 def refresh_events(
     lake: Lake,
     table: Table,
-    done: Refreshed,
-    unit_columns: Mapping[str, str | None],
+    done: RefreshResult,
+    partition_columns: Mapping[str, str | None],
     provenance: Mapping[str, str],
     untold: Collection[str] = (),
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -335,13 +340,13 @@ def refresh_events(
     told = metadata(lake, table.contract, table.name, done.version, done.record, done.reason)
     told |= column_lineage(done.lineage)
     tags = versions(table, done.version, provenance)
-    if table.unit:
-        of = of_partitions(lake, table.name, table.unit.column, done.version, done.reason, done.record)
+    if table.partition:
+        of = of_partitions(lake, table.name, table.partition.column, done.version, done.reason, done.record)
         yield from of.events(table.name, told, untold, tags)
     else:
         yield dg.AssetMaterialization(key_of(table.name), metadata=told, tags=tags)
-    results = check_results(lake, table.name, unit_columns[table.name])
-    yield from map(evaluation, [*results, current(lake, table, unit_columns)])
+    results = check_results(lake, table.name, partition_columns[table.name])
+    yield from map(evaluation, [*results, current(lake, table, partition_columns)])
 
 
 def versions(table: Table, version: int, provenance: Mapping[str, str]) -> dict[str, str]:
@@ -361,7 +366,7 @@ def provenance(on: dg.DagsterInstance, table: Table) -> dict[str, str]:
     return found
 
 
-def published_metadata(done: Published) -> dict[str, Any]:
+def published_metadata(done: PublishResult) -> dict[str, Any]:
     """What a publish says of itself."""
     return {
         "published_version": done.edition.version,
@@ -462,7 +467,7 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
     }
 
 
-def check_results(lake: Lake, table: str, unit_column: str | None = None) -> list[dg.AssetCheckResult]:
+def check_results(lake: Lake, table: str, partition_column: str | None = None) -> list[dg.AssetCheckResult]:
     """The results of `check_specs`, from the state of the table: who looks makes no difference."""
     record = last_write(lake, table)
     counts = record.counts if record else Counts()
@@ -476,17 +481,17 @@ def check_results(lake: Lake, table: str, unit_column: str | None = None) -> lis
         _contract_result(lake, table, record),
         surge(lake, table),
     ]
-    if unit_column:
-        results.append(_drift_result(lake, table, unit_column, record))
+    if partition_column:
+        results.append(_drift_result(lake, table, partition_column, record))
     return results
 
 
-def last_write(lake: Lake, table: str) -> Record | None:
+def last_write(lake: Lake, table: str) -> CommitRecord | None:
     """The account of the newest write that did something to the table's rows."""
     return next((r for _, r in lake.records(table, _WRITES) if r.counts.read), None)
 
 
-def _contract_result(lake: Lake, table: str, last: Record | None) -> dg.AssetCheckResult:
+def _contract_result(lake: Lake, table: str, last: CommitRecord | None) -> dg.AssetCheckResult:
     """Whether bad rows are few: dead letters among all rows, warnings of the last write."""
     dead, rows = dead_letters.count(lake, table), lake.rows(table)
     share = dead / (dead + rows) if dead else 0.0
@@ -538,9 +543,9 @@ def surge(lake: Lake, table: str) -> dg.AssetCheckResult:
     )
 
 
-def current(lake: Lake, table: Table, unit_columns: Mapping[str, str | None]) -> dg.AssetCheckResult:
+def current(lake: Lake, table: Table, partition_columns: Mapping[str, str | None]) -> dg.AssetCheckResult:
     """Whether any partition was made by a former transform or contract, and what to do then."""
-    stale = sorted(of_other_code(table, lake, unit_columns))
+    stale = sorted(of_other_code(table, lake, partition_columns))
     told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
     if stale:
         told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill, intake may go on beside it."
@@ -572,38 +577,47 @@ def personal(lake: Lake, table: str, contract: Contract) -> dg.AssetCheckResult:
     )
 
 
-def _said(table: Table, units: Sequence[str]) -> str:
-    if table.unit is None:
+def _said(table: Table, partitions: Sequence[str]) -> str:
+    if table.partition is None:
         return "the table"
-    return f"partitions {units[0]} to {units[-1]}" if len(units) > 1 else f"partition {units[0]}"
+    return (
+        f"partitions {partitions[0]} to {partitions[-1]}"
+        if len(partitions) > 1
+        else f"partition {partitions[0]}"
+    )
 
 
-def rows_by_unit(lake: Lake, table: str, unit_column: str) -> dict[str, int]:
-    """Rows of each unit now, by the log's statistics, in order of the unit."""
+def rows_by_partition(lake: Lake, table: str, partition_column: str) -> dict[str, int]:
+    """Rows of each partition now, by the log's statistics, in order of the partition."""
     found = lake.open(table)
     rows: dict[str, int] = {}
     for file in files_of(found) if found else ():
-        unit = str(file.get(f"partition.{unit_column}"))
-        rows[unit] = rows.get(unit, 0) + file["num_records"]
+        partition = str(file.get(f"partition.{partition_column}"))
+        rows[partition] = rows.get(partition, 0) + file["num_records"]
     return dict(sorted(rows.items()))
 
 
-def unusual_units(rows: Mapping[str, int], units: Iterable[str]) -> dict[str, str]:
-    """Of `units`, those whose row count drifted from the units before them, and how far."""
+def unusual_partitions(rows: Mapping[str, int], partitions: Iterable[str]) -> dict[str, str]:
+    """Of `partitions`, those whose row count drifted from the partitions before them, and how far."""
     names = list(rows)
     found = {}
-    for unit in sorted(set(units) & set(names)):
-        before = [rows[u] for u in names[: names.index(unit)]]
-        result = drift(before, rows[unit])
+    for partition in sorted(set(partitions) & set(names)):
+        before = [rows[u] for u in names[: names.index(partition)]]
+        result = drift(before, rows[partition])
         if result.drifted:
-            found[unit] = (
-                f"{rows[unit]} rows, usually {result.usual:.0f} ({result.deviations:.1f} standard deviations)"
+            found[partition] = (
+                f"{rows[partition]} rows, usually {result.usual:.0f} "
+                f"({result.deviations:.1f} standard deviations)"
             )
     return found
 
 
-def _drift_result(lake: Lake, table: str, unit_column: str, record: Record | None) -> dg.AssetCheckResult:
-    unusual = unusual_units(rows_by_unit(lake, table, unit_column), record.units if record else ())
+def _drift_result(
+    lake: Lake, table: str, partition_column: str, record: CommitRecord | None
+) -> dg.AssetCheckResult:
+    unusual = unusual_partitions(
+        rows_by_partition(lake, table, partition_column), record.partitions if record else ()
+    )
     return dg.AssetCheckResult(
         check_name=DRIFT,
         asset_key=key_of(table),

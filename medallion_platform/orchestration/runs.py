@@ -37,7 +37,7 @@ from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline import behind
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.rollback import TakenBack, rollback
+from medallion_platform.pipeline.rollback import RollbackResult, rollback
 from medallion_platform.serving.features import Features
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _versions(catalog: Catalog, lake: Lake) -> dict[str, int]:
 
 def roll_back(
     defs: dg.Definitions, catalog: Catalog, lakehouse: Lakehouse, on: dg.DagsterInstance, run_id: str
-) -> tuple[list[TakenBack], Outcome]:
+) -> tuple[list[RollbackResult], Outcome]:
     """Take back what a run did, then refresh what follows from the tables that it wrote.
 
     The tables themselves are left as they were before it: made again by the same code they would be

@@ -15,7 +15,7 @@ from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.kept import Kept
+from medallion_platform.pipeline.kept import KeptAnswers
 from medallion_platform.pipeline.plan import code_version
 from medallion_platform.serving.features import Features
 
@@ -35,7 +35,7 @@ def catch_up_sensor(
     beside the first.
     """
 
-    kept = Kept()
+    kept = KeptAnswers()
 
     @dg.sensor(
         name="catch_up_sensor",
@@ -91,7 +91,7 @@ def catch_up_sensor(
 
 
 def _wanted(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: Kept
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: KeptAnswers
 ) -> tuple[dict[str, str], dict[str, str], int]:
     """What is to be brought up, and what somebody took back, each with its state; how many files wait."""
     lake = lakehouse.lake.look()
@@ -177,7 +177,7 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        lake, columns = lakehouse.lake.look(), catalog.unit_columns
+        lake, columns = lakehouse.lake.look(), catalog.partition_columns
         codes = {t.name: code_version(t) for t in catalog.tables if lake.exists(t.name)}
         changed = [t for t in catalog.tables if t.name in codes and codes[t.name] != seen.get(t.name)]
         events = [reports.evaluation(reports.current(lake, t, columns)) for t in changed]

@@ -111,7 +111,7 @@ def _tell_untold(
     if not untold:
         return set()
     table, version = catalog.by_name.get(name), lake.version(name)
-    of = reports.of_partitions(lake, name, str(catalog.unit_columns[name]), version)
+    of = reports.of_partitions(lake, name, str(catalog.partition_columns[name]), version)
     told = reports.metadata(lake, catalog.contract_of(name), name, version, None, "it is as it should be")
     tags = reports.versions(table, version, reports.provenance(on, table)) if table else None
     report_in_bulk(on, of.events(name, told, untold, tags))

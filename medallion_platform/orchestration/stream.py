@@ -19,15 +19,15 @@ from uuid import uuid4
 
 import dagster as dg
 
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.observability.worker import Vitals
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import Taken
-from medallion_platform.pipeline.refresh import Refreshed, Run, refresh
+from medallion_platform.pipeline.intake import IntakeResult
+from medallion_platform.pipeline.refresh import RefreshResult, Run, refresh
 from medallion_platform.pipeline.stream import step_back, stream, why_to_wait
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.kafka import Attendance, Follower, KafkaSource, group_of
@@ -108,7 +108,7 @@ class _Worker:
     vitals: Vitals
     name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
     arrived: Event = field(default_factory=Event)
-    _since: list[Taken] = field(default_factory=list)
+    _since: list[IntakeResult] = field(default_factory=list)
     _made: dict[tuple[dg.AssetKey, str | None], dict[str, Any]] = field(default_factory=dict)
     _why: str = ""
 
@@ -116,7 +116,7 @@ class _Worker:
         """Who takes the next batch: what is taken within the same ten seconds is one run."""
         return Run.now(f"{self.name}-{int(time.time() // REPORT_EVERY)}")
 
-    def taken(self, taken: Taken, behind: Mapping[str, int]) -> None:
+    def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
         """Remember a batch for the report."""
         counts = taken.counts.as_dict()
         del counts["read"]
@@ -135,31 +135,32 @@ class _Worker:
         self.vitals.waits(why)
         self._heard(why)
 
-    def to_report(self) -> Taken | None:
+    def to_report(self) -> IntakeResult | None:
         """The batches since the last report as one; None where there were none."""
         since = self._since[:]
         if not since:
             return None
         del self._since[: len(since)]  # more may have come meanwhile
-        whole = Taken(self.source.name, self.source.table, version=since[-1].version)
+        whole = IntakeResult(self.source.name, self.source.table, version=since[-1].version)
         for taken in since:
             whole.add(taken.record)
             whole.pieces = max(whole.pieces, taken.pieces)
         whole.seconds = round(sum(taken.seconds for taken in since), 3)
         return whole
 
-    def refreshed(self, table: Table, done: Refreshed) -> None:
+    def refreshed(self, table: Table, done: RefreshResult) -> None:
         """Remember what was made for the report."""
         if done.record:
-            key, units = key_of(table.name), done.record.units if table.unit else (None,)
+            key, partitions = key_of(table.name), done.record.partitions if table.partition else (None,)
             told = {"what_was_done": done.reason, "delta_version": done.version}
-            self._made |= {(key, unit): told for unit in units}
+            self._made |= {(key, partition): told for partition in partitions}
 
     def refreshes_to_report(self) -> list[dg.AssetMaterialization]:
         """The silver partitions that were made since the last report."""
         made, self._made = self._made, {}
         return [
-            dg.AssetMaterialization(key, partition=unit, metadata=told) for (key, unit), told in made.items()
+            dg.AssetMaterialization(key, partition=partition, metadata=told)
+            for (key, partition), told in made.items()
         ]
 
     def _heard(self, why: str) -> None:
@@ -202,10 +203,10 @@ def _refresh(
             for table in tables:
                 run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
                 done = refresh(
-                    table, lakehouse.lake, lakehouse.session, run, unit_columns=catalog.unit_columns
+                    table, lakehouse.lake, lakehouse.session, run, partition_columns=catalog.partition_columns
                 )
                 worker.refreshed(table, done)
-        except Fenced:  # another run refreshes it at this moment, maybe without the newest rows
+        except CommitConflict:  # another run refreshes it at this moment, maybe without the newest rows
             stop.wait(_LOOK_EVERY)
             worker.arrived.set()
         except Exception as error:  # the intake goes on; silver follows with the next batch or run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.kept import Kept, states
+from medallion_platform.pipeline.kept import KeptAnswers, states
 from medallion_platform.pipeline.plan import code_version
 from medallion_platform.pipeline.refresh import VERBS, MissingUpstream, out_of_date
 from medallion_platform.pipeline.table import Table
@@ -42,18 +42,18 @@ class Behind:
     problem: str = ""
 
 
-def behind(catalog: Catalog, lake: Lake, kept: Kept | None = None) -> dict[str, Behind]:
+def behind(catalog: Catalog, lake: Lake, kept: KeptAnswers | None = None) -> dict[str, Behind]:
     """Every table that is out of date, in order of making. Starts no JVM, reads no row.
 
     A table whose upstream does not exist yet is none of them: there is nothing to make it from.
     kept: answers of earlier looks at this catalog.
     """
-    kept = kept or Kept()
+    kept = kept or KeptAnswers()
     found = (_behind(table, catalog, lake, kept) for table in catalog.in_order)
     return {table.table: table for table in found if table is not None}
 
 
-def _behind(table: Table, catalog: Catalog, lake: Lake, kept: Kept) -> Behind | None:
+def _behind(table: Table, catalog: Catalog, lake: Lake, kept: KeptAnswers) -> Behind | None:
     tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
     try:
         found_from = (code_version(table), states(lake, tables))
@@ -103,7 +103,7 @@ def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
     state = ""
     try:
         state = state_of(table, lake)
-        partitions = out_of_date(table, lake, _no_rows, catalog.unit_columns)
+        partitions = out_of_date(table, lake, _no_rows, catalog.partition_columns)
     except MissingUpstream:
         return None
     except _RowsWouldTell:

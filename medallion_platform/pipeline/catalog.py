@@ -67,10 +67,10 @@ class Catalog:
         return tuple(self.by_name[name] for name in names)
 
     @cached_property
-    def unit_columns(self) -> Mapping[str, str | None]:
-        """The unit column of every table, None where it has no unit."""
-        return {s.table: s.unit for s in self.sources} | {
-            t.name: t.unit.column if t.unit else None for t in self.tables
+    def partition_columns(self) -> Mapping[str, str | None]:
+        """The partition column of every table, None where it has no partition."""
+        return {s.table: s.partition for s in self.sources} | {
+            t.name: t.partition.column if t.partition else None for t in self.tables
         }
 
     def contract_of(self, table: str) -> Contract:

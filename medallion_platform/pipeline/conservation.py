@@ -1,9 +1,9 @@
 """Whether every row that a refresh read is accounted for: found out before anything is committed.
 
-What that means follows from what a table declares. `rows`: each upstream row gives one row. `keys`: each key
-gives some row, or a change took it away, and what is beyond was superseded. An aggregate with a weight: the
-weights add up. `weighs` says where one upstream row counts as none or as several. Whatever does not add up is
-refused; nothing is counted under a word that was not proven.
+What that means follows from what a table declares. `append`: each upstream row gives one row. `merge_by_key`:
+each key gives some row, or a change took it away, and what is beyond was superseded. An aggregate with a
+row_count_column: its counts add up. `source_row_count` says where one upstream row counts as none or as
+several. Whatever does not add up is refused; nothing is counted under a word that was not proven.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts import spark as contracts
-from medallion_platform.contracts.spark import quoted
+from medallion_platform.contracts import spark_engine as contracts
+from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import personal
-from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
+from medallion_platform.pipeline.plan import RefreshPlan, Upstreams, upstream_days
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table
@@ -36,15 +36,15 @@ _PLACE = ("_sequence", "_offset", "_source")
 _TRUNCATE = "t"
 
 
-class Refused(Exception):
+class RefreshRefusal(Exception):
     """What was made must not be committed; the text says why and what to do, for people."""
 
 
 def counts_of_rows(
     table: Table,
     lake: Lake,
-    work: Work,
-    last: Record | None,
+    plan: RefreshPlan,
+    last: CommitRecord | None,
     upstreams: Upstreams,
     column: str | None,
     came: DataFrame,
@@ -52,66 +52,78 @@ def counts_of_rows(
     written: int,
     dead: int,
 ) -> Counts:
-    """The counts of `recompute="rows"`: what was read is measured apart from what was made of it.
+    """The counts of `incremental="append"`: what was read is measured apart from what was made of it.
 
-    column: the main upstream's unit column. came: what was read of the main upstream. returned: what the
-    transform made of it, units included that nobody asked for.
+    column: the main upstream's partition column. came: what was read of the main upstream. returned: what the
+    transform made of it, partitions included that nobody asked for.
 
     Raises:
         Refused: the transform dropped or doubled rows.
     """
     main = table.main[1].table
-    if table.unit and not work.whole and column is None:
-        # Only the transform says which of the rows are of these units.
-        unit, wanted = F.col(table.unit.column), sorted((work.append | work.replace) - {WHOLE})
-        others = returned.where(unit.isNotNull() & ~unit.cast("string").isin(wanted)).count()
-        read = _weight_of(table, came) - others
-    elif table.weighs != "1":
-        read = _weight_of(table, came)
+    if table.partition and not plan.whole and column is None:
+        # Only the transform says which of the rows are of these partitions.
+        partition, wanted = (
+            F.col(table.partition.column),
+            sorted((plan.append | plan.replace) - {UNPARTITIONED}),
+        )
+        others = returned.where(partition.isNotNull() & ~partition.cast("string").isin(wanted)).count()
+        read = _source_rows_of(table, came) - others
+    elif table.source_row_count != "1":
+        read = _source_rows_of(table, came)
     else:
-        read = _rows_by_log(table, lake, work, last, upstreams, column)
+        read = _rows_by_log(table, lake, plan, last, upstreams, column)
     if read != written + dead:
-        each = "each of them gives one" if table.weighs == "1" else f"they give {read} ({table.weighs})"
-        raise Refused(
+        each = (
+            "each of them gives one"
+            if table.source_row_count == "1"
+            else f"they give {read} ({table.source_row_count})"
+        )
+        raise RefreshRefusal(
             f"{table.name}: its transform returns {written + dead} rows where {read} are to be made of those "
             f"that were read of {main}, since {each}. Nothing was written, the table is as it was; mend the "
             "transform (a filter or a join that drops or doubles rows is the usual cause), or declare by "
-            "`weighs` how many rows an upstream row gives, and refresh again."
+            "`source_row_count` how many rows an upstream row gives, and refresh again."
         )
     return Counts(read, written, dead)
 
 
 def _rows_by_log(
-    table: Table, lake: Lake, work: Work, last: Record | None, upstreams: Upstreams, column: str | None
+    table: Table,
+    lake: Lake,
+    plan: RefreshPlan,
+    last: CommitRecord | None,
+    upstreams: Upstreams,
+    column: str | None,
 ) -> int:
     """Upstream rows that were to be read, by the log's own statistics."""
     main = table.main[1].table
     days = None
-    if table.unit and not work.whole:
-        days = upstream_days(table, main, work.replace)
+    if table.partition and not plan.whole:
+        days = upstream_days(table, main, plan.replace)
     read = 0
-    if work.append:
+    if plan.append:
         assert last is not None
-        appended_to = upstream_days(table, main, work.append) if table.unit and column else None
+        appended_to = upstream_days(table, main, plan.append) if table.partition and column else None
         read += engine.rows_appended(
-            lake.path(main), last.position[main][WHOLE], upstreams.heads[main], column, appended_to
+            lake.path(main), last.position[main][UNPARTITIONED], upstreams.heads[main], column, appended_to
         )
-    if work.whole or work.replace:
+    if plan.whole or plan.replace:
         read += lake_rows(lake, main, upstreams.heads[main], column, days)
     return read
 
 
 def lake_rows(
-    lake: Lake, table: str, version: int, column: str | None = None, units: set[str] | None = None
+    lake: Lake, table: str, version: int, column: str | None = None, partitions: set[str] | None = None
 ) -> int:
-    """Rows of a table's version (of some of its units), by the log's statistics."""
+    """Rows of a table's version (of some of its partitions), by the log's statistics."""
     found = lake.open(table, version)
     if found is None:
         return 0
     return sum(
         f["num_records"]
         for f in files_of(found)
-        if units is None or str(f.get(f"partition.{column}")) in units
+        if partitions is None or str(f.get(f"partition.{column}")) in partitions
     )
 
 
@@ -123,25 +135,28 @@ def refuse_unread_rows(table: Table, lake: Lake, version: int, read: int) -> Non
     """
     main = table.main[1].table
     if read != (there := lake_rows(lake, main, version)):
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: {read} rows of {main} were read, and by its log there are {there}. Nothing was "
             "written, the table is as it was; refresh again, and if that does not help, look into its files."
         )
 
 
-def _weight_of(table: Table, came: DataFrame) -> int:
-    ((found,),) = _weighed(table, came).agg(F.sum(_N)).collect()
+def _source_rows_of(table: Table, came: DataFrame) -> int:
+    ((found,),) = _with_counts(table, came).agg(F.sum(_N)).collect()
     return int(found or 0)
 
 
-def _weighed(table: Table, came: DataFrame) -> DataFrame:
+def _with_counts(table: Table, came: DataFrame) -> DataFrame:
     """The upstream's rows with how many rows each of them stands for."""
     try:
-        return came.withColumn(_N, F.coalesce(F.expr(f"CAST(({table.weighs}) AS BIGINT)"), F.lit(0)))
+        return came.withColumn(
+            _N, F.coalesce(F.expr(f"CAST(({table.source_row_count}) AS BIGINT)"), F.lit(0))
+        )
     except AnalysisException as error:
         why = str(error).strip().splitlines()[0]
-        raise Refused(
-            f"{table.name}: weighs={table.weighs!r} says nothing of a row of {table.main[1].table} ({why}). "
+        raise RefreshRefusal(
+            f"{table.name}: source_row_count={table.source_row_count!r} says nothing of a row of "
+            f"{table.main[1].table} ({why}). "
             "Nothing was written, the table is as it was; mend the declaration and refresh again."
         ) from None
 
@@ -151,8 +166,8 @@ def read_by_key(
 ) -> int:
     """The upstream rows that were read, if each of their keys is accounted for in what was written.
 
-    A key is accounted for by any row, good or rejected; without one, by an upstream row that weighs nothing
-    or says that the key was deleted. What is read and not written was superseded then.
+    A key is accounted for by any row, good or rejected; without one, by an upstream row that counts for
+    nothing or says that the key was deleted. What is read and not written was superseded then.
 
     written: what was staged, with `DEAD`. kept: see `engine.stage`. merging: `came` are the rows of some keys
     only, and those without a key, which concern all of them.
@@ -160,16 +175,16 @@ def read_by_key(
     Raises:
         Refused: a key is lost, has more rows than there were, or was never in the upstream.
     """
-    main, told = table.main[1].table, ", ".join(table.keyed_by)
-    if not set(table.keyed_by) <= set(came.columns):
-        read, made = _weight_of(table, came), written.count()
+    main, told = table.main[1].table, ", ".join(table.recompute_key)
+    if not set(table.recompute_key) <= set(came.columns):
+        read, made = _source_rows_of(table, came), written.count()
         if read == made:
             return read
         _refuse(table, f"{main} has no column {told}, so nobody can tell of which keys rows are missing")
     if merging:
-        came = came.where(quoted(table.keyed_by[0]).isNotNull())
+        came = came.where(quoted(table.recompute_key[0]).isNotNull())
     upstream, made = _upstream_keys(table, came), _made_keys(table, written, kept)
-    names = [f"{_KEY}{n}" for n in range(len(table.keyed_by))]
+    names = [f"{_KEY}{n}" for n in range(len(table.recompute_key))]
     same = reduce(Column.__and__, [upstream[c].eqNullSafe(made[c]) for c in names])
     both = upstream.join(made, same, "full_outer")
     gone = F.col("gone")
@@ -201,9 +216,9 @@ def read_by_key(
 
 
 def _refuse(table: Table, why: str) -> None:
-    raise Refused(
+    raise RefreshRefusal(
         f"{table.name}: {why}. Nothing was written, the table is as it was; mend the transform, or declare "
-        "by `weighs` which upstream rows give no row or several, and refresh again."
+        "by `source_row_count` which upstream rows give no row or several, and refresh again."
     )
 
 
@@ -215,10 +230,14 @@ def _upstream_keys(table: Table, came: DataFrame) -> DataFrame:
     further = [F.max(c).alias(c) for c in facts]
     if facts:
         further.append(F.min("_source").alias("_first_source"))
-    rows = _weighed(table, came).select(*map(quoted, table.keyed_by), _N, gone.alias("_gone"), *facts)
+    rows = _with_counts(table, came).select(
+        *map(quoted, table.recompute_key), _N, gone.alias("_gone"), *facts
+    )
     rows, _ = personal.protect(table, rows)
     kinds = {f.name: f.dataType for f in rows.schema.fields}
-    texts = [_text(quoted(c), kinds[c], table, c).alias(f"{_KEY}{n}") for n, c in enumerate(table.keyed_by)]
+    texts = [
+        _text(quoted(c), kinds[c], table, c).alias(f"{_KEY}{n}") for n, c in enumerate(table.recompute_key)
+    ]
     return (
         rows.select(*texts, _N, "_gone", *facts)
         .groupBy(*(f"{_KEY}{n}" for n in range(len(texts))))
@@ -237,9 +256,9 @@ def _made_keys(table: Table, written: DataFrame, kept: Mapping[str, str]) -> Dat
             return value
         return F.when(dead, _text(quoted(kept[c]), kinds[kept[c]], table, c)).otherwise(value)
 
-    names = [f"{_KEY}{n}" for n in range(len(table.keyed_by))]
+    names = [f"{_KEY}{n}" for n in range(len(table.recompute_key))]
     unique = [quoted(c).alias(f"{_UNIQUE}{n}") for n, c in enumerate(table.contract.key)]
-    keys = [text(c).alias(name) for c, name in zip(table.keyed_by, names, strict=True)]
+    keys = [text(c).alias(name) for c, name in zip(table.recompute_key, names, strict=True)]
     rows = written.select(*keys, *unique, dead)
     one = rows.groupBy(*names, *(f"{_UNIQUE}{n}" for n in range(len(unique)))).agg(
         F.count_if(~dead).alias("good"), F.count(F.lit(1)).alias("made")
@@ -281,13 +300,13 @@ def _may_be_truncated(places: tuple[str, ...]) -> Column:
     return truncated & ~F.coalesce(after, F.lit(False))
 
 
-def refuse_lost_weight(
+def refuse_lost_counts(
     table: Table,
     lake: Lake,
-    work: Work,
+    plan: RefreshPlan,
     upstreams: Upstreams,
     column: str | None,
-    stands_for: int,
+    source_row_count: int,
 ) -> None:
     """Compare what an aggregate's rows stand for with the source rows, counted without Spark.
 
@@ -298,14 +317,14 @@ def refuse_lost_weight(
 
     main = table.main[1].table
     source = pl.scan_delta(lake.open(main, upstreams.heads[main]))  # type: ignore[arg-type]
-    if column and table.unit and not work.whole:
-        days = sorted(upstream_days(table, main, work.append | work.replace))
+    if column and table.partition and not plan.whole:
+        days = sorted(upstream_days(table, main, plan.append | plan.replace))
         source = source.filter(pl.col(column).cast(pl.String).is_in(days))
-    weight = pl.sql_expr(table.weighs).cast(pl.Int64)
-    expected = source.with_columns(n=weight).select(pl.col("n").sum()).collect().item()
-    if expected != stands_for:
-        raise Refused(
-            f"{table.name}: its transform counts {stands_for} rows of {main}, and there are {expected} to "
-            f"count ({table.weighs}). Nothing was written, the table is as it was; mend the transform (a "
-            "join that drops or doubles rows is the usual cause) and refresh again."
+    row_count_column = pl.sql_expr(table.source_row_count).cast(pl.Int64)
+    expected = source.with_columns(n=row_count_column).select(pl.col("n").sum()).collect().item()
+    if expected != source_row_count:
+        raise RefreshRefusal(
+            f"{table.name}: its transform counts {source_row_count} rows of {main}, and there are "
+            f"{expected} to count ({table.source_row_count}). Nothing was written, the table is as it was; "
+            "mend the transform (a join that drops or doubles rows is the usual cause) and refresh again."
         )

@@ -15,10 +15,10 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.table import Table, Unit, daily
+from medallion_platform.pipeline.table import Table, TimePartition, daily
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -79,7 +79,7 @@ def _as_of_inputs(table: Table, catalog: Catalog, lake: Lake, *, timed: bool) ->
         at = data_as_of(catalog, lake, upstream)
         if at is None:
             continue
-        taken = last.position.get(upstream, {}).get(WHOLE)
+        taken = last.position.get(upstream, {}).get(UNPARTITIONED)
         if taken is not None and taken != lake.version(upstream):
             at = min(at, _written_by(lake, upstream, taken) or made)
         found.append(min(at, made))
@@ -89,41 +89,42 @@ def _as_of_inputs(table: Table, catalog: Catalog, lake: Lake, *, timed: bool) ->
 def _newest_event(catalog: Catalog, lake: Lake, name: str) -> datetime | None:
     """The newest event time, or the end of the newest partition, by the log's statistics."""
     event_time = catalog.contract_of(name).event_time
-    unit = _unit(catalog, name)
-    found = lake.standing(name) if event_time or unit else None
+    partition = _partition(catalog, name)
+    found = lake.table_state(name) if event_time or partition else None
     if found is None:
         return None
     return found.fact(
-        ("newest event", event_time, unit), partial(_newest_in, event_time=event_time, unit=unit)
+        ("newest event", event_time, partition),
+        partial(_newest_in, event_time=event_time, partition=partition),
     )
 
 
-def _newest_in(table: DeltaTable, event_time: str | None, unit: Unit | None) -> datetime | None:
+def _newest_in(table: DeltaTable, event_time: str | None, partition: TimePartition | None) -> datetime | None:
     newest: list[datetime] = []
     for file in files_of(table):
         at = file.get(f"max.{event_time}") if event_time else None
         if isinstance(at, datetime):
             newest.append(at if at.tzinfo else at.replace(tzinfo=UTC))
-        elif unit and (day := file.get(f"partition.{unit.column}")):
-            newest.append(_end(unit, date.fromisoformat(str(day))))
+        elif partition and (day := file.get(f"partition.{partition.column}")):
+            newest.append(_end(partition, date.fromisoformat(str(day))))
     return max(newest, default=None)
 
 
-def _unit(catalog: Catalog, name: str) -> Unit | None:
+def _partition(catalog: Catalog, name: str) -> TimePartition | None:
     if table := catalog.by_name.get(name):
-        return table.unit
-    column = catalog.source_of[name].unit
+        return table.partition
+    column = catalog.source_of[name].partition
     return daily(column) if column else None
 
 
-def _end(unit: Unit, first: date) -> datetime:
-    return datetime.combine(first + timedelta(days=unit.days), time(), UTC)
+def _end(partition: TimePartition, first: date) -> datetime:
+    return datetime.combine(first + timedelta(days=partition.days), time(), UTC)
 
 
 def _last_intake(lake: Lake, name: str) -> datetime | None:
     """When rows were last taken in; the first commit tells where that is out of the log."""
 
-    def newer(until: int, before: Record | None) -> Record | None:
+    def newer(until: int, before: CommitRecord | None) -> CommitRecord | None:
         oldest = None
         for _, record in lake.each_record(name, since=until):
             if record.verb == "intake" and record.counts.written:
@@ -140,6 +141,6 @@ def _written_by(lake: Lake, name: str, version: int) -> datetime | None:
     return next((_at(r) for v, r in lake.each_record(name) if v <= version and r.counts.written), None)
 
 
-def _at(record: Record) -> datetime:
+def _at(record: CommitRecord) -> datetime:
     at = datetime.fromisoformat(record.at)
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -1,10 +1,11 @@
 """Intake: append what arrived to a bronze table, every record once, bad ones to its dead letters.
 
-Lean: Polars reads and judges, delta-rs commits, no JVM starts. What arrived comes by one interface,
+The polars engine: Polars reads and validates, delta-rs commits, no JVM starts. What arrived comes by one
+interface,
 `sources.arrivals`, whatever the source is. The steps of one batch, each safe to be the last one
 before a crash:
 
-1. the positions are read from the bronze table, records from there on are read and judged;
+1. the positions are read from the bronze table, records from there on are read and validated;
 2. dead letters are committed; 3. good rows are committed together with the new positions.
 
 A crash between 2 and 3 leaves the dead letters ahead of the table. The next intake leaves out what
@@ -24,24 +25,24 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from medallion_platform.lakehouse import dead_letters, lean
-from medallion_platform.lakehouse.commit import Fenced, commit, next_sequence, sequence_of
+from medallion_platform.lakehouse import dead_letters, polars_writer
+from medallion_platform.lakehouse.commit import CommitConflict, commit, next_sequence, sequence_of
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.damage import telling_damage
+from medallion_platform.lakehouse.delta_log import is_newest
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
-from medallion_platform.lakehouse.log import is_newest
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.sift import (
+from medallion_platform.pipeline.triage import (
     LETTER_PLACE,
     PLACE,
     PROVENANCE,
     bronze_schema,
     identity_of,
-    sift,
-    units_of,
+    partitions_of,
+    triage,
 )
 from medallion_platform.pipeline.undeclared import count_further, notes
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
@@ -62,13 +63,13 @@ _STEP_BACK = 0.02
 
 
 @dataclass
-class Taken:
+class IntakeResult:
     """What one intake of a source did, summed over its batches."""
 
     source: str
     table: str
     counts: Counts = field(default_factory=Counts)
-    units: dict[str, int] = field(default_factory=dict)
+    partitions: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     looks_personal: dict[str, int] = field(default_factory=dict)
@@ -80,14 +81,14 @@ class Taken:
     seconds: float = 0.0
 
     @property
-    def record(self) -> Record:
+    def record(self) -> CommitRecord:
         """The account of all batches together."""
-        return Record(
+        return CommitRecord(
             "intake",
             "",
             "",
             self.counts,
-            units=self.units,
+            partitions=self.partitions,
             violations=self.violations,
             warnings=self.warnings,
             looks_personal=self.looks_personal,
@@ -97,20 +98,20 @@ class Taken:
             seconds=self.seconds,
         )
 
-    def add(self, record: Record) -> None:
+    def add(self, record: CommitRecord) -> None:
         """Add one batch's account."""
         self.counts += record.counts
         self.notes += record.notes
         self.further += record.further
         self.repeated_files += record.repeated_files
-        self.units = summed((self.units, record.units))
+        self.partitions = summed((self.partitions, record.partitions))
         self.violations = summed((self.violations, record.violations))
         self.warnings = summed((self.warnings, record.warnings))
         self.looks_personal = summed((self.looks_personal, record.looks_personal))
 
 
 @dataclass
-class Kept:
+class OpenTables:
     """What one worker keeps open from batch to batch: a log is read once, and a file's keys."""
 
     lake: Lake
@@ -155,22 +156,22 @@ def intake(
     *,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
-    kept: Kept | None = None,
-) -> Taken:
+    kept: OpenTables | None = None,
+) -> IntakeResult:
     """Take in what arrived at a source.
 
     kept: what intakes before left open, of the same table.
 
     Raises:
         DamagedFile: a data file in which duplicates are looked up is gone or damaged.
-        Fenced: another intake of the same table ran at the same time; run it again.
+        CommitConflict: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
     """
     started = time.monotonic()
     source = arrivals.source
-    taken = Taken(source.name, source.table)
+    taken = IntakeResult(source.name, source.table)
     taken.notes += arrivals.notes
-    kept = kept or Kept(lake)
+    kept = kept or OpenTables(lake)
     table = kept.open(source.table)
     if table is None and not arrivals.waiting(lambda _: None):
         return taken  # nothing ever arrived: the table is made with its first batch
@@ -202,7 +203,7 @@ def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -
     taken in again. (A source that gives records again needs none: its records are known one by one.)
 
     Raises:
-        Fenced: another intake did so at the same time.
+        CommitConflict: another intake did so at the same time.
     """
     if source.repeats or sequence_of(table) >= 0 or not table.count():
         return
@@ -234,22 +235,22 @@ def _take_after_others(
     run: Run,
     batch: Batch,
     begins: Mapping[str, int | None],
-    kept: Kept,
-) -> Record:
-    """Take a batch; where others commit first, judge it again by what they wrote.
+    kept: OpenTables,
+) -> CommitRecord:
+    """Take a batch; where others commit first, validate it again by what they wrote.
 
     Raises:
-        Fenced: the positions are no longer where the batch begins, or others come first every time.
+        CommitConflict: the positions are no longer where the batch begins, or others come first every time.
     """
     from deltalake.exceptions import DeltaError
 
     for attempt in range(_ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
-            raise Fenced(f"{source.table}: another intake has moved on; run it again")
+            raise CommitConflict(f"{source.table}: another intake has moved on; run it again")
         try:
             with telling_damage(lake, (source.table, dead_letters.name(source.table))):
                 return _take(source, table, lake, run, batch, kept)
-        except Fenced:
+        except CommitConflict:
             if attempt + 1 == _ATTEMPTS:
                 raise
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
@@ -257,8 +258,8 @@ def _take_after_others(
         except DeltaError as error:
             if is_in_log(table):
                 raise
-            # As of a process that slept meanwhile: the commits that it would begin from are rolled up.
-            raise Fenced(f"{source.table}: others have moved on a long way; run it again") from error
+            # As of a process that slept meanwhile: the commits that it would begin from are archived.
+            raise CommitConflict(f"{source.table}: others have moved on a long way; run it again") from error
     raise AssertionError
 
 
@@ -277,7 +278,9 @@ def refuse_other_types(source: Source, table: DeltaTable) -> None:
         )
 
 
-def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: Kept) -> Record:
+def _take(
+    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: OpenTables
+) -> CommitRecord:
     """Judge one batch and commit it: dead letters first, then the rows with the new positions."""
     started = time.monotonic()
     letters = kept.open(dead_letters.name(source.table))
@@ -290,10 +293,10 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     again = batch.frame.height - frame.height
     ahead = is_ahead(letters, table, batch.positions)
     held = _held(letters if ahead or source.repeats else None, frame, batch.unread)
-    sifted = sift(source, run, frame, batch.unread, held, pl.scan_delta(table).collect_schema())
-    refuse_failures(source, sifted.failures)
-    twice = duplicates(sifted.good, source.contract, table, identity_of(source), kept.keys)
-    rows, bad = sifted.good.filter(~twice), sifted.bad
+    triaged = triage(source, run, frame, batch.unread, held, pl.scan_delta(table).collect_schema())
+    refuse_failures(source, triaged.failures)
+    twice = duplicates(triaged.good, source.contract, table, identity_of(source), kept.keys)
+    rows, bad = triaged.good.filter(~twice), triaged.bad
     further = count_further(rows)
     record = record_of(
         "intake",
@@ -301,10 +304,10 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
         Counts(read + left, rows.height, bad.height + held.height + left, again + int(twice.sum()), 0),
         batch.positions,
         next_sequence(table, letters),
-        units=units_of(source, rows),
-        violations=sifted.violations,
-        warnings=sifted.warnings,
-        looks_personal=sifted.looks_personal,
+        partitions=partitions_of(source, rows),
+        violations=triaged.violations,
+        warnings=triaged.warnings,
+        looks_personal=triaged.looks_personal,
         notes=[*batch.notes, *(piece.note for piece in batch.unread), *notes(further)],
         further=further,
         repeated_files=batch.repeated,
@@ -312,21 +315,21 @@ def _take(source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch,
     refuse_unaccounted(source, record.counts)
     if not bad.is_empty():
         refuse_moved(source, lake, table)
-        told = replace(record, units={})
+        told = replace(record, partitions={})
         reached = furthest(letters, batch.positions)
         letters = letters or dead_letters.create(lake, source.table)
         dead_letters.append(lake, source.table, bad, told, reached, letters)
     record = replace(record, seconds=round(time.monotonic() - started, 3))
-    lean.append(table, rows, record, batch.positions)
+    polars_writer.append(table, rows, record, batch.positions)
     return record
 
 
 def record_of(
     verb: str, run: Run, counts: Counts, positions: Mapping[str, int], sequence: int, **further: Any
-) -> Record:
-    """The account of a commit that reaches these positions; further: other fields of a `Record`."""
-    position = {log: {WHOLE: reached} for log, reached in positions.items()}
-    return Record(verb, run.run_id, run.at.isoformat(), counts, position, sequence=sequence, **further)
+) -> CommitRecord:
+    """The account of a commit that reaches these positions; further: other fields of a `CommitRecord`."""
+    position = {log: {UNPARTITIONED: reached} for log, reached in positions.items()}
+    return CommitRecord(verb, run.run_id, run.at.isoformat(), counts, position, sequence=sequence, **further)
 
 
 def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:
@@ -353,12 +356,12 @@ def refuse_moved(source: Source, lake: Lake, table: DeltaTable) -> None:
     """Stop before dead letters are written where another intake has these records already.
 
     Raises:
-        Fenced: it has committed since `table` was opened.
+        CommitConflict: it has committed since `table` was opened.
     """
     if is_newest(lake.path(source.table), table.version()):
         return
     if sequence_of(lake.open(source.table)) != sequence_of(table):
-        raise Fenced(f"{source.table}: another writer has moved on; run it again")
+        raise CommitConflict(f"{source.table}: another writer has moved on; run it again")
 
 
 def is_ahead(letters: DeltaTable | None, table: DeltaTable, logs: Iterable[str]) -> bool:
@@ -382,7 +385,7 @@ def _first_time(frame: pl.DataFrame, table: DeltaTable, letters: DeltaTable | No
         return frame
     frame = frame.unique(PLACE, keep="first", maintain_order=True)
     offsets = {"_offset": (frame["_offset"].min(), frame["_offset"].max())}
-    rows = lean.key_rows(table, PLACE, offsets)
+    rows = polars_writer.key_rows(table, PLACE, offsets)
     known = pl.concat([rows, letters_at(letters, frame.select(PLACE))])
     return frame.join(known, on=PLACE, how="anti", maintain_order="left")
 
@@ -413,5 +416,5 @@ def letters_at(letters: DeltaTable | None, places: pl.DataFrame) -> pl.DataFrame
     if letters is None or places.is_empty():
         return places.clear()
     offsets = {"offset": (places["_offset"].min(), places["_offset"].max())}
-    told = lean.key_rows(letters, LETTER_PLACE, offsets)
+    told = polars_writer.key_rows(letters, LETTER_PLACE, offsets)
     return places.join(told, left_on=PLACE, right_on=LETTER_PLACE, how="semi").unique()

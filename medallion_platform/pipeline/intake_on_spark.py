@@ -1,7 +1,7 @@
 """Intake of topics by Spark Structured Streaming: the steps of `intake`, most of the work on executors.
 
-Executors read messages, sift them and write files that nobody sees yet. The driver drops duplicates,
-then commits as the lean engine does: dead letters first, then the rows with the new positions.
+Executors read messages, triage them and write files that nobody sees yet. The driver drops duplicates,
+then commits as the polars engine does: dead letters first, then the rows with the new positions.
 
 A query begins where the table is, every time. Spark wants a checkpoint, but nothing in it is ever asked
 for: it lies in a temporary folder of the driver, and may be lost, damaged or old.
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
-    Fenced,
+    CommitConflict,
     StagedFile,
     commit,
     next_sequence,
@@ -39,13 +39,13 @@ from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
-from medallion_platform.lakehouse.lean import add_columns, key_rows, write
-from medallion_platform.pipeline import intake as lean
+from medallion_platform.lakehouse.polars_writer import add_columns, key_rows, write
+from medallion_platform.pipeline import intake as polars_intake
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.intake import (
     _ATTEMPTS,
     IntakeFailed,
-    Taken,
+    IntakeResult,
     furthest,
     is_ahead,
     record_of,
@@ -56,9 +56,9 @@ from medallion_platform.pipeline.intake import (
     refuse_unaccounted,
 )
 from medallion_platform.pipeline.names import folded
-from medallion_platform.pipeline.sift import LETTER_PLACE, bronze_schema, identity_of
-from medallion_platform.pipeline.sift_on_executors import Piece, Work, sift_messages
 from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
+from medallion_platform.pipeline.triage import LETTER_PLACE, bronze_schema, identity_of
+from medallion_platform.pipeline.triage_on_executors import IntakeTask, Piece, triage_messages
 from medallion_platform.pipeline.undeclared import MOST, notes, undeclared_of
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
@@ -88,17 +88,17 @@ _UNAVAILABLE = re.compile(re.escape(f"{Unavailable.__module__}.{Unavailable.__qu
 _NOBODY = {"bootstrap.servers": "-"}
 
 
-def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
+def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> IntakeResult:
     """Take in what the topics hold.
 
     Raises:
         DamagedFile: a data file in which duplicates are looked up is gone or damaged.
-        Fenced: others wrote to the table at the same time, again and again; run it again.
+        CommitConflict: others wrote to the table at the same time, again and again; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
     """
     started, source = time.monotonic(), topics.source
-    taken = Taken(source.name, source.table, notes=list(topics.notes))
+    taken = IntakeResult(source.name, source.table, notes=list(topics.notes))
     keys, moved = Keys(), None
     for _ in range(_ATTEMPTS):
         taken.pieces = max(taken.pieces, len(topics.waiting(lake.positions(source.table))))
@@ -111,10 +111,10 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> Taken:
             if any(r.next < r.partition.end for r in batches.readings.values()):
                 batches.read(spark, {"availableNow": True}, Event())
             break
-        except (MovedOn, Fenced) as error:
+        except (MovedOn, CommitConflict) as error:
             moved, topics = error, kafka.look(source, lake.positions(source.table))
     else:
-        raise Fenced(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
+        raise CommitConflict(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
     taken.version = lake.version(source.table)
     taken.seconds = round(time.monotonic() - started, 3)
     return taken
@@ -137,7 +137,7 @@ def stream(
     """
     keys = Keys()
 
-    def tell(taken: Taken, behind: Behind) -> None:
+    def tell(taken: IntakeResult, behind: Behind) -> None:
         watch.taken(taken, behind())
         upkeep.committed()
 
@@ -150,7 +150,7 @@ def stream(
                     watch.taken(begun, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
-            except (MovedOn, Fenced):
+            except (MovedOn, CommitConflict):
                 watch.idle()
             except Exception as error:
                 if not (why := why_to_wait(error)):
@@ -159,11 +159,11 @@ def stream(
                 stop.wait(PAUSE)
 
 
-def _begin(topics: Topics, lake: Lake, run: Run) -> Taken:
+def _begin(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
     """Commit where each partition begins and what is lost before it, where the table does not say so."""
     if table := lake.open(topics.source.table):
         recover_positions(topics.source, table, lake, run)
-    return lean.intake(topics.beginnings(lake.positions(topics.source.table)), lake, run)
+    return polars_intake.intake(topics.beginnings(lake.positions(topics.source.table)), lake, run)
 
 
 class _Batches:
@@ -174,7 +174,7 @@ class _Batches:
         source: KafkaSource,
         lake: Lake,
         run: Callable[[], Run],
-        tell: Callable[[Taken, Behind], None],
+        tell: Callable[[IntakeResult, Behind], None],
         keys: Keys,
         topics: Topics,
     ) -> None:
@@ -262,7 +262,7 @@ class _Batches:
         if not positions:
             return
         letters = lake.open(dead_letters.name(source.table))
-        work = Work(
+        work = IntakeTask(
             replace(source, settings=_NOBODY),  # executors need no secrets: the messages come to them
             run,
             places(self.readings.values()),
@@ -273,13 +273,13 @@ class _Batches:
             f"staged-{uuid.uuid4().hex}",
             table.metadata().partition_columns,
         )
-        told = _columns(messages).mapInArrow(partial(sift_messages, work), "told binary").collect()
+        told = _columns(messages).mapInArrow(partial(triage_messages, work), "told binary").collect()
         pieces: list[Piece] = [pickle.loads(row.told) for row in told]  # noqa: S301 from our executors
         refuse_failures(source, summed(p.failures for p in pieces))
         twice = _drop_duplicates(work, table, pieces, self.keys)
         _add_columns(table, pieces, source)
         if others := self._client.others(self.topics.partitions):
-            raise MovedOn(f"source {source.name}: {', '.join(others)} was made anew while it was read")
+            raise MovedOn(f"source {source.name}: {', '.join(others)} was recomputed while it was read")
         good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
         bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
         held = sum(p.held for p in pieces)
@@ -295,7 +295,7 @@ class _Batches:
             ),
             positions,
             next_sequence(table, letters),
-            units=_without(summed(p.units for p in pieces), twice),
+            partitions=_without(summed(p.partitions for p in pieces), twice),
             violations=summed(p.violations for p in pieces),
             warnings=summed(p.warnings for p in pieces),
             looks_personal=summed(p.looks_personal for p in pieces),
@@ -305,7 +305,7 @@ class _Batches:
         refuse_unaccounted(source, record.counts)
         if bad:
             refuse_moved(source, lake, table)
-            told = replace(record, units={})
+            told = replace(record, partitions={})
             reached = furthest(letters, positions)
             letters = letters or dead_letters.create(lake, source.table)
             dead_letters.bring_up(letters)
@@ -314,7 +314,7 @@ class _Batches:
         version = commit(table, record, add=good, positions=positions)
         for place, end in ends.items():
             self.readings[place].next = end
-        taken = Taken(source.name, source.table, pieces=len(positions), version=version)
+        taken = IntakeResult(source.name, source.table, pieces=len(positions), version=version)
         taken.add(record)
         taken.seconds = record.seconds
         self.tell(taken, self._behind)
@@ -385,8 +385,10 @@ def _held(letters: DeltaTable | None, table: DeltaTable, positions: Mapping[str,
     return there.filter(pl.col("source").is_in(list(positions))).unique()
 
 
-def _drop_duplicates(work: Work, table: DeltaTable, pieces: Sequence[Piece], keys: Keys) -> dict[str, int]:
-    """Take rows that are there already out of the staged files; gives how many, by unit."""
+def _drop_duplicates(
+    work: IntakeTask, table: DeltaTable, pieces: Sequence[Piece], keys: Keys
+) -> dict[str, int]:
+    """Take rows that are there already out of the staged files; gives how many, by partition."""
     identities = [p.identities for p in pieces if p.identities is not None]
     if not identities:
         return {}
@@ -413,7 +415,7 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
     """Give the table the columns that it lacks.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
         MovedOn: two executors spelled a new column differently, or each added so many that together they
             are too many; all know what there is, when they begin anew.
     """
@@ -444,6 +446,6 @@ def _finished(
     return [f for f in staged_files(root, folder, partition_by) if f"{folder}/{f.path}" in named]
 
 
-def _without(units: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:
-    left = {unit: n - twice.get(unit, 0) for unit, n in sorted(units.items())}
-    return {unit: n for unit, n in left.items() if n}
+def _without(partitions: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:
+    left = {partition: n - twice.get(partition, 0) for partition, n in sorted(partitions.items())}
+    return {partition: n for partition, n in left.items() if n}

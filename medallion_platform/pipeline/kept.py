@@ -10,7 +10,7 @@ from medallion_platform.lakehouse.lake import Lake
 T = TypeVar("T")
 
 
-class Kept:
+class KeptAnswers:
     """Answers, each good as long as all that it was found from is the same.
 
     Of whatever is named just the newest answer is kept. It is what a fresh look would find: what it was found
@@ -32,7 +32,7 @@ class Kept:
 
 
 def states(lake: Lake, tables: Iterable[str]) -> Hashable:
-    """What is another one whenever one of these tables is: dropped, made anew or committed to.
+    """What is another one whenever one of these tables is: dropped, recomputed or committed to.
 
     Raises:
         DamagedLog: one of their logs cannot be read.

@@ -1,4 +1,4 @@
-"""A landing zone as a log: what lands is registered in the ledger, and read from a position on.
+"""A landing zone as a log: what lands is registered in the file registry, and read from a position on.
 
 New complete files get their sequence numbers in one commit before anything is read from them; a
 record's offset is `sequence * 2**32 + row`. The one log has the name of its source.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.arrivals import Batch, Position, Unread
@@ -30,7 +30,7 @@ from medallion_platform.sources.source import (
     offset_of,
     place_of,
 )
-from medallion_platform.sources.zones import Seen, StillGrowing, zone_at
+from medallion_platform.sources.zones import FileInfo, StillGrowing, zone_at
 from medallion_platform.storage import exists, store
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ _VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state",
 _UNSEEN = "unreadable-"
 
 
-def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) -> list[str]:
+def waiting(source: FileSource, candidates: Sequence[landing.FileInfo], lake: Lake) -> list[str]:
     """What an intake would take up: candidates to be read, versions that are not taken whole."""
-    registered = ledger.read(lake, source.name)
+    registered = file_registry.read(lake, source.name)
     known = [_version(r) for r in registered.iter_rows(named=True)]
     new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
     return [
@@ -54,7 +54,7 @@ def waiting(source: FileSource, candidates: Sequence[landing.Seen], lake: Lake) 
 
 
 def arrivals(
-    source: FileSource, root: Path | str, candidates: Sequence[Seen], lake: Lake, run: Run
+    source: FileSource, root: Path | str, candidates: Sequence[FileInfo], lake: Lake, run: Run
 ) -> LandingZone:
     """What waits below `root`: the candidates (complete files), and whatever was left over."""
     return LandingZone(source, str(root), lake, tuple(register(source, root, candidates, lake, run)))
@@ -72,7 +72,7 @@ class LandingZone:
 
     def waiting(self, position: Position) -> list[str]:
         """The file versions that were not taken in whole."""
-        return _not_taken(self.source, ledger.read(self.lake, self.source.name), position)
+        return _not_taken(self.source, file_registry.read(self.lake, self.source.name), position)
 
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """Records from the position on, gathered over files until a batch is full.
@@ -82,9 +82,9 @@ class LandingZone:
         """
         source, lake = self.source, self.lake
         begun = reached = position(source.name) or 0
-        pending = _pending(ledger.read(lake, source.name), begun).to_dicts()
+        pending = _pending(file_registry.read(lake, source.name), begun).to_dicts()
         told = lost(lake, source)
-        gathered = _Gathered(source)
+        gathered = _PendingBatch(source)
         for file in pending:
             first = _next_row(reached, file)
             if file["state"] == landing.REPEATED:
@@ -126,7 +126,7 @@ _CELL = 4
 """Bytes that a value or a null of a column counts at least."""
 
 
-class _Gathered:
+class _PendingBatch:
     """Records and unreadable files since the last batch."""
 
     def __init__(self, source: FileSource) -> None:
@@ -181,7 +181,7 @@ def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
 def register(
     source: FileSource,
     root: Path | str,
-    candidates: Sequence[Seen],
+    candidates: Sequence[FileInfo],
     lake: Lake,
     run: Run,
 ) -> list[str]:
@@ -191,10 +191,10 @@ def register(
     under a known name are a new version, also those that the name had before its present ones. A
     content that was lost before it was taken whole is taken up again where that was.
     """
-    known = [_version(r) for r in ledger.read(lake, source.name).iter_rows(named=True)]
+    known = [_version(r) for r in file_registry.read(lake, source.name).iter_rows(named=True)]
     latest = landing.latest(known)
     missing = landing.missing(known, lost(lake, source))
-    found: list[tuple[Seen, str]] = []
+    found: list[tuple[FileInfo, str]] = []
     unreadable: dict[str, str] = {}
     notes: list[str] = []
     for seen in landing.wanted(known, candidates, missing):
@@ -208,9 +208,9 @@ def register(
             found.append((seen, _unseen(seen)))
             unreadable[seen.path] = error.reason
     versions = landing.register(known, found, missing)
-    rows = [_ledger_row(source, root, v, unreadable.get(v.path), run) for v in versions]
+    rows = [_registry_row(source, root, v, unreadable.get(v.path), run) for v in versions]
     if rows:
-        ledger.append(lake, source.name, rows)
+        file_registry.append(lake, source.name, rows)
     said = {
         "new version": "changed since it was taken in; taken as a new version",
         "again": "was lost before it was taken whole; taken from record {0.first_row} on",
@@ -232,7 +232,7 @@ def lost(lake: Lake, source: FileSource) -> dict[int, int]:
     return {place_of(offset)[0]: detail["from_row"] for offset, detail in told}
 
 
-def _unseen(file: Seen | FileVersion) -> str:
+def _unseen(file: FileInfo | FileVersion) -> str:
     """What stands for the digest of a content that could not be read."""
     return f"{_UNSEEN}{file.size}-{file.modified_at.timestamp()}"
 
@@ -241,14 +241,14 @@ def _version(row: dict[str, Any]) -> FileVersion:
     return FileVersion(**{f: row[f] for f in _VERSION_FIELDS}, first_row=row["first_row"] or 1)
 
 
-def _ledger_row(
+def _registry_row(
     source: FileSource, root: Path | str, version: FileVersion, unreadable: str | None, run: Run
 ) -> dict[str, Any]:
-    """One line of the ledger: the file version, its header, why it cannot be read if so."""
+    """One line of the file registry: the file version, its header, why it cannot be read if so."""
     header, digest = None, version.digest
     if unreadable is None and version.state != landing.REPEATED:
         try:
-            seen = Seen(version.path, version.size, version.modified_at, version.etag)
+            seen = FileInfo(version.path, version.size, version.modified_at, version.etag)
             with zone_at(str(root)).file(seen) as path:
                 names = files.header(path, source.format)
             header = list(names) if names is not None else None
@@ -284,7 +284,9 @@ def _next_row(reached: int, file: dict[str, Any]) -> int:
 
 
 def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Whether two frames may be judged as one: each value is judged in the type that its file gave it."""
+    """Whether two frames may be validated as one: each value is validated in the type that its file gave
+    it.
+    """
     return all(one.schema.get(name, kind) == kind for name, kind in other.schema.items())
 
 
@@ -307,8 +309,8 @@ def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -
         raise LostFile(file["path"], _CHANGED) from None
 
 
-def _same_content(root: str, file: dict[str, Any]) -> Seen:
-    """The file as it is now, still what the ledger says, or it is lost to us and that must be told."""
+def _same_content(root: str, file: dict[str, Any]) -> FileInfo:
+    """The file as it is now, still what the file registry says, or it is lost to us and that must be told."""
     seen = zone_at(root).seen(file["path"])
     if (
         landing.looks(seen) != landing.looks(_version(file))

@@ -1,8 +1,8 @@
 """What a refresh has to do, decided from logs alone: no Spark, no rows, no clock.
 
-A table is made of units (days, weeks, or the whole table). A unit is out of date when an upstream
-unit that it is made from changed after the version it was made from, when the code that makes it
-changed, or when a lookup's history changed under its rows. The plan names these units and how to
+A table is made of partitions (days, weeks, or the whole table). A partition is out of date when an upstream
+partition that it is made from changed after the version it was made from, when the code that makes it
+changed, or when a lookup's history changed under its rows. The plan names these partitions and how to
 bring them up to date; whatever it is not sure of, it makes anew.
 """
 
@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from medallion_platform.contracts.masking import key_fingerprint
-from medallion_platform.lakehouse.log import Touched
-from medallion_platform.lakehouse.record import WHOLE, Position, Record
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord, Position
+from medallion_platform.lakehouse.delta_log import PartitionChanges
 from medallion_platform.pipeline.table import Table, Upstream
 
 SEMANTICS = 2
-"""Raised by hand when the engines judge, cast or mask the same rows in another way than before."""
+"""Raised by hand when the engines validate, cast or mask the same rows in another way than before."""
 
 CODE = "code"
 """The pseudo upstream whose version is the code that makes the table."""
 
 
 @dataclass(frozen=True)
-class Work:
+class RefreshPlan:
     """What to do and what is true afterwards.
 
-    append: units whose new upstream rows are appended. replace: units made anew.
-    merge: rows of the keys that changed are made anew (`recompute="keys"`).
-    whole: the table is made anew, schema included. reason: for people.
+    append: partitions whose new upstream rows are appended. replace: partitions recomputed.
+    merge: rows of the keys that changed are recomputed (`incremental="merge_by_key"`).
+    whole: the table is recomputed, schema included. reason: for people.
     """
 
     position: Position
@@ -51,34 +51,34 @@ class Work:
 class Upstreams:
     """What the logs say: newest versions, and per upstream what changed since the position.
 
-    changed: the table's own units that the upstream's changes reach, None where the log no longer
-    tells. units: each upstream's units that hold rows.
+    changed: the table's own partitions that the upstream's changes reach, None where the log no longer
+    tells. partitions: each upstream's partitions that hold rows.
     """
 
     heads: Mapping[str, int]
-    changed: Mapping[str, Touched | None] = field(default_factory=dict)
-    units: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    changed: Mapping[str, PartitionChanges | None] = field(default_factory=dict)
+    partitions: Mapping[str, Iterable[str]] = field(default_factory=dict)
 
 
 def code_version(table: Table) -> int:
     """A number that changes when what decides over the table's rows changes.
 
     That is the transform and all of the project that it uses (`pipeline.code`), the contract, how contracts
-    are judged, what the table is made from and how, and, where the contract asks for tokens, their key.
+    are validated, what the table is made from and how, and, where the contract asks for tokens, their key.
     """
-    unit = table.unit and (table.unit.column, table.unit.grain)
-    sources = [(a, u.table, u.back) for a, u in table.upstreams.items()]
+    partition = table.partition and (table.partition.column, table.partition.grain)
+    sources = [(a, u.table, u.lookback_days) for a, u in table.upstreams.items()]
     lookups = [(a, u.table, u.key, u.by) for a, u in table.lookups.items()]
     told = [table.code, table.contract.fingerprint, SEMANTICS]
-    told += [table.recompute, sources, lookups, unit, table.keyed_by, table.mask_undeclared]
+    told += [table.incremental, sources, lookups, partition, table.recompute_key, table.mask_undeclared]
     if table.contract.has_tokens:
         told.append(key_fingerprint())
     return int.from_bytes(hashlib.sha256("\n".join(map(str, told)).encode()).digest()[:6], "big")
 
 
-def plan(
+def plan_refresh(
     table: Table,
-    last: Record | None,
+    last: CommitRecord | None,
     upstreams: Upstreams,
     *,
     existing: Iterable[str] = (),
@@ -86,104 +86,106 @@ def plan(
     affected: Iterable[str] = (),
     recovering: bool = False,
     rebuild: bool = False,
-) -> Work:
-    """The work that brings `requested` units (None: all) up to date.
+) -> RefreshPlan:
+    """The work that brings `requested` partitions (None: all) up to date.
 
-    existing: units of the table that hold rows. affected: units whose lookups changed under them.
+    existing: partitions of the table that hold rows. affected: partitions whose lookups changed under them.
     recovering: an earlier refresh died after its dead letters; nothing is appended then, because
-    making units anew is right whatever it left behind. rebuild: make them anew though nothing
+    making partitions anew is right whatever it left behind. rebuild: make them anew though nothing
     changed.
     """
     code = code_version(table)
-    heads: Position = {u: {WHOLE: v} for u, v in upstreams.heads.items()}
-    heads[CODE] = {WHOLE: code}
+    heads: Position = {u: {UNPARTITIONED: v} for u, v in upstreams.heads.items()}
+    heads[CODE] = {UNPARTITIONED: code}
     if last is None or not last.position:
-        return Work(heads, whole=True, reason="made from scratch: no earlier refresh is on record")
+        return RefreshPlan(heads, whole=True, reason="made from scratch: no earlier refresh is on record")
     if any(change is None for change in upstreams.changed.values()):
-        return Work(heads, whole=True, reason="the log of an upstream does not say what changed since")
+        return RefreshPlan(heads, whole=True, reason="the log of an upstream does not say what changed since")
     changed = {u: c for u, c in upstreams.changed.items() if c is not None}
-    if table.unit is None:
+    if table.partition is None:
         return _plan_whole(table, last, heads, changed, rebuild, recovering)
 
-    known = set(existing) | rebuilt_units(table, upstreams.units)
+    known = set(existing) | rebuilt_partitions(table, upstreams.partitions)
     code_stale = made_by_other_code(table, last, known)
     if code_stale == known and known and requested is None:
-        return Work(heads, whole=True, reason="the table's code or contract changed")
-    if WHOLE in changed.get(table.main[1].table, Touched()).all:
-        return Work(heads, whole=True, reason=f"{table.main[1].table} does not say which units changed")
-    append, replace = _touched_units(table, changed, known)
+        return RefreshPlan(heads, whole=True, reason="the table's code or contract changed")
+    if UNPARTITIONED in changed.get(table.main[1].table, PartitionChanges()).all:
+        return RefreshPlan(
+            heads, whole=True, reason=f"{table.main[1].table} does not say which partitions changed"
+        )
+    append, replace = _touched_partitions(table, changed, known)
     replace |= code_stale | (set(affected) & known)
-    ahead = {u for versions in last.position.values() for u in versions if u != WHOLE}
-    if table.recompute != "rows" or recovering or rebuild:
+    ahead = {u for versions in last.position.values() for u in versions if u != UNPARTITIONED}
+    if table.incremental != "append" or recovering or rebuild:
         replace |= append
     replace |= append & ahead
     append -= replace
     out_of_date = append | replace
     if recovering and not out_of_date:
         # The dead one worked on what is up to date for this code: it was another code's refresh.
-        return Work(heads, whole=True, reason="the dead letters are those of a refresh that died")
+        return RefreshPlan(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if requested is None or recovering:
         if rebuild:
-            return Work(heads, whole=True, reason="rebuild was asked for")
+            return RefreshPlan(heads, whole=True, reason="rebuild was asked for")
         wanted = out_of_date
     else:
         wanted = set(requested) if rebuild else out_of_date & set(requested)
     if not wanted:
-        return Work(last.position if out_of_date else heads, reason="up to date")
+        return RefreshPlan(last.position if out_of_date else heads, reason="up to date")
     if out_of_date <= wanted:
         extra = wanted - append
-        return Work(heads, frozenset(append), frozenset(extra), reason=_say(append, extra))
+        return RefreshPlan(heads, frozenset(append), frozenset(extra), reason=_say(append, extra))
     position = _with_ahead(last.position, heads, wanted)
-    return Work(position, replace=frozenset(wanted), reason=_say(set(), wanted))
+    return RefreshPlan(position, replace=frozenset(wanted), reason=_say(set(), wanted))
 
 
-def made_by_other_code(table: Table, last: Record, units: Iterable[str]) -> set[str]:
-    """Of `units`, those that a transform or contract made which is no longer the table's own."""
+def made_by_other_code(table: Table, last: CommitRecord, partitions: Iterable[str]) -> set[str]:
+    """Of `partitions`, those that a transform or contract made which is no longer the table's own."""
     code, made_by = code_version(table), last.position.get(CODE, {})
-    return {u for u in units if made_by.get(u, made_by.get(WHOLE)) != code}
+    return {u for u in partitions if made_by.get(u, made_by.get(UNPARTITIONED)) != code}
 
 
-def upstream_days(table: Table, upstream: str, units: Iterable[str]) -> set[str]:
-    """The upstream's days that the given units of the table are made from."""
-    assert table.unit is not None
-    back = next(u.back for u in table.upstreams.values() if u.table == upstream)
+def upstream_days(table: Table, upstream: str, partitions: Iterable[str]) -> set[str]:
+    """The upstream's days that the given partitions of the table are made from."""
+    assert table.partition is not None
+    lookback_days = next(u.lookback_days for u in table.upstreams.values() if u.table == upstream)
     return {
-        str(date.fromisoformat(unit) + timedelta(days=offset))
-        for unit in units
-        if unit != WHOLE
-        for offset in range(-back, table.unit.days)
+        str(date.fromisoformat(partition) + timedelta(days=offset))
+        for partition in partitions
+        if partition != UNPARTITIONED
+        for offset in range(-lookback_days, table.partition.days)
     }
 
 
 def _plan_whole(
     table: Table,
-    last: Record,
+    last: CommitRecord,
     heads: Position,
-    changed: Mapping[str, Touched],
+    changed: Mapping[str, PartitionChanges],
     rebuild: bool,
     recovering: bool,
-) -> Work:
+) -> RefreshPlan:
     if rebuild:
-        return Work(heads, whole=True, reason="rebuild was asked for")
-    if made_by_other_code(table, last, {WHOLE}):
-        return Work(heads, whole=True, reason="the table's code or contract changed")
+        return RefreshPlan(heads, whole=True, reason="rebuild was asked for")
+    if made_by_other_code(table, last, {UNPARTITIONED}):
+        return RefreshPlan(heads, whole=True, reason="the table's code or contract changed")
     moved = {u for u, c in changed.items() if c.all}
     if recovering and not moved:
-        return Work(heads, whole=True, reason="the dead letters are those of a refresh that died")
+        return RefreshPlan(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if not moved:
-        return Work({}, reason="up to date")
+        return RefreshPlan({}, reason="up to date")
     main = table.main[1].table
-    if moved == {main} and table.recompute == "keys":
-        return Work(heads, merge=True, reason=f"rows of {main} changed")
-    if moved == {main} and table.recompute == "rows" and not recovering and not changed[main].rewritten:
-        return Work(heads, append=frozenset({WHOLE}), reason=f"new rows in {main}")
-    return Work(heads, whole=True, reason=f"{', '.join(sorted(moved))} changed")
+    if moved == {main} and table.incremental == "merge_by_key":
+        return RefreshPlan(heads, merge=True, reason=f"rows of {main} changed")
+    if moved == {main} and table.incremental == "append" and not recovering and not changed[main].rewritten:
+        return RefreshPlan(heads, append=frozenset({UNPARTITIONED}), reason=f"new rows in {main}")
+    return RefreshPlan(heads, whole=True, reason=f"{', '.join(sorted(moved))} changed")
 
 
-def _touched_units(
-    table: Table, changed: Mapping[str, Touched], known: set[str]
+def _touched_partitions(
+    table: Table, changed: Mapping[str, PartitionChanges], known: set[str]
 ) -> tuple[set[str], set[str]]:
-    """(units that only got new rows from the main upstream, units to make anew)."""
+    """(partitions that only got new rows from the main upstream, partitions to make anew)."""
     main = table.main[1].table
     append: set[str] = set()
     replace: set[str] = set()
@@ -191,54 +193,56 @@ def _touched_units(
         change = changed.get(upstream.table)
         if change is None:
             continue
-        if WHOLE in change.all:
+        if UNPARTITIONED in change.all:
             replace |= known
             continue
-        if upstream.table == main and upstream.back == 0:
+        if upstream.table == main and upstream.lookback_days == 0:
             append |= change.appended & known
         else:
             replace |= change.appended & known
-        # Also units that hold no row any more: they may have dead letters.
+        # Also partitions that hold no row any more: they may have dead letters.
         replace |= change.rewritten
     return append - replace, replace
 
 
-def rebuilt_units(table: Table, units: Mapping[str, Iterable[str]]) -> set[str]:
-    """Units the table has when it is rebuilt: those that its upstreams' own days fall into."""
+def rebuilt_partitions(table: Table, partitions: Mapping[str, Iterable[str]]) -> set[str]:
+    """Partitions the table has when it is rebuilt: those that its upstreams' own days fall into."""
     return {
-        unit
+        partition
         for upstream in table.upstreams.values()
-        for unit in units_from(table, 0, units.get(upstream.table, ()))
+        for partition in partitions_from(table, 0, partitions.get(upstream.table, ()))
     }
 
 
 def reach(table: Table, upstream: Upstream) -> Callable[[str], Iterable[str]]:
-    """Tells which units of the table are made from a unit of an upstream table."""
+    """Tells which partitions of the table are made from a partition of an upstream table."""
 
-    def units(unit: str) -> Iterable[str]:
-        if table.unit is None or unit == WHOLE:
-            return (WHOLE,)
-        return units_from(table, upstream.back, (unit,))
+    def partitions(partition: str) -> Iterable[str]:
+        if table.partition is None or partition == UNPARTITIONED:
+            return (UNPARTITIONED,)
+        return partitions_from(table, upstream.lookback_days, (partition,))
 
-    return units
+    return partitions
 
 
-def units_from(table: Table, back: int, days: Iterable[str]) -> set[str]:
-    """Units made from an upstream's days, where a unit reaches `back` days before itself."""
-    assert table.unit is not None
+def partitions_from(table: Table, lookback_days: int, days: Iterable[str]) -> set[str]:
+    """Partitions made from an upstream's days, where a partition reaches `lookback_days` days before
+    itself.
+    """
+    assert table.partition is not None
     found: set[str] = set()
     for day in days:
-        if day == WHOLE:
+        if day == UNPARTITIONED:
             continue
         first = date.fromisoformat(day)
-        found |= {str(table.unit.of(first + timedelta(days=n))) for n in range(back + 1)}
+        found |= {str(table.partition.of(first + timedelta(days=n))) for n in range(lookback_days + 1)}
     return found
 
 
-def _with_ahead(old: Position, heads: Position, units: Iterable[str]) -> Position:
-    """`old` for all units but the given ones, which are made from `heads`."""
+def _with_ahead(old: Position, heads: Position, partitions: Iterable[str]) -> Position:
+    """`old` for all partitions but the given ones, which are made from `heads`."""
     return {
-        name: {**old.get(name, {WHOLE: -1}), **dict.fromkeys(units, versions[WHOLE])}
+        name: {**old.get(name, {UNPARTITIONED: -1}), **dict.fromkeys(partitions, versions[UNPARTITIONED])}
         for name, versions in heads.items()
     }
 
@@ -248,5 +252,5 @@ def _say(append: set[str], replace: set[str]) -> str:
     if append:
         parts.append(f"new rows in {len(append)} partitions")
     if replace:
-        parts.append(f"{len(replace)} partitions made anew")
+        parts.append(f"{len(replace)} partitions recomputed")
     return ", ".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medallion_platform.contracts.masking import shown_lean
+from medallion_platform.contracts.masking import shown_polars
 
 _EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
 _PHONE = r"^\+[0-9](?:[ ()./\-]*[0-9]){3,11}[ ()./\-]*((?:[0-9][ ()./\-]*){3}[0-9])$"
@@ -46,7 +46,7 @@ def _shown(values: pl.Series, contract: Contract) -> pl.Series:
     if name in contract.pii:
         return (
             values.to_frame("v")
-            .select(shown_lean(pl.col("v"), contract.pii[name], contract.column(name).protect))
+            .select(shown_polars(pl.col("v"), contract.pii[name], contract.column(name).protect))
             .to_series()
             .alias(name)
         )

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.lakehouse.delta_log import LogGone, commits, touched
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.log import LogGone, commits, touched
-from medallion_platform.lakehouse.record import WHOLE
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,7 +30,7 @@ class NothingToPublish(Exception):
 
 @dataclass(frozen=True)
 class Edition:
-    """One version of one table. A table made anew under an old name has another id."""
+    """One version of one table. A table recomputed under an old name has another id."""
 
     table_id: str
     version: int
@@ -38,36 +38,36 @@ class Edition:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a consumer is handed: the rows of the units that changed since the edition it holds.
+    """What a consumer is handed: the rows of the partitions that changed since the edition it holds.
 
-    units: None for all rows; empty where only files changed, no row. A unit that is named here and
+    partitions: None for all rows; empty where only files changed, no row. A partition that is named here and
     has no rows is empty now. reason: for people.
     """
 
     edition: Edition
-    units: frozenset[str] | None
+    partitions: frozenset[str] | None
     reason: str
     source: DeltaTable
     run: Run
-    unit_column: str | None = None
+    partition_column: str | None = None
 
     def rows(self, columns: Iterable[str]) -> pl.DataFrame:
         """The rows handed over, as of the edition whatever is committed meanwhile."""
         import polars as pl
 
         scan = pl.scan_delta(self.source)
-        if self.units is not None:
-            assert self.unit_column is not None
-            unit = pl.col(self.unit_column)
-            if scan.collect_schema()[self.unit_column] == pl.Date:
-                scan = scan.filter(unit.is_in([date.fromisoformat(u) for u in self.units]))
+        if self.partitions is not None:
+            assert self.partition_column is not None
+            partition = pl.col(self.partition_column)
+            if scan.collect_schema()[self.partition_column] == pl.Date:
+                scan = scan.filter(partition.is_in([date.fromisoformat(u) for u in self.partitions]))
             else:
-                scan = scan.filter(unit.cast(pl.String).is_in(list(self.units)))
+                scan = scan.filter(partition.cast(pl.String).is_in(list(self.partitions)))
         return scan.select(*columns).collect()
 
 
 class Consumer(Protocol):
-    """Who takes a gold table. `unit_column`: the table's unit, None where it has none."""
+    """Who takes a gold table. `partition_column`: the table's partition, None where it has none."""
 
     @property
     def name(self) -> str:
@@ -80,12 +80,12 @@ class Consumer(Protocol):
         ...
 
     @property
-    def unit_column(self) -> str | None:
+    def partition_column(self) -> str | None:
         """The column whose values are handed over one by one."""
         ...
 
     def alone(self) -> AbstractContextManager[None]:
-        """Keep every other publish to this consumer out, or raise Fenced."""
+        """Keep every other publish to this consumer out, or raise CommitConflict."""
         ...
 
     def holds(self) -> Edition | None:
@@ -106,25 +106,25 @@ class Consumer(Protocol):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """What a publish did. edition: what the consumer holds now. written: rows it wrote."""
 
     consumer: str
     table: str
     edition: Edition
     reason: str
-    units: frozenset[str] | None = frozenset()
+    partitions: frozenset[str] | None = frozenset()
     written: int = 0
 
 
-def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> Published:
+def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> PublishResult:
     """Bring a consumer up to the table's newest version; does nothing where it is there already.
 
     anew: it forgets what it holds first, also values of rows that are in the table no more.
 
     Raises:
         NothingToPublish: the table does not exist.
-        Fenced: another publish to the same consumer is running; run it again.
+        CommitConflict: another publish to the same consumer is running; run it again.
     """
     with consumer.alone():
         source = lake.open(consumer.table)
@@ -137,28 +137,28 @@ def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> 
         held = consumer.holds()
         edition = Edition(str(source.metadata().id), source.version())
         if held == edition:
-            return Published(consumer.name, consumer.table, edition, "up to date")
-        units, reason = _changed(lake, consumer, held, edition)
-        delivery = Delivery(edition, units, reason, source, run, consumer.unit_column)
+            return PublishResult(consumer.name, consumer.table, edition, "up to date")
+        partitions, reason = _changed(lake, consumer, held, edition)
+        delivery = Delivery(edition, partitions, reason, source, run, consumer.partition_column)
         written = consumer.take(delivery)
-    return Published(consumer.name, consumer.table, edition, reason, units, written)
+    return PublishResult(consumer.name, consumer.table, edition, reason, partitions, written)
 
 
 def _changed(
     lake: Lake, consumer: Consumer, held: Edition | None, now: Edition
 ) -> tuple[frozenset[str] | None, str]:
-    """The units that changed between two editions, None for all; and why."""
+    """The partitions that changed between two editions, None for all; and why."""
     if held is None:
         return None, "everything: it holds nothing yet"
     if held.table_id != now.table_id or held.version > now.version:
-        return None, "everything: the table was made anew"
+        return None, "everything: the table was recomputed"
     try:
-        log = list(commits(lake.path(consumer.table), held.version, now.version, consumer.unit_column))
+        log = list(commits(lake.path(consumer.table), held.version, now.version, consumer.partition_column))
     except LogGone:
         return None, "everything: the log no longer reaches back"
-    units = touched(log, held.version, {}).all
-    if WHOLE in units:
-        return None, "everything: rows without a unit changed"
-    if not units:
+    partitions = touched(log, held.version, {}).all
+    if UNPARTITIONED in partitions:
+        return None, "everything: rows without a partition changed"
+    if not partitions:
         return frozenset(), "no row changed"
-    return frozenset(units), f"{len(units)} units changed"
+    return frozenset(partitions), f"{len(partitions)} partitions changed"

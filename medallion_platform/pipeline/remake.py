@@ -1,4 +1,4 @@
-"""The Spark half of a refresh: read what the plan names, transform, judge, stage.
+"""The Spark half of a refresh: read what the plan names, transform, validate, stage.
 
 Imported only when there are rows to make. Nothing in here commits.
 """
@@ -18,22 +18,22 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from medallion_platform.contracts import spark as contracts
+from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.contract import Severity
 from medallion_platform.contracts.masking import NoTokenKey
-from medallion_platform.contracts.spark import quoted
-from medallion_platform.lakehouse import dead_letters, lean, paths
+from medallion_platform.contracts.spark_engine import quoted
+from medallion_platform.lakehouse import dead_letters, paths, polars_writer
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.delta_log import LogGone, commits
 from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.log import LogGone, commits
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline import conservation, personal
-from medallion_platform.pipeline.conservation import Refused
+from medallion_platform.pipeline.conservation import RefreshRefusal
 from medallion_platform.pipeline.lineage import Lineage, lineage
-from medallion_platform.pipeline.plan import Upstreams, Work, upstream_days
+from medallion_platform.pipeline.plan import RefreshPlan, Upstreams, upstream_days
 from medallion_platform.storage import of_request, reason
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 STALE = "_stale_dimension"
 """Whether a row was enriched from a lookup that was behind its own upstream."""
 
-_WEIGHT = "_weight"
+_ROW_COUNT = "_row_count"
 _PATH = "__path"
 _KEY = "__key_"
 _IGNORED_IN_LOOKUPS = ("effective_to", "is_current")
 
 
 class Widening(Exception):
-    """A column becomes wider: all files must be written anew, not only those of some units or keys."""
+    """A column becomes wider: all files must be written anew, not only those of some partitions or keys."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Rejects:
         for rows in dead_letters.gathered(batches):
             told = rows["violations"].explode().drop_nulls().value_counts()
             self.violations = summed((self.violations, dict(told.iter_rows())))
-            self.homeless += int((rows["unit"] == WHOLE).sum())
+            self.homeless += int((rows["unit"] == UNPARTITIONED).sum())
             letters = rows.with_columns(
                 pl.col("payload").cast(pl.Binary),
                 pl.lit(self.table.main[1].table).alias("source"),
@@ -89,13 +89,13 @@ class Rejects:
 
 
 @dataclass
-class Made:
+class PendingRefresh:
     """Staged files and what is known of them; `keys` are the merged keys as text."""
 
     files: list[StagedFile]
     rejects: Rejects
     counts: Counts
-    units: dict[str, int] = field(default_factory=dict)
+    partitions: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Made:
     keys: list[str] = field(default_factory=list)
     whole: bool = False
     schema: pa.Schema | None = None
-    stands_for: int | None = None
+    source_row_count: int | None = None
     lineage: Lineage = field(default_factory=Lineage)
     masked: dict[str, int] = field(default_factory=dict)
 
@@ -112,40 +112,40 @@ def remake(
     table: Table,
     lake: Lake,
     spark: SparkSession,
-    work: Work,
-    last: Record | None,
+    plan: RefreshPlan,
+    last: CommitRecord | None,
     upstreams: Upstreams,
-    unit_columns: Mapping[str, str | None],
+    partition_columns: Mapping[str, str | None],
     run: Run,
     *,
     stale: bool,
-) -> Made:
-    """Make the rows that `work` names and stage them; creates or evolves the table first."""
-    keys = _changed_keys(table, lake, spark, last, upstreams) if work.merge else None
+) -> PendingRefresh:
+    """Make the rows that `plan` names and stage them; creates or evolves the table first."""
+    keys = _changed_keys(table, lake, spark, last, upstreams) if plan.merge else None
     if keys is not None and _has_null(keys):
         keys = None  # a table-level event (truncate) concerns every key
     merging = keys is not None
-    whole = work.whole or (work.merge and not merging)
-    frames = _frames(table, lake, spark, work, last, upstreams, unit_columns, keys)
+    whole = plan.whole or (plan.merge and not merging)
+    frames = _frames(table, lake, spark, plan, last, upstreams, partition_columns, keys)
     rows = returned = table.transform(**frames)
     _refuse_other_columns(table, rows)
-    read = {source.table: frames[argument].columns for argument, source in table.made_from.items()}
+    read = {source.table: frames[argument].columns for argument, source in table.inputs.items()}
     origins = lineage(_plan_of(rows), rows.columns, read)
-    if table.unit and not whole:
-        wanted = sorted((work.append | work.replace) - {WHOLE})
-        unit = F.col(table.unit.column)
-        rows = rows.where(unit.isNull() | unit.cast("string").isin(wanted))
+    if table.partition and not whole:
+        wanted = sorted((plan.append | plan.replace) - {UNPARTITIONED})
+        partition = F.col(table.partition.column)
+        rows = rows.where(partition.isNull() | partition.cast("string").isin(wanted))
     if merging:
         # What stands without a key is as it was made with the whole table.
-        rows = rows.where(quoted(table.keyed_by[0]).isNotNull())
+        rows = rows.where(quoted(table.recompute_key[0]).isNotNull())
     rows, masked = _protect(table, rows)
     if table.lookups:
         rows = rows.withColumn(STALE, F.lit(stale))
-    judged = contracts.judge(table.contract, rows)
-    frame, columns, evolution = _fit(table, lake, judged, whole)
-    counters = dict(judged.left_in_place)  # observing every row is a third of the gate's cost
-    if table.contract.weight:
-        counters[_WEIGHT] = F.sum(F.col(table.contract.weight))
+    validated = contracts.validate(table.contract, rows)
+    frame, columns, evolution = _fit(table, lake, validated, whole)
+    counters = dict(validated.left_in_place)  # observing every row is a third of the gate's cost
+    if table.contract.row_count_column:
+        counters[_ROW_COUNT] = F.sum(F.col(table.contract.row_count_column))
     counters |= personal.counters(table)
     came, main = frames[table.main[0]], table.main[1].table
     rejects = Rejects(table, lake, run)
@@ -161,39 +161,48 @@ def remake(
         table.contract.partitioned_by,
         columns=columns,
         verdict=engine.Verdict(
-            judged.ok, judged.violations, _unit_text(table, judged.was), judged.was, counters, judged.guard
+            validated.ok,
+            validated.violations,
+            _partition_text(table, validated.was),
+            validated.was,
+            counters,
+            validated.guard,
         ),
         reject=rejects.take,
-        look=look if table.recompute == "keys" else None,
+        look=look if table.incremental == "merge_by_key" else None,
     )
     _refuse_failures(table, staged, rejects)
-    made = Made(staged.files, rejects, Counts(), whole=whole, schema=evolution.schema, lineage=origins)
+    made = PendingRefresh(
+        staged.files, rejects, Counts(), whole=whole, schema=evolution.schema, lineage=origins
+    )
     made.violations = rejects.violations
-    made.stands_for = staged.counters.pop(_WEIGHT, None)
+    made.source_row_count = staged.counters.pop(_ROW_COUNT, None)
     made.masked = personal.told(staged.counters, masked)
     made.warnings = {e: n for e, n in staged.counters.items() if n}
     made.notes = [f"{c}: {why}" for c, why in evolution.refused.items()]
     made.notes += [f"new column: {c}" for c in evolution.added]
     made.notes += [f"widened column: {c}" for c in evolution.widened]
-    if table.unit:
+    if table.partition:
         for f in staged.files:
-            unit = f.partition[table.unit.column] or WHOLE
-            made.units[unit] = made.units.get(unit, 0) + f.rows
+            partition = f.partition[table.partition.column] or UNPARTITIONED
+            made.partitions[partition] = made.partitions.get(partition, 0) + f.rows
     if keys is not None:
         _keep_other_keys(table, lake, spark, keys, made)
     written, dead = staged.rows, rejects.rows
-    if table.recompute == "keys":
-        if whole and table.weighs == "1":
+    if table.incremental == "merge_by_key":
+        if whole and table.source_row_count == "1":
             conservation.refuse_unread_rows(table, lake, upstreams.heads[main], by_key)
         made.counts = Counts(by_key, written, dead, superseded=by_key - written - dead)
-    elif table.recompute == "rows":
+    elif table.incremental == "append":
         made.counts = conservation.counts_of_rows(
-            table, lake, work, last, upstreams, unit_columns[main], came, returned, written, dead
+            table, lake, plan, last, upstreams, partition_columns[main], came, returned, written, dead
         )
     else:
         made.counts = Counts(written + dead, written, dead)  # the source rows that it stands for are compared
-    if made.stands_for is not None:
-        conservation.refuse_lost_weight(table, lake, work, upstreams, unit_columns[main], made.stands_for)
+    if made.source_row_count is not None:
+        conservation.refuse_lost_counts(
+            table, lake, plan, upstreams, partition_columns[main], made.source_row_count
+        )
     return made
 
 
@@ -209,7 +218,7 @@ def _refuse_other_columns(table: Table, rows: DataFrame) -> None:
     if missing:
         further = [c for c in rows.columns if c not in table.contract.by_name]
         returned = f", and returns {', '.join(further)} (not declared)" if further else ""
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: its transform returns no column {', '.join(missing)} (declared){returned}. "
             "Nothing was written, the table is as it was; mend the one or the other and refresh again."
         )
@@ -219,31 +228,31 @@ def _protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | No
     try:
         return personal.protect(table, rows)
     except NoTokenKey as error:
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: its contract asks for tokens, and {error}. Nothing was written, the table "
             "is as it was; refresh again then."
         ) from None
 
 
-def _refuse_failures(table: Table, staged: engine.Staged, rejects: Rejects) -> None:
+def _refuse_failures(table: Table, staged: engine.StagingResult, rejects: Rejects) -> None:
     """What holds for the frame as a whole is only known when all of it was seen."""
-    column = table.unit.column if table.unit else None
+    column = table.partition.column if table.partition else None
     homeless = column and sum(f.rows for f in staged.files if f.partition[column] is None) + rejects.homeless
     if homeless:
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. Nothing was "
             "written, the table is as it was; mend the transform (where it makes the column, give every row "
             "one) and refresh again."
         )
     broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
     if broken:
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. Nothing was written, "
             "the table is as it was. Mend the rows upstream or the contract, and refresh again."
         )
 
 
-def units_affected(
+def partitions_affected(
     table: Table,
     lake: Lake,
     spark: SparkSession,
@@ -252,12 +261,12 @@ def units_affected(
     now: int,
     existing: set[str],
 ) -> set[str]:
-    """Units that hold rows which the lookup's newest history enriches differently.
+    """Partitions that hold rows which the lookup's newest history enriches differently.
 
     A history row that is new or changed at `effective_from` concerns the rows of its key from
     then on; the earliest one of a key also those before it.
     """
-    assert table.unit is not None
+    assert table.partition is not None
     if before < 0 or not existing:
         return existing
     new = engine.read(spark, lake, lookup.table, now).drop(*_IGNORED_IN_LOOKUPS)
@@ -285,21 +294,27 @@ def units_affected(
             F.broadcast(since.withColumnRenamed(lookup.key, "_key")),
             (rows[lookup.by] == F.col("_key")) & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
         )
-        unit = F.col(table.unit.column).cast("string")
-        found = {str(r[0]) for r in hit.select(unit).distinct().collect()}
-        return found | _rejected_units(table, lake, lookup, {str(r[0]) for r in since.collect()})
+        partition = F.col(table.partition.column).cast("string")
+        found = {str(r[0]) for r in hit.select(partition).distinct().collect()}
+        return found | _rejected_partitions(table, lake, lookup, {str(r[0]) for r in since.collect()})
     except PySparkException:
-        return existing  # the old version is gone: whatever may be affected is made anew
+        return existing  # the old version is gone: whatever may be affected is recomputed
 
 
-def _rejected_units(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) -> set[str]:
-    """Units of dead letters that point to `keys`: what the lookup says now may make good rows of them."""
+def _rejected_partitions(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) -> set[str]:
+    """Partitions of dead letters that point to `keys`: what the lookup says now may make good rows of
+    them.
+    """
     found: set[str] = set()
     for letters in dead_letters.batches(lake, table.name):
         # Not by a JSON path, for which a mark in a name has a meaning.
         told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
-        units = zip(letters["unit"], told, strict=True)
-        found |= {unit for unit, key in units if unit != WHOLE and key is not None and str(key) in keys}
+        partitions = zip(letters["unit"], told, strict=True)
+        found |= {
+            partition
+            for partition, key in partitions
+            if partition != UNPARTITIONED and key is not None and str(key) in keys
+        }
     return found
 
 
@@ -309,7 +324,7 @@ def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
     for lookup in table.lookups.values():
         record = lake.last_record(lookup.table, ("refresh", "restore"))
         for upstream, versions in (record.position if record else {}).items():
-            if "." in upstream and _has_changed(lake, upstream, versions.get(WHOLE, -1)):
+            if "." in upstream and _has_changed(lake, upstream, versions.get(UNPARTITIONED, -1)):
                 found.append(lookup.table)
                 break
     return tuple(found)
@@ -360,10 +375,10 @@ def _frames(
     table: Table,
     lake: Lake,
     spark: SparkSession,
-    work: Work,
-    last: Record | None,
+    plan: RefreshPlan,
+    last: CommitRecord | None,
     upstreams: Upstreams,
-    unit_columns: Mapping[str, str | None],
+    partition_columns: Mapping[str, str | None],
     keys: DataFrame | None,
 ) -> dict[str, DataFrame]:
     main = table.main[1].table
@@ -371,30 +386,30 @@ def _frames(
 
     def new_rows() -> DataFrame:
         assert last is not None
-        return engine.appended(spark, lake, main, last.position[main][WHOLE], upstreams.heads[main])
+        return engine.appended(spark, lake, main, last.position[main][UNPARTITIONED], upstreams.heads[main])
 
-    for argument, source in table.made_from.items():
+    for argument, source in table.inputs.items():
         # Not made where only new rows count: it names every file of the table.
         read = partial(engine.read, spark, lake, source.table, upstreams.heads[source.table])
-        column = unit_columns[source.table]
-        appends = source.table == main and bool(work.append) and not work.whole
-        if argument in table.upstreams and table.unit and column and not work.whole:
-            days = sorted(upstream_days(table, source.table, work.replace))
+        column = partition_columns[source.table]
+        appends = source.table == main and bool(plan.append) and not plan.whole
+        if argument in table.upstreams and table.partition and column and not plan.whole:
+            days = sorted(upstream_days(table, source.table, plan.replace))
             if appends:
-                added = sorted(upstream_days(table, main, work.append))
+                added = sorted(upstream_days(table, main, plan.append))
                 frame = new_rows().where(F.col(column).isin([_date(d) for d in added]))
                 if days:
                     again = read().where(F.col(column).cast("string").isin(days))
                     frame = frame.unionByName(again, allowMissingColumns=True)
             else:
-                days = sorted(upstream_days(table, source.table, work.append | work.replace))
+                days = sorted(upstream_days(table, source.table, plan.append | plan.replace))
                 frame = read().where(F.col(column).isin([_date(d) for d in days]))
         elif appends:
             frame = new_rows()
         elif source.table == main and keys is not None:
             frame = read()
             # Rows without a key are about the whole table (a truncate): every key needs them.
-            null_key = F.col(table.keyed_by[0]).isNull()
+            null_key = F.col(table.recompute_key[0]).isNull()
             frame = _of_keys(table, frame, keys, "left_semi").unionByName(frame.where(null_key))
         else:
             frame = read()
@@ -412,13 +427,13 @@ def _changed_keys(
     table: Table,
     lake: Lake,
     spark: SparkSession,
-    last: Record | None,
+    last: CommitRecord | None,
     upstreams: Upstreams,
 ) -> DataFrame | None:
     """The distinct keys whose upstream rows changed; None where that cannot be told any more."""
     assert last is not None
     main = table.main[1].table
-    before, now = last.position[main][WHOLE], upstreams.heads[main]
+    before, now = last.position[main][UNPARTITIONED], upstreams.heads[main]
     change = upstreams.changed[main]
     try:
         if change is not None and not change.rewritten:
@@ -432,7 +447,7 @@ def _changed_keys(
         if "_op" in changed.columns:
             # A tombstone has no key either, and says nothing that its delete did not say.
             changed = changed.where(F.col("_op") != "tombstone")
-        keys = changed.select(*table.keyed_by).distinct().cache()
+        keys = changed.select(*table.recompute_key).distinct().cache()
         keys.count()
         return keys
     except PySparkException:
@@ -443,10 +458,12 @@ def _has_null(keys: DataFrame) -> bool:
     return bool(keys.where(F.col(keys.columns[0]).isNull()).take(1))
 
 
-def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: Made) -> None:
+def _keep_other_keys(
+    table: Table, lake: Lake, spark: SparkSession, keys: DataFrame, made: PendingRefresh
+) -> None:
     """Carry over the other keys' rows of every file that holds a changed key (copy on write)."""
     keys, _ = _protect(table, keys)  # as the table has them
-    made.keys = [str(r[0]) for r in keys.select(_unit_text(table)).distinct().collect()]
+    made.keys = [str(r[0]) for r in keys.select(_partition_text(table)).distinct().collect()]
     target = lake.open(table.name)
     assert target is not None
     files = {f["path"]: f for f in files_of(target)}
@@ -463,7 +480,7 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     try:
         names = paths.by_spark(hit, engine.name_of(spark, root), files)
     except paths.Unknown as error:
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: {error}, so that its rows cannot be replaced. Nothing was written, the table is "
             "as it was; materialize it with `rebuild: true`, which makes it anew as a whole"
         ) from error
@@ -473,7 +490,7 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
     staged = engine.stage(kept, root, table.contract.partitioned_by, columns=rows.columns)
     others = sum(f["num_records"] for f in made.replaced_files) - sum(hit.values())
     if staged.rows != others:
-        raise Refused(
+        raise RefreshRefusal(
             f"{table.name}: {others} rows of other keys lie in the {len(names)} files to replace, and "
             f"{staged.rows} of them were read. Nothing was written, the table is as it was; refresh again"
         )
@@ -483,7 +500,9 @@ def _keep_other_keys(table: Table, lake: Lake, spark: SparkSession, keys: DataFr
 def _typed(table: Table, keys: DataFrame) -> DataFrame:
     """The keys in the types of the table, as the gate reads them; one that it cannot read is in no row."""
     types = {f.name: f.dataType for f in keys.schema.fields}
-    typed = {c: contracts.convert(F.col(c), types[c], table.contract.column(c).type) for c in table.keyed_by}
+    typed = {
+        c: contracts.convert(F.col(c), types[c], table.contract.column(c).type) for c in table.recompute_key
+    }
     readable = [F.col(c).isNull() | value.isNotNull() for c, value in typed.items()]
     return keys.where(reduce(Column.__and__, readable)).select(*(v.alias(c) for c, v in typed.items()))
 
@@ -492,28 +511,28 @@ def _of_keys(
     table: Table, rows: DataFrame, keys: DataFrame, how: Literal["left_semi", "left_anti"]
 ) -> DataFrame:
     """The rows of these keys, or of all others; a null is the same as another one."""
-    names = {c: f"{_KEY}{n}" for n, c in enumerate(table.keyed_by)}
+    names = {c: f"{_KEY}{n}" for n, c in enumerate(table.recompute_key)}
     small = keys.select(*(F.col(c).alias(name) for c, name in names.items()))
     same = [F.col(c).eqNullSafe(F.col(name)) for c, name in names.items()]
     return rows.join(F.broadcast(small), reduce(Column.__and__, same), how)
 
 
 def _fit(
-    table: Table, lake: Lake, judged: contracts.SparkJudged, whole: bool
+    table: Table, lake: Lake, validated: contracts.SparkValidationResult, whole: bool
 ) -> tuple[DataFrame, list[str], Evolution]:
     """Create the table or evolve its schema; gives rows in its types, its columns, the change."""
-    rows = judged.df
-    wanted = _arrow_schema(rows.select(*map(quoted, judged.columns)))
+    rows = validated.df
+    wanted = _arrow_schema(rows.select(*map(quoted, validated.columns)))
     current = lake.open(table.name)
     if current is None:
         lake.ensure(table.name, wanted, table.contract.partitioned_by)
-        return rows, judged.columns, Evolution(wanted)
+        return rows, validated.columns, Evolution(wanted)
     evolution = evolve(pa.schema(current.schema()), wanted)
     if evolution.widened and not whole:
         raise Widening
     if evolution.added and not whole:
         added = [evolution.schema.field(c) for c in evolution.added]
-        lean.add_columns(current, pa.schema(added))
+        polars_writer.add_columns(current, pa.schema(added))
     types = engine.spark_types(evolution.schema)
     given = dict(rows.dtypes)
     fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
@@ -534,13 +553,15 @@ def _delta_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _unit_text(table: Table, was: Mapping[str, str] | None = None) -> Column:
-    """The unit of a row as text. was: where keys stand as they came, if the gate reads them otherwise."""
-    if table.recompute == "keys":
-        came = {c: c for c in table.keyed_by} | dict(was or {})
-        parts = [F.coalesce(quoted(came[c]).cast("string"), F.lit("")) for c in table.keyed_by]
+def _partition_text(table: Table, was: Mapping[str, str] | None = None) -> Column:
+    """The partition of a row as text. was: where keys stand as they came, if the gate reads them
+    otherwise.
+    """
+    if table.incremental == "merge_by_key":
+        came = {c: c for c in table.recompute_key} | dict(was or {})
+        parts = [F.coalesce(quoted(came[c]).cast("string"), F.lit("")) for c in table.recompute_key]
         # Several as JSON: no value of one can look like the border to the next.
         return parts[0] if len(parts) == 1 else F.to_json(F.array(*parts))
-    if table.unit:
-        return F.coalesce(F.col(table.unit.column).cast("string"), F.lit(WHOLE))
-    return F.lit(WHOLE)
+    if table.partition:
+        return F.coalesce(F.col(table.partition.column).cast("string"), F.lit(UNPARTITIONED))
+    return F.lit(UNPARTITIONED)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.lakehouse import dead_letters, lean, ledger
+from medallion_platform.lakehouse import dead_letters, file_registry, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.pipeline import sift as _sift
+from medallion_platform.pipeline import triage as _triage
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.undeclared import count_further, notes
 from medallion_platform.sources import files
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """What became of dead letters: back in the table, the same as a row there, or still bad."""
 
     counts: Counts
@@ -46,30 +46,30 @@ def replay(
     lake: Lake,
     run: Run,
     offsets: Iterable[int] | None = None,
-    units: Iterable[str] | None = None,
-) -> Replayed:
+    partitions: Iterable[str] | None = None,
+) -> ReplayResult:
     """Take dead letters of a source (all, or those at `offsets`) that pass now back into its table.
 
-    units: only those whose rows belong to these units.
+    partitions: only those whose rows belong to these partitions.
 
     Raises:
-        Fenced: another run wrote to the table or its dead letters meanwhile; run it again.
+        CommitConflict: another run wrote to the table or its dead letters meanwhile; run it again.
     """
     table = lake.open(source.table)
     if table is None:
-        return Replayed(Counts(), -1)
+        return ReplayResult(Counts(), -1)
     letters = lake.open(dead_letters.name(source.table))
     everything = dead_letters.read(lake, source.table)
     wanted = _of(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null()
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))
-    chosen = everything.filter(wanted).unique(_sift.LETTER_PLACE, keep="first", maintain_order=True)
+    chosen = everything.filter(wanted).unique(_triage.LETTER_PLACE, keep="first", maintain_order=True)
     # Letters ahead of the table belong to an intake that has not committed its rows yet.
     reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
     taken = pl.col("source").replace_strict(reached, return_dtype=pl.Int64)
     chosen = chosen.filter(pl.col("offset") < taken) if reached else chosen
     if chosen.is_empty() or letters is None:
-        return Replayed(Counts(), table.version())
+        return ReplayResult(Counts(), table.version())
     frame = _parse_again(
         source,
         lake,
@@ -79,47 +79,49 @@ def replay(
             *(pl.col(c).alias(f"_{c}") for c in ("source", "file", "row", "offset")),
         ),
     )
-    judged = _sift.judge(source, frame, run.at)
-    good = judged.good
-    if units is not None and source.unit:
-        derived = source.unit not in good.columns  # it is, until a row is finished
-        day = pl.col(str(source.contract.event_time)).dt.date() if derived else pl.col(source.unit)
-        good = good.filter(day.cast(pl.String).is_in(list(units)))
-    others = judged.good.height - good.height
-    healed = good.select(_sift.PLACE)
-    there = _held(table, source, good.select(_sift.PLACE))
-    good = good.join(there, on=_sift.PLACE, how="anti", maintain_order="left")
-    twice = duplicates(good, source.contract, table, _sift.identity_of(source))
-    rows = _sift.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
+    validated = _triage.validate(source, frame, run.at)
+    good = validated.good
+    if partitions is not None and source.partition:
+        derived = source.partition not in good.columns  # it is, until a row is finished
+        day = pl.col(str(source.contract.event_time)).dt.date() if derived else pl.col(source.partition)
+        good = good.filter(day.cast(pl.String).is_in(list(partitions)))
+    others = validated.good.height - good.height
+    healed = good.select(_triage.PLACE)
+    there = _held(table, source, good.select(_triage.PLACE))
+    good = good.join(there, on=_triage.PLACE, how="anti", maintain_order="left")
+    twice = duplicates(good, source.contract, table, _triage.identity_of(source))
+    rows = _triage.finish(source, run, good.filter(~twice), pl.scan_delta(table).collect_schema())
     counts = Counts(
-        chosen.height - others, rows.height + there.height, judged.bad.height, int(twice.sum()), 0
+        chosen.height - others, rows.height + there.height, validated.bad.height, int(twice.sum()), 0
     )
-    record = Record(
+    record = CommitRecord(
         verb="replay",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=counts,
-        units=_sift.units_of(source, rows),
+        partitions=_triage.partitions_of(source, rows),
         sequence=next_sequence(table, letters),
-        violations=judged.violations,
-        warnings=judged.warnings,
-        looks_personal=judged.looks_personal,
+        violations=validated.violations,
+        warnings=validated.warnings,
+        looks_personal=validated.looks_personal,
         notes=notes(count_further(rows)),
         further=count_further(rows),
     )
     version = table.version()
     if not rows.is_empty():
-        version = lean.append(table, rows, record, {})
+        version = polars_writer.append(table, rows, record, {})
     if healed.height:
         kept = everything.join(
-            healed, left_on=_sift.LETTER_PLACE, right_on=_sift.PLACE, how="anti", maintain_order="left"
+            healed, left_on=_triage.LETTER_PLACE, right_on=_triage.PLACE, how="anti", maintain_order="left"
         )
-        lean.replace(letters, kept, replace(record, units={}), None)
-    return Replayed(counts, version)
+        polars_writer.replace(letters, kept, replace(record, partitions={}), None)
+    return ReplayResult(counts, version)
 
 
 def without_record(source: Source, lake: Lake) -> list[str]:
-    """The dead letters that stand for whole files or ranges, in words: there is no record to judge again."""
+    """The dead letters that stand for whole files or ranges, in words: there is no record to validate
+    again.
+    """
     letters = dead_letters.read(lake, source.table)
     mine = _of(source, "source") & ((pl.col("row") == 0) | pl.col("payload").is_null())
     return [
@@ -128,23 +130,26 @@ def without_record(source: Source, lake: Lake) -> list[str]:
     ]
 
 
-def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None) -> tuple[int, Record | None]:
-    """Parse a bronze table's stored payloads (of `units`, or all) again and judge them anew.
+def reparse(
+    source: Source, lake: Lake, run: Run, partitions: set[str] | None = None
+) -> tuple[int, CommitRecord | None]:
+    """Parse a bronze table's stored payloads (of `partitions`, or all) again and validate them anew.
 
-    Rows that break today's contract become dead letters, then dead letters that keep it come back. Only units
-    in which a row becomes another one are written. Rows whose text was not kept (Parquet) stay as they are.
-    Gives the table's version, and the record of what was rewritten: None where every row is as it was.
+    Rows that break today's contract become dead letters, then dead letters that keep it come back. Only
+    partitions in which a row becomes another one are written. Rows whose text was not kept (Parquet) stay as
+    they are. Gives the table's version, and the record of what was rewritten: None where every row is as it
+    was.
     """
     table = lake.open(source.table)
     if table is None:
         return -1, None
     letters = lake.open(dead_letters.name(source.table))
     mine = _of(source, "_source")
-    if units is not None and source.unit:
-        mine &= _in_units(source, units)
+    if partitions is not None and source.partition:
+        mine &= _in_partitions(source, partitions)
     stored = pl.scan_delta(table).filter(mine).collect()
     if stored.is_empty() or stored["_payload"].null_count():
-        return replay(source, lake, run, units=units).version, None
+        return replay(source, lake, run, partitions=partitions).version, None
     frame = _parse_again(
         source,
         lake,
@@ -154,42 +159,46 @@ def reparse(source: Source, lake: Lake, run: Run, units: set[str] | None = None)
             *("_source", "_file", "_row", "_offset", *source.provenance()),
         ),
     )
-    judged = _sift.judge(source, frame, run.at)
+    validated = _triage.validate(source, frame, run.at)
     undeclared = {c: kind for c, kind in stored.schema.items() if c not in source.contract.column_names}
-    good = _sift.finish(source, run, judged.good, undeclared)
-    touched = _units_that_change(source, stored, good)
+    good = _triage.finish(source, run, validated.good, undeclared)
+    touched = _partitions_that_change(source, stored, good)
     record = None
     if touched is None or touched:
-        within = pl.lit(True) if touched is None else _in_units(source, touched)
+        within = pl.lit(True) if touched is None else _in_partitions(source, touched)
         before, now = stored.filter(within), good.filter(within)
-        record = Record(
+        record = CommitRecord(
             verb="reparse",
             run_id=run.run_id,
             at=run.at.isoformat(),
             counts=Counts(before.height, now.height, before.height - now.height),
-            units=_sift.units_of(source, now),
+            partitions=_triage.partitions_of(source, now),
             sequence=next_sequence(table, letters),
-            violations=judged.violations,
-            warnings=judged.warnings,
-            looks_personal=judged.looks_personal,
+            violations=validated.violations,
+            warnings=validated.warnings,
+            looks_personal=validated.looks_personal,
             notes=notes(count_further(now)),
             further=count_further(now),
         )
         held = dead_letters.read(lake, source.table)
-        bad = _sift.dead_rows(source, run, judged.bad, [])
-        bad = bad.join(held, on=_sift.LETTER_PLACE, how="anti", maintain_order="left")
+        bad = _triage.dead_rows(source, run, validated.bad, [])
+        bad = bad.join(held, on=_triage.LETTER_PLACE, how="anti", maintain_order="left")
         if not bad.is_empty():
-            dead_letters.append(lake, source.table, bad, replace(record, units={}))
-        # Another type of a column is one for the whole table; else these units alone are replaced.
+            dead_letters.append(lake, source.table, bad, replace(record, partitions={}))
+        # Another type of a column is one for the whole table; else these partitions alone are replaced.
         others = pl.scan_delta(table).filter(within & ~(mine & within)).collect()
         rows = pl.concat([others, now], how="diagonal_relaxed") if others.height else now
-        lean.replace(table, rows, record, None if touched is None else _units_in_sql(source, touched))
-    replay(source, lake, run, units=units)
+        polars_writer.replace(
+            table, rows, record, None if touched is None else _partitions_in_sql(source, touched)
+        )
+    replay(source, lake, run, partitions=partitions)
     return lake.version(source.table), record
 
 
-def _units_that_change(source: Source, stored: pl.DataFrame, good: pl.DataFrame) -> set[str] | None:
-    """The units with a row that goes, comes or has another value now; None where a column's type changes."""
+def _partitions_that_change(source: Source, stored: pl.DataFrame, good: pl.DataFrame) -> set[str] | None:
+    """The partitions with a row that goes, comes or has another value now; None where a column's type
+    changes.
+    """
     columns = [c for c in good.columns if c != "_ingested_at"]
     if any(stored.schema.get(c, good.schema[c]) != good.schema[c] for c in columns):
         return None
@@ -205,19 +214,21 @@ def _units_that_change(source: Source, stored: pl.DataFrame, good: pl.DataFrame)
     )
     if differs.is_empty():
         return set()
-    return set(_sift.units_of(source, differs)) if source.unit else None
+    return set(_triage.partitions_of(source, differs)) if source.partition else None
 
 
-def _in_units(source: Source, units: Iterable[str]) -> pl.Expr:
-    """Whether a row of the table belongs to one of the units."""
-    return pl.col(str(source.unit)).cast(pl.String).fill_null(WHOLE).is_in(sorted(units))
+def _in_partitions(source: Source, partitions: Iterable[str]) -> pl.Expr:
+    """Whether a row of the table belongs to one of the partitions."""
+    return pl.col(str(source.partition)).cast(pl.String).fill_null(UNPARTITIONED).is_in(sorted(partitions))
 
 
-def _units_in_sql(source: Source, units: Iterable[str]) -> str:
+def _partitions_in_sql(source: Source, partitions: Iterable[str]) -> str:
     """The same as a predicate over partitions."""
-    days = [f"'{unit}'" for unit in sorted(set(units) - {WHOLE})]
-    found = [f"{source.unit} IN ({', '.join(days)})"] if days else []
-    return " OR ".join([*found, *([f"{source.unit} IS NULL"] if WHOLE in set(units) else [])])
+    days = [f"'{partition}'" for partition in sorted(set(partitions) - {UNPARTITIONED})]
+    found = [f"{source.partition} IN ({', '.join(days)})"] if days else []
+    return " OR ".join(
+        [*found, *([f"{source.partition} IS NULL"] if UNPARTITIONED in set(partitions) else [])]
+    )
 
 
 def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
@@ -230,7 +241,7 @@ def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFra
     headers: dict[tuple[str, ...] | None, int] = {None: 0}
     of_file = {
         r["sequence"]: headers.setdefault(tuple(r["header"]) if r["header"] else None, len(headers))
-        for r in ledger.read(lake, source.name).iter_rows(named=True)
+        for r in file_registry.read(lake, source.name).iter_rows(named=True)
     }
     numbers = [of_file.get(place_of(o)[0], 0) if isinstance(form, Csv) else 0 for o in stored["_offset"]]
     named = stored.with_columns(pl.Series("_header", numbers, dtype=pl.Int64))

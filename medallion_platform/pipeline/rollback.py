@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from medallion_platform.lakehouse import dead_letters, lean
+from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.behind import state_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import Run
@@ -29,7 +29,7 @@ class UnknownRun(CannotRollBack):
 
 
 @dataclass(frozen=True)
-class TakenBack:
+class RollbackResult:
     """What became of one table. rows: how many it has now, against `rows_before`."""
 
     table: str
@@ -38,12 +38,12 @@ class TakenBack:
     rows: int
 
 
-def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[TakenBack]:
+def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[RollbackResult]:
     """Take back every commit of a run, upstream tables first.
 
     Raises:
         CannotRollBack: no commit of the run is in any log, or later commits rest on one of them.
-        Fenced: another run committed to a table meanwhile; run it again.
+        CommitConflict: another run committed to a table meanwhile; run it again.
     """
     run_id = _whole(catalog, lake, run_id)
     plans = [p for name in catalog.names for p in [_plan(catalog, lake, name, run_id)] if p]
@@ -70,7 +70,7 @@ class _Plan:
     table: str
     run_id: str
     version: int | None = None
-    then: Record | None = None
+    then: CommitRecord | None = None
     ranges: tuple[tuple[str, int, int], ...] = ()
 
 
@@ -97,7 +97,7 @@ def _plan(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None
     return _Plan(table, run_id, first - 1, before[-1] if before else None)
 
 
-def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[str, int, int]]:
+def _ranges(records: list[tuple[int, CommitRecord]], run_id: str) -> Iterator[tuple[str, int, int]]:
     """The offsets that each intake commit of a run took in: from the position before to its own."""
     reached: dict[str, int] = {}
     from_the_start = records[0][0] <= 1
@@ -110,17 +110,17 @@ def _ranges(records: list[tuple[int, Record]], run_id: str) -> Iterator[tuple[st
                     f"the log no longer says where run {run_id} began in {source}. Nothing was changed."
                 )
             if record.run_id == run_id:
-                yield source, reached.get(source, 0), position[WHOLE]
-            reached[source] = position[WHOLE]
+                yield source, reached.get(source, 0), position[UNPARTITIONED]
+            reached[source] = position[UNPARTITIONED]
 
 
-def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> TakenBack:
+def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackResult:
     before = lake.rows(plan.table)
     table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
     assert table is not None
     sequence = next_sequence(table, letters)
     if plan.version is None:
-        account = Record(
+        account = CommitRecord(
             "rollback",
             run.run_id,
             run.at.isoformat(),
@@ -128,18 +128,18 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> TakenBack
             notes=[f"withdrew run {plan.run_id}"],
         )
         if letters:
-            lean.delete(letters, _within(plan.ranges, "source", "offset"), account)
-        lean.delete(table, _within(plan.ranges, "_source", "_offset"), account)
-        return TakenBack(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
+            polars_writer.delete(letters, _within(plan.ranges, "source", "offset"), account)
+        polars_writer.delete(table, _within(plan.ranges, "_source", "_offset"), account)
+        return RollbackResult(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
     made = catalog.by_name.get(plan.table)
     account = replace(
-        plan.then or Record("restore", run.run_id, ""),
+        plan.then or CommitRecord("restore", run.run_id, ""),
         verb="restore",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=Counts(),
         sequence=sequence,
-        units={},
+        partitions={},
         notes=[f"took back run {plan.run_id}"],
         taken_back=state_of(made, lake) if made else "",
     )
@@ -147,9 +147,9 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> TakenBack
         # They go back to what they were with the rows: they carry the same sequence numbers.
         reached = plan.then.sequence if plan.then else 0
         versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
-        lean.restore(letters, max(versions, default=0), account)
-    lean.restore(table, plan.version, account)
-    return TakenBack(plan.table, f"as of version {plan.version}", before, lake.rows(plan.table))
+        polars_writer.restore(letters, max(versions, default=0), account)
+    polars_writer.restore(table, plan.version, account)
+    return RollbackResult(plan.table, f"as of version {plan.version}", before, lake.rows(plan.table))
 
 
 def _within(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> str:

@@ -21,11 +21,11 @@ from typing import Protocol, Self
 import psutil
 
 from medallion_platform.lakehouse import dead_letters, maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.rolled_log import roll_up
+from medallion_platform.lakehouse.log_archive import archive
 from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
-from medallion_platform.pipeline.intake import BATCH_BYTES, Kept, Taken, intake
+from medallion_platform.pipeline.intake import BATCH_BYTES, IntakeResult, OpenTables, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
@@ -77,7 +77,7 @@ class Follows(Protocol):
 class Watches(Protocol):
     """Whoever is told what the worker does."""
 
-    def taken(self, taken: Taken, behind: Mapping[str, int]) -> None:
+    def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
         """A batch was committed."""
         ...
 
@@ -100,7 +100,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    pace, kept = _Pace(), Kept(lake)
+    pace, kept = _Pace(), OpenTables(lake)
     with Upkeep(lake, follower.source.table) as upkeep:
         while not stop.is_set():
             began = time.monotonic()
@@ -111,7 +111,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
                     watch.idle()
                     continue
                 taken = intake(arrived, lake, run(), kept=kept)
-            except (Fenced, MovedOn):
+            except (CommitConflict, MovedOn):
                 follower.begin_anew()
                 watch.idle()
             except Exception as error:
@@ -146,7 +146,7 @@ def step_back() -> None:
 
 
 class Upkeep:
-    """Merges the small files of a table's commits, and rolls up its log, beside whoever makes them."""
+    """Merges the small files of a table's commits, and archives its log, beside whoever makes them."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self._tables = (table, dead_letters.name(table))
@@ -171,7 +171,7 @@ class Upkeep:
             try:
                 if self._lake.exists(name):
                     maintenance.optimize(self._lake, name)
-                    roll_up(self._lake.path(name))
+                    archive(self._lake.path(name))
             except Exception as error:  # it is put off
                 why = why_to_wait(error) or error
                 _LOG.warning("the small files of %s are left for later: %s", name, why)

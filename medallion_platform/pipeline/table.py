@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from medallion_platform.contracts.contract import Contract
 
-Recompute = Literal["rows", "partitions", "keys"]
+Incremental = Literal["append", "replace_partitions", "merge_by_key"]
 
 
 class DeclarationError(ValueError):
@@ -26,41 +26,41 @@ class DeclarationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Unit:
+class TimePartition:
     """The time partition of a table: one value of `column` (a date) is one Dagster partition."""
 
     column: str
     grain: Literal["day", "week"] = "day"
 
     def of(self, day: date) -> date:
-        """The unit that holds `day`: itself, or the Monday of its week."""
+        """The partition that holds `day`: itself, or the Monday of its week."""
         return day if self.grain == "day" else day - timedelta(days=day.weekday())
 
     @property
     def days(self) -> int:
-        """How many days one unit spans."""
+        """How many days one partition spans."""
         return 1 if self.grain == "day" else 7
 
 
-def daily(column: str) -> Unit:
+def daily(column: str) -> TimePartition:
     """One partition a day, by the date column `column`."""
-    return Unit(column)
+    return TimePartition(column)
 
 
-def weekly(column: str) -> Unit:
+def weekly(column: str) -> TimePartition:
     """One partition a week, by the date column `column` that holds the week's Monday."""
-    return Unit(column, "week")
+    return TimePartition(column, "week")
 
 
 @dataclass(frozen=True)
 class Upstream:
     """A table that another one is made from.
 
-    `back`: how many days before a unit belong to it too (29 for a 30-day window).
+    `lookback_days`: how many days before a partition belong to it too (29 for a 30-day window).
     """
 
     table: str
-    back: int = 0
+    lookback_days: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ class Lookup:
 class Table:
     """A silver or gold table.
 
-    recompute: what a change upstream makes anew.
-        `rows`        each upstream row gives its own rows: new ones are appended;
-        `partitions`  whole units are replaced (the whole table where it has no unit);
-        `keys`        all rows of the touched values of `keyed_by` are made anew and merged.
-    weighs: SQL over a row of the main upstream that says how many rows it stands for: of `rows`, how many the
-        transform makes of it; of `keys`, 0 where it may take its key away; of `partitions`, whose contract
-        names a `weight`, how many source rows to count. A refresh that does not add up to these has lost or
-        doubled rows, and fails (see `conservation`).
+    incremental: what a refresh does with a change of the inputs.
+        `append`              each upstream row gives its own rows: new ones are appended;
+        `replace_partitions`  whole partitions are replaced (the whole table where it has none);
+        `merge_by_key`        all rows of the touched values of `recompute_key` are computed again and merged.
+    source_row_count: SQL over a row of the main upstream that says how many rows it stands for. Of `append`:
+        how many the transform makes of it. Of `merge_by_key`: 0 where it may take its key away. Of
+        `replace_partitions`, whose contract names a `row_count_column`: how many source rows to count. A
+        refresh that does not add up to these has lost or doubled rows, and fails (see `conservation`).
     mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
         declare, too (see `contracts.shapes`); without it such text flows on as it came.
     """
@@ -94,12 +94,12 @@ class Table:
     name: str
     contract: Contract
     transform: Callable[..., DataFrame]
-    made_from: Mapping[str, Upstream | Lookup]
-    recompute: Recompute
-    unit: Unit | None = None
-    keyed_by: tuple[str, ...] = ()
+    inputs: Mapping[str, Upstream | Lookup]
+    incremental: Incremental
+    partition: TimePartition | None = None
+    recompute_key: tuple[str, ...] = ()
     cluster_by: tuple[str, ...] = ()
-    weighs: str = "1"
+    source_row_count: str = "1"
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
     mask_undeclared: bool = False
@@ -124,7 +124,7 @@ class Table:
     @property
     def main(self) -> tuple[str, Upstream]:
         """The argument and upstream whose rows become this table's rows: the first declared."""
-        for argument, upstream in self.made_from.items():
+        for argument, upstream in self.inputs.items():
             if isinstance(upstream, Upstream):
                 return argument, upstream
         raise DeclarationError(f"{self.name}: made from lookups only; name an upstream table")
@@ -132,54 +132,54 @@ class Table:
     @property
     def upstreams(self) -> dict[str, Upstream]:
         """Argument to upstream table, lookups left out."""
-        return {a: u for a, u in self.made_from.items() if isinstance(u, Upstream)}
+        return {a: u for a, u in self.inputs.items() if isinstance(u, Upstream)}
 
     @property
     def lookups(self) -> dict[str, Lookup]:
         """Argument to lookup."""
-        return {a: u for a, u in self.made_from.items() if isinstance(u, Lookup)}
+        return {a: u for a, u in self.inputs.items() if isinstance(u, Lookup)}
 
     @property
     def upstream_names(self) -> tuple[str, ...]:
         """Names of all tables that this one reads."""
-        return tuple(dict.fromkeys(u.table for u in self.made_from.values()))
+        return tuple(dict.fromkeys(u.table for u in self.inputs.values()))
 
 
 def table(
     name: str,
     *,
     contract: Contract,
-    made_from: Mapping[str, Upstream | Lookup | str],
-    recompute: Recompute,
-    unit: Unit | None = None,
-    keyed_by: tuple[str, ...] = (),
+    inputs: Mapping[str, Upstream | Lookup | str],
+    incremental: Incremental,
+    partition: TimePartition | None = None,
+    recompute_key: tuple[str, ...] = (),
     cluster_by: tuple[str, ...] = (),
-    weighs: str = "1",
+    source_row_count: str = "1",
     fresh_within: timedelta = timedelta(days=1),
     owner: str | None = None,
     mask_undeclared: bool = False,
 ) -> Callable[[Callable[..., DataFrame]], Table]:
-    """Declare the decorated transform as a table; a plain string in `made_from` is an Upstream.
+    """Declare the decorated transform as a table; a plain string in `inputs` is an Upstream.
 
-    The transform takes one DataFrame per key of `made_from`, by that name, and must be
+    The transform takes one DataFrame per key of `inputs`, by that name, and must be
     deterministic: no clock, no random value.
 
     Raises:
-        DeclarationError: layer, arguments, unit or keys do not fit together.
+        DeclarationError: layer, arguments, partition or keys do not fit together.
     """
 
     def declare(transform: Callable[..., DataFrame]) -> Table:
-        sources = {a: Upstream(u) if isinstance(u, str) else u for a, u in made_from.items()}
+        sources = {a: Upstream(u) if isinstance(u, str) else u for a, u in inputs.items()}
         declared = Table(
             name,
             contract,
             transform,
             sources,
-            recompute,
-            unit,
-            keyed_by,
+            incremental,
+            partition,
+            recompute_key,
             cluster_by,
-            weighs,
+            source_row_count,
             fresh_within,
             owner,
             mask_undeclared,
@@ -200,30 +200,37 @@ def _check(t: Table) -> None:
     if t.layer not in ("silver", "gold"):
         refuse("the name must start with 'silver.' or 'gold.'; bronze tables come from sources")
     arguments = list(inspect.signature(t.transform).parameters)
-    if arguments != list(t.made_from):
-        refuse(f"the transform takes {arguments}, but made_from names {list(t.made_from)}")
-    if t.unit and t.unit.column not in columns:
-        refuse(f"unit column {t.unit.column!r} is not in the contract")
-    if t.unit and t.unit.column not in t.contract.partitioned_by:
-        refuse(f"the contract must be partitioned by the unit column {t.unit.column!r}")
-    if t.recompute == "keys" and not t.keyed_by:
-        refuse("recompute='keys' needs keyed_by")
-    if t.recompute == "keys" and not t.contract.key:
-        refuse("recompute='keys' needs a contract with a key to merge by")
+    if arguments != list(t.inputs):
+        refuse(f"the transform takes {arguments}, but inputs names {list(t.inputs)}")
+    if t.partition and t.partition.column not in columns:
+        refuse(f"partition column {t.partition.column!r} is not in the contract")
+    if t.partition and t.partition.column not in t.contract.partitioned_by:
+        refuse(f"the contract must be partitioned by the partition column {t.partition.column!r}")
+    if t.incremental == "merge_by_key" and not t.recompute_key:
+        refuse("incremental='merge_by_key' needs recompute_key")
+    if t.incremental == "merge_by_key" and not t.contract.key:
+        refuse("incremental='merge_by_key' needs a contract with a key to merge by")
     tables = [u.table for u in t.upstreams.values()]
     if twice := sorted({u for u in tables if tables.count(u) > 1}):
-        refuse(f"{twice} is named twice in made_from: name it once, with the longest window")
-    if missing := [c for c in (*t.keyed_by, *t.cluster_by) if c not in columns]:
+        refuse(f"{twice} is named twice in inputs: name it once, with the longest window")
+    if missing := [c for c in (*t.recompute_key, *t.cluster_by) if c not in columns]:
         refuse(f"columns {missing} are not in the contract")
-    if t.lookups and (t.recompute != "rows" or not t.unit or not t.contract.event_time):
-        refuse("lookups are point in time: they need recompute='rows', a unit and an event time")
-    if t.weighs != "1" and t.recompute == "partitions" and not t.contract.weight:
-        refuse("weighs is compared with a weight, and the contract names none")
-    masked = [c for c in t.keyed_by if t.contract.column(c).pii and t.contract.column(c).protect == "mask"]
+    if t.lookups and (t.incremental != "append" or not t.partition or not t.contract.event_time):
+        refuse("lookups are point in time: they need incremental='append', a partition and an event time")
+    if (
+        t.source_row_count != "1"
+        and t.incremental == "replace_partitions"
+        and not t.contract.row_count_column
+    ):
+        refuse("source_row_count is compared with a row_count_column, and the contract names none")
+    masked = [
+        c for c in t.recompute_key if t.contract.column(c).pii and t.contract.column(c).protect == "mask"
+    ]
     if masked:
         refuse(f"several keys are one once {masked[0]!r} is masked: hash or tokenize it (protect=...)")
     main = t.main[1]
-    if t.contract.weight and (t.recompute != "partitions" or main.back):
+    if t.contract.row_count_column and (t.incremental != "replace_partitions" or main.lookback_days):
         refuse(
-            "a weight adds up to source rows: it needs recompute='partitions' and an upstream without back"
+            "a row_count_column adds up to source rows: it needs incremental='replace_partitions' and an "
+            "upstream without lookback_days"
         )

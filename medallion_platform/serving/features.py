@@ -3,11 +3,11 @@
 **When a feature row is valid.** A row of day D sums up all of D, so nobody could have known it
 during D: it holds from midnight after D (UTC) on. That instant is the table's event time and Feast's
 `timestamp_field`, so an event on D is joined with the features of D-1. A table that claims to have
-known a row before its unit was over is refused: it would leak the future into training.
+known a row before its partition was over is refused: it would leak the future into training.
 
 **Offline** is the gold Delta table itself, read by DuckDB: late data is there as soon as the table
 is refreshed, and nothing is copied. **Online** is a copy of each entity's newest row. `publish`
-keeps it: only rows of units that changed are looked at, and a row never replaces a newer one. A row
+keeps it: only rows of partitions that changed are looked at, and a row never replaces a newer one. A row
 that leaves the table stays online until a newer one comes, or `publish(anew=True)`.
 
 Which edition is online stands in the online store itself, as a feature view `published`: who loses
@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.contract import Column
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.publish import Delivery, Edition
-from medallion_platform.pipeline.table import DeclarationError, Table, Unit
+from medallion_platform.pipeline.table import DeclarationError, Table, TimePartition
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +69,7 @@ online_store:
 
 
 class LeakyFeatures(Exception):
-    """Rows claim to have been known before their unit was over; nothing was published."""
+    """Rows claim to have been known before their partition was over; nothing was published."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Features:
     """
 
     table: str
-    unit: Unit
+    partition: TimePartition
     keys: tuple[Column, ...]
     known_at: str
     columns: tuple[Column, ...]
@@ -99,30 +99,30 @@ class Features:
 
 
 def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
-    """Declare a gold table as features: every column but key, unit and event time is one.
+    """Declare a gold table as features: every column but key, partition and event time is one.
 
     Raises:
-        DeclarationError: the table has no unit, key or event time, or a type that Feast has not.
+        DeclarationError: the table has no partition, key or event time, or a type that Feast has not.
     """
     contract = table.contract
 
     def refuse(reason: str) -> DeclarationError:
         return DeclarationError(f"features of {table.name}: {reason}")
 
-    if table.unit is None:
-        raise refuse("the table has no unit, so nothing tells when a row became known")
+    if table.partition is None:
+        raise refuse("the table has no partition, so nothing tells when a row became known")
     if contract.event_time is None:
         raise refuse("the contract names no event time: the instant from which a row is valid")
-    unit, known_at = table.unit.column, contract.event_time
-    keys = tuple(contract.column(k) for k in contract.key if k not in (unit, known_at))
-    columns = tuple(c for c in contract.columns if c.name not in (*contract.key, unit, known_at))
+    partition, known_at = table.partition.column, contract.event_time
+    keys = tuple(contract.column(k) for k in contract.key if k not in (partition, known_at))
+    columns = tuple(c for c in contract.columns if c.name not in (*contract.key, partition, known_at))
     if not keys or not columns:
-        raise refuse("the table needs a key besides its unit, and columns besides its key")
+        raise refuse("the table needs a key besides its partition, and columns besides its key")
     if odd := [c.name for c in keys if c.type.kind not in _KEY_KINDS]:
         raise refuse(f"{odd} cannot be the key of an entity: only text and whole numbers can")
     if odd := [c.name for c in columns if c.type.kind not in _KINDS]:
         raise refuse(f"Feast has no type for {odd}: give days since, or a timestamp")
-    return Features(table.name, table.unit, keys, known_at, columns, valid_for)
+    return Features(table.name, table.partition, keys, known_at, columns, valid_for)
 
 
 def published(home: Path, view: Features) -> Edition | None:
@@ -221,9 +221,9 @@ class OnlineFeatures:
         return self.view.table
 
     @property
-    def unit_column(self) -> str | None:
-        """The gold table's unit."""
-        return self.view.unit.column
+    def partition_column(self) -> str | None:
+        """The gold table's partition."""
+        return self.view.partition.column
 
     @contextmanager
     def alone(self) -> Generator[None, None, None]:
@@ -234,7 +234,7 @@ class OnlineFeatures:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Fenced(f"{self.name}: another publish is running; run it again") from None
+                raise CommitConflict(f"{self.name}: another publish is running; run it again") from None
             self.repository.apply()
             yield
 
@@ -258,8 +258,8 @@ class OnlineFeatures:
         keys = [c.name for c in view.keys]
         wanted = [*keys, *(c.name for c in view.columns), view.known_at]
         written = 0
-        if delivery.units is None or delivery.units:
-            rows = delivery.rows([*wanted, view.unit.column])
+        if delivery.partitions is None or delivery.partitions:
+            rows = delivery.rows([*wanted, view.partition.column])
             self._refuse_leaks(rows)
             newest = rows.sort(view.known_at).unique(keys, keep="last").sort(keys).select(wanted)
             for start in range(0, newest.height, _CHUNK):
@@ -279,12 +279,12 @@ class OnlineFeatures:
         import polars as pl
 
         view = self.view
-        over = pl.col(view.unit.column).cast(pl.Date).dt.offset_by(f"{view.unit.days}d")
+        over = pl.col(view.partition.column).cast(pl.Date).dt.offset_by(f"{view.partition.days}d")
         leaky = rows.filter(pl.col(view.known_at) < over.cast(pl.Datetime("us", "UTC")))
         if leaky.height:
             raise LeakyFeatures(
                 f"{view.table}: {leaky.height} rows have a {view.known_at} before their "
-                f"{view.unit.column} was over; nothing was published. A row of a day is known from "
+                f"{view.partition.column} was over; nothing was published. A row of a day is known from "
                 "the next midnight on: mend the table."
             )
 

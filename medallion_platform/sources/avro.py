@@ -1,8 +1,9 @@
 """Messages in Avro, as the JSON text that is then parsed as JSON is.
 
 A message is a zero byte, the id of its schema in four bytes (big-endian), and the record in Avro's
-binary encoding: https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
-Each is read by the schema that it was written with, for which a registry is asked once.
+binary encoding:
+https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format Each is
+read by the schema that it was written with, for which a registry is asked once.
 
 A decimal is text with all its digits, bytes are base64, dates and times are ISO 8601 (`timestamp-*` in
 UTC, `local-timestamp-*` without an offset), and a union is the value that it holds. A date or a time of
@@ -146,7 +147,7 @@ def _schema(format: Avro, number: int) -> _Schema:
     from fastavro import _read_py, schemaless_reader
     from fastavro.schema import SchemaParseException, UnknownType
 
-    from medallion_platform.sources.http import Client, Failed
+    from medallion_platform.sources.http import Client, RequestError
 
     try:
         with Client(format.registry, format.credentials, PATIENCE) as http:
@@ -157,7 +158,7 @@ def _schema(format: Avro, number: int) -> _Schema:
             names = _Names()
             registry.add_referred(told, names)
         parsed = names.parse(told["schema"])
-    except Failed as error:
+    except RequestError as error:
         raise Unavailable(f"schema {number} of its messages cannot be had: {error}") from None
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Undecodable(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
@@ -224,7 +225,7 @@ class _Registry:
             Undecodable: there is none.
             Failed: the registry does not say.
         """
-        from medallion_platform.sources.http import Failed, NotFound
+        from medallion_platform.sources.http import NotFound, RequestError
 
         url = "/".join((self.url, *(quote(part, safe="") for part in path)))
         try:
@@ -236,7 +237,7 @@ class _Registry:
             raise Undecodable(f"the registry has no {'/'.join(path)}") from None
         told = _object(body)
         if "schema" not in told:
-            raise Failed(f"{url} gives something else than a schema")
+            raise RequestError(f"{url} gives something else than a schema")
         return told
 
     def add_referred(self, schema: Mapping[str, Any], names: _Names) -> None:

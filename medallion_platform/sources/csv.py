@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
+from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
 from medallion_platform.sources.slices import Block, Bools, Ints, patched
 from medallion_platform.sources.source import Csv
 
@@ -151,7 +151,7 @@ class CsvParser:
             return False
         return len(self._fields(block.get(begin, end))) != len(self.names)
 
-    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of records."""
         names = self.names or ()
         width, count = len(names), len(starts)
@@ -218,7 +218,7 @@ class CsvParser:
         for name in self.format.columns or ():
             if name not in columns:
                 columns[name] = pl.Series(name, [None], pl.String).new_from_index(0, count)
-        return Parsed(columns, malformed)
+        return ParseResult(columns, malformed)
 
     def _fields(self, record: bytes) -> list[bytes | None] | str:
         """The fields of one record, or why it is malformed. An empty field is None."""

@@ -39,8 +39,8 @@ from medallion_platform.sources.jsonlines import (
     scannable,
     unescaped,
 )
-from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
-from medallion_platform.sources.shapes import Matched, Nested, Path, Quotes, Shapes
+from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.shapes import Nesting, Path, Quotes, ShapeMatch, Shapes
 from medallion_platform.sources.slices import Block, Ints
 
 RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
@@ -74,7 +74,7 @@ TRANSACTION = "~"
 """Stands before what a position tells of its transaction: who made it, and the how manieth it was."""
 
 _DIGITS = 40
-"""Digits of a time, in whichever unit; a longer number is none."""
+"""Digits of a time, in whichever partition; a longer number is none."""
 _SCALES = range(-20_000, 20_001)
 """How many digits a decimal may have behind the point; Postgres knows 16,383."""
 
@@ -354,7 +354,7 @@ class DebeziumParser:
         """The whole lines from `start` on; a blank one is a record without value: a tombstone."""
         return lines(block, start, final)
 
-    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of change events."""
         events = _Events(block, len(starts), self.declared)
         quotes = Quotes(block)
@@ -503,17 +503,17 @@ class _Events(Columns):
         ops, sequences, times, snapshots = self.facts.values()
         ops[row], sequences[row], times[row], snapshots[row] = op, sequence, at, snapshot
 
-    def add_events(self, found: Matched, quotes: Quotes) -> None:
+    def add_events(self, found: ShapeMatch, quotes: Quotes) -> None:
         """Put in those records of one shape that are plain changes of a row."""
         nodes, children = found.shape.nodes, found.shape.children
-        image = next((k for k in ("after", "before") if isinstance(nodes.get((k,)), Nested)), None)
+        image = next((k for k in ("after", "before") if isinstance(nodes.get((k,)), Nesting)), None)
         if (
             image is None
             or (image,) not in children
             or ("source",) not in children
             or not isinstance(nodes.get(("op",)), int)
             or ("payload" in children[()] and "op" not in children[()])
-            or (image == "before" and isinstance(nodes.get(("after",)), Nested))
+            or (image == "before" and isinstance(nodes.get(("after",)), Nesting))
         ):
             return
         start, end, is_text, _ = found.value(("op",))
@@ -543,7 +543,7 @@ class _Events(Columns):
             self.meta(row, op, position(source, op, at), changed_at(source, at), seen)
         self.add(found, quotes, (image,))
 
-    def _values(self, found: Matched, path: Path, quotes: Quotes) -> list[str | None]:
+    def _values(self, found: ShapeMatch, path: Path, quotes: Quotes) -> list[str | None]:
         if path not in found.shape.nodes:
             return [None] * len(found.rows)
         start, end, _, is_null = found.value(path)
@@ -554,7 +554,7 @@ class _Events(Columns):
             values = [None if null else v for v, null in zip(values, is_null.tolist(), strict=True)]
         return values
 
-    def finished(self) -> Parsed:
+    def finished(self) -> ParseResult:
         """The events, values converted."""
         parsed = self.parsed()
         for i, conversions in enumerate(self.conversions):

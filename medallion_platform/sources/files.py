@@ -21,8 +21,8 @@ from medallion_platform.sources.records import (
     DETAIL,
     FURTHER,
     TOO_LONG,
-    Parsed,
     Parser,
+    ParseResult,
     in_frame,
     undecodable,
 )
@@ -61,7 +61,7 @@ def read(
     path = Path(path)
     if isinstance(format, Parquet):
         for row, frame in parquet.read(path, first_row):
-            yield _framed(row, len(frame), Parsed(frame.to_dict(), {}), None, None)
+            yield _framed(row, len(frame), ParseResult(frame.to_dict(), {}), None, None)
         return
     if isinstance(format, Avro):
         raise TypeError("Avro is read from topics, not from files")
@@ -235,12 +235,12 @@ def _records(
         malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
     facts[CODE] = _texts(codes, count)
     facts |= {DETAIL: _texts(details, count)} if details else {}
-    parsed = Parsed(columns, malformed, further, facts)
+    parsed = ParseResult(columns, malformed, further, facts)
     return _framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))
 
 
 def _framed(
-    row: int, count: int, parsed: Parsed, payload: pl.Series | None, raw: pl.Series | None
+    row: int, count: int, parsed: ParseResult, payload: pl.Series | None, raw: pl.Series | None
 ) -> pl.DataFrame:
     further = {i: json.dumps(fields, ensure_ascii=False) for i, fields in parsed.further.items()}
     nothing = pl.Series([None], dtype=pl.Binary).new_from_index(0, count)

@@ -43,11 +43,11 @@ Token = Callable[[], str]
 """Gives a bearer token; asked again once a server refuses the last one."""
 
 
-class Failed(Exception):
+class RequestError(Exception):
     """A request came to nothing; one sentence says why, without secrets."""
 
 
-class NotFound(Failed):
+class NotFound(RequestError):
     """There is nothing at a URL; `told` is what the server says of that."""
 
     def __init__(self, why: str, told: bytes) -> None:
@@ -55,7 +55,7 @@ class NotFound(Failed):
         self.told = told
 
 
-class _Passing(Exception):
+class _TransientAnswer(Exception):
     """It may be over when asked again, `after` seconds from now at the earliest."""
 
     def __init__(self, why: str, after: float = 0.0) -> None:
@@ -133,7 +133,7 @@ class ClientCredentials:
         try:
             return str(json.loads(told)["access_token"])
         except (ValueError, KeyError, TypeError):
-            raise Failed(f"{shown(self.url)} gives no token") from None
+            raise RequestError(f"{shown(self.url)} gives no token") from None
 
 
 class Client:
@@ -168,13 +168,13 @@ class Client:
             Failed: there is no answer within `PATIENCE`, or none that can be used.
         """
         if origin(url) != self._origin:
-            raise Failed(f"{self._origin} links to {origin(url)}, another origin, which is not asked")
+            raise RequestError(f"{self._origin} links to {origin(url)}, another origin, which is not asked")
         for _ in range(2):
             try:
                 return self._ask("GET", url, params=params, headers=self._credentials())
             except _Unauthorized:
                 self._held = None
-        raise Failed(f"{shown(url)} refuses the credentials, renewed ones too")
+        raise RequestError(f"{shown(url)} refuses the credentials, renewed ones too")
 
     def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> Answer:
         """The answer to a form, as a user with a password.
@@ -185,7 +185,7 @@ class Client:
         try:
             return self._ask("POST", url, data=form, auth=basic)
         except _Unauthorized:
-            raise Failed(f"{shown(url)} refuses the client's id or secret") from None
+            raise RequestError(f"{shown(url)} refuses the client's id or secret") from None
 
     def _credentials(self) -> dict[str, str]:
         if self._token is None:
@@ -193,24 +193,24 @@ class Client:
         if self._held is None:
             try:
                 self._held = self._token()
-            except Failed:
+            except RequestError:
                 raise
             except Exception as error:
-                raise Failed(f"its credentials cannot be had ({type(error).__name__})") from None
+                raise RequestError(f"its credentials cannot be had ({type(error).__name__})") from None
         scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
         return {"Authorization": f"{scheme} {self._held}"}
 
     def _ask(self, method: str, url: str, **request: Any) -> Answer:
         retrying = Retrying(
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(_TransientAnswer),
             wait=_pause,
             stop=stop_before_delay(self._patience),
             reraise=True,
         )
         try:
             return retrying(lambda: self._runner.run(self._once(method, url, request)))
-        except _Passing as error:
-            raise Failed(f"{shown(url)} {error}, and was asked for {self._patience:.0f} s") from None
+        except _TransientAnswer as error:
+            raise RequestError(f"{shown(url)} {error}, and was asked for {self._patience:.0f} s") from None
 
     async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Answer:
         import httpx
@@ -223,13 +223,15 @@ class Client:
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > LARGEST:
-                        raise Failed(f"{shown(url)} gives more than {LARGEST} bytes at once; ask for less")
+                        raise RequestError(
+                            f"{shown(url)} gives more than {LARGEST} bytes at once; ask for less"
+                        )
         except TimeoutError:
-            raise _Passing(f"takes longer than {LONGEST:.0f} s to answer") from None
+            raise _TransientAnswer(f"takes longer than {LONGEST:.0f} s to answer") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise Failed(f"{shown(url)} leads nowhere ({type(error).__name__})") from None
+            raise RequestError(f"{shown(url)} leads nowhere ({type(error).__name__})") from None
         except httpx.HTTPError as error:
-            raise _Passing(f"cannot be read ({type(error).__name__})") from None
+            raise _TransientAnswer(f"cannot be read ({type(error).__name__})") from None
         if response.status_code == 404:
             raise NotFound(_answered(response), bytes(body))
         link = response.links.get("next", {}).get("url")
@@ -242,9 +244,9 @@ def _refuse(response: httpx.Response) -> None:
     if status == 401:
         raise _Unauthorized
     if status in _TOO_EARLY_OR_TOO_MUCH or status >= 500:
-        raise _Passing(f"answers {status}", retry_after(response.headers, datetime.now(UTC)))
+        raise _TransientAnswer(f"answers {status}", retry_after(response.headers, datetime.now(UTC)))
     if status != 200:
-        raise Failed(_answered(response))
+        raise RequestError(_answered(response))
 
 
 def _answered(response: httpx.Response) -> str:
@@ -274,7 +276,7 @@ def _date(text: str) -> datetime | None:
 def _pause(state: RetryCallState) -> float:
     """Seconds until the next try: what the server asks for, else more each time, at random."""
     error = state.outcome.exception() if state.outcome else None
-    after = error.after if isinstance(error, _Passing) else 0.0
+    after = error.after if isinstance(error, _TransientAnswer) else 0.0
     return after or _backoff(state)
 
 
@@ -288,7 +290,7 @@ def origin(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        raise Failed("a link is no URL of http or https") from None
+        raise RequestError("a link is no URL of http or https") from None
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
@@ -309,5 +311,5 @@ def refuse_unsafe(url: str) -> None:
 def _environment(variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        raise Failed(f"there are no credentials: the environment has no {variable}")
+        raise RequestError(f"there are no credentials: the environment has no {variable}")
     return value

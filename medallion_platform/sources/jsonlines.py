@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.records import LONGEST, TOO_LONG, Parsed, lines
-from medallion_platform.sources.shapes import Matched, Path, Quotes, Shapes
+from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.shapes import Path, Quotes, ShapeMatch, Shapes
 from medallion_platform.sources.slices import Block, Bools, Ints, patched
 
 NOT_JSON = "not JSON"
@@ -27,7 +27,9 @@ NO_NUMBER = "not JSON: it has no NaN and no Infinity"
 TOO_DEEP = "nested too deeply"
 
 MOST_NAMES = 2_000
-"""Undeclared fields of a frame that have a column in it; the others are told beside (`Parsed.further`)."""
+"""Undeclared fields of a frame that have a column in it; the others are told beside
+(`ParseResult.further`).
+"""
 
 MOST_CELLS = 16 * 2**20
 """Values and nulls of a frame's undeclared columns: records that each name other fields have fewer names."""
@@ -173,7 +175,7 @@ class JsonLinesParser:
             kept[i] = bool(block.get(int(starts[i]), int(ends[i])).strip(b" \t\r\n"))
         return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
 
-    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of records."""
         made = Columns(block, len(starts), self.declared)
         quotes = Quotes(block)
@@ -221,7 +223,7 @@ class Columns:
         """The records that were not put in yet."""
         return np.flatnonzero(~self.done).tolist()
 
-    def add(self, found: Matched, quotes: Quotes, path: Path) -> None:
+    def add(self, found: ShapeMatch, quotes: Quotes, path: Path) -> None:
         """Put in the fields of the object at `path` of records with a shape.
 
         Where there is no room for their names, they are left to be put in one by one.
@@ -279,7 +281,7 @@ class Columns:
             else:
                 self.further.setdefault(row, {})[name] = value
 
-    def parsed(self) -> Parsed:
+    def parsed(self) -> ParseResult:
         """What was put in."""
         bad = list(self.malformed)
         columns: dict[str, pl.Series] = {}
@@ -296,4 +298,4 @@ class Columns:
                 columns[name] = pl.Series([None], dtype=pl.String).new_from_index(0, self.count)
             rows = [row for row in patches if row not in self.malformed]
             columns[name] = patched(columns[name], rows, [patches[row] for row in rows])
-        return Parsed(columns, self.malformed, self.further)
+        return ParseResult(columns, self.malformed, self.further)

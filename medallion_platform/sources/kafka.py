@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
     from confluent_kafka.admin import AdminClient
 
-Engine = Literal["lean", "spark"]
+Engine = Literal["polars", "spark"]
 """Who takes topics in: one small process, or Spark's executors where a few of these are not enough."""
 
 EPOCH = 2**48
@@ -102,7 +102,7 @@ class KafkaSource(Source):
     topics: tuple[str, ...] = field(default=(), kw_only=True)
     pattern: str = field(default="", kw_only=True)
     """A regular expression for whole names of topics, in the place of `topics`."""
-    engine: Engine = field(default="lean", kw_only=True)
+    engine: Engine = field(default="polars", kw_only=True)
     settings: Mapping[str, str | int | float | bool] = field(kw_only=True, repr=False, compare=False)
 
     @classmethod
@@ -204,7 +204,7 @@ class Topics:
 
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions on up to where the partitions ended when looked at."""
-        gathered = _Gathered(self.source)
+        gathered = _PendingBatch(self.source)
         open_: dict[tuple[str, int], Reading] = {}
         for reading, gap in self.begin(position):
             gathered.begin(reading, gap, position)
@@ -223,7 +223,7 @@ class Topics:
         self,
         client: Client,
         open_: dict[tuple[str, int], Reading],
-        gathered: _Gathered,
+        gathered: _PendingBatch,
         rows: int,
         size: int,
     ) -> Iterator[Batch]:
@@ -252,7 +252,7 @@ class Topics:
                 yield gathered.batch()
         client.refuse_others(self.partitions)
 
-    def _expired(self, client: Client, reading: Reading, gathered: _Gathered) -> None:
+    def _expired(self, client: Client, reading: Reading, gathered: _PendingBatch) -> None:
         """Go on behind what a broker deleted while it was read."""
         low = min(client.watermarks(*reading.place)[0], reading.partition.end)
         if low > reading.next:
@@ -273,7 +273,7 @@ class Topics:
             yield self._begin(partition, position)
 
     def _known(self, position: Position) -> Iterator[Partition]:
-        """The partitions, and those that a topic had before it was made anew with fewer."""
+        """The partitions, and those that a topic had before it was recreated with fewer."""
         yield from self.partitions
         for topic in dict.fromkeys(p.topic for p in self.partitions):
             there = [p for p in self.partitions if p.topic == topic]
@@ -297,7 +297,7 @@ class Topics:
             gone = {"first": begin.next, "last": None}
             lost = f"lost from offset {begin.next} on: "
             if identity is not None and not known:
-                why = f"the topic was deleted and made anew (as {partition.topic_id})"
+                why = f"the topic was deleted and recreated (as {partition.topic_id})"
             else:
                 why = f"the partition ends at {partition.end}, before the position"
             if partition.low:
@@ -368,7 +368,7 @@ class Follower:
         self.source = source
         self._positions = positions
         self._client = Client(source, {**_MEMBER, "group.id": group})
-        self._gathered = _Gathered(source)
+        self._gathered = _PendingBatch(source)
         self._readings: dict[tuple[str, int], Reading] = {}
         self._begun: dict[str, int | None] = {}
         self._given: set[tuple[str, int]] = set()
@@ -376,7 +376,7 @@ class Follower:
         names = list(source.topics) or [f"^({source.pattern})$"]
         self._client.consumer.subscribe(names, on_assign=self._on_given, on_revoke=self._on_taken_away)
 
-    def poll(self, rows: int, size: int, within: float) -> Polled | None:
+    def poll(self, rows: int, size: int, within: float) -> PollResult | None:
         """What came, once it is `rows` or `size` bytes, or `within` seconds have passed; None for nothing."""
         if self._to_begin:
             self._begin()
@@ -405,7 +405,7 @@ class Follower:
         batch = gathered.batch()
         begun = {log: self._begun[log] for log in batch.positions if log in self._begun}
         self._begun.update(batch.positions)
-        return Polled(self.source, batch, begun)
+        return PollResult(self.source, batch, begun)
 
     def begin_anew(self) -> None:
         """Forget what was read and begin where the table is: a batch was not taken in."""
@@ -458,7 +458,7 @@ class Follower:
 
 
 @dataclass(frozen=True)
-class Polled:
+class PollResult:
     """What a follower read, as arrivals of one batch."""
 
     source: KafkaSource
@@ -484,7 +484,7 @@ class Polled:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _PartitionRead:
     """Messages of one partition, and what was said of it beside them."""
 
     messages: Sequence[Message]
@@ -493,7 +493,7 @@ class _Heard:
     expired: bool
 
 
-class _Gathered:
+class _PendingBatch:
     """Messages, gaps and positions since the last batch."""
 
     def __init__(self, source: KafkaSource) -> None:
@@ -519,7 +519,7 @@ class _Gathered:
             if _is_unsure(reading.log, position):
                 self.positions[_unsure(reading.log)] = 1
 
-    def add(self, reading: Reading, heard: _Heard) -> bool:
+    def add(self, reading: Reading, heard: _PartitionRead) -> bool:
         """Messages of a partition up to its end; whether that is reached."""
         messages, end = heard.messages, reading.partition.end
         if messages and int(messages[-1].offset() or 0) >= end:
@@ -658,7 +658,7 @@ class Client:
         return found
 
     def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
-        """The identity of each topic, by which one that was made anew is another; none of old brokers."""
+        """The identity of each topic, by which one that was recreated is another; none of old brokers."""
         from confluent_kafka import KafkaException, TopicCollection
 
         names = list(names)
@@ -682,10 +682,10 @@ class Client:
         return sorted(topic for topic, identity in seen.items() if now.get(topic, "") != identity)
 
     def refuse_others(self, partitions: Iterable[Partition]) -> None:
-        """Stop where a topic was made anew while it was read: what was read may be of either."""
+        """Stop where a topic was recreated while it was read: what was read may be of either."""
         if others := self.others(partitions):
             raise Unavailable(
-                f"source {self.source.name}: {', '.join(others)} was deleted and made anew while it was "
+                f"source {self.source.name}: {', '.join(others)} was deleted and recreated while it was "
                 "read; the next intake begins with the new one"
             )
 
@@ -731,7 +731,7 @@ class Client:
         with _uncollected():
             return self.consumer.consume(most, within)
 
-    def sort(self, said: Sequence[Message]) -> _Heard:
+    def sort(self, said: Sequence[Message]) -> _PartitionRead:
         """Part messages of one partition from what the client says of it.
 
         Raises:
@@ -755,7 +755,7 @@ class Client:
                     f"{discreet(self.source, error.str())}; what was taken in is safe, the next intake goes "
                     "on from there"
                 )
-        return _Heard(messages, end, expired)
+        return _PartitionRead(messages, end, expired)
 
     def ask_if_in_doubt(self) -> None:
         """Where the client complained, see whether the brokers answer at all.

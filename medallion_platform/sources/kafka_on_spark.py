@@ -1,4 +1,4 @@
-"""Topics as Spark reads them: the same settings, places and records as by the lean client."""
+"""Topics as Spark reads them: the same settings, places and records as by the polars engine's client."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SAME = {
 
 
 class NotForSpark(ValueError):
-    """A setting of the lean client that the Java client has no word for."""
+    """A setting of the polars engine's client that the Java client has no word for."""
 
 
 def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
         given["ssl.endpoint.identification.algorithm"] = ""
     for name in given:
         if name.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and name not in _SAME:
-            raise NotForSpark(f"{name} has no counterpart in the Spark engine: take the lean one")
+            raise NotForSpark(f"{name} has no counterpart in the spark engine: take the polars one")
     return {**given, **said}
 
 
@@ -112,7 +112,7 @@ def places(readings: Iterable[Reading]) -> pl.DataFrame:
 
 
 def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.DataFrame:
-    """Messages as the lean client gives them; known: their `places`.
+    """Messages as the polars engine's client gives them; known: their `places`.
 
     messages: Spark's columns topic, partition, offset, timestamp, timestampType, key, value, and its
     headers as JSON text (null where there are none).

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from medallion_platform.sources.source import FileSource, FileVersion, LostFile, folders_of
-from medallion_platform.sources.zones import Seen, StillGrowing, zone_at
+from medallion_platform.sources.zones import FileInfo, StillGrowing, zone_at
 
 REPEATED = "repeated"
 SETTLE_SECONDS = 10.0
@@ -40,7 +40,7 @@ _READ = 2**20
 class Look:
     """What stands in a landing zone. Everything is in exactly one of the five."""
 
-    claimed: Mapping[str, tuple[Seen, ...]]
+    claimed: Mapping[str, tuple[FileInfo, ...]]
     """Complete files by the name of the source that claims them, oldest first."""
     unclaimed: tuple[str, ...]
     """Files that no source claims."""
@@ -71,13 +71,13 @@ def look(
     return replace(found, left={_shown(path): why for path, why in there.left.items()})
 
 
-def scan(landing: Path | str) -> list[Seen]:
+def scan(landing: Path | str) -> list[FileInfo]:
     """Every file in a landing zone, also in folders; an absent zone is an empty one."""
     return zone_at(str(landing)).scan([""]).files
 
 
 def sort_out(
-    files: Iterable[Seen], sources: Iterable[FileSource], now: datetime, settle_seconds: float
+    files: Iterable[FileInfo], sources: Iterable[FileSource], now: datetime, settle_seconds: float
 ) -> Look:
     """Whose each file is, and which are complete. Pure."""
     sources = tuple(sources)
@@ -88,7 +88,7 @@ def sort_out(
         """The sources that may claim what lies in a folder of the landing zone itself."""
         return tuple(s for s, own in zip(sources, firsts, strict=True) if own & {first, ""})
 
-    claimed: dict[str, list[Seen]] = {source.name: [] for source in sources}
+    claimed: dict[str, list[FileInfo]] = {source.name: [] for source in sources}
     unclaimed: list[str] = []
     contested: dict[str, tuple[str, ...]] = {}
     unfinished: list[str] = []
@@ -129,7 +129,7 @@ def hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
-def digest_of(landing: Path | str, seen: Seen) -> str:
+def digest_of(landing: Path | str, seen: FileInfo) -> str:
     """The digest of a file's content.
 
     Raises StillGrowing where the file is no longer as it was seen, LostFile where it cannot be read.
@@ -149,17 +149,17 @@ def digest_of(landing: Path | str, seen: Seen) -> str:
 
 
 def wanted(
-    known: Iterable[FileVersion], candidates: Iterable[Seen], missing: Mapping[str, int]
-) -> list[Seen]:
+    known: Iterable[FileVersion], candidates: Iterable[FileInfo], missing: Mapping[str, int]
+) -> list[FileInfo]:
     """The candidates that must be read: one that looks as its latest version did need not be. Pure.
 
     Unless the content of that version is `missing`.
     """
-    standing = {v.path: looks(v) for v in latest(known).values() if v.digest not in missing}
-    return [seen for seen in candidates if standing.get(seen.path) != looks(seen)]
+    table_state = {v.path: looks(v) for v in latest(known).values() if v.digest not in missing}
+    return [seen for seen in candidates if table_state.get(seen.path) != looks(seen)]
 
 
-def looks(file: Seen | FileVersion) -> tuple[int, str | datetime]:
+def looks(file: FileInfo | FileVersion) -> tuple[int, str | datetime]:
     """What changes with a file's content: its size, and its ETag where there is one, else its time. Pure."""
     return file.size, file.etag or file.modified_at
 
@@ -180,9 +180,9 @@ def missing(known: Iterable[FileVersion], lost: Mapping[int, int]) -> dict[str, 
 
 
 def register(
-    known: Sequence[FileVersion], found: Iterable[tuple[Seen, str]], missing: Mapping[str, int]
+    known: Sequence[FileVersion], found: Iterable[tuple[FileInfo, str]], missing: Mapping[str, int]
 ) -> list[FileVersion]:
-    """Which (file, digest) are new lines of the ledger. Pure.
+    """Which (file, digest) are new lines of the file registry. Pure.
 
     A content that stands under any name as its latest version adds nothing: under another name it is
     `repeated`. Another content under a known name is a new version, also one that the name had before: a
@@ -191,14 +191,14 @@ def register(
     """
     last = {path: version.digest for path, version in latest(known).items()}
     read = latest(v for v in known if v.state != REPEATED)
-    standing = {path: version.digest for path, version in read.items()}
-    names = Counter(standing.values())
+    table_state = {path: version.digest for path, version in read.items()}
+    names = Counter(table_state.values())
     taken = {version.digest for version in known}
     wanted = dict(missing)
     sequence = max((version.sequence for version in known), default=0)
     versions: list[FileVersion] = []
     for seen, digest in found:
-        own = standing.get(seen.path)
+        own = table_state.get(seen.path)
         first_row = wanted.pop(digest, None)
         if first_row is None and last.get(seen.path) == digest:
             continue  # only its time is another one
@@ -210,7 +210,7 @@ def register(
         last[seen.path] = digest
         if copy:
             continue
-        standing[seen.path] = digest
+        table_state[seen.path] = digest
         names.update((digest,))
         if own is not None:
             names.subtract((own,))

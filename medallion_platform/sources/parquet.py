@@ -110,7 +110,7 @@ def _written_out(column: pa.Array) -> pa.Array:
 def _in_known_zones(kind: pa.DataType) -> pa.DataType:
     """The type with UTC in the place of a zone that nobody knows: the instants are the same."""
     if pa.types.is_timestamp(kind):
-        return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.unit, "UTC")
+        return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.partition, "UTC")
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_in_known_zones(kind.value_type)))
     if pa.types.is_struct(kind):
@@ -131,14 +131,14 @@ def _bounded(values: pl.Series) -> pl.Series:
     """Days and instants as they are, or as text where one lies outside of the years 0001 to 9999."""
     kind = values.dtype
     if kind == pl.Date:
-        number, unit, first, last = (
+        number, partition, first, last = (
             values.cast(pl.Int32),
             "days",
             *(instant // casts.MICROSECONDS_A_DAY for instant in (casts.FIRST_INSTANT, casts.LAST_INSTANT)),
         )
     elif isinstance(kind, pl.Datetime) and kind.time_unit != "ns":  # in which all lie inside
         parts = 1_000 if kind.time_unit == "ms" else 1
-        number, unit = values.cast(pl.Int64), kind.time_unit
+        number, partition = values.cast(pl.Int64), kind.time_unit
         first, last = casts.FIRST_INSTANT // parts, casts.LAST_INSTANT // parts
     else:
         return values
@@ -152,7 +152,7 @@ def _bounded(values: pl.Series) -> pl.Series:
         told = held.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f") + ("" if kind.time_zone is None else "Z")
     else:
         told = held.cast(pl.String)
-    outside = number.cast(pl.String) + f" {unit} since 1970-01-01"
+    outside = number.cast(pl.String) + f" {partition} since 1970-01-01"
     return pl.select(pl.when(inside).then(told).otherwise(outside).alias(values.name)).to_series()
 
 

@@ -49,7 +49,7 @@ def field_of(column: str) -> str:
 
 
 @dataclass
-class Parsed:
+class ParseResult:
     """Records taken apart: one column of text per field, and why some are malformed (else null).
 
     further: of some records the fields that have no column. facts: columns of ours that the format tells.
@@ -72,7 +72,7 @@ class Parser(Protocol):
         """The whole records from `start` on, and where the next one begins."""
         ...
 
-    def parse(self, block: Block, starts: Ints, ends: Ints) -> Parsed:
+    def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """Take records apart. All are valid UTF-8."""
         ...
 

@@ -22,10 +22,10 @@ from hashlib import blake2b
 import polars as pl
 
 from medallion_platform.contracts.contract import ColumnType
-from medallion_platform.contracts.lean import convert
+from medallion_platform.contracts.polars_engine import convert
 from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, Position, Unavailable
-from medallion_platform.sources.http import Answer, Client, Failed, Token, origin, refuse_unsafe, shown
+from medallion_platform.sources.http import Answer, Client, RequestError, Token, origin, refuse_unsafe, shown
 from medallion_platform.sources.jsonlines import fields_of, items_of
 from medallion_platform.sources.records import in_frame
 from medallion_platform.sources.source import JsonLines, Source
@@ -121,7 +121,7 @@ class _Page:
 
 
 @dataclass(frozen=True)
-class ByCursor:
+class CursorPaginator:
     """Pages where each names the next one, by a cursor at `path` that is sent as `parameter`.
 
     counted: cursors of this API count records, so that they are read as counted pages are.
@@ -142,7 +142,7 @@ class ByCursor:
 
 
 @dataclass(frozen=True)
-class ByPage:
+class PageNumberPaginator:
     """Pages with a number, sent as `parameter`, up to the first one without a record."""
 
     parameter: str
@@ -162,7 +162,7 @@ class ByPage:
 
 
 @dataclass(frozen=True)
-class ByLink:
+class LinkHeaderPaginator:
     """Pages where each links to the next one, in its `Link` header with `rel="next"` (RFC 8288).
 
     counted: unless it is known that links of this API hold no page numbers.
@@ -191,7 +191,7 @@ class RestSource(Source):
     url: str = field(kw_only=True)
     since: ById | ByTime = field(kw_only=True)
     records: tuple[str, ...] = field(default=(), kw_only=True)
-    paging: ByCursor | ByPage | ByLink = field(kw_only=True)
+    paging: CursorPaginator | PageNumberPaginator | LinkHeaderPaginator = field(kw_only=True)
     params: Mapping[str, str] = field(default_factory=dict, kw_only=True, compare=False)
     token: Token | None = field(default=None, kw_only=True, repr=False, compare=False)
     every: timedelta = field(default=timedelta(minutes=15), kw_only=True)
@@ -202,7 +202,7 @@ class RestSource(Source):
         object.__setattr__(self, "records", tuple(self.records))
         try:
             scheme = origin(self.url).partition(":")[0]
-        except Failed:
+        except RequestError:
             scheme = ""
         if scheme not in ("http", "https") or shown(self.url) != self.url:
             raise ValueError(f"source {self.name!r}: the url is http(s), without user, query or fragment")
@@ -251,7 +251,7 @@ class Resource:
         try:
             with Client(self.source.url, self.source.token) as http:
                 yield from pull.batches(http, rows, size)
-        except Failed as error:
+        except RequestError as error:
             raise Unavailable(
                 f"source {self.source.name}: {error}; what was taken in is safe, the next intake goes on "
                 "from the table's position"
@@ -295,7 +295,7 @@ class _Pull:
                 yield self._batch(reached | {_clock(self.source): pulled})
                 return
         yield self._batch({})
-        raise Failed(
+        raise RequestError(
             f"{self.source.url} did not hold still: each of {READINGS} readings of its pages found records "
             "that the one before had passed over"
         )
@@ -311,14 +311,14 @@ class _Pull:
         last, same = 0, 0
         while request:
             if str(request) in asked:
-                raise Failed(f"{source.url}: its pages lead in a circle")
+                raise RequestError(f"{source.url}: its pages lead in a circle")
             asked.add(str(request))
             page = _page(source, http.get(request.url, request.params))
             yield page
             last, before = hash(page.text), last
             same = same + 1 if page.records and last == before else 0
             if same == _SAME:
-                raise Failed(f"{source.url} gives the same page again and again")
+                raise RequestError(f"{source.url} gives the same page again and again")
             request = paging.following(request, page)
 
     def _unseen(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -370,7 +370,7 @@ def _page(source: RestSource, answer: Answer) -> _Page:
     items = items_of(_at(text, source.records) or "")
     if items is None:
         place = f"a list at {'.'.join(source.records)}" if source.records else "a list"
-        raise Failed(f"{source.url} gives a page that is not JSON with {place}")
+        raise RequestError(f"{source.url} gives a page that is not JSON with {place}")
     return _Page(text, [item.encode(encoding) for item in items], answer.link)
 
 

@@ -48,7 +48,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Nested:
+class Nesting:
     """An object or list in a shape, from one edge to the other."""
 
     start: Edge
@@ -60,7 +60,7 @@ class Shape:
     """The literals of a record, one before each value and one behind the last."""
 
     literals: list[bytes] = field(default_factory=list)
-    nodes: dict[Path, int | Nested] = field(default_factory=dict)
+    nodes: dict[Path, int | Nesting] = field(default_factory=dict)
     """Each value by its path: the number of its leaf, or the extent of an object or list."""
     children: dict[Path, list[str]] = field(default_factory=dict)
     """The keys of each object, each once."""
@@ -117,7 +117,7 @@ def shape_of(record: bytes, scan: Scan) -> Shape:
                     place = space(place + 1)
             if path is not None:
                 shape.children[path] = list(keys)
-                shape.nodes[path] = Nested(start, edge(place + 1))
+                shape.nodes[path] = Nesting(start, edge(place + 1))
             return place + 1
         _, end = scan(text, place)
         if mark == "[" and end - place > 2:
@@ -131,7 +131,7 @@ def shape_of(record: bytes, scan: Scan) -> Shape:
                 if text[place] == ",":
                     place = space(place + 1)
             if path is not None:
-                shape.nodes[path] = Nested(start, edge(place + 1))
+                shape.nodes[path] = Nesting(start, edge(place + 1))
             return place + 1
         return leaf(path, place, end)
 
@@ -151,7 +151,7 @@ def shape_of(record: bytes, scan: Scan) -> Shape:
 
 
 @dataclass
-class Matched:
+class ShapeMatch:
     """Records of one shape, and where their values are."""
 
     shape: Shape
@@ -180,11 +180,11 @@ class Matched:
             None,
         )
 
-    def only(self, fits: Bools) -> Matched:
+    def only(self, fits: Bools) -> ShapeMatch:
         """Those of the records that fit."""
         if fits.all():
             return self
-        return Matched(
+        return ShapeMatch(
             self.shape,
             self.rows[fits],
             [a[fits] for a in self.literal_at],
@@ -219,9 +219,11 @@ class Quotes:
         return np.searchsorted(at, starts) < np.searchsorted(at, ends)
 
 
-def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, rows: Ints) -> Matched | None:
+def match(
+    block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, rows: Ints
+) -> ShapeMatch | None:
     """Those of `rows` that have the shape, with their values, all of which are right."""
-    found = Matched(shape, rows)
+    found = ShapeMatch(shape, rows)
     at = starts[rows]
     quote = np.searchsorted(quotes.places[: quotes.count], at)
     alive: Bools | None = None
@@ -292,7 +294,7 @@ def match(block: Block, quotes: Quotes, shape: Shape, starts: Ints, ends: Ints, 
     return found if len(found.rows) else None
 
 
-def _escaped_well(block: Block, quotes: Quotes, found: Matched, ends: Ints, fits: Bools) -> Bools:
+def _escaped_well(block: Block, quotes: Quotes, found: ShapeMatch, ends: Ints, fits: Bools) -> Bools:
     """Those of the records that fit whose strings have none but good escapes, at any depth."""
     fits = fits.copy()
     escaping = np.flatnonzero(fits & quotes.escapes(found.literal_at[0], ends[found.rows]))
@@ -313,7 +315,7 @@ class Shapes:
 
     def matched(
         self, block: Block, quotes: Quotes, starts: Ints, ends: Ints, rows: Ints
-    ) -> Iterator[Matched]:
+    ) -> Iterator[ShapeMatch]:
         """The records among `rows` that have a shape, shape by shape. A row comes once at most."""
         hits: list[tuple[int, Shape]] = []
         left = rows

@@ -192,7 +192,7 @@ class Source:
             )
 
     @property
-    def unit(self) -> str | None:
+    def partition(self) -> str | None:
         """The column of the day that a row belongs to, where the table is partitioned by it."""
         return EVENT_DATE if EVENT_DATE in self.contract.partitioned_by else None
 

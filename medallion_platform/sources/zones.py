@@ -40,7 +40,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileInfo:
     """A file as it was seen in a landing zone. `path` is relative to it, with `/`.
 
     etag: what an object store says of the content; it tells times no closer than a second.
@@ -59,7 +59,7 @@ class Listing:
     One thing that cannot be taken in never keeps the others from it.
     """
 
-    files: list[Seen]
+    files: list[FileInfo]
     left: dict[str, str]
 
 
@@ -86,11 +86,11 @@ class Zone(Protocol):
         """
         ...
 
-    def seen(self, path: str) -> Seen:
+    def seen(self, path: str) -> FileInfo:
         """A file as it is now. Raises LostFile."""
         ...
 
-    def file(self, seen: Seen) -> AbstractContextManager[Path]:
+    def file(self, seen: FileInfo) -> AbstractContextManager[Path]:
         """Its content, as a file of this machine. Raises LostFile, or StillGrowing where it is another."""
         ...
 
@@ -115,10 +115,10 @@ class Folder:
         own (a pipe, a socket, a device); what the platform's user may not list or read.
         """
         found = dict(entry for folder in folders for entry in self._scanned(folder))
-        files = [seen for _, seen in sorted(found.items()) if isinstance(seen, Seen)]
+        files = [seen for _, seen in sorted(found.items()) if isinstance(seen, FileInfo)]
         return Listing(files, {path: why for path, why in sorted(found.items()) if isinstance(why, str)})
 
-    def _scanned(self, folder: str) -> Iterator[tuple[str, Seen | str]]:
+    def _scanned(self, folder: str) -> Iterator[tuple[str, FileInfo | str]]:
         """Each path with the file that stands there, or with why it is left alone."""
         try:
             entries = list(os.scandir(os.path.join(self.root, folder)))  # noqa: PTH118
@@ -134,7 +134,7 @@ class Folder:
             elif (found := self._entry(path, entry)) is not None:
                 yield path, found
 
-    def _entry(self, path: str, entry: os.DirEntry[str]) -> Seen | str | None:
+    def _entry(self, path: str, entry: os.DirEntry[str]) -> FileInfo | str | None:
         try:
             facts = entry.stat()
         except OSError:
@@ -145,13 +145,13 @@ class Folder:
             return _KINDS.get(stat.S_IFMT(facts.st_mode), "no file")
         if not os.access(entry.path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             return "the file may not be read (Permission denied)"
-        return Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+        return FileInfo(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def _holds(self, path: str) -> bool:
         """Whether a path, all links followed, lies within the landing zone."""
         return Path(path).resolve().is_relative_to(Path(self.root).resolve())
 
-    def seen(self, path: str) -> Seen:
+    def seen(self, path: str) -> FileInfo:
         """A file's size and the time of its last change."""
         place = Path(self.root) / path
         try:
@@ -162,10 +162,10 @@ class Folder:
             raise LostFile(path, error.strerror or str(error)) from error
         if not self._holds(str(place)):
             raise LostFile(path, "a link that leads out of the landing zone stands in its place")
-        return Seen(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+        return FileInfo(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     @contextmanager
-    def file(self, seen: Seen) -> Generator[Path]:
+    def file(self, seen: FileInfo) -> Generator[Path]:
         """The file itself, by the path behind all links: what is put in its place later is not followed."""
         place = (Path(self.root) / seen.path).resolve()
         if not self._holds(str(place)):
@@ -245,7 +245,7 @@ class Bucket:
         except FileNotFoundError:
             return _OTHER_KEY if _UNTOLD in key else None
 
-    def seen(self, path: str) -> Seen:
+    def seen(self, path: str) -> FileInfo:
         """An object's size, time and ETag."""
         with _available(self.root):
             try:
@@ -254,7 +254,7 @@ class Bucket:
                 raise LostFile(path, "the object was deleted before it could be read") from None
 
     @contextmanager
-    def file(self, seen: Seen) -> Generator[Path]:
+    def file(self, seen: FileInfo) -> Generator[Path]:
         """The object, downloaded."""
         name = blake2b(f"{seen.path}\n{seen.etag}".encode(), digest_size=16).hexdigest()
         local = Path(self._downloads.name) / name
@@ -266,7 +266,7 @@ class Bucket:
             if sum(kept.stat().st_size for kept in local.parent.iterdir()) > _KEEP_BYTES:
                 local.unlink()
 
-    def _download(self, seen: Seen, local: Path) -> None:
+    def _download(self, seen: FileInfo, local: Path) -> None:
         from obstore.exceptions import PreconditionError
 
         part = local.with_suffix(".part")
@@ -286,7 +286,7 @@ class _Listed:
     """What was listed of a folder of a bucket, whole at the time `at` (monotonic seconds)."""
 
     at: float
-    files: dict[str, Seen]
+    files: dict[str, FileInfo]
     left: dict[str, str]
 
 
@@ -296,8 +296,8 @@ def _folders(paths: Iterable[str]) -> set[str]:
     return below | {str(above) for folder in below for above in PurePosixPath(folder).parents}
 
 
-def _seen(found: ObjectMeta) -> Seen:
-    return Seen(found["path"], found["size"], found["last_modified"], found["e_tag"])
+def _seen(found: ObjectMeta) -> FileInfo:
+    return FileInfo(found["path"], found["size"], found["last_modified"], found["e_tag"])
 
 
 @contextmanager

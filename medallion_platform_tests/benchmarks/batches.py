@@ -19,7 +19,7 @@ import polars as pl
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import Kept, intake
+from medallion_platform.pipeline.intake import OpenTables, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.stream import COMPACT_EVERY
 from medallion_platform.sources import files
@@ -74,9 +74,9 @@ def _costs(rounds: int, commits: int, days: int, merged: bool) -> dict[str, str]
     source = _source("events", "nowhere:9092")
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))
-        worker = Kept(lake)
+        worker = OpenTables(lake)
 
-        def take(times: Sequence[datetime], kept: Kept) -> float:
+        def take(times: Sequence[datetime], kept: OpenTables) -> float:
             came, began = _Came(source, times), time.perf_counter()
             taken = intake(came, lake, Run("bench", _NOW), kept=kept)
             assert taken.counts.written == len(times), taken
@@ -92,7 +92,7 @@ def _costs(rounds: int, commits: int, days: int, merged: bool) -> dict[str, str]
         counted = {"commits": commits, "partitions": days, "files": len(table.file_uris())}
         batch = [_NOW + timedelta(milliseconds=n) for n in range(ROWS)]
         warm = [take(batch, worker) for _ in range(rounds + 1)][1:]
-        cold = [take(batch, Kept(lake)) for _ in range(rounds)]
+        cold = [take(batch, OpenTables(lake)) for _ in range(rounds)]
     return {name: f"{n:,}" for name, n in counted.items()} | {
         f"{ROWS:,} messages by a worker": f"{median(warm):.0f} ms",
         "by a run": f"{median(cold):.0f} ms",

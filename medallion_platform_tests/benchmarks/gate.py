@@ -1,4 +1,4 @@
-"""The contract gate on Spark: judge, split into table and dead letters, against a bare write.
+"""The contract gate on Spark: validate, split into table and dead letters, against a bare write.
 
 Both read the same Parquet files of typed rows in one warm session and write Parquet. The gate has
 eight expectations, two of them regular expressions, and rejects none or 0.3 % of the rows. In rows of
@@ -19,7 +19,7 @@ from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts import spark as contracts
+from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.jars import jars
@@ -140,9 +140,14 @@ def _bare(contract: Contract, rows: DataFrame, to: str) -> None:
 
 
 def _gate(contract: Contract, rows: DataFrame, to: str) -> None:
-    judged = contracts.judge(contract, rows)
+    validated = contracts.validate(contract, rows)
     verdict = engine.Verdict(
-        judged.ok, judged.violations, F.lit("*"), judged.was, judged.left_in_place, judged.guard
+        validated.ok,
+        validated.violations,
+        F.lit("*"),
+        validated.was,
+        validated.left_in_place,
+        validated.guard,
     )
     Path(to).mkdir()
-    engine.stage(judged.df, to, contract.partitioned_by, columns=judged.columns, verdict=verdict)
+    engine.stage(validated.df, to, contract.partitioned_by, columns=validated.columns, verdict=verdict)

@@ -1,7 +1,7 @@
 """Intake against a bare Spark read-and-append of the same files, in rows per CPU-second.
 
 Each side is a process of its own that first takes in a small file (imports, JVM and compilers get
-warm) and then measures the CPU seconds of the big ones, its children's included. The lean side
+warm) and then measures the CPU seconds of the big ones, its children's included. The polars side
 checks a contract of the same columns, keeps payload and provenance, drops duplicates and commits with
 counts and position; Spark casts to the same types and appends to a Delta table.
 """
@@ -34,15 +34,15 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
         for form in ("csv", "jsonl"):
             landing = Path(folder) / form
             write(landing, form, rows)
-            lean, spark = [], []
+            ours, spark = [], []
             for n in range(rounds):
-                lean.append(_in_own_process("lean", form, landing, Path(folder) / f"lean-{form}-{n}"))
+                ours.append(_in_own_process("polars", form, landing, Path(folder) / f"ours-{form}-{n}"))
                 spark.append(_in_own_process("spark", form, landing, Path(folder) / f"spark-{form}-{n}"))
             figures.append(
                 Figure(
                     f"intake of {form}, checks included, rows per CPU-second of bare Spark",
-                    [s / n for s, n in zip(spark, lean, strict=True)],
-                    f"{rows / median(lean):,.0f} rows per CPU-second against {rows / median(spark):,.0f}",
+                    [s / n for s, n in zip(spark, ours, strict=True)],
+                    f"{rows / median(ours):,.0f} rows per CPU-second against {rows / median(spark):,.0f}",
                     "at least 3",
                 )
             )
@@ -124,7 +124,7 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
 def _spark(form: str, landing: Path, lake: Path) -> float:
     from pyspark.sql import functions as F
 
-    from medallion_platform.contracts.spark import spark_schema
+    from medallion_platform.contracts.spark_engine import spark_schema
     from medallion_platform.domains.clickstream.contracts import BronzeEvents
     from medallion_platform.jars import jars
     from medallion_platform.lakehouse.spark import session
@@ -144,4 +144,4 @@ def _spark(form: str, landing: Path, lake: Path) -> float:
 
 if __name__ == "__main__":
     engine, form, landing, lake = sys.argv[1:]
-    print({"lean": _lean, "spark": _spark}[engine](form, Path(landing), Path(lake)))
+    print({"polars": _lean, "spark": _spark}[engine](form, Path(landing), Path(lake)))

@@ -63,7 +63,11 @@ class DailySales(ContractModel):
     class Config:
         """Table options."""
 
-        metadata: ClassVar = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "sales"}
+        metadata: ClassVar = {
+            "key": ["event_date"],
+            "partitioned_by": ["event_date"],
+            "row_count_column": "sales",
+        }
 
 
 def clean(sales: DataFrame) -> DataFrame:
@@ -98,16 +102,16 @@ def _tables(shop: str) -> tuple[Table, Table]:
     silver = table(
         f"silver.{shop}",
         contract=SilverSales.contract,
-        made_from={"sales": f"bronze.{shop}"},
-        recompute="rows",
-        unit=daily("event_date"),
+        inputs={"sales": f"bronze.{shop}"},
+        incremental="append",
+        partition=daily("event_date"),
     )(clean)
     gold = table(
         f"gold.{shop}",
         contract=DailySales.contract,
-        made_from={"sales": f"silver.{shop}"},
-        recompute="partitions",
-        unit=daily("event_date"),
+        inputs={"sales": f"silver.{shop}"},
+        incremental="replace_partitions",
+        partition=daily("event_date"),
     )(summed)
     return silver, gold
 
@@ -116,11 +120,11 @@ def fill(home: Path, sources: int) -> None:
     """Make the tables without a JVM: a few commits each, all up to date, with dead letters."""
     import polars as pl
 
-    from medallion_platform.lakehouse import lean
+    from medallion_platform.lakehouse import polars_writer
     from medallion_platform.lakehouse.commit import next_sequence
+    from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
     from medallion_platform.lakehouse.counts import Counts
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.lakehouse.record import WHOLE, Record
     from medallion_platform.pipeline import landing_zone
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.plan import CODE, code_version
@@ -150,16 +154,16 @@ def fill(home: Path, sources: int) -> None:
         for made in catalog.in_order:
             new = rows(made.layer, n)
             target = lake.ensure(made.name, new.to_arrow().schema, ["event_date"])
-            position = {u: {WHOLE: lake.version(u)} for u in made.upstream_names}
-            record = Record(
+            position = {u: {UNPARTITIONED: lake.version(u)} for u in made.upstream_names}
+            record = CommitRecord(
                 verb="refresh",
                 run_id=f"refresh-{n}",
                 at=datetime.now(UTC).isoformat(),
                 counts=Counts(read=new.height, written=new.height),
-                position={**position, CODE: {WHOLE: code_version(made)}},
+                position={**position, CODE: {UNPARTITIONED: code_version(made)}},
                 sequence=next_sequence(target),
             )
-            lean.append(target, new, record, {})
+            polars_writer.append(target, new, record, {})
 
 
 def _become_the_installation(sources: int) -> None:

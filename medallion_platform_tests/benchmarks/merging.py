@@ -1,7 +1,7 @@
 """Changes merged into a big table: the platform's refresh against a bare MERGE, by CPU seconds.
 
 Both sides get the same change events of 2 million users, newest image per key wins. The refresh reads them
-from bronze, judges every row by the contract, counts what became of each and leaves a table that every
+from bronze, validates every row by the contract, counts what became of each and leaves a table that every
 reader can read; the bare side is Delta's MERGE from typed images, once as it is and once with deletion
 vectors, which readers outside of Spark have to know.
 """
@@ -17,14 +17,14 @@ import polars as pl
 
 from medallion_platform.domains.catalog import catalog_of
 from medallion_platform.jars import jars
-from medallion_platform.lakehouse import lean
+from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline.refresh import Run, refresh
-from medallion_platform.pipeline.sift import bronze_schema
+from medallion_platform.pipeline.triage import bronze_schema
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
 CATALOG = catalog_of({})
@@ -43,7 +43,7 @@ def measure(rounds: int, rows: int = ROWS, changes: int = CHANGES) -> list[Figur
         _append(lake, _changes(0, rows, "c", 0))
 
         def bring() -> None:
-            done = refresh(TABLE, lake, lambda: spark, Run.now(), unit_columns=CATALOG.unit_columns)
+            done = refresh(TABLE, lake, lambda: spark, Run.now(), partition_columns=CATALOG.partition_columns)
             assert done.record
             assert done.record.counts.missing == 0
 
@@ -116,7 +116,9 @@ def _append(lake: Lake, frame: pl.DataFrame) -> None:
     table = lake.ensure(SOURCE.table, bronze_schema(SOURCE), SOURCE.contract.partitioned_by)
     counts = Counts(frame.height, frame.height)
     at = datetime.now(UTC).isoformat()
-    lean.append(table, frame, Record("intake", "r", at, counts, sequence=next_sequence(table)), {})
+    polars_writer.append(
+        table, frame, CommitRecord("intake", "r", at, counts, sequence=next_sequence(table)), {}
+    )
 
 
 def _merge(spark: object, folder: str, name: str) -> None:

@@ -21,12 +21,12 @@ from deltalake import DeltaTable
 
 from medallion_platform.domains.catalog import catalog_of
 from medallion_platform.jars import jars
-from medallion_platform.lakehouse import lean
+from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.maintenance import maintain
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.plan import CODE, code_version
 from medallion_platform.pipeline.refresh import Run, out_of_date, refresh
 from medallion_platform_tests.benchmarks.figure import Figure, spent
@@ -48,7 +48,14 @@ def measure(rounds: int, rows: int = ROWS_A_DAY) -> list[Figure]:
             _events(lake, FIRST + timedelta(days=day), rows, f"first-{day}")
 
         def bring(rebuild: bool = False) -> None:
-            refresh(TABLE, lake, lambda: spark, Run.now(), rebuild=rebuild, unit_columns=CATALOG.unit_columns)
+            refresh(
+                TABLE,
+                lake,
+                lambda: spark,
+                Run.now(),
+                rebuild=rebuild,
+                partition_columns=CATALOG.partition_columns,
+            )
 
         bring()
         for n in range(-1, rounds):
@@ -95,7 +102,7 @@ def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[s
 def _costs(lake: Lake, partitions: int, commits: int, rounds: int) -> dict[str, str]:
     files = len(DeltaTable(lake.path(SOURCE.name)).file_uris())
     timed = {
-        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.unit_columns),
+        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.partition_columns),
         "status": lambda: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
         "one more commit": lambda: _events(lake, FIRST, 1, "more"),
     }
@@ -124,16 +131,16 @@ def _grow(lake: Lake, partitions: int, commits: int) -> None:
         _repeat_last_commit(lake, commits - 2)
     version = lake.version(SOURCE.name)
     code = code_version(TABLE)
-    record = Record(
+    record = CommitRecord(
         "refresh",
         "r",
         datetime.now(UTC).isoformat(),
         Counts(),
-        {SOURCE.name: {WHOLE: version}, CODE: {WHOLE: code}},
+        {SOURCE.name: {UNPARTITIONED: version}, CODE: {UNPARTITIONED: code}},
     )
     made = pl.DataFrame({"event_date": days, "user_id": ["u"] * partitions})
     table = lake.ensure(TABLE.name, made.to_arrow().schema, ["event_date"])
-    lean.append(table, made, Record(**{**record.__dict__, "sequence": 1}), {})
+    polars_writer.append(table, made, CommitRecord(**{**record.__dict__, "sequence": 1}), {})
 
 
 def _repeat_last_commit(lake: Lake, times: int) -> None:
@@ -165,10 +172,10 @@ def _write(lake: Lake, frame: pl.DataFrame) -> None:
     table = lake.ensure(SOURCE.name, frame.to_arrow().schema, ["event_date"])
     sequence = max(table.transaction_version("writer") or 0, 0) + 1
     at = datetime.now(UTC).isoformat()
-    lean.append(
+    polars_writer.append(
         table,
         frame,
-        Record("refresh", "r", at, sequence=sequence, counts=Counts(frame.height, frame.height)),
+        CommitRecord("refresh", "r", at, sequence=sequence, counts=Counts(frame.height, frame.height)),
         {},
     )
 

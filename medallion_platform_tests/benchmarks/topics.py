@@ -1,7 +1,7 @@
 """Topics into bronze: against bare Spark, what exactly-once costs, and how soon a message can be read.
 
 Against Spark each side is a process of its own that takes in a small topic first (imports, JVM and
-compilers get warm), then measures the CPU seconds of the big one, its children's included. The lean
+compilers get warm), then measures the CPU seconds of the big one, its children's included. The polars
 side checks a contract of ten columns with 14 expectations, two of them regular expressions, keeps
 payload, key, headers and provenance, drops duplicates within the watermark and commits with counts
 and positions; Spark casts to the same types and appends.
@@ -110,23 +110,23 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
     with _broker() as (broker, folder):
         _fill(broker, "warm", WARM_ROWS)
         size = _fill(broker, "events", rows)
-        seconds: dict[str, list[float]] = {"lean": [], "bare": [], "spark": [], "plain": [], "booked": []}
+        seconds: dict[str, list[float]] = {"polars": [], "bare": [], "spark": [], "plain": [], "booked": []}
         memory: list[float] = []
         for n in range(rounds):
-            for engine in ("lean", "bare", "spark"):
+            for engine in ("polars", "bare", "spark"):
                 spent, used = _in_own_process(engine, broker, folder / f"{engine}-{n}")
                 seconds[engine].append(spent)
-                memory += [used] if engine == "lean" else []
+                memory += [used] if engine == "polars" else []
             for engine in ("plain", "booked"):
                 spent, _ = _in_own_process(engine, broker, folder / f"{engine}-{n}")
                 seconds[engine].append(spent)
-    lean, bare, spark = seconds["lean"], seconds["bare"], seconds["spark"]
+    ours, bare, spark = seconds["polars"], seconds["bare"], seconds["spark"]
     return [
         Figure(
             "Kafka to bronze, checks included, messages per CPU-second of bare Spark",
-            [s / n for s, n in zip(bare, lean, strict=True)],
-            f"{rows / median(lean):,.0f} messages of {size:.0f} bytes per CPU-second "
-            f"({rows / max(lean):,.0f} to {rows / min(lean):,.0f}) against {rows / median(bare):,.0f}; "
+            [s / n for s, n in zip(bare, ours, strict=True)],
+            f"{rows / median(ours):,.0f} messages of {size:.0f} bytes per CPU-second "
+            f"({rows / max(ours):,.0f} to {rows / min(ours):,.0f}) against {rows / median(bare):,.0f}; "
             f"{max(memory):,.0f} MB at most",
             "at least 3, and 100,000",
         ),
@@ -149,7 +149,7 @@ def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
 def of_duplicates(rounds: int, rows: int = ROWS) -> list[Figure]:
     """What dropping duplicates within ten minutes costs each engine, and Spark with a state of its own."""
     pairs = {
-        "lean": ("lean", "booked", "by hashes of the table's keys, the lean engine"),
+        "polars": ("polars", "booked", "by hashes of the table's keys, the polars engine"),
         "spark": ("spark", "spark_keyless", "by hashes of the table's keys, the Spark engine"),
         "state": ("state", "bare", "bare Spark, dropDuplicatesWithinWatermark in RocksDB"),
     }
@@ -282,12 +282,12 @@ def _booked(address: str, lake: Path) -> float:
 
 
 def _plain(address: str, lake: Path) -> float:
-    """The same reading, judging and writing; nothing counted, no position, no look at dead letters."""
+    """The same reading, validating and writing; nothing counted, no position, no look at dead letters."""
     from medallion_platform.lakehouse.commit import _additions
-    from medallion_platform.lakehouse.lean import parts, write
+    from medallion_platform.lakehouse.polars_writer import parts, write
     from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.pipeline.sift import bronze_schema, finish, judge
+    from medallion_platform.pipeline.triage import bronze_schema, finish, validate
     from medallion_platform.sources import kafka
 
     for topic in ("warm", "events"):
@@ -297,7 +297,7 @@ def _plain(address: str, lake: Path) -> float:
         table = Lake(lake).ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
         known = pl.scan_delta(table).collect_schema()
         for batch in kafka.look(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
-            rows = finish(source, run, judge(source, batch.frame, run.at).good, known)
+            rows = finish(source, run, validate(source, batch.frame, run.at).good, known)
             by = source.contract.partitioned_by
             root = str(lake / "bronze" / topic)
             added = _additions([write(root, path, part, values) for path, values, part in parts(rows, by)])
@@ -336,7 +336,7 @@ def _bare(address: str, lake: Path, *, state: bool = False) -> float:
     """Spark alone; state: duplicates are dropped by Spark's own state, in RocksDB with changelogs."""
     from pyspark.sql import functions as F
 
-    from medallion_platform.contracts.spark import spark_schema
+    from medallion_platform.contracts.spark_engine import spark_schema
     from medallion_platform.jars import DELTA, KAFKA, jars
     from medallion_platform.lakehouse.spark import session
 
@@ -519,12 +519,12 @@ class _Watch:
             steps = iter(self.bronze)
             at, version, reached = next(steps)
             refreshes = iter(self.silver)
-            made_at, made_from = next(refreshes)
+            made_at, inputs = next(refreshes)
             for _, offset, then in sorted(a for a in acknowledged if a[0] == partition):
                 while reached[partition] <= offset:
                     at, version, reached = next(steps)
-                while made_from < version:
-                    made_at, made_from = next(refreshes)
+                while inputs < version:
+                    made_at, inputs = next(refreshes)
                 bronze.append(max(at - then, 0.0))
                 silver.append(max(made_at - then, 0.0))
         return bronze, silver
@@ -570,7 +570,7 @@ if __name__ == "__main__":
     import resource
 
     side, address, lake, *more = sys.argv[1:]
-    engines = {"lean": _lean, "spark": _spark, "bare": _bare, "plain": _plain, "booked": _booked}
+    engines = {"polars": _lean, "spark": _spark, "bare": _bare, "plain": _plain, "booked": _booked}
     forms = {"json": _json, "avro": _avro}
     sides: dict[str, Any] = {**engines, **forms, "state": _state, "spark_keyless": _spark_keyless}
     spent = sides[side](address, Path(lake), *more)

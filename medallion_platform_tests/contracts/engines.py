@@ -12,8 +12,8 @@ from polars.testing import assert_frame_equal
 from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts import lean
-from medallion_platform.contracts import spark as in_spark
+from medallion_platform.contracts import polars_engine
+from medallion_platform.contracts import spark_engine as in_spark
 from medallion_platform.contracts.contract import Column, ColumnType, Contract, Expectation, Severity
 
 ROW = "_row"
@@ -49,29 +49,31 @@ def numbered(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.int_range(pl.len()).alias(ROW))
 
 
-def by_lean(contract: Contract, frame: pl.DataFrame) -> Result:
-    judged = lean.judge(contract, frame)
-    return Result(judged.good, judged.bad, judged.violations | judged.warnings | judged.failures)
+def by_polars(contract: Contract, frame: pl.DataFrame) -> Result:
+    validated = polars_engine.validate(contract, frame)
+    return Result(
+        validated.good, validated.bad, validated.violations | validated.warnings | validated.failures
+    )
 
 
 def by_spark(contract: Contract, frame: pl.DataFrame, spark: SparkSession) -> Result:
     given = spark.createDataFrame(frame.to_arrow())
     naive = [name for name, dtype in frame.schema.items() if dtype == pl.Datetime("us")]
     given = given.withColumns({name: F.col(name).cast("timestamp_ntz") for name in naive})
-    judged = in_spark.judge(contract, given)
+    validated = in_spark.validate(contract, given)
     observation = Observation()
-    df = judged.df
-    if judged.counters:
-        df = df.observe(observation, *(c.alias(name) for name, c in judged.counters.items()))
-    hidden = df.withColumns({"_ok": judged.ok, "_names": judged.violations})
+    df = validated.df
+    if validated.counters:
+        df = df.observe(observation, *(c.alias(name) for name, c in validated.counters.items()))
+    hidden = df.withColumns({"_ok": validated.ok, "_names": validated.violations})
     rows = to_polars(hidden).sort(ROW)
-    good = rows.filter("_ok").select(judged.columns)
+    good = rows.filter("_ok").select(validated.columns)
     came = [
         pl.col("__was_" + name).alias(name) if "__was_" + name in rows.columns else pl.col(name)
         for name in frame.columns
     ]
     bad = rows.filter(~pl.col("_ok")).select(*came, pl.col("_names").alias(in_spark.VIOLATIONS))
-    return Result(good, bad, dict(observation.get) if judged.counters else {})
+    return Result(good, bad, dict(observation.get) if validated.counters else {})
 
 
 def to_polars(df: Any) -> pl.DataFrame:
@@ -87,8 +89,8 @@ def bits(frame: pl.DataFrame) -> pl.DataFrame:
 def assert_agree(contract: Contract, frame: pl.DataFrame, spark: SparkSession) -> Result:
     """Both engines call the same rows good, with the same values, and name the same violations."""
     frame = numbered(frame)
-    ours, theirs = by_lean(contract, frame), by_spark(contract, frame, spark)
-    told = ours.bad.select(ROW, lean.VIOLATIONS), theirs.bad.select(ROW, lean.VIOLATIONS)
+    ours, theirs = by_polars(contract, frame), by_spark(contract, frame, spark)
+    told = ours.bad.select(ROW, polars_engine.VIOLATIONS), theirs.bad.select(ROW, polars_engine.VIOLATIONS)
     assert_frame_equal(*told)
     assert ours.counts == theirs.counts
     assert_frame_equal(bits(ours.good), bits(theirs.good))

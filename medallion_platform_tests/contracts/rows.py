@@ -12,8 +12,8 @@ import pyspark.sql.types as T
 from hypothesis import strategies as st
 from pandera.api.dataframe import model_components
 
-from medallion_platform.contracts.lean import polars_type
 from medallion_platform.contracts.model import ContractModel
+from medallion_platform.contracts.polars_engine import polars_type
 
 ANNOTATIONS: dict[str, Any] = {
     "string": T.StringType,

@@ -1,4 +1,4 @@
-"""Both engines judge alike: every check, over generated frames of text and of typed values."""
+"""Both engines validate alike: every check, over generated frames of text and of typed values."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
 
-from medallion_platform.contracts import spark as in_spark
+from medallion_platform.contracts import spark_engine as in_spark
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.contracts.model import expect
 
-from .engines import assert_agree, by_lean, by_spark, numbered, quick, to_polars
+from .engines import assert_agree, by_polars, by_spark, numbered, quick, to_polars
 from .rows import VALUES, checks, column, model
 
 KINDS = sorted(VALUES)
@@ -103,19 +103,19 @@ def test_bad_rows_come_as_they_came_with_every_violation_named(spark: SparkSessi
 
 def test_good_and_bad_of_spark_are_those_rows(spark: SparkSession) -> None:
     frame = numbered(pl.DataFrame(ROWS))
-    judged = in_spark.judge(CONTRACT, spark.createDataFrame(frame.to_arrow()))
-    ours = by_lean(CONTRACT, frame)
-    assert_frame_equal(to_polars(judged.good()).sort("_row"), ours.good)
-    assert_frame_equal(to_polars(judged.bad()).sort("_row"), ours.bad)
+    validated = in_spark.validate(CONTRACT, spark.createDataFrame(frame.to_arrow()))
+    ours = by_polars(CONTRACT, frame)
+    assert_frame_equal(to_polars(validated.good()).sort("_row"), ours.good)
+    assert_frame_equal(to_polars(validated.bad()).sort("_row"), ours.bad)
 
 
 def test_fail_raises_with_the_name_and_no_value(spark: SparkSession) -> None:
     row = dict(ROWS[0], amount="12345.5")
     frame = numbered(pl.DataFrame([row]))
-    assert by_lean(CONTRACT, frame).counts["not too much"] == 1
-    judged = in_spark.judge(CONTRACT, spark.createDataFrame(frame.to_arrow()))
+    assert by_polars(CONTRACT, frame).counts["not too much"] == 1
+    validated = in_spark.validate(CONTRACT, spark.createDataFrame(frame.to_arrow()))
     with pytest.raises(Exception, match="a row violates 'not too much'") as error:
-        judged.good().collect()
+        validated.good().collect()
     assert "12345" not in str(error.value).split("SQLSTATE")[0]
 
 
@@ -140,7 +140,7 @@ def test_neither_ansi_mode_nor_time_zone_matter(spark: SparkSession, ansi: str, 
         spark.conf.set(name, value)
     try:
         frame = numbered(frame)
-        ours, theirs = by_lean(contract, frame), by_spark(contract, frame, spark)
+        ours, theirs = by_polars(contract, frame), by_spark(contract, frame, spark)
     finally:
         for name, value in before.items():
             spark.conf.set(name, str(value))
@@ -224,8 +224,8 @@ def test_nan_passes_no_bound_however_it_is_said(spark: SparkSession, data: st.Da
 def test_a_rule_in_sql_is_broken_by_nan(rule: str) -> None:
     contract = model({"x": ("double", {"nullable": True})}, metadata={"rows": {"rule": rule}}).contract
     frame = numbered(pl.DataFrame({"x": [math.nan, None]}))
-    assert by_lean(contract, frame).bad["_row"].to_list() == [0]
+    assert by_polars(contract, frame).bad["_row"].to_list() == [0]
     either = model(
         {"x": ("double", {})}, metadata={"rows": {"rule": f"x is null or x = x or {rule}"}}
     ).contract
-    assert by_lean(either, frame[:1]).bad.is_empty()
+    assert by_polars(either, frame[:1]).bad.is_empty()

@@ -27,9 +27,9 @@ def test_the_types_import_no_engine_and_no_pandera() -> None:
     assert told.stdout.strip() == "[]"
 
 
-def test_judging_in_polars_imports_neither_pandera_nor_spark() -> None:
+def test_validating_in_polars_imports_neither_pandera_nor_spark() -> None:
     program = (
-        "import sys, medallion_platform.contracts.lean;"
+        "import sys, medallion_platform.contracts.polars_engine;"
         "print([name for name in ('pandera', 'pyspark') if name in sys.modules])"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

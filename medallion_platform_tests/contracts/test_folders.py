@@ -37,10 +37,10 @@ BAD = (
 def test_a_text_is_refused_exactly_where_no_folder_can_be_called_so(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    judged = assert_agree(Places.contract, pl.DataFrame({"straße": [*GOOD, *BAD]}), spark)
-    assert judged.good["straße"].to_list() == list(GOOD)
+    validated = assert_agree(Places.contract, pl.DataFrame({"straße": [*GOOD, *BAD]}), spark)
+    assert validated.good["straße"].to_list() == list(GOOD)
     told = "straße: names a folder (not empty, at most 247 bytes)"
-    assert judged.bad["_violations"].to_list() == [[told]] * len(BAD)
+    assert validated.bad["_violations"].to_list() == [[told]] * len(BAD)
     for text in GOOD:
         (tmp_path / folder("straße", text)).mkdir()
     assert len(list(tmp_path.iterdir())) == len(GOOD)

@@ -17,14 +17,14 @@ from medallion_platform.contracts.contract import Pii
 from medallion_platform.contracts.masking import (
     KEY_VARIABLE,
     NoTokenKey,
-    digest_lean,
+    digest_polars,
     digest_spark,
     key_fingerprint,
     mask,
-    mask_lean,
+    mask_polars,
     mask_spark,
     pads_spark,
-    shown_lean,
+    shown_polars,
     token_key,
 )
 
@@ -79,15 +79,15 @@ KNOWN: dict[Pii, dict[str, str]] = {"email": EMAILS, "phone": PHONES, "name": NA
 CASES = [(kind, clear, masked) for kind, known in KNOWN.items() for clear, masked in known.items()]
 
 
-def lean_masks(values: list[str | None], pii: Pii) -> list[str | None]:
+def polars_masks(values: list[str | None], pii: Pii) -> list[str | None]:
     frame = pl.DataFrame({"x": pl.Series(values, dtype=pl.String)})
-    return frame.select(mask_lean(pl.col("x"), pii)).to_series().to_list()
+    return frame.select(mask_polars(pl.col("x"), pii)).to_series().to_list()
 
 
 @pytest.mark.parametrize(("pii", "clear", "masked"), CASES)
 def test_a_known_mask(pii: Pii, clear: str, masked: str) -> None:
     assert mask(clear, pii) == masked
-    assert lean_masks([clear, None], pii) == [masked, None]
+    assert polars_masks([clear, None], pii) == [masked, None]
 
 
 alphabet = st.sampled_from("aZ9é@*.-_ \n+()/\x00😀٣") | st.characters(exclude_categories=["Cs"])
@@ -101,7 +101,7 @@ values = st.none() | st.text(alphabet, max_size=8) | emails | phones
 @given(values, st.sampled_from(["email", "phone", "name"]))
 def test_a_mask_is_its_own_mask_and_tells_nothing_else(clear: str | None, pii: Pii) -> None:
     masked = mask(clear, pii)
-    assert lean_masks([clear], pii) == [masked]
+    assert polars_masks([clear], pii) == [masked]
     assert mask(masked, pii) == masked
     if clear is None or masked is None:
         assert clear is masked
@@ -122,7 +122,7 @@ def test_spark_masks_alike(spark: SparkSession, found: list[str | None], pii: Pi
     frame = pl.DataFrame({"x": pl.Series([*found, *known], dtype=pl.String)})
     df = spark.createDataFrame(numbered(frame).to_arrow())
     masked = to_polars(df.select(ROW, mask_spark(F.col("x"), pii).alias("x"))).sort(ROW)
-    assert masked["x"].to_list() == lean_masks(frame["x"].to_list(), pii)
+    assert masked["x"].to_list() == polars_masks(frame["x"].to_list(), pii)
 
 
 # hashes and tokens --------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_tokens_and_hashes_are_those_of_the_standard(
 ) -> None:
     frame = pl.DataFrame({"x": pl.Series(found, dtype=pl.String)})
     expected = [digested(text, key) for text in found]
-    assert frame.select(digest_lean(pl.col("x"), key))["x"].to_list() == expected
+    assert frame.select(digest_polars(pl.col("x"), key))["x"].to_list() == expected
     df = spark.createDataFrame(numbered(frame).to_arrow())
     pads = pads_spark(spark, key) if key is not None else None
     told = to_polars(df.select(ROW, digest_spark(F.col("x"), pads).alias("x"))).sort(ROW)
@@ -185,12 +185,12 @@ def test_no_plan_tells_the_key(spark: SparkSession) -> None:
 def test_what_is_shown_of_a_column_of_tokens() -> None:
     token = digested("x", b"k")
     frame = pl.DataFrame({"x": ["jane.doe@example.com", token, None]})
-    assert frame.select(shown_lean(pl.col("x"), "email", "tokenize"))["x"].to_list() == [
+    assert frame.select(shown_polars(pl.col("x"), "email", "tokenize"))["x"].to_list() == [
         "jan***@example.com",
         token,
         None,
     ]
-    assert frame.select(shown_lean(pl.col("x"), "email", "mask"))["x"].to_list() == [
+    assert frame.select(shown_polars(pl.col("x"), "email", "mask"))["x"].to_list() == [
         "jan***@example.com",
         "***",
         None,

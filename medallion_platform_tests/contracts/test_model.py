@@ -51,7 +51,7 @@ class Orders(ContractModel):
             "event_time": "placed_at",
             "partitioned_by": ["event_date"],
             "watermark": timedelta(minutes=10),
-            "weight": "lines",
+            "row_count_column": "lines",
             "rows": {
                 "paid for": "state <> 'paid' or amount > 0",
                 "placed on its day": expect("date(placed_at) = day", severity="warn"),
@@ -69,7 +69,7 @@ def test_a_model_is_compiled() -> None:
     assert contract.column("email").nullable
     assert contract.pii == {"email": "email"}
     assert (contract.key, contract.event_time) == (("order_id",), "placed_at")
-    assert (contract.partitioned_by, contract.weight) == (("event_date",), "lines")
+    assert (contract.partitioned_by, contract.row_count_column) == (("event_date",), "lines")
     assert contract.watermark == timedelta(minutes=10)
 
 
@@ -148,7 +148,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("event_date of nothing", table(partitioned_by=["event_date"]), "partitioned_by", "needs an event_time"),
     ("watermark without key", table(watermark=timedelta(1)), "watermark", "needs a key and an event_time"),
     ("watermark of minutes", table(watermark=10, key=["x"]), "watermark", "10 is not a positive timedelta"),
-    ("weight of text", table(weight="t"), "weight", "column 't' is a string, not a count"),
+    ("count of text", table(row_count_column="t"), "row_count_column", "column 't' is a string, not a count"),
     ("misspelt option", table(kye=["x"]), None, "unknown option 'kye'"),
     ("misspelt field option", {"metadata": {"severty": "warn"}}, "x", "unknown option 'severty'"),
     ("unknown severity", {"severity": "ignore"}, "x", "severity 'ignore'; known are reject, warn, fail"),
@@ -170,7 +170,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("constant with a fraction", {"ge": 0.5}, "x", "0.5 is no long: not a whole number"),
     ("constant too large", {"annotation": T.IntegerType, "le": 2**31}, "x", "beyond 32 bits"),
     ("constant NaN", {"annotation": T.DoubleType, "le": float("nan")}, "x", "NaN compares with nothing"),
-    ("text check of a number", {"str_startswith": "a"}, "x", "str_startswith judges text"),
+    ("text check of a number", {"str_startswith": "a"}, "x", "str_startswith checks text"),
     ("order of text", {"annotation": T.StringType, "ge": "a"}, "x", "is not supported"),
     ("no regular expression", {"annotation": T.StringType, "str_matches": "("}, "x", "unterminated"),
     ("look-ahead", {"annotation": T.StringType, "str_matches": "(?=a)"}, "x", "looks around"),
@@ -182,7 +182,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("many lines", {"annotation": T.StringType, "str_contains": "(?m)^a"}, "x", r"uses \(\?m\)"),
     ("open alternative", {"annotation": T.StringType, "str_matches": "a|bc"}, "x", r"write \^\(\?:a\|b\)"),
     ("too large", {"annotation": T.StringType, "str_matches": "(a{999}){999}"}, "x", "Rust's engine"),
-    ("null judged", {"ge": 1, "ignore_na": False}, "x", "say nullable=False"),
+    ("null checked", {"ge": 1, "ignore_na": False}, "x", "say nullable=False"),
     ("unknown check", {"is_prime": True}, "x", "custom check 'is_prime' is not available"),
     ("reject by a whole frame", {"unique_values_eq": [1], "severity": {"unique_values_eq": "reject"}}, "x",
      "reject no row"),

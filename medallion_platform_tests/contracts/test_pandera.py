@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from medallion_platform.contracts import lean
-from medallion_platform.contracts import spark as in_spark
-from medallion_platform.contracts.lean import polars_type
+from medallion_platform.contracts import polars_engine
+from medallion_platform.contracts import spark_engine as in_spark
 from medallion_platform.contracts.model import ContractModel
+from medallion_platform.contracts.polars_engine import polars_type
 
 from .engines import quick
 from .rows import VALUES, checks, column, model
@@ -60,7 +60,7 @@ def pandera_rows(
 
 def our_rows(made: type[ContractModel], frame: pl.DataFrame) -> dict[tuple[str | None, str], set[int]]:
     """For each column and check the rows that we find at fault."""
-    verdicts = lean.verdicts(made.contract, frame)
+    verdicts = polars_engine.verdicts(made.contract, frame)
     found: dict[tuple[str | None, str], set[int]] = {}
     for e in made.contract.expectations:
         rows = set(verdicts[e.name].arg_true().to_list())
@@ -113,8 +113,8 @@ def test_unique_values_eq_has_the_verdict_that_pandera_has(data: st.DataObject) 
     values = data.draw(st.lists(st.none() | st.sampled_from(pool), max_size=6))
     made = model({"x": (kind, {"nullable": True, "unique_values_eq": pool})})
     frame = pl.DataFrame({"x": column(values, kind)})
-    judged = lean.judge(made.contract, frame)
-    assert bool(sum(judged.failures.values())) == bool(pandera_rows(made, frame))
+    validated = polars_engine.validate(made.contract, frame)
+    assert bool(sum(validated.failures.values())) == bool(pandera_rows(made, frame))
 
 
 # pandera.pyspark says only whether a check holds; it costs a job for each, so frames are few and wide.
@@ -148,8 +148,10 @@ def pandera_in_spark(made: type[ContractModel], df: Any) -> set[tuple[str, str]]
 
 
 def ours_in_spark(made: type[ContractModel], df: Any) -> set[tuple[str, str]]:
-    judged = in_spark.judge(made.contract, df)
-    counts = judged.df.agg(*(c.alias(name) for name, c in judged.counters.items())).collect()[0].asDict()
+    validated = in_spark.validate(made.contract, df)
+    counts = (
+        validated.df.agg(*(c.alias(name) for name, c in validated.counters.items())).collect()[0].asDict()
+    )
     return {
         (e.columns[0], e.name.split(": ", 1)[1].split("(")[0].replace("not null", "not_nullable"))
         for e in made.contract.expectations
@@ -172,7 +174,7 @@ def _means_the_same_in_java(check: dict[str, Any]) -> bool:
 
 
 def rejected(made: type[ContractModel], values: list[Any], kind: str) -> list[Any]:
-    verdicts = lean.verdicts(made.contract, pl.DataFrame({"x": column(values, kind)}))
+    verdicts = polars_engine.verdicts(made.contract, pl.DataFrame({"x": column(values, kind)}))
     at_fault = verdicts.select(pl.any_horizontal(pl.all())).to_series().to_list()
     return [value for value, wrong in zip(values, at_fault, strict=True) if wrong]
 

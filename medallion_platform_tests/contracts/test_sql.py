@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts import lean
+from medallion_platform.contracts import polars_engine
 from medallion_platform.contracts.contract import Column, ColumnType, Sql
 from medallion_platform.contracts.sql import SqlError, columns_of, parse
 
@@ -111,13 +111,16 @@ MEANS: list[tuple[str, bool | None]] = [
 
 def frame_of(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(
-        {name: pl.Series([r[name] for r in rows], dtype=lean.polars_type(t)) for name, t in TYPES.items()}
+        {
+            name: pl.Series([r[name] for r in rows], dtype=polars_engine.polars_type(t))
+            for name, t in TYPES.items()
+        }
     )
 
 
 @pytest.mark.parametrize(("text", "value"), MEANS, ids=[text for text, _ in MEANS])
 def test_what_it_means(text: str, value: bool | None) -> None:
-    found = frame_of(ROW).select(lean._sql(parse(text, COLUMNS))).item()
+    found = frame_of(ROW).select(polars_engine._sql(parse(text, COLUMNS))).item()
     assert found is value
 
 

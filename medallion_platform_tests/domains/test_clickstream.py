@@ -103,7 +103,7 @@ def test_events_are_trimmed_priced_and_enriched_as_of_their_own_time(spark: Spar
 def test_what_silver_rejects_and_what_it_warns_of(spark: SparkSession) -> None:
     from pyspark.sql import functions as F
 
-    from medallion_platform.contracts import spark as contracts
+    from medallion_platform.contracts import spark_engine as contracts
 
     base = {
         "event_type": "click",
@@ -123,8 +123,8 @@ def test_what_silver_rejects_and_what_it_warns_of(spark: SparkSession) -> None:
     ]
     users, regions = histories(spark)
     made = silver.events.transform(events=frame(spark, BRONZE, bronze), users=users, regions=regions)
-    judged = contracts.judge(SilverEvents.contract, made)
-    verdicts = judged.df.select("event_id", judged.ok.alias("ok"), judged.violations.alias("why"))
+    validated = contracts.validate(SilverEvents.contract, made)
+    verdicts = validated.df.select("event_id", validated.ok.alias("ok"), validated.violations.alias("why"))
     found = {r["event_id"]: r["why"] for r in rows(verdicts.where(~F.col("ok")))}
     assert {k: len(v) for k, v in found.items()} == {"negative": 1, "absurd": 1, "nobody": 1, "nowhere": 1}
     assert found["nobody"] == ["user_id: not null"]
@@ -344,7 +344,7 @@ def test_every_gold_table_has_the_columns_of_its_contract(spark: SparkSession) -
     users, regions = histories(spark)
     for table in gold.TABLES:
         given_frames = {"events": clean, "metrics": metrics, "users": users, "regions": regions}
-        made = table.transform(**{name: given_frames[name] for name in table.made_from})
+        made = table.transform(**{name: given_frames[name] for name in table.inputs})
         kinds = dict(made.dtypes)
         told = {"integer": "int", "long": "bigint"}
         wanted = {c.name: told.get(c.type.kind, str(c.type)) for c in table.contract.columns}

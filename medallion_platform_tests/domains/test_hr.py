@@ -84,7 +84,7 @@ def test_silver_holds_who_has_a_hire_date(real: dict[str, DataFrame]) -> None:
 
 @needs_shared
 def test_hires_of_2021_by_quarter_department_and_job(real: dict[str, DataFrame]) -> None:
-    frames = {name: real[name] for name in gold.quarterly_hires.made_from}
+    frames = {name: real[name] for name in gold.quarterly_hires.inputs}
     found = [r for r in rows(gold.quarterly_hires.transform(**frames)) if r["hire_year"] == 2021]
     assert len(found) == 938
     assert sum(r["hires"] for r in found) == 1659
@@ -94,7 +94,7 @@ def test_hires_of_2021_by_quarter_department_and_job(real: dict[str, DataFrame])
 
 @needs_shared
 def test_departments_that_hired_more_than_the_mean_in_2021(real: dict[str, DataFrame]) -> None:
-    frames = {name: real[name] for name in gold.department_metrics.made_from}
+    frames = {name: real[name] for name in gold.department_metrics.inputs}
     found = [r for r in rows(gold.department_metrics.transform(**frames)) if r["hire_year"] == 2021]
     assert len(found) == 12
     assert {round(r["mean_hires"], 2) for r in found} == {139.17}
@@ -112,7 +112,7 @@ def test_departments_that_hired_more_than_the_mean_in_2021(real: dict[str, DataF
 
 @needs_shared
 def test_everybody_has_a_place_in_employee_analytics(real: dict[str, DataFrame]) -> None:
-    frames = {name: real[name] for name in gold.employee_analytics.made_from}
+    frames = {name: real[name] for name in gold.employee_analytics.inputs}
     found = rows(gold.employee_analytics.transform(**frames))
     assert len(found) == 1985
     for department in range(1, 13):

@@ -75,10 +75,10 @@ def test_every_file_but_one_is_claimed_and_one_is_torn(landing: tuple[Path, Samp
 
 
 def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) -> None:
-    """Read and judged as intake does it, without a lake: nothing more is wrong, and nothing less."""
+    """Read and validated as intake does it, without a lake: nothing more is wrong, and nothing less."""
     import polars as pl
 
-    from medallion_platform.contracts import lean
+    from medallion_platform.contracts import polars_engine
     from medallion_platform.domains.clickstream.sources import EVENTS
     from medallion_platform.sources import files
     from medallion_platform.sources.source import UnreadableFile
@@ -99,16 +99,16 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
     assert records.height == planted["records"] > 40_000
     broken = records.filter(pl.col("_malformed").is_not_null())
     assert broken.height == planted["malformed"]
-    judged = lean.judge(EVENTS.contract, records.filter(pl.col("_malformed").is_null()))
-    found = Counter({name: n for name, n in judged.violations.items() if n})
+    validated = polars_engine.validate(EVENTS.contract, records.filter(pl.col("_malformed").is_null()))
+    found = Counter({name: n for name, n in validated.violations.items() if n})
     assert found == {
         "event_id: not null": planted["missing event_id"],
         "event_timestamp: is a timestamp": planted["bad timestamp"],
         "event_timestamp: not null": planted["missing timestamp"],
         "amount: is a decimal(12,2)": planted["amount not a number"],
     }
-    assert sum(judged.warnings.values()) == planted["bad email"]
-    good = judged.good
+    assert sum(validated.warnings.values()) == planted["bad email"]
+    good = validated.good
     repeated = good.height - good["event_id"].n_unique()
     assert repeated == planted["duplicate in file"] + planted["duplicate in a later file"]
     assert "device" in good.columns
@@ -119,7 +119,7 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
 def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sample]) -> None:
     import polars as pl
 
-    from medallion_platform.contracts import lean
+    from medallion_platform.contracts import polars_engine
     from medallion_platform.domains.hr.sources import HIRED_EMPLOYEES
     from medallion_platform.sources import files
 
@@ -133,12 +133,14 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
     records = pl.concat(frames, how="diagonal_relaxed")
     assert records.height == planted["records"]
     assert records["_malformed"].is_not_null().sum() == planted["ragged"]
-    judged = lean.judge(HIRED_EMPLOYEES.contract, records.filter(pl.col("_malformed").is_null()))
-    assert {name: n for name, n in judged.violations.items() if n} == {
+    validated = polars_engine.validate(
+        HIRED_EMPLOYEES.contract, records.filter(pl.col("_malformed").is_null())
+    )
+    assert {name: n for name, n in validated.violations.items() if n} == {
         "id: is a long": planted["id not a number"],
         "hired_at: is a timestamp": planted["hired_at not a timestamp"],
     }
-    assert judged.good["name"].str.contains("García, Jr.", literal=True).any()
+    assert validated.good["name"].str.contains("García, Jr.", literal=True).any()
 
 
 def test_change_streams_are_out_of_order_with_tombstones(landing: tuple[Path, Sample]) -> None:

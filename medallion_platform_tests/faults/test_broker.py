@@ -255,7 +255,7 @@ def test_records_that_come_hours_and_days_late_reach_their_silver_partitions(
         counts = intake(kafka.look(source), lake, RUN, batch_rows=3).counts
         done = shop.bring_all(lake, spark, catalog)[1].record
         assert done
-        return counts, set(done.units)
+        return counts, set(done.partitions)
 
     def at(key: str, day: int, hour: float) -> Row:
         return shop.event(key, day, round(hour * 60), user_id="u", amount=len(key))

@@ -64,7 +64,7 @@ class Weather:
 
 
 @dataclass
-class Kept:
+class OpenTables:
     """A shop whose every request goes through the weather, and who knows what it was given."""
 
     zone: BucketZone
@@ -108,7 +108,7 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(server: Server) -> Iterator[Kept]:
+def kept(server: Server) -> Iterator[OpenTables]:
     """A shop in a bucket that has been open for a while."""
     name = f"b-{uuid.uuid4().hex[:12]}"
     folder = server.root / name / "ein häuschen"
@@ -116,7 +116,7 @@ def kept(server: Server) -> Iterator[Kept]:
     root = f"s3://{name}/ein häuschen"
     weather = Weather()
     with proxy(server, weather) as through, Shop(root, through.environment) as shop:
-        opened = Kept(BucketZone(root), shop, weather, folder)
+        opened = OpenTables(BucketZone(root), shop, weather, folder)
         for _ in range(2):
             opened.deliver()
             assert shop("take") is None
@@ -125,7 +125,7 @@ def kept(server: Server) -> Iterator[Kept]:
 
 
 def test_a_bucket_in_bad_weather_loses_and_doubles_nothing(
-    kept: Kept, tmp_path: Path, long: bool, recovering: Any
+    kept: OpenTables, tmp_path: Path, long: bool, recovering: Any
 ) -> None:
     """Expired credentials stop all with one sentence. Renewed, all goes on through bursts of 503, slow
     answers, and connections that are reset after a request was taken, be it of a data file or a commit.
@@ -150,7 +150,7 @@ def test_a_bucket_in_bad_weather_loses_and_doubles_nothing(
     kept.proven(tmp_path)
 
 
-def test_a_damaged_file_stops_a_refresh_with_its_name_and_no_damage(kept: Kept, long: bool) -> None:
+def test_a_damaged_file_stops_a_refresh_with_its_name_and_no_damage(kept: OpenTables, long: bool) -> None:
     kept.weather.calm()
     lake = kept.zone.lake
     maintenance.optimize(lake, "bronze.events")

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medallion_platform.lakehouse import maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.damage import DamagedFile, verify_all
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.catalog import Catalog
@@ -122,7 +122,7 @@ def log(lake: Lake, table: str) -> list[str]:
 def test_a_damaged_file_stops_with_its_name_and_no_damage(
     zone: Zone, spark: SparkSession, tmp_path: Path, table: str, damage: str
 ) -> None:
-    """What is made from it is not made; put back, or made anew, all is as if nothing had been."""
+    """What is made from it is not made; put back, or recomputed, all is as if nothing had been."""
     lake = zone.lake
     reader = {"bronze.events": events, "silver.events": days}[table]
     if reader is days:
@@ -198,13 +198,15 @@ def test_clustering_gives_no_new_checksum_to_what_is_damaged(zone: Zone) -> None
 def test_a_merge_by_key_and_an_optimize_beside_each_other(
     zone: Zone, spark: SparkSession, tmp_path: Path
 ) -> None:
-    """By clustering and by Spark's own OPTIMIZE: who comes second is fenced, and does it again."""
+    """By clustering and by Spark's own OPTIMIZE: who comes second meets a commit conflict, and does it
+    again.
+    """
     lake, path = zone.lake, zone.lake.path(history.name)
     stop, done = Event(), {"clustered": 0, "optimized": 0}
 
     def optimize() -> None:
         while not stop.is_set():
-            with suppress(Fenced):
+            with suppress(CommitConflict):
                 maintenance.optimize(lake, history.name, (), target_bytes=2**40)
                 done["clustered"] += 1
             with suppress(Exception):  # a merge came first: Spark says so in many ways
@@ -222,7 +224,7 @@ def test_a_merge_by_key_and_an_optimize_beside_each_other(
                 try:
                     bring(history, lake, spark, SHOP)
                     break
-                except Fenced:
+                except CommitConflict:
                     continue
             merged += 1
     finally:

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from medallion_platform.lakehouse import maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
@@ -108,7 +108,7 @@ def test_maintenance_and_intake_beside_each_other(
             try:
                 maintenance.optimize(lake, "bronze.clicks")
                 done[0] += 1
-            except Fenced:
+            except CommitConflict:
                 continue
 
     thread = Thread(target=maintain)
@@ -133,7 +133,7 @@ def intake_once(source: Any, lake: Lake) -> None:
         try:
             intake(kafka.look(source), lake, Run.now("test"))
             return
-        except Fenced:
+        except CommitConflict:
             continue
 
 

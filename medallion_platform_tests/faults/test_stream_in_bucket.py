@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 # S3A asks again for minutes where it is told to slow down; what it then says is no sooner to be had.
-@pytest.mark.parametrize(("engine", "refusals"), [("lean", [SLOW_DOWN, SKEWED]), ("spark", [EXPIRED])])
+@pytest.mark.parametrize(("engine", "refusals"), [("polars", [SLOW_DOWN, SKEWED]), ("spark", [EXPIRED])])
 def test_a_bucket_in_bad_weather_under_a_worker(
     server: Server,
     bucket: str,

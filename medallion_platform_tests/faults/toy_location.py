@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.definitions import lakehouse_of
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.pipeline import sift
+from medallion_platform.pipeline import triage
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Upstream, daily, table
 from medallion_platform.settings import Settings
@@ -71,7 +71,11 @@ class DailySales(ContractModel):
     class Config(BaseConfig):
         """Table options."""
 
-        metadata: ClassVar = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "sales"}
+        metadata: ClassVar = {
+            "key": ["event_date"],
+            "partitioned_by": ["event_date"],
+            "row_count_column": "sales",
+        }
 
 
 SOURCE = FileSource(
@@ -89,9 +93,9 @@ NEVER = replace(SOURCE, name="shop.never", table="bronze.never", claims=("never/
 @table(
     "silver.sales",
     contract=SilverSales.contract,
-    made_from={"sales": "bronze.sales"},
-    recompute="rows",
-    unit=daily("event_date"),
+    inputs={"sales": "bronze.sales"},
+    incremental="append",
+    partition=daily("event_date"),
 )
 def silver_sales(sales: DataFrame) -> DataFrame:
     """Every sale."""
@@ -105,9 +109,9 @@ def _summed(sales: DataFrame) -> DataFrame:
 @table(
     "gold.fragile",
     contract=DailySales.contract,
-    made_from={"sales": "silver.sales"},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"sales": "silver.sales"},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
 )
 def fragile(sales: DataFrame) -> DataFrame:
     """The sum of a day, unless a test is against it."""
@@ -125,9 +129,9 @@ def fragile(sales: DataFrame) -> DataFrame:
 @table(
     "gold.sums",
     contract=DailySales.contract,
-    made_from={"sales": "silver.sales"},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"sales": "silver.sales"},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
 )
 def sums(sales: DataFrame) -> DataFrame:
     """The sum of a day."""
@@ -135,11 +139,11 @@ def sums(sales: DataFrame) -> DataFrame:
 
 
 _LATER = {"sales": Upstream("bronze.never")}
-MANY = [replace(silver_sales, name=f"silver.never_{n:03}", made_from=_LATER) for n in range(200)]
+MANY = [replace(silver_sales, name=f"silver.never_{n:03}", inputs=_LATER) for n in range(200)]
 
 catalog = Catalog((SOURCE, NEVER), (silver_sales, fragile, sums, *MANY))
 
 if os.environ.get(TOMORROW):
-    sift.CLOCKS_DIFFER = timedelta(days=2)
+    triage.CLOCKS_DIFFER = timedelta(days=2)
 
 defs = build_defs(catalog, (), lakehouse_of(Settings()))

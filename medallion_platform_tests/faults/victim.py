@@ -37,10 +37,10 @@ _IMPORTED = (confluent_kafka, polars)
 
 STEPS: dict[str, tuple[Any, str]] = {
     "a look at the topic": (kafka, "look"),
-    "judging": (steps, "sift"),
+    "triage": (steps, "triage"),
     "dead letters": (dead_letters, "append"),
-    "rows and positions": (steps.lean, "append"),
-    "their files": (steps.lean, "write"),
+    "rows and positions": (steps.polars_writer, "append"),
+    "their files": (steps.polars_writer, "write"),
     "the commit itself": (deltalake.DeltaTable, "create_write_transaction"),
 }
 """What happens between a message that was read and a position that is known, in this order."""

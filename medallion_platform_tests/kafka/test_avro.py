@@ -287,7 +287,7 @@ def test_every_kind_of_message_is_where_it_belongs(
 
 
 @pytest.mark.broker
-def test_stored_records_and_dead_letters_are_judged_again(
+def test_stored_records_and_dead_letters_are_validated_again(
     broker: Broker, registry: Registry, topic: str, lake: Lake
 ) -> None:
     broker.create(topic)
@@ -354,7 +354,7 @@ def test_nothing_is_taken_in_while_the_registry_gives_no_schema(
     number = registry.register(f"{topic}-value", CLICK)
     broker.send(topic, [message(number, CLICK, click(key)) for key in "ab"] + [b"{"])
     gateway.instead = answer
-    told = told if engine == "lean" else told.replace(" 1 s", " 15 s")  # executors have their own patience
+    told = told if engine == "polars" else told.replace(" 1 s", " 15 s")  # executors have their own patience
     with pytest.raises(Unavailable) as caught:
         take(source, lake)
     address = f"{gateway.url}/schemas/ids/{number}"

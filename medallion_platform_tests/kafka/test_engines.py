@@ -1,4 +1,4 @@
-"""The lean engine and Spark: the same table from the same topics, and a worker of either kind."""
+"""The polars engine and Spark: the same table from the same topics, and a worker of either kind."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pyarrow as pa
 import pytest
 
 from medallion_platform.jars import DELTA, KAFKA, jars
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.lean import write
+from medallion_platform.lakehouse.polars_writer import write
 from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake_on_spark
-from medallion_platform.pipeline.intake import IntakeFailed, Kept, intake, refuse_unaccounted
+from medallion_platform.pipeline.intake import IntakeFailed, OpenTables, intake, refuse_unaccounted
 from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.kafka_on_spark import NotForSpark, for_java
@@ -63,7 +63,7 @@ def test_both_engines_give_the_same_table(broker: Broker, topic: str, tmp_path: 
     """In other batches, with duplicates that come again in a later one, and columns that come later."""
     broker.create(topic, 3)
     chance = random.Random(seed)
-    lakes = {engine: Lake(tmp_path / engine) for engine in ("lean", "spark")}
+    lakes = {engine: Lake(tmp_path / engine) for engine in ("polars", "spark")}
     parts = [messages(chance, 120) for _ in range(3)]
     sent = [0, 0, 0]
     for turn in range(6):
@@ -77,9 +77,9 @@ def test_both_engines_give_the_same_table(broker: Broker, topic: str, tmp_path: 
             if turn == 5 or chance.random() < 0.6:
                 source = source_of(broker, topic, contract=EVENTS, engine=engine)
                 assert take(source, lake).counts.missing == 0
-    lean, spark = (rows(lake).drop("_ingested_at") for lake in lakes.values())
-    assert lean.height > 200
-    assert lean.select(sorted(lean.columns)).equals(spark.select(sorted(spark.columns)))
+    by_polars, spark = (rows(lake).drop("_ingested_at") for lake in lakes.values())
+    assert by_polars.height > 200
+    assert by_polars.select(sorted(by_polars.columns)).equals(spark.select(sorted(spark.columns)))
     bad, also_bad = (letters(lake).drop("at") for lake in lakes.values())
     assert bad.height > 10
     assert bad.equals(also_bad)
@@ -96,7 +96,7 @@ def test_engines_follow_each_other(broker: Broker, topic: str, lake: Lake) -> No
     for turn in range(4):
         for n in range(2):
             broker.send(topic, [event(f"{turn}-{n}-{i}") for i in range(20)] + [b"["], n)
-        assert take(source_of(broker, topic, engine=["lean", "spark"][turn % 2]), lake).counts.read == 42
+        assert take(source_of(broker, topic, engine=["polars", "spark"][turn % 2]), lake).counts.read == 42
     assert len(set(ids(lake))) == 160
     assert letters(lake).height == 8
     conserved(lake)
@@ -200,14 +200,14 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
 ) -> None:
     """Another intake took in what came after the look: its position lies behind what the look saw."""
     broker.create(topic)
-    lean, spark = (source_of(broker, topic, engine=engine) for engine in ("lean", "spark"))
+    by_polars, spark = (source_of(broker, topic, engine=engine) for engine in ("polars", "spark"))
     broker.send(topic, [event(f"a{i}") for i in range(10)])
-    take(lean, lake)
+    take(by_polars, lake)
     broker.send(topic, [event(f"b{i}") for i in range(5)])
     before = lake.positions(spark.table)
     old = kafka.look(spark, before)
     broker.send(topic, [event(f"c{i}") for i in range(more)])
-    take(lean, lake)
+    take(by_polars, lake)
     for look in (old, kafka.look(spark).beginnings(before)):
         with pytest.raises(MovedOn, match="another intake took in more"):
             intake(look, lake, RUN)
@@ -221,7 +221,7 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
 def test_a_table_that_was_deleted_under_a_worker_is_made_anew(broker: Broker, topic: str, lake: Lake) -> None:
     """What a worker keeps open is no longer there: it begins like the first one."""
     broker.create(topic)
-    source, kept = source_of(broker, topic), Kept(lake)
+    source, kept = source_of(broker, topic), OpenTables(lake)
     for n in range(2):
         broker.send(topic, [event(f"{n}"), b"{"])
         assert intake(kafka.look(source), lake, RUN, kept=kept).counts.read == 2
@@ -242,7 +242,7 @@ def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, top
     broker.send(topic, [event("b")])
     take(source_of(broker, topic), lake)
     piece: Any = SimpleNamespace(schema=pa.schema([pa.field("color", pa.string())]))
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         intake_on_spark._add_columns(mine, [piece], source_of(broker, topic))
 
 

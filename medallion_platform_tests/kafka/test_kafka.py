@@ -25,7 +25,7 @@ from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.pipeline.rollback import rollback
@@ -40,7 +40,7 @@ from .broker import Broker, free_ports
 
 KEYLESS = replace(EVENTS, key=(), watermark=None)
 """Nothing but the positions keeps a row from being there twice."""
-ENGINES = pytest.mark.parametrize("engine", ["lean", "spark"])
+ENGINES = pytest.mark.parametrize("engine", ["polars", "spark"])
 """Both give the same table."""
 DRIVER = Path(__file__).with_name("driver.py")
 
@@ -55,7 +55,7 @@ def event(key: str, **fields: Any) -> bytes:
     return json.dumps({"event_id": key, "event_timestamp": "2026-01-05T00:00:00Z", **fields}).encode()
 
 
-def take(source: KafkaSource, lake: Lake, **options: Any) -> Taken:
+def take(source: KafkaSource, lake: Lake, **options: Any) -> IntakeResult:
     if source.engine == "spark":
         spark = spark_session(jars((*DELTA, *KAFKA)), cores=2)
         return intake_on_spark.intake(kafka.look(source), lake, spark, RUN)
@@ -250,7 +250,7 @@ def test_a_topic_made_anew_is_told_and_taken_from_its_beginning(
     broker.create(topic, 1)
     broker.send(topic, [event(f"new{n}") for n in range(2 + more)] + [b"{"])
     taken = take(source, lake)
-    anew = f"the topic was deleted and made anew (as {broker.topic_id(topic)})"
+    anew = f"the topic was deleted and recreated (as {broker.topic_id(topic)})"
     assert taken.notes == [
         f"{topic}/0: lost from offset 6 on: {anew}",
         f"{topic}/1: lost from offset 1 on: {anew}",
@@ -288,7 +288,7 @@ def test_partitions_and_topics_that_are_added_are_read_from_their_beginning(
 @pytest.mark.broker
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.parametrize("step", ["append", "judge", "letters"])
+@pytest.mark.parametrize("step", ["append", "validate", "letters"])
 def test_a_crash_at_any_step_loses_and_doubles_nothing(
     broker: Broker,
     topic: str,
@@ -303,8 +303,8 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
     for n in range(2):
         broker.send(topic, [event(f"{n}-{i}") if i % 3 else b"[]" for i in range(12)], n)
     module, name = {
-        "append": (steps.lean, "append"),
-        "judge": (steps, "sift"),
+        "append": (steps.polars_writer, "append"),
+        "validate": (steps, "triage"),
         "letters": (dead_letters, "append"),
     }[step]
     with Crash(monkeypatch, module, name, after=after, call=call), pytest.raises(Crashed):
@@ -469,7 +469,7 @@ def test_an_intake_is_taken_back_with_its_dead_letters(
         ("same", 0, 7, (0, 5), None),
         ("same", 6, 7, (0, 6), "lost offsets 5 to 5"),
         ("same", 0, 3, (1, 3), "lost from offset 5 on: the partition ends at 3"),
-        ("other", 0, 9, (1, 0), "lost from offset 5 on: the topic was deleted and made anew"),
+        ("other", 0, 9, (1, 0), "lost from offset 5 on: the topic was deleted and recreated"),
         ("other", 2, 9, (1, 2), "0 to 1 of it are gone"),
         ("", 0, 3, (1, 0), "lost from offset 5 on: the partition ends at 3"),
     ],

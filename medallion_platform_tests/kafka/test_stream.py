@@ -45,7 +45,7 @@ class Worker:
         topic: str,
         lake: Path | str,
         contract: str = "keyless",
-        engine: str = "lean",
+        engine: str = "polars",
         home: Path | None = None,
         told: Mapping[str, str] | None = None,
     ) -> None:
@@ -188,7 +188,7 @@ def test_a_topic_made_anew_under_a_worker_is_told_and_taken(
         assert running[0].end(signal.SIGTERM) == 0, running[0].said()
     assert len(set(ids(lake))) == 25
     (why,) = letters(lake)["violations"].to_list()
-    assert why[0].startswith("topic: lost from offset 5 on: the topic was deleted and made anew")
+    assert why[0].startswith("topic: lost from offset 5 on: the topic was deleted and recreated")
     conserved(lake)
 
 

@@ -1,4 +1,4 @@
-"""A worker that follows a topic: a program, `worker.py BROKERS TOPIC LAKE keyed|keyless [lean|spark]`."""
+"""A worker that follows a topic: a program, `worker.py BROKERS TOPIC LAKE keyed|keyless [polars|spark]`."""
 
 from __future__ import annotations
 

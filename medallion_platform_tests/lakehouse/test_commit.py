@@ -17,11 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import dead_letters, lean, ledger
-from medallion_platform.lakehouse.commit import Fenced, commit, in_units, sequence_of, staged_files
+from medallion_platform.lakehouse import dead_letters, file_registry, polars_writer
+from medallion_platform.lakehouse.commit import (
+    CommitConflict,
+    commit,
+    in_partitions,
+    sequence_of,
+    staged_files,
+)
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.record import Record
 
 TABLE = "silver.t"
 SCHEMA = pa.schema(
@@ -38,8 +44,8 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def record(sequence: int) -> Record:
-    return Record("refresh", "r", NOW.isoformat(), Counts(1, 1), sequence=sequence)
+def record(sequence: int) -> CommitRecord:
+    return CommitRecord("refresh", "r", NOW.isoformat(), Counts(1, 1), sequence=sequence)
 
 
 def stage(lake: Lake, rows: Iterable[dict[str, Any]], group: int = 2) -> list[Any]:
@@ -48,8 +54,8 @@ def stage(lake: Lake, rows: Iterable[dict[str, Any]], group: int = 2) -> list[An
 
     frame = pl.DataFrame(list(rows), schema=pl.from_arrow(SCHEMA.empty_table()).schema)  # type: ignore[union-attr]
     folder = Path(lake.path(TABLE)) / "staged" / "x"
-    for (unit,), part in frame.group_by("unit"):
-        name = "__HIVE_DEFAULT_PARTITION__" if unit is None else quote(str(unit), safe=" ")
+    for (partition,), part in frame.group_by("unit"):
+        name = "__HIVE_DEFAULT_PARTITION__" if partition is None else quote(str(partition), safe=" ")
         target = folder / f"unit={name}"
         target.mkdir(parents=True, exist_ok=True)
         part = part.drop("unit").to_arrow().cast(pa.schema([f for f in SCHEMA if f.name != "unit"]))
@@ -122,31 +128,31 @@ def test_of_two_writers_from_one_version_one_is_fenced(tmp_path: Path) -> None:
     one, other = lake.ensure(TABLE, SCHEMA, ["unit"]), lake.ensure(TABLE, SCHEMA, ["unit"])
     row = {"unit": "a", "n": 1, "x": 1.0, "s": "s", "d": NOW.date(), "t": NOW}
     commit(one, record(1), add=stage(lake, [row]))
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         commit(other, record(1), add=stage(lake, [row]))
     fresh = lake.open(TABLE)
     assert fresh is not None
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         commit(fresh, record(1), add=stage(lake, [row]))
     assert len(rows_in(lake)) == 1
     assert sequence_of(fresh) == 1
     assert sequence_of(None) == -1
 
 
-def test_a_unit_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_partition_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     table = lake.ensure(TABLE, SCHEMA, ["unit"])
 
-    def row(unit: str | None, n: int) -> dict[str, Any]:
-        return {"unit": unit, "n": n, "x": None, "s": None, "d": None, "t": None}
+    def row(partition: str | None, n: int) -> dict[str, Any]:
+        return {"unit": partition, "n": n, "x": None, "s": None, "d": None, "t": None}
 
     commit(table, record(1), add=stage(lake, [row("a b", 1), row("c%d", 2), row(None, 3)]))
-    gone = in_units(files_of(table), "unit", {"a b", "c%d"})
+    gone = in_partitions(files_of(table), "unit", {"a b", "c%d"})
     assert {f["partition.unit"] for f in gone} == {"a b", "c%d"}
     commit(table, record(2), add=stage(lake, [row("a b", 4)]), remove=gone)
     assert [(r["unit"], r["n"]) for r in rows_in(lake)] == [("a b", 4), (None, 3)]
-    assert lake.units(TABLE, "unit") == {"a b", "*"}
-    gone = in_units(files_of(table), "unit", {"*"})
+    assert lake.partitions(TABLE, "unit") == {"a b", "*"}
+    gone = in_partitions(files_of(table), "unit", {"*"})
     commit(table, record(3), remove=gone)
     assert [r["n"] for r in rows_in(lake)] == [4]
     wider = SCHEMA.append(pa.field("more", pa.string()))
@@ -166,21 +172,21 @@ def test_a_lean_writer_is_fenced_as_well(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     schema = pa.schema([("n", pa.int64())])
     one, other = lake.ensure("bronze.t", schema), lake.ensure("bronze.t", schema)
-    lean.append(one, frame(1), record(1), {"s": 10})
+    polars_writer.append(one, frame(1), record(1), {"s": 10})
     for write in (
-        lambda t: lean.append(t, frame(2), record(1), {"s": 10}),
-        lambda t: lean.replace(t, frame(2), record(1), None),
-        lambda t: lean.append(t, frame(2), record(2), {"s": 9}),
+        lambda t: polars_writer.append(t, frame(2), record(1), {"s": 10}),
+        lambda t: polars_writer.replace(t, frame(2), record(1), None),
+        lambda t: polars_writer.append(t, frame(2), record(2), {"s": 9}),
     ):
-        with pytest.raises(Fenced):
+        with pytest.raises(CommitConflict):
             write(lake.open("bronze.t"))
-    with pytest.raises(Fenced):
-        lean.append(other, frame(2), record(2), {"s": 11})
+    with pytest.raises(CommitConflict):
+        polars_writer.append(other, frame(2), record(2), {"s": 11})
     assert pl.read_delta(lake.path("bronze.t"))["n"].to_list() == [1]
     assert one.transaction_version("s") == 10
 
 
-def letter(unit: str | None, n: int) -> dict[str, Any]:
+def letter(partition: str | None, n: int) -> dict[str, Any]:
     return {
         "source": "s",
         "offset": n,
@@ -188,7 +194,7 @@ def letter(unit: str | None, n: int) -> dict[str, Any]:
         "row": n,
         "payload": b"\x00\xff",
         "violations": ["v"],
-        "unit": unit,
+        "unit": partition,
         "at": NOW,
         "run_id": "r",
     }
@@ -198,12 +204,12 @@ def letters(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=dead_letters.columns())
 
 
-def test_dead_letters_are_replaced_by_unit(tmp_path: Path) -> None:
+def test_dead_letters_are_replaced_by_partition(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
 
-    def put(units: Iterable[str] | None, n: int, *rows: dict[str, Any]) -> None:
+    def put(partitions: Iterable[str] | None, n: int, *rows: dict[str, Any]) -> None:
         files = [dead_letters.stage(lake, TABLE, letters(*rows))] if rows else []
-        dead_letters.replace(lake, TABLE, None if units is None else set(units), files, record(n))
+        dead_letters.replace(lake, TABLE, None if partitions is None else set(partitions), files, record(n))
 
     put(["a"], 1)
     assert not lake.exists(dead_letters.name(TABLE))
@@ -211,9 +217,9 @@ def test_dead_letters_are_replaced_by_unit(tmp_path: Path) -> None:
     dead_letters.append(lake, TABLE, there, record(1))
     put(["a", "o'b"], 2, letter("a", 4))
     assert sorted(dead_letters.read(lake, TABLE)["offset"]) == [3, 4, 5]
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         dead_letters.append(lake, TABLE, letters(letter("a", 5)), record(2))
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         put(["a"], 2, letter("a", 6))
     put([], 3, letter("b", 7))
     put(["c"], 4)
@@ -222,7 +228,7 @@ def test_dead_letters_are_replaced_by_unit(tmp_path: Path) -> None:
     assert dead_letters.count(lake, TABLE) == 0
 
 
-def ledger_row(sequence: int) -> dict[str, Any]:
+def registry_row(sequence: int) -> dict[str, Any]:
     return {
         "sequence": sequence,
         "path": f"f{sequence}",
@@ -241,9 +247,9 @@ def ledger_row(sequence: int) -> dict[str, Any]:
 
 def test_a_sequence_number_is_given_once(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    assert ledger.read(lake, "s").is_empty()
-    ledger.append(lake, "s", [ledger_row(1), ledger_row(2)])
-    with pytest.raises(Fenced):
-        ledger.append(lake, "s", [ledger_row(2)])
-    ledger.append(lake, "s", [ledger_row(3)])
-    assert ledger.read(lake, "s").to_dicts() == [ledger_row(n) for n in (1, 2, 3)]
+    assert file_registry.read(lake, "s").is_empty()
+    file_registry.append(lake, "s", [registry_row(1), registry_row(2)])
+    with pytest.raises(CommitConflict):
+        file_registry.append(lake, "s", [registry_row(2)])
+    file_registry.append(lake, "s", [registry_row(3)])
+    assert file_registry.read(lake, "s").to_dicts() == [registry_row(n) for n in (1, 2, 3)]

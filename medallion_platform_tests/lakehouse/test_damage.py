@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from medallion_platform.lakehouse import damage, lean
+from medallion_platform.lakehouse import damage, polars_writer
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 
 NAME = "silver.numbers"
 
@@ -24,7 +24,7 @@ def lake(tmp_path: Path) -> Lake:
     rows = pl.DataFrame({"n": range(1000)})
     table = found.ensure(NAME, rows.to_arrow().schema)
     for sequence in (1, 2, 3):
-        lean.append(table, rows, Record("refresh", "r", "", sequence=sequence), {})
+        polars_writer.append(table, rows, CommitRecord("refresh", "r", "", sequence=sequence), {})
     return found
 
 

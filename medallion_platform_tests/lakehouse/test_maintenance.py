@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from medallion_platform.lakehouse import dead_letters, lean, ledger, log, maintenance
-from medallion_platform.lakehouse.commit import Fenced, commit, sequence_of, staged_files
+from medallion_platform.lakehouse import dead_letters, delta_log, file_registry, maintenance, polars_writer
+from medallion_platform.lakehouse.commit import CommitConflict, commit, sequence_of, staged_files
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.delta_log import commits, touched
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.lakehouse.log import commits, touched
-from medallion_platform.lakehouse.record import WHOLE, Record
 
 TABLE = "silver.t"
 DAYS = timedelta(days=30)
@@ -37,12 +37,12 @@ SCHEMA = {
 }
 
 
-def record(sequence: int, **more: Any) -> Record:
-    more.setdefault("position", {"bronze.x": {WHOLE: sequence}})
-    return Record("refresh", f"run {sequence}", "2026-11-21", Counts(1, 1), sequence=sequence, **more)
+def record(sequence: int, **more: Any) -> CommitRecord:
+    more.setdefault("position", {"bronze.x": {UNPARTITIONED: sequence}})
+    return CommitRecord("refresh", f"run {sequence}", "2026-11-21", Counts(1, 1), sequence=sequence, **more)
 
 
-def rows(numbers: list[int], unit: str | None = "a") -> pl.DataFrame:
+def rows(numbers: list[int], partition: str | None = "a") -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
@@ -51,7 +51,7 @@ def rows(numbers: list[int], unit: str | None = "a") -> pl.DataFrame:
                 "amount": Decimal(n) / 4,
                 "at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=n),
                 "tags": [str(n), "x"],
-                "unit": unit,
+                "unit": partition,
             }
             for n in numbers
         ],
@@ -65,7 +65,7 @@ def table_of(root: Path, parts: list[pl.DataFrame], name: str = TABLE) -> Lake:
     for n, part in enumerate(parts):
         target = lake.open(name)
         assert target is not None
-        lean.append(target, part, record(n + 1), {})
+        polars_writer.append(target, part, record(n + 1), {})
     return lake
 
 
@@ -115,15 +115,15 @@ def test_the_record_stays_on_top_however_often_a_table_is_optimized(tmp_path: Pa
     lake = table_of(tmp_path, [rows([1]), rows([2])])
     for n in range(4):
         assert maintenance.optimize(lake, TABLE, ("n",) if n % 2 else ("k",), target_bytes=1).rewritten
-        newest = next(log.infos(lake.path(TABLE), lake.version(TABLE)))
-        assert Record.from_json(newest["userMetadata"]) == record(2)
+        newest = next(delta_log.infos(lake.path(TABLE), lake.version(TABLE)))
+        assert CommitRecord.from_json(newest["userMetadata"]) == record(2)
 
 
 def test_a_column_that_came_later_is_null_in_older_rows(tmp_path: Path) -> None:
     lake = table_of(tmp_path, [rows([1, 2])])
     target = lake.open(TABLE)
     assert target is not None
-    lean.append(target, rows([3]).with_columns(extra=pl.lit(7)), record(2), {})
+    polars_writer.append(target, rows([3]).with_columns(extra=pl.lit(7)), record(2), {})
     before = content(lake)
     assert maintenance.optimize(lake, TABLE, ("k",)).files_after == 1
     assert_frame_equal(content(lake), before)
@@ -184,9 +184,9 @@ def test_a_writer_that_started_before_and_the_optimizer_do_not_undo_each_other(
     assert mine is not None
     assert theirs is not None
     writes: dict[str, Callable[[], object]] = {
-        "append": lambda: lean.append(mine, rows([3]), record(3), {}),
-        "replace": lambda: lean.replace(mine, rows([3]), record(3), None),
-        "replace one": lambda: lean.replace(mine, rows([3]), record(3), "unit = 'a'"),
+        "append": lambda: polars_writer.append(mine, rows([3]), record(3), {}),
+        "replace": lambda: polars_writer.replace(mine, rows([3]), record(3), None),
+        "replace one": lambda: polars_writer.replace(mine, rows([3]), record(3), "unit = 'a'"),
         "commit": lambda: commit(mine, record(3)),
         "remove": lambda: commit(mine, record(3), remove=files_of(mine)),
     }
@@ -199,7 +199,7 @@ def test_a_writer_that_started_before_and_the_optimizer_do_not_undo_each_other(
     first()
     expected = content(lake)
     only_added = writer_first and verb in ("append", "commit")
-    with nullcontext() if only_added else pytest.raises(Fenced):
+    with nullcontext() if only_added else pytest.raises(CommitConflict):
         second()
     assert_frame_equal(content(lake), expected)
     monkeypatch.undo()
@@ -213,14 +213,14 @@ def test_dead_letters_and_ledgers_are_maintained_and_still_written(tmp_path: Pat
     for n in range(4):
         one = pl.DataFrame([{**dict.fromkeys(empty), "source": "s", "offset": n, "payload": b"\xff"}], empty)
         dead_letters.append(lake, TABLE, one, record(n + 1), {"s": n})
-        entry = dict.fromkeys(ledger.columns()) | {"sequence": n, "path": f"f{n}"}
-        ledger.append(lake, "s", [entry])
-    for table in (dead_letters.name(TABLE), ledger.name("s")):
+        entry = dict.fromkeys(file_registry.columns()) | {"sequence": n, "path": f"f{n}"}
+        file_registry.append(lake, "s", [entry])
+    for table in (dead_letters.name(TABLE), file_registry.name("s")):
         done = maintenance.maintain(lake, table, now=datetime.now(UTC) + timedelta(days=40))
         assert (done.optimized.files_before, done.optimized.files_after) == (4, 1)
         assert done.vacuumed.removed == 4
-    ledger.append(lake, "s", [dict.fromkeys(ledger.columns()) | {"sequence": 4, "path": "f4"}])
-    assert ledger.read(lake, "s")["path"].to_list() == [f"f{n}" for n in range(5)]
+    file_registry.append(lake, "s", [dict.fromkeys(file_registry.columns()) | {"sequence": 4, "path": "f4"}])
+    assert file_registry.read(lake, "s")["path"].to_list() == [f"f{n}" for n in range(5)]
     dead_letters.append(lake, TABLE, dead_letters.read(lake, TABLE)[:1], record(5), {"s": 5})
     assert dead_letters.read(lake, TABLE).height == 5
     letters = lake.open(dead_letters.name(TABLE))
@@ -314,11 +314,11 @@ def test_live_files_of_staged_folders_with_underscores_are_never_removed(tmp_pat
 
     places = ["staged/id/_dead=false/unit=a/p.parquet", "unit=p%25q/p.parquet", "_odd/unit=a b/p.parquet"]
     adds = []
-    for place, unit in zip(places, ["a", "p%q", "a b"], strict=True):
+    for place, partition in zip(places, ["a", "p%q", "a b"], strict=True):
         (root / place).parent.mkdir(parents=True)
         rows([1, 2]).drop("unit").write_parquet(root / place)
         size = (root / place).stat().st_size
-        adds.append(AddAction(place, size, {"unit": unit}, 0, True, '{"numRecords":2}'))
+        adds.append(AddAction(place, size, {"unit": partition}, 0, True, '{"numRecords":2}'))
     target = lake.open(TABLE)
     assert target is not None
     target.create_write_transaction(adds, mode="append", schema=target.schema(), partition_by=["unit"])
@@ -350,11 +350,11 @@ def test_every_version_within_the_retention_reads_as_before(
         assert target is not None
         following = replace(record(n + 1), sequence=max(sequence_of(target), 0) + 1)
         if step == "append":
-            lean.append(target, rows([n, n + 50], "a" if n % 2 else "b"), following, {})
+            polars_writer.append(target, rows([n, n + 50], "a" if n % 2 else "b"), following, {})
         elif step == "replace":
-            lean.replace(target, rows([n, n + 9]), following, None)
+            polars_writer.replace(target, rows([n, n + 9]), following, None)
         elif step == "one":
-            lean.replace(target, rows([n], "b"), following, "unit = 'b'")
+            polars_writer.replace(target, rows([n], "b"), following, "unit = 'b'")
         elif step == "stage":
             folder = Path(lake.path(TABLE)) / "staged" / str(n) / "unit=a"
             folder.mkdir(parents=True)
@@ -395,7 +395,7 @@ def test_tombstones_outlive_their_commits_in_the_checkpoint(tmp_path: Path) -> N
     lake = table_of(tmp_path, [rows([1])])
     target = lake.open(TABLE)
     assert target is not None
-    lean.replace(target, rows([2]), record(2), None)
+    polars_writer.replace(target, rows([2]), record(2), None)
     opened = lake.open(TABLE)
     assert opened is not None
     opened.create_checkpoint()
@@ -417,7 +417,7 @@ def test_dates_and_numbers_partition_as_well(tmp_path: Path) -> None:
     )
     target = lake.ensure(TABLE, frame.to_arrow().schema, ["day", "q"])
     for n in (1, 2):
-        lean.append(target, frame, record(n), {})
+        polars_writer.append(target, frame, record(n), {})
     assert maintenance.optimize(lake, TABLE, ("n",)).files_after == 2
     opened = lake.open(TABLE)
     assert opened is not None

@@ -16,12 +16,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts import folders
-from medallion_platform.lakehouse import lean, paths
+from medallion_platform.lakehouse import paths, polars_writer
 from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.maintenance import optimize, vacuum
-from medallion_platform.lakehouse.record import Record
 
 NAME = "silver.things"
 letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")
@@ -88,10 +88,10 @@ def test_both_engines_and_the_log_agree_on_every_file(
     table = lake.ensure(NAME, pa.schema([("p", pa.string()), ("n", pa.int64())]), ["p"])
     mine = pl.DataFrame({"p": texts, "n": range(len(texts))})
     theirs = spark.createDataFrame([(t, n + 1000) for n, t in enumerate(texts)], "p string, n long")
-    lean.append(table, mine, Record("refresh", "r", "", sequence=1), {})
+    polars_writer.append(table, mine, CommitRecord("refresh", "r", "", sequence=1), {})
     commit(
         table,
-        Record("refresh", "r", "", sequence=2),
+        CommitRecord("refresh", "r", "", sequence=2),
         add=engine.stage(theirs, path, ["p"], columns=["p", "n"]).files,
     )
 

@@ -20,8 +20,8 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.definitions import lakehouse_of
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.sensors import code_sensor
@@ -61,7 +61,11 @@ class DailySales(ContractModel):
     class Config(BaseConfig):
         """Table options."""
 
-        metadata: ClassVar = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "sales"}
+        metadata: ClassVar = {
+            "key": ["event_date"],
+            "partitioned_by": ["event_date"],
+            "row_count_column": "sales",
+        }
 
 
 SOURCE = FileSource(
@@ -79,9 +83,9 @@ def declared(transform: Callable[..., DataFrame]) -> Table:
     return table(
         "gold.daily_sales",
         contract=DailySales.contract,
-        made_from={"sales": "bronze.sales"},
-        recompute="partitions",
-        unit=daily("event_date"),
+        inputs={"sales": "bronze.sales"},
+        incremental="replace_partitions",
+        partition=daily("event_date"),
     )(transform)
 
 
@@ -175,7 +179,9 @@ def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSess
 
         record = lake.last_record("gold.daily_sales")
         assert record
-        assert record.position["bronze.sales"][WHOLE] < lake.version("bronze.sales"), "intake went on beside"
+        assert record.position["bronze.sales"][UNPARTITIONED] < lake.version("bronze.sales"), (
+            "intake went on beside"
+        )
         materialize(defs, on)
     made = pl.read_delta(lake.path("gold.daily_sales")).sort("event_date")
     assert made["sales"].to_list() == [1 + landed, 1, 1]

@@ -22,7 +22,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.landing_zone import arrivals
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.table import Table, Unit, Upstream, weekly
+from medallion_platform.pipeline.table import Table, TimePartition, Upstream, weekly
 from medallion_platform.settings import Settings
 from medallion_platform.sources import landing
 
@@ -134,15 +134,17 @@ def test_the_launchpad_offers_no_setting_of_the_machine(tmp_path: Path) -> None:
 LEAP = date(2020, 2, 29)
 
 
-def _days(domain: str, first_day: date, layer: str = "gold", unit: Unit | None = None) -> tuple[Any, Table]:
-    """A source and a table by day (or what `unit` says), with a first day of their own."""
+def _days(
+    domain: str, first_day: date, layer: str = "gold", partition: TimePartition | None = None
+) -> tuple[Any, Table]:
+    """A source and a table by day (or what `partition` says), with a first day of their own."""
     events = catalog.source_of["bronze.events"]
     source = replace(
         events, name=f"{domain}.events", table=f"bronze.{domain}", domain=domain, first_day=first_day
     )
-    made = catalog.by_name["gold.regional_rollups_weekly" if unit else "gold.regional_rollups_daily"]
-    upstream = {name: Upstream(source.table) for name in list(made.made_from)[:1]}
-    return source, replace(made, name=f"{layer}.{domain}", made_from=upstream)
+    made = catalog.by_name["gold.regional_rollups_weekly" if partition else "gold.regional_rollups_daily"]
+    upstream = {name: Upstream(source.table) for name in list(made.inputs)[:1]}
+    return source, replace(made, name=f"{layer}.{domain}", inputs=upstream)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,12 @@ def _days(domain: str, first_day: date, layer: str = "gold", unit: Unit | None =
     [
         [],
         [_days("shop", LEAP), _days("fleet", date(2026, 7, 1)), _days("web", date(2024, 12, 30))],
-        [_days("shop", LEAP, unit=weekly("week")), _days("fleet", date(2026, 7, 1), unit=weekly("week"))],
+        [
+            _days("shop", LEAP, partition=weekly("week")),
+            _days("fleet", date(2026, 7, 1), partition=weekly("week")),
+        ],
         [_days("shop", LEAP, "silver"), _days("fleet", date(2026, 7, 1), "silver")],
-        [_days("shop", date(2026, 11, 29)), _days("fleet", date(1999, 1, 1), unit=weekly("week"))],
+        [_days("shop", date(2026, 11, 29)), _days("fleet", date(1999, 1, 1), partition=weekly("week"))],
     ],
     ids=["dimensions only", "three first days", "weeks only", "no gold", "days and weeks"],
 )

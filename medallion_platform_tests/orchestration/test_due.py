@@ -11,8 +11,8 @@ from medallion_platform.orchestration.due import (
     ATTEMPTS,
     ENDLESS_PAUSE,
     PAUSES,
-    Asked,
     Decision,
+    Request,
     decide,
     read,
     written,
@@ -91,7 +91,7 @@ def test_who_forgot_what_was_asked_for_asks_under_another_key() -> None:
 def test_a_memory_that_is_not_ours_is_none() -> None:
     for text in (None, "", "{", "[]", '{"a": 1}', '{"a": ["s", "x", "never", false]}', '{"version": "old"}'):
         assert read(text) == {}
-    asked = {"gold.sums": Asked("v7", 3, NOON, True)}
+    asked = {"gold.sums": Request("v7", 3, NOON, True)}
     assert read(written(asked)) == asked
 
 

@@ -16,18 +16,18 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import dead_letters, lean, ledger, standing
+from medallion_platform.lakehouse import dead_letters, file_registry, polars_writer, table_state
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import behind as behind_
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.kept import Kept
+from medallion_platform.pipeline.kept import KeptAnswers
 from medallion_platform.pipeline.plan import CODE, code_version
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
@@ -35,7 +35,7 @@ from medallion_platform.sources.source import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of
 
 CATALOG = catalog_of(2)
-NAMES = [*CATALOG.names, *(ledger.name(s.name) for s in CATALOG.sources)]
+NAMES = [*CATALOG.names, *(file_registry.name(s.name) for s in CATALOG.sources)]
 NAMES += [dead_letters.name(name) for name in CATALOG.names]
 
 
@@ -73,12 +73,12 @@ class World:
             return
         new = pl.DataFrame({"event_date": [datetime(2026, 2, 1 + day).date()], "euros": [n]})
         target = self.lake.ensure(made.name, new.to_arrow().schema, ["event_date"])
-        position = {u: {WHOLE: self.lake.version(u)} for u in made.upstream_names}
-        position[CODE] = {WHOLE: code_version(made)}
-        record = Record(
+        position = {u: {UNPARTITIONED: self.lake.version(u)} for u in made.upstream_names}
+        position[CODE] = {UNPARTITIONED: code_version(made)}
+        record = CommitRecord(
             "refresh", f"r{n}", "now", Counts(1, 1), position=position, sequence=next_sequence(target)
         )
-        lean.append(target, new, record, {})
+        polars_writer.append(target, new, record, {})
 
     def by_others(self, n: int, day: int) -> None:
         if table := self.lake.open(self.table(n)):
@@ -103,7 +103,7 @@ class World:
         sequence = self.lake.sequence(made.name) + 1
         if self.lake.sequence(dead_letters.name(made.name)) < sequence:
             dead_letters.append(
-                self.lake, made.name, row, Record("refresh", f"r{n}", "now", sequence=sequence)
+                self.lake, made.name, row, CommitRecord("refresh", f"r{n}", "now", sequence=sequence)
             )
 
     def source(self, n: int) -> FileSource:
@@ -114,17 +114,17 @@ class World:
     def table(self, n: int) -> str:
         return NAMES[n % len(NAMES)]
 
-    def look(self, kept: Kept | None = None) -> tuple[object, object]:
+    def look(self, kept: KeptAnswers | None = None) -> tuple[object, object]:
         lake = self.lake.look()
         return waiting(CATALOG, self.place, datetime.now(UTC), lake, kept), behind(CATALOG, lake, kept)
 
     def look_afresh(self) -> tuple[object, object]:
         """The same by who never looked before."""
-        known, standing._places = standing._places, type(standing._places)()
+        known, table_state._places = table_state._places, type(table_state._places)()
         try:
             return self.look()
         finally:
-            standing._places = known
+            table_state._places = known
 
 
 CHANGE = st.tuples(st.integers(0, 8), st.integers(0, len(NAMES) - 1), st.integers(0, 2))
@@ -134,7 +134,7 @@ CHANGE = st.tuples(st.integers(0, 8), st.integers(0, len(NAMES) - 1), st.integer
 @given(st.lists(st.lists(CHANGE, min_size=1, max_size=3), min_size=4, max_size=8))
 def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, int, int]]]) -> None:
     with TemporaryDirectory() as folder:
-        world, kept = World(Path(folder)), Kept()
+        world, kept = World(Path(folder)), KeptAnswers()
         for n in range(2):  # so that there is something to change
             world.land(n, 0)
             world.take_in(n, 0)
@@ -148,7 +148,7 @@ def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, i
 
 
 def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, kept = World(tmp_path), Kept()
+    world, kept = World(tmp_path), KeptAnswers()
     world.land(0, 0)
     world.take_in(0, 0)
     asked: Counter[str] = Counter()

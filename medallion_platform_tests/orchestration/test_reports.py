@@ -13,15 +13,17 @@ from deltalake import write_deltalake
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.orchestration import reports
 from medallion_platform.pipeline.preview import preview
 
 
-def write(read: int, dead: int) -> Record:
-    return Record("intake", "r", "", Counts(read, read - dead, dead), violations={"amount: not null": dead})
+def write(read: int, dead: int) -> CommitRecord:
+    return CommitRecord(
+        "intake", "r", "", Counts(read, read - dead, dead), violations={"amount: not null": dead}
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,9 @@ def write(read: int, dead: int) -> Record:
         (write(0, 0), [write(1000, 500)], False),  # a write of nothing cures nothing
     ],
 )
-def test_a_surge_of_dead_letters(lake: Lake, newest: Record, before: list[Record], passed: bool) -> None:
+def test_a_surge_of_dead_letters(
+    lake: Lake, newest: CommitRecord, before: list[CommitRecord], passed: bool
+) -> None:
     assert reports.surge(lake, "bronze.events").passed
     table = lake.ensure("bronze.events", pl.DataFrame({"n": [1]}).to_arrow().schema)
     for n, record in enumerate([*before, newest], start=1):

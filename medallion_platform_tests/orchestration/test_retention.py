@@ -105,7 +105,7 @@ def test_old_runs_go_and_tables_stay_as_they_are(on: dg.DagsterInstance, tmp_pat
     assert {r.run_id for r in on.get_runs()} == {waiting, started, new}
     for gone in (superseded, first, failed):
         assert files_of(home, gone) == []
-    assert rows(home, superseded) == 0, "nothing is left of what was made anew since"
+    assert rows(home, superseded) == 0, "nothing is left of what was recomputed since"
     assert rows(home, new) == known
     assert len(on.all_logs(new)) > 5
     with sqlite3.connect(home / "history" / "runs.db") as base:

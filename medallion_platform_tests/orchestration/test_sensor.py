@@ -13,11 +13,11 @@ import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
 from medallion_platform.definitions import catalog, lakehouse_of
-from medallion_platform.lakehouse.record import Record
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
-from medallion_platform.orchestration.due import ATTEMPTS, Asked, read, written
+from medallion_platform.orchestration.due import ATTEMPTS, Request, read, written
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline import behind as behind_
 from medallion_platform.pipeline.behind import behind
@@ -93,7 +93,7 @@ def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world
     world.take_in()
     state = behind(FEW, world.place.lake)[SILVER].state
     long_ago = datetime.now(UTC) - timedelta(days=1)
-    world.cursor = written({SILVER: Asked(state, ATTEMPTS, long_ago)})
+    world.cursor = written({SILVER: Request(state, ATTEMPTS, long_ago)})
     result = world.tick()
     assert not result.run_requests
     (told,) = result.asset_events
@@ -129,7 +129,7 @@ def test_what_was_taken_back_waits_for_a_change(world: World, monkeypatch: pytes
     world.land("first")
     world.take_in()
     state = behind(FEW, world.place.lake)[SILVER].state
-    restored = Record("restore", "rollback", "", taken_back=state)
+    restored = CommitRecord("restore", "rollback", "", taken_back=state)
     monkeypatch.setattr(type(world.place.lake), "last_record", lambda _, name, __=(): replace(restored))
     monkeypatch.setattr(behind_, "out_of_date", lambda *_: None)
     assert behind(FEW, world.place.lake)[SILVER].taken_back

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from pipeline.toy import CSV, Zone
 
 DONE, FENCED, FAILED = 0, 3, 4
@@ -32,7 +32,7 @@ def child(root: Path, start: float) -> int:
         time.sleep(max(0.0, start - time.time()))
         Zone(root).take(CSV, batch_rows=3)
         code = DONE
-    except Fenced:
+    except CommitConflict:
         code = FENCED
     except BaseException:
         import traceback

@@ -20,7 +20,7 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import Refreshed, refresh
+from medallion_platform.pipeline.refresh import RefreshResult, refresh
 from medallion_platform.pipeline.table import Lookup, Table, Upstream, daily, table, weekly
 from medallion_platform.sources.source import FileSource, JsonLines
 
@@ -116,9 +116,9 @@ USERS = FileSource("users", "bronze.users", RawUsers.contract, JsonLines(), "sho
 @table(
     "silver.history",
     contract=History.contract,
-    made_from={"changes": "bronze.users"},
-    recompute="keys",
-    keyed_by=("user_id",),
+    inputs={"changes": "bronze.users"},
+    incremental="merge_by_key",
+    recompute_key=("user_id",),
 )
 def history(changes: DataFrame) -> DataFrame:
     """Versions of users, in order of their position in the source."""
@@ -138,9 +138,9 @@ def history(changes: DataFrame) -> DataFrame:
 @table(
     "silver.users",
     contract=Users.contract,
-    made_from={"changes": "bronze.users"},
-    recompute="keys",
-    keyed_by=("user_id",),
+    inputs={"changes": "bronze.users"},
+    incremental="merge_by_key",
+    recompute_key=("user_id",),
 )
 def users(changes: DataFrame) -> DataFrame:
     """Users as they are now."""
@@ -151,9 +151,9 @@ def users(changes: DataFrame) -> DataFrame:
 @table(
     "silver.events",
     contract=SilverEvents.contract,
-    made_from={"events": "bronze.events", "users": Lookup("silver.history", key="user_id", by="user_id")},
-    recompute="rows",
-    unit=daily("event_date"),
+    inputs={"events": "bronze.events", "users": Lookup("silver.history", key="user_id", by="user_id")},
+    incremental="append",
+    partition=daily("event_date"),
 )
 def events(events: DataFrame, users: DataFrame) -> DataFrame:
     """Events with the segment their user had at their time; more columns flow through."""
@@ -178,9 +178,9 @@ def events(events: DataFrame, users: DataFrame) -> DataFrame:
 @table(
     "gold.days",
     contract=Day.contract,
-    made_from={"events": "silver.events"},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"events": "silver.events"},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
 )
 def days(events: DataFrame) -> DataFrame:
     """Events by day and segment."""
@@ -193,9 +193,9 @@ def days(events: DataFrame) -> DataFrame:
 @table(
     "gold.windows",
     contract=Day.contract,
-    made_from={"days": Upstream("gold.days", back=2)},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"days": Upstream("gold.days", lookback_days=2)},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
 )
 def windows(days: DataFrame) -> DataFrame:
     """The last three days as of each day with events."""
@@ -215,9 +215,9 @@ def windows(days: DataFrame) -> DataFrame:
 @table(
     "gold.weeks",
     contract=Week.contract,
-    made_from={"days": "gold.days"},
-    recompute="partitions",
-    unit=weekly("week"),
+    inputs={"days": "gold.days"},
+    incremental="replace_partitions",
+    partition=weekly("week"),
 )
 def weeks(days: DataFrame) -> DataFrame:
     """Events by week."""
@@ -249,17 +249,22 @@ def no_spark() -> SparkSession:
 
 def bring(
     t: Table, lake: Lake, spark: SparkSession | None, catalog: Catalog = SHOP, **options: Any
-) -> Refreshed:
+) -> RefreshResult:
     """Refresh one table; its counts must conserve."""
     done = refresh(
-        t, lake, (lambda: spark) if spark else no_spark, RUN, unit_columns=catalog.unit_columns, **options
+        t,
+        lake,
+        (lambda: spark) if spark else no_spark,
+        RUN,
+        partition_columns=catalog.partition_columns,
+        **options,
     )
     if done.record:
         assert done.record.counts.missing == 0, (t.name, done)
     return done
 
 
-def bring_all(lake: Lake, spark: SparkSession | None, catalog: Catalog = SHOP) -> list[Refreshed]:
+def bring_all(lake: Lake, spark: SparkSession | None, catalog: Catalog = SHOP) -> list[RefreshResult]:
     """Refresh every table in order."""
     return [bring(t, lake, spark, catalog) for t in catalog.in_order]
 

@@ -15,7 +15,7 @@ from medallion_platform.pipeline.stream import WITHIN, _Pace
 FIXED = 0.5
 """Seconds that a batch costs, however small."""
 RATE = 50_000
-"""Rows that are judged and written in a second."""
+"""Rows that are validated and written in a second."""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import polars as pl
 import pyspark.sql.types as T
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.pipeline.sift import judge
+from medallion_platform.pipeline.triage import validate
 from medallion_platform.sources.debezium import UNTOLD
 from medallion_platform.sources.kafka import KafkaSource, framed
 from medallion_platform.sources.source import Debezium
@@ -36,7 +36,7 @@ SOURCE = KafkaSource(
 )
 
 
-def judged(*messages: tuple[Any, Any]) -> Any:
+def validated(*messages: tuple[Any, Any]) -> Any:
     """What becomes of messages, (key, value) each."""
     values = [json.dumps(value).encode() for _, value in messages]
     told = {
@@ -46,7 +46,7 @@ def judged(*messages: tuple[Any, Any]) -> Any:
         "_offset": pl.Series(range(len(values)), dtype=pl.Int64),
         "_key": pl.Series([json.dumps(key).encode() for key, _ in messages], dtype=pl.Binary),
     }
-    return judge(SOURCE, framed(SOURCE, values, told), RUN.at)
+    return validate(SOURCE, framed(SOURCE, values, told), RUN.at)
 
 
 def event(op: str, **row: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def event(op: str, **row: Any) -> dict[str, Any]:
 
 
 def test_what_a_contract_expects_is_asked_of_told_values_alone() -> None:
-    found = judged(
+    found = validated(
         (1, event("u", id="1", kind=UNTOLD, body="short")),
         (2, event("u", id="2", kind="a", body=[UNTOLD])),
         (3, event("u", id="3", kind=UNTOLD, body={UNTOLD: UNTOLD})),
@@ -80,13 +80,13 @@ def test_a_delete_goes_by_the_key_of_its_message_where_it_tells_no_row() -> None
         "op": "d",
         "source": {"connector": "mongodb", "ts_ms": 7, "ord": 1},
     }
-    found = judged(({"id": '{"$oid": "65bc"}'}, mongo), ({"id": "9"}, event("d")), (None, event("d")))
+    found = validated(({"id": '{"$oid": "65bc"}'}, mongo), ({"id": "9"}, event("d")), (None, event("d")))
     assert found.good.select("_op", "id").rows() == [("d", "65bc"), ("d", "9")]
     assert found.bad["_malformed"].to_list() == ["a change event without its row"]
 
 
 def test_an_event_that_does_not_say_where_it_stood_stands_where_it_came() -> None:
     lost = event("u", id="1", kind="a", body="b") | {"source": {"connector": "mysql", "file": "", "pos": 0}}
-    places = judged((1, lost), (1, lost), (1, lost)).good["_sequence"].to_list()
+    places = validated((1, lost), (1, lost), (1, lost)).good["_sequence"].to_list()
     assert places == sorted(set(places))
     assert len(places) == 3

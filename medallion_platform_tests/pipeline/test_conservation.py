@@ -17,7 +17,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import DEAD
 from medallion_platform.pipeline import plan
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.conservation import Refused, read_by_key
+from medallion_platform.pipeline.conservation import RefreshRefusal, read_by_key
 from medallion_platform.pipeline.refresh import RefreshFailed
 from medallion_platform.pipeline.table import DeclarationError, Table, daily, table
 
@@ -34,10 +34,10 @@ class Number(ContractModel):
         metadata = {"key": ["event_id"], "partitioned_by": ["event_date"]}  # noqa: RUF012
 
 
-def rows_table(transform: Callable[..., DataFrame], weighs: str = "1") -> Table:
+def rows_table(transform: Callable[..., DataFrame], source_row_count: str = "1") -> Table:
     return table(
-        "silver.numbers", contract=Number.contract, made_from={"events": "bronze.events"},
-        recompute="rows", unit=daily("event_date"), weighs=weighs,
+        "silver.numbers", contract=Number.contract, inputs={"events": "bronze.events"},
+        incremental="append", partition=daily("event_date"), source_row_count=source_row_count,
     )(transform)  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_rows_that_are_dropped_or_doubled_are_not_committed(zone: Zone, spark: S
 
 def test_a_table_says_which_rows_it_is_made_of(zone: Zone, spark: SparkSession) -> None:
     """A filter, or several rows of one: declared, it is counted; and held to what was declared."""
-    filtered = rows_table(dropping, weighs="amount <> 1")
+    filtered = rows_table(dropping, source_row_count="amount <> 1")
     known = Catalog((EVENTS,), (filtered,))
     take(zone, 0, 1, 2, 99)
     done = bring(filtered, zone.lake, spark, known)
@@ -117,14 +117,19 @@ def test_a_table_says_which_rows_it_is_made_of(zone: Zone, spark: SparkSession) 
     )
     take(zone, 1, 4)
     refused(replace(filtered, transform=right), zone.lake, spark, match="2 rows where 1")
-    refused(replace(filtered, weighs="nope > 1"), zone.lake, spark, match="weighs='nope > 1' says nothing")
+    refused(
+        replace(filtered, source_row_count="nope > 1"),
+        zone.lake,
+        spark,
+        match="source_row_count='nope > 1' says nothing",
+    )
     done = bring(filtered, zone.lake, spark, known)
     assert done.record
     assert done.record.counts.read == 1
     assert content(rebuilt(zone.lake, spark, zone.root / "fresh", known), filtered.name) == content(
         zone.lake, filtered.name
     )
-    twice = rows_table(doubling, weighs="2")
+    twice = rows_table(doubling, source_row_count="2")
     done = bring(twice, zone.lake, spark, Catalog((EVENTS,), (twice,)))
     assert done.record
     assert done.record.counts.read == 12
@@ -143,19 +148,19 @@ def test_a_day_made_anew_of_a_table_without_days_is_looked_at_too(zone: Zone, sp
         return changes.select("user_id", F.to_date("changed_at").alias("event_date"))
 
     t = table(
-        "silver.changes", contract=Day.contract, made_from={"changes": "bronze.users"},
-        recompute="rows", unit=daily("event_date"),
+        "silver.changes", contract=Day.contract, inputs={"changes": "bronze.users"},
+        incremental="append", partition=daily("event_date"),
     )(by_day)  # fmt: skip
     known = Catalog((USERS,), (t,))
     zone.json("users/1", [change(f"u{n}", n, n % 2, None) for n in range(5)])
     zone.take(USERS)
     bring(t, zone.lake, spark, known)
-    (day, *_) = sorted(zone.lake.units(t.name, "event_date"))
-    done = bring(t, zone.lake, spark, known, units=[day], rebuild=True)
+    (day, *_) = sorted(zone.lake.partitions(t.name, "event_date"))
+    done = bring(t, zone.lake, spark, known, partitions=[day], rebuild=True)
     assert done.record
     assert (done.record.counts.read, done.record.counts.written) == (3, 3)
     wrong = replace(t, transform=lambda changes: by_day(changes).where("user_id <> 'u2'"))
-    refused(wrong, zone.lake, spark, match="2 rows where 3", units=[day], rebuild=True)
+    refused(wrong, zone.lake, spark, match="2 rows where 3", partitions=[day], rebuild=True)
 
 
 class Version(ContractModel):
@@ -166,25 +171,25 @@ class Version(ContractModel):
         metadata = {"key": ["k", "at"]}  # noqa: RUF012
 
 
-def versions_table(weighs: str = "1") -> Table:
+def versions_table(source_row_count: str = "1") -> Table:
     def versions(rows: DataFrame) -> DataFrame:
         return rows
 
     return table(
-        "silver.versions", contract=Version.contract, made_from={"rows": "bronze.rows"},
-        recompute="keys", keyed_by=("k",), weighs=weighs,
+        "silver.versions", contract=Version.contract, inputs={"rows": "bronze.rows"},
+        incremental="merge_by_key", recompute_key=("k",), source_row_count=source_row_count,
     )(versions)  # fmt: skip
 
 
-Made = list[tuple[Any, Any, bool]]
+PendingRefresh = list[tuple[Any, Any, bool]]
 PLAIN = [("1", 0), ("1", 1), ("2", 0), (" 3", 0)]
 EVENT = [("1", "c", 1), ("1", "u", 2), ("2", "c", 3), ("2", "d", 4), (None, "tombstone", 0)]
 TRUNCATED = [("1", "c", 1), (None, "t", 2), ("2", "c", 3)]
-ALL_OF_PLAIN: Made = [(1, 0, False), (2, 0, False), (None, 0, True)]
+ALL_OF_PLAIN: PendingRefresh = [(1, 0, False), (2, 0, False), (None, 0, True)]
 
 
 @pytest.mark.parametrize(
-    ("came", "made", "weighs", "said"),
+    ("came", "made", "source_row_count", "said"),
     [
         (PLAIN, ALL_OF_PLAIN, "1", 4),
         (PLAIN, [*ALL_OF_PLAIN, (1, 1, False)], "1", 4),
@@ -202,10 +207,14 @@ ALL_OF_PLAIN: Made = [(1, 0, False), (2, 0, False), (None, 0, True)]
     ],
 )  # fmt: skip
 def test_each_key_is_accounted_for(
-    spark: SparkSession, came: list[tuple[Any, ...]], made: Made, weighs: str, said: int | str
+    spark: SparkSession,
+    came: list[tuple[Any, ...]],
+    made: PendingRefresh,
+    source_row_count: str,
+    said: int | str,
 ) -> None:
     """A key that the table cannot read is another one than its neighbour."""
-    t = versions_table(weighs)
+    t = versions_table(source_row_count)
     if len(came[0]) == 2:
         upstream = spark.createDataFrame(came, "k string, at int")
     else:
@@ -220,7 +229,7 @@ def test_each_key_is_accounted_for(
     if isinstance(said, int):
         assert read_by_key(t, upstream, written, {"k": "kept"}, merging=False) == said
     else:
-        with pytest.raises(Refused) as error:
+        with pytest.raises(RefreshRefusal) as error:
             read_by_key(t, upstream, written, {"k": "kept"}, merging=False)
         assert said in str(error.value)
 
@@ -234,11 +243,11 @@ def test_what_is_declared_in_vain_is_refused() -> None:
 
     with pytest.raises(DeclarationError, match="the contract names none"):
         table(
-            "gold.n", contract=Number.contract, made_from={"events": "bronze.events"},
-            recompute="partitions", weighs="amount > 1",
+            "gold.n", contract=Number.contract, inputs={"events": "bronze.events"},
+            incremental="replace_partitions", source_row_count="amount > 1",
         )(right)  # fmt: skip
     with pytest.raises(DeclarationError, match="'email' is masked"):
         table(
-            "silver.people", contract=Person.contract, made_from={"rows": "bronze.rows"},
-            recompute="keys", keyed_by=("email",),
+            "silver.people", contract=Person.contract, inputs={"rows": "bronze.rows"},
+            incremental="merge_by_key", recompute_key=("email",),
         )(lambda rows: rows)  # fmt: skip

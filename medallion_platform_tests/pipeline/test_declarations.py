@@ -42,9 +42,9 @@ def two(up: Any, users: Any) -> Any:
 def declare(transform: Callable[..., Any] = one, name: str = "gold.t", **given: Any) -> Table:
     options: dict[str, Any] = {
         "contract": CONTRACT,
-        "made_from": {"up": "silver.up"},
-        "recompute": "rows",
-        "unit": daily("day"),
+        "inputs": {"up": "silver.up"},
+        "incremental": "append",
+        "partition": daily("day"),
     }
     return table(name, **(options | given))(transform)
 
@@ -58,18 +58,30 @@ USERS = Lookup("silver.users", key="k", by="k")
         (one, {"name": "bronze.t"}, "must start with"),
         (one, {"name": "t"}, "must start with"),
         (two, {}, "transform takes"),
-        (one, {"made_from": {"down": "silver.up"}}, "transform takes"),
-        (one, {"unit": daily("nope")}, "not in the contract"),
-        (one, {"unit": daily("k")}, "partitioned by the unit column"),
-        (one, {"contract": BARE}, "partitioned by the unit column"),
-        (one, {"recompute": "keys", "unit": None}, "needs keyed_by"),
-        (one, {"recompute": "keys", "unit": None, "contract": BARE, "keyed_by": ("k",)}, "with a key"),
+        (one, {"inputs": {"down": "silver.up"}}, "transform takes"),
+        (one, {"partition": daily("nope")}, "not in the contract"),
+        (one, {"partition": daily("k")}, "partitioned by the partition column"),
+        (one, {"contract": BARE}, "partitioned by the partition column"),
+        (one, {"incremental": "merge_by_key", "partition": None}, "needs recompute_key"),
+        (
+            one,
+            {"incremental": "merge_by_key", "partition": None, "contract": BARE, "recompute_key": ("k",)},
+            "with a key",
+        ),
         (one, {"cluster_by": ("nope",)}, "not in the contract"),
-        (one, {"recompute": "keys", "unit": None, "keyed_by": ("nope",)}, "not in the contract"),
-        (two, {"made_from": {"up": "silver.up", "users": USERS}, "unit": None}, "point in time"),
-        (two, {"made_from": {"up": "silver.up", "users": USERS}, "recompute": "partitions"}, "point in time"),
-        (one, {"made_from": {"up": USERS}}, "lookups only"),
-        (two, {"made_from": {"up": "silver.up", "users": Upstream("silver.up", 7)}}, "named twice"),
+        (
+            one,
+            {"incremental": "merge_by_key", "partition": None, "recompute_key": ("nope",)},
+            "not in the contract",
+        ),
+        (two, {"inputs": {"up": "silver.up", "users": USERS}, "partition": None}, "point in time"),
+        (
+            two,
+            {"inputs": {"up": "silver.up", "users": USERS}, "incremental": "replace_partitions"},
+            "point in time",
+        ),
+        (one, {"inputs": {"up": USERS}}, "lookups only"),
+        (two, {"inputs": {"up": "silver.up", "users": Upstream("silver.up", 7)}}, "named twice"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -81,7 +93,7 @@ def test_what_cannot_work_is_refused(
 
 
 def test_a_declaration_tells_its_parts() -> None:
-    t = declare(two, made_from={"up": Upstream("silver.up", 3), "users": USERS})
+    t = declare(two, inputs={"up": Upstream("silver.up", 3), "users": USERS})
     assert t.layer == "gold"
     assert t.main == ("up", Upstream("silver.up", 3))
     assert t.upstreams == {"up": Upstream("silver.up", 3)}
@@ -109,7 +121,7 @@ def made(name: str, *upstream: str) -> Table:
     """A table of any upstreams; transforms take as many arguments as there are."""
     arguments = ", ".join(f"a{i}" for i in range(len(upstream)))
     transform = cast(Callable[..., Any], eval(f"lambda {arguments}: None"))
-    return declare(transform, name, made_from={f"a{i}": u for i, u in enumerate(upstream)})
+    return declare(transform, name, inputs={f"a{i}": u for i, u in enumerate(upstream)})
 
 
 @pytest.mark.parametrize(
@@ -174,8 +186,8 @@ def test_every_table_comes_after_all_that_it_is_made_from(data: st.DataObject) -
         assert all(order.index(u) < order.index(t.name) for u in t.upstream_names)
 
 
-def test_units_of_every_table() -> None:
+def test_partitions_of_every_table() -> None:
     catalog = Catalog((source("x"),), (made("silver.a", "bronze.x"),))
-    assert catalog.unit_columns == {"bronze.x": None, "silver.a": "day"}
+    assert catalog.partition_columns == {"bronze.x": None, "silver.a": "day"}
     assert catalog.contract_of("bronze.x") is CONTRACT
     assert catalog.contract_of("silver.a") is CONTRACT

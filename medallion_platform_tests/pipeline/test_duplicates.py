@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
-from medallion_platform.contracts.lean import polars_schema
+from medallion_platform.contracts.polars_engine import polars_schema
 from medallion_platform.pipeline.duplicates import duplicates
 
 START = datetime(2026, 1, 5, 23, 50, tzinfo=UTC)

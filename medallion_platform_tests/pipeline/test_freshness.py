@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from medallion_platform.lakehouse import lean, maintenance
+from medallion_platform.lakehouse import maintenance, polars_writer
 from medallion_platform.lakehouse.commit import commit, next_sequence
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import WHOLE, Record
 from medallion_platform.pipeline.behind import waiting
 from medallion_platform.pipeline.freshness import Freshness, data_as_of, freshness
 
@@ -34,11 +34,11 @@ def put(
     """Append rows by a commit of this verb and time."""
     partition = [c for c in ("event_date", "week") if c in rows.columns]
     there = lake.ensure(table, rows.to_arrow().schema, partition)
-    told = {k: {WHOLE: v} for k, v in (position or {}).items()}
-    record = Record(
+    told = {k: {UNPARTITIONED: v} for k, v in (position or {}).items()}
+    record = CommitRecord(
         verb, "r", at.isoformat(), Counts(rows.height, rows.height), told, sequence=next_sequence(there, None)
     )
-    lean.append(there, rows, record, {})
+    polars_writer.append(there, rows, record, {})
 
 
 def users(*names: str) -> pl.DataFrame:
@@ -57,7 +57,9 @@ def test_upkeep_and_writes_without_rows_make_nothing_newer(lake: Lake) -> None:
     maintenance.maintain(lake, "bronze.users")
     table = lake.open("bronze.users")
     assert table
-    rejected = Record("intake", "r", NOW.isoformat(), Counts(3, 0, 3), sequence=next_sequence(table, None))
+    rejected = CommitRecord(
+        "intake", "r", NOW.isoformat(), Counts(3, 0, 3), sequence=next_sequence(table, None)
+    )
     commit(table, rejected)
     put(lake, "bronze.users", "replay", NOW, users("c"))
     assert freshness(SHOP, lake, "bronze.users", NOW) == (Freshness.STALE, LONG_AGO)
@@ -75,7 +77,7 @@ def test_events_tell_their_own_age_and_none_is_newer_than_its_arrival(lake: Lake
 
 
 @pytest.mark.parametrize(
-    ("table", "unit", "end"),
+    ("table", "partition", "end"),
     [
         ("gold.days", pl.DataFrame({"event_date": [LONG_AGO.date()]}), END),
         (
@@ -87,9 +89,9 @@ def test_events_tell_their_own_age_and_none_is_newer_than_its_arrival(lake: Lake
     ],
 )
 def test_a_partition_tells_up_to_its_end_or_until_it_was_written(
-    lake: Lake, table: str, unit: pl.DataFrame, end: datetime
+    lake: Lake, table: str, partition: pl.DataFrame, end: datetime
 ) -> None:
-    put(lake, table, "refresh", NOW, unit.with_columns(events=pl.lit(1)))
+    put(lake, table, "refresh", NOW, partition.with_columns(events=pl.lit(1)))
     assert data_as_of(SHOP, lake, table) == end
 
 

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import dead_letters, ledger, rolled_log
-from medallion_platform.lakehouse.commit import Fenced, commit
+from medallion_platform.lakehouse import dead_letters, file_registry, log_archive
+from medallion_platform.lakehouse.commit import CommitConflict, commit
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.names import own_name
 from medallion_platform.pipeline.replay import replay
-from medallion_platform.pipeline.sift import CHANGE, PROVENANCE
+from medallion_platform.pipeline.triage import CHANGE, PROVENANCE
 from medallion_platform.sources import files, records
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
 
@@ -218,7 +218,7 @@ def test_a_file_that_is_lost_between_registration_and_reading_is_told(
     zone.csv("events/a.csv", [good("a")])
     lost = zone.csv("events/b.csv", [good("b")])
     zone.csv("events/c.csv", [good("c")])
-    append = ledger.append
+    append = file_registry.append
 
     def and_lose(*arguments: Any) -> None:
         append(*arguments)
@@ -227,7 +227,7 @@ def test_a_file_that_is_lost_between_registration_and_reading_is_told(
         else:
             zone.csv("events/b.csv", [good("x"), good("y")])
 
-    monkeypatch.setattr(ledger, "append", and_lose)
+    monkeypatch.setattr(file_registry, "append", and_lose)
     taken = zone.take(batch_rows=1)
     monkeypatch.undo()
     assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (3, 2, 1)
@@ -266,7 +266,7 @@ def test_files_of_another_landing_zone_come_back_with_it(
 ) -> None:
     for n in range(3):
         zone.csv(f"events/{n}.csv", [good(f"{n}a"), bad(), good(f"{n}b")])
-    with Crash(monkeypatch, ledger, "append", after=True), pytest.raises(Crashed):
+    with Crash(monkeypatch, file_registry, "append", after=True), pytest.raises(Crashed):
         zone.take(KEYLESS)
     other = Zone(tmp_path / "other")
     other.csv("events/other.csv", [good("z")])
@@ -292,11 +292,11 @@ def test_a_file_that_is_lost_half_read_goes_on_where_it_was(
     lost = zone.csv("events/a.csv", rows)
     zone.csv("events/b.csv", [good("z")])
     in_pieces(monkeypatch)
-    with Crash(monkeypatch, steps.lean, "append", after=True, call=3), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, "append", after=True, call=3), pytest.raises(Crashed):
         zone.take(KEYLESS, batch_rows=3)
     assert table_rows(zone.lake)["event_id"].to_list() == ["0", "a", "b", "c", "e"]
     lost.rename(zone.root / "away")
-    with Crash(monkeypatch, steps.lean, "append", after=after, call=call), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, "append", after=after, call=call), pytest.raises(Crashed):
         zone.take(KEYLESS, batch_rows=3)
     if there != "gone":
         (zone.root / "away").rename(lost if there == "back" else lost.with_name("c.csv"))
@@ -376,7 +376,7 @@ def test_what_was_lost_waits_until_it_was_taken_under_any_name(zone: Zone) -> No
 def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = zone.csv("events/a.csv", [good(k) for k in "abcdef"])
     in_pieces(monkeypatch)
-    with Crash(monkeypatch, steps.lean, "append", after=True, call=2), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, "append", after=True, call=2), pytest.raises(Crashed):
         zone.take(batch_rows=2)
     assert table_rows(zone.lake).height == 4
     lost.unlink()
@@ -392,25 +392,29 @@ def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: 
 def test_an_intake_that_slept_while_the_log_was_rolled_up_is_fenced(
     zone: Zone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rolled_log, "BUNDLE", 50)
-    monkeypatch.setattr(rolled_log, "KEPT", 50)
-    judge = steps.sift
+    monkeypatch.setattr(log_archive, "BUNDLE", 50)
+    monkeypatch.setattr(log_archive, "KEPT", 50)
+    validate = steps.triage
 
     def sleep(*arguments: Any) -> Any:
         for n in range(200):
             table = zone.lake.open("bronze.events")
             assert table
-            commit(table, Record("intake", "other", RUN.at.isoformat(), sequence=10 + n), positions={"o": n})
-        assert rolled_log.roll_up(zone.lake.path("bronze.events"), datetime.now(UTC) + timedelta(hours=2))
-        return judge(*arguments)
+            commit(
+                table,
+                CommitRecord("intake", "other", RUN.at.isoformat(), sequence=10 + n),
+                positions={"o": n},
+            )
+        assert log_archive.archive(zone.lake.path("bronze.events"), datetime.now(UTC) + timedelta(hours=2))
+        return validate(*arguments)
 
     zone.csv("events/1.csv", [good("a", 0)])
     zone.take()
     zone.csv("events/2.csv", [good("b", 1)])
-    monkeypatch.setattr(steps, "sift", sleep)
-    with pytest.raises(Fenced, match="others have moved on"):
+    monkeypatch.setattr(steps, "triage", sleep)
+    with pytest.raises(CommitConflict, match="others have moved on"):
         zone.take()
-    monkeypatch.setattr(steps, "sift", judge)
+    monkeypatch.setattr(steps, "triage", validate)
     zone.take()
     check(zone)
 
@@ -459,7 +463,7 @@ def test_an_undeclared_column_of_parquet_binds_no_later_file(zone: Zone) -> None
     assert found == {f"k{n}": text for n, text in enumerate(texts)}
 
 
-def test_a_declared_column_of_parquet_is_judged_in_each_file_s_own_type(zone: Zone) -> None:
+def test_a_declared_column_of_parquet_is_validated_in_each_file_s_own_type(zone: Zone) -> None:
     source = replace(CSV, format=Parquet())
     values: list[Any] = [1, "2", 2.5, "much", [1], {"a": 1}, True, None]
     for n, value in enumerate(values):
@@ -715,10 +719,10 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STEPS = [
-    (ledger, "append"),
+    (file_registry, "append"),
     (dead_letters, "append"),
-    (steps.lean, "append"),
-    (steps, "sift"),
+    (steps.polars_writer, "append"),
+    (steps, "triage"),
     (steps, "duplicates"),
 ]
 crashes = st.tuples(st.sampled_from(STEPS), st.booleans(), st.integers(1, 4))
@@ -817,7 +821,7 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
             try:
                 zone.take_seen(CSV, seen, zone.lake, batch_rows=2)
                 outcomes.append("done")
-            except Fenced:
+            except CommitConflict:
                 outcomes.append("fenced")
 
         threads = [threading.Thread(target=run) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Tables made anew by key: whatever keys and partitions are called, no row stays and none doubles."""
+"""Tables recomputed by key: whatever keys and partitions are called, no row stays and none doubles."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def newest(rows: DataFrame) -> DataFrame:
 
 
 STOCK = table(
-    "silver.stock", contract=Stock.contract, made_from={"rows": "bronze.stock"},
-    recompute="keys", keyed_by=("sku",),
+    "silver.stock", contract=Stock.contract, inputs={"rows": "bronze.stock"},
+    incremental="merge_by_key", recompute_key=("sku",),
 )(newest)  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def test_a_key_is_gone_where_the_declaration_says_so(zone: Zone, spark: SparkSes
         """What is not sold out."""
         return newest(rows).where("n > 0")
 
-    t = replace(STOCK, transform=there, weighs="n <> 0")
+    t = replace(STOCK, transform=there, source_row_count="n <> 0")
     catalog = Catalog((RAW,), (t,))
     arrive(zone, RAW, *({"place": "a", "sku": f"k{n}", "n": n} for n in range(4)))
     bring_as_rebuilt(t, RAW, zone, spark)
@@ -226,8 +226,8 @@ def test_keys_that_are_null_in_part_or_cannot_be_read_are_made_once(zone: Zone, 
         return last.select(pair, "place", "sku", "n")
 
     t = table(
-        "silver.pairs", contract=Pair.contract, made_from={"rows": "bronze.stock"},
-        recompute="keys", keyed_by=("sku", "place"),
+        "silver.pairs", contract=Pair.contract, inputs={"rows": "bronze.stock"},
+        incremental="merge_by_key", recompute_key=("sku", "place"),
     )(latest)  # fmt: skip
     keys: list[tuple[str | None, str | None]] = [
         ("7", None),

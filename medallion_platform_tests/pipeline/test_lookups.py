@@ -60,11 +60,11 @@ def test_a_history_and_the_rows_that_it_enriches(zone: Zone, spark: SparkSession
     bring(events, zone.lake, spark)
     assert segments(zone)["e"] == ("gold", True)
 
-    # When it is back, what it changes is made anew and nothing else.
+    # When it is back, what it changes is recomputed and nothing else.
     bring(history, zone.lake, spark)
     done = bring(events, zone.lake, spark)
     assert done.record
-    assert set(done.record.units) == {"2026-01-10", "2026-01-11"}
+    assert set(done.record.partitions) == {"2026-01-10", "2026-01-11"}
     assert segments(zone) == {
         "a": ("gold", False),
         "b": ("platinum", False),

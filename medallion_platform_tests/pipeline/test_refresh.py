@@ -21,7 +21,7 @@ from medallion_platform.contracts.contract import ColumnType, Contract, IsType
 from medallion_platform.contracts.masking import KEY_VARIABLE
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters, maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import refresh as steps
 from medallion_platform.pipeline.catalog import Catalog
@@ -59,9 +59,9 @@ def declared(contract: Contract = Number.contract, transform: Any = numbers) -> 
     return table(
         "silver.numbers",
         contract=contract,
-        made_from={"events": "bronze.events"},
-        recompute="rows",
-        unit=daily("event_date"),
+        inputs={"events": "bronze.events"},
+        incremental="append",
+        partition=daily("event_date"),
     )(transform)
 
 
@@ -114,8 +114,8 @@ def test_types_widen_by_a_rebuild_and_never_narrow(zone: Zone, spark: SparkSessi
 
     # A widening that dies before its commit leaves the table readable and as it was.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "commit", lambda *_, **__: (_ for _ in ()).throw(Fenced("died")))
-        with pytest.raises(Fenced):
+        patch.setattr(steps, "commit", lambda *_, **__: (_ for _ in ()).throw(CommitConflict("died")))
+        with pytest.raises(CommitConflict):
             bring(wide, zone.lake, spark, catalog(wide))
     assert amounts(zone.lake) == {"a": 1, "c": 3}
 
@@ -137,11 +137,11 @@ def test_types_widen_by_a_rebuild_and_never_narrow(zone: Zone, spark: SparkSessi
     assert len(dead(zone.lake, "silver.numbers")) == 1
 
 
-def test_a_widening_is_never_done_to_some_units_alone(zone: Zone, spark: SparkSession) -> None:
+def test_a_widening_is_never_done_to_some_partitions_alone(zone: Zone, spark: SparkSession) -> None:
     arrive(zone, event("a", 0, amount=1), event("b", 0, amount=BIG), event("c", 1, amount=3))
     narrow, wide = declared(typed("int")), declared(typed("long"))
     bring(narrow, zone.lake, spark, catalog(narrow))
-    bring(wide, zone.lake, spark, catalog(wide), units=["2026-01-05"])
+    bring(wide, zone.lake, spark, catalog(wide), partitions=["2026-01-05"])
     assert amounts(zone.lake) == {"a": 1, "b": BIG, "c": 3}
     assert (
         spark.read.format("delta").load(zone.lake.path("silver.numbers")).agg(F.sum("amount")).head()[0]
@@ -156,7 +156,7 @@ def test_a_new_column_flows_through(zone: Zone, spark: SparkSession) -> None:
     arrive(zone, event("b", 0, amount=2, color="red"))
     done = bring(t, zone.lake, spark, catalog(t))
     assert done.record
-    assert done.record.units == {"2026-01-05": 1}
+    assert done.record.partitions == {"2026-01-05": 1}
     assert "new column: color" in done.record.notes
     arrive(zone, event("c", 0, amount=3))
     bring(t, zone.lake, spark, catalog(t))
@@ -214,29 +214,29 @@ class PerDay(ContractModel):
     events: T.LongType = Field()
 
     class Config:
-        metadata = {"key": ["event_date"], "partitioned_by": ["event_date"], "weight": "events"}  # noqa: RUF012
+        metadata = {"key": ["event_date"], "partitioned_by": ["event_date"], "row_count_column": "events"}  # noqa: RUF012
 
 
-@pytest.mark.parametrize("weighs", ["1", "amount is not null"])
+@pytest.mark.parametrize("source_row_count", ["1", "amount is not null"])
 @pytest.mark.parametrize("lost", [0, 1, -1])
 def test_an_aggregate_that_loses_or_doubles_source_rows_is_not_committed(
-    zone: Zone, spark: SparkSession, lost: int, weighs: str
+    zone: Zone, spark: SparkSession, lost: int, source_row_count: str
 ) -> None:
     def count(events: DataFrame) -> DataFrame:
         """Events of a day."""
-        known = events.where(F.expr(weighs).cast("boolean"))
+        known = events.where(F.expr(source_row_count).cast("boolean"))
         wrong = F.when(F.col("event_date") > "2026-01-05", lost).otherwise(0)
         counted = known.groupBy("event_date").agg(F.count(F.lit(1)).alias("n"))
         return counted.select("event_date", (F.col("n") - wrong).cast("long").alias("events"))
 
     per_day = table(
-        "gold.per_day", contract=PerDay.contract, made_from={"events": "bronze.events"},
-        recompute="partitions", unit=daily("event_date"), weighs=weighs,
+        "gold.per_day", contract=PerDay.contract, inputs={"events": "bronze.events"},
+        incremental="replace_partitions", partition=daily("event_date"), source_row_count=source_row_count,
     )(count)  # fmt: skip
     arrive(zone, event("a", 0, amount=1), event("b", 0, amount=2), event("x", 0, amount=None))
     done = bring(per_day, zone.lake, spark, catalog(per_day))
     assert done.record
-    assert done.record.stands_for == (3 if weighs == "1" else 2)
+    assert done.record.source_row_count == (3 if source_row_count == "1" else 2)
     arrive(zone, event("c", 1, amount=3))
     if lost:
         with pytest.raises(
@@ -263,15 +263,17 @@ def test_a_column_that_the_transform_forgot_does_not_empty_the_table(zone: Zone,
     assert amounts(zone.lake) == {"a": 1}
 
 
-def test_units_that_a_former_contract_emptied_are_known_to_be_so(zone: Zone, spark: SparkSession) -> None:
+def test_partitions_that_a_former_contract_emptied_are_known_to_be_so(
+    zone: Zone, spark: SparkSession
+) -> None:
     t = picky(0)
     arrive(zone, event("a", 0, amount=1), event("b", 1, amount=2))
     bring(t, zone.lake, spark, catalog(t))
     assert amounts(zone.lake) == {}
     mended = picky(50)
-    days = of_other_code(mended, zone.lake, catalog(mended).unit_columns)
+    days = of_other_code(mended, zone.lake, catalog(mended).partition_columns)
     assert len(days) == 2
-    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).unit_columns)
+    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).partition_columns)
 
 
 def homeless(events: DataFrame) -> DataFrame:
@@ -390,7 +392,7 @@ def test_of_two_refreshes_at_once_the_later_is_fenced_and_nothing_is_doubled(
             return step(*given, **named)
 
         patch.setattr(module, name, overtaken)
-        with pytest.raises(Fenced):
+        with pytest.raises(CommitConflict):
             bring(t, zone.lake, spark, known)
         bring(t, zone.lake, spark, known)
     assert sorted(amounts(zone.lake)) == ["a", "c0", "c1"]
@@ -417,7 +419,7 @@ def test_dead_letters_of_a_fenced_refresh_that_saw_more_are_made_anew(
 
     patch = pytest.MonkeyPatch()
     patch.setattr(steps, "_decide", overtaken)
-    with pytest.raises(Fenced):
+    with pytest.raises(CommitConflict):
         bring(t, zone.lake, spark, known)
     bring(t, zone.lake, spark, known)
     assert sorted(amounts(zone.lake)) == ["a", "b"]
@@ -435,12 +437,12 @@ def test_dead_letters_that_a_loser_left_behind_are_made_anew(zone: Zone, spark: 
     (letter,) = dead_letters.read(zone.lake, t.name).to_dicts()
     early = {**letter, "payload": letter["payload"].replace(b'"a"', b'"b"')}
     loser = replace(done.record, run_id="loser")
-    lean_append(zone.lake, t.name, [letter, early], loser)
+    polars_append(zone.lake, t.name, [letter, early], loser)
     assert bring(t, zone.lake, spark, known).record
     assert sum(dead(zone.lake, t.name).values()) == 2
 
 
-def lean_append(lake: Lake, name: str, rows: list[dict[str, Any]], record: Any) -> None:
+def polars_append(lake: Lake, name: str, rows: list[dict[str, Any]], record: Any) -> None:
     """Dead letters of a writer that got in between, with the sequence that the table has now."""
     import shutil
 
@@ -497,7 +499,7 @@ def test_partition_values_of_any_text_are_kept(zone: Zone, spark: SparkSession) 
     arrive(zone, *(event(f"e{i}", i % 2, region=r) for i, r in enumerate(odd)))
     bring(t, zone.lake, spark, catalog(t))
     arrive(zone, event("late", 0, region="x=y/%"))
-    bring(t, zone.lake, spark, catalog(t), units=["2026-01-05"], rebuild=True)
+    bring(t, zone.lake, spark, catalog(t), partitions=["2026-01-05"], rebuild=True)
     expected = {f"e{i}": r for i, r in enumerate(odd)} | {"late": "x=y/%"}
     path = zone.lake.path("silver.numbers")
     assert dict(pl.read_delta(path).select("event_id", "region").rows()) == expected
@@ -597,9 +599,9 @@ def test_tokens_can_be_joined_and_need_a_key(
     behind = table(
         "gold.numbers",
         contract=Tokens.contract,
-        made_from={"numbers": first.name},
-        recompute="rows",
-        unit=daily("event_date"),
+        inputs={"numbers": first.name},
+        incremental="append",
+        partition=daily("event_date"),
     )(lambda numbers: numbers)
     both = Catalog((EVENTS,), (first, behind))
     people = {"a": "jane@example.com", "b": "jane@example.com", "c": "joe@example.com", "d": None}
@@ -637,7 +639,9 @@ def test_nothing_to_do_asks_for_no_spark(zone: Zone, spark: SparkSession) -> Non
     bring(t, zone.lake, spark, catalog(t))
     arrive(zone, Row(b"{", False))
     assert (
-        steps.refresh(t, zone.lake, no_spark, steps.Run.now(), unit_columns=catalog(t).unit_columns).record
+        steps.refresh(
+            t, zone.lake, no_spark, steps.Run.now(), partition_columns=catalog(t).partition_columns
+        ).record
         is None
     )
 

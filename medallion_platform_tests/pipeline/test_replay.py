@@ -1,4 +1,4 @@
-"""Dead letters taken back, and bronze judged anew: every record stays in one place."""
+"""Dead letters taken back, and bronze validated anew: every record stays in one place."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from medallion_platform.contracts.contract import (
     NotNull,
     Severity,
 )
-from medallion_platform.lakehouse import dead_letters, lean
+from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 from medallion_platform.pipeline import replay as steps
 from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.replay import reparse, replay
@@ -144,7 +144,7 @@ def test_a_replay_that_dies_is_mended_by_the_next(
     zone.csv("events/a.csv", [good("a"), good("b", 0, "-1"), bad(), good("c", 0, "-2")])
     zone.take()
     name = "append" if call == 1 else "replace"
-    with Crash(monkeypatch, steps.lean, name, after=after), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, name, after=after), pytest.raises(Crashed):
         replay(LAX, zone.lake, RUN)
     if then == "intake and replay":
         zone.csv("events/b.csv", [good("z"), bad()])
@@ -163,7 +163,7 @@ def test_a_record_without_a_key_comes_back_once_as_well(zone: Zone, monkeypatch:
     before, lax = (replace(s, contract=replace(s.contract, key=(), watermark=None)) for s in (CSV, LAX))
     zone.csv("events/a.csv", [good("a", 0, "-1"), good("a", 0, "-1"), good("b")])
     zone.take(before)
-    with Crash(monkeypatch, steps.lean, "append", after=True), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, "append", after=True), pytest.raises(Crashed):
         replay(lax, zone.lake, RUN)
     done = replay(lax, zone.lake, RUN)
     assert done.counts.missing == 0
@@ -171,7 +171,7 @@ def test_a_record_without_a_key_comes_back_once_as_well(zone: Zone, monkeypatch:
     assert letters(zone.lake).is_empty()
 
 
-# judging bronze anew --------------------------------------------------------------------------------
+# validating bronze anew --------------------------------------------------------------------------------
 
 
 @quick
@@ -184,8 +184,8 @@ def test_reparse_under_the_same_contract_changes_nothing(
         zone.csv(f"events/{i}.csv", rows, columns)
         zone.take(batch_rows=data.draw(st.integers(1, 8)))
     rows, dead = table_rows(zone.lake), letters(zone.lake)
-    units = data.draw(st.sampled_from([None, {"2026-01-05"}, set()]))
-    reparse(CSV, zone.lake, RUN, units)
+    partitions = data.draw(st.sampled_from([None, {"2026-01-05"}, set()]))
+    reparse(CSV, zone.lake, RUN, partitions)
     after = table_rows(zone.lake)
     assert after.select(sorted(after.columns)).equals(rows.select(sorted(rows.columns)))
     assert letters(zone.lake).equals(dead)
@@ -261,7 +261,7 @@ def test_only_days_with_a_row_that_changes_are_written(zone: Zone) -> None:
     assert reparse(CSV, zone.lake, RUN) == (version, None), "nothing changes: nothing is written"
     _, record = reparse(stricter(10), zone.lake, RUN)
     assert record
-    assert record.units == {}, "the day of b holds no row any more"
+    assert record.partitions == {}, "the day of b holds no row any more"
     assert (record.counts.read, record.counts.dead_lettered, record.counts.missing) == (1, 1, 0)
     after = files()
     assert (after["a"], after["c"], after["b"]) == (there["a"], there["c"], set())
@@ -285,11 +285,11 @@ def test_a_row_that_belongs_to_another_day_now_moves_there(zone: Zone) -> None:
         .otherwise("event_date")
         .alias("event_date")
     )
-    record = Record(verb="test", run_id="test", at=RUN.at.isoformat(), sequence=next_sequence(table))
-    lean.replace(table, wrong, record, None)
+    record = CommitRecord(verb="test", run_id="test", at=RUN.at.isoformat(), sequence=next_sequence(table))
+    polars_writer.replace(table, wrong, record, None)
     _, told = reparse(CSV, zone.lake, RUN, {"2026-01-06"})
     assert told
-    assert told.units == {"2026-01-05": 1, "2026-01-06": 1}
+    assert told.partitions == {"2026-01-05": 1, "2026-01-06": 1}
     found = table_rows(zone.lake).sort("event_id")
     assert found["event_date"].cast(pl.String).to_list() == ["2026-01-05", "2026-01-05", "2026-01-06"]
 
@@ -430,7 +430,7 @@ def test_a_reparse_that_dies_is_mended_by_the_next(
     zone.take()
     lax = with_limit(LAX, 10)
     try:
-        with Crash(monkeypatch, steps.lean, name, after=after, call=call):
+        with Crash(monkeypatch, steps.polars_writer, name, after=after, call=call):
             reparse(lax, zone.lake, RUN)
     except Crashed:
         pass

@@ -84,7 +84,7 @@ def test_a_refresh_is_taken_back_with_its_dead_letters_and_caught_up_later(
     before = (content(zone.lake, t.name), dead(zone.lake, t.name))
     take(zone, "second", event("b", 0, amount=2), event("y", 1, amount=98))
     wrong = Run("wrong", LATER.at)
-    refresh(t, zone.lake, lambda: spark, wrong, unit_columns=known.unit_columns)
+    refresh(t, zone.lake, lambda: spark, wrong, partition_columns=known.partition_columns)
     assert amounts(zone.lake) == {"a": 1, "b": 2}
     done = rollback(known, zone.lake, "wrong", LATER)
     assert [(d.table, d.how) for d in done] == [(t.name, "as of version 1")]
@@ -101,7 +101,7 @@ def test_the_first_refresh_of_a_table_is_taken_back_to_nothing(zone: Zone, spark
     t = picky(50)
     known = Catalog((EVENTS,), (t,))
     take(zone, "first", event("a", 0, amount=1), event("x", 0, amount=99))
-    refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), unit_columns=known.unit_columns)
+    refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), partition_columns=known.partition_columns)
     rollback(known, zone.lake, "wrong", LATER)
     assert (zone.lake.rows(t.name), dead(zone.lake, t.name).total()) == (0, 0)
     assert behind(known, zone.lake)[t.name].taken_back
@@ -174,7 +174,7 @@ def test_a_refresh_that_rejected_nothing_is_taken_back(zone: Zone, spark: SparkS
     take(zone, "first", event("a", 0, amount=1), event("x", 0, amount=99))
     bring(t, zone.lake, spark, known)
     take(zone, "second", event("b", 0, amount=2))
-    refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), unit_columns=known.unit_columns)
+    refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), partition_columns=known.partition_columns)
     rollback(known, zone.lake, "wrong", LATER)
     assert amounts(zone.lake) == {"a": 1}
     assert dead(zone.lake, t.name).total() == 1

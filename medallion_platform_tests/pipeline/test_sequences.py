@@ -100,14 +100,16 @@ class Shop:
             self.say("refresh", done.table, done.reason)
 
     def refresh_some(self) -> None:
-        """Some tables, some of some units only, without minding their order."""
+        """Some tables, some of some partitions only, without minding their order."""
         for t in self.chance.sample(SHOP.in_order, self.chance.randint(1, 2)):
-            units = None
-            if t.unit and self.chance.random() < 0.6:
-                known = sorted(self.zone.lake.units(t.main[1].table, "event_date") | {"2026-01-08"})
-                units = {str(t.unit.of(day_of(u))) for u in self.chance.sample(known, min(2, len(known)))}
-            done = bring(t, self.zone.lake, self.spark, units=units)
-            self.say("refresh some", t.name, units, done.reason)
+            partitions = None
+            if t.partition and self.chance.random() < 0.6:
+                known = sorted(self.zone.lake.partitions(t.main[1].table, "event_date") | {"2026-01-08"})
+                partitions = {
+                    str(t.partition.of(day_of(u))) for u in self.chance.sample(known, min(2, len(known)))
+                }
+            done = bring(t, self.zone.lake, self.spark, partitions=partitions)
+            self.say("refresh some", t.name, partitions, done.reason)
 
     def crash(self) -> None:
         """Die between the dead letters and the commit of a refresh."""

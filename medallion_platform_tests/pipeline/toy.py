@@ -16,10 +16,10 @@ import pyspark.sql.types as T
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.lakehouse import dead_letters, ledger
+from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import Csv, FileSource, JsonLines, offset_of
@@ -99,17 +99,17 @@ class Zone:
         """A file of JSON lines of these rows."""
         return self.put(path, b"".join(r.text + b"\n" for r in rows), rows)
 
-    def seen(self, source: FileSource) -> Sequence[landing.Seen]:
+    def seen(self, source: FileSource) -> Sequence[landing.FileInfo]:
         """What an intake of the source would be given."""
         return landing.look(self.landing, [source], NOW, 0).claimed[source.name]
 
-    def take(self, source: FileSource = CSV, lake: Lake | None = None, **options: Any) -> Taken:
+    def take(self, source: FileSource = CSV, lake: Lake | None = None, **options: Any) -> IntakeResult:
         """Run the source's intake."""
         return self.take_seen(source, self.seen(source), lake or self.lake, **options)
 
     def take_seen(
-        self, source: FileSource, seen: Sequence[landing.Seen], lake: Lake, run: Run = RUN, **options: Any
-    ) -> Taken:
+        self, source: FileSource, seen: Sequence[landing.FileInfo], lake: Lake, run: Run = RUN, **options: Any
+    ) -> IntakeResult:
         """Run the source's intake of what was seen before."""
         return intake(landing_zone.arrivals(source, self.landing, seen, lake, run), lake, run, **options)
 
@@ -152,14 +152,14 @@ class Outcome:
 def expected(
     zone: Zone, sources: Iterable[FileSource], watermark: timedelta | None = None
 ) -> dict[str, Outcome]:
-    """A naive replay of what the ledgers say was taken, one row after the other."""
+    """A naive replay of what the file registries say was taken, one row after the other."""
     watermark = watermark or EVENTS.watermark
     assert watermark
     accepted: dict[str, list[datetime]] = {}
     found = {}
     for source in sources:
         table, dead, twice = [], [], 0
-        for file in ledger.read(zone.lake, source.name).iter_rows(named=True):
+        for file in file_registry.read(zone.lake, source.name).iter_rows(named=True):
             if file["state"] == landing.REPEATED:
                 continue
             for n, row in enumerate(zone.rows[file["path"]], 1):
@@ -194,7 +194,7 @@ def check(zone: Zone, *sources: FileSource) -> None:
     texts = {
         offset_of(f["sequence"], n): row.text
         for source in sources[:1]
-        for f in ledger.read(lake, source.name).iter_rows(named=True)
+        for f in file_registry.read(lake, source.name).iter_rows(named=True)
         for n, row in enumerate(zone.rows[f["path"]], 1)
     }
     for row in rows.filter(pl.col("_source") == sources[0].name).iter_rows(named=True):

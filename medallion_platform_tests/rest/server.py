@@ -22,7 +22,7 @@ MICROSECONDS = 1_000_000
 
 
 @dataclass
-class Record:
+class CommitRecord:
     """What the API gives, and the number that it is sorted and filtered by."""
 
     text: bytes
@@ -34,7 +34,7 @@ class Api:
     """Records in the order in which they are given, and what happens between requests."""
 
     page: int = 3
-    records: list[Record] = field(default_factory=list)
+    records: list[CommitRecord] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
     between: deque[Callable[[], None]] = field(default_factory=deque)
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -48,7 +48,9 @@ class Api:
     def url(self) -> str:
         return f"{self.address}/orders"
 
-    def event(self, key: str, *, at: int | None = None, front: bool = False, **fields: object) -> Record:
+    def event(
+        self, key: str, *, at: int | None = None, front: bool = False, **fields: object
+    ) -> CommitRecord:
         """A new record, changed a second after the one before or `at` so many seconds."""
         if at is None:
             self.clock += 1
@@ -63,13 +65,13 @@ class Api:
         }
         return self.put(json.dumps(told).encode(), at, front=front)
 
-    def put(self, text: bytes, at: int, *, front: bool = False) -> Record:
+    def put(self, text: bytes, at: int, *, front: bool = False) -> CommitRecord:
         """A record of this very text."""
-        record = Record(text, at)
+        record = CommitRecord(text, at)
         self.records.insert(0 if front else len(self.records), record)
         return record
 
-    def since(self, query: dict[str, str]) -> list[Record]:
+    def since(self, query: dict[str, str]) -> list[CommitRecord]:
         """The records from an id, or from a time on."""
         if "since_id" in query:
             return [r for r in self.records if r.value >= int(query["since_id"])]

@@ -23,14 +23,21 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
 from medallion_platform.sources import http, rest
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.http import ClientCredentials, EnvironmentToken
-from medallion_platform.sources.rest import ByCursor, ById, ByLink, ByPage, ByTime, RestSource
+from medallion_platform.sources.rest import (
+    ById,
+    ByTime,
+    CursorPaginator,
+    LinkHeaderPaginator,
+    PageNumberPaginator,
+    RestSource,
+)
 from medallion_platform.sources.source import Csv, JsonLines
 from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
 from medallion_platform_tests.pipeline.toy import EVENTS, NOW, RUN
@@ -41,8 +48,8 @@ from .server import MICROSECONDS, Api, serving
 KEYLESS = replace(EVENTS, key=(), watermark=None)
 """Nothing but its place keeps a record from being there twice."""
 DRIVER = Path(__file__).with_name("driver.py")
-CURSOR, PAGE, LINK = ByCursor("cursor", ("next",)), ByPage("page"), ByLink()
-PATHS = {ByCursor: "cursor", ByPage: "page", ByLink: "link"}
+CURSOR, PAGE, LINK = CursorPaginator("cursor", ("next",)), PageNumberPaginator("page"), LinkHeaderPaginator()
+PATHS = {CursorPaginator: "cursor", PageNumberPaginator: "page", LinkHeaderPaginator: "link"}
 TIME, ID = ByTime("updated_at", "since"), ById("id", "since_id")
 
 
@@ -71,7 +78,7 @@ def source_of(api: Api, paging: Any = CURSOR, since: Any = TIME, **named: Any) -
     )
 
 
-def take(source: RestSource, lake: Lake, **options: Any) -> Taken:
+def take(source: RestSource, lake: Lake, **options: Any) -> IntakeResult:
     return intake(rest.look(source, NOW), lake, RUN, **options)
 
 
@@ -530,8 +537,8 @@ def test_credentials_go_to_no_other_origin(api: Api, lake: Lake, monkeypatch: py
 # crashes -------------------------------------------------------------------------------------------
 
 STEPS = {
-    "append": (steps.lean, "append"),
-    "judge": (steps, "sift"),
+    "append": (steps.polars_writer, "append"),
+    "validate": (steps, "triage"),
     "letters": (dead_letters, "append"),
 }
 

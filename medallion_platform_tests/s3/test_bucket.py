@@ -18,7 +18,7 @@ import pytest
 from obstore.exceptions import BaseError
 from pyarrow.fs import S3FileSystem
 
-from medallion_platform.lakehouse import ledger
+from medallion_platform.lakehouse import file_registry
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import LostFile
 from medallion_platform.sources.zones import Bucket, StillGrowing, zone_at
@@ -89,7 +89,7 @@ def test_an_object_that_is_lost_between_registration_and_reading_is_told(
     zone = BucketZone(bucket)
     zone.csv("events/a.csv", [good("a")])
     zone.csv("events/b.csv", [good("b")])
-    append = ledger.append
+    append = file_registry.append
 
     def and_lose(*given: object) -> None:
         append(*given)  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_an_object_that_is_lost_between_registration_and_reading_is_told(
         else:
             zone.csv("events/b.csv", [good("x"), good("y", 20)])
 
-    monkeypatch.setattr(ledger, "append", and_lose)
+    monkeypatch.setattr(file_registry, "append", and_lose)
     taken = zone.take()
     monkeypatch.undo()
     assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (2, 1, 1)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medallion_platform.lakehouse import maintenance, rolled_log
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse import log_archive, maintenance
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.storage import store
 from medallion_platform_tests.command import MEDALLION
-from medallion_platform_tests.lakehouse import test_rolled_log
+from medallion_platform_tests.lakehouse import test_log_archive
 from medallion_platform_tests.pipeline import shop
 from medallion_platform_tests.pipeline.shop import assert_same, bring_all, change, content, event
 from medallion_platform_tests.pipeline.toy import Row, Zone, check, good
@@ -65,18 +65,18 @@ def test_a_lake_in_a_bucket_holds_what_one_on_disk_holds(
 
 
 def test_a_long_log_is_rolled_up_in_a_bucket(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolled_log, "BUNDLE", test_rolled_log.BUNDLE)
-    monkeypatch.setattr(rolled_log, "KEPT", test_rolled_log.KEPT)
+    monkeypatch.setattr(log_archive, "BUNDLE", test_log_archive.BUNDLE)
+    monkeypatch.setattr(log_archive, "KEPT", test_log_archive.KEPT)
     lake = Lake(f"{bucket}/lake")
-    test_rolled_log.stream_into(lake)
-    before = test_rolled_log.told(lake)
-    then = {version: test_rolled_log.content(lake, version) for version in test_rolled_log.OLD}
-    log = store(lake.path(test_rolled_log.TABLE))
+    test_log_archive.stream_into(lake)
+    before = test_log_archive.told(lake)
+    then = {version: test_log_archive.content(lake, version) for version in test_log_archive.OLD}
+    log = store(lake.path(test_log_archive.TABLE))
     files = len(log.list("_delta_log").collect())
-    assert test_rolled_log.roll_up(lake.path(test_rolled_log.TABLE)) == 200
+    assert test_log_archive.archive(lake.path(test_log_archive.TABLE)) == 200
     assert len(log.list("_delta_log").collect()) < files - 199
-    assert test_rolled_log.told(lake) == before
-    assert {version: test_rolled_log.content(lake, version) for version in then} == then
+    assert test_log_archive.told(lake) == before
+    assert {version: test_log_archive.content(lake, version) for version in then} == then
 
 
 def test_upkeep_clusters_and_vacuums_in_a_bucket(bucket: str) -> None:
@@ -181,7 +181,7 @@ def test_a_request_that_fails_is_told_in_a_sentence(
 
 
 def test_an_intake_whose_answer_was_lost_takes_nothing_twice(server: Server, bucket: str) -> None:
-    """The answer to each commit of the table and of the ledger is lost once."""
+    """The answer to each commit of the table and of the file registry is lost once."""
     zone = BucketZone(bucket)
     zone.csv("events/1.csv", [good("a"), good("b", 20)])
     lost: list[str] = []
@@ -198,7 +198,7 @@ def test_an_intake_whose_answer_was_lost_takes_nothing_twice(server: Server, buc
             timeout=120,
         )
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
-    assert len(lost) == 4, "the creation of table and ledger, and their first rows"
+    assert len(lost) == 4, "the creation of table and file registry, and their first rows"
     assert zone.take().counts.read == 0
     check(zone)  # type: ignore[arg-type]
 
@@ -212,7 +212,7 @@ def test_of_two_writers_from_one_version_the_second_is_fenced(bucket: str) -> No
     zone.csv("events/2.csv", [good("b", 20)])
     zone.take()
     from medallion_platform.lakehouse.commit import commit
-    from medallion_platform.lakehouse.record import Record
+    from medallion_platform.lakehouse.commit_record import CommitRecord
 
-    with pytest.raises(Fenced):
-        commit(stale, Record("intake", "late", "", sequence=2))
+    with pytest.raises(CommitConflict):
+        commit(stale, CommitRecord("intake", "late", "", sequence=2))

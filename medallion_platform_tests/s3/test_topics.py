@@ -29,7 +29,7 @@ def test_either_engine_takes_topics_into_a_bucket(broker: Broker, bucket: str) -
         for n in range(2):
             again = [event(f"{turn - 1}-{n}-0")] if turn else []
             broker.send("clicks", [event(f"{turn}-{n}-{i}") for i in range(20)] + [b"[", *again], n)
-        engine = ["lean", "spark"][turn % 2]
+        engine = ["polars", "spark"][turn % 2]
         taken = take(source_of(broker, "clicks", contract=EVENTS, engine=engine), lake)
         assert (taken.counts.written, taken.counts.duplicate) == (40, 2 if turn else 0)
     assert len(set(ids(lake))) == 160

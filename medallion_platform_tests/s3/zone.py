@@ -8,11 +8,11 @@ from typing import Any
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import Taken, intake
+from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.sources import landing
 from medallion_platform.sources.source import FileSource
-from medallion_platform.sources.zones import Seen, zone_at
+from medallion_platform.sources.zones import FileInfo, zone_at
 from medallion_platform.storage import store
 from medallion_platform_tests.pipeline.toy import CSV, FIELDS, NOW, RUN, Row
 
@@ -39,7 +39,7 @@ class BucketZone:
     def csv(self, path: str, rows: Sequence[Row], columns: Sequence[str] = FIELDS) -> None:
         self.put(path, b"\n".join([",".join(columns).encode(), *(r.text for r in rows)]) + b"\n", rows)
 
-    def seen(self, source: FileSource) -> Sequence[Seen]:
+    def seen(self, source: FileSource) -> Sequence[FileInfo]:
         zone_at.cache_clear()  # as a new process would look
         return landing.look(self.landing, [source], NOW).claimed[source.name]
 
@@ -48,7 +48,7 @@ class BucketZone:
 
     def take(
         self, source: FileSource = CSV, lake: Lake | None = None, run: Run = RUN, **options: Any
-    ) -> Taken:
+    ) -> IntakeResult:
         lake = lake or self.lake
         arrived = landing_zone.arrivals(source, self.landing, self.seen(source), lake, run)
         return intake(arrived, lake, run, **options)

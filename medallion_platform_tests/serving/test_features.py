@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType
 from medallion_platform.lakehouse import maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.publish import publish
 from medallion_platform.pipeline.table import DeclarationError
@@ -199,7 +199,7 @@ def test_late_data_reaches_history_but_never_replaces_a_newer_value(tmp_path: Pa
     assert publish(consumer, repo.lake, RUN).written == 2
     write(repo.lake, {3: {"a": 3, "b": 3}})
     done = publish(consumer, repo.lake, RUN)
-    assert (done.units, done.written) == ({str(FIRST + timedelta(days=3))}, 1)
+    assert (done.partitions, done.written) == ({str(FIRST + timedelta(days=3))}, 1)
     assert online(repo, ["a", "b"]) == {"a": features_of(5), "b": features_of(3)}
     late = pl.DataFrame({"user_id": ["a"], "event_timestamp": [MIDNIGHT + timedelta(days=4)]}).to_pandas()
     got = repo.store.get_historical_features(entity_df=late, features=["user_features:events_7d"])
@@ -253,7 +253,7 @@ def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_pa
 
 def test_a_second_publish_is_kept_out(shared: FeatureRepository) -> None:
     consumer = consumer_of(shared)
-    with consumer.alone(), pytest.raises(Fenced, match="another publish is running"):
+    with consumer.alone(), pytest.raises(CommitConflict, match="another publish is running"):
         publish(consumer, shared.lake, RUN)
 
 
@@ -276,7 +276,7 @@ def test_features_are_what_is_neither_key_nor_time() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"unit": None}, "no unit"),
+        ({"unit": None}, "no partition"),
         ({"contract": replace(CONTRACT, event_time=None)}, "no event time"),
         ({"contract": replace(CONTRACT, key=("event_date",))}, "key besides its unit"),
         (

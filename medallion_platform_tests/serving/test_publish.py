@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.lakehouse import maintenance
-from medallion_platform.lakehouse.commit import Fenced
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.pipeline.publish import Delivery, Edition, NothingToPublish, publish
 from medallion_platform_tests.serving.world import FIRST, RUN, TABLE, lake_of, write
 
@@ -30,7 +30,7 @@ class Mirror:
 
     name: str = "mirror"
     table: str = TABLE
-    unit_column: str | None = "event_date"
+    partition_column: str | None = "event_date"
     held: Edition | None = None
     rows: dict[Any, dict[str, int]] = field(default_factory=dict)
     steps_to_live: int = 1_000
@@ -40,7 +40,7 @@ class Mirror:
     @contextmanager
     def alone(self) -> Generator[None, None, None]:
         if self.busy:
-            raise Fenced("mirror: another publish is running")
+            raise CommitConflict("mirror: another publish is running")
         self.busy = True
         try:
             yield
@@ -58,10 +58,10 @@ class Mirror:
     def take(self, delivery: Delivery) -> int:
         self._step()
         self.taken.append(delivery)
-        found = delivery.rows(COLUMNS) if delivery.units is None or delivery.units else None
-        named = set(self.rows) if delivery.units is None else delivery.units
-        for unit in sorted(named):
-            self.rows.pop(unit, None)
+        found = delivery.rows(COLUMNS) if delivery.partitions is None or delivery.partitions else None
+        named = set(self.rows) if delivery.partitions is None else delivery.partitions
+        for partition in sorted(named):
+            self.rows.pop(partition, None)
             self._step()
         for row in found.to_dicts() if found is not None else ():
             self.rows.setdefault(str(row["event_date"]), {})[row["user_id"]] = row["events_7d"]
@@ -109,7 +109,7 @@ def test_after_any_history_and_any_crash_the_copy_is_the_table(
                 continue
     mirror.steps_to_live = 1_000
     done = publish(mirror, lake, RUN)
-    assert {unit: users for unit, users in mirror.rows.items() if users} == {
+    assert {partition: users for partition, users in mirror.rows.items() if users} == {
         u: x for u, x in truth.items() if x
     }
     assert mirror.held == done.edition
@@ -119,18 +119,18 @@ def test_after_any_history_and_any_crash_the_copy_is_the_table(
     assert len(mirror.taken) == before
 
 
-def test_only_changed_units_are_handed_over(tmp_path: Path) -> None:
+def test_only_changed_partitions_are_handed_over(tmp_path: Path) -> None:
     lake, mirror = lake_of(tmp_path), Mirror()
     write(lake, {0: {"a": 1}, 1: {"a": 2}})
-    assert publish(mirror, lake, RUN).units is None
+    assert publish(mirror, lake, RUN).partitions is None
     write(lake, {2: {"b": 3}})
     write(lake, {0: {}})
     done = publish(mirror, lake, RUN)
-    assert done.units == {day(0), day(2)}
+    assert done.partitions == {day(0), day(2)}
     assert done.written == 1
     maintenance.optimize(lake, TABLE, ("user_id",), target_bytes=1)
     write(lake, {1: {"a": 2, "c": 4}})
-    assert publish(mirror, lake, RUN).units == {day(1)}
+    assert publish(mirror, lake, RUN).partitions == {day(1)}
     mirror.rows.clear()
     publish(mirror, lake, RUN, anew=True)
     assert mirror.rows == {day(1): {"a": 2, "c": 4}, day(2): {"b": 3}}
@@ -145,7 +145,7 @@ def test_what_changed_only_in_its_files_is_remembered_without_rows(tmp_path: Pat
     publish(mirror, lake, RUN)
     table.alter.set_table_properties({"delta.appendOnly": "false"})
     done = publish(mirror, lake, RUN)
-    assert (done.units, done.written, done.reason) == (frozenset(), 0, "no row changed")
+    assert (done.partitions, done.written, done.reason) == (frozenset(), 0, "no row changed")
     assert mirror.held == done.edition
 
 
@@ -155,7 +155,7 @@ def test_a_table_made_anew_or_a_lost_log_means_everything(tmp_path: Path) -> Non
     publish(mirror, lake, RUN)
     other = lake_of(tmp_path / "b")
     write(other, {1: {"b": 1}})
-    assert publish(mirror, other, RUN).reason == "everything: the table was made anew"
+    assert publish(mirror, other, RUN).reason == "everything: the table was recomputed"
     assert mirror.rows == {day(1): {"b": 1}}
     for n in range(2):
         write(other, {n: {"c": n}})
@@ -187,5 +187,5 @@ def test_two_at_once_and_nothing_there(tmp_path: Path) -> None:
     mirror = Mirror()
     with pytest.raises(NothingToPublish, match=r"gold\.user_features, which does not exist yet"):
         publish(mirror, Lake(tmp_path), RUN)
-    with mirror.alone(), pytest.raises(Fenced):
+    with mirror.alone(), pytest.raises(CommitConflict):
         publish(mirror, lake_of(tmp_path), RUN)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.sources.landing import (
-    Seen,
+    FileInfo,
     StillGrowing,
     digest_of,
     latest,
@@ -39,8 +39,8 @@ def source(name: str, *globs: str) -> FileSource:
 EVENTS, USERS = source("events", "events/*.csv"), source("users", "users/**/*.json*")
 
 
-def seen(path: str, age: float = 3600, size: int = 1) -> Seen:
-    return Seen(path, size, NOW - timedelta(seconds=age))
+def seen(path: str, age: float = 3600, size: int = 1) -> FileInfo:
+    return FileInfo(path, size, NOW - timedelta(seconds=age))
 
 
 def test_every_file_is_told_apart():
@@ -156,7 +156,7 @@ def test_a_link_never_leads_out_of_the_zone(tmp_path: Path, to: str):
     got = look(zone, [EVENTS], NOW + timedelta(days=3650), 0)
     assert [s.path for s in got.claimed["events"]] == ["events/good.csv"]
     assert set(got.left) == {"events/a.csv", "events/beside.csv"}
-    seen = Seen("events/a.csv", 7, NOW)
+    seen = FileInfo("events/a.csv", 7, NOW)
     with pytest.raises(LostFile, match="leads out"), zone_at(str(zone)).file(seen):
         pass
 

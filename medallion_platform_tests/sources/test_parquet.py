@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform import pieces
-from medallion_platform.contracts import casts, lean
+from medallion_platform.contracts import casts, polars_engine
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.sources import parquet
 
@@ -41,7 +41,7 @@ def test_timestamps_of_the_old_kind_keep_their_date(tmp_path: Path, year: int) -
     at = datetime(year, 12, 31, 23, 59, 59)
     column = pa.array([at, None], pa.timestamp("us"))
     rows = read(written(tmp_path, {"at": column}, use_deprecated_int96_timestamps=True))
-    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [at.replace(tzinfo=UTC), None]
+    assert polars_engine.convert(rows["at"], TIMESTAMP).to_list() == [at.replace(tzinfo=UTC), None]
 
 
 @given(
@@ -50,14 +50,14 @@ def test_timestamps_of_the_old_kind_keep_their_date(tmp_path: Path, year: int) -
     st.sampled_from([None, "UTC", "+02:00"]),
 )
 def test_an_instant_is_itself_or_no_value_and_never_another(
-    tmp_path_factory: pytest.TempPathFactory, unit: str, counts: list[int], zone: str | None
+    tmp_path_factory: pytest.TempPathFactory, partition: str, counts: list[int], zone: str | None
 ) -> None:
-    if unit == "s":  # Parquet has no seconds: written as milliseconds
+    if partition == "s":  # Parquet has no seconds: written as milliseconds
         counts = [count // 1000 for count in counts]
-    path = written(tmp_path_factory.mktemp("p"), {"at": pa.array(counts, pa.timestamp(unit, zone))})
+    path = written(tmp_path_factory.mktemp("p"), {"at": pa.array(counts, pa.timestamp(partition, zone))})
     rows = read(path)
-    got = lean.convert(rows["at"], TIMESTAMP).to_list()
-    parts = {"s": 1, "ms": 10**3, "us": 10**6}[unit]
+    got = polars_engine.convert(rows["at"], TIMESTAMP).to_list()
+    parts = {"s": 1, "ms": 10**3, "us": 10**6}[partition]
     for count, value in zip(counts, got, strict=True):
         try:
             meant = EPOCH + timedelta(microseconds=count * 10**6 // parts)
@@ -73,7 +73,7 @@ def test_an_instant_is_itself_or_no_value_and_never_another(
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5))
 def test_a_day_is_itself_or_no_value(tmp_path_factory: pytest.TempPathFactory, days: list[int]) -> None:
     rows = read(written(tmp_path_factory.mktemp("p"), {"day": pa.array(days, pa.int32()).cast(pa.date32())}))
-    for count, value in zip(days, lean.convert(rows["day"], DATE), strict=True):
+    for count, value in zip(days, polars_engine.convert(rows["day"], DATE), strict=True):
         try:
             meant = date(1970, 1, 1) + timedelta(days=count)
         except OverflowError:
@@ -86,12 +86,12 @@ def test_a_decimal_too_wide_for_every_type_is_text(tmp_path: Path) -> None:
     wide = [Decimal("12345678901234567890123456789012345678901234567890.25"), Decimal("1.50")]
     rows = read(written(tmp_path, {"d": pa.array(wide, pa.decimal256(60, 2))}))
     assert rows["d"].to_list() == [str(d) for d in wide]
-    assert lean.convert(rows["d"], ColumnType("decimal", 12, 2)).to_list() == [None, Decimal("1.50")]
+    assert polars_engine.convert(rows["d"], ColumnType("decimal", 12, 2)).to_list() == [None, Decimal("1.50")]
 
 
 def test_a_large_unsigned_number_is_no_negative_one(tmp_path: Path) -> None:
     rows = read(written(tmp_path, {"n": pa.array([2**64 - 1, 7], pa.uint64())}))
-    assert lean.convert(rows["n"], ColumnType("long")).to_list() == [None, 7]
+    assert polars_engine.convert(rows["n"], ColumnType("long")).to_list() == [None, 7]
     assert parquet.text(rows["n"]).to_list() == [str(2**64 - 1), "7"]
 
 
@@ -110,7 +110,7 @@ def test_a_zone_that_nobody_knows_is_as_good_as_another(tmp_path: Path, zone: st
     there = {"at": pa.array([at, None], kind), "many": pa.array([[at], None], pa.list_(kind))}
     nested = pa.array([{"at": at}, None], pa.struct([("at", kind)]))
     rows = read(written(tmp_path, {**there, "in": nested}))
-    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [at, None]
+    assert polars_engine.convert(rows["at"], TIMESTAMP).to_list() == [at, None]
     assert rows["many"].to_list() == [[at], None]
     assert rows["in"].struct.field("at").to_list() == [at, None]
 
@@ -130,7 +130,9 @@ def test_an_instant_of_days_is_itself_or_no_value_however_far(
     assert path.read_bytes().count(here) == 1
     path.write_bytes(path.read_bytes().replace(here, far))
     rows = pl.concat([frame for _, frame in parquet.read(path, first_row)])
-    assert lean.convert(rows["at"], TIMESTAMP).to_list() == [*ats[:2], None, *ats[3:]][first_row - 1 :]
+    assert (
+        polars_engine.convert(rows["at"], TIMESTAMP).to_list() == [*ats[:2], None, *ats[3:]][first_row - 1 :]
+    )
     told = json.loads(parquet.payloads(rows)[3 - first_row])["at"]
     second = (day - 2_440_588) * 86_400 + 36_000
     assert told in (f"{second} s since 1970-01-01", f"{second * 10**6} us since 1970-01-01")
@@ -141,7 +143,7 @@ def test_a_zone_is_an_instant(tmp_path: Path) -> None:
     counts = [int(at.timestamp()) * 10**6, casts.FIRST_INSTANT]
     column = pa.array(counts, pa.timestamp("us", "Europe/Vienna"))
     rows = read(written(tmp_path, {"at": column}))
-    assert lean.convert(rows["at"], TIMESTAMP)[0] == at
+    assert polars_engine.convert(rows["at"], TIMESTAMP)[0] == at
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
@@ -180,5 +182,5 @@ def test_what_a_row_is_does_not_hang_on_its_neighbours(tmp_path: Path) -> None:
     moments = pa.array([2**60, 86_400_000], pa.timestamp("ms"))
     rows = read(written(tmp_path, {"day": days, "at": moments}))
     midnight = datetime(1970, 1, 1, tzinfo=UTC)
-    assert lean.convert(rows["day"], TIMESTAMP).to_list() == [None, midnight]
-    assert lean.convert(rows["at"], DATE).to_list() == [None, date(1970, 1, 2)]
+    assert polars_engine.convert(rows["day"], TIMESTAMP).to_list() == [None, midnight]
+    assert polars_engine.convert(rows["at"], DATE).to_list() == [None, date(1970, 1, 2)]

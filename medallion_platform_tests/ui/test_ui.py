@@ -170,7 +170,7 @@ def test_three_days_are_made_by_hand(page: Page, ui: Ui) -> None:
         (run,) = on.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill.backfill_id}))
         assert run.status == dg.DagsterRunStatus.SUCCESS
         (record,) = (r for _, r in ui.lake.records("gold.daily_user_metrics") if r.run_id == run.run_id)
-        assert set(DAYS) <= set(record.units)
+        assert set(DAYS) <= set(record.partitions)
         assert _rows_by_day(ui.lake, "gold.daily_user_metrics") == _expected_by_day(ui.lake)
 
         page.get_by_role("link", name="Runs").click()

@@ -240,7 +240,7 @@ class GoldDailyUserMetrics(ContractModel):
         metadata = {
             "key": ["event_date", "user_id", "region_code"],
             "partitioned_by": ["event_date"],
-            "weight": "event_count",
+            "row_count_column": "event_count",
         }
 
 
@@ -263,7 +263,7 @@ class GoldRegionalRollupsHourly(ContractModel):
         metadata = {
             "key": ["hour", "region_code"],
             "partitioned_by": ["event_date"],
-            "weight": "event_count",
+            "row_count_column": "event_count",
         }
 
 
@@ -285,7 +285,7 @@ class GoldRegionalRollupsDaily(ContractModel):
         metadata = {
             "key": ["event_date", "region_code"],
             "partitioned_by": ["event_date"],
-            "weight": "event_count",
+            "row_count_column": "event_count",
         }
 
 
@@ -308,7 +308,7 @@ class GoldRegionalRollupsWeekly(ContractModel):
         metadata = {
             "key": ["week", "region_code"],
             "partitioned_by": ["week"],
-            "weight": "event_count",
+            "row_count_column": "event_count",
         }
 
 

@@ -24,9 +24,9 @@ _DOLLARS = "decimal(18,2)"
 @table(
     "gold.daily_user_metrics",
     contract=GoldDailyUserMetrics.contract,
-    made_from={"events": "silver.events"},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"events": "silver.events"},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
     cluster_by=("user_id",),
 )
 def daily_user_metrics(events: DataFrame) -> DataFrame:
@@ -53,9 +53,9 @@ def daily_user_metrics(events: DataFrame) -> DataFrame:
 @table(
     "gold.regional_rollups_hourly",
     contract=GoldRegionalRollupsHourly.contract,
-    made_from={"events": "silver.events"},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"events": "silver.events"},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
     fresh_within=timedelta(hours=2),
 )
 def regional_rollups_hourly(events: DataFrame) -> DataFrame:
@@ -76,10 +76,10 @@ def regional_rollups_hourly(events: DataFrame) -> DataFrame:
 @table(
     "gold.regional_rollups_daily",
     contract=GoldRegionalRollupsDaily.contract,
-    made_from={"metrics": "gold.daily_user_metrics"},
-    recompute="partitions",
-    weighs="event_count",
-    unit=daily("event_date"),
+    inputs={"metrics": "gold.daily_user_metrics"},
+    incremental="replace_partitions",
+    source_row_count="event_count",
+    partition=daily("event_date"),
 )
 def regional_rollups_daily(metrics: DataFrame) -> DataFrame:
     """One row per day and region with events. A user has one row of metrics in each."""
@@ -89,10 +89,10 @@ def regional_rollups_daily(metrics: DataFrame) -> DataFrame:
 @table(
     "gold.regional_rollups_weekly",
     contract=GoldRegionalRollupsWeekly.contract,
-    made_from={"metrics": "gold.daily_user_metrics"},
-    recompute="partitions",
-    weighs="event_count",
-    unit=weekly("week"),
+    inputs={"metrics": "gold.daily_user_metrics"},
+    incremental="replace_partitions",
+    source_row_count="event_count",
+    partition=weekly("week"),
     fresh_within=timedelta(days=7),
 )
 def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
@@ -112,9 +112,9 @@ def regional_rollups_weekly(metrics: DataFrame) -> DataFrame:
 @table(
     "gold.user_features",
     contract=GoldUserFeatures.contract,
-    made_from={"metrics": Upstream("gold.daily_user_metrics", back=30)},
-    recompute="partitions",
-    unit=daily("event_date"),
+    inputs={"metrics": Upstream("gold.daily_user_metrics", lookback_days=30)},
+    incremental="replace_partitions",
+    partition=daily("event_date"),
     cluster_by=("user_id",),
 )
 def user_features(metrics: DataFrame) -> DataFrame:
@@ -166,8 +166,8 @@ def user_features(metrics: DataFrame) -> DataFrame:
 @table(
     "gold.users_history",
     contract=GoldUsersHistory.contract,
-    made_from={"users": "silver.users_history", "regions": "silver.regions_history"},
-    recompute="partitions",
+    inputs={"users": "silver.users_history", "regions": "silver.regions_history"},
+    incremental="replace_partitions",
 )
 def users_history(users: DataFrame, regions: DataFrame) -> DataFrame:
     """The conformed users dimension: every version, with its home region as of its beginning."""

@@ -32,9 +32,9 @@ USD_PER_UNIT = {
 @table(
     "silver.users_history",
     contract=SilverUsersHistory.contract,
-    made_from={"changes": "bronze.users"},
-    recompute="keys",
-    keyed_by=("user_id",),
+    inputs={"changes": "bronze.users"},
+    incremental="merge_by_key",
+    recompute_key=("user_id",),
 )
 def users_history(changes: DataFrame) -> DataFrame:
     """Every version of every user, from change events in order of their source position."""
@@ -44,9 +44,9 @@ def users_history(changes: DataFrame) -> DataFrame:
 @table(
     "silver.regions_history",
     contract=SilverRegionsHistory.contract,
-    made_from={"changes": "bronze.regions"},
-    recompute="keys",
-    keyed_by=("region_code",),
+    inputs={"changes": "bronze.regions"},
+    incremental="merge_by_key",
+    recompute_key=("region_code",),
 )
 def regions_history(changes: DataFrame) -> DataFrame:
     """Every version of every region, from change events in order of their source position."""
@@ -56,9 +56,9 @@ def regions_history(changes: DataFrame) -> DataFrame:
 @table(
     "silver.users",
     contract=SilverUsers.contract,
-    made_from={"changes": "bronze.users"},
-    recompute="keys",
-    keyed_by=("user_id",),
+    inputs={"changes": "bronze.users"},
+    incremental="merge_by_key",
+    recompute_key=("user_id",),
 )
 def users(changes: DataFrame) -> DataFrame:
     """Users as they are now; a deleted one is gone, also when an older update comes late."""
@@ -68,9 +68,9 @@ def users(changes: DataFrame) -> DataFrame:
 @table(
     "silver.regions",
     contract=SilverRegions.contract,
-    made_from={"changes": "bronze.regions"},
-    recompute="keys",
-    keyed_by=("region_code",),
+    inputs={"changes": "bronze.regions"},
+    incremental="merge_by_key",
+    recompute_key=("region_code",),
 )
 def regions(changes: DataFrame) -> DataFrame:
     """Regions as they are now."""
@@ -80,13 +80,13 @@ def regions(changes: DataFrame) -> DataFrame:
 @table(
     "silver.events",
     contract=SilverEvents.contract,
-    made_from={
+    inputs={
         "events": "bronze.events",
         "users": Lookup("silver.users_history", key="user_id", by="user_id"),
         "regions": Lookup("silver.regions_history", key="region_code", by="region_code"),
     },
-    recompute="rows",
-    unit=daily("event_date"),
+    incremental="append",
+    partition=daily("event_date"),
     cluster_by=("user_id",),
     fresh_within=timedelta(hours=1),
 )

@@ -49,7 +49,7 @@ TOPICS = {
 }
 
 
-def sources(kafka: Mapping[str, str], engine: Engine = "lean") -> tuple[Source, ...]:
+def sources(kafka: Mapping[str, str], engine: Engine = "polars") -> tuple[Source, ...]:
     """Events, users and regions; kafka: settings of the client, empty where files land."""
     if not kafka:
         return tuple(TOPICS.values())

@@ -118,7 +118,7 @@ class GoldQuarterlyHires(ContractModel):
 
         metadata = {
             "key": ["hire_year", "department_id", "job_id"],
-            "weight": "hires",
+            "row_count_column": "hires",
             "rows": {"quarters add up": expect("q1 + q2 + q3 + q4 = hires", severity="fail")},
         }
 
@@ -138,7 +138,7 @@ class GoldDepartmentMetrics(ContractModel):
     class Config(BaseConfig):
         """Table options."""
 
-        metadata = {"key": ["hire_year", "department_id"], "weight": "hires"}
+        metadata = {"key": ["hire_year", "department_id"], "row_count_column": "hires"}
 
 
 class GoldEmployeeAnalytics(ContractModel):

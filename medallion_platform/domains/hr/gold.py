@@ -16,13 +16,13 @@ from medallion_platform.pipeline.table import table
 @table(
     "gold.quarterly_hires",
     contract=GoldQuarterlyHires.contract,
-    made_from={
+    inputs={
         "employees": "silver.hired_employees",
         "departments": "silver.departments",
         "jobs": "silver.jobs",
     },
-    recompute="partitions",
-    weighs="department_id is not null and job_id is not null",
+    incremental="replace_partitions",
+    source_row_count="department_id is not null and job_id is not null",
 )
 def quarterly_hires(employees: DataFrame, departments: DataFrame, jobs: DataFrame) -> DataFrame:
     """Hires per year, department and job, where both are known; a missing name counts as well."""
@@ -38,9 +38,9 @@ def quarterly_hires(employees: DataFrame, departments: DataFrame, jobs: DataFram
 @table(
     "gold.department_metrics",
     contract=GoldDepartmentMetrics.contract,
-    made_from={"employees": "silver.hired_employees", "departments": "silver.departments"},
-    recompute="partitions",
-    weighs="department_id is not null",
+    inputs={"employees": "silver.hired_employees", "departments": "silver.departments"},
+    incremental="replace_partitions",
+    source_row_count="department_id is not null",
 )
 def department_metrics(employees: DataFrame, departments: DataFrame) -> DataFrame:
     """Hires per year and department against the mean of all departments, also those without any.
@@ -77,12 +77,12 @@ def department_metrics(employees: DataFrame, departments: DataFrame) -> DataFram
 @table(
     "gold.employee_analytics",
     contract=GoldEmployeeAnalytics.contract,
-    made_from={
+    inputs={
         "employees": "silver.hired_employees",
         "departments": "silver.departments",
         "jobs": "silver.jobs",
     },
-    recompute="partitions",
+    incremental="replace_partitions",
 )
 def employee_analytics(employees: DataFrame, departments: DataFrame, jobs: DataFrame) -> DataFrame:
     """One row per employee: tenure, and the place among the colleagues of the department.

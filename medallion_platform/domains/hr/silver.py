@@ -17,9 +17,9 @@ from medallion_platform.pipeline.table import table
 @table(
     "silver.departments",
     contract=SilverDepartments.contract,
-    made_from={"rows": "bronze.departments"},
-    recompute="keys",
-    keyed_by=("id",),
+    inputs={"rows": "bronze.departments"},
+    incremental="merge_by_key",
+    recompute_key=("id",),
 )
 def departments(rows: DataFrame) -> DataFrame:
     """One row per department id; an older snapshot's row is superseded."""
@@ -29,9 +29,9 @@ def departments(rows: DataFrame) -> DataFrame:
 @table(
     "silver.jobs",
     contract=SilverJobs.contract,
-    made_from={"rows": "bronze.jobs"},
-    recompute="keys",
-    keyed_by=("id",),
+    inputs={"rows": "bronze.jobs"},
+    incremental="merge_by_key",
+    recompute_key=("id",),
 )
 def jobs(rows: DataFrame) -> DataFrame:
     """One row per job id; an older snapshot's row is superseded."""
@@ -41,9 +41,9 @@ def jobs(rows: DataFrame) -> DataFrame:
 @table(
     "silver.hired_employees",
     contract=SilverHiredEmployees.contract,
-    made_from={"rows": "bronze.hired_employees"},
-    recompute="keys",
-    keyed_by=("id",),
+    inputs={"rows": "bronze.hired_employees"},
+    incremental="merge_by_key",
+    recompute_key=("id",),
 )
 def hired_employees(rows: DataFrame) -> DataFrame:
     """One row per employee id; an older snapshot's row is superseded."""

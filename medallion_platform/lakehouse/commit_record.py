@@ -11,19 +11,24 @@ from medallion_platform.lakehouse.counts import Counts
 WRITER = "writer"
 """The transaction identifier of everybody who writes rows to a table: one at a time."""
 
-WHOLE = "*"
-"""The unit of a table that has none, and the default entry of a position."""
+UNPARTITIONED = "*"
+"""The partition of a table that has none, and the default entry of a position."""
+
+FORMAT = 2
+"""Of the text in a commit; those of 1 are read too."""
+_SINCE_2 = {"units": "partitions", "stale_units": "stale_partitions", "stands_for": "source_row_count"}
 
 Position = dict[str, dict[str, int]]
-"""Upstream table -> unit -> version the unit was made from; `*` for all units not named."""
+"""Upstream table -> partition -> version the partition was made from; `*` for all partitions not named."""
 
 
 @dataclass(frozen=True)
-class Record:
+class CommitRecord:
     """One commit's account of itself, kept as JSON in the commit's `userMetadata`.
 
-    verb: intake, refresh, replay, reparse, restore, rollback. units: written rows per unit of this commit.
-    stands_for: of an aggregate, the source rows that its rows add up to.
+    verb: intake, refresh, replay, reparse, restore, rollback. partitions: written rows per partition of this
+    commit.
+    source_row_count: of an aggregate, the source rows that its rows add up to.
     masked: values by column that were masked, hashed or made tokens. looks_personal: values of an intake, by
     column, that look like an e-mail address or a phone number where the contract does not say so.
     notes: per source file or batch, what a person should know (a new version of a known file).
@@ -40,12 +45,12 @@ class Record:
     position: Position = field(default_factory=dict)
     code: str = ""
     sequence: int = 0
-    units: dict[str, int] = field(default_factory=dict)
+    partitions: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
-    stale_units: list[str] = field(default_factory=list)
+    stale_partitions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    stands_for: int | None = None
+    source_row_count: int | None = None
     further: int = 0
     seconds: float = 0.0
     taken_back: str = ""
@@ -55,10 +60,10 @@ class Record:
 
     def to_json(self) -> str:
         """The text that goes into the commit."""
-        return json.dumps({"medallion": 1, **asdict(self)}, sort_keys=True)
+        return json.dumps({"medallion": FORMAT, **asdict(self)}, sort_keys=True)
 
     @staticmethod
-    def from_json(text: str | None) -> Record | None:
+    def from_json(text: str | None) -> CommitRecord | None:
         """The record in a commit's metadata, or None where another writer made the commit."""
         if not text:
             return None
@@ -66,9 +71,11 @@ class Record:
             found: Any = json.loads(text)
         except ValueError:
             return None
-        if not isinstance(found, dict) or found.pop("medallion", None) != 1:
+        if not isinstance(found, dict) or (written := found.pop("medallion", None)) not in (1, FORMAT):
             return None
-        known = {f.name for f in fields(Record)}
+        if written == 1:
+            found = {_SINCE_2.get(k, k): v for k, v in found.items()}
+        known = {f.name for f in fields(CommitRecord)}
         found = {k: v for k, v in found.items() if k in known}
         found["counts"] = Counts(**found["counts"])
-        return Record(**found)
+        return CommitRecord(**found)

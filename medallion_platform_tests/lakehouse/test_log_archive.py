@@ -1,4 +1,4 @@
-"""A long log is rolled up, and nobody notices but by the time that it takes."""
+"""A long log is archived, and nobody notices but by the time that it takes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import polars as pl
 import pytest
 from deltalake.exceptions import DeltaError
 
-from medallion_platform.lakehouse import lean, maintenance, rolled_log
+from medallion_platform.lakehouse import log_archive, maintenance, polars_writer
 from medallion_platform.lakehouse.commit import commit, next_sequence
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.delta_log import LogGone, commits, texts, touched
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.log import LogGone, commits, texts, touched
-from medallion_platform.lakehouse.record import Record
-from medallion_platform.lakehouse.rolled_log import DamagedBundle
+from medallion_platform.lakehouse.log_archive import DamagedBundle
 from medallion_platform.lakehouse.spark import appended, read
 from medallion_platform.pipeline.stream import COMPACT_EVERY, Upkeep
 from medallion_platform.storage import at_once
@@ -38,16 +38,18 @@ OLD = (7, 99, 100, 123, 199, 203)
 
 @pytest.fixture(autouse=True)
 def small_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolled_log, "BUNDLE", BUNDLE)
-    monkeypatch.setattr(rolled_log, "KEPT", KEPT)
+    monkeypatch.setattr(log_archive, "BUNDLE", BUNDLE)
+    monkeypatch.setattr(log_archive, "KEPT", KEPT)
 
 
-def roll_up(path: str, now: datetime = LATER) -> int:
-    return rolled_log.roll_up(path, now)
+def archive(path: str, now: datetime = LATER) -> int:
+    return log_archive.archive(path, now)
 
 
-def record(n: int) -> Record:
-    return Record("intake", f"run-{n // 10}", LATER.isoformat(), Counts(1, 1), sequence=n, units={"a": 1})
+def record(n: int) -> CommitRecord:
+    return CommitRecord(
+        "intake", f"run-{n // 10}", LATER.isoformat(), Counts(1, 1), sequence=n, partitions={"a": 1}
+    )
 
 
 def stream_into(lake: Lake) -> None:
@@ -60,7 +62,7 @@ def stream_into(lake: Lake) -> None:
             table.update_incremental()
         if n % 5 == 0:
             rows = pl.DataFrame({"unit": ["ab"[n % 10 // 5]], "n": [n]})
-            lean.append(table, rows, record(n), {"log": n})
+            polars_writer.append(table, rows, record(n), {"log": n})
         else:
             commit(table, record(n), positions={"log": n})
 
@@ -114,31 +116,31 @@ def told(lake: Lake) -> dict[str, object]:
 
 
 def test_a_log_that_was_rolled_up_says_the_same(lake: Lake, known: dict[str, object]) -> None:
-    assert roll_up(lake.path(TABLE)) == 2 * BUNDLE
+    assert archive(lake.path(TABLE)) == 2 * BUNDLE
     assert len(commits_in(lake)) < KEPT + 100
     begins = [
         name[:20] for name in log_of(lake) if "checkpoint.parquet" in name and name < f"{2 * BUNDLE:020}"
     ]
     assert [int(version) for version in begins] == [99, 199]
     assert told(lake) == known
-    assert roll_up(lake.path(TABLE)) == 0
+    assert archive(lake.path(TABLE)) == 0
 
 
 def test_old_versions_can_still_be_read_and_restored(lake: Lake, streamed: Path) -> None:
     expected = {version: content(Lake(streamed), version) for version in OLD}
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     kept = commits_in(lake)
     assert {version: content(lake, version) for version in OLD} == expected
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     assert commits_in(lake) == kept  # what was put back for the readers is gone again
     table = lake.open(TABLE)
     assert table is not None
-    lean.restore(table, 123, record(next_sequence(table)))
+    polars_writer.restore(table, 123, record(next_sequence(table)))
     assert content(lake) == expected[123]
 
 
 def test_spark_reads_what_was_rolled_up(lake: Lake, streamed: Path, spark: SparkSession) -> None:
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     newest = lake.version(TABLE)
     for version in (newest, 123):
         rows = read(spark, lake, TABLE, version).collect()
@@ -160,13 +162,13 @@ def test_writers_and_readers_go_on_beside_it(lake: Lake, known: dict[str, object
 
     with ThreadPoolExecutor(4) as pool:
         writing = pool.submit(write)
-        rolling = [pool.submit(roll_up, path) for _ in range(2)]
+        rolling = [pool.submit(archive, path) for _ in range(2)]
         for _ in range(3):
             assert dict(texts(path, range(newest + 1))) == known["texts"]
         writing.result()
         for rolled in rolling:
             rolled.result()
-    roll_up(path)
+    archive(path)
     assert lake.version(TABLE) == newest + 40
     assert dict(texts(path, range(newest + 1))) == known["texts"]
 
@@ -178,17 +180,17 @@ def test_one_that_died_in_the_middle_is_followed_by_the_next(
     """The bundle is there, and of its commits some are deleted."""
     folder = Path(lake.path(TABLE)) / "_delta_log"
     first = commits_in(lake)[:BUNDLE]
-    rolled_log._keep(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
+    log_archive._keep(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
     for name in first[::-1][:deleted]:
         (folder / name).unlink()
     assert told(lake) == known
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     assert len(commits_in(lake)) < KEPT + 100
     assert told(lake) == known
 
 
 def test_a_worker_rolls_up_what_its_commits_leave(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rolled_log, "_OTHERS", timedelta(0))
+    monkeypatch.setattr(log_archive, "_OTHERS", timedelta(0))
     with Upkeep(lake, TABLE) as upkeep:
         for _ in range(COMPACT_EVERY):
             upkeep.committed()
@@ -197,7 +199,7 @@ def test_a_worker_rolls_up_what_its_commits_leave(lake: Lake, monkeypatch: pytes
 
 def test_what_is_young_stays(lake: Lake) -> None:
     before = log_of(lake)
-    assert roll_up(lake.path(TABLE), datetime.now(UTC)) == 0
+    assert archive(lake.path(TABLE), datetime.now(UTC)) == 0
     assert log_of(lake) == before
 
 
@@ -205,7 +207,7 @@ def test_without_a_checkpoint_nothing_is_taken_out(lake: Lake) -> None:
     folder = Path(lake.path(TABLE)) / "_delta_log"
     for file in [*folder.glob("*.checkpoint.parquet"), folder / "_last_checkpoint"]:
         file.unlink()
-    assert roll_up(lake.path(TABLE)) == 0
+    assert archive(lake.path(TABLE)) == 0
     assert len(commits_in(lake)) == lake.version(TABLE) + 1
 
 
@@ -215,12 +217,12 @@ def test_nothing_is_taken_out_for_a_checkpoint_that_lacks_parts(lake: Lake, know
     shutil.copy(first, folder / f"{199:020}.checkpoint.{1:010}.{2:010}.parquet")
     for file in [*others, folder / "_last_checkpoint"]:
         file.unlink()
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     assert told(lake) == known
 
 
 def test_vacuum_keeps_what_rolled_up_commits_replaced_as_long_as_others(lake: Lake, streamed: Path) -> None:
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     forget_deleted_files(lake)
     long_ago = (LATER - 2 * maintenance.RETENTION).timestamp()
     for file in Path(lake.path(TABLE)).rglob("*.parquet"):
@@ -240,7 +242,7 @@ def test_vacuum_goes_on_where_the_log_is_rolled_up_under_it(
         os.utime(file, (long_ago, long_ago))
 
     def after_roll_up(work: Callable[[int], bytes], on: list[int]) -> list[bytes]:
-        assert roll_up(lake.path(TABLE)) == 2 * BUNDLE
+        assert archive(lake.path(TABLE)) == 2 * BUNDLE
         return at_once(work, on)
 
     monkeypatch.setattr(maintenance, "at_once", after_roll_up)
@@ -265,11 +267,11 @@ def remake(lake: Lake) -> None:
 
 
 def test_a_table_that_is_made_anew_takes_no_commit_of_the_old_one(lake: Lake, streamed: Path) -> None:
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     remake(lake)
     known = told(lake)
     assert known["times"] != told(Lake(streamed))["times"]
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     assert len(commits_in(lake)) < KEPT + 100
     assert told(lake) == known
 
@@ -277,17 +279,17 @@ def test_a_table_that_is_made_anew_takes_no_commit_of_the_old_one(lake: Lake, st
 def test_a_commit_of_somebody_who_slept_through_it_replaces_none(
     lake: Lake, known: dict[str, object]
 ) -> None:
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     stray = Path(lake.path(TABLE)) / "_delta_log" / f"{31:020}.json"
     stray.write_text('{"commitInfo":{"timestamp":1}}\n')
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     assert stray.exists()
     stray.unlink()
     assert told(lake) == known
 
 
 def test_a_version_that_a_table_does_not_have_yet_is_not_put_back(lake: Lake) -> None:
-    roll_up(lake.path(TABLE))
+    archive(lake.path(TABLE))
     shutil.rmtree(Path(lake.path(TABLE)) / "_delta_log")
     lake.ensure(TABLE, pl.DataFrame(schema={"unit": pl.String, "n": pl.Int64}).to_arrow().schema)
     with pytest.raises(DeltaError):
@@ -297,8 +299,8 @@ def test_a_version_that_a_table_does_not_have_yet_is_not_put_back(lake: Lake) ->
 
 @pytest.mark.parametrize("left", [0, 100])
 def test_a_damaged_bundle_is_named(lake: Lake, left: int) -> None:
-    roll_up(lake.path(TABLE))
-    file = Path(lake.path(TABLE)) / rolled_log.FOLDER / f"{0:020}.jsonl.gz"
+    archive(lake.path(TABLE))
+    file = Path(lake.path(TABLE)) / log_archive.FOLDER / f"{0:020}.jsonl.gz"
     file.write_bytes(file.read_bytes()[:left])
     for ask in (lambda: lake.records(TABLE), lambda: maintenance.vacuum(lake, TABLE)):
         with pytest.raises(DamagedBundle, match=f"{file} is damaged"):
@@ -307,8 +309,8 @@ def test_a_damaged_bundle_is_named(lake: Lake, left: int) -> None:
 
 
 def test_after_its_retention_a_bundle_is_forgotten(lake: Lake) -> None:
-    roll_up(lake.path(TABLE))
-    roll_up(lake.path(TABLE), LATER + rolled_log.LOG_RETENTION)
+    archive(lake.path(TABLE))
+    archive(lake.path(TABLE), LATER + log_archive.LOG_RETENTION)
     with pytest.raises(LogGone, match="version 5 is no longer in the log"):
         list(texts(lake.path(TABLE), [5]))
     versions = [version for version, _ in lake.records(TABLE)]

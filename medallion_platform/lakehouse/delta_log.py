@@ -1,7 +1,7 @@
-"""Reading a table's Delta log: which units changed since a version, and how.
+"""Reading a table's Delta log: which partitions changed since a version, and how.
 
 The log is read as the Delta protocol defines it (PROTOCOL.md, "Actions"): one JSON file a commit,
-one action a line. Commits that were rolled up are read from where `rolled_log` keeps them.
+one action a line. Commits that were archived are read from where `log_archive` keeps them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from medallion_platform.lakehouse import rolled_log
-from medallion_platform.lakehouse.record import WHOLE, Record
-from medallion_platform.lakehouse.rolled_log import commit_file
+from medallion_platform.lakehouse import log_archive
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
+from medallion_platform.lakehouse.log_archive import commit_file
 from medallion_platform.storage import at_once, exists, store
 
 _AT_MOST = 64
@@ -31,33 +31,33 @@ class FilesGone(Exception):
 
 @dataclass(frozen=True)
 class Commit:
-    """What one commit did to the data: units that only grew, units with rows taken away."""
+    """What one commit did to the data: partitions that only grew, partitions with rows taken away."""
 
     version: int
     appended: frozenset[str] = frozenset()
     rewritten: frozenset[str] = frozenset()
-    record: Record | None = None
+    record: CommitRecord | None = None
 
 
 @dataclass
-class Touched:
-    """Units that changed since a position, by what happened to them."""
+class PartitionChanges:
+    """Partitions that changed since a position, by what happened to them."""
 
     appended: set[str] = field(default_factory=set)
     rewritten: set[str] = field(default_factory=set)
 
     @property
     def all(self) -> set[str]:
-        """Every unit that changed in any way."""
+        """Every partition that changed in any way."""
         return self.appended | self.rewritten
 
-    def __or__(self, later: Touched) -> Touched:
-        """What happened to units in either of two stretches of a log."""
+    def __or__(self, later: PartitionChanges) -> PartitionChanges:
+        """What happened to partitions in either of two stretches of a log."""
         rewritten = self.rewritten | later.rewritten
-        return Touched((self.appended | later.appended) - rewritten, rewritten)
+        return PartitionChanges((self.appended | later.appended) - rewritten, rewritten)
 
 
-def commits(path: str, since: int, until: int, unit_column: str | None) -> Iterator[Commit]:
+def commits(path: str, since: int, until: int, partition_column: str | None) -> Iterator[Commit]:
     """The commits after version `since` up to and including `until`.
 
     Compaction and clustering (dataChange false) change no row and show as empty commits.
@@ -66,27 +66,27 @@ def commits(path: str, since: int, until: int, unit_column: str | None) -> Itera
         LogGone: a commit in that range is no longer there.
     """
     for version, found in actions(path, range(since + 1, until + 1)):
-        yield _parse(version, found, unit_column)
+        yield _parse(version, found, partition_column)
 
 
 def touched(
     changes: Iterable[Commit],
     base: int,
     ahead: dict[str, int],
-    reach: Callable[[str], Iterable[str]] = lambda unit: (unit,),
-) -> Touched:
-    """Units that changed after the version they were last made from.
+    reach: Callable[[str], Iterable[str]] = lambda partition: (partition,),
+) -> PartitionChanges:
+    """Partitions that changed after the version they were last made from.
 
-    A unit in `ahead` was made from a later version than `base`, all others from `base`. reach: the
-    units, in the terms of `ahead`, that are made from a unit of the commits (a day is in a week,
+    A partition in `ahead` was made from a later version than `base`, all others from `base`. reach: the
+    partitions, in the terms of `ahead`, that are made from a partition of the commits (a day is in a week,
     and in the windows of the days after it).
     """
-    found = Touched()
+    found = PartitionChanges()
     for commit in changes:
         if commit.version <= base:
             continue
-        for units, into in ((commit.appended, found.appended), (commit.rewritten, found.rewritten)):
-            reached = {made for unit in units for made in reach(unit)}
+        for partitions, into in ((commit.appended, found.appended), (commit.rewritten, found.rewritten)):
+            reached = {made for partition in partitions for made in reach(partition)}
             into.update(u for u in reached if commit.version > ahead.get(u, base))
     found.appended -= found.rewritten
     return found
@@ -108,13 +108,13 @@ def texts(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     Raises:
         LogGone: one of them is no longer there; those before it were given.
     """
-    for number, group in groupby(versions, lambda version: version // rolled_log.BUNDLE):
+    for number, group in groupby(versions, lambda version: version // log_archive.BUNDLE):
         wanted = list(group)
         given = 0
         for version, text in _in_log(path, wanted):
             yield version, text
             given += 1
-        rolled = rolled_log.bundle(path, number) if given < len(wanted) else {}
+        rolled = log_archive.bundle(path, number) if given < len(wanted) else {}
         for version in wanted[given:]:
             if version not in rolled:
                 raise LogGone(f"{path}: version {version} is no longer in the log")
@@ -175,19 +175,19 @@ def _info(text: bytes) -> dict[str, Any]:
     return {}
 
 
-def _parse(version: int, actions: list[dict[str, Any]], unit_column: str | None) -> Commit:
+def _parse(version: int, actions: list[dict[str, Any]], partition_column: str | None) -> Commit:
     appended: set[str] = set()
     rewritten: set[str] = set()
     record = None
     for action in actions:
         if "commitInfo" in action:
-            record = Record.from_json(action["commitInfo"].get("userMetadata"))
+            record = CommitRecord.from_json(action["commitInfo"].get("userMetadata"))
         for kind, into in (("add", appended), ("remove", rewritten)):
             if kind in action and action[kind].get("dataChange", True):
-                if unit_column is None:
-                    into.add(WHOLE)
+                if partition_column is None:
+                    into.add(UNPARTITIONED)
                 else:
-                    into.add(action[kind].get("partitionValues", {}).get(unit_column) or WHOLE)
+                    into.add(action[kind].get("partitionValues", {}).get(partition_column) or UNPARTITIONED)
                 if kind == "add" and action[kind].get("deletionVector"):
-                    rewritten.add(next(iter(into)) if unit_column is None else WHOLE)
+                    rewritten.add(next(iter(into)) if partition_column is None else UNPARTITIONED)
     return Commit(version, frozenset(appended - rewritten), frozenset(rewritten), record)

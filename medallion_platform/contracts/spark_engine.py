@@ -78,7 +78,7 @@ def spark_schema(contract: Contract) -> T.StructType:
 
 
 @dataclass(frozen=True)
-class SparkJudged:
+class SparkValidationResult:
     """A frame with its verdict beside it.
 
     `df` has the typed columns of the contract, then what passes through, then hidden columns. Put
@@ -132,7 +132,7 @@ class SparkJudged:
         return df.filter(~self.ok).select(*as_came, self.violations.alias(VIOLATIONS))
 
 
-def judge(contract: Contract, df: DataFrame) -> SparkJudged:
+def validate(contract: Contract, df: DataFrame) -> SparkValidationResult:
     """Types the columns and puts the verdict beside them; nothing runs yet.
 
     Columns hold text or typed values; one that is missing counts as null; one that the contract does
@@ -179,7 +179,7 @@ def judge(contract: Contract, df: DataFrame) -> SparkJudged:
         if mask:
             rejecting.append(column.bitwiseAND(F.lit(mask)) == 0)
     present = frozenset(expectation.name for expectation, _ in of_row)
-    return SparkJudged(
+    return SparkValidationResult(
         contract=contract,
         df=staged,
         ok=reduce(lambda a, b: a & b, rejecting) if rejecting else F.lit(True),

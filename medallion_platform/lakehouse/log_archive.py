@@ -82,7 +82,7 @@ def bundle(path: str, number: int) -> dict[int, bytes]:
         raise DamagedBundle(path, number, error) from error
 
 
-def roll_up(path: str, now: datetime | None = None) -> int:
+def archive(path: str, now: datetime | None = None) -> int:
     """Move old commits out of a table's log, and delete checkpoints that nobody needs; gives how many.
 
     Killed at any instant, or done by two at the same time, it loses nothing: a bundle is written as a
@@ -118,8 +118,8 @@ def roll_up(path: str, now: datetime | None = None) -> int:
 def put_back(path: str, version: int) -> int:
     """Put those commits back into the log that a reader of an old version needs; gives how many.
 
-    They are those since the last checkpoint before it. `roll_up` takes them away again. What is newer
-    than the log is none of this table's: the newest commits are never rolled up.
+    They are those since the last checkpoint before it. `archive` takes them away again. What is newer
+    than the log is none of this table's: the newest commits are never archived.
     """
     files = store(path)
     log = [f["path"] for f in files.list("_delta_log").collect()]
@@ -149,7 +149,7 @@ def _keep(path: str, number: int, old: Mapping[int, str]) -> bool:
     """See to it that these commits are in their bundle; whether they are, and can leave the log.
 
     A whole bundle of others is of a table that was here before, or of what this one was before it was
-    brought back from a backup. Single others are of a writer that began before the log was rolled up, and
+    brought back from a backup. Single others are of a writer that began before the log was archived, and
     took a version that was free again: nobody sees what it wrote, which stays for whoever looks for it.
 
     Raises:

@@ -10,44 +10,44 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse.log import Commit, LogGone, commits, touched
-from medallion_platform.lakehouse.record import WHOLE
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.lakehouse.delta_log import Commit, LogGone, commits, touched
 
 UNITS = ["a", "b", "c"]
-some_units = st.frozensets(st.sampled_from(UNITS), max_size=3)
+some_partitions = st.frozensets(st.sampled_from(UNITS), max_size=3)
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Commit]:
     found = []
     for version in range(1, draw(st.integers(0, 6)) + 1):
-        rewritten = draw(some_units)
-        found.append(Commit(version, draw(some_units) - rewritten, rewritten))
+        rewritten = draw(some_partitions)
+        found.append(Commit(version, draw(some_partitions) - rewritten, rewritten))
     return found
 
 
 @given(histories(), st.integers(0, 6), st.dictionaries(st.sampled_from(UNITS), st.integers(0, 6)))
-def test_each_unit_is_judged_from_the_version_it_was_made_from(
+def test_each_partition_is_read_from_the_version_it_was_made_from(
     history: list[Commit], base: int, ahead: dict[str, int]
 ) -> None:
     ahead = {u: v for u, v in ahead.items() if v >= base}
     found = touched(history, base, ahead)
-    for unit in UNITS:
-        made_from = ahead.get(unit, base)
-        later = [c for c in history if c.version > made_from]
-        rewritten = any(unit in c.rewritten for c in later)
-        appended = any(unit in c.appended for c in later)
-        assert (unit in found.rewritten) == rewritten
-        assert (unit in found.appended) == (appended and not rewritten)
-        assert (unit in found.all) == (appended or rewritten)
+    for partition in UNITS:
+        inputs = ahead.get(partition, base)
+        later = [c for c in history if c.version > inputs]
+        rewritten = any(partition in c.rewritten for c in later)
+        appended = any(partition in c.appended for c in later)
+        assert (partition in found.rewritten) == rewritten
+        assert (partition in found.appended) == (appended and not rewritten)
+        assert (partition in found.all) == (appended or rewritten)
 
 
-def test_a_commit_reaches_every_unit_that_is_made_from_it() -> None:
+def test_a_commit_reaches_every_partition_that_is_made_from_it() -> None:
     history = [Commit(1, frozenset("a")), Commit(2, frozenset("b"), frozenset("a"))]
     reach = {"a": "AW", "b": "BW"}
-    found = touched(history, 0, {"W": 1}, lambda unit: reach[unit])
+    found = touched(history, 0, {"W": 1}, lambda partition: reach[partition])
     assert (found.appended, found.rewritten) == ({"B"}, {"A", "W"})
-    found = touched(history, 0, {"W": 2, "A": 2}, lambda unit: reach[unit])
+    found = touched(history, 0, {"W": 2, "A": 2}, lambda partition: reach[partition])
     assert (found.appended, found.rewritten) == ({"B"}, set())
 
 
@@ -71,13 +71,17 @@ def test_appends_rewrites_and_compaction_are_told_apart(tmp_path: Path) -> None:
         (set(), {"a"}),
     ]
     whole = list(commits(str(tmp_path), 0, 3, None))
-    assert [(c.appended, c.rewritten) for c in whole] == [({WHOLE}, set()), (set(), {WHOLE}), (set(), set())]
+    assert [(c.appended, c.rewritten) for c in whole] == [
+        ({UNPARTITIONED}, set()),
+        (set(), {UNPARTITIONED}),
+        (set(), set()),
+    ]
 
 
 def test_a_null_partition_is_the_whole(tmp_path: Path) -> None:
     frame = pl.DataFrame({"day": [None, "a"], "n": [1, 2]}, schema={"day": pl.String, "n": pl.Int64})
     write_deltalake(tmp_path, frame, partition_by=["day"])
-    assert next(commits(str(tmp_path), -1, 0, "day")).appended == {WHOLE, "a"}
+    assert next(commits(str(tmp_path), -1, 0, "day")).appended == {UNPARTITIONED, "a"}
 
 
 def test_a_commit_that_was_cleaned_up_is_missed(tmp_path: Path) -> None:

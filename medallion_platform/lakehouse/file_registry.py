@@ -1,4 +1,4 @@
-"""The ledger of a source's files: a landing zone turned into a log.
+"""The file registry of a source's files: a landing zone turned into a log.
 
 Each new content of a file gets the next sequence number, in one commit, before anything is read
 from it. From then on the source is just "records from offset a on", as a Kafka partition is, and a
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medallion_platform.lakehouse.commit import Fenced, fenced, sequence_of
+from medallion_platform.lakehouse.commit import CommitConflict, sequence_of, writer_transaction
 from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def columns() -> dict[str, Any]:
-    """Columns of the ledger; `unreadable` says why a file cannot be read, else null.
+    """Columns of the file registry; `unreadable` says why a file cannot be read, else null.
 
     `etag` is null for a file of this machine, `first_row` but where a file goes on behind what was
     taken of its content before.
@@ -42,7 +42,7 @@ def columns() -> dict[str, Any]:
 
 
 def name(source: str) -> str:
-    """The ledger table of a source."""
+    """The file registry table of a source."""
     return f"files.{source}"
 
 
@@ -50,7 +50,7 @@ def read(lake: Lake, source: str) -> pl.DataFrame:
     """All registered file versions of a source, in their order."""
     import polars as pl
 
-    found = lake.standing(name(source))
+    found = lake.table_state(name(source))
     if found is None:
         return pl.DataFrame(schema=columns())
     nothing = pl.DataFrame(schema=columns())
@@ -63,7 +63,7 @@ def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
     """Register file versions in one commit; two registrations at once never share a number.
 
     Raises:
-        Fenced: another run registered files meanwhile.
+        CommitConflict: another run registered files meanwhile.
     """
     import polars as pl
     from deltalake import write_deltalake
@@ -72,6 +72,6 @@ def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:
     target = lake.ensure(name(source), frame.to_arrow().schema, properties={})
     first, last = rows[0]["sequence"], rows[-1]["sequence"]
     if sequence_of(target) >= first:
-        raise Fenced(f"{source}: another run is registering files; run it again")
-    with fenced(target, last) as properties:
+        raise CommitConflict(f"{source}: another run is registering files; run it again")
+    with writer_transaction(target, last) as properties:
         write_deltalake(target, frame, mode="append", schema_mode="merge", commit_properties=properties)

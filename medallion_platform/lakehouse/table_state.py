@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medallion_platform.lakehouse import log
+from medallion_platform.lakehouse import delta_log
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -40,7 +40,7 @@ class _Folds:
     found: OrderedDict[Hashable, tuple[int, Any]] = field(default_factory=OrderedDict[Hashable, Any])
 
 
-class Standing:
+class TableState:
     """A table as it was found at one version. What is asked of it is found out once.
 
     Nobody commits against it: who writes opens the table afresh.
@@ -56,7 +56,7 @@ class Standing:
     ) -> None:
         self.path, self.version = path, table.version()
         # None where the commit is gone already: then this is not the table any more, and is not kept.
-        self.mark = log.mark(path, self.version)
+        self.mark = delta_log.mark(path, self.version)
         self.files: int = table.get_add_actions().num_rows
         self._reopen = reopen
         self._opened_at = self.version if opened_at is None else opened_at
@@ -107,16 +107,16 @@ class Standing:
     def is_newest(self) -> bool:
         """Whether nobody committed since, and the log still is this one.
 
-        In this order: a log is rolled up from its beginning, so where the known commit is, the next one
+        In this order: a log is archived from its beginning, so where the known commit is, the next one
         would be too.
         """
-        return log.is_newest(self.path, self.version) and self.is_the_same()
+        return delta_log.is_newest(self.path, self.version) and self.is_the_same()
 
     def is_the_same(self) -> bool:
         """Whether the commit that is known still is the one in the log: not gone, and no other table's."""
-        return self.mark is not None and log.mark(self.path, self.version) == self.mark
+        return self.mark is not None and delta_log.mark(self.path, self.version) == self.mark
 
-    def followed(self) -> Standing | None:
+    def followed(self) -> TableState | None:
         """The same table at its newest version; None where its log has to be read anew."""
         from deltalake.exceptions import DeltaError
 
@@ -130,7 +130,7 @@ class Standing:
             return None
         if table.version() > self._opened_at + FOLLOWED:
             return None
-        return Standing(self.path, table, self._reopen, self._opened_at, self._folds)
+        return TableState(self.path, table, self._reopen, self._opened_at, self._folds)
 
     def _opened(self) -> DeltaTable:
         if self._table is None:  # it went on to a later standing
@@ -139,7 +139,7 @@ class Standing:
         return self._table
 
 
-def at(path: str, reopen: Open) -> Standing | None:
+def at(path: str, reopen: Open) -> TableState | None:
     """The table at a path as it stands now; None where there is none.
 
     Raises:
@@ -147,13 +147,13 @@ def at(path: str, reopen: Open) -> Standing | None:
     """
     place = _place(path)
     with place.lock:
-        found = _now(place.standing, path, reopen)
-        place.standing = found
+        found = _now(place.table_state, path, reopen)
+        place.table_state = found
         _weigh(path, place, found)
     return found
 
 
-def _now(known: Standing | None, path: str, reopen: Open) -> Standing | None:
+def _now(known: TableState | None, path: str, reopen: Open) -> TableState | None:
     if known is not None:
         if known.is_newest():
             return known
@@ -163,7 +163,7 @@ def _now(known: Standing | None, path: str, reopen: Open) -> Standing | None:
             if later is not None and known.is_the_same():
                 return later
     table = reopen(None)
-    return None if table is None else Standing(path, table, reopen)
+    return None if table is None else TableState(path, table, reopen)
 
 
 @dataclass
@@ -171,7 +171,7 @@ class _Place:
     """Where a table is. Who holds the lock looks at it now; others wait for what they will find as well."""
 
     lock: Lock = field(default_factory=Lock)
-    standing: Standing | None = None
+    table_state: TableState | None = None
     weight: int = 0
 
 
@@ -188,7 +188,7 @@ def _place(path: str) -> _Place:
         return place
 
 
-def _weigh(path: str, place: _Place, found: Standing | None) -> None:
+def _weigh(path: str, place: _Place, found: TableState | None) -> None:
     """Keep the tables that were looked at last, as many as have no more than `MOST_FILES` together."""
     global _kept
     weight = _A_TABLE + (found.files if found else 0)

@@ -1,4 +1,4 @@
-"""The lean side of the lakehouse: Polars frames into Delta tables, without a JVM."""
+"""The table writer of the polars engine: frames into Delta tables, without a JVM."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from uuid import uuid4
 
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import (
-    Fenced,
+    CommitConflict,
     StagedFile,
     commit,
-    fenced,
     sequence_of,
     write_file,
+    writer_transaction,
 )
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import path_of
-from medallion_platform.lakehouse.record import Record
-from medallion_platform.lakehouse.rolled_log import put_back
+from medallion_platform.lakehouse.log_archive import put_back
 from medallion_platform.storage import store
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 
-def append(table: DeltaTable, rows: pl.DataFrame, record: Record, positions: Mapping[str, int]) -> int:
+def append(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, positions: Mapping[str, int]) -> int:
     """Append rows, their record and the positions they reach in one commit; gives its version.
 
     table: opened before the work began, so that a second writer is noticed. New columns are added.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
     if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
-        raise Fenced(f"{table.metadata().name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{table.metadata().name}: another writer has moved on; run it again")
     add_columns(table, rows.clear().to_arrow().schema)
     root, partition_by = path_of(table), table.metadata().partition_columns
     files = [write(root, path, part, values) for path, values, part in parts(rows, partition_by)]
@@ -115,13 +115,13 @@ class _Opened:
         self.closed = True
 
 
-def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: str | None) -> int:
+def replace(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, predicate: str | None) -> int:
     """Put rows in the place of those that match `predicate` (None: of all); gives the version.
 
     Where all are replaced, columns take the types of the rows. No column goes.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
     import polars as pl
     from deltalake import write_deltalake
@@ -132,7 +132,7 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
         if any(rows.schema.get(name, kind) != kind for name, kind in have.items()):
             gone = [pl.lit(None, kind).alias(name) for name, kind in have.items() if name not in rows.columns]
             rows, schema_mode = rows.with_columns(gone), "overwrite"
-    with fenced(table, record.sequence, record) as properties:
+    with writer_transaction(table, record.sequence, record) as properties:
         write_deltalake(
             table,
             rows,
@@ -144,27 +144,27 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: Record, predicate: st
     return table.version()
 
 
-def delete(table: DeltaTable, predicate: str, record: Record) -> None:
+def delete(table: DeltaTable, predicate: str, record: CommitRecord) -> None:
     """Take away the rows that match a predicate; on record also where none does.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
-    with fenced(table, record.sequence, record) as properties:
+    with writer_transaction(table, record.sequence, record) as properties:
         table.delete(predicate, commit_properties=properties)
     if sequence_of(table) < record.sequence:
         commit(table, record)
 
 
-def restore(table: DeltaTable, version: int, record: Record) -> None:
+def restore(table: DeltaTable, version: int, record: CommitRecord) -> None:
     """Bring the rows back that the table had at a version, where it is not that one still.
 
     Raises:
-        Fenced: another writer committed meanwhile.
+        CommitConflict: another writer committed meanwhile.
     """
     if table.version() > version:
         put_back(path_of(table), version)
-        with fenced(table, record.sequence, record) as properties:
+        with writer_transaction(table, record.sequence, record) as properties:
             table.restore(version, commit_properties=properties)
 
 
@@ -172,7 +172,7 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
     """Give a table those of these columns that it lacks, null in the rows that are there.
 
     Raises:
-        Fenced: another writer changed the table's columns meanwhile, or committed.
+        CommitConflict: another writer changed the table's columns meanwhile, or committed.
     """
     from deltalake import Field, Schema
     from deltalake.exceptions import CommitFailedError
@@ -187,9 +187,9 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
     try:
         table.alter.add_columns(new)
     except CommitFailedError as error:
-        raise Fenced(f"{name}: another writer added columns first ({error})") from error
+        raise CommitConflict(f"{name}: another writer added columns first ({error})") from error
     if sequence_of(table) != seen:  # the table stands behind that writer now
-        raise Fenced(f"{name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name}: another writer has moved on; run it again")
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:

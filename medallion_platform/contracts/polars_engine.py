@@ -57,7 +57,7 @@ _FIRST_DAY, _LAST_DAY = date(1, 1, 1), date(9999, 12, 31)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ValidationResult:
     """A frame, split. `good` and `bad` keep the order of the rows.
 
     `violations`, `warnings` and `failures` count the rows that violate each expectation of severity
@@ -91,7 +91,7 @@ def polars_schema(contract: Contract) -> pl.Schema:
     return pl.Schema({column.name: polars_type(column.type) for column in contract.columns})
 
 
-def judge(contract: Contract, frame: pl.DataFrame) -> Judged:
+def validate(contract: Contract, frame: pl.DataFrame) -> ValidationResult:
     """Splits a frame into typed good rows and bad rows as they came.
 
     Columns hold text or typed values; one that is missing counts as null; one that the contract does
@@ -117,7 +117,7 @@ def judge(contract: Contract, frame: pl.DataFrame) -> Judged:
     by_severity: dict[Severity, dict[str, int]] = {severity: {} for severity in Severity}
     for expectation in contract.expectations:
         by_severity[expectation.severity][expectation.name] = counts[expectation.name]
-    return Judged(
+    return ValidationResult(
         good,
         bad,
         by_severity[Severity.REJECT],

@@ -1,6 +1,6 @@
 """What becomes of records: rows of the bronze table, or dead letters that name what is wrong.
 
-Pure: frames in, frames out. Both engines sift by this, the lean one here, Spark on its executors.
+Pure: frames in, frames out. Both engines triage by this, the polars one here, Spark on its executors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from medallion_platform.contracts import lean as contracts
+from medallion_platform.contracts import polars_engine as contracts
 from medallion_platform.contracts import shapes
 from medallion_platform.contracts.codes import Code
 from medallion_platform.contracts.contract import (
@@ -25,8 +25,8 @@ from medallion_platform.contracts.contract import (
     Severity,
 )
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
-from medallion_platform.lakehouse.record import WHOLE
 from medallion_platform.pipeline.undeclared import FURTHER, undeclared
 from medallion_platform.sources import parquet
 from medallion_platform.sources.arrivals import Unread
@@ -68,24 +68,24 @@ LETTER_PLACE = ("source", "offset", "row")
 """What a record is known by, in a frame and as a dead letter; row 0 is a whole piece."""
 
 
-def sift(
+def triage(
     source: Source,
     run: Run,
     frame: pl.DataFrame,
     unread: Sequence[Unread],
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
-) -> Judged:
+) -> TriageResult:
     """Part records (as `files.read` gives them, with their place) into bronze rows and dead letters.
 
     held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns that the table has.
     """
     if held.height and frame.height:
         frame = frame.join(held, left_on=PLACE, right_on=LETTER_PLACE, how="anti", maintain_order="left")
-    judged = judge(source, frame, run.at)
-    bad = dead_rows(source, run, judged.bad, unread)
+    validated = validate(source, frame, run.at)
+    bad = dead_rows(source, run, validated.bad, unread)
     bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")
-    return replace(judged, good=finish(source, run, judged.good, known), bad=bad)
+    return replace(validated, good=finish(source, run, validated.good, known), bad=bad)
 
 
 def _looks_personal(contract: Contract, rows: pl.DataFrame) -> dict[str, int]:
@@ -103,8 +103,8 @@ def _bronze_columns(source: Source) -> dict[str, Any]:
     columns: dict[str, Any] = dict(contracts.polars_schema(source.contract))
     if isinstance(source.format, Debezium):
         columns |= CHANGE
-    if source.unit:
-        columns[source.unit] = pl.Date
+    if source.partition:
+        columns[source.partition] = pl.Date
     return columns | PROVENANCE | dict(source.provenance())
 
 
@@ -114,7 +114,7 @@ def identity_of(source: Source) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class TriageResult:
     """Good rows and bad ones, and how many rows each expectation concerned."""
 
     good: pl.DataFrame
@@ -126,14 +126,14 @@ class Judged:
     """Values of good rows, by column, that look personal where the contract does not say so."""
 
 
-def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
+def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
     """Split records into good rows and bad ones with the names of what they violate.
 
     Beside the contract, a row must belong to a partition that is there at the time `at`.
     """
     if frame.is_empty() and not frame.columns:
         empty = pl.DataFrame(schema=_bronze_columns(source))
-        return Judged(empty, pl.DataFrame(), {}, {}, {})
+        return TriageResult(empty, pl.DataFrame(), {}, {}, {})
     broken = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
         pl.concat_list(pl.lit("record: parses")).alias(contracts.VIOLATIONS)
         if frame.height
@@ -149,20 +149,24 @@ def judge(source: Source, frame: pl.DataFrame, at: datetime) -> Judged:
             (parsed.filter(deleted), _keys_only(source.contract, source.format.key)),
             (parsed.filter(~image & ~deleted), _keys_only(source.contract, ())),
         ]
-    verdicts = [_out_of_time(source, part, contracts.judge(contract, part), at) for part, contract in parts]
+    verdicts = [
+        _out_of_time(source, part, contracts.validate(contract, part), at) for part, contract in parts
+    ]
     violations = summed(v.violations for v in verdicts)
     if broken.height:
         violations["record: parses"] = broken.height
     bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset", maintain_order=True)
     warnings, failures = (summed(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
-    return Judged(good, bad, violations, warnings, failures, _looks_personal(source.contract, good))
+    return TriageResult(good, bad, violations, warnings, failures, _looks_personal(source.contract, good))
 
 
-def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, at: datetime) -> Any:
+def _out_of_time(
+    source: Source, came: pl.DataFrame, validated: contracts.ValidationResult, at: datetime
+) -> Any:
     """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
-    if source.unit is None:
-        return judged
+    if source.partition is None:
+        return validated
     time = pl.col(str(source.contract.event_time))
     first = datetime.combine(source.first_day, datetime.min.time(), UTC)
     bounds = {
@@ -170,18 +174,18 @@ def _out_of_time(source: Source, came: pl.DataFrame, judged: contracts.Judged, a
         f"{time.meta.output_name()}: not in the future": time > at + CLOCKS_DIFFER,
     }
     for name, outside in bounds.items():
-        places = judged.good.filter(outside).select(PLACE)
+        places = validated.good.filter(outside).select(PLACE)
         if places.is_empty():
             continue
         rejected = came.join(places, on=PLACE, how="semi", maintain_order="left")
         rejected = rejected.with_columns(pl.concat_list(pl.lit(name)).alias(contracts.VIOLATIONS))
-        judged = replace(
-            judged,
-            good=judged.good.filter(outside.not_().fill_null(value=True)),
-            bad=pl.concat([judged.bad, rejected], how="diagonal_relaxed"),
-            violations={**judged.violations, name: places.height},
+        validated = replace(
+            validated,
+            good=validated.good.filter(outside.not_().fill_null(value=True)),
+            bad=pl.concat([validated.bad, rejected], how="diagonal_relaxed"),
+            violations={**validated.violations, name: places.height},
         )
-    return judged
+    return validated
 
 
 def _changes(frame: pl.DataFrame) -> pl.DataFrame:
@@ -295,11 +299,13 @@ def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.
     came = {column.name: column for column in rows}
     fields = {field_of(n): c for n, c in came.items() if n not in wanted and n not in OURS}
     made = {"_ingested_at": pl.lit(run.at, pl.Datetime("us", "UTC"))}
-    if source.unit and source.unit not in source.contract.column_names:
-        unit = pl.col(str(source.contract.event_time)).dt.date()
-        made[source.unit] = unit
+    if source.partition and source.partition not in source.contract.column_names:
+        partition = pl.col(str(source.contract.event_time)).dt.date()
+        made[source.partition] = partition
         # A field of that name is undeclared.
-        fields |= {source.unit: came[source.unit]} if source.unit in came and rows.height else {}
+        fields |= (
+            {source.partition: came[source.partition]} if source.partition in came and rows.height else {}
+        )
     found = undeclared(fields, came.get(FURTHER), set(wanted), known)
 
     def column(name: str) -> pl.Expr:
@@ -322,9 +328,9 @@ def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
     return contracts.convert(text, declared)
 
 
-def units_of(source: Source, rows: pl.DataFrame) -> dict[str, int]:
-    """Rows per unit; nothing where the table has no unit."""
-    if source.unit is None or rows.is_empty():
+def partitions_of(source: Source, rows: pl.DataFrame) -> dict[str, int]:
+    """Rows per partition; nothing where the table has no partition."""
+    if source.partition is None or rows.is_empty():
         return {}
-    counted = rows.group_by(pl.col(source.unit).cast(pl.String)).len()
-    return dict(sorted(zip(counted[source.unit].fill_null(WHOLE), counted["len"], strict=True)))
+    counted = rows.group_by(pl.col(source.partition).cast(pl.String)).len()
+    return dict(sorted(zip(counted[source.partition].fill_null(UNPARTITIONED), counted["len"], strict=True)))

@@ -14,11 +14,11 @@ from deltalake import write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import lean, log, rolled_log, standing
+from medallion_platform.lakehouse import delta_log, log_archive, polars_writer, table_state
 from medallion_platform.lakehouse.commit import next_sequence
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.record import Record
 
 TABLE = "silver.events"
 NONE_OF_OURS = 120
@@ -28,8 +28,8 @@ def append(lake: Lake, days: list[str], table: str = TABLE) -> None:
     frame = pl.DataFrame({"day": days, "n": range(len(days))})
     target = lake.ensure(table, frame.to_arrow().schema, ["day"])
     sequence = next_sequence(target)
-    record = Record("refresh", f"run-{sequence}", "now", Counts(read=len(days)), sequence=sequence)
-    lean.append(target, frame, record, {"a log": sequence * 10})
+    record = CommitRecord("refresh", f"run-{sequence}", "now", Counts(read=len(days)), sequence=sequence)
+    polars_writer.append(target, frame, record, {"a log": sequence * 10})
 
 
 def by_others(lake: Lake, table: str = TABLE) -> None:
@@ -42,7 +42,7 @@ def answers(lake: Lake, table: str = TABLE) -> tuple[object, ...]:
         lake.version(table),
         lake.exists(table),
         lake.rows(table),
-        lake.units(table, "day"),
+        lake.partitions(table, "day"),
         lake.sequence(table),
         lake.positions(table)("a log"),
         lake.last_record(table),
@@ -53,18 +53,18 @@ def answers(lake: Lake, table: str = TABLE) -> tuple[object, ...]:
 
 def afresh(lake: Lake, table: str = TABLE) -> tuple[object, ...]:
     """The same by who never looked before."""
-    kept, standing._places = standing._places, type(standing._places)()
+    kept, table_state._places = table_state._places, type(table_state._places)()
     try:
         return answers(lake, table)
     finally:
-        standing._places = kept
+        table_state._places = kept
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """How often a log was opened, and which commits were read, by anybody."""
     found: Counter[str] = Counter()
-    text_of, open_table = log.commit_text, Lake.open
+    text_of, open_table = delta_log.commit_text, Lake.open
 
     def commit_text(path: str, version: int) -> bytes | None:
         found["commit"] += 1
@@ -74,7 +74,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         found["open"] += 1
         return open_table(lake, table, version)
 
-    monkeypatch.setattr(log, "commit_text", commit_text)
+    monkeypatch.setattr(delta_log, "commit_text", commit_text)
     monkeypatch.setattr(Lake, "open", opened)
     yield found
 
@@ -105,8 +105,8 @@ def test_a_look_asks_a_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     append(lake, ["a"])
     answers(lake)
     asked: list[int] = []
-    exists = log.exists
-    monkeypatch.setattr(log, "exists", lambda root, key: asked.append(1) or exists(root, key))
+    exists = delta_log.exists
+    monkeypatch.setattr(delta_log, "exists", lambda root, key: asked.append(1) or exists(root, key))
     look = lake.look()
     answers(look)
     answers(look)
@@ -121,8 +121,8 @@ def test_a_look_is_of_one_moment(tmp_path: Path) -> None:
     append(lake, ["b", "c"])
     assert lake.rows(TABLE) == 3
     # Asked only now, when who looked after it went on.
-    assert (look.version(TABLE), look.rows(TABLE), look.units(TABLE, "day")) == (1, 1, {"a"})
-    assert look.last_record(TABLE) == Record("refresh", "run-1", "now", Counts(read=1), sequence=1)
+    assert (look.version(TABLE), look.rows(TABLE), look.partitions(TABLE, "day")) == (1, 1, {"a"})
+    assert look.last_record(TABLE) == CommitRecord("refresh", "run-1", "now", Counts(read=1), sequence=1)
     look.look_again(TABLE)
     assert look.rows(TABLE) == 3
 
@@ -133,7 +133,7 @@ def test_a_table_that_was_made_anew_is_another(tmp_path: Path, commits: int) -> 
     lake = Lake(tmp_path)
     for _ in range(2):
         append(lake, ["a"])
-    assert lake.units(TABLE, "day") == {"a"}
+    assert lake.partitions(TABLE, "day") == {"a"}
     shutil.rmtree(lake.path(TABLE))
     assert not lake.exists(TABLE)
     for _ in range(2):
@@ -142,15 +142,15 @@ def test_a_table_that_was_made_anew_is_another(tmp_path: Path, commits: int) -> 
     shutil.rmtree(lake.path(TABLE))
     for _ in range(commits):
         append(lake, ["b"])
-    assert lake.units(TABLE, "day") == {"b"}
+    assert lake.partitions(TABLE, "day") == {"b"}
     assert answers(lake) == afresh(lake)
 
 
 def test_a_log_that_was_rolled_up_meanwhile_is_read_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rolled_log, "BUNDLE", 4)
-    monkeypatch.setattr(rolled_log, "KEPT", 4)
+    monkeypatch.setattr(log_archive, "BUNDLE", 4)
+    monkeypatch.setattr(log_archive, "KEPT", 4)
     lake = Lake(tmp_path)
     for _ in range(3):
         append(lake, ["a"])
@@ -162,10 +162,10 @@ def test_a_log_that_was_rolled_up_meanwhile_is_read_anew(
     opened.create_checkpoint()
     for _ in range(5):
         append(lake, ["c"])
-    later = rolled_log.datetime.now(rolled_log.UTC) + 2 * rolled_log._OTHERS
-    assert rolled_log.roll_up(lake.path(TABLE), later)
-    # The next commit after the known one is rolled up as well: it is not there, and yet not the newest.
-    assert log.is_newest(lake.path(TABLE), 3)
+    later = log_archive.datetime.now(log_archive.UTC) + 2 * log_archive._OTHERS
+    assert log_archive.archive(lake.path(TABLE), later)
+    # The next commit after the known one is archived as well: it is not there, and yet not the newest.
+    assert delta_log.is_newest(lake.path(TABLE), 3)
     assert lake.rows(TABLE) == 20
     assert answers(lake) == afresh(lake)
 
@@ -206,23 +206,23 @@ def test_a_commit_that_was_cleaned_up_makes_the_last_record_unknown(tmp_path: Pa
     assert opened is not None
     opened.create_checkpoint()
     for version in range(3):
-        (Path(lake.path(TABLE)) / log.commit_file(version)).unlink()
+        (Path(lake.path(TABLE)) / delta_log.commit_file(version)).unlink()
     assert lake.last_record(TABLE) is None
     assert answers(lake) == afresh(lake)
 
 
 def test_only_so_much_is_kept_in_mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "_places", type(standing._places)())
-    monkeypatch.setattr(standing, "_kept", 0)
-    monkeypatch.setattr(standing, "MOST_FILES", 3 * standing._A_TABLE)
+    monkeypatch.setattr(table_state, "_places", type(table_state._places)())
+    monkeypatch.setattr(table_state, "_kept", 0)
+    monkeypatch.setattr(table_state, "MOST_FILES", 3 * table_state._A_TABLE)
     lake = Lake(tmp_path)
     names = [f"gold.t{n}" for n in range(5)]
     for name in names:
         append(lake, ["a"], name)
     for name in names * 2:
         assert lake.rows(name) == 1
-        assert len(standing._places) <= 3
-        assert standing._kept == sum(place.weight for place in standing._places.values())
+        assert len(table_state._places) <= 3
+        assert table_state._kept == sum(place.weight for place in table_state._places.values())
 
 
 def test_threads_that_look_while_a_table_grows_see_no_mixture(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What executors do of an intake on Spark: sift messages, and write files that nobody sees yet.
+"""What executors do of an intake on Spark: triage messages, and write files that nobody sees yet.
 
 Executors load no more than this; nothing in here reads a table or commits.
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from medallion_platform.lakehouse import dead_letters, lean
-from medallion_platform.lakehouse.record import WHOLE
-from medallion_platform.pipeline.sift import LETTER_PLACE, PLACE, identity_of, sift, units_of
+from medallion_platform.lakehouse import dead_letters, polars_writer
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.pipeline.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
 from medallion_platform.pipeline.undeclared import count_further
 from medallion_platform.sources.kafka import KafkaSource
 from medallion_platform.sources.kafka_on_spark import records
@@ -28,7 +28,7 @@ PIECE_ROWS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Work:
+class IntakeTask:
     """What an executor is told: the source, who runs, what is known of the table, where files go."""
 
     source: KafkaSource
@@ -53,7 +53,7 @@ class Piece:
     held: int
     rows: Sequence[str]
     bad: Sequence[str]
-    units: Mapping[str, int]
+    partitions: Mapping[str, int]
     violations: Mapping[str, int]
     warnings: Mapping[str, int]
     failures: Mapping[str, int]
@@ -63,7 +63,7 @@ class Piece:
     identities: pl.DataFrame | None
 
 
-def sift_messages(work: Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def triage_messages(work: IntakeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Messages (as `records` wants them) to staged files: a line for each piece, a pickled `Piece`."""
     for messages in _pieces(batches):
         frame = records(work.source, messages, work.places)
@@ -84,45 +84,51 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(gathered)
 
 
-def _piece(work: Work, frame: pl.DataFrame) -> Piece:
+def _piece(work: IntakeTask, frame: pl.DataFrame) -> Piece:
     source = work.source
     held = frame.join(work.held, left_on=PLACE, right_on=LETTER_PLACE, how="semi").height
-    sifted = sift(source, work.run, frame, [], work.held, work.known)
+    triaged = triage(source, work.run, frame, [], work.held, work.known)
     identity = identity_of(source)
     rows: list[str] = []
     bad: list[str] = []
     identities: list[pl.DataFrame] = []
-    for path, values, part in lean.parts(sifted.good, work.partition_by, work.folder):
-        lean.write(work.table, path, part, values)
+    for path, values, part in polars_writer.parts(triaged.good, work.partition_by, work.folder):
+        polars_writer.write(work.table, path, part, values)
         rows.append(path)
         identities.append(_identities(source, part, path))
-    for path, _, part in lean.parts(dead_letters.fit(sifted.bad), (), work.folder):
-        lean.write(work.letters, path, part)
+    for path, _, part in polars_writer.parts(dead_letters.fit(triaged.bad), (), work.folder):
+        polars_writer.write(work.letters, path, part)
         bad.append(path)
     return Piece(
         frame.height,
         held,
         rows,
         bad,
-        units_of(source, sifted.good),
-        sifted.violations,
-        sifted.warnings,
-        sifted.failures,
-        sifted.looks_personal,
-        count_further(sifted.good),
-        sifted.good.to_arrow().schema,
+        partitions_of(source, triaged.good),
+        triaged.violations,
+        triaged.warnings,
+        triaged.failures,
+        triaged.looks_personal,
+        count_further(triaged.good),
+        triaged.good.to_arrow().schema,
         pl.concat(identities) if identity and identities else None,
     )
 
 
 def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
-    """Of each row of a file: what makes it the same as another, its offset, unit, file and place there."""
+    """Of each row of a file: what makes it the same as another, its offset, partition, file and place
+    there.
+    """
     time = [source.contract.event_time] if source.contract.watermark else []
-    unit = pl.col(source.unit).cast(pl.String).fill_null(WHOLE) if source.unit else pl.lit(WHOLE)
+    partition = (
+        pl.col(source.partition).cast(pl.String).fill_null(UNPARTITIONED)
+        if source.partition
+        else pl.lit(UNPARTITIONED)
+    )
     return rows.select(
         *dict.fromkeys([*identity_of(source), *filter(None, time)]),
         pl.col("_offset"),
-        unit.alias("_unit"),
+        partition.alias("_unit"),
         pl.lit(path).alias("_path"),
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("_place"),
     )
