@@ -54,6 +54,7 @@ def in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[
 
 def report_in_bulk(on: dg.DagsterInstance, events: Iterable[Told]) -> None:
     """Tell what no run did; partitions in one batch, before the rest."""
+    take_batches_at_once()
     events = list(events)
     partitions = _partitions(events)
     if partitions:

@@ -204,14 +204,14 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("1,Sales\n")
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert len(waiting(catalog, place, later)) == 1
+    assert len(waiting(catalog, place, later, place.lake)) == 1
     source = catalog.source_of["bronze.departments"]
     seen = landing.look(settings.landing, [source], later, 0).claimed[source.name]
     assert len(seen) == 1
     registered = arrivals(source, settings.landing, seen, place.lake, Run.now())  # and died here
-    assert len(waiting(catalog, place, later)) == 1
+    assert len(waiting(catalog, place, later, place.lake)) == 1
     intake(registered, place.lake, Run.now())
-    assert waiting(catalog, place, later) == []
+    assert waiting(catalog, place, later, place.lake) == []
 
 
 def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:

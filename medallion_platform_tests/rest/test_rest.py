@@ -697,6 +697,6 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
         assert written.asset_materialization
         assert written.asset_materialization.metadata["pulls"].value == 1
     assert len(api.asked) == 1, "it was pulled before it was due"
-    assert waiting(catalog, place, began + timedelta(minutes=59)) == []
-    assert len(waiting(catalog, place, datetime.now(UTC) + timedelta(hours=1))) == 1
+    assert waiting(catalog, place, began + timedelta(minutes=59), place.lake) == []
+    assert len(waiting(catalog, place, datetime.now(UTC) + timedelta(hours=1), place.lake)) == 1
     assert rows(place.lake)["event_id"].to_list() == ["a"]
