@@ -170,7 +170,7 @@ def _parsed_avro(records: Sequence[bytes], format: Avro, declared: Collection[st
         patched(frame["_payload"], rows, [None] * len(rows)),
         patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
         patched(frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]),
-        _texts(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE),
+        *([_texts(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE)] if rows else ()),
     )
 
 
