@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -181,8 +182,8 @@ class TextFile:
         return raw
 
 
-_OVERLONG = b"\xff\xc0too long\x00\xc1"
-"""How a line begins that stands for one that was left out; no text has it."""
+_OVERLONG = b"\xff\xc0" + token_hex(16).encode() + b"\xc1"
+"""How a line begins that stands for one that was left out: known to this process alone, so in no file."""
 
 
 def overlong(record: bytes) -> tuple[int, int] | None:

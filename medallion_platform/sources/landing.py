@@ -155,8 +155,8 @@ def wanted(
 
     Unless the content of that version is `missing`.
     """
-    table_state = {v.path: looks(v) for v in latest(known).values() if v.digest not in missing}
-    return [seen for seen in candidates if table_state.get(seen.path) != looks(seen)]
+    current = {v.path: looks(v) for v in latest(known).values() if v.digest not in missing}
+    return [seen for seen in candidates if current.get(seen.path) != looks(seen)]
 
 
 def looks(file: FileInfo | FileVersion) -> tuple[int, str | datetime]:
@@ -191,14 +191,14 @@ def register(
     """
     last = {path: version.digest for path, version in latest(known).items()}
     read = latest(v for v in known if v.state != REPEATED)
-    table_state = {path: version.digest for path, version in read.items()}
-    names = Counter(table_state.values())
+    current = {path: version.digest for path, version in read.items()}
+    names = Counter(current.values())
     taken = {version.digest for version in known}
     wanted = dict(missing)
     sequence = max((version.sequence for version in known), default=0)
     versions: list[FileVersion] = []
     for seen, digest in found:
-        own = table_state.get(seen.path)
+        own = current.get(seen.path)
         first_row = wanted.pop(digest, None)
         if first_row is None and last.get(seen.path) == digest:
             continue  # only its time is another one
@@ -210,7 +210,7 @@ def register(
         last[seen.path] = digest
         if copy:
             continue
-        table_state[seen.path] = digest
+        current[seen.path] = digest
         names.update((digest,))
         if own is not None:
             names.subtract((own,))

@@ -110,7 +110,7 @@ def _written_out(column: pa.Array) -> pa.Array:
 def _in_known_zones(kind: pa.DataType) -> pa.DataType:
     """The type with UTC in the place of a zone that nobody knows: the instants are the same."""
     if pa.types.is_timestamp(kind):
-        return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.partition, "UTC")
+        return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.unit, "UTC")
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_in_known_zones(kind.value_type)))
     if pa.types.is_struct(kind):

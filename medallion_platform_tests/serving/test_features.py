@@ -276,9 +276,9 @@ def test_features_are_what_is_neither_key_nor_time() -> None:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"unit": None}, "no partition"),
+        ({"partition": None}, "no partition"),
         ({"contract": replace(CONTRACT, event_time=None)}, "no event time"),
-        ({"contract": replace(CONTRACT, key=("event_date",))}, "key besides its unit"),
+        ({"contract": replace(CONTRACT, key=("event_date",))}, "key besides its partition"),
         (
             {"contract": replace(CONTRACT, columns=(*CONTRACT.columns, Column("born", ColumnType("date"))))},
             r"no type for \['born'\]",

@@ -367,7 +367,7 @@ def test_a_full_disk_is_told_before_and_while(
         module.check_disk(bare)
     with module.open_log(bare) as log:
         run = module.Steps(log, os.open(bare, os.O_RDONLY))
-        with pytest.raises(module.RequestError, match="the disk became full while installing x: make room"):
+        with pytest.raises(module.Failed, match="the disk became full while installing x: make room"):
             run("installing x (much)", ["sh", "-c", "echo 'No space left on device'; exit 1"])
     assert capsys.readouterr().err.startswith("medallion: installing x (much) ...")
 
