@@ -24,6 +24,8 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.freshness import Freshness, freshness
 from medallion_platform.serving.features import Features
 
+_COMPLETE = "medallion/complete_partitions"
+"""The state of each table in which Dagster knew of all its partitions."""
 _SHOWN = {
     Freshness.NEVER: FreshnessState.UNKNOWN,
     Freshness.FRESH: FreshnessState.PASS,
@@ -63,26 +65,22 @@ def tell_states(
             on.report_runless_asset_event(reports.evaluation(result))
 
 
-def tell_partitions(
-    catalog: Catalog,
-    lake: Lake,
-    on: dg.DagsterInstance,
-    now: datetime,
-    complete: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+def tell_partitions(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
     """Tell Dagster of partitions that are as they should be and that it takes for missing.
 
     A day without rows is done: a new one after midnight, or one of which a run was killed before it told.
-    What is out of date or waits, or is made from what does, stays missing. complete: what this gave the last
-    time, the tables of which nothing was missing in this state; they are not looked at again.
+    What is out of date or waits, or is made from what does, stays missing. In which state nothing was missing
+    of a table any more is kept beside Dagster's own cursors; in that state it is not looked at again.
     """
-    marks = {}
+    marks: dict[str, str] = {}
     for name in catalog.names:
         definition = partitions.of_table(catalog, name)
-        if definition is not None and (version := lake.version(name)) >= 0:
-            marks[name] = f"{version} {partitions.current(definition, now)}"
+        if definition is not None and lake.version(name) >= 0:
+            marks[name] = f"{lake.state(name)} {partitions.current(definition, now)}"
+    kept = on.daemon_cursor_storage.get_cursor_values({_COMPLETE}).get(_COMPLETE)
+    complete: dict[str, str] = json.loads(kept or "{}")
     if marks == complete:
-        return marks
+        return
     late = behind(catalog, lake)
     unsettled: set[str] = set()
     told: set[str] = set()
@@ -90,9 +88,10 @@ def tell_partitions(
         upstream = set(catalog.by_name[name].upstream_names) if name in catalog.by_name else set[str]()
         if name in late or unsettled & upstream or any(lake.version(u) < 0 for u in upstream):
             unsettled.add(name)
-        elif name in marks and marks[name] != (complete or {}).get(name):
+        elif name in marks and marks[name] != complete.get(name):
             told |= _tell_untold(catalog, lake, on, now, name, again=bool(told & upstream))
-    return {name: mark for name, mark in marks.items() if name not in unsettled}
+    settled = {name: mark for name, mark in marks.items() if name not in unsettled}
+    on.daemon_cursor_storage.set_cursor_values({_COMPLETE: json.dumps(settled, sort_keys=True)})
 
 
 def _tell_untold(
@@ -131,10 +130,8 @@ def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.Sens
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.look()
         tell_states(catalog, served, lake, on, now)
-        complete = tell_partitions(catalog, lake, on, now, json.loads(context.cursor or "{}"))
-        return dg.SensorResult(
-            skip_reason=dg.SkipReason("it starts no run"), cursor=json.dumps(complete, sort_keys=True)
-        )
+        tell_partitions(catalog, lake, on, now)
+        return dg.SensorResult(skip_reason=dg.SkipReason("it starts no run"))
 
     return sensor
 
