@@ -184,12 +184,14 @@ def register(
 ) -> list[FileVersion]:
     """Which (file, digest) are new lines of the file registry. Pure.
 
-    A content that stands under any name as its latest version adds nothing: under another name it is
-    `repeated`. Another content under a known name is a new version, also one that the name had before: a
-    file that goes back says something new. A content that is `missing` is wanted, once, by whatever name
-    it comes. Sequence numbers go on from the highest that is known.
+    A content that stands under any name as its latest version adds nothing: under another name, or under its
+    own at another time, it is `repeated`, and need not be read again. Another content under a known name is a
+    new version, also one that the name had before: a file that goes back says something new. A content that
+    is `missing` is wanted, once, by whatever name it comes. Sequence numbers go on from the highest that is
+    known.
     """
-    last = {path: version.digest for path, version in latest(known).items()}
+    newest = latest(known)
+    last = {path: version.digest for path, version in newest.items()}
     read = latest(v for v in known if v.state != REPEATED)
     current = {path: version.digest for path, version in read.items()}
     names = Counter(current.values())
@@ -200,10 +202,11 @@ def register(
     for seen, digest in found:
         own = current.get(seen.path)
         first_row = wanted.pop(digest, None)
-        if first_row is None and last.get(seen.path) == digest:
-            continue  # only its time is another one
+        touched = first_row is None and last.get(seen.path) == digest
+        if touched and (seen.path not in newest or looks(newest[seen.path]) == looks(seen)):
+            continue
         sequence += 1
-        copy = first_row is None and (names[digest] > 0 or (own is None and digest in taken))
+        copy = touched or (first_row is None and (names[digest] > 0 or (own is None and digest in taken)))
         state = REPEATED if copy else "again" if first_row else "new" if own is None else "new version"
         version = FileVersion(sequence, seen.path, digest, seen.size, seen.modified_at, state, etag=seen.etag)
         versions.append(replace(version, first_row=first_row or 1))

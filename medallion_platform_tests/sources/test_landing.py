@@ -240,7 +240,9 @@ def test_registering():
     assert [(v.sequence, v.path, v.state) for v in versions] == [
         *((1, "a", "new"), (2, "b", "new"), (3, "c", "repeated"))
     ]
-    assert register(versions, [(seen("c", 5), "1")], {}) == []
+    touched = register(versions, [(seen("b", 5), "2"), (seen("c", 5), "1"), (a, "1")], {})
+    assert [(v.sequence, v.path, v.state) for v in touched] == [(4, "b", "repeated"), (5, "c", "repeated")]
+    assert wanted([*versions, *touched], [a, seen("b", 5), seen("c", 5)], {}) == [], "read once, then known"
     versions.pop()
     more = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
     assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
