@@ -105,7 +105,7 @@ def test_credentials_that_expire_under_a_worker_are_renewed(
         for name in KEYS:
             del told[name]
         with streaming("clickstream.regions", told, log) as process:
-            end = time.monotonic() + 180
+            end = time.monotonic() + 480
             while lake.rows("silver.regions") < sent or sent < 2 or not credentials.outlived:
                 if lake.rows("silver.regions") == sent:
                     broker.send("clickstream.public.regions", [region(f"R{sent}")])
