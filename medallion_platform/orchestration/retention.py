@@ -43,14 +43,15 @@ def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> i
     close_dead_runs(on)  # and free what they held of pools
     runs, log = _sql_storages(on)
     old = on.get_run_ids(dg.RunsFilter(statuses=list(FINISHED_STATUSES), updated_before=before), limit=most)
+    kept = _newest(log)  # asked once: what is deleted is never among it
     for some in _in_parts(old):
-        _forget_events(log, _EVENTS.c.run_id.in_(some), _CHECKS.c.run_id.in_(some))
+        _forget_events(log, kept, _EVENTS.c.run_id.in_(some), _CHECKS.c.run_id.in_(some))
         for run_id in some:
             _forget_log(on, log, run_id)
         with runs.connect() as base:
             base.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id.in_(some)))
             base.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(some)))
-    _forget_what_no_run_said(log, before.replace(tzinfo=None))
+    _forget_what_no_run_said(log, kept, before.replace(tzinfo=None))
     _forget_ticks(on, before)
     return len(old)
 
@@ -64,22 +65,32 @@ def _sql_storages(on: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogSto
     return runs, log
 
 
-def _forget_events(log: SqlEventLogStorage, doomed: Any, doomed_checks: Any) -> None:
-    """Delete events and results of checks, but the newest ones of each table, partition and check."""
+_Newest = tuple[set[int], set[int]]
+"""Ids of events, and of results of checks."""
+
+
+def _newest(log: SqlEventLogStorage) -> _Newest:
+    """The newest events of each table, partition and kind, and the newest results of each check."""
     e, c = _EVENTS.c, _CHECKS.c
-    newest = sql.select(sql.func.max(e.id)).where(e.asset_key.is_not(None))
-    newest = newest.group_by(e.asset_key, e.partition, e.dagster_event_type)
-    last = sql.select(sql.func.max(c.id))
-    last = last.group_by(c.asset_key, c.check_name, c.partition, c.execution_status)
+    events = sql.select(sql.func.max(e.id)).where(e.asset_key.is_not(None))
+    events = events.group_by(e.asset_key, e.partition, e.dagster_event_type)
+    results = sql.select(sql.func.max(c.id))
+    results = results.group_by(c.asset_key, c.check_name, c.partition, c.execution_status)
     with log.index_connection() as base:
-        kept = {row[0] for row in base.execute(newest)}
+        return {row[0] for row in base.execute(events)}, {row[0] for row in base.execute(results)}
+
+
+def _forget_events(log: SqlEventLogStorage, kept: _Newest, doomed: Any, doomed_checks: Any) -> None:
+    """Delete events and results of checks, but those that are `kept`."""
+    e, c = _EVENTS.c, _CHECKS.c
+    events, results = kept
+    with log.index_connection() as base:
         found = {row[0] for row in base.execute(sql.select(e.id).where(doomed))}
-        for ids in _in_parts(sorted(found - kept)):
+        for ids in _in_parts(sorted(found - events)):
             base.execute(_TAGS.delete().where(_TAGS.c.event_id.in_(ids)))
             base.execute(_EVENTS.delete().where(e.id.in_(ids)))
-        kept = {row[0] for row in base.execute(last)}
         found = {row[0] for row in base.execute(sql.select(c.id).where(doomed_checks))}
-        for ids in _in_parts(sorted(found - kept)):
+        for ids in _in_parts(sorted(found - results)):
             base.execute(_CHECKS.delete().where(c.id.in_(ids)))
 
 
@@ -91,11 +102,11 @@ def _forget_log(on: dg.DagsterInstance, log: SqlEventLogStorage, run_id: str) ->
             Path(log.path_for_shard(run_id) + end).unlink(missing_ok=True)
 
 
-def _forget_what_no_run_said(log: SqlEventLogStorage, before: datetime) -> None:
+def _forget_what_no_run_said(log: SqlEventLogStorage, kept: _Newest, before: datetime) -> None:
     """What sensors and workers told, as far as it is not the newest."""
     doomed = sql.and_(_EVENTS.c.run_id == RUNLESS_RUN_ID, _EVENTS.c.timestamp < before)
     at = _CHECKS.c.evaluation_event_timestamp
-    _forget_events(log, doomed, sql.and_(_CHECKS.c.run_id == RUNLESS_RUN_ID, at < before))
+    _forget_events(log, kept, doomed, sql.and_(_CHECKS.c.run_id == RUNLESS_RUN_ID, at < before))
     if log.is_run_sharded:
         with log.run_connection(RUNLESS_RUN_ID) as base:
             base.execute(_EVENTS.delete().where(doomed))

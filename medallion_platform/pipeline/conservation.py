@@ -58,15 +58,13 @@ def counts_of_rows(
     transform made of it, partitions included that nobody asked for.
 
     Raises:
-        Refused: the transform dropped or doubled rows.
+        RefreshRefusal: the transform dropped or doubled rows.
     """
     main = table.main[1].table
     if table.partition and not plan.whole and column is None:
         # Only the transform says which of the rows are of these partitions.
-        partition, wanted = (
-            F.col(table.partition.column),
-            sorted((plan.append | plan.replace) - {UNPARTITIONED}),
-        )
+        partition = F.col(table.partition.column)
+        wanted = sorted((plan.append | plan.replace) - {UNPARTITIONED})
         others = returned.where(partition.isNotNull() & ~partition.cast("string").isin(wanted)).count()
         read = _source_rows_of(table, came) - others
     elif table.source_row_count != "1":
@@ -131,7 +129,7 @@ def refuse_unread_rows(table: Table, lake: Lake, version: int, read: int) -> Non
     """Compare what Spark read of the main upstream's version with its log.
 
     Raises:
-        Refused: they are not the same.
+        RefreshRefusal: they are not the same.
     """
     main = table.main[1].table
     if read != (there := lake_rows(lake, main, version)):
@@ -173,7 +171,7 @@ def read_by_key(
     only, and those without a key, which concern all of them.
 
     Raises:
-        Refused: a key is lost, has more rows than there were, or was never in the upstream.
+        RefreshRefusal: a key is lost, has more rows than there were, or was never in the upstream.
     """
     main, told = table.main[1].table, ", ".join(table.recompute_key)
     if not set(table.recompute_key) <= set(came.columns):
@@ -311,7 +309,7 @@ def refuse_lost_counts(
     """Compare what an aggregate's rows stand for with the source rows, counted without Spark.
 
     Raises:
-        Refused: they are not the same.
+        RefreshRefusal: they are not the same.
     """
     import polars as pl
 
@@ -320,8 +318,8 @@ def refuse_lost_counts(
     if column and table.partition and not plan.whole:
         days = sorted(upstream_days(table, main, plan.append | plan.replace))
         source = source.filter(pl.col(column).cast(pl.String).is_in(days))
-    row_count_column = pl.sql_expr(table.source_row_count).cast(pl.Int64)
-    expected = source.with_columns(n=row_count_column).select(pl.col("n").sum()).collect().item()
+    counted = pl.sql_expr(table.source_row_count).cast(pl.Int64)
+    expected = source.with_columns(n=counted).select(pl.col("n").sum()).collect().item()
     if expected != source_row_count:
         raise RefreshRefusal(
             f"{table.name}: its transform counts {source_row_count} rows of {main}, and there are "

@@ -223,7 +223,7 @@ class _Registry:
 
         Raises:
             Undecodable: there is none.
-            Failed: the registry does not say.
+            RequestError: the registry does not say.
         """
         from medallion_platform.sources.http import NotFound, RequestError
 

@@ -85,7 +85,7 @@ class EnvironmentToken:
         """The token.
 
         Raises:
-            Failed: the variable is not set.
+            RequestError: the variable is not set.
         """
         return _environment(self.variable)
 
@@ -100,7 +100,7 @@ class EnvironmentUser:
         """What is sent for them.
 
         Raises:
-            Failed: the variable is not set.
+            RequestError: the variable is not set.
         """
         return b64encode(_environment(self.variable).encode()).decode()
 
@@ -124,7 +124,7 @@ class ClientCredentials:
         """A new token.
 
         Raises:
-            Failed: the server gives none, or a variable is not set.
+            RequestError: the server gives none, or a variable is not set.
         """
         form = {"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})}
         client = (_environment(self.client_id), _environment(self.client_secret))
@@ -165,7 +165,7 @@ class Client:
 
         Raises:
             NotFound: there is nothing.
-            Failed: there is no answer within `PATIENCE`, or none that can be used.
+            RequestError: there is no answer within `PATIENCE`, or none that can be used.
         """
         if origin(url) != self._origin:
             raise RequestError(f"{self._origin} links to {origin(url)}, another origin, which is not asked")
@@ -180,7 +180,7 @@ class Client:
         """The answer to a form, as a user with a password.
 
         Raises:
-            Failed: there is no answer within `PATIENCE`, or none that can be used.
+            RequestError: there is no answer within `PATIENCE`, or none that can be used.
         """
         try:
             return self._ask("POST", url, data=form, auth=basic)
@@ -284,7 +284,7 @@ def origin(url: str) -> str:
     """Scheme, host and port, as RFC 6454 compares them.
 
     Raises:
-        Failed: it is no URL of http or https.
+        RequestError: it is no URL of http or https.
     """
     try:
         parts = urlsplit(url)
