@@ -140,7 +140,7 @@ def test_replay_names_the_dead_letters_that_hold_no_record(home: Path) -> None:
 
 
 def test_long_payloads_are_cut_unless_the_whole_is_asked_for() -> None:
-    from medallion_platform.cli import SHOWN_BYTES, _payload_text
+    from medallion_platform.cli.letters import SHOWN_BYTES, _payload_text
 
     short, long = b"\xffab", "é".encode() * SHOWN_BYTES
     assert _payload_text(short, whole=False) == "\\xffab"

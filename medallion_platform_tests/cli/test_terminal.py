@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform import terminal
+from medallion_platform.cli import terminal
 
 ANY_TEXT = st.text(st.characters(codec=None))
 COMMANDING = [

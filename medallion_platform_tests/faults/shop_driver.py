@@ -106,7 +106,7 @@ def small_shop() -> Catalog:
 
 def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
-    from medallion_platform.cli import _in_words
+    from medallion_platform.cli.exits import in_words
     from medallion_platform.pipeline.refresh import RefreshFailed
     from medallion_platform_tests.pipeline import shop
     from medallion_platform_tests.pipeline.shop import bring, bring_all, take_all
@@ -136,7 +136,7 @@ def main(root: str, *shot: str) -> None:
         except RefreshFailed as error:
             said = str(error)
         except Exception as error:
-            said = _in_words(error)
+            said = in_words(error)
         print(json.dumps(said), file=answers, flush=True)
 
 

@@ -1,0 +1,79 @@
+"""The command line. A module for each group of commands; each command imports what it needs when it runs,
+so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from medallion_platform.cli import checkout, letters, looks, servers, terminal, work
+from medallion_platform.cli.exits import (
+    FAILED,
+    NOT_READY,
+    USAGE,
+    Interruption,
+    Stop,
+    end_at_once,
+    in_words,
+    interrupt,
+    is_full_disk,
+)
+
+app = typer.Typer(
+    name="medallion",
+    help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
+    "port, disk space), 4 some input was left (files still being written, or claimed twice), "
+    "130 ended by Ctrl-C, 143 ended by SIGTERM.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (work, looks, servers, checkout):
+    app.add_typer(group.app)
+app.add_typer(letters.app, name="dead-letters", no_args_is_help=True)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("medallion-platform"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Run a command; whatever goes wrong ends in one sentence and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        app()
+    except Stop as stop:
+        terminal.error(str(stop))
+        sys.exit(stop.code)
+    except Interruption as interrupted:
+        end_at_once(interrupted.number)
+    except Exception as error:
+        from medallion_platform.settings import WrongSetting
+
+        if isinstance(error, WrongSetting):
+            for line in str(error).splitlines():
+                terminal.error(line)
+            sys.exit(USAGE)
+        if os.environ.get("MEDALLION_DEBUG"):
+            raise
+        terminal.error(in_words(error))
+        sys.exit(NOT_READY if is_full_disk(error) else FAILED)

@@ -1,0 +1,70 @@
+"""Commands of a checkout: the platform's own tests and benchmarks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medallion_platform.cli import terminal
+from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.options import Json
+
+app = typer.Typer()
+
+_SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
+"""Tests that start real servers, by their markers: a process for each, as a JVM has one set of jars."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context) -> None:
+    """Run the whole local test suite, or `integration` or `faults` (further arguments go to pytest)."""
+    import pytest
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest has an ending of its own
+    tests, args = str(_tests()), context.args
+    if args and args[0] in _SUITES:
+        command = [sys.executable, "-m", "pytest", tests, *args[1:]]
+        codes = [subprocess.call([*command, "-m", marked]) for marked in _SUITES[args[0]]]  # noqa: S603
+        raise typer.Exit(next(filter(None, codes), 0))
+    named = any(Path(a.partition("::")[0]).exists() for a in args)
+    raise typer.Exit(int(pytest.main([*([] if named else [tests]), *args])))
+
+
+@app.command()
+def bench(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, "
+            "automation, many, growth, batches, layout; all if left out"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
+    rounds: Annotated[int, typer.Option(help="Paired runs of each figure.", min=1)] = 5,
+    short: Annotated[bool, typer.Option("--short", help="A tenth of the rows: does it work at all?")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the cost of the promises, as ratios to the bare alternative in the same run."""
+    _tests()
+    from medallion_platform_tests.benchmarks import run
+
+    if unknown := [p for p in parts or () if p not in run.PARTS]:
+        raise Stop(f"no figures named {', '.join(unknown)}; there are {', '.join(run.PARTS)}", USAGE)
+    found = run.measure(parts or run.PARTS, rounds, short=short)
+    for title, rows in found.items():
+        terminal.answer(title, rows, as_json=as_json)
+    if out:
+        out.write_text(run.as_markdown(found))
+
+
+def _tests() -> Path:
+    """The folder of the tests and benchmarks, which are not installed with the package."""
+    found = Path(__file__).parents[2] / "medallion_platform_tests"
+    if not found.is_dir():
+        raise Stop("the tests and benchmarks are part of a checkout, not of the installed package", USAGE)
+    return found

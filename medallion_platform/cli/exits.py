@@ -1,0 +1,63 @@
+"""How a command ends: exit codes, and one sentence for whatever went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from medallion_platform.cli import terminal
+
+OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
+"""Exit codes: done; something failed; wrong call; the machine lacks something; some input was left."""
+_BY_SIGNAL = 128
+"""Plus the signal's number: the exit code of what a signal ended."""
+FULL_DISK = "No space left on device"
+
+
+class Interruption(BaseException):
+    """Ctrl-C or SIGTERM; Typer would end a KeyboardInterrupt in its own way, without a word."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Stop(Exception):
+    """A reason to stop that a person can act on."""
+
+    def __init__(self, text: str, code: int = FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def interrupt(number: int, _: object) -> None:
+    """Handle SIGINT and SIGTERM."""
+    raise Interruption(number)
+
+
+def end_at_once(number: int) -> None:
+    """Say so and go, without waiting for threads that still work: what is not committed was never visible."""
+    terminal.error("stopped; run the same command again to go on, nothing is lost")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_BY_SIGNAL + number)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a disk without space."""
+    while error is not None:
+        if FULL_DISK in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def in_words(error: Exception) -> str:
+    """The sentence for an error that no command expected."""
+    if is_full_disk(error):
+        return "the disk is full: free some space and run the same command again, nothing is lost"
+    from medallion_platform.storage import of_request, reason
+
+    if of_request(error):
+        return f"a request to the bucket failed: {reason(error)}; run the same command again, nothing is lost"
+    return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"

@@ -1,0 +1,115 @@
+"""Commands for dead letters: look at them, take them back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from medallion_platform.cli import terminal
+from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.options import Home, Json, known_table, lake_of
+
+SHOWN_BYTES = 2_000
+"""Of a dead letter's payload, unless the whole is asked for."""
+
+app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
+
+
+@app.command("list")
+def list_letters(
+    table: Annotated[str | None, typer.Argument(help="e.g. bronze.events; all if left out")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Count dead letters by table and violated expectation."""
+    import polars as pl
+
+    from medallion_platform.lakehouse import dead_letters
+
+    lake = lake_of(home)
+    found: list[dict[str, Any]] = []
+    for name in [known_table(table)] if table else lake.tables():
+        letters = dead_letters.read(lake, name)
+        counted = (
+            letters.explode("violations")
+            .group_by("violations")
+            .agg(pl.len().alias("n"), pl.col("at").max())
+            .sort("n", descending=True)
+        )
+        found += [
+            {"table": name, "violates": v, "dead_letters": n, "last": at} for v, n, at in counted.iter_rows()
+        ]
+    terminal.answer("Dead letters", found, as_json=as_json)
+
+
+@app.command("show")
+def show_letters(
+    table: Annotated[str, typer.Argument(help="e.g. bronze.events")],
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many to show.", min=1)] = 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Show payloads however long they are.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show dead letters: where each came from, what it violates, its text (up to 2,000 bytes of it)."""
+    from medallion_platform.lakehouse import dead_letters
+
+    lake = lake_of(home)
+    letters = dead_letters.read(lake, known_table(table)).head(limit)
+    terminal.answer(
+        f"Dead letters of {table}",
+        [
+            {
+                "offset": r["offset"],
+                "file": r["file"] or r["source"],
+                "row": r["row"],
+                "code": r["code"],
+                "violates": "; ".join(r["violations"] or ()),
+                "detail": r["detail"] or "",
+                "payload": _payload_text(r["payload"] or b"", whole=whole),
+            }
+            for r in letters.iter_rows(named=True)
+        ],
+        as_json=as_json,
+        records=True,
+    )
+
+
+def _payload_text(payload: bytes, *, whole: bool) -> str:
+    """A payload for people; cut, and said so, where it is long."""
+    if whole or len(payload) <= SHOWN_BYTES:
+        return payload.decode("utf-8", "backslashreplace")
+    shown = payload[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
+    return f"{shown} ... ({len(payload):,} bytes; --whole shows all)"
+
+
+@app.command("replay")
+def replay_letters(
+    table: Annotated[str, typer.Argument(help="A bronze table, e.g. bronze.events")],
+    offset: Annotated[list[int] | None, typer.Option(help="Only these offsets.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Judge dead letters again and take those that pass into their table, each once."""
+    from medallion_platform.installation import catalog
+    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.replay import replay, without_record
+
+    source = catalog.source_of.get(known_table(table))
+    if source is None:
+        raise Stop(
+            f"{table} is made from other tables: mend its contract or its upstream rows and "
+            "refresh it, its dead letters are validated again then",
+            USAGE,
+        )
+    lake = lake_of(home)
+    counts = replay(source, lake, Run.now(f"replay-{uuid4().hex[:8]}"), offset).counts
+    left = without_record(source, lake)
+    told = {"table": table, **counts.as_dict(), "left": len(left)}
+    del told["superseded"]
+    terminal.answer("Replayed", [told], as_json=as_json)
+    for letter in left:
+        terminal.note(f"left, for there is no record in it to validate: {letter}")
+    if counts.written and not as_json:
+        terminal.note("Refresh what follows with: medallion run")

@@ -1,0 +1,98 @@
+"""Commands that stay until they are ended: the Dagster UI, a worker of a topic."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medallion_platform.cli import terminal
+from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
+from medallion_platform.cli.options import Home, export, prove_storage, quiet_libraries, settings_of
+
+app = typer.Typer()
+
+
+@app.command()
+def dev(
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address that the UI listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the UI.", min=1, max=65535)] = 3000,
+) -> None:
+    """Start the Dagster UI and daemon on this machine."""
+    import socket
+
+    from medallion_platform.orchestration import runs
+
+    settings = settings_of(home)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise Stop(f"port {port} on {host} is in use: give another one with --port", NOT_READY) from None
+    prove_storage(settings)
+    with runs.instance(settings.dagster_home):
+        pass
+    export(settings)
+    # `dg dev` is for projects of another layout; that this one still works is all one has to know.
+    quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
+    terminal.note(f"Files that land in {settings.landing} are taken in by themselves.")
+    terminal.note(f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
+    command = ["dagster", "dev", "-w", str(runs.workspace(settings.dagster_home)), "-h", host]
+    os.execv(  # noqa: S606
+        str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
+    )
+
+
+@app.command()
+def stream(
+    source: Annotated[str, typer.Argument(help="A source of topics.")],
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Keep the silver tables behind it up to date as well.")
+    ] = False,
+    home: Home = None,
+    host: Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of these; 0 takes any free one.", min=0, max=65535)] = 9108,
+) -> None:
+    """Take in a topic's messages as they come, until Ctrl-C or SIGTERM; several workers share it."""
+    import logging
+
+    from medallion_platform.assembly import catalog, lakehouse_of
+    from medallion_platform.lakehouse.damage import DamagedFile
+    from medallion_platform.observability.worker import Vitals, serve
+    from medallion_platform.orchestration import runs
+    from medallion_platform.orchestration.stream import follow
+    from medallion_platform.pipeline.intake import IntakeFailed
+    from medallion_platform.sources.kafka import KafkaSource
+
+    topics = {s.name: s for s in catalog.sources if isinstance(s, KafkaSource)}
+    if source not in topics:
+        there = f"there are {', '.join(topics)}" if topics else "this installation has none"
+        raise Stop(f"no source of topics is named {source}; {there}", USAGE)
+    settings = settings_of(home)
+    prove_storage(settings)
+    quiet_libraries()
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[lines])
+    logging.getLogger("medallion").setLevel(logging.INFO)
+    vitals = Vitals(source)
+    try:
+        server = serve(vitals, host, port)
+    except OSError as error:
+        raise Stop(
+            f"port {port} on {host}: {error.strerror}; give another one with --port", NOT_READY
+        ) from None
+    terminal.note(
+        f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C ends it)"
+    )
+    with runs.instance(settings.dagster_home) as on:
+        try:
+            follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
+        except (IntakeFailed, DamagedFile) as error:
+            raise Stop(str(error)) from None

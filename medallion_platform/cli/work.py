@@ -1,0 +1,236 @@
+"""Commands that change tables: take in and refresh, take back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medallion_platform.cli import terminal
+from medallion_platform.cli.exits import FAILED, FULL_DISK, INCOMPLETE, NOT_READY, USAGE, Stop
+from medallion_platform.cli.options import (
+    Home,
+    Json,
+    Quiet,
+    Say,
+    known_table,
+    lake_of,
+    prove_storage,
+    quiet_libraries,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from medallion_platform.orchestration.runs import Outcome
+    from medallion_platform.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Make dirty sample data of both domains and take it to gold, with nothing lost."""
+    from medallion_platform.domains.sample import write_sample
+
+    settings = settings_of(home)
+    folder = settings.home / "landing"
+    settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
+    started = time.monotonic()
+    sample = write_sample(folder)
+    say = terminal.nothing if quiet else terminal.note
+    say(f"{sample.files} sample files in {folder}")
+    left = _take_in_and_refresh(settings, started, as_json, say)
+    if not as_json:
+        say(
+            "Try next:\n"
+            "  ./medallion status                           every table, fresh or stale\n"
+            "  ./medallion dead-letters list                what was rejected, and why\n"
+            "  ./medallion dead-letters show bronze.events  the rows themselves\n"
+            "  ./medallion dev                              the Dagster UI\n"
+            "  ./medallion test                             every promise, tested"
+        )
+    if left:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def run(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these and what they are made from, e.g. silver.events; all if left out"),
+    ] = None,
+    landing: Annotated[
+        str | None,
+        typer.Option(
+            help="The landing zone: one folder a source; s3://bucket/prefix as well.",
+            show_default="landing/ in the home",
+        ),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take in what waits in a landing zone and refresh everything downstream, or the named tables."""
+    from medallion_platform.storage import in_bucket
+
+    settings = settings_of(home)
+    if landing is not None and not in_bucket(landing) and not Path(landing).is_dir():
+        raise Stop(f"{landing} is no folder; --landing names the landing zone", USAGE)
+    if landing is not None:
+        zone = landing.rstrip("/") if in_bucket(landing) else Path(landing).resolve()
+        settings = settings.model_copy(update={"landing": zone})
+    say = terminal.nothing if quiet else terminal.note
+    named = [known_table(table) for table in tables or ()]
+    if _take_in_and_refresh(settings, time.monotonic(), as_json, say, named):
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def rollback(
+    run_id: Annotated[str, typer.Argument(help="The Dagster run to take back.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Take back what a run did to any table, and refresh what follows; both are recorded."""
+    from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
+    from medallion_platform.orchestration import runs
+    from medallion_platform.pipeline.rollback import CannotRollBack, UnknownRun
+
+    settings = settings_of(home)
+    lake_of(home)
+    quiet_libraries()
+    try:
+        with runs.instance(settings.dagster_home) as on:
+            place, defs = lakehouse_of(settings), definitions_of(settings)
+            taken_back, outcome = runs.attended(on, lambda: runs.roll_back(defs, catalog, place, on, run_id))
+    except CannotRollBack as error:
+        raise Stop(str(error), USAGE if isinstance(error, UnknownRun) else FAILED) from None
+    terminal.answer(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json=as_json)
+    if outcome.failed:
+        raise Stop("\n".join(f"{step}: {why}" for step, why in outcome.failed.items()))
+
+
+def _take_in_and_refresh(
+    settings: Settings, started: float, as_json: bool, say: Say, tables: Collection[str] = ()
+) -> bool:
+    """Intake of all sources and refresh of all that follows, through Dagster, then the summary.
+
+    Gives whether some input was left.
+    """
+    from medallion_platform.assembly import FEATURES, catalog, definitions_of, lakehouse_of
+    from medallion_platform.orchestration import progress, runs
+
+    quiet_libraries()
+    prove_storage(settings)
+    left = _look(settings, say)
+    silent = as_json or say is terminal.nothing
+    with _progress(silent) as show:
+        progress.listen(show)
+        with runs.instance(settings.dagster_home) as on:
+            defs, place = partial(definitions_of, settings), lakehouse_of(settings)
+            outcome = runs.attended(
+                on, lambda: runs.run_everything(defs, catalog, FEATURES, place, on, tables)
+            )
+    rows = _summary(settings, outcome)
+    terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
+    for table, inputs in outcome.waiting.items():
+        say(f"{table} waits for {', '.join(inputs)}: nothing has landed there; it is made once something has")
+    if outcome.failed:
+        raise Stop(
+            "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
+            + "\nWhat follows from these waits with them, all else is up to date. Mend this and run the same "
+            "command again.",
+            NOT_READY if any(FULL_DISK in why for why in outcome.failed.values()) else FAILED,
+        )
+    return left
+
+
+def _look(settings: Settings, say: Say) -> bool:
+    """Name the files that will not be taken in; waits for those that are still settling."""
+    from medallion_platform.installation import catalog
+    from medallion_platform.sources import landing
+    from medallion_platform.sources.arrivals import Unavailable
+
+    def look() -> landing.Look:
+        now = datetime.now(UTC)
+        try:
+            return landing.look(settings.landing, catalog.file_sources, now, settings.settle_seconds)
+        except Unavailable as error:
+            raise Stop(str(error), NOT_READY) from None
+
+    seen = look()
+    if any(not landing.unfinished_name(p) for p in seen.unfinished):
+        time.sleep(settings.settle_seconds)
+        seen = look()
+    for path in seen.unclaimed:
+        say(f"no source claims {path}: left where it is")
+    for path, why in seen.left.items():
+        say(f"{path}: {why}; left where it is")
+    for path, owners in seen.contested.items():
+        say(f"{path} is claimed by {', '.join(owners)}: left where it is")
+    unfinished = [p for p in seen.unfinished if not landing.hidden(p)]
+    for path in unfinished:
+        say(f"{path} is not complete yet: left for the next run")
+    return bool(seen.contested or unfinished)
+
+
+def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
+    """Per table what this command's runs did, by the commits' own records."""
+    from medallion_platform.installation import catalog
+    from medallion_platform.lakehouse.counts import Counts
+    from medallion_platform.lakehouse.lake import Lake
+
+    lake = Lake(settings.lake).look()
+    rows = []
+    for name in catalog.names:
+        since = outcome.before.get(name)
+        new = [] if since is None else lake.records(name, since=since)
+        mine = [record for _, record in new if record.run_id in outcome.run_ids]
+        counts = sum((r.counts for r in mine), Counts())
+        rows.append(
+            {
+                "table": name,
+                **counts.as_dict(),
+                "seconds": round(sum(r.seconds for r in mine), 1),
+            }
+        )
+    return rows
+
+
+class _progress:
+    """One line that says what is being worked on; plain lines where there is no terminal."""
+
+    def __init__(self, silent: bool) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._silent = silent
+        self._started = time.monotonic()
+        self._status: Any = None
+
+    def __enter__(self) -> _progress:
+        if not self._silent and self._console.is_terminal:
+            self._status = self._console.status("starting")
+            self._status.start()
+        return self
+
+    def __call__(self, table: str, text: str) -> None:
+        from rich.text import Text
+
+        if self._silent:
+            return
+        line = f"{time.monotonic() - self._started:5.1f} s  {table:34} {text}"
+        if self._status is None:
+            terminal.note(line)
+        else:
+            self._status.update(Text(terminal.printable(line)))
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
