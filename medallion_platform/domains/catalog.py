@@ -12,7 +12,7 @@ from medallion_platform.domains.hr import gold as hr_gold
 from medallion_platform.domains.hr import silver as hr_silver
 from medallion_platform.domains.hr import sources as hr_sources
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.sources.kafka import Engine
+from medallion_platform.sources.connectors.kafka.kafka import Engine
 
 
 def catalog_of(kafka: Mapping[str, str], engine: Engine = "polars") -> Catalog:

@@ -15,12 +15,13 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.kept import KeptAnswers, states
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import kafka, landing, rest
 from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
-from medallion_platform.sources.kafka import KafkaSource, Topics, group_of
-from medallion_platform.sources.rest import RestSource
+from medallion_platform.sources.connectors import landing, rest
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, group_of
+from medallion_platform.sources.connectors.rest import RestSource
+from medallion_platform.sources.connectors.zones import FileInfo
 from medallion_platform.sources.source import FileSource, Source
-from medallion_platform.sources.zones import FileInfo
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:

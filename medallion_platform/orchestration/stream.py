@@ -30,7 +30,7 @@ from medallion_platform.pipeline.intake import IntakeResult
 from medallion_platform.pipeline.refresh import RefreshResult, Run, refresh
 from medallion_platform.pipeline.stream import step_back, stream, why_to_wait
 from medallion_platform.pipeline.table import Table
-from medallion_platform.sources.kafka import Attendance, Follower, KafkaSource, group_of
+from medallion_platform.sources.connectors.kafka.kafka import Attendance, Follower, KafkaSource, group_of
 
 REPORT_EVERY = 10.0
 """Seconds between two reports."""

@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.pipeline.table import DeclarationError, Table
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource, Source
 
 

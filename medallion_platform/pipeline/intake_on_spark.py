@@ -60,10 +60,10 @@ from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.pipeline.triage import LETTER_PLACE, bronze_schema, identity_of
 from medallion_platform.pipeline.triage_on_executors import IntakeTask, Piece, triage_messages
 from medallion_platform.pipeline.undeclared import MOST, notes, undeclared_of
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
-from medallion_platform.sources.kafka import KafkaSource, Topics, discreet
-from medallion_platform.sources.kafka_on_spark import NotForSpark, options, places
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, discreet
+from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, options, places
 from medallion_platform.storage import of_request, store
 
 if TYPE_CHECKING:

@@ -17,10 +17,12 @@ import polars as pl
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources import files, landing, parquet
 from medallion_platform.sources.arrivals import Batch, Position, Unread
-from medallion_platform.sources.csv import other_header
-from medallion_platform.sources.records import DETAIL, OURS
+from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors.zones import FileInfo, StillGrowing, zone_at
+from medallion_platform.sources.formats import parquet, reading
+from medallion_platform.sources.formats.csv import other_header
+from medallion_platform.sources.formats.records import DETAIL, OURS
 from medallion_platform.sources.source import (
     Csv,
     FileSource,
@@ -30,7 +32,6 @@ from medallion_platform.sources.source import (
     offset_of,
     place_of,
 )
-from medallion_platform.sources.zones import FileInfo, StillGrowing, zone_at
 from medallion_platform.storage import exists, store
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _registry_row(
         try:
             seen = FileInfo(version.path, version.size, version.modified_at, version.etag)
             with zone_at(str(root)).file(seen) as path:
-                names = files.header(path, source.format)
+                names = reading.header(path, source.format)
             header = list(names) if names is not None else None
             unreadable = _other_columns(source, names)
         except StillGrowing:
@@ -297,7 +298,7 @@ def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -
         raise (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
     try:
         with zone_at(root).file(_same_content(root, file)) as path:
-            for frame in files.read(path, source.format, first_row, declared=source.contract.column_names):
+            for frame in reading.read(path, source.format, first_row, declared=source.contract.column_names):
                 yield frame.with_columns(
                     *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
                     pl.lit(source.name).alias("_source"),

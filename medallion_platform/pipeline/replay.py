@@ -21,7 +21,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import triage as _triage
 from medallion_platform.pipeline.duplicates import duplicates
 from medallion_platform.pipeline.undeclared import count_further, notes
-from medallion_platform.sources import files
+from medallion_platform.sources.formats import reading
 from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,9 @@ def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFra
     frames = []
     for (header, raw), part in named.group_by("_header", "_raw", maintain_order=True):
         columns = known[int(str(header))]
-        parsed = files.reparse(part["payload"].cast(pl.Binary if raw else pl.String), form, columns, declared)
+        parsed = reading.reparse(
+            part["payload"].cast(pl.Binary if raw else pl.String), form, columns, declared
+        )
         frames.append(parsed.drop("_row").with_columns(part.select(told)))
     return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
 

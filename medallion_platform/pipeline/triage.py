@@ -28,10 +28,10 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.pipeline.undeclared import FURTHER, undeclared
-from medallion_platform.sources import parquet
 from medallion_platform.sources.arrivals import Unread
-from medallion_platform.sources.debezium import OPEN, UNTOLD
-from medallion_platform.sources.records import CODE, DETAIL, OURS, field_of
+from medallion_platform.sources.formats import parquet
+from medallion_platform.sources.formats.debezium import OPEN, UNTOLD
+from medallion_platform.sources.formats.records import CODE, DETAIL, OURS, field_of
 from medallion_platform.sources.source import Debezium, Parquet, Source
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def triage(
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
 ) -> TriageResult:
-    """Part records (as `files.read` gives them, with their place) into bronze rows and dead letters.
+    """Part records (as `reading.read` gives them, with their place) into bronze rows and dead letters.
 
     held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns that the table has.
     """

@@ -17,8 +17,8 @@ from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.pipeline.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
 from medallion_platform.pipeline.undeclared import count_further
-from medallion_platform.sources.kafka import KafkaSource
-from medallion_platform.sources.kafka_on_spark import records
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.on_spark import records
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh import Run

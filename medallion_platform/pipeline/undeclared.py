@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.pipeline.names import column_of, folded, own_name
-from medallion_platform.sources.records import FURTHER
-from medallion_platform.sources.slices import patched
+from medallion_platform.sources.formats.records import FURTHER
+from medallion_platform.sources.formats.slices import patched
 
 MOST = 500
 """Undeclared columns that a table gets, and undeclared fields of a record that get columns."""
@@ -38,7 +38,7 @@ def undeclared(
     """The columns of undeclared fields, each in the table's spelling, and `_further` where it is needed.
 
     fields: columns of text by the names of their fields. further: of some rows more of them, as
-    `sources.records.FURTHER` tells. wanted: the columns that are not theirs. known: those of the table.
+    `records.FURTHER` tells. wanted: the columns that are not theirs. known: those of the table.
     """
     taken = {folded(name) for name in wanted}
     have = undeclared_of(known, wanted)

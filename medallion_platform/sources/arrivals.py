@@ -48,7 +48,7 @@ class Unread:
 class Batch:
     """Records that are committed together, and the positions that they reach.
 
-    frame: as `files.read` gives it, with `_source` (the log), `_file` and `_offset`. notes: what a person
+    frame: as `reading.read` gives it, with `_source` (the log), `_file` and `_offset`. notes: what a person
     should know of it. repeated: files of which nothing is read, because their content was taken in before.
     """
 

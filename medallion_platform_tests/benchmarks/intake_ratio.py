@@ -102,7 +102,7 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.landing_zone import arrivals
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.sources import landing as zone
+    from medallion_platform.sources.connectors import landing as zone
     from medallion_platform.sources.source import Csv, FileSource, JsonLines
 
     where = Lake(lake)

@@ -129,7 +129,7 @@ def fill(home: Path, sources: int) -> None:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.plan import CODE, code_version
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.sources import landing
+    from medallion_platform.sources.connectors import landing
 
     lake, zone, catalog = Lake(home / "lake"), home / "landing", catalog_of(sources)
 

@@ -32,7 +32,7 @@ from confluent_kafka import Producer
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.lake import Lake, follow
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import Avro, Format, JsonLines
 from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
 from medallion_platform_tests.command import MEDALLION, streaming
@@ -243,7 +243,7 @@ def _lean(
 ) -> float:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.sources import kafka
+    from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in topics:
         before = cpu_seconds()
@@ -271,7 +271,7 @@ def _keyless(topic: str, address: str) -> KafkaSource:
 def _booked(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake import intake
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.sources import kafka
+    from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
@@ -288,7 +288,7 @@ def _plain(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS
     from medallion_platform.pipeline.refresh import Run
     from medallion_platform.pipeline.triage import bronze_schema, finish, validate
-    from medallion_platform.sources import kafka
+    from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
@@ -311,7 +311,7 @@ def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource
     from medallion_platform.lakehouse.spark import session
     from medallion_platform.pipeline.intake_on_spark import intake
     from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.sources import kafka
+    from medallion_platform.sources.connectors.kafka import kafka
 
     spark = session(jars((*DELTA, *KAFKA)), quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):

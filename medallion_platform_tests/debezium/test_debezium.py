@@ -24,8 +24,8 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
-from medallion_platform.sources import kafka
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.domains.history import UNTOLD, as_of, current, versions
-from medallion_platform.sources.debezium import changed_at, position
+from medallion_platform.sources.formats.debezium import changed_at, position
 
 from .frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -240,7 +240,7 @@ def test_a_new_column_is_part_of_the_history(spark: SparkSession) -> None:
 
 @needs_shared
 def test_a_real_postgres_capture_gives_its_table_and_history(spark: SparkSession) -> None:
-    from medallion_platform.sources.files import read
+    from medallion_platform.sources.formats.reading import read
     from medallion_platform.sources.source import Debezium
 
     events: list[dict[str, Any]] = []

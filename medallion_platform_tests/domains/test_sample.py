@@ -80,7 +80,7 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
 
     from medallion_platform.contracts import polars_engine
     from medallion_platform.domains.clickstream.sources import EVENTS
-    from medallion_platform.sources import files
+    from medallion_platform.sources.formats import reading
     from medallion_platform.sources.source import UnreadableFile
 
     folder, sample = landing
@@ -89,7 +89,7 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
     unreadable = 0
     for path in sorted((folder / "clickstream" / "events").rglob("*.jsonl*")):
         try:
-            chunks = list(files.read(path, EVENTS.format))
+            chunks = list(reading.read(path, EVENTS.format))
         except UnreadableFile:
             unreadable += 1
             continue
@@ -121,14 +121,14 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
 
     from medallion_platform.contracts import polars_engine
     from medallion_platform.domains.hr.sources import HIRED_EMPLOYEES
-    from medallion_platform.sources import files
+    from medallion_platform.sources.formats import reading
 
     folder, sample = landing
     planted = sample.planted["hr/hired_employees"]
     frames = [
         chunk
         for path in sorted((folder / "hr" / "hired_employees").iterdir())
-        for chunk in files.read(path, HIRED_EMPLOYEES.format)
+        for chunk in reading.read(path, HIRED_EMPLOYEES.format)
     ]
     records = pl.concat(frames, how="diagonal_relaxed")
     assert records.height == planted["records"]
@@ -145,13 +145,13 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
 
 def test_change_streams_are_out_of_order_with_tombstones(landing: tuple[Path, Sample]) -> None:
     from medallion_platform.domains.clickstream.sources import USERS
-    from medallion_platform.sources import files
+    from medallion_platform.sources.formats import reading
 
     folder, sample = landing
     planted = sample.planted["clickstream/users"]
     events: list[dict[str, Any]] = []
     for path in sorted((folder / "clickstream" / "users").iterdir()):
-        for chunk in files.read(path, USERS.format):
+        for chunk in reading.read(path, USERS.format):
             events += chunk.to_dicts()
     assert len(events) == planted["records"]
     assert all(e["_malformed"] is None for e in events)

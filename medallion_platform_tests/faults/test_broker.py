@@ -23,8 +23,8 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import replay
-from medallion_platform.sources import kafka
-from medallion_platform.sources.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, rows, source_of, take

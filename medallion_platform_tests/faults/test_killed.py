@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources import kafka
+from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.faults import shop_driver
 from medallion_platform_tests.faults.shop_driver import Killed, Shop, small_shop
 from medallion_platform_tests.faults.victim import STEPS, STREAM_STEPS, Aim, follow, start

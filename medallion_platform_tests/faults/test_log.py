@@ -127,7 +127,7 @@ def test_maintenance_and_intake_beside_each_other(
 
 
 def intake_once(source: Any, lake: Lake) -> None:
-    from medallion_platform.sources import kafka
+    from medallion_platform.sources.connectors.kafka import kafka
 
     while True:
         try:

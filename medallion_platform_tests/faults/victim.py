@@ -28,7 +28,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline import stream as worker
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import kafka
+from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
 from medallion_platform_tests.kafka.worker import Printing

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.replay import reparse, replay
-from medallion_platform.sources import avro, files
 from medallion_platform.sources.arrivals import Unavailable
+from medallion_platform.sources.connectors.kafka.kafka import Engine, Follower, KafkaSource
+from medallion_platform.sources.formats import avro, reading
 from medallion_platform.sources.http import EnvironmentUser
-from medallion_platform.sources.kafka import Engine, Follower, KafkaSource
 from medallion_platform.sources.source import Avro, FileSource, JsonLines
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
@@ -51,7 +51,7 @@ def of(broker: Broker, registry: Registry | Gateway, *topics: str, **named: Any)
 
 
 def parsed(registry: Registry | Gateway, *messages: bytes) -> pl.DataFrame:
-    return files.parse(messages, Avro(registry.url))
+    return reading.parse(messages, Avro(registry.url))
 
 
 def field(registry: Registry, kind: Any, body: bytes) -> Any:
@@ -203,7 +203,7 @@ def test_a_record_is_what_it_would_be_as_json(registry: Registry, records: list[
     found = parsed(registry, *(message(number, SAME, r) for r in records))
     ordered = [{f["name"]: r[f["name"]] for f in SAME["fields"]} for r in records]
     as_json = [json.dumps(r, ensure_ascii=False, separators=(",", ":")).encode() for r in ordered]
-    assert found.equals(files.parse(as_json, JsonLines()))
+    assert found.equals(reading.parse(as_json, JsonLines()))
 
 
 @pytest.mark.broker

@@ -24,9 +24,9 @@ from medallion_platform.lakehouse.polars_writer import write
 from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.intake import IntakeFailed, OpenTables, intake, refuse_unaccounted
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import MovedOn
-from medallion_platform.sources.kafka_on_spark import NotForSpark, for_java
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker

@@ -29,9 +29,9 @@ from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.pipeline.rollback import rollback
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.kafka import EPOCH, KafkaSource
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import EPOCH, KafkaSource
 from medallion_platform.sources.source import Csv, Debezium, JsonLines
 from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN

@@ -14,9 +14,9 @@ from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.kafka import Engine, KafkaSource
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
 from medallion_platform_tests.pipeline.toy import NOW
 
 from . import certificates

@@ -24,8 +24,8 @@ from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.stream import stream
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
+from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.command import MEDALLION, streaming
 from medallion_platform_tests.pipeline.toy import RUN
 

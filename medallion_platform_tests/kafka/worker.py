@@ -15,7 +15,7 @@ from medallion_platform.lakehouse.spark import session
 from medallion_platform.pipeline import intake_on_spark
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.stream import stream
-from medallion_platform.sources.kafka import Follower, group_of
+from medallion_platform.sources.connectors.kafka.kafka import Follower, group_of
 from medallion_platform.storage import spark_settings
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of

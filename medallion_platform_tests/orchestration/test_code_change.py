@@ -31,7 +31,7 @@ from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.table import Table, daily, table
 from medallion_platform.settings import Settings
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import Csv, FileSource
 
 FIRST = date(2026, 2, 1)

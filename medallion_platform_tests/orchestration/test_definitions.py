@@ -24,7 +24,7 @@ from medallion_platform.pipeline.landing_zone import arrivals
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.table import Table, TimePartition, Upstream, weekly
 from medallion_platform.settings import Settings
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
 
 BRONZE = {"events", "users", "regions", "departments", "jobs", "hired_employees"}
 SILVER = {

@@ -30,7 +30,7 @@ from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.kept import KeptAnswers
 from medallion_platform.pipeline.plan import CODE, code_version
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of
 

@@ -10,8 +10,8 @@ import pyspark.sql.types as T
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.pipeline.triage import validate
-from medallion_platform.sources.debezium import UNTOLD
-from medallion_platform.sources.kafka import KafkaSource, framed
+from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, framed
+from medallion_platform.sources.formats.debezium import UNTOLD
 from medallion_platform.sources.source import Debezium
 from medallion_platform_tests.pipeline.toy import RUN
 

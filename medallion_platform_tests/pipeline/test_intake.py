@@ -27,7 +27,7 @@ from medallion_platform.pipeline.intake import IntakeFailed
 from medallion_platform.pipeline.names import own_name
 from medallion_platform.pipeline.replay import replay
 from medallion_platform.pipeline.triage import CHANGE, PROVENANCE
-from medallion_platform.sources import files, records
+from medallion_platform.sources.formats import reading, records
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
 
 from .toy import (
@@ -318,7 +318,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_taken_whole_later(
 ) -> None:
     lost = zone.csv("events/a.csv", [good(k) for k in "abcde"])
     zone.csv("events/b.csv", [good("z")])
-    read = files.read
+    read = reading.read
 
     def fail_half_way(path: Path, *arguments: Any, **options: Any) -> Any:
         for frame in read(path, *arguments, **options):
@@ -326,7 +326,7 @@ def test_a_file_that_vanishes_while_it_is_read_is_taken_whole_later(
             if path == lost:
                 raise LostFile(path, "Input/output error")
 
-    monkeypatch.setattr(files, "read", fail_half_way)
+    monkeypatch.setattr(reading, "read", fail_half_way)
     with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
         zone.take(KEYLESS)
     monkeypatch.undo()
@@ -711,13 +711,13 @@ class Crash:
 
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read files in frames of single records, as files larger than memory are."""
-    read = files.read
+    read = reading.read
 
     def read_in_pieces(*arguments: Any, **options: Any) -> Any:
         for frame in read(*arguments, **options):
             yield from (frame.slice(i, 1) for i in range(frame.height))
 
-    monkeypatch.setattr(files, "read", read_in_pieces)
+    monkeypatch.setattr(reading, "read", read_in_pieces)
 
 
 STEPS = [

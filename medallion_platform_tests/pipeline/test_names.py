@@ -21,7 +21,7 @@ from medallion_platform.pipeline import undeclared as bounds
 from medallion_platform.pipeline.names import LONGEST, PLATFORM, column_of, folded, own_name
 from medallion_platform.pipeline.preview import preview
 from medallion_platform.pipeline.undeclared import FURTHER, MOST, undeclared
-from medallion_platform.sources import jsonlines
+from medallion_platform.sources.formats import jsonlines
 from medallion_platform.sources.source import Debezium, Parquet
 
 from . import shop

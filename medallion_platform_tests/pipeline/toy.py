@@ -21,7 +21,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import Csv, FileSource, JsonLines, offset_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -27,10 +27,10 @@ from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.replay import reparse, replay
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
-from medallion_platform.sources import http, rest
+from medallion_platform.sources import http
 from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.http import ClientCredentials, EnvironmentToken
-from medallion_platform.sources.rest import (
+from medallion_platform.sources.connectors import rest
+from medallion_platform.sources.connectors.rest import (
     ById,
     ByTime,
     CursorPaginator,
@@ -38,6 +38,7 @@ from medallion_platform.sources.rest import (
     PageNumberPaginator,
     RestSource,
 )
+from medallion_platform.sources.http import ClientCredentials, EnvironmentToken
 from medallion_platform.sources.source import Csv, JsonLines
 from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
 from medallion_platform_tests.pipeline.toy import EVENTS, NOW, RUN

@@ -19,9 +19,9 @@ from obstore.exceptions import BaseError
 from pyarrow.fs import S3FileSystem
 
 from medallion_platform.lakehouse import file_registry
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors.zones import Bucket, StillGrowing, zone_at
 from medallion_platform.sources.source import LostFile
-from medallion_platform.sources.zones import Bucket, StillGrowing, zone_at
 from medallion_platform.storage import of_request, reason, store
 from medallion_platform_tests.pipeline.toy import CSV, NOW, bad, check, good, letters, table_rows
 

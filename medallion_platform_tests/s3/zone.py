@@ -10,9 +10,9 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import IntakeResult, intake
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources import landing
+from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors.zones import FileInfo, zone_at
 from medallion_platform.sources.source import FileSource
-from medallion_platform.sources.zones import FileInfo, zone_at
 from medallion_platform.storage import store
 from medallion_platform_tests.pipeline.toy import CSV, FIELDS, NOW, RUN, Row
 

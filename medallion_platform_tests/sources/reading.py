@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from medallion_platform.sources.files import read
-from medallion_platform.sources.records import CODE, DETAIL
+from medallion_platform.sources.formats.reading import read
+from medallion_platform.sources.formats.records import CODE, DETAIL
 from medallion_platform.sources.source import Format
 
 BASE = ["_row", "_payload", "_payload_bytes", "_malformed"]

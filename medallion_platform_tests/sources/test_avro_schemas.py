@@ -12,7 +12,7 @@ import fastavro
 import pytest
 from fastavro.read import LOGICAL_READERS
 
-from medallion_platform.sources.avro import _Names
+from medallion_platform.sources.formats.avro import _Names
 
 FIELDS: dict[str, Any] = {
     "at": {"type": "long", "logicalType": "timestamp-millis"},

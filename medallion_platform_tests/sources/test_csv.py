@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.csv import AFTER_QUOTE, LONGEST_QUOTED, UNTERMINATED
-from medallion_platform.sources.files import header, read, reparse
+from medallion_platform.sources.formats.csv import AFTER_QUOTE, LONGEST_QUOTED, UNTERMINATED
+from medallion_platform.sources.formats.reading import header, read, reparse
 from medallion_platform.sources.source import Csv, UnreadableFile
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.debezium import UNTOLD, keyed, position
-from medallion_platform.sources.files import parse, read, reparse
+from medallion_platform.sources.formats.debezium import UNTOLD, keyed, position
+from medallion_platform.sources.formats.reading import parse, read, reparse
 from medallion_platform.sources.source import Debezium
 from medallion_platform_tests.sources.reading import frame_of, is_text, same
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.files import read
-from medallion_platform.sources.records import OURS
+from medallion_platform.sources.formats.reading import read
+from medallion_platform.sources.formats.records import OURS
 from medallion_platform.sources.source import (
     Csv,
     Debezium,
@@ -151,7 +151,7 @@ def test_any_damage_to_a_compressed_file_is_records_or_unreadable(codec: str, at
 
 MEMORY = """
 import resource, sys
-from medallion_platform.sources.files import read
+from medallion_platform.sources.formats.reading import read
 from medallion_platform.sources.source import Csv, JsonLines
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 format = Csv() if sys.argv[2] == "csv" else JsonLines()
@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path):
 
 
 def test_parquet_is_typed_and_streamed(tmp_path: Path):
-    from medallion_platform.sources.parquet import payloads
+    from medallion_platform.sources.formats.parquet import payloads
 
     made = pl.DataFrame({"id": range(1000), "at": ["x"] * 1000, "_row": [1.5] * 1000})
     path = tmp_path / "x.parquet"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.files import reparse
-from medallion_platform.sources.jsonlines import NO_NUMBER, fields_of
+from medallion_platform.sources.formats.jsonlines import NO_NUMBER, fields_of
+from medallion_platform.sources.formats.reading import reparse
 from medallion_platform.sources.source import JsonLines
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 
@@ -249,7 +249,7 @@ def test_a_very_long_line_and_unknown_fields_flow_through():
 
 def test_few_bad_lines_do_not_slow_the_rest():
     """Nearly all records go the fast way, whatever stands between them."""
-    import medallion_platform.sources.jsonlines as module
+    import medallion_platform.sources.formats.jsonlines as module
 
     good = [json.dumps({"id": i, "name": f"n{i}", "x": None if i % 3 else 1.5}) for i in range(3000)]
     lines = [line for i, line in enumerate(good) for line in ([line, "{"] if i % 300 == 0 else [line])]

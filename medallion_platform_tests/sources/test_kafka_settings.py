@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from medallion_platform.sources import kafka
 from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.kafka import Client, KafkaSource, discreet
-from medallion_platform.sources.kafka_on_spark import NotForSpark, for_java
+from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.kafka import Client, KafkaSource, discreet
+from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
 from medallion_platform.sources.source import JsonLines
 from medallion_platform_tests.pipeline.toy import EVENTS
 

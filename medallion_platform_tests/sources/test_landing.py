@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Contract
-from medallion_platform.sources.landing import (
+from medallion_platform.sources.connectors.landing import (
     FileInfo,
     StillGrowing,
     digest_of,
@@ -25,8 +25,8 @@ from medallion_platform.sources.landing import (
     unfinished_name,
     wanted,
 )
+from medallion_platform.sources.connectors.zones import Listing, zone_at
 from medallion_platform.sources.source import Csv, FileSource, LostFile
-from medallion_platform.sources.zones import Listing, zone_at
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD = NOW - timedelta(hours=1)

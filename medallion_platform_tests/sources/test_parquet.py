@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from medallion_platform import pieces
 from medallion_platform.contracts import casts, polars_engine
 from medallion_platform.contracts.contract import ColumnType
-from medallion_platform.sources import parquet
+from medallion_platform.sources.formats import parquet
 
 EPOCH = datetime(1970, 1, 1)
 TIMESTAMP, DATE = ColumnType("timestamp"), ColumnType("date")

@@ -10,7 +10,7 @@ from medallion_platform.domains.clickstream.contracts import (
     BronzeRegions,
     BronzeUsers,
 )
-from medallion_platform.sources.kafka import Engine, KafkaSource
+from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
 
 EVENTS = FileSource(

@@ -30,8 +30,8 @@ from uuid import UUID
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.avro import decimal, moment
-from medallion_platform.sources.jsonlines import (
+from medallion_platform.sources.formats.avro import decimal, moment
+from medallion_platform.sources.formats.jsonlines import (
     NOT_AN_OBJECT,
     Columns,
     fields_of,
@@ -39,9 +39,9 @@ from medallion_platform.sources.jsonlines import (
     scannable,
     unescaped,
 )
-from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
-from medallion_platform.sources.shapes import Nesting, Path, Quotes, ShapeMatch, Shapes
-from medallion_platform.sources.slices import Block, Ints
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.formats.shapes import Nesting, Path, Quotes, ShapeMatch, Shapes
+from medallion_platform.sources.formats.slices import Block, Ints
 
 RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
 TOMBSTONE = "tombstone"

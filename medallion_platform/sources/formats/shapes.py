@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from medallion_platform.sources.slices import PADDING, Block, Bools, Ints
+from medallion_platform.sources.formats.slices import PADDING, Block, Bools, Ints
 
 Path = tuple[str, ...]
 Scan = Callable[[str, int], tuple[object, int]]

@@ -27,8 +27,9 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.sources import debezium, files
 from medallion_platform.sources.arrivals import Batch, MovedOn, Position, Unavailable, Unread
+from medallion_platform.sources.formats import debezium
+from medallion_platform.sources.formats.reading import parse
 from medallion_platform.sources.source import Avro, Debezium, JsonLines, Source
 
 if TYPE_CHECKING:
@@ -901,7 +902,7 @@ def framed(
         values = [v and debezium.keyed(v, key) for v, key in zip(values, keys, strict=True)]
     try:
         records = [nothing if v is None else v for v in values]
-        frame = files.parse(records, source.format, declared=source.contract.column_names).drop("_row")
+        frame = parse(records, source.format, declared=source.contract.column_names).drop("_row")
     except Unavailable as error:
         raise Unavailable(
             f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there"

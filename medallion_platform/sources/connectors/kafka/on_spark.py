@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from medallion_platform.sources.kafka import (
+from medallion_platform.sources.connectors.kafka.kafka import (
     EPOCH,
     LAST_TIMESTAMP,
     MESSAGE,

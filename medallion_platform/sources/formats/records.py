@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.slices import Block, Bools, Ints
+from medallion_platform.sources.formats.slices import Block, Bools, Ints
 
 LONGEST = 64 * 2**20
 """Bytes from which on a line is one malformed record without a payload, to bound memory."""

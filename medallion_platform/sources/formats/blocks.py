@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from medallion_platform.sources.records import LONGEST
+from medallion_platform.sources.formats.records import LONGEST
 from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
 
 BLOCK = 4 * 2**20

@@ -13,8 +13,8 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
+from medallion_platform.sources.connectors.zones import FileInfo, StillGrowing, zone_at
 from medallion_platform.sources.source import FileSource, FileVersion, LostFile, folders_of
-from medallion_platform.sources.zones import FileInfo, StillGrowing, zone_at
 
 REPEATED = "repeated"
 SETTLE_SECONDS = 10.0

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.sources import avro, parquet
-from medallion_platform.sources.blocks import BLOCK, TextFile, overlong
-from medallion_platform.sources.csv import CsvParser, HeaderError
-from medallion_platform.sources.debezium import DebeziumParser
-from medallion_platform.sources.jsonlines import JsonLinesParser
-from medallion_platform.sources.records import (
+from medallion_platform.sources.formats import avro, parquet
+from medallion_platform.sources.formats.blocks import BLOCK, TextFile, overlong
+from medallion_platform.sources.formats.csv import CsvParser, HeaderError
+from medallion_platform.sources.formats.debezium import DebeziumParser
+from medallion_platform.sources.formats.jsonlines import JsonLinesParser
+from medallion_platform.sources.formats.records import (
     CODE,
     DETAIL,
     FURTHER,
@@ -26,7 +26,7 @@ from medallion_platform.sources.records import (
     in_frame,
     undecodable,
 )
-from medallion_platform.sources.slices import Block, Ints, patched
+from medallion_platform.sources.formats.slices import Block, Ints, patched
 from medallion_platform.sources.source import (
     Avro,
     Csv,

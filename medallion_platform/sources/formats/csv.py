@@ -19,8 +19,8 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
-from medallion_platform.sources.slices import Block, Bools, Ints, patched
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
 from medallion_platform.sources.source import Csv
 
 LONGEST_QUOTED = 2**20

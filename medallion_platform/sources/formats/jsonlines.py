@@ -15,9 +15,9 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.records import LONGEST, TOO_LONG, ParseResult, lines
-from medallion_platform.sources.shapes import Path, Quotes, ShapeMatch, Shapes
-from medallion_platform.sources.slices import Block, Bools, Ints, patched
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.formats.shapes import Path, Quotes, ShapeMatch, Shapes
+from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
 
 NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not an object"

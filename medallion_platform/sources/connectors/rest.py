@@ -23,11 +23,11 @@ import polars as pl
 
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.contracts.polars_engine import convert
-from medallion_platform.sources import files
 from medallion_platform.sources.arrivals import Batch, Position, Unavailable
+from medallion_platform.sources.formats.jsonlines import fields_of, items_of
+from medallion_platform.sources.formats.reading import reparse
+from medallion_platform.sources.formats.records import in_frame
 from medallion_platform.sources.http import Answer, Client, RequestError, Token, origin, refuse_unsafe, shown
-from medallion_platform.sources.jsonlines import fields_of, items_of
-from medallion_platform.sources.records import in_frame
 from medallion_platform.sources.source import JsonLines, Source
 
 READINGS = 5
@@ -387,7 +387,7 @@ def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFr
     """Records with their provenance. Of one without a place in the API's order, the offset is 0."""
     field = source.since.field
     declared = (field, *source.contract.column_names)
-    frame = files.reparse(pl.Series(records, dtype=pl.Binary), source.format, declared=declared)
+    frame = reparse(pl.Series(records, dtype=pl.Binary), source.format, declared=declared)
     name = in_frame(field)
     text = frame[name] if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
     offsets = source.since.offsets(text)
