@@ -20,9 +20,9 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.domains.history import current, versions
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import IntakeResult, intake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import Csv, Debezium, FileSource
 

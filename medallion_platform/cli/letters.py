@@ -93,8 +93,8 @@ def replay_letters(
 ) -> None:
     """Judge dead letters again and take those that pass into their table, each once."""
     from medallion_platform.installation import catalog
-    from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.pipeline.replay import replay, without_record
+    from medallion_platform.pipeline.intake.replay import replay, without_record
+    from medallion_platform.pipeline.run import Run
 
     source = catalog.source_of.get(known_table(table))
     if source is None:

@@ -13,7 +13,7 @@ from medallion_platform.cli.exits import USAGE, Stop
 from medallion_platform.cli.options import Home, Json, known_table, lake_of, quiet_libraries, settings_of
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.behind import Behind
+    from medallion_platform.pipeline.status.behind import Behind
 
 app = typer.Typer()
 
@@ -27,8 +27,8 @@ def status(
     """Show each table: how old its data are, what a refresh would make, rows, dead letters, last commit."""
     from medallion_platform.installation import catalog
     from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.pipeline.behind import behind, waiting
-    from medallion_platform.pipeline.freshness import freshness
+    from medallion_platform.pipeline.status.behind import behind, waiting
+    from medallion_platform.pipeline.status.freshness import freshness
 
     lake, now = lake_of(home).look(), datetime.now(UTC)
     late, waits = behind(catalog, lake), waiting(catalog, lake)
@@ -104,7 +104,7 @@ def show(
 ) -> None:
     """Show rows of a table, now or as of a version or an instant; personal data is masked."""
     from medallion_platform.installation import catalog
-    from medallion_platform.pipeline.preview import preview
+    from medallion_platform.pipeline.status.preview import preview
 
     lake = lake_of(home)
     if at is not None:

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
 from medallion_platform.contracts.spark_engine import quoted
-from medallion_platform.pipeline.names import PLATFORM, folded, own_name
+from medallion_platform.pipeline.intake.names import PLATFORM, folded, own_name
 from medallion_platform.sources.formats.debezium import TRANSACTION, UNTOLD
 
 DELETED = "d"

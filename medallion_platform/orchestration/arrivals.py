@@ -10,11 +10,11 @@ from hashlib import blake2b
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import IntakeResult, intake
-from medallion_platform.pipeline.kept import KeptAnswers, states
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status.kept import KeptAnswers, states
 from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
 from medallion_platform.sources.connectors import landing, rest
 from medallion_platform.sources.connectors.kafka import kafka
@@ -38,9 +38,9 @@ def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
 def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
     """Take it in by the engine that its source names; only Spark starts a JVM."""
     if isinstance(arrived, Topics) and arrived.partitions and arrived.source.engine == "spark":
-        from medallion_platform.pipeline import intake_on_spark
+        from medallion_platform.pipeline.intake import spark_engine
 
-        return intake_on_spark.intake(arrived, lakehouse.lake, lakehouse.session(), run)
+        return spark_engine.intake(arrived, lakehouse.lake, lakehouse.session(), run)
     return intake(arrived, lakehouse.lake, run)
 
 

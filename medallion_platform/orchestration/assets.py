@@ -13,14 +13,15 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.freshness import FRESH_WITHIN
-from medallion_platform.pipeline.refresh import Run, refresh
+from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status.freshness import FRESH_WITHIN
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.intake import IntakeResult
+    from medallion_platform.pipeline.intake.polars_engine import IntakeResult
 
 
 class IntakeConfig(dg.Config):
@@ -142,7 +143,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     def body(
         context: dg.AssetExecutionContext, config: IntakeConfig, lakehouse: Lakehouse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from medallion_platform.pipeline.replay import reparse
+        from medallion_platform.pipeline.intake.replay import reparse
 
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
         partitions = _requested(context)

@@ -22,9 +22,10 @@ from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
-from medallion_platform.pipeline.behind import behind, state_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import MissingUpstream, Run, refresh
+from medallion_platform.pipeline.refresh import MissingUpstream, refresh
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status.behind import behind, state_of
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import Features, published
 

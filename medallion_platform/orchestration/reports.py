@@ -36,16 +36,16 @@ from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.orchestration.names import key_of
-from medallion_platform.pipeline.drift import drift
-from medallion_platform.pipeline.lineage import Lineage
-from medallion_platform.pipeline.plan import code_version
-from medallion_platform.pipeline.preview import preview
 from medallion_platform.pipeline.refresh import of_other_code
+from medallion_platform.pipeline.refresh.lineage import Lineage
+from medallion_platform.pipeline.refresh.plan import code_version
+from medallion_platform.pipeline.status.drift import drift
+from medallion_platform.pipeline.status.preview import preview
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from medallion_platform.pipeline.intake import IntakeResult
+    from medallion_platform.pipeline.intake.polars_engine import IntakeResult
     from medallion_platform.pipeline.publish import PublishResult
     from medallion_platform.pipeline.refresh import RefreshResult
     from medallion_platform.pipeline.table import Table

@@ -34,10 +34,10 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
-from medallion_platform.pipeline import behind
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import Run
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status import behind
 from medallion_platform.serving.features import Features
 
 if TYPE_CHECKING:

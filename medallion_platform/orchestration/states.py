@@ -2,7 +2,7 @@
 a new day begins.
 
 Dagster's own evaluation of freshness goes by the last materialization, so that a rebuild of last year's rows
-looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline/freshness.py` here.
+looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline.status.freshness`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from medallion_platform.orchestration import partitions, reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, serving_of
-from medallion_platform.pipeline.behind import behind, waiting
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.freshness import Freshness, freshness
+from medallion_platform.pipeline.status.behind import behind, waiting
+from medallion_platform.pipeline.status.freshness import Freshness, freshness
 from medallion_platform.serving.features import Features
 
 _COMPLETE = "medallion/complete_partitions"

@@ -26,9 +26,10 @@ from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import IntakeResult
-from medallion_platform.pipeline.refresh import RefreshResult, Run, refresh
-from medallion_platform.pipeline.stream import step_back, stream, why_to_wait
+from medallion_platform.pipeline.intake.polars_engine import IntakeResult
+from medallion_platform.pipeline.intake.stream import step_back, stream, why_to_wait
+from medallion_platform.pipeline.refresh import RefreshResult, refresh
+from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.connectors.kafka.kafka import Attendance, Follower, KafkaSource, group_of
 
@@ -79,11 +80,11 @@ def _take_in(source: KafkaSource, lakehouse: Lakehouse, worker: _Worker, stop: E
     lake = lakehouse.lake
     group = group_of(source, str(lake.root))
     if source.engine == "spark":
-        from medallion_platform.pipeline import intake_on_spark
+        from medallion_platform.pipeline.intake import spark_engine
 
         with closing(Attendance(source, group)):
             spark = lakehouse.session(quick=False)
-            intake_on_spark.stream(source, lake, spark, worker.run, stop, worker)
+            spark_engine.stream(source, lake, spark, worker.run, stop, worker)
     else:
         with closing(Follower(source, group, lambda: lake.positions(source.table))) as follower:
             stream(follower, lake, worker.run, stop, worker)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
 
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 
 class NothingToPublish(Exception):

@@ -15,9 +15,9 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.behind import state_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status.behind import state_of
 
 
 class CannotRollBack(Exception):

@@ -19,9 +19,9 @@ import polars as pl
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import OpenTables, intake
-from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.stream import COMPACT_EVERY
+from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
+from medallion_platform.pipeline.intake.stream import COMPACT_EVERY
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import Batch, Position
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.formats import reading

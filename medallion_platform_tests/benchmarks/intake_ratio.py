@@ -99,9 +99,9 @@ def _in_own_process(engine: str, form: str, landing: Path, lake: Path) -> float:
 def _lean(form: str, landing: Path, lake: Path) -> float:
     from medallion_platform.domains.clickstream.contracts import BronzeEvents
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline.intake import intake
-    from medallion_platform.pipeline.landing_zone import arrivals
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.intake.landing_zone import arrivals
+    from medallion_platform.pipeline.intake.polars_engine import intake
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors import landing as zone
     from medallion_platform.sources.source import Csv, FileSource, JsonLines
 

@@ -125,10 +125,10 @@ def fill(home: Path, sources: int) -> None:
     from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
     from medallion_platform.lakehouse.counts import Counts
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline import landing_zone
-    from medallion_platform.pipeline.intake import intake
-    from medallion_platform.pipeline.plan import CODE, code_version
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.intake import landing_zone
+    from medallion_platform.pipeline.intake.polars_engine import intake
+    from medallion_platform.pipeline.refresh.plan import CODE, code_version
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors import landing
 
     lake, zone, catalog = Lake(home / "lake"), home / "landing", catalog_of(sources)

@@ -23,8 +23,9 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.refresh import Run, refresh
-from medallion_platform.pipeline.triage import bronze_schema
+from medallion_platform.pipeline.intake.triage import bronze_schema
+from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
 CATALOG = catalog_of({})

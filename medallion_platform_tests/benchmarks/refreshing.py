@@ -27,8 +27,9 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.maintenance import maintain
-from medallion_platform.pipeline.plan import CODE, code_version
-from medallion_platform.pipeline.refresh import Run, out_of_date, refresh
+from medallion_platform.pipeline.refresh import out_of_date, refresh
+from medallion_platform.pipeline.refresh.plan import CODE, code_version
+from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
 CATALOG = catalog_of({})

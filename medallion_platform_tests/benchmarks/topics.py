@@ -241,8 +241,8 @@ def _lean(
     topics: Sequence[str] = ("warm", "events"),
     format: Format = _JSON,
 ) -> float:
-    from medallion_platform.pipeline.intake import intake
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.intake.polars_engine import intake
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in topics:
@@ -269,8 +269,8 @@ def _keyless(topic: str, address: str) -> KafkaSource:
 
 
 def _booked(address: str, lake: Path) -> float:
-    from medallion_platform.pipeline.intake import intake
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.intake.polars_engine import intake
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in ("warm", "events"):
@@ -285,9 +285,9 @@ def _plain(address: str, lake: Path) -> float:
     """The same reading, validating and writing; nothing counted, no position, no look at dead letters."""
     from medallion_platform.lakehouse.commit import _additions
     from medallion_platform.lakehouse.polars_writer import parts, write
-    from medallion_platform.pipeline.intake import BATCH_BYTES, BATCH_ROWS
-    from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.pipeline.triage import bronze_schema, finish, validate
+    from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, BATCH_ROWS
+    from medallion_platform.pipeline.intake.triage import bronze_schema, finish, validate
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors.kafka import kafka
 
     for topic in ("warm", "events"):
@@ -309,8 +309,8 @@ def _plain(address: str, lake: Path) -> float:
 def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource] | None = None) -> float:
     from medallion_platform.jars import DELTA, KAFKA, jars
     from medallion_platform.lakehouse.spark import session
-    from medallion_platform.pipeline.intake_on_spark import intake
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.intake.spark_engine import intake
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors.kafka import kafka
 
     spark = session(jars((*DELTA, *KAFKA)), quick=False)

@@ -23,7 +23,7 @@ from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource

@@ -20,9 +20,9 @@ from confluent_kafka import KafkaError, Producer
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.replay import replay
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.intake.replay import replay
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform_tests.kafka.broker import Broker

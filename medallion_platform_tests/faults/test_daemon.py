@@ -17,7 +17,7 @@ import pytest
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.catch_up import CATCH_UP, INTAKE, UNFINISHED
-from medallion_platform.pipeline.behind import behind
+from medallion_platform.pipeline.status.behind import behind
 from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
 

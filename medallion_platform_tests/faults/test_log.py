@@ -15,8 +15,8 @@ from deltalake import DeltaTable
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, source_of, take
 

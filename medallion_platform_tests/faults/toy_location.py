@@ -20,8 +20,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.definitions import lakehouse_of
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.pipeline import triage
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.intake import triage
 from medallion_platform.pipeline.table import Upstream, daily, table
 from medallion_platform.settings import Settings
 from medallion_platform.sources.source import Csv, FileSource

@@ -25,9 +25,9 @@ import polars
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import intake as steps
-from medallion_platform.pipeline import stream as worker
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import polars_engine as steps
+from medallion_platform.pipeline.intake import stream as worker
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of

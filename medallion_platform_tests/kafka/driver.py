@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.replay import reparse, replay
+from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.connectors.kafka.kafka import Engine, Follower, KafkaSource
 from medallion_platform.sources.formats import avro, reading

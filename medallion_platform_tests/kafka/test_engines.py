@@ -22,8 +22,13 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.polars_writer import write
 from medallion_platform.lakehouse.spark import session as spark_session
-from medallion_platform.pipeline import intake_on_spark
-from medallion_platform.pipeline.intake import IntakeFailed, OpenTables, intake, refuse_unaccounted
+from medallion_platform.pipeline.intake import spark_engine
+from medallion_platform.pipeline.intake.polars_engine import (
+    IntakeFailed,
+    OpenTables,
+    intake,
+    refuse_unaccounted,
+)
 from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
@@ -212,7 +217,7 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
         with pytest.raises(MovedOn, match="another intake took in more"):
             intake(look, lake, RUN)
     session = spark_session(jars((*DELTA, *KAFKA)), cores=2)
-    assert intake_on_spark.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
+    assert spark_engine.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
     assert len(set(ids(lake))) == 15 + more
     assert letters(lake).is_empty()
 
@@ -243,14 +248,14 @@ def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, top
     take(source_of(broker, topic), lake)
     piece: Any = SimpleNamespace(schema=pa.schema([pa.field("color", pa.string())]))
     with pytest.raises(CommitConflict):
-        intake_on_spark._add_columns(mine, [piece], source_of(broker, topic))
+        spark_engine._add_columns(mine, [piece], source_of(broker, topic))
 
 
 def test_what_a_lost_task_wrote_is_not_taken(tmp_path: Path) -> None:
     for name in ("named", "stranger"):
         write(str(tmp_path), f"staged-1/event_date=2026-01-05/{name}.parquet", pl.DataFrame({"n": [1, 2]}))
     named = ["staged-1/event_date=2026-01-05/named.parquet"]
-    (found,) = intake_on_spark._finished(str(tmp_path), "staged-1", named, ["event_date"])
+    (found,) = spark_engine._finished(str(tmp_path), "staged-1", named, ["event_date"])
     assert (found.rows, found.partition) == (2, {"event_date": "2026-01-05"})
 
 

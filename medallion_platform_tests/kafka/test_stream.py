@@ -22,8 +22,8 @@ import pytest
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.stream import stream
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.intake.stream import stream
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform_tests.command import MEDALLION, streaming

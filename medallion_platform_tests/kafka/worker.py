@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from medallion_platform.jars import jars_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import session
-from medallion_platform.pipeline import intake_on_spark
-from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.stream import stream
+from medallion_platform.pipeline.intake import spark_engine
+from medallion_platform.pipeline.intake.stream import stream
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka.kafka import Follower, group_of
 from medallion_platform.storage import spark_settings
 from medallion_platform_tests.kafka.broker import Broker
@@ -49,7 +49,7 @@ if __name__ == "__main__":
     print("begins", flush=True)
     if engine == "spark":
         spark = session(jars_of(root, topics=True), spark_settings(root), cores=2)
-        intake_on_spark.stream(source, lake, spark, run, stop, Printing())
+        spark_engine.stream(source, lake, spark, run, stop, Printing())
     else:
         follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))
         stream(follower, lake, run, stop, Printing())

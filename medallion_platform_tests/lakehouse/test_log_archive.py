@@ -22,7 +22,7 @@ from medallion_platform.lakehouse.delta_log import LogGone, commits, texts, touc
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import DamagedBundle
 from medallion_platform.lakehouse.spark import appended, read
-from medallion_platform.pipeline.stream import COMPACT_EVERY, Upkeep
+from medallion_platform.pipeline.intake.stream import COMPACT_EVERY, Upkeep
 from medallion_platform.storage import at_once
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.states import tell_partitions
-from medallion_platform.pipeline.behind import behind
+from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.settings import Settings
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
 

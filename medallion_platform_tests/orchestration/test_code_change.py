@@ -25,10 +25,10 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.sensors import code_sensor
-from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
 from medallion_platform.settings import Settings
 from medallion_platform.sources.connectors import landing

@@ -19,9 +19,9 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.landing_zone import arrivals
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake.landing_zone import arrivals
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, TimePartition, Upstream, weekly
 from medallion_platform.settings import Settings
 from medallion_platform.sources.connectors import landing

@@ -23,13 +23,13 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.pipeline import behind as behind_
-from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.behind import behind
-from medallion_platform.pipeline.intake import intake
-from medallion_platform.pipeline.kept import KeptAnswers
-from medallion_platform.pipeline.plan import CODE, code_version
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.refresh.plan import CODE, code_version
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status import behind as behind_
+from medallion_platform.pipeline.status.behind import behind
+from medallion_platform.pipeline.status.kept import KeptAnswers
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of

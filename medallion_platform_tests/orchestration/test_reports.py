@@ -17,7 +17,7 @@ from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import reports
-from medallion_platform.pipeline.preview import preview
+from medallion_platform.pipeline.status.preview import preview
 
 
 def write(read: int, dead: int) -> CommitRecord:

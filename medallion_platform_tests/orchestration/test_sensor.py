@@ -19,9 +19,9 @@ from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.due import ATTEMPTS, Request, read, written
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.pipeline import behind as behind_
-from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.status import behind as behind_
+from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.settings import Settings
 
 SILVER = "silver.departments"

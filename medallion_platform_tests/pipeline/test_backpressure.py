@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.pipeline.backpressure import LEAST_ROWS, MOST_ROWS, next_rows
-from medallion_platform.pipeline.stream import WITHIN, _Pace
+from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, MOST_ROWS, next_rows
+from medallion_platform.pipeline.intake.stream import WITHIN, _Pace
 
 FIXED = 0.5
 """Seconds that a batch costs, however small."""
@@ -67,7 +67,7 @@ class Simulated:
 
 
 def test_a_tenfold_spike_is_caught_up_with_and_batches_do_not_swing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medallion_platform.pipeline.stream.memory_is_short", lambda: False)
+    monkeypatch.setattr("medallion_platform.pipeline.intake.stream.memory_is_short", lambda: False)
     worker = Simulated()
     worker.run(600, 4_000)
     calm = worker.behind[-1]
@@ -84,6 +84,6 @@ def test_a_tenfold_spike_is_caught_up_with_and_batches_do_not_swing(monkeypatch:
 
 def test_memory_that_runs_short_shrinks_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = _Pace(rows=200_000)
-    monkeypatch.setattr("medallion_platform.pipeline.stream.memory_is_short", lambda: True)
+    monkeypatch.setattr("medallion_platform.pipeline.intake.stream.memory_is_short", lambda: True)
     pace.after(200_000, 10**9, 4.0, 4.0)
     assert pace.rows == 100_000

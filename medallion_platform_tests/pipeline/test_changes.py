@@ -9,7 +9,7 @@ import polars as pl
 import pyspark.sql.types as T
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.pipeline.triage import validate
+from medallion_platform.pipeline.intake.triage import validate
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, framed
 from medallion_platform.sources.formats.debezium import UNTOLD
 from medallion_platform.sources.source import Debezium

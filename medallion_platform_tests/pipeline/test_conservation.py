@@ -15,10 +15,9 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import DEAD
-from medallion_platform.pipeline import plan
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.conservation import RefreshRefusal, read_by_key
-from medallion_platform.pipeline.refresh import RefreshFailed
+from medallion_platform.pipeline.refresh import RefreshFailed, plan
+from medallion_platform.pipeline.refresh.reconcile import RefreshRefusal, read_by_key
 from medallion_platform.pipeline.table import DeclarationError, Table, daily, table
 
 from .shop import EVENTS, USERS, bring, change, content, dead, event, rebuilt

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
 from medallion_platform.contracts.polars_engine import polars_schema
-from medallion_platform.pipeline.duplicates import duplicates
+from medallion_platform.pipeline.intake.duplicates import duplicates
 
 START = datetime(2026, 1, 5, 23, 50, tzinfo=UTC)
 WATERMARK = timedelta(minutes=10)

@@ -21,12 +21,12 @@ from medallion_platform.lakehouse.commit import CommitConflict, commit
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import intake as steps
-from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import IntakeFailed
-from medallion_platform.pipeline.names import own_name
-from medallion_platform.pipeline.replay import replay
-from medallion_platform.pipeline.triage import CHANGE, PROVENANCE
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake import polars_engine as steps
+from medallion_platform.pipeline.intake.names import own_name
+from medallion_platform.pipeline.intake.polars_engine import IntakeFailed
+from medallion_platform.pipeline.intake.replay import replay
+from medallion_platform.pipeline.intake.triage import CHANGE, PROVENANCE
 from medallion_platform.sources.formats import reading, records
 from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
 

@@ -13,8 +13,8 @@ from deltalake import write_deltalake
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, old_letters
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.replay import replay
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.replay import replay
 from medallion_platform.sources.source import Csv, FileSource
 
 from .toy import EVENTS, FIELDS, RUN, Zone, bad, good, letters, table_rows

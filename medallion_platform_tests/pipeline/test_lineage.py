@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.lineage import Lineage, lineage
+from medallion_platform.pipeline.refresh.lineage import Lineage, lineage
 
 
 def found(rows: DataFrame, **sources: DataFrame) -> Lineage:
@@ -52,7 +52,7 @@ def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
 ) -> None:
     from medallion_platform.jars import jars
     from medallion_platform.lakehouse.spark import session
-    from medallion_platform.pipeline.remake import _plan_of
+    from medallion_platform.pipeline.refresh.remake import _plan_of
 
     a, _ = frames
     wide = a.select("*", *(F.col("amount").alias(f"c{n}") for n in range(40)))

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.plan import code_version
+from medallion_platform.pipeline.refresh.plan import code_version
 
 from .shop import EVENTS, SHOP, USERS, bring, change, content, dead, event, events, history, rebuilt
 from .toy import Zone, bad
@@ -112,7 +112,7 @@ def test_the_version_of_code_is_the_same_in_every_process() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pipeline.shop import SHOP\n"
         "from medallion_platform.domains.catalog import catalog_of\n"
-        "from medallion_platform.pipeline.plan import code_version\n"
+        "from medallion_platform.pipeline.refresh.plan import code_version\n"
         "print([code_version(t) for c in (SHOP, catalog_of({})) for t in c.tables])"
     )
     root = str(Path(__file__).resolve().parents[1])

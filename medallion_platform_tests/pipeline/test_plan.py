@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.delta_log import Commit, PartitionChanges, touched
-from medallion_platform.pipeline.plan import (
+from medallion_platform.pipeline.refresh.plan import (
     CODE,
     RefreshPlan,
     Upstreams,

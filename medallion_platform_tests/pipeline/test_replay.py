@@ -27,9 +27,9 @@ from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import replay as steps
-from medallion_platform.pipeline.intake import IntakeFailed
-from medallion_platform.pipeline.replay import reparse, replay
+from medallion_platform.pipeline.intake import replay as steps
+from medallion_platform.pipeline.intake.polars_engine import IntakeFailed
+from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.sources.source import Csv, FileSource
 
 from .test_intake import Crash, Crashed, with_severity

@@ -14,11 +14,12 @@ from pyspark.sql import SparkSession
 
 from medallion_platform.contracts.contract import Expectation, Severity, Sql
 from medallion_platform.lakehouse import dead_letters
-from medallion_platform.pipeline.behind import behind
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import Run, refresh
-from medallion_platform.pipeline.replay import reparse
+from medallion_platform.pipeline.intake.replay import reparse
+from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
+from medallion_platform.pipeline.run import Run
+from medallion_platform.pipeline.status.behind import behind
 
 from .shop import EVENTS, bring, content, dead, event, rebuilt
 from .test_refresh import amounts, declared, picky

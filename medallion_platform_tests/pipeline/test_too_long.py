@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.pipeline import landing_zone
+from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.sources.formats import blocks, reading
 from medallion_platform.sources.source import JsonLines
 

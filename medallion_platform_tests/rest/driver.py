@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake import intake
+from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors import rest
 from medallion_platform_tests.pipeline.toy import NOW, RUN
 from medallion_platform_tests.rest.server import Api

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import intake as steps
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake import IntakeResult, intake
-from medallion_platform.pipeline.refresh import Run
-from medallion_platform.pipeline.replay import reparse, replay
+from medallion_platform.pipeline.intake import polars_engine as steps
+from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources import http
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.connectors import rest

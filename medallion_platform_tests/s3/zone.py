@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import landing_zone
-from medallion_platform.pipeline.intake import IntakeResult, intake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake import landing_zone
+from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.zones import FileInfo, zone_at
 from medallion_platform.sources.source import FileSource

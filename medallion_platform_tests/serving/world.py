@@ -14,7 +14,7 @@ from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse.commit import sequence_of
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, Upstream, daily
 
 TABLE = "gold.user_features"

@@ -17,7 +17,10 @@ import pytest
         ),
         ("medallion_platform.definitions", {"feast"}),  # a contract is a pandera.pyspark model
         ("medallion_platform.jars", {"dagster", "pydantic", "pyspark"}),
-        ("medallion_platform.pipeline.intake", {"dagster", "fastavro", "feast", "httpx", "pyspark"}),
+        (
+            "medallion_platform.pipeline.intake.polars_engine",
+            {"dagster", "fastavro", "feast", "httpx", "pyspark"},
+        ),
     ],
 )
 def test_heavy_imports_wait_until_they_are_needed(module: str, spared: set[str]) -> None:

@@ -34,8 +34,8 @@ from medallion_platform.lakehouse.delta_log import is_newest
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
-from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.triage import (
+from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.triage import (
     LETTER_PLACE,
     PLACE,
     PROVENANCE,
@@ -44,14 +44,14 @@ from medallion_platform.pipeline.triage import (
     partitions_of,
     triage,
 )
-from medallion_platform.pipeline.undeclared import count_further, notes
+from medallion_platform.pipeline.intake.undeclared import count_further, notes
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 BATCH_ROWS = 250_000
 BATCH_BYTES = 96 * 1024 * 1024

@@ -22,8 +22,8 @@ from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.pipeline import personal
-from medallion_platform.pipeline.plan import RefreshPlan, Upstreams, upstream_days
+from medallion_platform.pipeline.refresh import personal
+from medallion_platform.pipeline.refresh.plan import RefreshPlan, Upstreams, upstream_days
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table

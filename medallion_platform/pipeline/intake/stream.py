@@ -24,9 +24,9 @@ from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import archive
-from medallion_platform.pipeline.backpressure import LEAST_ROWS, next_rows
-from medallion_platform.pipeline.intake import BATCH_BYTES, IntakeResult, OpenTables, intake
-from medallion_platform.pipeline.refresh import Run
+from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_rows
+from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, IntakeResult, OpenTables, intake
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
 from medallion_platform.storage import of_request, reason

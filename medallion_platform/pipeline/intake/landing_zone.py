@@ -35,7 +35,7 @@ from medallion_platform.sources.source import (
 from medallion_platform.storage import exists, store
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 _VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state", "etag")
 

@@ -27,7 +27,7 @@ from medallion_platform.contracts.contract import (
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
-from medallion_platform.pipeline.undeclared import FURTHER, undeclared
+from medallion_platform.pipeline.intake.undeclared import FURTHER, undeclared
 from medallion_platform.sources.arrivals import Unread
 from medallion_platform.sources.formats import parquet
 from medallion_platform.sources.formats.debezium import OPEN, UNTOLD
@@ -37,7 +37,7 @@ from medallion_platform.sources.source import Debezium, Parquet, Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 CLOCKS_DIFFER = timedelta(hours=1)
 """How far in the future a row may lie before it is taken for wrong."""

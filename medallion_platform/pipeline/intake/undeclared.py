@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import polars as pl
 
-from medallion_platform.pipeline.names import column_of, folded, own_name
+from medallion_platform.pipeline.intake.names import column_of, folded, own_name
 from medallion_platform.sources.formats.records import FURTHER
 from medallion_platform.sources.formats.slices import patched
 

@@ -30,16 +30,16 @@ from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.delta_log import LogGone, commits
 from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.pipeline import conservation, personal
-from medallion_platform.pipeline.conservation import RefreshRefusal
-from medallion_platform.pipeline.lineage import Lineage, lineage
-from medallion_platform.pipeline.plan import RefreshPlan, Upstreams, upstream_days
+from medallion_platform.pipeline.refresh import personal, reconcile
+from medallion_platform.pipeline.refresh.lineage import Lineage, lineage
+from medallion_platform.pipeline.refresh.plan import RefreshPlan, Upstreams, upstream_days
+from medallion_platform.pipeline.refresh.reconcile import RefreshRefusal
 from medallion_platform.storage import of_request, reason
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
     from medallion_platform.pipeline.table import Lookup, Table
 
 STALE = "_stale_dimension"
@@ -153,7 +153,7 @@ def remake(
 
     def look(written: DataFrame, kept: Mapping[str, str]) -> None:
         nonlocal by_key
-        by_key = conservation.read_by_key(table, came, written, kept, merging=merging)
+        by_key = reconcile.read_by_key(table, came, written, kept, merging=merging)
 
     staged = engine.stage(
         frame,
@@ -191,16 +191,16 @@ def remake(
     written, dead = staged.rows, rejects.rows
     if table.incremental == "merge_by_key":
         if whole and table.source_row_count == "1":
-            conservation.refuse_unread_rows(table, lake, upstreams.heads[main], by_key)
+            reconcile.refuse_unread_rows(table, lake, upstreams.heads[main], by_key)
         made.counts = Counts(by_key, written, dead, superseded=by_key - written - dead)
     elif table.incremental == "append":
-        made.counts = conservation.counts_of_rows(
+        made.counts = reconcile.counts_of_rows(
             table, lake, plan, last, upstreams, partition_columns[main], came, returned, written, dead
         )
     else:
         made.counts = Counts(written + dead, written, dead)  # the source rows that it stands for are compared
     if made.source_row_count is not None:
-        conservation.refuse_lost_counts(
+        reconcile.refuse_lost_counts(
             table, lake, plan, upstreams, partition_columns[main], made.source_row_count
         )
     return made

@@ -18,14 +18,14 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import triage as _triage
-from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.undeclared import count_further, notes
+from medallion_platform.pipeline.intake import triage as _triage
+from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.undeclared import count_further, notes
 from medallion_platform.sources.formats import reading
 from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ from medallion_platform.lakehouse.damage import telling_damage
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.polars_writer import add_columns, key_rows, write
-from medallion_platform.pipeline import intake as polars_intake
-from medallion_platform.pipeline.duplicates import duplicates
-from medallion_platform.pipeline.intake import (
+from medallion_platform.pipeline.intake import polars_engine as polars_intake
+from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.names import folded
+from medallion_platform.pipeline.intake.polars_engine import (
     _ATTEMPTS,
     IntakeFailed,
     IntakeResult,
@@ -55,11 +56,10 @@ from medallion_platform.pipeline.intake import (
     refuse_other_types,
     refuse_unaccounted,
 )
-from medallion_platform.pipeline.names import folded
-from medallion_platform.pipeline.stream import PAUSE, Upkeep, why_to_wait
-from medallion_platform.pipeline.triage import LETTER_PLACE, bronze_schema, identity_of
-from medallion_platform.pipeline.triage_on_executors import IntakeTask, Piece, triage_messages
-from medallion_platform.pipeline.undeclared import MOST, notes, undeclared_of
+from medallion_platform.pipeline.intake.stream import PAUSE, Upkeep, why_to_wait
+from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_of
+from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
+from medallion_platform.pipeline.intake.undeclared import MOST, notes, undeclared_of
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, discreet
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline.refresh import Run
-    from medallion_platform.pipeline.stream import Watches
+    from medallion_platform.pipeline.intake.stream import Watches
+    from medallion_platform.pipeline.run import Run
 
 BATCH_ROWS = 1_000_000
 """Messages of a batch: the driver holds their keys, the executors no more than a piece each."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
@@ -26,8 +26,8 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
 from medallion_platform.lakehouse.delta_log import FilesGone, LogGone, PartitionChanges, commits, touched
 from medallion_platform.lakehouse.lake import Lake, Look, files_of
-from medallion_platform.pipeline.lineage import Lineage
-from medallion_platform.pipeline.plan import (
+from medallion_platform.pipeline.refresh.lineage import Lineage
+from medallion_platform.pipeline.refresh.plan import (
     CODE,
     RefreshPlan,
     Upstreams,
@@ -36,11 +36,12 @@ from medallion_platform.pipeline.plan import (
     reach,
     rebuilt_partitions,
 )
+from medallion_platform.pipeline.run import Run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from medallion_platform.pipeline import remake
+    from medallion_platform.pipeline.refresh import remake
     from medallion_platform.pipeline.table import Table, Upstream
 
 VERBS = ("refresh", "restore")
@@ -53,19 +54,6 @@ class RefreshFailed(Exception):
 
 class MissingUpstream(RefreshFailed):
     """A table that this one is made from does not exist yet."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Who refreshes, and what time it is for them: the only clock a refresh knows."""
-
-    run_id: str
-    at: datetime
-
-    @staticmethod
-    def now(run_id: str = "local") -> Run:
-        """A run that starts now."""
-        return Run(run_id, datetime.now(UTC))
 
 
 @dataclass(frozen=True)
@@ -138,7 +126,7 @@ def refresh(
             commit(target, looked)
         return RefreshResult(table.name, target.version() if target else -1, plan.reason)
 
-    from medallion_platform.pipeline import remake
+    from medallion_platform.pipeline.refresh import remake
 
     stale = remake.stale_lookups(table, lake) if table.lookups else ()
 
@@ -375,7 +363,7 @@ def _affected_by_lookups(
                 continue
         except LogGone:
             return existing
-        from medallion_platform.pipeline import remake
+        from medallion_platform.pipeline.refresh import remake
 
         found |= remake.partitions_affected(table, lake, spark(), lookup, before, now, existing)
     return found

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.pipeline.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
-from medallion_platform.pipeline.undeclared import count_further
+from medallion_platform.pipeline.intake.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
+from medallion_platform.pipeline.intake.undeclared import count_further
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.connectors.kafka.on_spark import records
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.refresh import Run
+    from medallion_platform.pipeline.run import Run
 
 PIECE_ROWS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 """Messages that one executor's task holds at a time."""
