@@ -17,6 +17,7 @@ WORKDIR /opt/medallion
 COPY pyproject.toml uv.lock README.md ./
 RUN uv sync --locked --no-dev --no-install-project
 COPY medallion_platform medallion_platform
+COPY medallion_sample medallion_sample
 # The jars for a lake in a bucket as well, since the image does not know where it will lie.
 RUN uv sync --locked --no-dev --no-editable \
     && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.jars

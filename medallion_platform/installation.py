@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medallion_platform.domains.catalog import FEATURES, catalog_of
 from medallion_platform.settings import Settings
+from medallion_sample.catalog import FEATURES, catalog_of
 
 __all__ = ["FEATURES", "SETTINGS", "catalog"]
 

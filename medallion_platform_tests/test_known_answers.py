@@ -17,7 +17,6 @@ import pyspark.sql.types as T
 import pytest
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.domains.history import current, versions
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import landing_zone
@@ -25,6 +24,7 @@ from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intak
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.source import Csv, Debezium, FileSource
+from medallion_platform.transforms.history import current, versions
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

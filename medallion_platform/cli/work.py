@@ -36,7 +36,7 @@ app = typer.Typer()
 @app.command()
 def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Make dirty sample data of both domains and take it to gold, with nothing lost."""
-    from medallion_platform.domains.sample import write_sample
+    from medallion_sample.sample import write_sample
 
     settings = settings_of(home)
     folder = settings.home / "landing"

@@ -39,7 +39,7 @@ _PLAIN = (bool, int, float, complex, bytes, Decimal, date, time, timedelta, UUID
 _COLLECTIONS = (list, tuple, set, frozenset, Mapping, partial, Enum)
 _NOT_TOLD = ("ctx", "type_comment", "kind", "type_params")
 _PLATFORM = __name__.partition(".")[0]
-_DOMAINS = f"{_PLATFORM}.domains"
+_TRANSFORMS = f"{_PLATFORM}.transforms"
 _INSTALLED = {"site-packages", "dist-packages"}
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -250,7 +250,7 @@ class _Reader:
     def _is_own(self, module: str) -> bool:
         top = module.partition(".")[0]
         if top == _PLATFORM:
-            return module.startswith(_DOMAINS)
+            return module.startswith(_TRANSFORMS)
         return top == self.root or (top not in sys.stdlib_module_names and not _is_installed(top))
 
 

@@ -97,13 +97,13 @@ def _in_own_process(engine: str, form: str, landing: Path, lake: Path) -> float:
 
 
 def _lean(form: str, landing: Path, lake: Path) -> float:
-    from medallion_platform.domains.clickstream.contracts import BronzeEvents
     from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.intake.landing_zone import arrivals
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors import landing as zone
     from medallion_platform.sources.source import Csv, FileSource, JsonLines
+    from medallion_sample.clickstream.contracts import BronzeEvents
 
     where = Lake(lake)
     for folder in ("warm", "events"):
@@ -125,9 +125,9 @@ def _spark(form: str, landing: Path, lake: Path) -> float:
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import spark_schema
-    from medallion_platform.domains.clickstream.contracts import BronzeEvents
     from medallion_platform.jars import jars
     from medallion_platform.lakehouse.spark import session
+    from medallion_sample.clickstream.contracts import BronzeEvents
 
     spark = session(jars(), quick=False)
     schema = spark_schema(BronzeEvents.contract)

@@ -17,10 +17,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.domains import catalog as domains
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, daily, table
 from medallion_platform.sources.source import Csv, FileSource
+from medallion_sample import catalog as sample
 
 SOURCES = 100
 COMMITS = 3
@@ -168,8 +168,8 @@ def fill(home: Path, sources: int) -> None:
 
 def _become_the_installation(sources: int) -> None:
     assert "medallion_platform.definitions" not in sys.modules
-    domains.catalog_of = lambda *_: catalog_of(sources)  # type: ignore[assignment]
-    domains.FEATURES = ()  # type: ignore[assignment]
+    sample.catalog_of = lambda *_: catalog_of(sources)  # type: ignore[assignment]
+    sample.FEATURES = ()  # type: ignore[assignment]
 
 
 if sources := int(os.environ.get("MEDALLION_MANY", "0")):

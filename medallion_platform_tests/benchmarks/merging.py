@@ -15,7 +15,6 @@ from statistics import median
 
 import polars as pl
 
-from medallion_platform.domains.catalog import catalog_of
 from medallion_platform.jars import jars
 from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse import spark as engine
@@ -27,6 +26,7 @@ from medallion_platform.pipeline.intake.triage import bronze_schema
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.benchmarks.figure import Figure, spent
+from medallion_sample.catalog import catalog_of
 
 CATALOG = catalog_of({})
 TABLE, SOURCE = CATALOG.by_name["silver.users"], CATALOG.source_of["bronze.users"]

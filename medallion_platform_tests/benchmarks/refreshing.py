@@ -19,7 +19,6 @@ from statistics import median
 import polars as pl
 from deltalake import DeltaTable
 
-from medallion_platform.domains.catalog import catalog_of
 from medallion_platform.jars import jars
 from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse import spark as engine
@@ -31,6 +30,7 @@ from medallion_platform.pipeline.refresh import out_of_date, refresh
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.benchmarks.figure import Figure, spent
+from medallion_sample.catalog import catalog_of
 
 CATALOG = catalog_of({})
 TABLE = CATALOG.by_name["gold.daily_user_metrics"]

@@ -16,9 +16,6 @@ from confluent_kafka import Consumer
 from confluent_kafka.cimpl import TopicPartition
 from pyspark.sql import SparkSession
 
-from medallion_platform.domains.clickstream import silver
-from medallion_platform.domains.clickstream import sources as declared
-from medallion_platform.domains.history import UNTOLD
 from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
@@ -27,10 +24,13 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource
+from medallion_platform.transforms.history import UNTOLD
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.pipeline.shop import bring_all
 from medallion_platform_tests.pipeline.toy import RUN
+from medallion_sample.clickstream import silver
+from medallion_sample.clickstream import sources as declared
 
 from .stack import Connect, Postgres, PostgresMissing
 

@@ -98,16 +98,18 @@ def test_the_way_of_a_row_leads_through_rooms_that_exist() -> None:
 @pytest.mark.timeout(600)
 def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "add-a-source.md"
-    package = tmp_path / "checkout" / "medallion_platform"
-    shutil.copytree(REPOSITORY / "medallion_platform", package, ignore=shutil.ignore_patterns("__pycache__"))
+    checkout = tmp_path / "checkout"
+    for package in ("medallion_platform", "medallion_sample"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / package, checkout / package, ignore=ignored)
     module, field, filtered, personal, api = blocks(page, "python")
-    domain = package / "domains" / "weather.py"
-    assert module.startswith("# medallion_platform/domains/weather.py\n")
+    domain = checkout / "medallion_sample" / "weather.py"
+    assert module.startswith("# medallion_sample/weather.py\n")
     # The API is declared and not pulled: there is none.
     people = "\n\nclass People(ContractModel):\n" + textwrap.indent(personal, "    ")
     module += "\n\n" + filtered
     domain.write_text(module + people + api)
-    patch(package / "domains" / "catalog.py", blocks(page, "diff")[0])
+    patch(checkout / "medallion_sample" / "catalog.py", blocks(page, "diff")[0])
     landed = tmp_path / "weather-landing" / "weather" / "2026-02-01.csv"
     landed.parent.mkdir(parents=True)
     landed.write_text(blocks(page, "csv")[0])
@@ -115,7 +117,7 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     home = tmp_path / "home"
 
     def medallion(*arguments: str) -> Any:
-        return json.loads(run([*arguments, "--json"], tmp_path, home, package.parent).splitlines()[-1])
+        return json.loads(run([*arguments, "--json"], tmp_path, home, checkout).splitlines()[-1])
 
     steps = [c for c in commands(page) if c[0] not in RUN_ELSEWHERE]
     assert [s[0] for s in steps] == ["run", "dead-letters", "dead-letters", "show", "dead-letters", "run"]

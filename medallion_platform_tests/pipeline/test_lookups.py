@@ -111,7 +111,7 @@ def test_the_version_of_code_is_the_same_in_every_process() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pipeline.shop import SHOP\n"
-        "from medallion_platform.domains.catalog import catalog_of\n"
+        "from medallion_sample.catalog import catalog_of\n"
         "from medallion_platform.pipeline.refresh.plan import code_version\n"
         "print([code_version(t) for c in (SHOP, catalog_of({})) for t in c.tables])"
     )

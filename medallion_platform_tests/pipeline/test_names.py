@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from medallion_platform.domains.history import current, versions
 from medallion_platform.pipeline.intake import undeclared as bounds
 from medallion_platform.pipeline.intake.names import LONGEST, PLATFORM, column_of, folded, own_name
 from medallion_platform.pipeline.intake.undeclared import FURTHER, MOST, undeclared
 from medallion_platform.pipeline.status.preview import preview
 from medallion_platform.sources.formats import jsonlines
 from medallion_platform.sources.source import Debezium, Parquet
+from medallion_platform.transforms.history import current, versions
 
 from . import shop
 from .shop import bring_all, take_all

@@ -299,7 +299,7 @@ def test_declaring_features_does_not_import_feast() -> None:
 
 
 def test_the_clickstream_table_declares_features() -> None:
-    gold: Any = pytest.importorskip("medallion_platform.domains.clickstream.gold")
+    gold: Any = pytest.importorskip("medallion_sample.clickstream.gold")
     declared = features(gold.user_features)
     assert declared.known_at == "feature_timestamp"
     assert "spend_30d" in [c.name for c in declared.columns]

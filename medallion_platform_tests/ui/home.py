@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from medallion_platform.definitions import FEATURES, catalog, definitions_of, lakehouse_of
-from medallion_platform.domains.sample import write_sample
 from medallion_platform.orchestration import runs
 from medallion_platform.settings import Settings
+from medallion_sample.sample import write_sample
 
 WANTED = {"silver.users_history", "silver.regions_history", "silver.events", "silver.departments"}
 

@@ -12,7 +12,7 @@ with `OPEN` is of an event that does not say where it stood: its place in its to
 
 Positions of two logs say nothing of each other, and nothing in an event says that the log began anew
 (another server after a failover, a database restored): that shows only beside the other events of a
-row, so `domains/history.py` looks for it.
+row, so `transforms/history.py` looks for it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from decimal import Decimal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.domains.clickstream.contracts import (
+from medallion_platform.pipeline.table import Lookup, daily, table
+from medallion_platform.transforms.history import as_of, current, versions
+from medallion_platform.transforms.text import trimmed
+from medallion_sample.clickstream.contracts import (
     UNKNOWN_REGION,
     SilverEvents,
     SilverRegions,
@@ -16,9 +19,6 @@ from medallion_platform.domains.clickstream.contracts import (
     SilverUsers,
     SilverUsersHistory,
 )
-from medallion_platform.domains.history import as_of, current, versions
-from medallion_platform.domains.text import trimmed
-from medallion_platform.pipeline.table import Lookup, daily, table
 
 USD_PER_UNIT = {
     "USD": Decimal("1"),

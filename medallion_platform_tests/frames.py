@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from medallion_platform.contracts.contract import Contract
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Real data beside the repository; not everybody has it."""
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data, which is absent")

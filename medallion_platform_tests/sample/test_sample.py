@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medallion_platform.domains.sample import Sample, write_sample
+from medallion_sample.sample import Sample, write_sample
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_after_a_kill_the_next_call_finishes(landing: tuple[Path, Sample], tmp_p
 
 
 def test_every_file_but_one_is_claimed_and_one_is_torn(landing: tuple[Path, Sample]) -> None:
-    from medallion_platform.domains.catalog import catalog_of
+    from medallion_sample.catalog import catalog_of
 
     folder, _ = landing
     unclaimed: list[str] = []
@@ -79,9 +79,9 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
     import polars as pl
 
     from medallion_platform.contracts import polars_engine
-    from medallion_platform.domains.clickstream.sources import EVENTS
     from medallion_platform.sources.formats import reading
     from medallion_platform.sources.source import UnreadableFile
+    from medallion_sample.clickstream.sources import EVENTS
 
     folder, sample = landing
     planted = sample.planted["clickstream/events"]
@@ -120,8 +120,8 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
     import polars as pl
 
     from medallion_platform.contracts import polars_engine
-    from medallion_platform.domains.hr.sources import HIRED_EMPLOYEES
     from medallion_platform.sources.formats import reading
+    from medallion_sample.hr.sources import HIRED_EMPLOYEES
 
     folder, sample = landing
     planted = sample.planted["hr/hired_employees"]
@@ -144,8 +144,8 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
 
 
 def test_change_streams_are_out_of_order_with_tombstones(landing: tuple[Path, Sample]) -> None:
-    from medallion_platform.domains.clickstream.sources import USERS
     from medallion_platform.sources.formats import reading
+    from medallion_sample.clickstream.sources import USERS
 
     folder, sample = landing
     planted = sample.planted["clickstream/users"]

@@ -7,7 +7,9 @@ from datetime import timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from medallion_platform.domains.clickstream.contracts import (
+from medallion_platform.pipeline.table import Upstream, daily, table, weekly
+from medallion_platform.transforms.history import as_of
+from medallion_sample.clickstream.contracts import (
     GoldDailyUserMetrics,
     GoldRegionalRollupsDaily,
     GoldRegionalRollupsHourly,
@@ -15,8 +17,6 @@ from medallion_platform.domains.clickstream.contracts import (
     GoldUserFeatures,
     GoldUsersHistory,
 )
-from medallion_platform.domains.history import as_of
-from medallion_platform.pipeline.table import Upstream, daily, table, weekly
 
 _DOLLARS = "decimal(18,2)"
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from medallion_platform.domains.clickstream import sample as clickstream
-from medallion_platform.domains.hr import sample as hr
-from medallion_platform.domains.sample_file import SampleFile
+from medallion_sample.clickstream import sample as clickstream
+from medallion_sample.hr import sample as hr
+from medallion_sample.sample_file import SampleFile
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.domains.history import UNTOLD, as_of, current, versions
 from medallion_platform.sources.formats.debezium import changed_at, position
-
-from .frames import SHARED, frame, minutes, needs_shared, rows
+from medallion_platform.transforms.history import UNTOLD, as_of, current, versions
+from medallion_platform_tests.frames import SHARED, frame, minutes, needs_shared, rows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medallion_platform.domains.sample_file import SampleFile, count
+from medallion_sample.sample_file import SampleFile, count
 
 FIRST_DAY = datetime(2026, 1, 5, tzinfo=UTC)
 """A Monday; the week ends on 2026-01-11."""

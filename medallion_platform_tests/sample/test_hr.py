@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from medallion_platform.domains.hr import gold, silver
-from medallion_platform.domains.hr.contracts import (
+from medallion_platform_tests.frames import SHARED, frame, minutes, needs_shared, rows, schema_of
+from medallion_sample.hr import gold, silver
+from medallion_sample.hr.contracts import (
     BronzeDepartments,
     BronzeHiredEmployees,
     BronzeJobs,
@@ -18,8 +19,6 @@ from medallion_platform.domains.hr.contracts import (
     SilverHiredEmployees,
     SilverJobs,
 )
-
-from .frames import SHARED, frame, minutes, needs_shared, rows, schema_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

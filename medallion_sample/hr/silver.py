@@ -5,13 +5,13 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.domains.hr.contracts import (
+from medallion_platform.pipeline.table import table
+from medallion_platform.transforms.text import trimmed
+from medallion_sample.hr.contracts import (
     SilverDepartments,
     SilverHiredEmployees,
     SilverJobs,
 )
-from medallion_platform.domains.text import trimmed
-from medallion_platform.pipeline.table import table
 
 
 @table(

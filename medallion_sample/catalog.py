@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medallion_platform.domains.clickstream import features as clickstream_features
-from medallion_platform.domains.clickstream import gold as clickstream_gold
-from medallion_platform.domains.clickstream import silver as clickstream_silver
-from medallion_platform.domains.clickstream import sources as clickstream_sources
-from medallion_platform.domains.hr import gold as hr_gold
-from medallion_platform.domains.hr import silver as hr_silver
-from medallion_platform.domains.hr import sources as hr_sources
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources.connectors.kafka.kafka import Engine
+from medallion_sample.clickstream import features as clickstream_features
+from medallion_sample.clickstream import gold as clickstream_gold
+from medallion_sample.clickstream import silver as clickstream_silver
+from medallion_sample.clickstream import sources as clickstream_sources
+from medallion_sample.hr import gold as hr_gold
+from medallion_sample.hr import silver as hr_silver
+from medallion_sample.hr import sources as hr_sources
 
 
 def catalog_of(kafka: Mapping[str, str], engine: Engine = "polars") -> Catalog:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from medallion_platform.domains.hr.contracts import (
+from medallion_platform.sources.source import Csv, FileSource
+from medallion_sample.hr.contracts import (
     BronzeDepartments,
     BronzeHiredEmployees,
     BronzeJobs,
 )
-from medallion_platform.sources.source import Csv, FileSource
 
 DEPARTMENTS = FileSource(
     name="hr.departments",

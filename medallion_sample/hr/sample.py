@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from medallion_platform.domains.sample_file import SampleFile, count
+from medallion_sample.sample_file import SampleFile, count
 
 FIRST_SNAPSHOT = datetime(2026, 1, 5, 6, tzinfo=UTC)
 SECOND_SNAPSHOT = datetime(2026, 1, 8, 6, tzinfo=UTC)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.domains.clickstream import gold, silver
-from medallion_platform.domains.clickstream.contracts import (
+from medallion_platform_tests.frames import MONDAY, frame, minutes, rows, schema_of
+from medallion_sample.clickstream import gold, silver
+from medallion_sample.clickstream.contracts import (
     BronzeEvents,
     SilverEvents,
     SilverRegionsHistory,
     SilverUsersHistory,
 )
-
-from .frames import MONDAY, frame, minutes, rows, schema_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

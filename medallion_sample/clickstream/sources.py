@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
-from medallion_platform.domains.clickstream.contracts import (
+from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
+from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
+from medallion_sample.clickstream.contracts import (
     BronzeEvents,
     BronzeRegions,
     BronzeUsers,
 )
-from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
-from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
 
 EVENTS = FileSource(
     name="clickstream.events",

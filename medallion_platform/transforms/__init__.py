@@ -1,0 +1,10 @@
+"""What transforms of any domain need: histories of changing rows, and text made fit to compare.
+
+All of it is pure: it takes data frames or columns and gives such, and knows no clock, path or random number.
+What stands here counts as code of the tables that use it, as their own does (`pipeline.code`).
+"""
+
+from medallion_platform.transforms.history import as_of, current, versions
+from medallion_platform.transforms.text import BLANKS, trimmed
+
+__all__ = ["BLANKS", "as_of", "current", "trimmed", "versions"]
