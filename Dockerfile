@@ -3,10 +3,7 @@
 # read-only: what is written goes to /data (a volume) and /tmp (an emptyDir).
 
 FROM python:3.11.14-slim-bookworm AS build
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends openjdk-17-jre-headless=17.* \
-    && rm -rf /var/lib/apt/lists/* \
-    && pip install --no-cache-dir uv==0.13.8
+RUN pip install --no-cache-dir uv==0.13.8
 ENV UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
@@ -24,7 +21,7 @@ RUN uv sync --locked --no-dev --no-editable \
 
 FROM python:3.11.14-slim-bookworm
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends openjdk-17-jre-headless=17.* tini=0.19.* \
+    && apt-get install -y --no-install-recommends tini=0.19.* \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp medallion \
     && install -d -o medallion -g medallion /data

@@ -1,47 +1,49 @@
 """The jars that Spark needs beside its own, fetched once and known by their digest.
 
-They are fetched with the Ivy that PySpark brings, so that no build tool is needed, and without
-their dependencies: everything else is in PySpark. Where the lake lies on S3, these are some more,
-and one that is compiled here, with the Janino that PySpark brings. `python -m medallion_platform.jars`
-does just that for this installation and prints their paths.
+They are fetched from a Maven repository without their dependencies: everything else is in PySpark. Where the
+lake lies on S3, these are some more, and one that is compiled here, with the Janino that PySpark brings.
+`python -m medallion_platform.jars` does just that for this installation and prints their paths.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from typing import TYPE_CHECKING
 
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.java import java, tls
 from medallion_platform.storage import in_bucket
 
-_CENTRAL = """<ivysettings>
-  <settings defaultResolver="central"/>
-  <resolvers><ibiblio name="central" m2compatible="true" usepoms="false"/></resolvers>
-</ivysettings>
-"""
+if TYPE_CHECKING:
+    import httpx
+
+CENTRAL = "https://repo1.maven.org/maven2"
+"""Maven Central, where no other repository is named."""
 _TIMEOUT = 600
+_SILENT = 60.0
+_TRIES = 3
 
 
-class JarsUnavailable(RuntimeError):
+class JarsUnavailable(MedallionError):
     """The jars are not in the cache and cannot be fetched; the text says why and what to do."""
+
+    kind = Kind.NETWORK
 
 
 class DigestMismatch(JarsUnavailable):
     """A jar was fetched, and is not the one that was pinned."""
 
-
-class JavaMissing(JarsUnavailable):
-    """No `java` to fetch them with, nor to run Spark with."""
+    kind = Kind.CORRUPT
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,9 @@ class Jar:
         return f"{self.artifact}-{self.revision}{classifier}.{self.extension}"
 
     @property
-    def ivy(self) -> str:
-        """What Ivy is asked for."""
-        classifier = f' m:classifier="{self.classifier}"' if self.classifier else ""
-        return (
-            f'<dependency org="{self.organisation}" name="{self.artifact}" rev="{self.revision}" '
-            f'transitive="false"><artifact name="{self.artifact}" type="{self.extension}"{classifier}/>'
-            "</dependency>"
-        )
+    def path(self) -> str:
+        """Where it lies in any Maven repository."""
+        return f"{self.organisation.replace('.', '/')}/{self.artifact}/{self.revision}/{self.file_name}"
 
 
 DELTA = (
@@ -152,7 +149,7 @@ def log_store(libraries: Sequence[Path]) -> Path:
 def _compile(into: Path, libraries: Sequence[Path]) -> None:
     known = [_of_pyspark("hadoop-client-api"), _of_pyspark("slf4j-api"), *libraries]
     command = [
-        *(_java(), "-XX:TieredStopAtLevel=1"),
+        *(_program(), "-XX:TieredStopAtLevel=1"),
         *("-cp", f"{_of_pyspark('janino')}:{_of_pyspark('commons-compiler')}"),
         "org.codehaus.commons.compiler.samples.CompilerDemo",
         *("-d", str(into), "-classpath", ":".join(map(str, known)), str(_LOG_STORE)),
@@ -163,23 +160,26 @@ def _compile(into: Path, libraries: Sequence[Path]) -> None:
 
 
 def jars(
-    wanted: Sequence[Jar] = DELTA, cache: Path | None = None, ivy_settings: Path | None = None
+    wanted: Sequence[Jar] = DELTA, cache: Path | None = None, repository: str | None = None
 ) -> list[Path]:
     """Paths of the jars in the cache; what is missing or damaged there is fetched first.
 
-    Several processes may call this at once: each fetches into a folder of its own, and a jar
-    appears under its name only whole and verified.
+    Several processes may call this at once: a jar appears under its name only whole and verified.
+    repository: a Maven repository's address, or a folder laid out as one; as the settings say unless given.
+
+    Raises:
+        JarsUnavailable: one of them cannot be fetched or kept.
     """
     if cache is None:
         from medallion_platform.settings import Settings
 
         settings = Settings()
-        cache, ivy_settings = settings.cache, ivy_settings or settings.ivy_settings
+        cache, repository = settings.cache, repository or settings.maven.get_secret_value()
     folder = cache / "jars"
     missing = [jar for jar in wanted if _digest(folder / jar.file_name) != jar.sha256]
     if missing:
         try:
-            _fetch(missing, folder, ivy_settings)
+            _fetch(missing, folder, (repository or CENTRAL).rstrip("/"))
         except OSError as error:
             raise JarsUnavailable(
                 f"the jars cannot be kept in {folder}: {error.strerror or error}; free some "
@@ -188,80 +188,71 @@ def jars(
     return [folder / jar.file_name for jar in wanted]
 
 
-def _fetch(missing: Sequence[Jar], folder: Path, ivy_settings: Path | None) -> None:
+def _fetch(missing: Sequence[Jar], folder: Path, repository: str) -> None:
+    import httpx
+
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as own:
-        work = Path(own)
-        said = _retrieve(missing, work, ivy_settings)
+    by_network = "://" in repository
+    # It heeds the proxies of the environment; whom to trust is what Java is told as well.
+    opened = httpx.Client(verify=tls(), timeout=_SILENT, follow_redirects=True) if by_network else None
+    with (
+        opened or nullcontext() as client,
+        tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as own,
+    ):
         for jar in missing:
-            found = work / jar.file_name
-            digest = _digest(found)
-            if digest is None:
-                raise JarsUnavailable(
-                    f"{jar.file_name} could not be fetched ({_reason(said)}): connect to a Maven "
-                    "repository once, or name your mirror's ivysettings.xml with "
-                    "MEDALLION_IVY_SETTINGS; later starts work offline"
-                )
+            part = Path(own) / jar.file_name
+            if client is None:
+                _copy(Path(repository) / jar.path, part)
+            else:
+                _download(client, f"{repository}/{jar.path}", part)
+            digest = _digest(part)
             if digest != jar.sha256:
                 raise DigestMismatch(
                     f"{jar.file_name} was fetched with sha256 {digest}, pinned is {jar.sha256}: "
                     "the repository serves another file"
                 )
-            found.replace(folder / jar.file_name)
+            part.replace(folder / jar.file_name)
 
 
-def _retrieve(missing: Sequence[Jar], work: Path, ivy_settings: Path | None) -> str:
-    """Let Ivy put the jars into `work`; returns what it said."""
-    wanted = "".join(jar.ivy for jar in missing)
-    (work / "ivy.xml").write_text(
-        '<ivy-module version="2.0" xmlns:m="http://ant.apache.org/ivy/extra">'
-        '<info organisation="medallion" module="jars"/>'
-        f"<dependencies>{wanted}</dependencies></ivy-module>"
-    )
-    if ivy_settings is None:
-        ivy_settings = work / "ivysettings.xml"
-        ivy_settings.write_text(_CENTRAL)
-    elif not ivy_settings.is_file():
-        raise JarsUnavailable(f"MEDALLION_IVY_SETTINGS names {ivy_settings}, which is no file")
-    command = [
-        *(_java(), "-XX:TieredStopAtLevel=1", *_proxies()),
-        *("-cp", str(_of_pyspark("ivy")), "org.apache.ivy.Main", "-cache", str(work / "ivy")),
-        *("-settings", str(ivy_settings), "-ivy", str(work / "ivy.xml")),
-        *("-retrieve", f"{work}/[artifact]-[revision](-[classifier]).[ext]"),
-    ]
+def _copy(file: Path, part: Path) -> None:
     try:
-        done = subprocess.run(  # noqa: S603
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {_TIMEOUT} s"
-    return done.stdout + done.stderr
+        shutil.copyfile(file, part)
+    except FileNotFoundError:
+        raise _unavailable(part.name, "it is not in the folder that MEDALLION_MAVEN names") from None
 
 
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if not found:
-        raise JavaMissing(
-            f"JAVA_HOME is {home}, and there is no bin/java in it"
-            if home
-            else "no java on the PATH: install Java 17 or newer"
-        )
-    return found
+def _download(client: httpx.Client, address: str, part: Path) -> None:
+    import httpx
+
+    why = ""
+    for _ in range(_TRIES):
+        try:
+            with client.stream("GET", address) as answer:
+                answer.raise_for_status()
+                with part.open("wb") as file:
+                    for piece in answer.iter_bytes():
+                        file.write(piece)
+            return
+        except httpx.HTTPStatusError as error:  # its text has the address, which may hold a password
+            why = f"the repository answers {error.response.status_code}"
+            if error.response.status_code < 500:
+                break
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = str(error) or type(error).__name__
+    raise _unavailable(part.name, why)
 
 
-def _proxies() -> list[str]:
-    """The environment's proxies, which a JVM does not look at by itself."""
-    said: list[str] = []
-    for scheme in ("http", "https"):
-        proxy = urlsplit(getproxies().get(scheme, ""))
-        if proxy.hostname:
-            said += [f"-D{scheme}.proxyHost={proxy.hostname}"]
-            said += [f"-D{scheme}.proxyPort={proxy.port or 80}"]
-    if said and (direct := getproxies().get("no")):
-        hosts = [f"*{h}" if h.startswith(".") else h for h in direct.replace(",", " ").split()]
-        said.append(f"-Dhttp.nonProxyHosts={'|'.join(hosts)}")
-    return said
+def _unavailable(name: str, why: str) -> JarsUnavailable:
+    return JarsUnavailable(
+        f"{name} could not be fetched ({why}): connect to the network once, or name your mirror of Maven "
+        "Central, or a folder laid out like it, with MEDALLION_MAVEN; later starts work offline"
+    )
+
+
+def _program() -> str:
+    from medallion_platform.settings import Settings
+
+    return java(Settings().java_home).program
 
 
 def _of_pyspark(name: str) -> Path:
@@ -272,20 +263,6 @@ def _of_pyspark(name: str) -> Path:
         for found in sorted(Path(place).glob(f"jars/{name}-*.jar")):
             return found
     raise JarsUnavailable("PySpark is installed without its jars: install it again")
-
-
-def _reason(said: str) -> str:
-    """The one line of Ivy's many that tells why."""
-    lines = [line.strip() for line in said.splitlines()]
-    for mark in ("UnknownHost", "Connection refused", "timed out", "No space left", "no answer"):
-        for line in lines:
-            if mark in line:
-                return line[:200]
-    for mark in ("not found", "SERVER ERROR", "ERROR", "Exception"):
-        for line in lines:
-            if mark in line:
-                return line[:200]
-    return "Ivy gave no reason"
 
 
 def _digest(path: Path) -> str | None:
@@ -303,11 +280,12 @@ def main() -> None:
     try:
         settings = Settings()
         by_spark = bool(settings.kafka) and settings.kafka_engine == "spark"
+        java(settings.java_home)
         print(*jars_of(settings.lake, topics=by_spark), sep="\n")
     except WrongSetting as error:
         print(*(f"medallion: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
         sys.exit(2)
-    except JarsUnavailable as error:
+    except MedallionError as error:
         sys.exit(f"medallion: {error}")
 
 

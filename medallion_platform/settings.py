@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from medallion_platform.contracts.masking import SHORTEST_KEY
+from medallion_platform.jars import CENTRAL
 from medallion_platform.storage import SCHEME
 
 
@@ -137,6 +139,23 @@ def _in_words(error: ValidationError) -> str:
     return "\n".join(lines)
 
 
+def usual_memory() -> str:
+    """A quarter of what this machine or container has, within bounds: Dagster and intakes live beside it."""
+    import psutil
+
+    has = [psutil.virtual_memory().total]
+    with suppress(OSError, ValueError):  # of a container; other systems have no such file
+        has.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return f"{min(max(min(has) // 4 >> 20, 1024), 4096)}m"
+
+
+def _heap(given: str) -> str:
+    """An amount of memory as Java writes it."""
+    if not re.fullmatch(r"[1-9]\d*[kmg]", given, re.IGNORECASE):
+        raise ValueError("has to be an amount such as 2g or 1500m")
+    return given
+
+
 Folder = Annotated[Path, AfterValidator(_absolute)]
 Location = Annotated[Path | str, BeforeValidator(_location)]
 Home = Annotated[Path, AfterValidator(_absolute), AfterValidator(_for_tables)]
@@ -180,8 +199,16 @@ class Settings(BaseSettings):
     """Downloads that are kept, such as the Delta jars."""
     token_key: Annotated[SecretStr | None, Field(min_length=SHORTEST_KEY)] = None
     """The key of tokens, where a contract says `protect="tokenize"`; a new one rebuilds the tables."""
-    ivy_settings: Folder | None = None
-    """An ivysettings.xml to fetch jars by, where a company has its own mirror."""
+    maven: SecretStr = SecretStr(CENTRAL)
+    """The Maven repository that jars come from: the address of a company's mirror (a password may be in it),
+    or a folder laid out as one."""
+    java_home: Folder | None = None
+    """Another Java than the platform's own, 17 or newer; `JAVA_HOME` names one as well."""
+    spark_memory: Annotated[str, AfterValidator(_heap)] = Field(default_factory=usual_memory)
+    """The most that Spark takes for rows on this machine (`2g`): a quarter of its memory unless given, at
+    least 1 GB and at most 4."""
+    spark_cores: Annotated[int, Field(ge=1)] | None = None
+    """Threads of Spark on this machine; as many as it has unless given."""
 
     def __init__(self, **given: Any) -> None:
         try:

@@ -31,10 +31,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark for all tests of this process, set up as the platform sets it up."""
-    from medallion_platform.jars import DELTA, KAFKA, jars
-    from medallion_platform.lakehouse.spark import session
+    from medallion_platform.runtime import local_spark
 
-    started = session(jars((*DELTA, *KAFKA)), cores=2)
+    started = local_spark(topics=True, memory="1g", cores=2).session()
     started.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
     started.sparkContext.setLogLevel("ERROR")
     yield started

@@ -26,7 +26,7 @@ from medallion_platform.cli.exits import (
 app = typer.Typer(
     name="medallion",
     help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (Java, a "
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (a "
     "port, disk space), 4 some input was left (files still being written, or claimed twice), "
     "130 ended by Ctrl-C, 143 ended by SIGTERM.",
     no_args_is_help=True,

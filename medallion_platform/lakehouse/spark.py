@@ -1,24 +1,19 @@
-"""The Spark side of the lakehouse: the session, reading tables at a version, staging files.
+"""The Spark side of the lakehouse: reading tables at a version, staging files.
 
-Only code that processes rows with Spark imports this module; a JVM starts in `session`.
+Only code that processes rows with Spark imports this module. It uses what any Spark session offers; where one
+comes from is `provider`'s affair.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from pyspark import SparkConf, SparkContext
-from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -46,99 +41,6 @@ _UNIT = "_unit"
 _KEPT = "_kept_"
 _GLOB = frozenset("*?[]{}\\")
 _PLAIN_PATH = re.compile(r"(\w+=[\w.\-]+/)*[\w.\-]+", re.ASCII)
-
-_CHATTER = (
-    "Using incubator modules",
-    "Using Spark's default log4j profile",
-    "Setting default log level to",
-    "To adjust logging level use",
-)
-_starting = Lock()
-# Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
-# A run over many rows wants both; `medallion bench` measures with both.
-_QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-# A contract of some thirty columns becomes a method that Java would only ever interpret for its length.
-_JVM = "-XX:-DontCompileHugeMethods"
-
-
-def session(
-    jars: Iterable[Path],
-    further: Mapping[str, str] | None = None,
-    *,
-    quick: bool = True,
-    cores: int | None = None,
-) -> SparkSession:
-    """The one Spark session of this process, started on first use: local threads, Delta, UTC.
-
-    further: settings of the storage that tables lie on.
-    """
-    log4j = Path(__file__).with_name("log4j2.properties")
-    java = f"{_JVM} {_QUICK_JVM if quick else ''} -Dlog4j2.configurationFile={log4j.as_uri()}"
-    threads = cores or os.cpu_count() or 1
-    settings = {
-        "spark.master": f"local[{threads}]",
-        "spark.app.name": "medallion",
-        "spark.jars": ",".join(str(j) for j in jars),
-        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.shuffle.partitions": str(threads),
-        "spark.sql.adaptive.coalescePartitions.initialPartitionNum": str(threads),
-        # Every reader of the table can read microseconds; nanosecond int96 only some.
-        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-        # Spark writes a checksum of each page anyway; a bit that turned over must not become a row.
-        "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
-        # Split into table and dead letters, and into partitions, without sorting the rows first.
-        "spark.sql.maxConcurrentOutputFileWriters": "100",
-        "spark.databricks.delta.snapshotPartitions": "2",
-        # The log names the files: looking them up is no job for executors.
-        "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.memory": os.environ.get("MEDALLION_SPARK_MEMORY", "1g"),
-        "spark.driver.extraJavaOptions": java,
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.sql.ansi.enabled": "true",
-        # Messages on their way to Python: many small ones at once, but never many large ones.
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
-        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",
-        # Finding out which line of Python made a column doubles the time of making one.
-        "spark.python.sql.dataFrameDebugging.enabled": "false",
-        "spark.sql.dataFrameQueryContext.enabled": "false",
-        # Plans are read for column lineage, and whole.
-        "spark.sql.debug.maxToStringFields": "10000",
-        **(further or {}),
-    }
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    with _starting:
-        if SparkContext._gateway is None:
-            conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
-            SparkContext._ensure_initialized(gateway=_quiet_gateway(conf))
-        found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
-    # Another thread may have started it: without this, plans are printed by Spark's own defaults.
-    jvm: Any = SparkContext._jvm
-    sessions: Any = SparkSession._get_j_spark_session_class(jvm)
-    sessions.setActiveSession(found._jsparkSession)
-    return found
-
-
-def _quiet_gateway(conf: SparkConf) -> Any:
-    """Start the JVM; of what it prints while it starts, only what a person can use goes on."""
-    reading, writing = os.pipe()
-    Thread(target=_pass_on, args=(reading,), daemon=True).start()
-    try:
-        return launch_gateway(conf, {"stderr": writing})
-    finally:
-        os.close(writing)
-
-
-def _pass_on(stream: int) -> None:
-    with os.fdopen(stream, errors="replace") as lines:
-        for line in lines:
-            if not any(known in line for known in _CHATTER):
-                sys.stderr.write(line)
 
 
 def read(spark: SparkSession, lake: Lake, table: str, version: int) -> DataFrame:

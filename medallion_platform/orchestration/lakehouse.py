@@ -28,11 +28,9 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def session(self, *, quick: bool = True) -> "SparkSession":
         """The Spark session of this process; quick: for a short run, which compiles as little as it can."""
-        from medallion_platform.jars import jars_of
-        from medallion_platform.lakehouse import spark
+        from medallion_platform.runtime import local_spark
 
-        needed = jars_of(self.lake_root, topics=self.spark_reads_topics)
-        return spark.session(needed, storage.spark_settings(self.lake_root), quick=quick)
+        return local_spark(self.lake_root, topics=self.spark_reads_topics).session(quick=quick)
 
 
 def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:

@@ -97,9 +97,9 @@ def _overlaps(group: Any, column: str, low: Any, high: Any) -> bool:
 
 def liquid(lake: Lake, source: str, columns: str) -> None:
     """The same rows by Spark's liquid clustering."""
-    from medallion_platform.lakehouse import spark as engine
+    from medallion_platform.runtime import local_spark
 
-    session = engine.session(sorted((Path.home() / ".cache/medallion/jars").glob("*.jar")), cores=2)
+    session = local_spark(cores=2).session()
     session.conf.set("spark.databricks.delta.optimize.maxFileSize", TARGET)
     target = f"delta.`{lake.path(TABLE)}`"
     session.sql(f"create table {target} using delta cluster by ({columns}) as select * from delta.`{source}`")

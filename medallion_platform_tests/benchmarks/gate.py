@@ -22,8 +22,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.jars import jars
 from medallion_platform.lakehouse import spark as engine
+from medallion_platform.runtime import local_spark
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
 ROWS = 2_000_000
@@ -72,7 +72,7 @@ SHARES = (("clean", 0.0, "1.25"), ("0.3 % bad", 0.003, "1.5"))
 
 def measure(rounds: int, rows: int = ROWS) -> list[Figure]:
     """Both shapes, clean and with bad rows."""
-    spark = engine.session(jars(), quick=False)
+    spark = local_spark().session(quick=False)
     found = []
     for (shape, contract), (share, bad, goal) in product(SHAPES, SHARES):
         with tempfile.TemporaryDirectory() as folder:

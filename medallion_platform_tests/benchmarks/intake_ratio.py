@@ -125,11 +125,10 @@ def _spark(form: str, landing: Path, lake: Path) -> float:
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import spark_schema
-    from medallion_platform.jars import jars
-    from medallion_platform.lakehouse.spark import session
+    from medallion_platform.runtime import local_spark
     from medallion_sample.clickstream.contracts import BronzeEvents
 
-    spark = session(jars(), quick=False)
+    spark = local_spark().session(quick=False)
     schema = spark_schema(BronzeEvents.contract)
     for folder in ("warm", "warm", "events"):
         reader = spark.read.schema(schema)

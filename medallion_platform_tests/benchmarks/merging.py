@@ -15,9 +15,7 @@ from statistics import median
 
 import polars as pl
 
-from medallion_platform.jars import jars
 from medallion_platform.lakehouse import polars_writer
-from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
@@ -25,6 +23,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.triage import bronze_schema
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
+from medallion_platform.runtime import local_spark
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 from medallion_sample.catalog import catalog_of
 
@@ -37,7 +36,7 @@ _AT = datetime(2026, 1, 5, tzinfo=UTC)
 
 def measure(rounds: int, rows: int = ROWS, changes: int = CHANGES) -> list[Figure]:
     """The refresh, and both kinds of MERGE, of one batch of changes after the other."""
-    spark = engine.session(jars(), quick=False)
+    spark = local_spark().session(quick=False)
     seconds: dict[str, list[float]] = {"refresh": [], **{name: [] for name in BARE}}
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))

@@ -19,9 +19,7 @@ from statistics import median
 import polars as pl
 from deltalake import DeltaTable
 
-from medallion_platform.jars import jars
 from medallion_platform.lakehouse import polars_writer
-from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
@@ -29,6 +27,7 @@ from medallion_platform.lakehouse.maintenance import maintain
 from medallion_platform.pipeline.refresh import out_of_date, refresh
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
+from medallion_platform.runtime import local_spark
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 from medallion_sample.catalog import catalog_of
 
@@ -41,7 +40,7 @@ DAYS, ROWS_A_DAY = 30, 100_000
 
 def measure(rounds: int, rows: int = ROWS_A_DAY) -> list[Figure]:
     """One changed day of thirty, then nothing to do."""
-    spark = engine.session(jars())
+    spark = local_spark().session()
     one, all_days, nothing = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(Path(folder))

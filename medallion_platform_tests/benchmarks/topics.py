@@ -307,13 +307,12 @@ def _plain(address: str, lake: Path) -> float:
 
 
 def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource] | None = None) -> float:
-    from medallion_platform.jars import DELTA, KAFKA, jars
-    from medallion_platform.lakehouse.spark import session
     from medallion_platform.pipeline.intake.spark_engine import intake
     from medallion_platform.pipeline.run import Run
+    from medallion_platform.runtime import local_spark
     from medallion_platform.sources.connectors.kafka import kafka
 
-    spark = session(jars((*DELTA, *KAFKA)), quick=False)
+    spark = local_spark(topics=True).session(quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
         topics = kafka.look((source_of or _source)(topic, address))
@@ -337,10 +336,9 @@ def _bare(address: str, lake: Path, *, state: bool = False) -> float:
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import spark_schema
-    from medallion_platform.jars import DELTA, KAFKA, jars
-    from medallion_platform.lakehouse.spark import session
+    from medallion_platform.runtime import local_spark
 
-    spark = session(jars((*DELTA, *KAFKA)), quick=False)
+    spark = local_spark(topics=True).session(quick=False)
     schema = spark_schema(Events.contract)
     for name, value in _ROCKSDB.items():
         spark.conf.set(name, value)

@@ -16,6 +16,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from medallion_platform.jars import Jar, jars
+from medallion_platform.java import java
 from medallion_platform_tests.kafka.broker import free_ports
 
 JARS = tuple(
@@ -144,10 +145,10 @@ class Connect:
         }
         config.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
         classpath = os.pathsep.join(str(j) for j in jars(JARS))
-        java = [shutil.which("java") or "java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        command = [java().program, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with (self.folder / "connect.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*java, "-cp", classpath, "org.apache.kafka.connect.cli.ConnectStandalone", str(config)],
+                [*command, "-cp", classpath, "org.apache.kafka.connect.cli.ConnectStandalone", str(config)],
                 stdout=log,
                 stderr=log,
             )

@@ -87,11 +87,9 @@ def _zone(root: str) -> Zone:
 
 
 def _session(root: str) -> SparkSession:
-    from medallion_platform.jars import jars_of
-    from medallion_platform.lakehouse.spark import session
-    from medallion_platform.storage import spark_settings
+    from medallion_platform.runtime import local_spark
 
-    spark = session(jars_of(root), spark_settings(root), cores=2)
+    spark = local_spark(root, cores=2).session()
     spark.sparkContext.setLogLevel("OFF")
     return spark
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from confluent_kafka.cimpl import TopicPartition
 
 from medallion_platform.jars import Jar, jars
+from medallion_platform.java import java
 
 from . import certificates
 
@@ -205,7 +205,7 @@ class Broker:
 
 def _java() -> list[str]:
     classpath = os.pathsep.join(str(j) for j in jars(JARS))
-    return [shutil.which("java") or "java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
+    return [java().program, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
 
 
 def _launched(folder: Path) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 import fastavro
 
 from medallion_platform.jars import Jar, jars
+from medallion_platform.java import java
 
 from .broker import free_ports
 
@@ -54,7 +55,7 @@ class Registry:
             packed.extractall(folder, filter="data")
         port, management = free_ports(2)
         command = [
-            *("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            *(java().program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
             *("-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}"),
             *("-Dquarkus.management.host=127.0.0.1", f"-Dquarkus.management.port={management}"),
             *("-jar", f"{folder}/apicurio-registry-app-{APP.revision}-runner.jar"),

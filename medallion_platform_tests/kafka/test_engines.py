@@ -16,12 +16,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.polars_writer import write
-from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.polars_engine import (
     IntakeFailed,
@@ -29,6 +27,7 @@ from medallion_platform.pipeline.intake.polars_engine import (
     intake,
     refuse_unaccounted,
 )
+from medallion_platform.runtime import local_spark
 from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
@@ -216,7 +215,7 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
     for look in (old, kafka.look(spark).beginnings(before)):
         with pytest.raises(MovedOn, match="another intake took in more"):
             intake(look, lake, RUN)
-    session = spark_session(jars((*DELTA, *KAFKA)), cores=2)
+    session = local_spark(topics=True, cores=2).session()
     assert spark_engine.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
     assert len(set(ids(lake))) == 15 + more
     assert letters(lake).is_empty()

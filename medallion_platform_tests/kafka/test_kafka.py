@@ -18,10 +18,8 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from medallion_platform.jars import DELTA, KAFKA, jars
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.spark import session as spark_session
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import spark_engine
@@ -29,6 +27,7 @@ from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intak
 from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
+from medallion_platform.runtime import local_spark
 from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import EPOCH, KafkaSource
@@ -57,7 +56,7 @@ def event(key: str, **fields: Any) -> bytes:
 
 def take(source: KafkaSource, lake: Lake, **options: Any) -> IntakeResult:
     if source.engine == "spark":
-        spark = spark_session(jars((*DELTA, *KAFKA)), cores=2)
+        spark = local_spark(topics=True, cores=2).session()
         return spark_engine.intake(kafka.look(source), lake, spark, RUN)
     return intake(kafka.look(source), lake, RUN, **options)
 

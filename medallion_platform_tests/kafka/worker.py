@@ -9,14 +9,12 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from medallion_platform.jars import jars_of
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.spark import session
 from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.stream import stream
 from medallion_platform.pipeline.run import Run
+from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka.kafka import Follower, group_of
-from medallion_platform.storage import spark_settings
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of
 from medallion_platform_tests.pipeline.toy import EVENTS
@@ -48,7 +46,7 @@ if __name__ == "__main__":
 
     print("begins", flush=True)
     if engine == "spark":
-        spark = session(jars_of(root, topics=True), spark_settings(root), cores=2)
+        spark = local_spark(root, topics=True, cores=2).session()
         spark_engine.stream(source, lake, spark, run, stop, Printing())
     else:
         follower = Follower(source, group_of(source, root), lambda: lake.positions(source.table))

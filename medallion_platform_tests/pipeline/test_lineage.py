@@ -50,16 +50,15 @@ def test_expressions_joins_and_renames(frames: tuple[DataFrame, DataFrame]) -> N
 def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
     frames: tuple[DataFrame, DataFrame],
 ) -> None:
-    from medallion_platform.jars import jars
-    from medallion_platform.lakehouse.spark import session
     from medallion_platform.pipeline.refresh.remake import _plan_of
+    from medallion_platform.runtime import local_spark
 
     a, _ = frames
     wide = a.select("*", *(F.col("amount").alias(f"c{n}") for n in range(40)))
     told: list[Lineage] = []
 
     def plan() -> None:
-        session(jars(), cores=2)
+        local_spark(cores=2).session()
         told.append(lineage(_plan_of(wide), wide.columns, {"a": a.columns}))
 
     thread = Thread(target=plan)

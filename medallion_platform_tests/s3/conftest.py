@@ -41,11 +41,9 @@ def bucket(server: Server) -> str:
 @pytest.fixture(scope="session")
 def spark(server: Server) -> Iterator[SparkSession]:
     """One Spark for all tests of this room, as the platform sets it up for a lake in a bucket."""
-    from medallion_platform.jars import jars_of
-    from medallion_platform.lakehouse.spark import session
-    from medallion_platform.storage import spark_settings
+    from medallion_platform.runtime import local_spark
 
-    started = session(jars_of("s3://lake", topics=True), spark_settings("s3://lake"), cores=2)
+    started = local_spark("s3://lake", topics=True, cores=2).session()
     started.sparkContext.setLogLevel("ERROR")
     yield started
     started.stop()

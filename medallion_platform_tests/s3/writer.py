@@ -8,14 +8,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from medallion_platform.storage import options, spark_settings
+from medallion_platform.storage import options
 
 
 def with_spark(table: str) -> Callable[[str, int], None]:
-    from medallion_platform.jars import jars_of
-    from medallion_platform.lakehouse.spark import session
+    from medallion_platform.runtime import local_spark
 
-    spark = session(jars_of(table), spark_settings(table), cores=1)
+    spark = local_spark(table, cores=1).session()
     spark.sparkContext.setLogLevel("ERROR")
 
     def append(name: str, n: int) -> None:

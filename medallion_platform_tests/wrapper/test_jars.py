@@ -1,14 +1,21 @@
-"""Jars are fetched once, verified always; a repository in a folder stands for the network."""
+"""Jars are fetched once, verified always; a folder or a server of our own stands for Maven Central."""
 
 from __future__ import annotations
 
 import hashlib
+import http.server
+import ssl
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from medallion_platform.jars import DigestMismatch, Jar, JarsUnavailable, JavaMissing, jars
+from medallion_platform.errors import Kind
+from medallion_platform.jars import DigestMismatch, Jar, JarsUnavailable, jars
+from medallion_platform_tests.kafka import certificates
 
 CONTENT = b"a jar as good as any"
 
@@ -18,88 +25,132 @@ def a_jar(name: str, content: bytes = CONTENT) -> Jar:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path) -> str:
     root = tmp_path / "repository"
     for name in ("one", "two"):
         place = root / "org" / "example" / name / "1.0" / f"{name}-1.0.jar"
         place.parent.mkdir(parents=True)
         place.write_bytes(CONTENT)
-    return root
+    return str(root)
 
 
 @pytest.fixture
-def ivy_settings(repository: Path) -> Path:
-    path = repository.parent / "ivysettings.xml"
-    pattern = f"{repository}/[organisation]/[artifact]/[revision]/[artifact]-[revision].[ext]"
-    path.write_text(
-        '<ivysettings><settings defaultResolver="here"/><resolvers><filesystem name="here" '
-        f'm2compatible="true"><artifact pattern="{pattern}"/></filesystem></resolvers></ivysettings>'
-    )
-    return path
+def authority(tmp_path: Path) -> Path:
+    """A company's authority, which only this machine's certificates name."""
+    certificates.make(tmp_path / "authority.pem", tmp_path / "server.pem")
+    return tmp_path / "authority.pem"
 
 
-def test_what_is_missing_is_fetched_and_the_rest_is_not(
-    repository: Path, ivy_settings: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def server(repository: str, authority: Path) -> Iterator[str]:
+    """The repository by HTTPS."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=repository)
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.with_name("server.pem"))
+    serving.socket = context.wrap_socket(serving.socket, server_side=True)
+    thread = Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{serving.server_port}"
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+
+
+def test_what_is_missing_is_fetched_and_the_rest_is_not(repository: str, tmp_path: Path) -> None:
     cache, wanted = tmp_path / "cache", [a_jar("one"), a_jar("two")]
-    (one,) = jars(wanted[:1], cache, ivy_settings)
+    (one,) = jars(wanted[:1], cache, repository)
     before = one.stat().st_mtime_ns
-    found = jars(wanted, cache, ivy_settings)
+    found = jars(wanted, cache, repository)
     assert [p.name for p in found] == ["one-1.0.jar", "two-1.0.jar"]
     assert [p.read_bytes() for p in found] == [CONTENT, CONTENT]
     assert one.stat().st_mtime_ns == before
     assert sorted(p.name for p in (cache / "jars").iterdir()) == ["one-1.0.jar", "two-1.0.jar"]
-    # From here on neither a repository nor a JVM is needed.
-    ivy_settings.unlink()
-    assert jars(wanted, cache, ivy_settings) == found
+    # From here on no repository is needed.
+    assert jars(wanted, cache, str(tmp_path / "gone")) == found
 
 
-def test_a_damaged_jar_is_fetched_again(ivy_settings: Path, tmp_path: Path) -> None:
-    (path,) = jars([a_jar("one")], tmp_path, ivy_settings)
+def test_a_damaged_jar_is_fetched_again(repository: str, tmp_path: Path) -> None:
+    (path,) = jars([a_jar("one")], tmp_path, repository)
     path.write_bytes(CONTENT[:5])
-    assert jars([a_jar("one")], tmp_path, ivy_settings) == [path]
+    assert jars([a_jar("one")], tmp_path, repository) == [path]
     assert path.read_bytes() == CONTENT
 
 
-def test_another_file_than_the_pinned_one_never_enters_the_cache(
-    repository: Path, ivy_settings: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(DigestMismatch, match=r"one-1\.0\.jar .* the repository serves another file"):
-        jars([a_jar("one", b"the real one")], tmp_path / "cache", ivy_settings)
+def test_another_file_than_the_pinned_one_never_enters_the_cache(repository: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        DigestMismatch, match=r"one-1\.0\.jar .* the repository serves another file"
+    ) as failed:
+        jars([a_jar("one", b"the real one")], tmp_path / "cache", repository)
+    assert failed.value.kind is Kind.CORRUPT
     assert list((tmp_path / "cache" / "jars").iterdir()) == []
 
 
-def test_what_cannot_be_fetched_is_one_sentence(ivy_settings: Path, tmp_path: Path) -> None:
+def test_a_company_s_authority_is_trusted_as_the_machine_says(
+    server: str, authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(JarsUnavailable, match=r"one-1\.0\.jar could not be fetched \(.*certificate"):
+        jars([a_jar("one")], tmp_path / "cache", server)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    (path,) = jars([a_jar("one")], tmp_path / "cache", server)
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(JarsUnavailable, match="the repository answers 404"):
+        jars([a_jar("none")], tmp_path / "cache", server)
+
+
+def test_the_environment_names_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    proxy = http.server.HTTPServer(("127.0.0.1", 0), Proxy)
+    thread = Thread(target=proxy.serve_forever)
+    thread.start()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    try:
+        (path,) = jars([a_jar("one")], tmp_path, "http://maven.invalid/m2")
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+    assert asked == ["http://maven.invalid/m2/org/example/one/1.0/one-1.0.jar"]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("place", ["{folder}", "http://me:hunter2@127.0.0.1:9", "ftp://me:hunter2@x"])
+def test_what_cannot_be_fetched_is_one_sentence(repository: str, tmp_path: Path, place: str) -> None:
     with pytest.raises(JarsUnavailable, match=r"none-1\.0\.jar could not be fetched") as failed:
-        jars([a_jar("none")], tmp_path / "cache", ivy_settings)
+        jars([a_jar("none")], tmp_path / "cache", place.format(folder=repository))
     assert "\n" not in str(failed.value)
+    assert "hunter2" not in str(failed.value)
 
 
-def test_settings_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(JarsUnavailable, match=r"MEDALLION_IVY_SETTINGS names .*, which is no file"):
-        jars([a_jar("one")], tmp_path / "cache", tmp_path / "none.xml")
-
-
-def test_without_java_or_a_place(ivy_settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_a_place(repository: str) -> None:
     with pytest.raises(JarsUnavailable, match="cannot be kept in /proc/nowhere"):
-        jars([a_jar("one")], Path("/proc/nowhere"), ivy_settings)
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(JavaMissing, match="install Java 17"):
-        jars([a_jar("one")], tmp_path / "cache", ivy_settings)
+        jars([a_jar("one")], Path("/proc/nowhere"), repository)
 
 
-def test_two_at_once_both_get_them(ivy_settings: Path, tmp_path: Path) -> None:
+def test_two_at_once_both_get_them(repository: str, tmp_path: Path) -> None:
     wanted = [a_jar("one"), a_jar("two")]
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: jars(wanted, tmp_path / "c", ivy_settings), range(2))
+        first, second = pool.map(lambda _: jars(wanted, tmp_path / "c", repository), range(2))
     assert first == second
     assert {p.read_bytes() for p in first} == {CONTENT}
 
 
-def test_the_environment_names_cache_and_settings(
-    ivy_settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_environment_names_cache_and_repository(
+    repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDALLION_CACHE", str(tmp_path / "mine"))
-    monkeypatch.setenv("MEDALLION_IVY_SETTINGS", str(ivy_settings))
+    monkeypatch.setenv("MEDALLION_MAVEN", repository)
     assert jars([a_jar("one")]) == [tmp_path / "mine" / "jars" / "one-1.0.jar"]

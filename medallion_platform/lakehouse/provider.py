@@ -1,0 +1,265 @@
+"""Where Spark runs: what gives a session, and all that only a JVM of our own can do.
+
+`LocalSpark` starts a JVM in threads of this machine. Kubernetes (executors in pods) and Spark Connect (a
+session far away) are further providers of the same protocol; no other module knows of a JVM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock, Thread
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import pyspark
+from pyspark import SparkContext
+from pyspark.java_gateway import launch_gateway
+from pyspark.serializers import UTF8Deserializer, read_int
+from pyspark.sql import SparkSession
+
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.java import Java, java
+from medallion_platform.lakehouse.started_code import StartedCode
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_CHATTER = (
+    "Using incubator modules",
+    "Using Spark's default log4j profile",
+    "Setting default log level to",
+    "To adjust logging level use",
+)
+_starting = Lock()
+_SPARK = Path(pyspark.__file__).parent
+# Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
+# A run over many rows wants both; `medallion bench` measures with both.
+_QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# A contract of some thirty columns becomes a method that Java would only ever interpret for its length.
+_LONG_METHODS = "-XX:-DontCompileHugeMethods"
+_PACKAGES = (
+    *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util"),
+    *("java.util.concurrent", "java.util.concurrent.atomic", "jdk.internal.ref", "sun.nio.ch", "sun.nio.cs"),
+    "sun.util.calendar",
+)
+# What Spark reaches into ("JavaModuleOptions" of its launcher).
+_OPENED = (
+    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _PACKAGES),
+    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
+    "--sun-misc-unsafe-memory-access=allow",
+    "--enable-native-access=ALL-UNNAMED",
+)
+
+
+class SparkProvider(Protocol):
+    """Gives the Spark session of this process, started on first use."""
+
+    def session(self, *, quick: bool = True) -> SparkSession:
+        """The session; quick: for a short run, which compiles as little as it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSpark:
+    """Spark in threads of this machine: one JVM and one session in this process, Delta and UTC."""
+
+    jars: Sequence[Path]
+    """Delta's, beside those of Spark itself."""
+    further_jars: Sequence[Path] = ()
+    """Those of storage and topics."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the storage that tables lie on."""
+    java: Java = field(default_factory=java)
+    memory: str = "1g"
+    """The most that the JVM takes for rows, as Java writes it."""
+    cores: int | None = None
+    """Threads; as many as the machine has unless given."""
+    options: Sequence[str] = ()
+    """Options of the JVM beside those that Spark needs."""
+    kept: Path | None = None
+    """The folder of `StartedCode`; without one, each start loads all code anew."""
+
+    def session(self, *, quick: bool = True) -> SparkSession:
+        """The one Spark session of this process.
+
+        Raises:
+            SparkDidNotStart: the JVM ended before it was ready.
+        """
+        settings = self._all_settings()
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        with _starting:
+            if SparkContext._gateway is None:
+                jvm = _started(self._command(settings, quick))
+                SparkContext._ensure_initialized(gateway=_gateway_to(jvm))
+            found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
+        # Another thread may have started it: without this, plans are printed by Spark's own defaults.
+        jvm: Any = SparkContext._jvm
+        sessions: Any = SparkSession._get_j_spark_session_class(jvm)
+        sessions.setActiveSession(found._jsparkSession)
+        return found
+
+    @property
+    def started_code(self) -> StartedCode | None:
+        """What makes starts quicker; one for all storages, whose jars come behind."""
+        class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars]
+        return StartedCode(self.kept, self.java, class_path) if self.kept else None
+
+    def _command(self, settings: Mapping[str, str], quick: bool) -> list[str]:
+        """The command line that Spark's own launcher would make, without starting a JVM for it.
+
+        The launcher asks for a module that a small Java may lack, and Spark does without.
+        """
+        log4j = Path(__file__).with_name("log4j2.properties")
+        # On the class path, and always in this order: started code is bound to it.
+        class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars, *self.further_jars]
+        started = self.started_code.options() if self.started_code else []
+        return [
+            *(self.java.program, "-cp", os.pathsep.join(map(str, class_path)), f"-Xmx{self.memory}"),
+            *("-XX:+IgnoreUnrecognizedVMOptions", *_OPENED),
+            *(("--add-modules=jdk.incubator.vector",) if self.java.has_vectors else ()),
+            *(_LONG_METHODS, *(_QUICK if quick else ()), *started, *self.options),
+            *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", "org.apache.spark.deploy.SparkSubmit"),
+            *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}")),
+            "pyspark-shell",
+        ]
+
+    def _all_settings(self) -> dict[str, str]:
+        threads = self.cores or os.cpu_count() or 1
+        return {
+            "spark.master": f"local[{threads}]",
+            "spark.app.name": "medallion",
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.shuffle.partitions": str(threads),
+            "spark.sql.adaptive.coalescePartitions.initialPartitionNum": str(threads),
+            # Every reader of the table can read microseconds; nanosecond int96 only some.
+            "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+            # Spark writes a checksum of each page anyway; a bit that turned over must not become a row.
+            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
+            # Split into table and dead letters, and into partitions, without sorting the rows first.
+            "spark.sql.maxConcurrentOutputFileWriters": "100",
+            "spark.databricks.delta.snapshotPartitions": "2",
+            # The log names the files: looking them up is no job for executors.
+            "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.memory": self.memory,
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.sql.ansi.enabled": "true",
+            # Messages on their way to Python: many small ones at once, but never many large ones.
+            "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+            "spark.sql.execution.arrow.maxBytesPerBatch": "32m",
+            # Finding out which line of Python made a column doubles the time of making one.
+            "spark.python.sql.dataFrameDebugging.enabled": "false",
+            "spark.sql.dataFrameQueryContext.enabled": "false",
+            # Plans are read for column lineage, and whole.
+            "spark.sql.debug.maxToStringFields": "10000",
+            **self.settings,
+        }
+
+
+class SparkDidNotStart(MedallionError):
+    """The JVM ended before it was ready; the text says what it said."""
+
+    kind = Kind.RESOURCE
+
+
+def analyzed_plan(rows: DataFrame) -> str:
+    """The plan of a frame, its first line the columns; "" where its session has no JVM in this process."""
+    frame: Any = getattr(rows, "_jdf", None)
+    return "" if frame is None else str(frame.queryExecution().analyzed().toString())
+
+
+@dataclass
+class _Jvm:
+    """A JVM that waits to be told what to do; it ends with the pipe that we hold, so with this process."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    secret: str
+
+
+_running: list[_Jvm] = []
+
+
+def end() -> None:
+    """End the session and the JVM of this process, and wait until it is gone."""
+    with _starting:
+        if session := SparkSession.getActiveSession():
+            session.stop()
+        while _running:
+            process = _running.pop().process
+            assert process.stdin
+            process.stdin.close()
+            process.wait()
+        SparkContext._gateway = SparkContext._jvm = None
+
+
+def _started(command: list[str]) -> _Jvm:
+    """Start the JVM; of what it prints while it starts, only what a person can use goes on."""
+    with tempfile.TemporaryDirectory(prefix="medallion-jvm-") as folder:
+        told = Path(folder) / "gateway"
+        environment = {
+            **os.environ,
+            "SPARK_HOME": str(_SPARK),
+            "SPARK_CONNECT_MODE": "0",
+            "PYTHONHASHSEED": "0",  # of Python workers: all must hash alike
+            "_PYSPARK_DRIVER_CONN_INFO_PATH": str(told),
+        }
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            preexec_fn=_leave_interrupts_to_us,
+        )
+        assert process.stderr
+        last_words: list[str] = []
+        Thread(target=_pass_on, args=(process.stderr, last_words), daemon=True).start()
+        while not told.exists():
+            if process.poll() is not None:
+                said = last_words[-1].strip() if last_words else f"exit code {process.returncode}"
+                raise SparkDidNotStart(f"Java ended before Spark was ready: {said}")
+            time.sleep(0.02)
+        with told.open("rb") as info:
+            jvm = _Jvm(process, read_int(info), str(UTF8Deserializer().loads(info)))
+    _running.append(jvm)
+    return jvm
+
+
+def _leave_interrupts_to_us() -> None:
+    """Ctrl-C reaches every process of a terminal; this one ends the JVM in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _gateway_to(jvm: _Jvm) -> Any:
+    """A connection to it. pyspark finds a JVM that runs already by two variables of the environment."""
+    told = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
+    os.environ.update(told)
+    try:
+        return launch_gateway()
+    finally:
+        for name in told:
+            del os.environ[name]
+
+
+def _pass_on(stream: IO[bytes], last_words: list[str]) -> None:
+    with stream:
+        for line in stream:
+            text = line.decode(errors="replace")
+            last_words[:] = [*last_words[-20:], text]
+            if not any(known in text for known in _CHATTER):
+                sys.stderr.write(text)
