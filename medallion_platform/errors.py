@@ -1,12 +1,19 @@
 """What can go wrong, in classes that code and people share.
 
 Every error that a person is told is a `MedallionError`: it says what happened, and carries its class, the
-table concerned and what to do.
+table concerned and what to do. What an error of a library is, `classify` tells: by types, numbers and words
+of protocols, and without any of the libraries.
 """
 
 from __future__ import annotations
 
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Kind(StrEnum):
@@ -66,3 +73,321 @@ class MedallionError(Exception):
     def __str__(self) -> str:
         text = super().__str__()
         return f"{text}: {self.remedy}" if self.remedy else text
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an error is, told from the error alone.
+
+    code: what its own maker calls it (`ENOSPC`, `503`, `SlowDown`, `_TRANSPORT`, `DIVIDE_BY_ZERO`), "" where
+    it has no name. table, remedy: as the platform's own error in the chain says, else "".
+    """
+
+    kind: Kind
+    code: str = ""
+    table: str = ""
+    remedy: str = ""
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same work can succeed when it is only tried again."""
+        return self.kind.transient
+
+
+def classify(error: BaseException) -> Failure:
+    """The one place that tells what an error is; never by its sentence, `unknown` where nothing says it.
+
+    The platform's own errors say it themselves. Of others the chain of causes is asked, from the outside to
+    the inside and on into the JVM; what only wraps another error counts where nothing inside says more.
+    """
+    chain = list(_chain(error))
+    own = [e for e in chain if isinstance(e, MedallionError)]
+    table = next((e.table for e in own if e.table), "")
+    remedy = next((e.remedy for e in own if e.remedy), "")
+    found = [told for e in chain for link in _links(e) if (told := judge(link))]
+    first = next((told for told in found if told.sure), found[0] if found else None)
+    kind = next((e.kind for e in own if e.kind is not Kind.UNKNOWN), first.kind if first else Kind.UNKNOWN)
+    return Failure(kind, first.code if first and first.kind is kind else "", table, remedy)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one error in a chain says of itself, without its sentence; the same for Python and the JVM.
+
+    names: of its type and of those that it derives from, without their modules. code: a word of a protocol
+    (of S3, Kafka, Spark). retriable: its maker says that it passes.
+    """
+
+    names: frozenset[str] = frozenset()
+    errno: int | None = None
+    status: int | None = None
+    code: str = ""
+    sqlstate: str = ""
+    retriable: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one link tells. sure: it is no wrapper that says little of what is in it."""
+
+    kind: Kind
+    code: str
+    sure: bool = True
+
+
+def judge(link: Link) -> Verdict | None:
+    """What a link tells, None where it tells nothing."""
+    state = _BY_SQLSTATE.get(link.sqlstate) or _BY_SQLSTATE.get(link.sqlstate[:2])
+    asked: tuple[tuple[Kind | None, str], ...] = (
+        (_BY_CODE.get(link.code), link.code),
+        (_authority(link.code), link.code),
+        (_BY_ERRNO.get(link.errno or 0), errno.errorcode.get(link.errno or 0, "")),
+        (state, link.code or link.sqlstate),
+        (_by_status(link.status) if link.code != "NoSuchKey" else None, link.code or str(link.status)),
+        *((_BY_NAME.get(name), name) for name in sorted(link.names)),
+        (Kind.TRANSIENT if link.retriable else None, link.code),
+    )
+    for kind, code in asked:
+        if kind is not None:
+            return Verdict(kind, code)
+    wrapper = next((n for n in sorted(link.names) if n in _WRAPPERS), link.code.partition(".")[0])
+    kind = _WRAPPERS.get(wrapper)
+    return Verdict(kind, wrapper, sure=False) if kind else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, from the outside to the inside."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+        if isinstance(found, BaseExceptionGroup):
+            waiting += found.exceptions
+        if inner is not None:
+            waiting.append(inner)
+
+
+def _links(error: BaseException) -> Iterator[Link]:
+    """What an error tells; one that came out of the JVM tells of each of its causes there, too."""
+    if isinstance(error, MedallionError):
+        return
+    yield _of_python(error)
+    thrown = getattr(error, "java_exception", None)
+    # pyspark offers what it caught in the JVM under this name alone.
+    thrown = getattr(error, "_origin", None) if thrown is None else thrown
+    for _ in range(_DEEPEST):
+        if thrown is None:
+            return
+        yield _of_jvm(thrown)
+        thrown = _asked(thrown, "getCause")
+
+
+def _of_python(error: BaseException) -> Link:
+    names = frozenset(kind.__name__ for kind in type(error).__mro__)
+    response = getattr(error, "response", None)
+    status: Any = getattr(response, "status_code", None)
+    code, retriable = "", False
+    if isinstance(response, dict):  # botocore's
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    elif "HTTPError" in names and status is None:  # urllib's
+        status = getattr(error, "code", None)
+    inner = error.args[0] if error.args else None
+    if "KafkaException" in names and inner is not None:
+        code, retriable = str(inner.name()), bool(inner.retriable())
+    code = code or str(_asked(error, "getCondition") or "")
+    said = _marks(_text(error))
+    return Link(
+        names,
+        getattr(error, "errno", None) or said.errno,
+        status if isinstance(status, int) else said.status,
+        code or said.code,
+        str(_asked(error, "getSqlState") or ""),
+        retriable,
+    )
+
+
+def _of_jvm(thrown: Any) -> Link:
+    names: set[str] = set()
+    kind = _asked(thrown, "getClass")
+    while kind is not None and len(names) < _DEEPEST:
+        names.add(str(_asked(kind, "getSimpleName")))
+        kind = _asked(kind, "getSuperclass")
+    said = _marks(str(_asked(thrown, "getMessage") or ""))
+    details = _asked(thrown, "awsErrorDetails")
+    code = _asked(thrown, "getCondition") or (_asked(details, "errorCode") if details else None)
+    return Link(
+        frozenset(names),
+        said.errno,
+        _asked(thrown, "statusCode") or said.status,
+        str(code or said.code),
+        str(_asked(thrown, "getSqlState") or ""),
+    )
+
+
+def _asked(of: Any, method: str) -> Any:
+    """What a method gives; None where there is no such, or nobody answers (a JVM may be gone)."""
+    with suppress(Exception):
+        return getattr(of, method)()
+    return None
+
+
+def _text(error: BaseException) -> str:
+    with suppress(Exception):  # pyspark's asks the JVM
+        return str(error)
+    return ""
+
+
+def _marks(text: str) -> Link:
+    """What libraries that give nothing but a text write into it for machines: numbers, words of a protocol.
+
+    Those in Rust (delta-rs, obstore, Polars) write `(os error 28)`, an answer of S3 as it came, and `status
+    code: 503`; Java writes what the C library says of an `errno`.
+    """
+    number = _OS_ERROR.search(text)
+    code = _S3_CODE.search(text)
+    status = _STATUS.search(text)
+    found = int(number[1]) if number else None
+    if found is None and _NO_SPACE in text:
+        found = errno.ENOSPC
+    names = frozenset({"TransportError"}) if _UNSENT in text else frozenset[str]()
+    return Link(
+        names, found, int(status[1]) if status else None, code[1] if code else ("Unsent" if names else "")
+    )
+
+
+def _by_status(status: int | None) -> Kind | None:
+    """What an HTTP status says (RFC 9110, section 15; RFC 6585, section 4)."""
+    if status is None or status < 400:
+        return None
+    return _BY_STATUS.get(status, Kind.TRANSIENT if status >= 500 else Kind.PERMANENT)
+
+
+def _authority(code: str) -> Kind | None:
+    return Kind.AUTH if code.endswith(("_AUTHENTICATION_FAILED", "_AUTHORIZATION_FAILED")) else None
+
+
+_DEEPEST = 20
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_S3_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
+_NO_SPACE = "No space left on device"
+_UNSENT = "error sending request"
+
+_BY_ERRNO = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), Kind.DISK),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), Kind.AUTH),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.EAGAIN), Kind.RESOURCE),
+    errno.ENOMEM: Kind.OOM,
+    errno.EROFS: Kind.PERMANENT,
+    **dict.fromkeys(
+        (
+            *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
+            *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ENETRESET),
+        ),
+        Kind.NETWORK,
+    ),
+}
+
+_BY_STATUS = {
+    **dict.fromkeys((401, 403, 407), Kind.AUTH),
+    **dict.fromkeys((408,), Kind.NETWORK),
+    **dict.fromkeys((409, 412), Kind.CONFLICT),
+    425: Kind.TRANSIENT,
+    429: Kind.RATE_LIMIT,
+    507: Kind.DISK,
+    **dict.fromkeys((501, 505), Kind.PERMANENT),
+}
+
+_BY_CODE = {
+    # Of S3 ("Error Responses" of its API reference) and of those that speak like it.
+    **dict.fromkeys(
+        (
+            *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
+            *("TooManyRequestsException", "BandwidthLimitExceeded", "THROTTLING_QUOTA_EXCEEDED"),
+        ),
+        Kind.RATE_LIMIT,
+    ),
+    **dict.fromkeys(
+        (
+            *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
+            *("TokenRefreshRequired", "RequestTimeTooSkewed", "ExpiredTokenException"),
+            *("_AUTHENTICATION", "_SSL"),
+        ),
+        Kind.AUTH,
+    ),
+    **dict.fromkeys(("InternalError", "ServiceUnavailable"), Kind.TRANSIENT),
+    **dict.fromkeys(("PreconditionFailed", "ConditionalRequestConflict"), Kind.CONFLICT),
+    "NoSuchBucket": Kind.PERMANENT,
+    "XMinioStorageFull": Kind.DISK,
+    # Of Kafka ("Error Codes" of its protocol; those with a line in front are librdkafka's own).
+    **dict.fromkeys(
+        (
+            *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_WAIT_COORD", "RequestTimeout"),
+            *("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE", "Unsent"),
+        ),
+        Kind.NETWORK,
+    ),
+    **dict.fromkeys(("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"), Kind.GAP),
+    **dict.fromkeys(("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID"), Kind.CONFLICT),
+    **dict.fromkeys(("CORRUPT_MESSAGE", "_BAD_MSG"), Kind.CORRUPT),
+}
+
+_BY_SQLSTATE = {
+    # By class, then those that say more than theirs ("SQLSTATE codes" of Spark, Delta's 2D521).
+    "22": Kind.DATA,
+    "23": Kind.DATA,
+    "0A": Kind.PERMANENT,
+    "42": Kind.PERMANENT,
+    "08": Kind.NETWORK,
+    "28": Kind.AUTH,
+    "40": Kind.CONFLICT,
+    "2D521": Kind.CONFLICT,
+    "53": Kind.RESOURCE,
+    "53100": Kind.DISK,
+    "53200": Kind.OOM,
+    "54": Kind.RESOURCE,
+}
+
+_BY_NAME = {
+    **dict.fromkeys(("MemoryError", "OutOfMemoryError", "SparkOutOfMemoryError"), Kind.OOM),
+    **dict.fromkeys(
+        (
+            *("TransportError", "NetworkError", "ConnectionError", "TimeoutError", "gaierror"),
+            *("EndpointConnectionError", "ConnectException", "UnknownHostException", "SocketException"),
+            *("SocketTimeoutException", "HttpTimeoutException", "IncompleteRead"),
+        ),
+        Kind.NETWORK,
+    ),
+    **dict.fromkeys(
+        (
+            *("UnauthenticatedError", "PermissionDeniedError", "NoCredentialsError", "AccessDeniedException"),
+            *("AccessControlException", "SSLCertVerificationError"),
+        ),
+        Kind.AUTH,
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                "ConcurrentAppendException",
+                "ConcurrentDeleteDeleteException",
+                "ConcurrentDeleteReadException",
+            ),
+            *("ConcurrentTransactionException", "ConcurrentWriteException", "MetadataChangedException"),
+            *("ProtocolChangedException", "AlreadyExistsError", "PreconditionError"),
+        ),
+        Kind.CONFLICT,
+    ),
+    "SchemaMismatchError": Kind.DATA,
+    **dict.fromkeys(("ImportError", "NameError", "NotImplementedError", "SyntaxError"), Kind.PERMANENT),
+}
+
+_WRAPPERS = {
+    # What is inside may be a request that failed; only where it is nothing else it is this.
+    "CommitFailedError": Kind.CONFLICT,
+    "FAILED_READ_FILE": Kind.CORRUPT,
+}

@@ -93,6 +93,21 @@ def exists(root: str, key: str) -> bool:
     return True
 
 
+def create(root: str, key: str, content: bytes) -> bool:
+    """Put a file where there is none; of all who try at the same time, one is told that it did.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    from obstore.exceptions import AlreadyExistsError
+
+    try:
+        store(root).put(key, content, mode="create", use_multipart=False)
+    except AlreadyExistsError:
+        return False
+    return True
+
+
 def keys_below(root: str, folder: str) -> list[str]:
     """Every key below a folder of a bucket, as it is, also those that `store` cannot hold.
 

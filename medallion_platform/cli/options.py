@@ -36,17 +36,16 @@ def settings_of(home: Path | None) -> Settings:
 
 def lake_of(home: Path | None) -> Lake:
     """The lake, where there is one."""
-    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.storage import in_bucket
 
-    lake = Lake(settings_of(home).lake)
-    if not in_bucket(str(lake.root)) and not Path(lake.root).is_dir():
+    settings = settings_of(home)
+    if not in_bucket(settings.lake) and not Path(settings.lake).is_dir():
         raise Stop(
-            f"there is no lake at {lake.root} yet: `medallion demo` or `medallion run` makes it; --home or "
-            "MEDALLION_LAKE name another one",
+            f"there is no lake at {settings.lake} yet: `medallion demo` or `medallion run` makes it; --home "
+            "or MEDALLION_LAKE name another one",
             USAGE,
         )
-    return lake
+    return ready_lake(settings)
 
 
 def known_table(table: str) -> str:
@@ -65,13 +64,19 @@ def known_table(table: str) -> str:
     raise Stop(f"there is no table {table}; {meant}", USAGE)
 
 
-def prove_storage(settings: Settings) -> None:
-    """Refuse to start on storage that loses commits, or that does not answer."""
+def ready_lake(settings: Settings) -> Lake:
+    """The lake, on storage that keeps commits and in the format of this version.
+
+    Raises:
+        Stop: the storage loses commits or does not answer, or a newer version has written the lake.
+    """
+    from medallion_platform.lakehouse.lake_format import NewerLake, open_lake
     from medallion_platform.storage import Unusable, prove
 
     try:
         prove(str(settings.lake))
-    except Unusable as error:
+        return open_lake(settings.lake)
+    except (NewerLake, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None
 
 

@@ -11,7 +11,7 @@ import typer
 
 from medallion_platform.cli import terminal
 from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
-from medallion_platform.cli.options import Home, export, prove_storage, quiet_libraries, settings_of
+from medallion_platform.cli.options import Home, export, quiet_libraries, ready_lake, settings_of
 
 app = typer.Typer()
 
@@ -34,7 +34,7 @@ def dev(
             probe.bind((host, port))
         except OSError:
             raise Stop(f"port {port} on {host} is in use: give another one with --port", NOT_READY) from None
-    prove_storage(settings)
+    ready_lake(settings)
     with runs.instance(settings.dagster_home):
         pass
     export(settings)
@@ -75,7 +75,7 @@ def stream(
         there = f"there are {', '.join(topics)}" if topics else "this installation has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
     settings = settings_of(home)
-    prove_storage(settings)
+    ready_lake(settings)
     quiet_libraries()
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))

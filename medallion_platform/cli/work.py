@@ -21,8 +21,8 @@ from medallion_platform.cli.options import (
     Say,
     known_table,
     lake_of,
-    prove_storage,
     quiet_libraries,
+    ready_lake,
     settings_of,
 )
 
@@ -41,6 +41,7 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     settings = settings_of(home)
     folder = settings.home / "landing"
     settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
+    ready_lake(settings)
     started = time.monotonic()
     sample = write_sample(folder)
     say = terminal.nothing if quiet else terminal.note
@@ -127,7 +128,7 @@ def _take_in_and_refresh(
     from medallion_platform.orchestration import progress, runs
 
     quiet_libraries()
-    prove_storage(settings)
+    ready_lake(settings)
     left = _look(settings, say)
     silent = as_json or say is terminal.nothing
     with _progress(silent) as show:
@@ -184,9 +185,8 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     """Per table what this command's runs did, by the commits' own records."""
     from medallion_platform.installation import catalog
     from medallion_platform.lakehouse.counts import Counts
-    from medallion_platform.lakehouse.lake import Lake
 
-    lake = Lake(settings.lake).look()
+    lake = ready_lake(settings).look()
     rows = []
     for name in catalog.names:
         since = outcome.before.get(name)

@@ -15,7 +15,9 @@ UNPARTITIONED = "*"
 """The partition of a table that has none, and the default entry of a position."""
 
 FORMAT = 2
-"""Of the text in a commit; those of 1 are read too."""
+"""Of a lake as this version writes it (see `lake_format`); each commit says that of its time, older ones are
+read too.
+"""
 _SINCE_2 = {"units": "partitions", "stale_units": "stale_partitions", "stands_for": "source_row_count"}
 
 Position = dict[str, dict[str, int]]

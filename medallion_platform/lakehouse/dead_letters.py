@@ -1,8 +1,8 @@
 """Rows that broke their contract, kept whole: one Delta table `dead_letters/<table>` per table.
 
 A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what it broke
-(`violations`, for people; `code` and `detail` say it to code), and the `unit` (partition or key) of the
-table that it would have gone to.
+(`violations`, for people; `code` and `detail` say it to code), and the `partition` (or key) of the table that
+it would have gone to.
 `payload` holds the bytes as they came; for silver and gold, the masked row as JSON.
 """
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
 
+LAYER = "dead_letters"
 FILE_BYTES = 64 * 1024 * 1024
 """Dead letters of a file, in memory at once."""
 
 
 def name(table: str) -> str:
     """The dead-letter table of a table: `silver.events` -> `dead_letters.silver.events`."""
-    return f"dead_letters.{table}"
+    return f"{LAYER}.{table}"
 
 
 def columns() -> dict[str, Any]:
@@ -45,7 +46,7 @@ def columns() -> dict[str, Any]:
         "violations": pl.List(pl.String),
         "code": pl.String,
         "detail": pl.String,
-        "unit": pl.String,
+        "partition": pl.String,
         "at": pl.Datetime("us", "UTC"),
         "run_id": pl.String,
     }
@@ -62,11 +63,11 @@ def read(lake: Lake, table: str) -> pl.DataFrame:
 
 
 def batches(lake: Lake, table: str) -> Iterator[pl.DataFrame]:
-    """All dead letters of a table, some at a time; with columns as their files have them."""
+    """All dead letters of a table, some at a time; those columns that their files have."""
     found = lake.open(name(table))
     if found is not None:
         for file in files_of(found):
-            yield from polars_writer.batches(path_of(found), file["path"])
+            yield from _batches(path_of(found), file["path"])
 
 
 def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, dict[str, Any]]]:
@@ -87,8 +88,15 @@ def _scan(letters: DeltaTable) -> pl.LazyFrame:
     import polars as pl
 
     have = {field.name for field in letters.schema().fields}
-    missing = [pl.lit(None, kind).alias(c) for c, kind in columns().items() if c not in have]
-    return old_letters.coded(pl.scan_delta(letters).with_columns(missing).select(list(columns())))
+    found = pl.scan_delta(letters).with_columns(old_letters.partition(have))
+    missing = [pl.lit(None, kind).alias(c) for c, kind in columns().items() if c not in {*have, "partition"}]
+    return old_letters.coded(found.with_columns(missing).select(list(columns())))
+
+
+def _batches(root: str, path: str) -> Iterator[pl.DataFrame]:
+    """The letters of a file, some at a time; those columns that it has."""
+    for letters in polars_writer.batches(root, path):
+        yield letters.with_columns(old_letters.partition(letters.columns)).drop("unit", strict=False)
 
 
 def count(lake: Lake, table: str) -> int:
@@ -168,10 +176,10 @@ def replace(
     kept: list[StagedFile] = []
     if partitions is not None:
         named = pl.Series(sorted(partitions), dtype=pl.String).implode()
-        gone = pl.col("unit").is_in(named).fill_null(value=False)
+        gone = pl.col("partition").is_in(named).fill_null(value=False)
         there = [f for f in there if partitions and _holds(lake, table, f["path"], gone)]
         for file in there:
-            others = (rows.filter(~gone) for rows in polars_writer.batches(root, file["path"]))
+            others = (rows.filter(~gone) for rows in _batches(root, file["path"]))
             kept += [stage(lake, table, rows) for rows in gathered(others)]
     if there or files:
         bring_up(letters)
@@ -183,7 +191,8 @@ def _holds(lake: Lake, table: str, path: str, wanted: pl.Expr) -> bool:
     import polars as pl
 
     root = lake.path(name(table))
-    partitions = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root)).select("unit")
+    letters = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root))
+    partitions = letters.select(old_letters.partition(letters.collect_schema().names()))
     return bool(partitions.select(wanted.any()).collect().item())
 
 

@@ -3,7 +3,7 @@
 A table that is streamed into has a commit every half second: 170,000 a day. Whoever opens or writes a
 table lists its log, which on a disk takes 15 milliseconds for each thousand files, several times a
 commit. So commits that are behind a checkpoint, and not of the newest, are moved from `_delta_log` to
-`_rolled_log`, where `log` finds them. A reader of an old version has them put back first.
+`_log_archive`, where `delta_log` finds them. A reader of an old version has them put back first.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from datetime import UTC, datetime, timedelta
 
 from obstore.exceptions import AlreadyExistsError
 
-from medallion_platform.storage import at_once, store
+from medallion_platform.storage import at_once, create, store
 
-FOLDER = "_rolled_log"
+FOLDER = "_log_archive"
 """Below the table's folder; Delta leaves alone what begins with an underscore."""
+_FOLDER_OF_1 = "_rolled_log"
+"""What it was called in lakes of format 1."""
 BUNDLE = 1_000
 """Versions of a file: bundle 3 has 3,000 to 3,999."""
 KEPT = 1_000
@@ -136,6 +138,18 @@ def put_back(path: str, version: int) -> int:
                 files.put(commit_file(v), rolled[v], mode="create")
             there += 1
     return there
+
+
+def take_over(path: str) -> None:
+    """Bring a table's archive from where lakes of format 1 had it; done by two at the same time, or killed
+    and done again, it is the same. What is brought counts as archived now, and is kept so much longer.
+    """
+    files = store(path)
+    for old in sorted(f["path"] for f in files.list(f"{_FOLDER_OF_1}/").collect()):
+        with suppress(FileNotFoundError):  # somebody else does it at this moment
+            # Never in the place of one that is there: it may have been archived anew since.
+            create(path, old.replace(_FOLDER_OF_1, FOLDER, 1), files.get(old).bytes().to_bytes())
+            files.delete(old)
 
 
 def made_since(path: str, since: datetime) -> Iterator[bytes]:

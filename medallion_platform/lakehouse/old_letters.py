@@ -1,6 +1,8 @@
-"""Dead letters that were written before they had codes: what their sentences say, once and for all.
+"""Dead letters as older versions wrote them, of which no file is written anew: there may be very many.
 
-Nothing else reads a code out of a sentence, and no sentence that is written today needs to be like these.
+Before they had codes their sentences said what happened, which is read once and for all in here. Nothing
+else reads a code out of a sentence, and no sentence that is written today needs to be like these. Lakes of
+format 1 called the column `partition` `unit`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,18 @@ from typing import TYPE_CHECKING
 from medallion_platform.contracts.codes import Code
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import polars as pl
+
+
+def partition(columns: Collection[str]) -> pl.Expr:
+    """The `partition` (String) of letters that have these columns, null where these have none for it."""
+    import polars as pl
+
+    return pl.coalesce(*(c for c in ("partition", "unit") if c in columns), pl.lit(None, pl.String)).alias(
+        "partition"
+    )
 
 
 def coded(letters: pl.LazyFrame) -> pl.LazyFrame:

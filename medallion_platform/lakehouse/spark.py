@@ -163,8 +163,8 @@ def stage(
     Without a verdict all rows are good.
 
     reject: is given the rejected rows, some at a time: `payload` (JSON text of the row as it came),
-    `violations`, `unit`. look: is given all that was written, with `DEAD`, and by column the one that holds a
-    rejected row's value as it came, where the column itself does not.
+    `violations`, `partition`. look: is given all that was written, with `DEAD`, and by column the one that
+    holds a rejected row's value as it came, where the column itself does not.
     """
     # Right below the table: S3A leaves an object in the place of a folder that it emptied.
     folder = f"staged-{uuid.uuid4().hex}"
@@ -265,7 +265,7 @@ def _with_dead_letters(
 
 
 def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> pl.DataFrame:
-    """Rejected rows as they came: `payload` (JSON text), `violations`, `unit`."""
+    """Rejected rows as they came: `payload` (JSON text), `violations`, `partition`."""
     import polars as pl
 
     # Column by column, by name: an expression would take some names for patterns.
@@ -273,7 +273,7 @@ def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, st
     return dead.select(
         row.struct.json_encode().alias("payload"),
         pl.col(_VIOLATIONS).alias("violations"),
-        pl.col(_UNIT).alias("unit"),
+        pl.col(_UNIT).alias("partition"),
     )
 
 

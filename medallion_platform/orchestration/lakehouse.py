@@ -6,6 +6,7 @@ import dagster as dg
 
 from medallion_platform import storage
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake_format import open_lake
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -23,8 +24,12 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def lake(self) -> Lake:
-        """All tables."""
-        return Lake(self.lake_root)
+        """All tables.
+
+        Raises:
+            NewerLake: a newer version of the platform has written them.
+        """
+        return open_lake(self.lake_root)
 
     def session(self, *, quick: bool = True) -> "SparkSession":
         """The Spark session of this process; quick: for a short run, which compiles as little as it can."""
@@ -36,11 +41,13 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:
     """What runs are given: where an installation lies is said by its settings, not at launch.
 
-    A run refuses storage that loses commits before anything is read or written.
+    A run refuses storage that loses commits, and a lake of a newer version, before anything is read or
+    written.
     """
 
     def proven(_: dg.InitResourceContext) -> Lakehouse:
         storage.prove(lakehouse.lake_root)
+        open_lake(lakehouse.lake_root)
         return lakehouse
 
     return {

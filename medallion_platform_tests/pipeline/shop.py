@@ -291,7 +291,7 @@ def dead(lake: Lake, table: str) -> Counter[str]:
             (
                 sorted((k, v) for k, v in json.loads(r["payload"]).items() if v is not None),
                 r["violations"],
-                r["unit"],
+                r["partition"],
             )
         )
         for r in dead_letters.read(lake, table).to_dicts()

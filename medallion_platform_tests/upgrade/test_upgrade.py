@@ -11,10 +11,17 @@ import polars as pl
 import pytest
 
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit_record import FORMAT
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake_format import format_of, mark
 from medallion_platform_tests.command import MEDALLION
 
 OLD = Path(__file__).with_name("lake-of-0.1.tar.xz")
+FORMAT_1 = Path(__file__).with_name("lake-of-format-1.tar.xz")
+SILVER = "silver.hired_employees"
+PLACE = ["source", "offset", "row"]
+CODES_OF_1 = {"violates", "malformed", "undecoded", "too_long", "unreadable", "lost", "gap"}
+CLICKS = "clickstream.events/clicks/0"
 BEFORE = {"bronze.events": (551, 12), "bronze.users": (797, 0), "bronze.hired_employees": (1170, 8)}
 """(rows, dead letters) as version 0.1 left them."""
 AFTER = {
@@ -70,10 +77,9 @@ def test_a_lake_of_the_first_version_goes_on_under_todays_code(old_home: Path) -
     assert all(lake.version(name) >= first[name] for name in AFTER)
     events = pl.scan_delta(lake.open("bronze.events")).collect()  # type: ignore[arg-type]
     assert events["event_id"].n_unique() == events.height
-    places = ["source", "offset", "row"]
-    kept = dead_letters.read(lake, "bronze.events").join(old, on=places, how="semi")
+    kept = dead_letters.read(lake, "bronze.events").join(old, on=PLACE, how="semi")
     assert kept.height == old.height
-    assert kept.sort(places)["payload"].to_list() == old.sort(places)["payload"].to_list()
+    assert kept.sort(PLACE)["payload"].to_list() == old.sort(PLACE)["payload"].to_list()
     history = [record.verb for _, record in lake.records("bronze.events")]
     assert history[-1] == "intake", "what the old version did is on record still"
 
@@ -81,3 +87,81 @@ def test_a_lake_of_the_first_version_goes_on_under_todays_code(old_home: Path) -
     again = subprocess.run(replay, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0, again.stderr
     assert holdings(lake, {"bronze.events": (0, 0)}) == {"bronze.events": AFTER["bronze.events"]}
+
+
+def letters_of(lake: Lake, table: str) -> pl.DataFrame:
+    return dead_letters.read(lake, table).sort(PLACE)
+
+
+@pytest.mark.timeout(600)
+def test_a_lake_of_format_1_goes_on(tmp_path: Path) -> None:
+    """All codes of dead letters, a replay, files in quarantine, an archived log, positions of a topic."""
+    for archive in (OLD, FORMAT_1):
+        with tarfile.open(archive) as packed:
+            wanted = "landing" if archive == OLD else "lake"
+            members = [m for m in packed if wanted in Path(m.name).parts]
+            packed.extractall(tmp_path, filter="data", members=members)
+    lake = Lake(tmp_path / "lake")
+    assert format_of(str(lake.root)) == 1
+    old = {name: letters_of(lake, name) for name in ("bronze.events", SILVER)}
+    quarantined = sorted(p for p in (tmp_path / "lake/quarantine").rglob("*") if p.is_file())
+    rows = {name: lake.rows(name) for name in AFTER}
+    moved = {log: lake.positions("bronze.events")(log) for log in ("clickstream.events", CLICKS)}
+
+    command = [*MEDALLION, "run", "--json", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+    assert done.returncode == 0, done.stderr
+    assert format_of(str(lake.root)) == FORMAT
+    told = {row["table"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    # Nothing of the days that were there is taken in again.
+    assert told["bronze.events"]["read"] == 584
+    assert told["bronze.hired_employees"]["read"] == 609
+    assert told["bronze.jobs"]["read"] == 0
+    assert all(lake.rows(name) >= rows[name] for name in rows)
+    events = pl.scan_delta(lake.open("bronze.events")).collect()  # type: ignore[arg-type]
+    assert events["event_id"].n_unique() == events.height
+    assert events.filter(pl.col("_source") == CLICKS).height == 1, "the replay of the old code"
+    for log, position in moved.items():
+        assert (lake.positions("bronze.events")(log) or 0) >= (position or 0) > 0
+    before = old["bronze.events"]
+    assert (
+        letters_of(lake, "bronze.events").join(before, on=PLACE, how="semi").to_dicts() == before.to_dicts()
+    )
+    rejected = set(old[SILVER].select("partition", "payload").iter_rows())
+    assert rejected <= set(letters_of(lake, SILVER).select("partition", "payload").iter_rows())
+    assert set(before["code"]) == CODES_OF_1
+    for path in filter(None, (json.loads(d or "{}").get("kept") for d in before["detail"])):
+        assert tmp_path / "lake" / path in quarantined
+    assert len(lake.records("bronze.jobs")) == 2_061, "with those that are archived"
+
+    replay = [*MEDALLION, "dead-letters", "replay", "bronze.events", "--json", "--home", str(tmp_path)]
+    again = subprocess.run(replay, capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)[0]["written"] == 0
+    assert lake.rows("bronze.events") == events.height
+
+
+def test_a_newer_lake_is_refused_by_every_command(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    mark(str(lake), FORMAT + 1)
+    before = sorted(lake.rglob("*"))
+    for command in (
+        ["run"],
+        ["demo"],
+        ["status"],
+        ["history", "silver.events"],
+        ["show", "silver.events"],
+        ["dead-letters", "list"],
+        ["dead-letters", "replay", "bronze.events"],
+        ["rollback", "a-run"],
+        ["dev"],
+    ):
+        done = subprocess.run(
+            [*MEDALLION, *command, "--home", str(tmp_path)], capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 3, (command, done.stderr)
+        assert f"has format {FORMAT + 1}" in " ".join(done.stderr.split()), (command, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert sorted(lake.rglob("*")) == before
+    assert not (tmp_path / "landing").exists()

@@ -251,7 +251,7 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
                 "violations": [piece.reason],
                 "code": piece.code,
                 "detail": json.dumps(piece.detail) if piece.detail else None,
-                "unit": None,
+                "partition": None,
                 "at": run.at,
                 "run_id": run.run_id,
             }
@@ -283,7 +283,7 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
             pl.when(malformed).then(pl.lit(Code.MALFORMED)).otherwise(pl.lit(Code.VIOLATES)),
         ).alias("code"),
         (pl.col(DETAIL) if DETAIL in bad.columns else pl.lit(None, pl.String)).alias("detail"),
-        pl.lit(None, pl.String).alias("unit"),
+        pl.lit(None, pl.String).alias("partition"),
         pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
         pl.lit(run.run_id).alias("run_id"),
     )

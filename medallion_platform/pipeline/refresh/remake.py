@@ -78,7 +78,7 @@ class Rejects:
         for rows in dead_letters.gathered(batches):
             told = rows["violations"].explode().drop_nulls().value_counts()
             self.violations = summed((self.violations, dict(told.iter_rows())))
-            self.homeless += int((rows["unit"] == UNPARTITIONED).sum())
+            self.homeless += int((rows["partition"] == UNPARTITIONED).sum())
             letters = rows.with_columns(
                 pl.col("payload").cast(pl.Binary),
                 pl.lit(self.table.main[1].table).alias("source"),
@@ -309,7 +309,7 @@ def _rejected_partitions(table: Table, lake: Lake, lookup: Lookup, keys: set[str
     for letters in dead_letters.batches(lake, table.name):
         # Not by a JSON path, for which a mark in a name has a meaning.
         told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
-        partitions = zip(letters["unit"], told, strict=True)
+        partitions = zip(letters["partition"], told, strict=True)
         found |= {
             partition
             for partition, key in partitions

@@ -1,0 +1,360 @@
+"""`classify` on errors that were raised for real: by sockets, disks, servers, delta-rs, Kafka and the JVM."""
+
+from __future__ import annotations
+
+import errno
+import http.server
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import polars as pl
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from obstore.store import LocalStore, S3Store
+
+from medallion_platform.errors import Failure, Kind, MedallionError, classify
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def failure(work: Callable[[], object]) -> Failure:
+    """What is told of the error that some work ends in."""
+    with pytest.raises(BaseException) as caught:
+        work()
+    return classify(caught.value)
+
+
+@pytest.fixture(scope="module")
+def closed() -> str:
+    """The address of a port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def answering(status: int, body: bytes = b"") -> Generator[str]:
+    """A server whose every answer is this one."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    for name, value in {"ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s", "ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return S3Store.from_url("s3://b/p", client_options={"allow_http": True}, retry_config={"max_retries": 0})
+
+
+def test_nobody_listens(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = closed.split(":")
+    refused = Failure(Kind.NETWORK, "ECONNREFUSED")
+    assert failure(lambda: socket.create_connection((host, int(port)))) == refused
+    assert failure(lambda: httpx.get(f"http://{closed}")).kind is Kind.NETWORK
+    assert failure(lambda: bucket(f"http://{closed}", monkeypatch).get("x")).kind is Kind.NETWORK
+    assert failure(lambda: DeltaTable("s3://b/p", storage_options={"allow_http": "true"})).transient
+
+
+def test_no_such_host() -> None:
+    assert failure(lambda: socket.getaddrinfo("no-such-host.invalid", 80)).kind is Kind.NETWORK
+    assert failure(lambda: httpx.get("http://no-such-host.invalid")).kind is Kind.NETWORK
+
+
+def test_nobody_answers_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert failure(lambda: httpx.get(f"http://127.0.0.1:{port}", timeout=0.05)).kind is Kind.NETWORK
+        plain = socket.create_connection(("127.0.0.1", port), timeout=0.05)
+        assert failure(lambda: plain.recv(1)).kind is Kind.NETWORK
+        plain.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Kind.AUTH),
+        (403, Kind.AUTH),
+        (404, Kind.PERMANENT),
+        (408, Kind.NETWORK),
+        (412, Kind.CONFLICT),
+        (418, Kind.PERMANENT),
+        (425, Kind.TRANSIENT),
+        (429, Kind.RATE_LIMIT),
+        (500, Kind.TRANSIENT),
+        (501, Kind.PERMANENT),
+        (503, Kind.TRANSIENT),
+        (507, Kind.DISK),
+    ],
+)
+def test_an_answer_by_its_status(status: int, kind: Kind) -> None:
+    with answering(status) as url:
+        assert failure(lambda: httpx.get(url).raise_for_status()) == Failure(kind, str(status))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (503, "SlowDown", Kind.RATE_LIMIT),
+        (503, "ServiceUnavailable", Kind.TRANSIENT),
+        (403, "AccessDenied", Kind.AUTH),
+        (400, "ExpiredToken", Kind.AUTH),
+        (404, "NoSuchBucket", Kind.PERMANENT),
+        (404, "NoSuchKey", Kind.UNKNOWN),
+        (507, "XMinioStorageFull", Kind.DISK),
+    ],
+)
+def test_an_answer_of_s3_by_its_code(
+    status: int, code: str, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>said</Message></Error>".encode()
+    with answering(status, body) as url:
+        told = failure(lambda: bucket(url, monkeypatch).get("x").bytes())
+    assert told.kind is kind
+    assert told.code in (code, "")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system without space."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if mount is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this machine mounts no small file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_disk_is_full(full: Path) -> None:
+    much = pl.DataFrame({"a": range(100_000)})
+
+    def by_hand() -> None:
+        with (full / "a").open("wb") as file:
+            file.write(b"x" * 500_000)
+
+    disk = Failure(Kind.DISK, "ENOSPC")
+    assert failure(by_hand) == disk
+    assert failure(lambda: much.write_parquet(full / "b")) == disk
+    assert failure(lambda: LocalStore(str(full)).put("c", b"x" * 500_000)) == disk
+    assert failure(lambda: write_deltalake(full / "d", much)) == disk
+
+
+def test_too_many_files_are_open() -> None:
+    was = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+
+    def open_all() -> None:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, was[0]), was[1]))
+    try:
+        told = failure(open_all)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, was)
+        for descriptor in held:
+            os.close(descriptor)
+    assert told == Failure(Kind.RESOURCE, "EMFILE")
+
+
+def test_access_is_denied_by_the_system(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    user = os.geteuid()
+    if user == 0:  # to whom nothing is denied
+        os.seteuid(65_534)
+    try:
+        told = failure(lambda: (tmp_path / "shut/x").read_bytes())
+    finally:
+        os.seteuid(user)
+    assert told == Failure(Kind.AUTH, "EACCES")
+
+
+def test_no_memory() -> None:
+    assert failure(lambda: bytearray(sys.maxsize)).kind is Kind.OOM
+
+
+def test_another_writer_of_a_delta_table(tmp_path: Path) -> None:
+    write_deltalake(tmp_path, pl.DataFrame({"a": [1]}))
+    one, other = DeltaTable(tmp_path), DeltaTable(tmp_path)
+
+    def write(table: DeltaTable) -> None:
+        told = CommitProperties(app_transactions=[Transaction("writer", 1)], max_commit_retries=0)
+        write_deltalake(table, pl.DataFrame({"a": [2]}), mode="append", commit_properties=told)
+
+    write(one)
+    assert failure(lambda: write(other)) == Failure(Kind.CONFLICT, "CommitFailedError")
+
+
+def test_what_is_there_already(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    store.put("x", b"", mode="create")
+    assert failure(lambda: store.put("x", b"", mode="create")).kind is Kind.CONFLICT
+    assert failure(lambda: store.get("y")).kind is Kind.UNKNOWN
+
+
+def test_no_broker(closed: str) -> None:
+    from confluent_kafka import Consumer
+
+    consumer = Consumer({"bootstrap.servers": closed, "group.id": "g", "log_level": 0})
+    told = failure(lambda: consumer.list_topics(timeout=0.2))
+    consumer.close()
+    assert told.kind is Kind.NETWORK
+    assert told.code.startswith("_")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        ("TOPIC_AUTHORIZATION_FAILED", Kind.AUTH),
+        ("SASL_AUTHENTICATION_FAILED", Kind.AUTH),
+        ("OFFSET_OUT_OF_RANGE", Kind.GAP),
+        ("THROTTLING_QUOTA_EXCEEDED", Kind.RATE_LIMIT),
+        ("LEADER_NOT_AVAILABLE", Kind.UNKNOWN),
+        ("_ALL_BROKERS_DOWN", Kind.NETWORK),
+    ],
+)
+def test_a_code_of_kafka(number: str, kind: Kind) -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    assert classify(KafkaException(KafkaError(getattr(KafkaError, number)))).kind is kind
+
+
+def test_a_code_that_kafka_says_passes() -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    passing = KafkaError(KafkaError.LEADER_NOT_AVAILABLE, "", False, True)
+    assert classify(KafkaException(passing)) == Failure(Kind.TRANSIENT, "LEADER_NOT_AVAILABLE")
+
+
+class Torn(MedallionError):
+    kind = Kind.CORRUPT
+
+
+def test_an_error_of_the_platform_says_it_itself(closed: str) -> None:
+    def tell() -> None:
+        try:
+            httpx.get(f"http://{closed}")
+        except httpx.HTTPError as error:
+            raise Torn("torn", table="bronze.x", remedy="mend it") from error
+
+    assert failure(tell) == Failure(Kind.CORRUPT, "", "bronze.x", "mend it")
+
+
+def test_one_that_does_not_say_it_is_what_caused_it() -> None:
+    def tell(kind: Kind | None) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise MedallionError("nothing was written", kind=kind, table="silver.x") from error
+
+    assert failure(lambda: tell(None)) == Failure(Kind.DISK, "ENOSPC", "silver.x")
+    assert failure(lambda: tell(Kind.DISK)).code == "ENOSPC"
+
+
+def test_what_was_being_handled_counts_unless_it_was_taken_back() -> None:
+    def tell(*, hidden: bool) -> None:
+        try:
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        except OSError:
+            if hidden:
+                raise LookupError from None
+            {}["while it was handled"]
+
+    assert failure(lambda: tell(hidden=False)).kind is Kind.NETWORK
+    assert failure(lambda: tell(hidden=True)) == Failure(Kind.UNKNOWN)
+
+
+def test_several_at_once() -> None:
+    group = BaseExceptionGroup("both", [ValueError("x"), MemoryError()])
+    assert classify(group).kind is Kind.OOM
+
+
+@pytest.mark.parametrize(
+    "text", ["connection refused", "disk is full", "503", "timed out", "OutOfMemoryError"]
+)
+def test_no_sentence_decides(text: str) -> None:
+    assert classify(RuntimeError(text)) == Failure(Kind.UNKNOWN)
+    assert not classify(RuntimeError(text)).transient
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    code = "import sys; from medallion_platform import errors; errors.classify(OSError(28, 'x'));"
+    code += "print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"pyspark", "py4j", "httpx", "obstore", "deltalake", "polars", "dagster"} & set(loaded.split())
+
+
+def test_errors_of_spark(spark: SparkSession, tmp_path: Path) -> None:
+    from pyspark.sql import functions as F
+
+    def divided() -> None:
+        spark.sql("SELECT 1 / id FROM range(2)").collect()
+
+    def cast() -> None:
+        spark.range(3).select(F.lit("secret-value").cast("int")).collect()
+
+    def damaged() -> None:
+        spark.range(10).repartition(1).write.parquet(f"{tmp_path}/p")
+        (file,) = (tmp_path / "p").glob("*.parquet")
+        file.write_bytes(b"PAR1 no parquet PAR1")
+        spark.read.schema("id long").parquet(f"{tmp_path}/p").collect()
+
+    assert failure(divided) == Failure(Kind.DATA, "DIVIDE_BY_ZERO")
+    assert failure(cast) == Failure(Kind.DATA, "CAST_INVALID_INPUT")
+    assert failure(lambda: spark.table("no_such_table").collect()).kind is Kind.PERMANENT
+    assert failure(lambda: spark.range(1).select("no_such")).code.startswith("UNRESOLVED_COLUMN")
+    assert failure(damaged).kind is Kind.CORRUPT
+
+
+def test_what_the_jvm_throws_by_its_causes(spark: SparkSession, closed: str, full: Path) -> None:
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    host, port = closed.split(":")
+    assert failure(lambda: jvm.java.net.Socket(host, int(port))).kind is Kind.NETWORK
+    assert failure(
+        lambda: jvm.java.net.URI("http://no-such-host.invalid").toURL().openStream().read()
+    ).kind is (Kind.NETWORK)
+    assert failure(lambda: spark.range(1_000_000).write.parquet(f"{full}/p")) == Failure(Kind.DISK, "ENOSPC")
+
+
+def test_two_writers_of_a_delta_table_in_spark(spark: SparkSession, tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    spark.range(10).write.format("delta").save(path)
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, path)
+    begun = log.startTransaction()
+    begun.readWholeTable()
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE id = 1")
+    nothing = getattr(getattr(jvm.scala.collection.immutable, "Nil$"), "MODULE$")
+    operation = getattr(jvm.org.apache.spark.sql.delta, "DeltaOperations$ManualUpdate$")
+    told = failure(lambda: begun.commit(nothing, getattr(operation, "MODULE$")))
+    assert told.kind is Kind.CONFLICT
