@@ -4,6 +4,8 @@ The lake lies at `/lake`, so that its logs name no folder of a machine; FOLDER g
 What it holds is told in the README beside this. It is kept for reading: later code writes another lake.
 """
 
+# ruff: noqa: I001 - the names are those of that commit
+
 from __future__ import annotations
 
 import json
