@@ -7,12 +7,14 @@ violates, the counters, the guard. Nothing here depends on the session's ANSI mo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, reduce
 from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
@@ -49,6 +51,8 @@ VIOLATIONS = "_violations"
 _WAS = "__was_"
 _BITS = "__violated_"
 _BITS_A_COLUMN = 62
+_RAISED = "USER_RAISED_EXCEPTION"
+_VIOLATED = "violated"
 
 _TYPES: dict[str, T.DataType] = {
     "string": T.StringType(),
@@ -225,9 +229,20 @@ def _guard(
     guard: Any = F
     for name in contract.named(Severity.FAIL):
         if name in present:
-            message = f"{contract.name}: a row violates {name!r}"
-            guard = guard.when(verdicts[name], F.raise_error(F.lit(message)).cast("boolean"))
+            told = json.dumps({"contract": contract.name, _VIOLATED: name})
+            guard = guard.when(verdicts[name], F.raise_error(F.lit(told)).cast("boolean"))
     return None if guard is F else guard.otherwise(F.lit(True))
+
+
+def violated(error: BaseException) -> str | None:
+    """The expectation of severity fail by whose guard Spark stopped; None where it was something else."""
+    if not isinstance(error, PySparkException) or error.getCondition() != _RAISED:
+        return None
+    try:
+        told: Any = json.loads((error.getMessageParameters() or {}).get("errorMessage", ""))
+        return str(told[_VIOLATED])
+    except (ValueError, TypeError, KeyError):  # raised by the transform itself
+        return None
 
 
 def _other_values(column: Column, test: Values) -> SparkColumn:

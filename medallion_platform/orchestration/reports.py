@@ -36,7 +36,7 @@ from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.orchestration.names import key_of
-from medallion_platform.pipeline.refresh import of_other_code
+from medallion_platform.pipeline.refresh.changes import of_other_code
 from medallion_platform.pipeline.refresh.lineage import Lineage
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.pipeline.status.drift import drift
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from medallion_platform.pipeline.intake.polars_engine import IntakeResult
     from medallion_platform.pipeline.publish import PublishResult
-    from medallion_platform.pipeline.refresh import RefreshResult
+    from medallion_platform.pipeline.refresh.commit import RefreshResult
     from medallion_platform.pipeline.table import Table
     from medallion_platform.serving.features import Features
     from medallion_platform.sources.source import Source

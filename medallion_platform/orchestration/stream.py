@@ -28,7 +28,8 @@ from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.polars_engine import IntakeResult
 from medallion_platform.pipeline.intake.stream import step_back, stream, why_to_wait
-from medallion_platform.pipeline.refresh import RefreshResult, refresh
+from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.connectors.kafka.kafka import Attendance, Follower, KafkaSource, group_of

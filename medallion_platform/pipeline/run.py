@@ -1,17 +1,23 @@
-"""Who works on tables, and what time it is for them."""
+"""Who works on tables, what time it is for them, and who watches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from medallion_platform.pipeline.observer import Nobody, Observer
 
 
 @dataclass(frozen=True)
 class Run:
-    """Who works on tables, and what time it is for them: the only clock that intake and refresh know."""
+    """Who works on tables, and what time it is for them: the only clock that intake and refresh know.
+
+    observer: is told each moment of the work, while it happens.
+    """
 
     run_id: str
     at: datetime
+    observer: Observer = field(default_factory=Nobody, compare=False, repr=False)
 
     @staticmethod
     def now(run_id: str = "local") -> Run:

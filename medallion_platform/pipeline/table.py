@@ -86,7 +86,7 @@ class Table:
     source_row_count: SQL over a row of the main upstream that says how many rows it stands for. Of `append`:
         how many the transform makes of it. Of `merge_by_key`: 0 where it may take its key away. Of
         `replace_partitions`, whose contract names a `row_count_column`: how many source rows to count. A
-        refresh that does not add up to these has lost or doubled rows, and fails (see `conservation`).
+        refresh that does not add up to these has lost or doubled rows, and fails (see `refresh.reconcile`).
     mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
         declare, too (see `contracts.shapes`); without it such text flows on as it came.
     """

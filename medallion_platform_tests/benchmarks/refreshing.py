@@ -24,7 +24,8 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.maintenance import maintain
-from medallion_platform.pipeline.refresh import out_of_date, refresh
+from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.refresh.changes import out_of_date
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark

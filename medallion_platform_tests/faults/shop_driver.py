@@ -105,14 +105,14 @@ def small_shop() -> Catalog:
 def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
     from medallion_platform.cli.exits import in_words
-    from medallion_platform.pipeline.refresh import RefreshFailed
+    from medallion_platform.pipeline.refresh.errors import RefreshFailed
     from medallion_platform_tests.pipeline import shop
     from medallion_platform_tests.pipeline.shop import bring, bring_all, take_all
 
     small = small_shop()
     if shot:
         from medallion_platform.lakehouse import spark as engine
-        from medallion_platform.pipeline import refresh as steps
+        from medallion_platform.pipeline.refresh import commit as steps
         from medallion_platform_tests.faults.victim import Aim, load
 
         step, call, after = shot

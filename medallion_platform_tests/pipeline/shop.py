@@ -20,7 +20,8 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import RefreshResult, refresh
+from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.table import Lookup, Table, Upstream, daily, table, weekly
 from medallion_platform.sources.source import FileSource, JsonLines
 

@@ -16,8 +16,9 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.spark import DEAD
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import RefreshFailed, plan
-from medallion_platform.pipeline.refresh.reconcile import RefreshRefusal, read_by_key
+from medallion_platform.pipeline.refresh import plan
+from medallion_platform.pipeline.refresh.errors import RefreshFailed
+from medallion_platform.pipeline.refresh.reconcile import read_by_key
 from medallion_platform.pipeline.table import DeclarationError, Table, daily, table
 
 from .shop import EVENTS, USERS, bring, change, content, dead, event, rebuilt
@@ -228,7 +229,7 @@ def test_each_key_is_accounted_for(
     if isinstance(said, int):
         assert read_by_key(t, upstream, written, {"k": "kept"}, merging=False) == said
     else:
-        with pytest.raises(RefreshRefusal) as error:
+        with pytest.raises(RefreshFailed) as error:
             read_by_key(t, upstream, written, {"k": "kept"}, merging=False)
         assert said in str(error.value)
 

@@ -19,7 +19,8 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import RefreshFailed, plan
+from medallion_platform.pipeline.refresh import plan
+from medallion_platform.pipeline.refresh.errors import RefreshFailed
 from medallion_platform.pipeline.table import Table, table
 from medallion_platform.sources.source import FileSource, JsonLines
 

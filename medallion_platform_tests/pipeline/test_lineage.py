@@ -50,7 +50,7 @@ def test_expressions_joins_and_renames(frames: tuple[DataFrame, DataFrame]) -> N
 def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
     frames: tuple[DataFrame, DataFrame],
 ) -> None:
-    from medallion_platform.pipeline.refresh.remake import _plan_of
+    from medallion_platform.pipeline.refresh.transform import analyzed
     from medallion_platform.runtime import local_spark
 
     a, _ = frames
@@ -59,7 +59,7 @@ def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
 
     def plan() -> None:
         local_spark(cores=2).session()
-        told.append(lineage(_plan_of(wide), wide.columns, {"a": a.columns}))
+        told.append(lineage(analyzed(wide), wide.columns, {"a": a.columns}))
 
     thread = Thread(target=plan)
     thread.start()

@@ -23,9 +23,12 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline import refresh as steps
+from medallion_platform.pipeline import refresh as stages
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import MissingUpstream, RefreshFailed, of_other_code, out_of_date
+from medallion_platform.pipeline.refresh import commit as steps
+from medallion_platform.pipeline.refresh.changes import of_other_code, out_of_date
+from medallion_platform.pipeline.refresh.errors import MissingUpstream, RefreshFailed
+from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
 
 from .shop import EVENTS, USERS, bring, change, content, dead, event, no_spark, rebuilt, users
@@ -409,7 +412,7 @@ def test_dead_letters_of_a_fenced_refresh_that_saw_more_are_made_anew(
     arrive(zone, event("a", 0, amount=1))
     bring(t, zone.lake, spark, known)
     arrive(zone, event("b", 0, amount=2))
-    look = steps._decide
+    look = stages.planned
 
     def overtaken(*given: Any, **named: Any) -> Any:
         patch.undo()
@@ -418,7 +421,7 @@ def test_dead_letters_of_a_fenced_refresh_that_saw_more_are_made_anew(
         return look(*given, **named)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(steps, "_decide", overtaken)
+    patch.setattr(stages, "planned", overtaken)
     with pytest.raises(CommitConflict):
         bring(t, zone.lake, spark, known)
     bring(t, zone.lake, spark, known)
@@ -639,8 +642,8 @@ def test_nothing_to_do_asks_for_no_spark(zone: Zone, spark: SparkSession) -> Non
     bring(t, zone.lake, spark, catalog(t))
     arrive(zone, Row(b"{", False))
     assert (
-        steps.refresh(
-            t, zone.lake, no_spark, steps.Run.now(), partition_columns=catalog(t).partition_columns
+        stages.refresh(
+            t, zone.lake, no_spark, Run.now(), partition_columns=catalog(t).partition_columns
         ).record
         is None
     )

@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from medallion_platform.pipeline import refresh as steps
+from medallion_platform.pipeline.refresh import commit as steps
 
 from .shop import SHOP, assert_same, bring, bring_all, change, event, rebuilt, take_all
 from .toy import Row, Zone, bad

@@ -1,4 +1,4 @@
-"""Whether every row that a refresh read is accounted for: found out before anything is committed.
+"""Stage "reconcile": is every row that was read accounted for? Found out before anything is committed.
 
 What that means follows from what a table declares. `append`: each upstream row gives one row. `merge_by_key`:
 each key gives some row, or a change took it away, and what is beyond was superseded. An aggregate with a
@@ -9,6 +9,7 @@ several. Whatever does not add up is refused; nothing is counted under a word th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,19 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.spark_engine import quoted
+from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import spark as engine
-from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.refresh import personal
-from medallion_platform.pipeline.refresh.plan import RefreshPlan, Upstreams, upstream_days
+from medallion_platform.pipeline.refresh.commit import PendingRefresh
+from medallion_platform.pipeline.refresh.context import RefreshContext
+from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
+from medallion_platform.pipeline.refresh.inputs import Inputs
+from medallion_platform.pipeline.refresh.plan import upstream_days
+from medallion_platform.pipeline.refresh.stage import Look, OtherKeys, Staged
+from medallion_platform.pipeline.refresh.transform import Transformed
+from medallion_platform.pipeline.refresh.validate import Validated
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table
@@ -36,78 +44,120 @@ _PLACE = ("_sequence", "_offset", "_source")
 _TRUNCATE = "t"
 
 
-class RefreshRefusal(Exception):
-    """What was made must not be committed; the text says why and what to do, for people."""
+@dataclass
+class Accounts:
+    """What one refresh read, held against what became of it."""
+
+    context: RefreshContext
+    inputs: Inputs
+    made: Transformed
+    _read_by_key: int = 0
+
+    @property
+    def look(self) -> Look | None:
+        """Looks at what was written while it lies as Spark wrote it, where keys tell what was lost."""
+        return self._look if self.context.table.incremental == "merge_by_key" else None
+
+    def balanced(self, validated: Validated, staged: Staged, others: OtherKeys) -> PendingRefresh:
+        """What was staged, ready to be committed.
+
+        Raises:
+            RefreshFailed: rows are lost or doubled.
+        """
+        evolution = validated.evolution
+        notes = [f"{c}: {why}" for c, why in evolution.refused.items()]
+        notes += [f"new column: {c}" for c in evolution.added]
+        notes += [f"widened column: {c}" for c in evolution.widened]
+        counts = self._counts(staged.written, staged.rejects.rows)
+        if staged.source_row_count is not None:
+            refuse_lost_counts(self.context, staged.source_row_count)
+        return PendingRefresh(
+            [*staged.files, *others.files],
+            staged.rejects.files,
+            counts,
+            self.inputs.whole,
+            evolution.schema,
+            self.made.lineage,
+            others.merged,
+            others.replaced,
+            staged.partitions,
+            staged.rejects.violations,
+            staged.warnings,
+            staged.masked,
+            notes,
+            staged.source_row_count,
+        )
+
+    @property
+    def _came(self) -> DataFrame:
+        """What was read of the main upstream."""
+        return self.inputs.frames[self.context.table.main[0]]
+
+    def _look(self, written: DataFrame, kept: Mapping[str, str]) -> None:
+        merging = self.inputs.keys is not None
+        self._read_by_key = read_by_key(self.context.table, self._came, written, kept, merging=merging)
+
+    def _counts(self, written: int, dead: int) -> Counts:
+        """Which way the rows went that were read; written, dead: rows of the transform that were staged."""
+        table, read = self.context.table, self._read_by_key
+        if table.incremental == "merge_by_key":
+            if self.inputs.whole and table.source_row_count == "1":
+                _refuse_unread_rows(self.context, read)
+            return Counts(read, written, dead, superseded=read - written - dead)
+        if table.incremental == "append":
+            return _counts_of_rows(self.context, self._came, self.made.returned, written, dead)
+        return Counts(written + dead, written, dead)  # the source rows that it stands for are compared
 
 
-def counts_of_rows(
-    table: Table,
-    lake: Lake,
-    plan: RefreshPlan,
-    last: CommitRecord | None,
-    upstreams: Upstreams,
-    column: str | None,
-    came: DataFrame,
-    returned: DataFrame,
-    written: int,
-    dead: int,
+def _counts_of_rows(
+    context: RefreshContext, came: DataFrame, returned: DataFrame, written: int, dead: int
 ) -> Counts:
     """The counts of `incremental="append"`: what was read is measured apart from what was made of it.
 
-    column: the main upstream's partition column. came: what was read of the main upstream. returned: what the
-    transform made of it, partitions included that nobody asked for.
-
-    Raises:
-        RefreshRefusal: the transform dropped or doubled rows.
+    came: what was read of the main upstream. returned: what the transform made of it, partitions included
+    that nobody asked for.
     """
-    main = table.main[1].table
-    if table.partition and not plan.whole and column is None:
+    table, main = context.table, context.main
+    if table.partition and not context.plan.whole and context.main_column is None:
         # Only the transform says which of the rows are of these partitions.
         partition = F.col(table.partition.column)
-        wanted = sorted((plan.append | plan.replace) - {UNPARTITIONED})
-        others = returned.where(partition.isNotNull() & ~partition.cast("string").isin(wanted)).count()
+        others = returned.where(
+            partition.isNotNull() & ~partition.cast("string").isin(context.wanted)
+        ).count()
         read = _source_rows_of(table, came) - others
     elif table.source_row_count != "1":
         read = _source_rows_of(table, came)
     else:
-        read = _rows_by_log(table, lake, plan, last, upstreams, column)
+        read = rows_by_log(context)
     if read != written + dead:
         each = (
             "each of them gives one"
             if table.source_row_count == "1"
             else f"they give {read} ({table.source_row_count})"
         )
-        raise RefreshRefusal(
+        raise RefreshFailed(
             f"{table.name}: its transform returns {written + dead} rows where {read} are to be made of those "
-            f"that were read of {main}, since {each}. Nothing was written, the table is as it was; mend the "
-            "transform (a filter or a join that drops or doubles rows is the usual cause), or declare by "
-            "`source_row_count` how many rows an upstream row gives, and refresh again."
+            f"that were read of {main}, since {each}. {UNTOUCHED}; mend the transform (a filter or a join "
+            "that drops or doubles rows is the usual cause), or declare by `source_row_count` how many rows "
+            "an upstream row gives, and refresh again.",
+            table=table.name,
         )
     return Counts(read, written, dead)
 
 
-def _rows_by_log(
-    table: Table,
-    lake: Lake,
-    plan: RefreshPlan,
-    last: CommitRecord | None,
-    upstreams: Upstreams,
-    column: str | None,
-) -> int:
-    """Upstream rows that were to be read, by the log's own statistics."""
-    main = table.main[1].table
+def rows_by_log(context: RefreshContext) -> int:
+    """Upstream rows that are to be read, by the log's own statistics."""
+    table, lake, plan = context.table, context.lake, context.plan
+    main, column, head = context.main, context.main_column, context.upstreams.heads[context.main]
     days = None
     if table.partition and not plan.whole:
         days = upstream_days(table, main, plan.replace)
     read = 0
     if plan.append:
-        assert last is not None
         appended_to = upstream_days(table, main, plan.append) if table.partition and column else None
-        read += engine.rows_appended(
-            lake.path(main), last.position[main][UNPARTITIONED], upstreams.heads[main], column, appended_to
-        )
+        read += engine.rows_appended(lake.path(main), context.base(main), head, column, appended_to)
     if plan.whole or plan.replace:
-        read += lake_rows(lake, main, upstreams.heads[main], column, days)
+        read += lake_rows(lake, main, head, column, days)
     return read
 
 
@@ -125,17 +175,15 @@ def lake_rows(
     )
 
 
-def refuse_unread_rows(table: Table, lake: Lake, version: int, read: int) -> None:
-    """Compare what Spark read of the main upstream's version with its log.
-
-    Raises:
-        RefreshRefusal: they are not the same.
-    """
-    main = table.main[1].table
-    if read != (there := lake_rows(lake, main, version)):
-        raise RefreshRefusal(
-            f"{table.name}: {read} rows of {main} were read, and by its log there are {there}. Nothing was "
-            "written, the table is as it was; refresh again, and if that does not help, look into its files."
+def _refuse_unread_rows(context: RefreshContext, read: int) -> None:
+    """Compare what Spark read of the main upstream's version with its log."""
+    main = context.main
+    if read != (there := lake_rows(context.lake, main, context.upstreams.heads[main])):
+        raise RefreshFailed(
+            f"{context.table.name}: {read} rows of {main} were read, and by its log there are {there}. "
+            f"{UNTOUCHED}; refresh again, and if that does not help, look into its files.",
+            kind=Kind.CORRUPT,
+            table=context.table.name,
         )
 
 
@@ -152,10 +200,11 @@ def _with_counts(table: Table, came: DataFrame) -> DataFrame:
         )
     except AnalysisException as error:
         why = str(error).strip().splitlines()[0]
-        raise RefreshRefusal(
+        raise RefreshFailed(
             f"{table.name}: source_row_count={table.source_row_count!r} says nothing of a row of "
             f"{table.main[1].table} ({why}). "
-            "Nothing was written, the table is as it was; mend the declaration and refresh again."
+            f"{UNTOUCHED}; mend the declaration and refresh again.",
+            table=table.name,
         ) from None
 
 
@@ -171,7 +220,7 @@ def read_by_key(
     only, and those without a key, which concern all of them.
 
     Raises:
-        RefreshRefusal: a key is lost, has more rows than there were, or was never in the upstream.
+        RefreshFailed: a key is lost, has more rows than there were, or was never in the upstream.
     """
     main, told = table.main[1].table, ", ".join(table.recompute_key)
     if not set(table.recompute_key) <= set(came.columns):
@@ -214,9 +263,10 @@ def read_by_key(
 
 
 def _refuse(table: Table, why: str) -> None:
-    raise RefreshRefusal(
-        f"{table.name}: {why}. Nothing was written, the table is as it was; mend the transform, or declare "
-        "by `source_row_count` which upstream rows give no row or several, and refresh again."
+    raise RefreshFailed(
+        f"{table.name}: {why}. {UNTOUCHED}; mend the transform, or declare by `source_row_count` which "
+        "upstream rows give no row or several, and refresh again.",
+        table=table.name,
     )
 
 
@@ -298,31 +348,25 @@ def _may_be_truncated(places: tuple[str, ...]) -> Column:
     return truncated & ~F.coalesce(after, F.lit(False))
 
 
-def refuse_lost_counts(
-    table: Table,
-    lake: Lake,
-    plan: RefreshPlan,
-    upstreams: Upstreams,
-    column: str | None,
-    source_row_count: int,
-) -> None:
+def refuse_lost_counts(context: RefreshContext, source_row_count: int) -> None:
     """Compare what an aggregate's rows stand for with the source rows, counted without Spark.
 
     Raises:
-        RefreshRefusal: they are not the same.
+        RefreshFailed: they are not the same.
     """
     import polars as pl
 
-    main = table.main[1].table
-    source = pl.scan_delta(lake.open(main, upstreams.heads[main]))  # type: ignore[arg-type]
-    if column and table.partition and not plan.whole:
+    table, plan, main = context.table, context.plan, context.main
+    source = pl.scan_delta(context.lake.open(main, context.upstreams.heads[main]))  # type: ignore[arg-type]
+    if context.main_column and table.partition and not plan.whole:
         days = sorted(upstream_days(table, main, plan.append | plan.replace))
-        source = source.filter(pl.col(column).cast(pl.String).is_in(days))
+        source = source.filter(pl.col(context.main_column).cast(pl.String).is_in(days))
     counted = pl.sql_expr(table.source_row_count).cast(pl.Int64)
     expected = source.with_columns(n=counted).select(pl.col("n").sum()).collect().item()
     if expected != source_row_count:
-        raise RefreshRefusal(
+        raise RefreshFailed(
             f"{table.name}: its transform counts {source_row_count} rows of {main}, and there are "
-            f"{expected} to count ({table.source_row_count}). Nothing was written, the table is as it was; "
-            "mend the transform (a join that drops or doubles rows is the usual cause) and refresh again."
+            f"{expected} to count ({table.source_row_count}). {UNTOUCHED}; mend the transform (a join that "
+            "drops or doubles rows is the usual cause) and refresh again.",
+            table=table.name,
         )

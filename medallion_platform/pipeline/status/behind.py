@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh import VERBS, MissingUpstream, out_of_date
+from medallion_platform.pipeline.refresh.changes import out_of_date
+from medallion_platform.pipeline.refresh.context import VERBS
+from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.pipeline.status.kept import KeptAnswers, states
 from medallion_platform.pipeline.table import Table

@@ -1,0 +1,154 @@
+"""Who is told what happens to tables while it happens: a log, and whoever a `Run` carries.
+
+Telling never harms a write: an observer that fails is named in the log, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.lakehouse.commit import CommitConflict
+
+if TYPE_CHECKING:
+    from medallion_platform.lakehouse.commit_record import CommitRecord
+    from medallion_platform.lakehouse.counts import Counts
+    from medallion_platform.pipeline.run import Run
+
+_LOG = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Is told each moment of a refresh or an intake, by the thread that works, in this order.
+
+    Of one batch or refresh: `planned`, `staged`, `committed`. In the place of what did not come to be stand
+    `conflicted` (another writer was first) or `failed`, once; after a `conflicted`, `retried` says that it is
+    tried again. Where nothing is to do, nothing is told.
+    """
+
+    def planned(self, table: str, reason: str) -> None:
+        """There is work, and why."""
+        ...
+
+    def staged(self, table: str, counts: Counts) -> None:
+        """Files are written, which nobody sees yet, and every row is accounted for."""
+        ...
+
+    def committed(self, table: str, version: int, record: CommitRecord) -> None:
+        """They are visible as this version."""
+        ...
+
+    def conflicted(self, table: str, error: CommitConflict) -> None:
+        """Another writer committed first; nothing of this write is visible."""
+        ...
+
+    def retried(self, table: str, attempt: int, error: Exception) -> None:
+        """It is tried again, for the `attempt`-th time (2 is the first time again), because of this."""
+        ...
+
+    def failed(self, table: str, error: Exception) -> None:
+        """It ended without a commit."""
+        ...
+
+
+class Nobody:
+    """The observer of a run that nobody watches."""
+
+    def planned(self, table: str, reason: str) -> None:
+        """Nothing."""
+
+    def staged(self, table: str, counts: Counts) -> None:
+        """Nothing."""
+
+    def committed(self, table: str, version: int, record: CommitRecord) -> None:
+        """Nothing."""
+
+    def conflicted(self, table: str, error: CommitConflict) -> None:
+        """Nothing."""
+
+    def retried(self, table: str, attempt: int, error: Exception) -> None:
+        """Nothing."""
+
+    def failed(self, table: str, error: Exception) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Tells the log and the run's observer what happens to one table.
+
+    Logs hold names, counts and versions, never an error's text, which could quote a row.
+    """
+
+    run: Run
+    table: str
+    log: logging.Logger
+
+    def planned(self, reason: str) -> None:
+        """There is work, and why."""
+        self._said("planned", reason=reason)
+        self._told(lambda o: o.planned(self.table, reason))
+
+    def staged(self, counts: Counts) -> None:
+        """Files wait for their commit."""
+        self._said("staged", **counts.as_dict())
+        self._told(lambda o: o.staged(self.table, counts))
+
+    def committed(self, version: int, record: CommitRecord) -> None:
+        """They are visible."""
+        seconds = record.seconds
+        self._said("committed", version=version, verb=record.verb, seconds=seconds, **record.counts.as_dict())
+        self._told(lambda o: o.committed(self.table, version, record))
+
+    def conflicted(self, error: CommitConflict) -> None:
+        """Another writer was first."""
+        self._said("conflicted", **_kind(error))
+        self._told(lambda o: o.conflicted(self.table, error))
+
+    def retried(self, attempt: int, error: Exception) -> None:
+        """It is tried again."""
+        self._said("retried", attempt=attempt, **_kind(error))
+        self._told(lambda o: o.retried(self.table, attempt, error))
+
+    def failed(self, error: Exception) -> None:
+        """It ended without a commit."""
+        self._said("failed", **_kind(error))
+        self._told(lambda o: o.failed(self.table, error))
+
+    @contextmanager
+    def ended(self) -> Generator[None]:
+        """Tell how the work in the `with` ends where it does not end with a commit."""
+        try:
+            yield
+        except CommitConflict as error:
+            self.conflicted(error)
+            raise
+        except Exception as error:
+            self.failed(error)
+            raise
+
+    def _said(self, what: str, **fields: object) -> None:
+        extra = {"table": self.table, "run_id": self.run.run_id, **fields}
+        self.log.info("%s: %s", self.table, what, extra=extra)
+
+    def _told(self, tell: Callable[[Observer], None]) -> None:
+        try:
+            tell(self.run.observer)
+        except Exception as error:
+            observer = type(self.run.observer).__qualname__
+            _LOG.warning(
+                "%s: the observer %s failed (%s); the work goes on",
+                self.table,
+                observer,
+                type(error).__name__,
+                extra={"table": self.table, "run_id": self.run.run_id, "observer": observer, **_kind(error)},
+            )
+
+
+def _kind(error: Exception) -> dict[str, str]:
+    kind = error.kind if isinstance(error, MedallionError) else Kind.UNKNOWN
+    return {"error": type(error).__name__, "kind": kind.value}

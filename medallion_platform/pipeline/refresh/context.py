@@ -1,0 +1,77 @@
+"""What the stages of one refresh share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.observer import Moments
+from medallion_platform.pipeline.refresh.plan import RefreshPlan, Upstreams
+from medallion_platform.pipeline.run import Run
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from medallion_platform.pipeline.table import Table
+
+_LOG = logging.getLogger("medallion_platform.pipeline.refresh")
+
+VERBS = ("refresh", "restore")
+"""Commits that tell what a table was made from."""
+
+
+@dataclass(frozen=True)
+class RefreshContext:
+    """One table, and what is known of its refresh so far; a stage that learns more gives a new one.
+
+    spark: gives the session; not called where logs suffice. partition_columns: the partition column of every
+    upstream table (None: it has no partition). last: the account of the newest refresh. upstreams: to begin
+    with, only the versions to make the table from. sequence: the writer's number of the commit to come.
+    stale: lookups that are behind their own upstream.
+    """
+
+    table: Table
+    lake: Lake
+    spark: Callable[[], SparkSession]
+    partition_columns: Mapping[str, str | None]
+    last: CommitRecord | None
+    upstreams: Upstreams
+    run: Run = field(default_factory=Run.now)
+    sequence: int = 0
+    plan: RefreshPlan = field(default_factory=lambda: RefreshPlan({}))
+    stale: tuple[str, ...] = ()
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def main(self) -> str:
+        """The upstream table whose rows become this table's rows."""
+        return self.table.main[1].table
+
+    @property
+    def main_column(self) -> str | None:
+        """The partition column of the main upstream table."""
+        return self.partition_columns[self.main]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The partitions that the plan names, those of rows without one left out."""
+        return sorted((self.plan.append | self.plan.replace) - {UNPARTITIONED})
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken until now."""
+        return round(time.monotonic() - self.started, 3)
+
+    @property
+    def tell(self) -> Moments:
+        """Who is told what happens."""
+        return Moments(self.run, self.table.name, _LOG)
+
+    def base(self, upstream: str) -> int:
+        """The version of an upstream table that the last refresh was made from; -1 where there is none."""
+        return self.last.position.get(upstream, {}).get(UNPARTITIONED, -1) if self.last else -1

@@ -1,0 +1,212 @@
+"""Stage "stage": compute the rows and write them as files that nobody sees yet, rejected ones apart.
+
+One write computes everything once: good rows, rejected ones, and what is counted of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from medallion_platform.contracts.contract import Severity
+from medallion_platform.errors import Kind
+from medallion_platform.lakehouse import dead_letters, paths
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.commit import StagedFile
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.lakehouse.counts import summed
+from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.pipeline.refresh import keys, personal
+from medallion_platform.pipeline.refresh.context import RefreshContext
+from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
+from medallion_platform.pipeline.refresh.validate import Validated, protect
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_ROW_COUNT = "_row_count"
+_PATH = "__path"
+
+Look = Callable[[DataFrame, Mapping[str, str]], None]
+"""Is given what was written, good and rejected, and where rejected values stand as they came."""
+
+
+@dataclass
+class Rejects:
+    """The rejected rows of one refresh, staged as dead letters as they come: a file of them is in memory."""
+
+    context: RefreshContext
+    files: list[StagedFile] = field(default_factory=list)
+    violations: dict[str, int] = field(default_factory=dict)
+    homeless: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(f.rows for f in self.files)
+
+    def take(self, batches: Iterator[pl.DataFrame]) -> None:
+        """Stage them, and count what they violate."""
+        import polars as pl
+
+        run = self.context.run
+        for rows in dead_letters.gathered(batches):
+            told = rows["violations"].explode().drop_nulls().value_counts()
+            self.violations = summed((self.violations, dict(told.iter_rows())))
+            self.homeless += int((rows["partition"] == UNPARTITIONED).sum())
+            letters = rows.with_columns(
+                pl.col("payload").cast(pl.Binary),
+                pl.lit(self.context.main).alias("source"),
+                pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
+                pl.lit(run.run_id).alias("run_id"),
+            )
+            self.files.append(dead_letters.stage(self.context.lake, self.context.table.name, letters))
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files that wait for their commit, and what was counted while they were written.
+
+    written: rows that the transform made, those of other keys left out. source_row_count: what an aggregate's
+    rows stand for.
+    """
+
+    files: list[StagedFile]
+    written: int
+    rejects: Rejects
+    partitions: dict[str, int]
+    warnings: dict[str, int]
+    masked: dict[str, int]
+    source_row_count: int | None
+
+
+@dataclass(frozen=True)
+class OtherKeys:
+    """What a merge carries over: files that hold a merged key are replaced, other keys' rows kept.
+
+    merged: the keys as text.
+    """
+
+    merged: list[str] = field(default_factory=list)
+    files: list[StagedFile] = field(default_factory=list)
+    replaced: list[dict[str, Any]] = field(default_factory=list)
+
+
+def stage(context: RefreshContext, validated: Validated, look: Look | None) -> Staged:
+    """Write good and rejected rows as files.
+
+    Raises:
+        RefreshFailed: an expectation of severity `fail` was violated, or rows belong to no partition.
+    """
+    table, result = context.table, validated.result
+    counters = dict(result.left_in_place)  # observing every row is a third of the gate's cost
+    if table.contract.row_count_column:
+        counters[_ROW_COUNT] = F.sum(F.col(table.contract.row_count_column))
+    counters |= personal.counters(table)
+    rejects = Rejects(context)
+    written = engine.stage(
+        validated.rows,
+        context.lake.path(table.name),
+        table.contract.partitioned_by,
+        columns=validated.columns,
+        verdict=engine.Verdict(
+            result.ok,
+            result.violations,
+            keys.partition_text(table, result.was),
+            result.was,
+            counters,
+            result.guard,
+        ),
+        reject=rejects.take,
+        look=look,
+    )
+    _refuse_failures(context, written, rejects)
+    row_count = written.counters.pop(_ROW_COUNT, None)
+    masked = personal.told(written.counters, validated.masked)
+    return Staged(
+        written.files,
+        written.rows,
+        rejects,
+        _by_partition(context, written.files),
+        {e: n for e, n in written.counters.items() if n},
+        masked,
+        row_count,
+    )
+
+
+def _by_partition(context: RefreshContext, files: list[StagedFile]) -> dict[str, int]:
+    """Rows of each partition."""
+    partition = context.table.partition
+    if partition is None:
+        return {}
+    return summed({f.partition[partition.column] or UNPARTITIONED: f.rows} for f in files)
+
+
+def _refuse_failures(context: RefreshContext, staged: engine.StagingResult, rejects: Rejects) -> None:
+    """What holds for the frame as a whole is only known when all of it was seen."""
+    table = context.table
+    column = table.partition.column if table.partition else None
+    homeless = column and sum(f.rows for f in staged.files if f.partition[column] is None) + rejects.homeless
+    if homeless:
+        raise RefreshFailed(
+            f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. {UNTOUCHED}; "
+            "mend the transform (where it makes the column, give every row one) and refresh again.",
+            table=table.name,
+        )
+    broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
+    if broken:
+        raise RefreshFailed(
+            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. {UNTOUCHED}. Mend "
+            "the rows upstream or the contract, and refresh again.",
+            kind=Kind.DATA,
+            table=table.name,
+        )
+
+
+def keep_other_keys(context: RefreshContext, changed: DataFrame) -> OtherKeys:
+    """Carry over the other keys' rows of every file that holds a changed key (copy on write).
+
+    Raises:
+        RefreshFailed: the files' rows cannot be told, or not all of them were read.
+    """
+    table, lake, spark = context.table, context.lake, context.spark()
+    changed, _ = protect(table, changed)  # as the table has them
+    merged = [str(r[0]) for r in changed.select(keys.partition_text(table)).distinct().collect()]
+    target = lake.open(table.name)
+    assert target is not None
+    files = {f["path"]: f for f in files_of(target)}
+    if not files:
+        return OtherKeys(merged)  # of an empty table Spark cannot name the files
+    root = lake.path(table.name)
+    rows = engine.read(spark, lake, table.name, target.version())
+    # Named before the join: behind one Spark no longer knows where a row came from.
+    located = rows.withColumn(_PATH, F.col("_metadata.file_path"))
+    typed = keys.typed(table, changed)
+    hit = dict(keys.rows_of(table, located, typed, "left_semi").groupBy(_PATH).count().collect())
+    if not hit:
+        return OtherKeys(merged)
+    try:
+        names = paths.by_spark(hit, engine.name_of(spark, root), files)
+    except paths.Unknown as error:
+        raise RefreshFailed(
+            f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}; materialize it with "
+            "`rebuild: true`, which makes it anew as a whole",
+            table=table.name,
+        ) from error
+    replaced = [files[name] for name in sorted(names)]
+    same_files = located.where(F.col(_PATH).isin(list(hit)))
+    kept = keys.rows_of(table, same_files, typed, "left_anti")
+    staged = engine.stage(kept, root, table.contract.partitioned_by, columns=rows.columns)
+    others = sum(f["num_records"] for f in replaced) - sum(hit.values())
+    if staged.rows != others:
+        raise RefreshFailed(
+            f"{table.name}: {others} rows of other keys lie in the {len(names)} files to replace, and "
+            f"{staged.rows} of them were read. {UNTOUCHED}; refresh again",
+            kind=Kind.CORRUPT,
+            table=table.name,
+        )
+    return OtherKeys(merged, staged.files, replaced)

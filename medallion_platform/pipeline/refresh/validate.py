@@ -1,0 +1,106 @@
+"""Stage "validate": protect personal data, hold rows against the contract, give them the table's types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from medallion_platform.contracts import spark_engine as contracts
+from medallion_platform.contracts.masking import NoTokenKey
+from medallion_platform.contracts.spark_engine import quoted
+from medallion_platform.errors import Kind
+from medallion_platform.lakehouse import polars_writer
+from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse.evolution import Evolution, evolve
+from medallion_platform.pipeline.refresh import personal
+from medallion_platform.pipeline.refresh.context import RefreshContext
+from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed, Widening
+from medallion_platform.pipeline.table import Table
+
+STALE = "_stale_dimension"
+"""Whether a row was enriched from a lookup that was behind its own upstream."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Rows in the table's types, with the contract's verdict beside them.
+
+    columns: those of the table. masked: counts values that were masked in undeclared text.
+    """
+
+    result: contracts.SparkValidationResult
+    rows: DataFrame
+    columns: list[str]
+    evolution: Evolution
+    masked: Observation | None
+
+
+def validate(context: RefreshContext, rows: DataFrame, *, whole: bool) -> Validated:
+    """Plan the verdict over rows; creates the table, or adds columns to it.
+
+    Raises:
+        RefreshFailed: a column is to become tokens, and there is no key.
+        Widening: a column becomes wider, so that the whole table must be written.
+    """
+    rows, masked = protect(context.table, rows)
+    if context.table.lookups:
+        rows = rows.withColumn(STALE, F.lit(bool(context.stale)))
+    result = contracts.validate(context.table.contract, rows)
+    return _fitted(context, result, masked, whole)
+
+
+def protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
+    """The rows without personal data in the clear.
+
+    Raises:
+        RefreshFailed: a column is to become tokens, and there is no key.
+    """
+    try:
+        return personal.protect(table, rows)
+    except NoTokenKey as error:
+        raise RefreshFailed(
+            f"{table.name}: its contract asks for tokens, and {error}. {UNTOUCHED}; refresh again then.",
+            kind=Kind.AUTH,
+            table=table.name,
+        ) from None
+
+
+def _fitted(
+    context: RefreshContext, result: contracts.SparkValidationResult, masked: Observation | None, whole: bool
+) -> Validated:
+    """Create the table or evolve its schema, and give the rows its types."""
+    table, rows = context.table, result.df
+    wanted = _arrow_schema(rows.select(*map(quoted, result.columns)))
+    current = context.lake.open(table.name)
+    if current is None:
+        context.lake.ensure(table.name, wanted, table.contract.partitioned_by)
+        return Validated(result, rows, result.columns, Evolution(wanted), masked)
+    evolution = evolve(pa.schema(current.schema()), wanted)
+    if evolution.widened and not whole:
+        raise Widening
+    if evolution.added and not whole:
+        added = [evolution.schema.field(c) for c in evolution.added]
+        polars_writer.add_columns(current, pa.schema(added))
+    types = engine.spark_types(evolution.schema)
+    given = dict(rows.dtypes)
+    fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
+    fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}
+    rows = rows.withColumns(fitted) if fitted else rows
+    return Validated(result, rows, list(types), evolution, masked)
+
+
+def _arrow_schema(rows: DataFrame) -> pa.Schema:
+    schema = to_arrow_schema(rows.schema, timezone="UTC")
+    return pa.schema([pa.field(f.name, _delta_type(f.type), True) for f in schema])
+
+
+def _delta_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz="UTC")
+    if pa.types.is_list(kind):
+        return pa.list_(_delta_type(kind.value_type))
+    return kind
