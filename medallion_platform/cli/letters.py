@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from typing import Annotated
 from uuid import uuid4
 
 import typer
@@ -24,24 +25,20 @@ def list_letters(
     as_json: Json = False,
 ) -> None:
     """Count dead letters by table and violated expectation."""
-    import polars as pl
-
-    from medallion_platform.lakehouse import dead_letters
+    from medallion_platform.queries import letters
 
     lake = lake_of(home)
-    found: list[dict[str, Any]] = []
-    for name in [known_table(table)] if table else lake.tables():
-        letters = dead_letters.read(lake, name)
-        counted = (
-            letters.explode("violations")
-            .group_by("violations")
-            .agg(pl.len().alias("n"), pl.col("at").max())
-            .sort("n", descending=True)
-        )
-        found += [
-            {"table": name, "violates": v, "dead_letters": n, "last": at} for v, n, at in counted.iter_rows()
-        ]
-    terminal.answer("Dead letters", found, as_json=as_json)
+    found = letters.by_expectation(lake, [known_table(table)] if table else ())
+    rows = [
+        {
+            "table": counted.table,
+            "violates": counted.expectation,
+            "dead_letters": counted.dead_letters,
+            "last": counted.last,
+        }
+        for counted in found
+    ]
+    terminal.answer("Dead letters", rows, as_json=as_json)
 
 
 @app.command("show")
@@ -52,28 +49,25 @@ def show_letters(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show dead letters: where each came from, what it violates, its text (up to 2,000 bytes of it)."""
-    from medallion_platform.lakehouse import dead_letters
+    """Show the newest dead letters: where each came from, what it violates, its text (up to 2,000 bytes)."""
+    from medallion_platform.queries import letters
 
-    lake = lake_of(home)
-    letters = dead_letters.read(lake, known_table(table)).head(limit)
-    terminal.answer(
-        f"Dead letters of {table}",
-        [
-            {
-                "offset": r["offset"],
-                "file": r["file"] or r["source"],
-                "row": r["row"],
-                "code": r["code"],
-                "violates": "; ".join(r["violations"] or ()),
-                "detail": r["detail"] or "",
-                "payload": _payload_text(r["payload"] or b"", whole=whole),
-            }
-            for r in letters.iter_rows(named=True)
-        ],
-        as_json=as_json,
-        records=True,
-    )
+    found = letters.newest(lake_of(home), known_table(table), limit)
+    rows = [
+        {
+            "offset": letter.offset,
+            "file": letter.file or letter.log,
+            "row": letter.row,
+            "code": letter.code,
+            "violates": "; ".join(letter.violations),
+            "detail": json.dumps(letter.detail) if letter.detail else "",
+            "payload": _payload_text(letter.payload or b"", whole=whole),
+        }
+        for letter in found.letters
+    ]
+    terminal.answer(f"Dead letters of {table}, newest first", rows, as_json=as_json, records=True)
+    if found.left_out:
+        terminal.note(f"{found.left_out:,} older ones are left out: `--limit` shows more.")
 
 
 def _payload_text(payload: bytes, *, whole: bool) -> str:

@@ -13,7 +13,7 @@ from medallion_platform.cli.exits import USAGE, Stop
 from medallion_platform.cli.options import Home, Json, known_table, lake_of, quiet_libraries, settings_of
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.status.behind import Behind
+    from medallion_platform.queries.tables import TableStatus
 
 app = typer.Typer()
 
@@ -26,46 +26,38 @@ def status(
 ) -> None:
     """Show each table: how old its data are, what a refresh would make, rows, dead letters, last commit."""
     from medallion_platform.installation import catalog
-    from medallion_platform.lakehouse import dead_letters
-    from medallion_platform.pipeline.status.behind import behind, waiting
-    from medallion_platform.pipeline.status.freshness import freshness
+    from medallion_platform.queries import tables as queries
 
-    lake, now = lake_of(home).look(), datetime.now(UTC)
-    late, waits = behind(catalog, lake), waiting(catalog, lake)
-    rows = []
-    for name in [known_table(t) for t in tables] if tables else catalog.names:
-        record = lake.last_record(name)
-        at = lake.last_commit(name) if record else None
-        fresh, as_of = freshness(catalog, lake, name, now)
-        rows.append(
-            {
-                "table": name,
-                "freshness": fresh.value,
-                "data_as_of": as_of,
-                "out_of_date": _said_waiting(waits[name]) if name in waits else _said_behind(late.get(name)),
-                "rows": lake.rows(name),
-                "dead_letters": dead_letters.count(lake, name),
-                "last_commit": at,
-                "run": record.run_id if record else None,
-                "version": lake.version(name),
-            }
-        )
+    named = [known_table(table) for table in tables or ()]
+    rows = [
+        {
+            "table": found.table,
+            "freshness": found.freshness.value,
+            "data_as_of": found.data_as_of,
+            "out_of_date": _out_of_date(found),
+            "rows": found.rows,
+            "dead_letters": found.dead_letters,
+            "last_commit": found.last_commit,
+            "run": found.run_id,
+            "version": found.version,
+        }
+        for found in queries.status(catalog, lake_of(home), datetime.now(UTC), named)
+    ]
     terminal.answer("Tables", rows, as_json=as_json)
 
 
-def _said_waiting(inputs: list[str]) -> str:
-    return f"waits for {', '.join(inputs)}"
-
-
-def _said_behind(found: Behind | None) -> str:
-    """How much a refresh would make anew or add to."""
-    if found is None:
+def _out_of_date(found: TableStatus) -> str:
+    """How much a refresh would make anew or add to, or what the table waits for."""
+    behind = found.behind
+    if found.waits_for:
+        return f"waits for {', '.join(found.waits_for)}"
+    if behind is None:
         return "no"
-    if found.unsure:
+    if behind.unsure:
         return "where a lookup changed"
-    if found.partitions is None:
+    if behind.partitions is None:
         return "yes"
-    return f"{len(found.partitions)} partition{'s' if len(found.partitions) > 1 else ''}"
+    return f"{len(behind.partitions)} partition{'s' if len(behind.partitions) > 1 else ''}"
 
 
 @app.command()
@@ -76,19 +68,19 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Show what was done to a table, newest first: version, run, and what became of the rows."""
-    lake = lake_of(home)
-    at = lake.committed_at(known_table(table))
+    from medallion_platform.queries import tables as queries
+
     rows = [
         {
-            "version": version,
-            "committed": at[version],
-            "what": record.verb,
-            "run": record.run_id,
-            **record.counts.as_dict(),
-            "repeated_files": record.repeated_files,
-            "warned": sum(record.warnings.values()),
+            "version": commit.version,
+            "committed": commit.at,
+            "what": commit.record.verb,
+            "run": commit.record.run_id,
+            **commit.record.counts.as_dict(),
+            "repeated_files": commit.record.repeated_files,
+            "warned": sum(commit.record.warnings.values()),
         }
-        for version, record in lake.records(table)[:limit]
+        for commit in queries.history(lake_of(home), known_table(table), limit)
     ]
     terminal.answer(f"History of {table}", rows, as_json=as_json)
 
@@ -104,18 +96,20 @@ def show(
 ) -> None:
     """Show rows of a table, now or as of a version or an instant; personal data is masked."""
     from medallion_platform.installation import catalog
-    from medallion_platform.pipeline.status.preview import preview
+    from medallion_platform.queries import tables as queries
+    from medallion_platform.queries.preview import preview
 
     lake = lake_of(home)
-    if at is not None:
-        version = lake.version_at(known_table(table), at.replace(tzinfo=at.tzinfo or UTC))
-    newest = lake.version(known_table(table))
-    if at is not None and version == -1 < newest:
-        raise Stop(f"{table} did not exist at {at}; `medallion history {table}` names its versions", USAGE)
-    if newest < 0 or (version is not None and not 0 <= version <= newest):
-        raise Stop(f"{table} has no such version; its newest is {newest}", USAGE)
-    rows = preview(lake, catalog.contract_of(table), table, limit, version)
-    title = f"{table} as of version {newest if version is None else version}"
+    instant = at and at.replace(tzinfo=at.tzinfo or UTC)
+    try:
+        meant = queries.version_of(lake, known_table(table), version, instant)
+    except queries.NoSuchVersion as error:
+        if at is not None and error.newest >= 0:
+            there = f"`medallion history {table}` names its versions"
+            raise Stop(f"{table} did not exist at {at}; {there}", USAGE) from None
+        raise Stop(str(error), USAGE) from None
+    rows = preview(lake, catalog.contract_of(table), table, limit, meant)
+    title = f"{table} as of version {meant}"
     terminal.answer(title, rows.to_dicts() if rows is not None else [], as_json=as_json, records=True)
 
 

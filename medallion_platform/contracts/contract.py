@@ -222,6 +222,8 @@ class Contract:
     expectations: tuple[Expectation, ...] = ()
     row_count_column: str | None = None
     """The column of an aggregate that counts the source rows which a row stands for."""
+    tolerated_share: float = field(default=0.05, compare=False)
+    """The share of a write's rows up to which bad ones are usual: by more of them a person is warned."""
     description: str = field(default="", compare=False)
 
     @cached_property

@@ -77,6 +77,7 @@ _TABLE_OPTIONS = (
     "row_count_column",
     "rows",
     "unique_severity",
+    "tolerated_share",
 )
 _FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
 _CONFIG_OPTIONS = ("metadata", "name", "unique", "strict", "ordered", "dtype")
@@ -246,6 +247,7 @@ def _compile(model: type[ContractModel]) -> Contract:
         watermark=table.watermark(),
         expectations=tuple(expectations),
         row_count_column=table.row_count_column(),
+        tolerated_share=table.tolerated_share(),
         description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
     )
 
@@ -724,6 +726,12 @@ class _Table:
         if column.type.kind not in ("integer", "long"):
             raise self.error("row_count_column", f"column {name!r} is a {column.type}, not a count")
         return column.name
+
+    def tolerated_share(self) -> float:
+        told = self.options.get("tolerated_share", Contract.tolerated_share)
+        if isinstance(told, bool) or not isinstance(told, int | float) or not 0 <= told <= 1:
+            raise self.error("tolerated_share", f"{told!r} is no share from 0 to 1")
+        return float(told)
 
     def unique(self, told: Any) -> Iterator[Expectation]:
         if not told:

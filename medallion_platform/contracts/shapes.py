@@ -56,6 +56,11 @@ def looks_personal(text: str) -> bool:
     return phone is not None or ("@" in text and _email.search(text) is not None)
 
 
+def masked(text: str) -> str:
+    """The text without its e-mail addresses and phone numbers, for the few texts that are shown."""
+    return _phone.sub("***", _email.sub(r"\1***@\2", text))
+
+
 def count(values: pl.Series) -> int:
     """How many values of a text column look personal; few are looked at in Python."""
     values = values.alias("text")  # some names of fields are patterns to polars

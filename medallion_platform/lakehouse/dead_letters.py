@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.codes import Code
@@ -54,12 +55,48 @@ def columns() -> dict[str, Any]:
 
 def read(lake: Lake, table: str) -> pl.DataFrame:
     """All dead letters of a table, with their `columns` (empty where there are none)."""
+    return scan(lake, table).collect()
+
+
+def scan(lake: Lake, table: str) -> pl.LazyFrame:
+    """The same for who asks for some columns or rows only: the others are not read."""
     import polars as pl
 
     found = lake.open(name(table))
     if found is None:
-        return pl.DataFrame(schema=columns())
-    return _scan(found).collect()
+        return pl.LazyFrame(schema=columns())
+    return _with_columns(pl.scan_delta(found))
+
+
+def newest(lake: Lake, table: str, limit: int) -> pl.DataFrame:
+    """The newest dead letters of a table, newest first, `limit` at the most, with their `columns`.
+
+    Files are read from the newest on, by their statistics, until no other one can hold a newer letter.
+    """
+    import polars as pl
+
+    found = lake.open(name(table))
+    kept = pl.DataFrame(schema=columns())
+    if found is None:
+        return kept
+    root, files = path_of(found), [(_newest_in(file), file["path"]) for file in files_of(found)]
+    for at, path in sorted(files, reverse=True):
+        if kept.height >= limit and at < kept.item(-1, "at"):
+            break
+        letters = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root))
+        newer = _with_columns(letters).sort("at", descending=True, nulls_last=True).head(limit).collect()
+        by = ("at", "source", "offset", "row")
+        kept = pl.concat([kept, newer]).sort(by, descending=[True, False, False, False], nulls_last=True)
+        kept = kept.head(limit)
+    return kept
+
+
+def _newest_in(file: Mapping[str, Any]) -> datetime:
+    """No letter of a file is newer than this; the log tells milliseconds, of older files nothing."""
+    at = file.get("max.at")
+    if not isinstance(at, datetime):
+        return datetime.max.replace(tzinfo=UTC)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) + timedelta(milliseconds=1)
 
 
 def batches(lake: Lake, table: str) -> Iterator[pl.DataFrame]:
@@ -76,21 +113,22 @@ def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, 
 
     def found(letters: DeltaTable) -> list[tuple[int, dict[str, Any]]]:
         mine = (pl.col("source") == source) & (pl.col("row") == 0) & (pl.col("code") == code)
-        rows = _scan(letters).filter(mine).select("offset", "detail").collect()
+        rows = _with_columns(pl.scan_delta(letters)).filter(mine).select("offset", "detail").collect()
         return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
 
     table_state = lake.table_state(name(table))
     return table_state.fact(("details", source, code), found) if table_state else []
 
 
-def _scan(letters: DeltaTable) -> pl.LazyFrame:
-    """The letters with their `columns`, also of a table that is older than some of these."""
+def _with_columns(letters: pl.LazyFrame) -> pl.LazyFrame:
+    """The letters with their `columns`, also where they are older than some of these."""
     import polars as pl
 
-    have = {field.name for field in letters.schema().fields}
-    found = pl.scan_delta(letters).with_columns(old_letters.partition(have))
+    have = letters.collect_schema().names()
+    found = letters.with_columns(old_letters.partition(have))
     missing = [pl.lit(None, kind).alias(c) for c, kind in columns().items() if c not in {*have, "partition"}]
-    return old_letters.coded(found.with_columns(missing).select(list(columns())))
+    told = found.with_columns(missing).select(pl.col(c).cast(kind) for c, kind in columns().items())
+    return old_letters.coded(told)
 
 
 def _batches(root: str, path: str) -> Iterator[pl.DataFrame]:

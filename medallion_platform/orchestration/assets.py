@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
@@ -72,10 +72,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         code_version=reports.code_of(table),
         pool=pool_of(table.name),
         check_specs=[
-            *reports.check_specs(key, blocking=True, drifts=table.partition is not None),
-            reports.current_spec(key),
-            reports.refreshed_spec(key),
-            reports.inputs_spec(key),
+            *checks.check_specs(key, table.contract, blocking=True, drifts=table.partition is not None),
+            checks.current_spec(key),
+            checks.refreshed_spec(key),
+            checks.inputs_spec(key),
         ],
     )
     def body(
@@ -109,10 +109,10 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             asset_key=key,
             metadata=_told(context, told, of),
             check_results=[
-                *reports.check_results(lake, table.name, partition_columns[table.name]),
-                reports.current(lake, table, partition_columns),
-                reports.refreshed(table.name),
-                reports.inputs(table.name, ()),
+                *checks.check_results(lake, table.name, table.contract, partition_columns[table.name]),
+                checks.current_result(lake, table, partition_columns),
+                checks.refreshed(table.name),
+                checks.inputs(table.name, ()),
             ],
         )
 
@@ -138,7 +138,10 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         code_version=source.contract.fingerprint,
         pool=pool_of(source.table),
-        check_specs=[*reports.check_specs(key, blocking=False, drifts=False), reports.personal_spec(key)],
+        check_specs=[
+            *checks.check_specs(key, source.contract, blocking=False, drifts=False),
+            checks.personal_spec(key),
+        ],
     )
     def body(
         context: dg.AssetExecutionContext, config: IntakeConfig, lakehouse: Lakehouse
@@ -170,8 +173,8 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
             asset_key=key,
             metadata=_told(context, told, of),
             check_results=[
-                *reports.check_results(lake, source.table),
-                reports.personal(lake, source.table, source.contract),
+                *checks.check_results(lake, source.table, source.contract),
+                checks.personal_result(lake, source.table, source.contract),
             ],
         )
 
@@ -199,7 +202,7 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
         },
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         pool=pool_of(name),
-        check_specs=[reports.refreshed_spec(key), reports.published_spec(key)],
+        check_specs=[checks.refreshed_spec(key), checks.published_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.publish import publish
@@ -214,8 +217,8 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
             asset_key=key,
             metadata=reports.published_metadata(done),
             check_results=[
-                reports.refreshed(name),
-                reports.published(key, done.edition.version, lakehouse.lake.version(view.table)),
+                checks.refreshed(name),
+                checks.published(key, done.edition.version, lakehouse.lake.version(view.table)),
             ],
         )
 

@@ -17,7 +17,7 @@ from dagster._core.execution.plan.instance_concurrency_context import InstanceCo
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.event_log import in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
@@ -120,7 +120,7 @@ class _CatchUp:
         """The events of `work`, done while nobody else works on the same; a failure is one of them."""
         try:
             with _turn(self._context, pool_of(name), patient=self._config.patient):
-                return [*work(), reports.evaluation(reports.refreshed(name))]
+                return [*work(), checks.evaluation(checks.refreshed(name))]
         except _Busy:
             self._context.log.info(f"{name}: another run works on it; it is looked at again afterwards")
             return []
@@ -132,7 +132,7 @@ class _CatchUp:
             self._context.log.error(f"{name}: {why}", exc_info=error)
             tell(name, "failed")
             self._failed[name] = why
-            return [reports.evaluation(reports.not_refreshed(name, why))]
+            return [checks.evaluation(checks.not_refreshed(name, why))]
 
     def _refresh(self, table: Table) -> Iterable[Event]:
         tell(table.name, "refreshing")

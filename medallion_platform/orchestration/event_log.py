@@ -18,6 +18,7 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._time import get_current_timestamp
@@ -54,11 +55,10 @@ def in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[
 
 def report_in_bulk(on: dg.DagsterInstance, events: Iterable[Told]) -> None:
     """Tell what no run did; partitions in one batch, before the rest."""
-    take_batches_at_once()
     events = list(events)
     partitions = _partitions(events)
     if partitions:
-        on.event_log_storage.store_event_batch([_runless(event) for event in partitions])
+        _store_at_once(on.event_log_storage, [_runless(event) for event in partitions])
     batched = {id(event) for event in partitions}
     for event in events:
         if id(event) not in batched:
@@ -84,6 +84,14 @@ def _runless(event: dg.AssetMaterialization) -> EventLogEntry:
             event_specific_data=StepMaterializationData(event),
         ),
     )
+
+
+def _store_at_once(storage: EventLogStorage, events: Sequence[EventLogEntry]) -> None:
+    """The events in one batch, whether or not this process builds what `take_batches_at_once` prepares."""
+    if isinstance(storage, SqliteEventLogStorage):
+        _store_batch(storage, events)
+    else:
+        storage.store_event_batch(events)
 
 
 def _store_batch(self: SqliteEventLogStorage, events: Sequence[EventLogEntry]) -> None:

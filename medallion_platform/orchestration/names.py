@@ -9,8 +9,8 @@ LOCATION = "medallion_platform"
 
 
 def key_of(table: str) -> dg.AssetKey:
-    """`silver.events` -> `silver/events`."""
-    return dg.AssetKey(table.split("."))
+    """`silver.events` -> `silver_events`: the graph labels a node by the last part of its key alone."""
+    return dg.AssetKey(table.replace(".", "_"))
 
 
 def pool_of(table: str) -> str:

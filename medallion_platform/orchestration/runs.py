@@ -31,7 +31,7 @@ from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.assets import op_of
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, edition_behind, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import LOCATION, MODULE, key_of
+from medallion_platform.orchestration.names import LOCATION, MODULE, key_of, serving_of
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
@@ -185,7 +185,7 @@ def run_everything(
         ops = [op_of(s) for s in catalog.sources if s.table in wanted]
         _execute(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
         if wanted & catalog.by_name.keys():
-            others = {*catalog.by_name, *(".".join(key.path) for key in served)} - wanted
+            others = {*catalog.by_name, *(serving_of(view.view) for view in features)} - wanted
             _catch_up(defs(), on, outcome, leave=others)
     else:
         if waiting(catalog, lakehouse, datetime.now(UTC), lake):
@@ -198,7 +198,7 @@ def run_everything(
     outcome.waiting = behind.waiting(catalog, lake)
     now = datetime.now(UTC)
     states.tell_states(catalog, served, lake, on, now)
-    states.tell_partitions(catalog, lake, on, now)
+    states.tell_tables(catalog, lake, on, now)
     return outcome
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from medallion_platform.orchestration import reports
+from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, UNFINISHED, edition_behind
 from medallion_platform.orchestration.due import ATTEMPTS, Decision, decide, digest, read, written
@@ -17,6 +17,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.pipeline.status.kept import KeptAnswers
+from medallion_platform.queries import findings
 from medallion_platform.serving.features import Features
 
 _LOOK_SECONDS = 5
@@ -44,7 +45,7 @@ def catch_up_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks for complete, unknown files, new messages and tables that are out of date, "
         "and starts what brings them up. What fails is tried again, later each time, "
-        f"{ATTEMPTS} times; then it waits for a change, and its check `{reports.REFRESHED}` says so.",
+        f"{ATTEMPTS} times; then it waits for a change, and its check `{checks.REFRESHED}` says so.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on = datetime.now(UTC), context.instance
@@ -78,13 +79,13 @@ def catch_up_sensor(
                     run_config={"ops": {BRING_UP: {"config": config}}},
                 )
             )
-        told = [reports.not_refreshed(n, _last_reason(on, n), _GIVEN_UP) for n in decision.given_up]
-        told += [reports.refreshed(n) for n in decision.recovered]
+        told = [checks.not_refreshed(n, _last_reason(on, n), _GIVEN_UP) for n in decision.given_up]
+        told += [checks.refreshed(n) for n in decision.recovered]
         return dg.SensorResult(
             run_requests=requests or None,
             skip_reason=None if requests else dg.SkipReason(_why_not(decision, at_work)),
             cursor=written({n: a for n, a in asked.items() if n in busy} | dict(decision.asked)),
-            asset_events=[reports.evaluation(result) for result in told],
+            asset_events=[checks.evaluation(result) for result in told],
         )
 
     return sensor
@@ -126,11 +127,9 @@ def _busy(on: dg.DagsterInstance, names: set[str]) -> set[str]:
 
 def _last_reason(on: dg.DagsterInstance, name: str) -> str:
     """Why a table could not be brought up, as its check says."""
-    key = dg.AssetCheckKey(key_of(name), reports.REFRESHED)
-    record = on.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-    event = record.event.dagster_event if record and record.event else None
-    if event is not None and not event.asset_check_evaluation_data.passed:
-        return str(event.asset_check_evaluation_data.metadata["why"].value)
+    told = checks.last_results(on, [name], checks.REFRESHED).get(name)
+    if told and not told.passed:
+        return str(told.metadata["why"].value)
     return "its runs ended without saying why: their process was killed, or the machine lacked memory"
 
 
@@ -156,11 +155,11 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
         events, lake = [], lakehouse.lake.look()
         for name in catalog.names:
-            version = lake.version(name)
-            if version < 0 or seen.get(name) == version:
+            version, key = lake.version(name), key_of(name).to_user_string()
+            if version < 0 or seen.get(key) == version:
                 continue
-            seen[name] = version
-            events.append(reports.evaluation(reports.surge(lake, name)))
+            seen[key] = version
+            events.append(checks.evaluation(checks.surge_result(name, findings.surge(lake, name))))
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
     return sensor
@@ -178,9 +177,10 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
         lake, columns = lakehouse.lake.look(), catalog.partition_columns
-        codes = {t.name: code_version(t) for t in catalog.tables if lake.exists(t.name)}
-        changed = [t for t in catalog.tables if t.name in codes and codes[t.name] != seen.get(t.name)]
-        events = [reports.evaluation(reports.current(lake, t, columns)) for t in changed]
+        made = {key_of(t.name).to_user_string(): t for t in catalog.tables if lake.exists(t.name)}
+        codes = {key: code_version(t) for key, t in made.items()}
+        changed = [t for key, t in made.items() if codes[key] != seen.get(key)]
+        events = [checks.evaluation(checks.current_result(lake, t, columns)) for t in changed]
         return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 
     return sensor

@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
-from medallion_platform.orchestration import partitions, reports
+from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, serving_of
@@ -24,8 +24,12 @@ from medallion_platform.pipeline.status.behind import behind, waiting
 from medallion_platform.pipeline.status.freshness import Freshness, freshness
 from medallion_platform.serving.features import Features
 
-_COMPLETE = "medallion/complete_partitions"
-"""The state of each table in which Dagster knew of all its partitions."""
+_COMPLETE = "medallion/complete_tables"
+"""The state of each table in which Dagster knew all of it."""
+_FORMER_NAMES = "medallion/complete_partitions"
+"""The same where tables were assets of other names (`silver/events`)."""
+_MADE = "made"
+"""The state of a table without partitions that Dagster was told of."""
 _SHOWN = {
     Freshness.NEVER: FreshnessState.UNKNOWN,
     Freshness.FRESH: FreshnessState.PASS,
@@ -57,16 +61,16 @@ def tell_states(
                     key=key, previous_state=old, new_state=state, state_change_timestamp=now.timestamp()
                 )
             )
-    waits, told = waiting(catalog, lake), _last_inputs(on, list(catalog.by_name))
+    waits, told = waiting(catalog, lake), checks.last_results(on, catalog.by_name, checks.INPUTS)
     for name in catalog.by_name:
-        result = reports.inputs(name, waits.get(name, ()))
-        before = told.get(name, (True, ""))  # what was never told is as it should be
-        if before != (result.passed, _waits_for(result.metadata or {})):
-            on.report_runless_asset_event(reports.evaluation(result))
+        now_told, before = checks.evaluation(checks.inputs(name, waits.get(name, ()))), told.get(name)
+        # What was never told is as it should be.
+        if (now_told.passed, _waits_for(now_told)) != (before is None or before.passed, _waits_for(before)):
+            on.report_runless_asset_event(now_told)
 
 
-def tell_partitions(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
-    """Tell Dagster of partitions that are as they should be and that it takes for missing.
+def tell_tables(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
+    """Tell Dagster of tables and partitions that are as they should be and that it takes for missing.
 
     A day without rows is done: a new one after midnight, or one of which a run was killed before it told.
     What is out of date or waits, or is made from what does, stays missing. In which state nothing was missing
@@ -75,10 +79,13 @@ def tell_partitions(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: d
     marks: dict[str, str] = {}
     for name in catalog.names:
         definition = partitions.of_table(catalog, name)
-        if definition is not None and lake.version(name) >= 0:
+        if lake.version(name) < 0:
+            continue
+        if definition is not None:
             marks[name] = f"{lake.state(name)} {partitions.current(definition, now)}"
-    kept = on.daemon_cursor_storage.get_cursor_values({_COMPLETE}).get(_COMPLETE)
-    complete: dict[str, str] = json.loads(kept or "{}")
+        elif lake.rows(name):
+            marks[name] = _MADE
+    complete = _complete(catalog, on)
     if marks == complete:
         return
     late = behind(catalog, lake)
@@ -94,26 +101,43 @@ def tell_partitions(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: d
     on.daemon_cursor_storage.set_cursor_values({_COMPLETE: json.dumps(settled, sort_keys=True)})
 
 
+def _complete(catalog: Catalog, on: dg.DagsterInstance) -> dict[str, str]:
+    """The states in which nothing was missing, as they were kept.
+
+    Once, what was told under former names is taken back, since nothing would be told of these assets again:
+    all of it stands in the tables' commits too, and how they are now is told under the new names.
+    """
+    cursors = on.daemon_cursor_storage
+    kept = cursors.get_cursor_values({_COMPLETE, _FORMER_NAMES})
+    if kept.get(_FORMER_NAMES):
+        former = [dg.AssetKey(name.split(".")) for name in catalog.names]
+        on.wipe_assets([key for key in former if on.has_asset_key(key)])
+        cursors.set_cursor_values({_FORMER_NAMES: ""})
+    return json.loads(kept.get(_COMPLETE) or "{}")
+
+
 def _tell_untold(
     catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime, name: str, *, again: bool
 ) -> set[str]:
-    """Tell of a table's missing partitions; gives its name where there were any.
+    """Tell of what Dagster misses of a table; gives its name where that was anything.
 
-    again: tell of the current one in any case, since a new partition upstream belongs to it: a day to its
+    again: tell of the current partition in any case, since a new one upstream belongs to it: a day to its
     week.
     """
     definition = partitions.of_table(catalog, name)
-    assert definition is not None
     untold = partitions.untold(on, name, definition, now)
-    if again and (current := partitions.current(definition, now)):
+    if again and definition and (current := partitions.current(definition, now)):
         untold.add(current)
-    if not untold:
+    if not untold and (definition or on.get_latest_materialization_event(key_of(name))):
         return set()
     table, version = catalog.by_name.get(name), lake.version(name)
-    of = reports.of_partitions(lake, name, str(catalog.partition_columns[name]), version)
     told = reports.metadata(lake, catalog.contract_of(name), name, version, None, "it is as it should be")
     tags = reports.versions(table, version, reports.provenance(on, table)) if table else None
-    report_in_bulk(on, of.events(name, told, untold, tags))
+    if definition:
+        of = reports.of_partitions(lake, name, str(catalog.partition_columns[name]), version)
+        report_in_bulk(on, of.events(name, told, untold, tags))
+    else:
+        report_in_bulk(on, [dg.AssetMaterialization(key_of(name), metadata=told, tags=tags)])
     return {name}
 
 
@@ -130,7 +154,7 @@ def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.Sens
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.look()
         tell_states(catalog, served, lake, on, now)
-        tell_partitions(catalog, lake, on, now)
+        tell_tables(catalog, lake, on, now)
         return dg.SensorResult(skip_reason=dg.SkipReason("it starts no run"))
 
     return sensor
@@ -143,18 +167,6 @@ def _shown(catalog: Catalog, lake: Lake, name: str, now: datetime) -> FreshnessS
         return FreshnessState.UNKNOWN
 
 
-def _last_inputs(on: dg.DagsterInstance, tables: Sequence[str]) -> dict[str, tuple[bool, str]]:
-    """What was last told of the inputs of each table."""
-    names = {dg.AssetCheckKey(key_of(table), reports.INPUTS): table for table in tables}
-    records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
-    found: dict[str, tuple[bool, str]] = {}
-    for key, record in records.items():
-        if told := record.event and record.event.dagster_event:
-            evaluation = told.asset_check_evaluation_data
-            found[names[key]] = evaluation.passed, _waits_for(evaluation.metadata)
-    return found
-
-
-def _waits_for(metadata: Mapping[str, object]) -> str:
-    told = metadata.get("waits_for", "")
-    return str(getattr(told, "value", told))
+def _waits_for(told: dg.AssetCheckEvaluation | None) -> str:
+    found = told and told.metadata.get("waits_for")
+    return str(found.value) if found else ""

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 DAYS = [str(TODAY + timedelta(days=n)) for n in (-1, 0, 1)]
 """Yesterday, today and tomorrow, which is no partition of Dagster's yet."""
-FRAGILE, SUMS = dg.AssetKey(["gold", "fragile"]), dg.AssetKey(["gold", "sums"])
+FRAGILE, SUMS = dg.AssetKey("gold_fragile"), dg.AssetKey("gold_sums")
 GOLD = ("gold.fragile", "gold.sums")
 
 

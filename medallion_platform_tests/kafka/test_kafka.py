@@ -409,7 +409,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
     with dg.DagsterInstance.ephemeral() as on:
         done = build_defs(catalog, (), place).resolve_job_def("intake").execute_in_process(instance=on)
         assert done.success
-        written = on.get_latest_materialization_event(dg.AssetKey(["bronze", "clicks"]))
+        written = on.get_latest_materialization_event(dg.AssetKey("bronze_clicks"))
         assert written
         assert written.asset_materialization
         assert written.asset_materialization.metadata["partitions"].value == 2

@@ -15,13 +15,14 @@ from medallion_platform.definitions import lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
-from medallion_platform.orchestration.states import tell_partitions
+from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.states import tell_tables
 from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.settings import Settings
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
 
 FRAGILE = "gold.fragile"
-GOLD = [dg.AssetKey(["gold", "fragile"]), dg.AssetKey(["gold", "sums"])]
+GOLD = [dg.AssetKey("gold_fragile"), dg.AssetKey("gold_sums")]
 
 
 def test_a_table_that_fails_stops_no_other_one(
@@ -41,7 +42,7 @@ def test_a_table_that_fails_stops_no_other_one(
             return job.execute_in_process(instance=on, run_config={"ops": ops}, raise_on_error=False)
 
         def check() -> dg.AssetCheckEvaluation:
-            key = dg.AssetCheckKey(dg.AssetKey(FRAGILE.split(".")), "refresh_succeeds")
+            key = dg.AssetCheckKey(key_of(FRAGILE), "refresh_succeeds")
             record = on.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
             assert record.event
             assert record.event.dagster_event
@@ -59,7 +60,7 @@ def test_a_table_that_fails_stops_no_other_one(
         assert "the test wants it so" in outcome.failed[FRAGILE]
         late = behind(catalog, place.lake)
         assert late.keys() == {FRAGILE}
-        tell_partitions(catalog, place.lake, on, datetime.now(UTC))
+        tell_tables(catalog, place.lake, on, datetime.now(UTC))
         assert on.get_materialized_partitions(GOLD[0]) == set(), "it failed: nothing of it is done"
         assert not check().passed
         assert check().metadata["why"].value == outcome.failed[FRAGILE]
@@ -76,11 +77,11 @@ def test_a_table_that_fails_stops_no_other_one(
         told = [e.partition for e in done.all_events if e.event_type_value == "ASSET_MATERIALIZATION"]
         assert told == [str(TODAY)], "the newest one; the others went to the log in one batch"
         days = {str(TODAY - timedelta(days=n)) for n in range(4)}
-        keys = [dg.AssetKey(["bronze", "sales"]), dg.AssetKey(["silver", "sales"]), *GOLD]
+        keys = [dg.AssetKey("bronze_sales"), dg.AssetKey("silver_sales"), *GOLD]
         assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
         assert stale(days) == []
         tomorrow = datetime.combine(TODAY + timedelta(days=1), time(0, 1), UTC)
-        tell_partitions(catalog, place.lake, on, tomorrow)
+        tell_tables(catalog, place.lake, on, tomorrow)
         days.add(str(tomorrow.date()))
         assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
         assert stale(days) == []

@@ -36,7 +36,7 @@ from medallion_platform.sources.source import Csv, FileSource
 
 FIRST = date(2026, 2, 1)
 DAYS = [str(FIRST + timedelta(days=n)) for n in range(3)]
-GOLD = dg.AssetKey(["gold", "daily_sales"])
+GOLD = dg.AssetKey("gold_daily_sales")
 
 
 class Sales(ContractModel):
@@ -150,7 +150,7 @@ def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSess
         assert not told.passed
         assert told.metadata["partitions_of_former_code"].value == len(DAYS)
         assert f"{DAYS[0]} to {DAYS[-1]}" in told.metadata["what_to_do"].value
-        assert json.loads(str(cursor)).keys() == {"gold.daily_sales"}
+        assert json.loads(str(cursor)).keys() == {"gold_daily_sales"}
 
         done = Event()
         landed = 0
@@ -199,7 +199,7 @@ def test_a_table_is_made_as_of_an_instant_and_catches_up(spark: SparkSession, tm
             done = job.execute_in_process(
                 instance=on,
                 tags=range_tags(DAYS[0], DAYS[-1]),
-                run_config={"ops": {"gold__daily_sales": {"config": config}}},
+                run_config={"ops": {"gold_daily_sales": {"config": config}}},
             )
             assert done.success
         return pl.read_delta(place.lake.path("gold.daily_sales")).sort("event_date")["sales"].to_list()

@@ -18,6 +18,7 @@ from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.landing_zone import arrivals
 from medallion_platform.pipeline.intake.polars_engine import intake
@@ -58,12 +59,38 @@ def defs() -> dg.Definitions:
 def test_exact_asset_keys(defs: dg.Definitions) -> None:
     found = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     tables = {
-        *(f"bronze/{t}" for t in BRONZE),
-        *(f"silver/{t}" for t in SILVER),
-        *(f"gold/{t}" for t in GOLD),
+        *(f"bronze_{t}" for t in BRONZE),
+        *(f"silver_{t}" for t in SILVER),
+        *(f"gold_{t}" for t in GOLD),
     }
-    assert found == tables | {"serving/user_features"}
-    assert {name.replace(".", "/") for name in catalog.names} == tables
+    assert found == tables | {"serving_user_features"}
+    assert {name.replace(".", "_") for name in catalog.names} == tables
+
+
+def test_no_two_nodes_of_the_graph_look_the_same(defs: dg.Definitions) -> None:
+    """A node shows the end of its key; zoomed out, the first ten and the last seven characters of that."""
+    graph = defs.resolve_asset_graph()
+    keys = graph.get_all_asset_keys()
+    labels = [key.path[-1] for key in keys]
+    shown = [label if len(label) <= 18 else f"{label[:10]}...{label[-7:]}" for label in labels]
+    assert len({*shown}) == len(keys)
+    for key in keys:
+        layer = key.path[-1].partition("_")[0]
+        assert str(graph.get(key).group_name).endswith(f"_{layer}")
+        assert layer in graph.get(key).kinds
+
+
+def test_columns_and_checks_are_told_in_words(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    node = graph.get(dg.AssetKey("silver_events"))
+    (column,) = (c for c in node.metadata["dagster/column_schema"].columns if c.name == "event_type")
+    (listed,) = column.constraints.other
+    assert listed.startswith("one of add_to_cart, click, ")
+    check = graph.get_check_spec(dg.AssetCheckKey(node.key, "contract_holds"))
+    assert check.description
+    assert "no more than 5%" in check.description
+    assert "- amount: at least 0.00 (reject)" in check.description
+    assert "- session in order: session_end >= session_start (warn)" in check.description
 
 
 def test_time_based_tables_are_partitioned_and_dimensions_are_not(defs: dg.Definitions) -> None:
@@ -74,21 +101,21 @@ def test_time_based_tables_are_partitioned_and_dimensions_are_not(defs: dg.Defin
         if isinstance(graph.get(key).partitions_def, dg.DailyPartitionsDefinition)
     }
     assert daily == {
-        "bronze/events",
-        "silver/events",
-        "gold/daily_user_metrics",
-        "gold/regional_rollups_hourly",
-        "gold/regional_rollups_daily",
-        "gold/user_features",
+        "bronze_events",
+        "silver_events",
+        "gold_daily_user_metrics",
+        "gold_regional_rollups_hourly",
+        "gold_regional_rollups_daily",
+        "gold_user_features",
     }
-    weekly = graph.get(dg.AssetKey(["gold", "regional_rollups_weekly"])).partitions_def
+    weekly = graph.get(dg.AssetKey("gold_regional_rollups_weekly")).partitions_def
     assert isinstance(weekly, dg.WeeklyPartitionsDefinition)
 
 
 def test_every_table_has_freshness_a_pool_and_checks_from_its_own_counts(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for name in catalog.by_name:
-        node = graph.get(dg.AssetKey(name.split(".")))
+        node = graph.get(key_of(name))
         assert node.freshness_policy is not None, name
         assert node.pools == {name.replace(".", "_")}, name
         checks = {key.name for key in node.check_keys}
@@ -98,8 +125,8 @@ def test_every_table_has_freshness_a_pool_and_checks_from_its_own_counts(defs: d
 
 def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
-    features = dg.AssetKey(["gold", "user_features"])
-    metrics = dg.AssetKey(["gold", "daily_user_metrics"])
+    features = dg.AssetKey("gold_user_features")
+    metrics = dg.AssetKey("gold_daily_user_metrics")
     mapping = graph.get_partition_mapping(features, metrics)
     assert isinstance(mapping, dg.TimeWindowPartitionMapping)
     assert (mapping.start_offset, mapping.end_offset) == (-30, 0)
@@ -181,7 +208,7 @@ def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
     file = settings.landing / "hr" / "departments" / "departments.csv"
     file.parent.mkdir(parents=True)
     file.write_text("1,Sales\nx,Nobody\n")
-    bronze = dg.AssetKey(["bronze", "departments"])
+    bronze = dg.AssetKey("bronze_departments")
     with dg.DagsterInstance.ephemeral() as on:
         result = definitions_of(settings).resolve_job_def("intake").execute_in_process(instance=on)
         assert result.success
@@ -224,7 +251,7 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
         write_deltalake(table, pa.table({"id": [n]}), mode="append")
     with dg.DagsterInstance.ephemeral() as on:
         result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
-        observed = on.fetch_observations(dg.AssetKey(["gold", "quarterly_hires"]), limit=2).records
+        observed = on.fetch_observations(dg.AssetKey("gold_quarterly_hires"), limit=2).records
     assert result.success
     assert len(observed) == 1
     told = observed[0].asset_observation

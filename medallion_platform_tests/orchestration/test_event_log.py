@@ -19,10 +19,11 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from medallion_platform.definitions import catalog, lakehouse_of
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.event_log import report_in_bulk, take_batches_at_once
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
 
-KEY = dg.AssetKey(["bronze", "bulk"])
+KEY = dg.AssetKey("bronze_bulk")
 MADE = dg.DagsterEventType.ASSET_MATERIALIZATION
 
 
@@ -128,7 +129,7 @@ def test_months_of_days_are_told_in_batches(
                 f'"event_timestamp": "{first + timedelta(days=n)}T10:00:00Z"}}\n'
             )
     alone = _count_single(monkeypatch)
-    key = dg.AssetKey(events.table.split("."))
+    key = key_of(events.table)
     if by_hand:
         job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key})
         tags = {

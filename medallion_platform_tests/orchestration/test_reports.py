@@ -16,8 +16,9 @@ from medallion_platform.lakehouse.commit import commit
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration import reports
-from medallion_platform.pipeline.status.preview import preview
+from medallion_platform.orchestration import checks, reports
+from medallion_platform.queries import findings
+from medallion_platform.queries.preview import preview
 
 
 def write(read: int, dead: int) -> CommitRecord:
@@ -40,15 +41,15 @@ def write(read: int, dead: int) -> CommitRecord:
 def test_a_surge_of_dead_letters(
     lake: Lake, newest: CommitRecord, before: list[CommitRecord], passed: bool
 ) -> None:
-    assert reports.surge(lake, "bronze.events").passed
+    assert not findings.surge(lake, "bronze.events").surges
     table = lake.ensure("bronze.events", pl.DataFrame({"n": [1]}).to_arrow().schema)
     for n, record in enumerate([*before, newest], start=1):
         commit(table, replace(record, sequence=n))
-    told = reports.evaluation(reports.surge(lake, "bronze.events"))
+    told = checks.evaluation(checks.surge_result("bronze.events", findings.surge(lake, "bronze.events")))
     assert told.passed is passed
     last = newest if newest.counts.read else before[-1]
     assert told.metadata["dead_lettered"].value == last.counts.dead_lettered
-    assert told.asset_key == dg.AssetKey(["bronze", "events"])
+    assert told.asset_key == dg.AssetKey("bronze_events")
 
 
 class People(ContractModel):
@@ -83,7 +84,7 @@ def test_lineage_in_the_words_of_dagster() -> None:
     )
     found = told["dagster/column_lineage"].deps_by_column["amount_usd"]
     assert [(d.asset_key.path, d.column_name) for d in found] == [
-        (["bronze", "events"], "amount"),
-        (["bronze", "events"], "currency"),
+        (["bronze_events"], "amount"),
+        (["bronze_events"], "currency"),
     ]
     assert reports.column_lineage({}) == {}

@@ -23,7 +23,7 @@ from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.retention import forget
 from medallion_platform.settings import Settings
 
-TABLE = dg.AssetKey(["gold", "made"])
+TABLE = dg.AssetKey("gold_made")
 HOLDS = dg.AssetCheckKey(TABLE, "holds")
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-05")
 

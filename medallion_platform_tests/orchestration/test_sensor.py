@@ -98,7 +98,7 @@ def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world
     assert not result.run_requests
     (told,) = result.asset_events
     assert (told.asset_key, told.check_name, told.passed) == (
-        dg.AssetKey(["silver", "departments"]),
+        dg.AssetKey("silver_departments"),
         "refresh_succeeds",
         False,
     )

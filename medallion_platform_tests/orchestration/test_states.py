@@ -16,13 +16,13 @@ from dagster._core.definitions.freshness import FreshnessState
 from medallion_platform.definitions import catalog, definitions_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.partitions import range_tags
-from medallion_platform.orchestration.states import tell_partitions, tell_states
+from medallion_platform.orchestration.states import tell_states, tell_tables
 from medallion_platform.settings import Settings
 
-EVENTS = dg.AssetKey(["bronze", "events"])
-SILVER = dg.AssetKey(["silver", "events"])
-COMPLETE = "medallion/complete_partitions"
-SERVED = {dg.AssetKey(["serving", "user_features"]): "gold.user_features"}
+EVENTS = dg.AssetKey("bronze_events")
+SILVER = dg.AssetKey("silver_events")
+COMPLETE = "medallion/complete_tables"
+SERVED = {dg.AssetKey("serving_user_features"): "gold.user_features"}
 
 
 class Place:
@@ -41,7 +41,7 @@ class Place:
     def click(self, *days: str, **config: Any) -> dg.ExecuteInProcessResult:
         """Materialize bronze.events for a range of days, as a click in the UI does."""
         job = self.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={EVENTS})
-        chosen = {"ops": {"bronze__events": {"config": config}}} if config else {}
+        chosen = {"ops": {"bronze_events": {"config": config}}} if config else {}
         tags = range_tags(days[0], days[-1])
         result = job.execute_in_process(instance=self.on, run_config=chosen, tags=tags)
         assert result.success
@@ -63,12 +63,12 @@ class Place:
     def tell(self, at: datetime) -> None:
         tell_states(catalog, SERVED, self.lake, self.on, at)
 
-    def tell_partitions(self, at: datetime, *, forgotten: bool = False) -> dict[str, str]:
+    def tell_tables(self, at: datetime, *, forgotten: bool = False) -> dict[str, str]:
         """Gives what is remembered of it."""
         memory = self.on.daemon_cursor_storage
         if forgotten:
             memory.set_cursor_values({COMPLETE: "{}"})
-        tell_partitions(catalog, self.lake, self.on, at)
+        tell_tables(catalog, self.lake, self.on, at)
         return json.loads(memory.get_cursor_values({COMPLETE})[COMPLETE])
 
 
@@ -93,7 +93,7 @@ def test_a_click_on_bronze_takes_in_what_waits_and_parses_again_only_by_name(pla
     assert place.lake.rows("bronze.events") == 2
     days = {"2026-01-05", "2026-01-06", "2026-01-07"}
     assert place.on.get_materialized_partitions(EVENTS) == days
-    place.tell_partitions(datetime.now(UTC))
+    place.tell_tables(datetime.now(UTC))
     assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", datetime.now(UTC))
     version = place.lake.version("bronze.events")
     result = place.click("2026-01-05", "2026-01-06")
@@ -139,13 +139,13 @@ def test_a_complete_table_looks_complete_after_midnight_too(place: Place) -> Non
     place.land("a", event("a", "2026-02-05T10:00:00Z"))
     place.intake()
     assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now)
-    known = place.tell_partitions(now)
+    known = place.tell_tables(now)
     told = len(place.on.fetch_materializations(EVENTS, limit=1000).records)
     for _ in range(2):
-        assert place.tell_partitions(now) == known
-        place.tell_partitions(now, forgotten=True)  # whoever remembers nothing finds nothing to tell
+        assert place.tell_tables(now) == known
+        place.tell_tables(now, forgotten=True)  # whoever remembers nothing finds nothing to tell
     assert len(place.on.fetch_materializations(EVENTS, limit=1000).records) == told
-    place.tell_partitions(now + timedelta(days=3))
+    place.tell_tables(now + timedelta(days=3))
     assert len(place.on.fetch_materializations(EVENTS, limit=1000).records) == told + 3
     assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now + timedelta(days=3))
     newest = place.on.get_latest_materialization_event(EVENTS)
@@ -155,6 +155,39 @@ def test_a_complete_table_looks_complete_after_midnight_too(place: Place) -> Non
     assert "run_rows_written" not in newest.asset_materialization.metadata, "no plot falls as if cured"
 
 
+def test_a_table_without_partitions_that_nobody_told_of_is_told_once(place: Place) -> None:
+    key = dg.AssetKey("bronze_departments")
+    file = place.settings.landing / "hr" / "departments" / "departments.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text("1,Sales\n")
+    with dg.DagsterInstance.ephemeral() as forgotten:
+        assert place.defs.resolve_job_def("intake").execute_in_process(instance=forgotten).success
+    for forgotten in (False, True):
+        known = place.tell_tables(datetime.now(UTC), forgotten=forgotten)
+        assert known == {"bronze.departments": "made"}
+    (told,) = place.on.fetch_materializations(key, limit=5).records
+    assert told.asset_materialization
+    assert told.asset_materialization.metadata["dagster/row_count"].value == 1
+
+
+def test_what_was_told_of_tables_under_former_names_is_taken_back_once(place: Place) -> None:
+    former, other = dg.AssetKey(["bronze", "events"]), dg.AssetKey(["bronze", "mine"])
+    place.land("a", event("a", "2026-01-05T10:00:00Z"))
+    place.intake()
+    for key in (former, other):
+        place.on.report_runless_asset_event(dg.AssetMaterialization(key))
+    place.on.daemon_cursor_storage.set_cursor_values(
+        {"medallion/complete_partitions": '{"bronze.events": ""}'}
+    )
+    place.tell_tables(datetime.now(UTC))
+    assert not place.on.has_asset_key(former)
+    assert place.on.has_asset_key(other), "an asset of somebody else's"
+    assert place.on.has_asset_key(EVENTS)
+    place.on.report_runless_asset_event(dg.AssetMaterialization(former))
+    place.tell_tables(datetime.now(UTC))
+    assert place.on.has_asset_key(former), "whoever uses the name now keeps it"
+
+
 def test_what_a_killed_run_did_not_tell_is_told_and_what_is_out_of_date_is_not(place: Place) -> None:
     place.land("a", event("a", "2026-02-05T10:00:00Z"), event("b", "2026-02-05T11:00:00Z"))
     with dg.DagsterInstance.ephemeral() as forgotten:
@@ -162,7 +195,7 @@ def test_what_a_killed_run_did_not_tell_is_told_and_what_is_out_of_date_is_not(p
     for name in ("silver.events", "gold.daily_user_metrics"):  # there, and made from nothing yet
         place.lake.ensure(name, pa.schema([("event_date", pa.date32())]), ("event_date",))
     now = datetime.now(UTC)
-    known = place.tell_partitions(now)
+    known = place.tell_tables(now)
     assert known.keys() == {"bronze.events"}
     assert place.on.get_materialized_partitions(EVENTS) == days_of("bronze.events", now)
     (told,) = place.on.fetch_materializations(
@@ -170,7 +203,7 @@ def test_what_a_killed_run_did_not_tell_is_told_and_what_is_out_of_date_is_not(p
     ).records
     assert told.asset_materialization
     assert told.asset_materialization.metadata["dagster/partition_row_count"].value == 2
-    for key in (SILVER, dg.AssetKey(["gold", "daily_user_metrics"])):
+    for key in (SILVER, dg.AssetKey("gold_daily_user_metrics")):
         assert place.on.get_materialized_partitions(key) == set()
 
 
@@ -186,8 +219,14 @@ def test_a_check_tells_the_table_and_not_who_pressed_last(place: Place) -> None:
     place.click("2026-01-05")  # with nothing to do
     held = place.told(EVENTS, "contract_holds")
     assert not held.passed
+    assert held.metadata["share_of_the_last_write"].value == 1
     assert held.metadata["dead_letters_now"].value == 6
     assert held.metadata["last write, reject: event_id: not null"].value == 5
+    place.land("c", *(event(f"c{n}", "2026-01-05T12:00:00Z") for n in range(30)))
+    place.intake()
+    held = place.told(EVENTS, "contract_holds")
+    assert held.passed, "the letters that are there do not turn every later write yellow"
+    assert held.metadata["dead_letters_now"].value == 6
 
 
 def test_an_intake_of_rejected_rows_only_turns_nothing_green(place: Place) -> None:
@@ -195,7 +234,7 @@ def test_an_intake_of_rejected_rows_only_turns_nothing_green(place: Place) -> No
     file.parent.mkdir(parents=True)
     file.write_text("x,Nobody\n")
     place.intake()
-    key = dg.AssetKey(["bronze", "departments"])
+    key = dg.AssetKey("bronze_departments")
     assert place.on.get_latest_materialization_event(key) is None
     assert len(place.on.fetch_observations(key, limit=2).records) == 1
     place.tell(datetime.now(UTC))
@@ -211,7 +250,7 @@ def test_freshness_is_told_by_the_age_of_the_data_and_what_waits_by_its_input(pl
     waits = place.told(SILVER, "inputs_have_landed")
     assert not waits.passed
     assert waits.metadata["waits_for"].value == "bronze.regions, bronze.users"
-    assert place.told(dg.AssetKey(["gold", "user_features"]), "inputs_have_landed") is None
+    assert place.told(dg.AssetKey("gold_user_features"), "inputs_have_landed") is None
 
     def told() -> int:
         return len(place.on.all_logs("", of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION))

@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 from medallion_platform.pipeline.intake import undeclared as bounds
 from medallion_platform.pipeline.intake.names import LONGEST, PLATFORM, column_of, folded, own_name
 from medallion_platform.pipeline.intake.undeclared import FURTHER, MOST, undeclared
-from medallion_platform.pipeline.status.preview import preview
+from medallion_platform.queries.preview import preview
 from medallion_platform.sources.formats import jsonlines
 from medallion_platform.sources.source import Debezium, Parquet
 from medallion_platform.transforms.history import current, versions

@@ -693,7 +693,7 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as on:
         for _ in range(2):
             assert job.execute_in_process(instance=on).success
-        written = on.get_latest_materialization_event(dg.AssetKey(["bronze", "orders"]))
+        written = on.get_latest_materialization_event(dg.AssetKey("bronze_orders"))
         assert written
         assert written.asset_materialization
         assert written.asset_materialization.metadata["pulls"].value == 1

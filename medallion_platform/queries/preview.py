@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medallion_platform.contracts import shapes
 from medallion_platform.contracts.masking import shown_polars
-
-_EMAIL = r"([\p{L}\p{N}._%+\-]{1,3})[\p{L}\p{N}._%+\-]*@([\p{L}\p{N}.\-]+)"
-_PHONE = r"^\+[0-9](?:[ ()./\-]*[0-9]){3,11}[ ()./\-]*((?:[0-9][ ()./\-]*){3}[0-9])$"
-"""An international number, the whole text: digits alone may be a price or an order."""
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,5 +48,5 @@ def _shown(values: pl.Series, contract: Contract) -> pl.Series:
             .alias(name)
         )
     if name not in contract.by_name and values.dtype == pl.String:
-        return values.str.replace_all(_EMAIL, "$1***@$2").str.replace(_PHONE, "***$1")
+        return values.map_elements(shapes.masked, return_dtype=pl.String)
     return values

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.pipeline.status.drift import LEAST_HISTORY, WINDOW, drift
+from medallion_platform.queries.drift import LEAST_HISTORY, WINDOW, drift
 
 values = st.floats(-1e9, 1e9)
 steady = st.lists(st.floats(95, 105), min_size=LEAST_HISTORY, max_size=60)

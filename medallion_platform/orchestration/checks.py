@@ -1,0 +1,297 @@
+"""What Dagster checks of a table, and the results: findings of `queries` in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from medallion_platform.contracts.contract import Contract, IsType, Severity
+from medallion_platform.contracts.words import sentence
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.names import key_of
+from medallion_platform.pipeline.table import Table
+from medallion_platform.queries import findings
+from medallion_platform.queries.drift import Drift
+
+CONSERVED = "rows_are_conserved"
+CONTRACT = "contract_holds"
+CURRENT = "made_by_current_code"
+INPUTS = "inputs_have_landed"
+PUBLISHED = "newest_version_is_online"
+DRIFT = "rows_as_usual"
+SURGE = "dead_letters_as_usual"
+REFRESHED = "refresh_succeeds"
+PERSONAL = "personal_data_is_declared"
+
+
+def check_specs(
+    asset: dg.AssetKey, contract: Contract, *, blocking: bool, drifts: bool
+) -> list[dg.AssetCheckSpec]:
+    """The checks that come out of every write's own counts."""
+    specs = [
+        dg.AssetCheckSpec(
+            CONSERVED,
+            asset=asset,
+            blocking=blocking,
+            description="Of the last write that did something, rows read equal rows written, dead-lettered, "
+            "duplicate and superseded.",
+        ),
+        dg.AssetCheckSpec(
+            CONTRACT,
+            asset=asset,
+            description=f"Of the last write that did something, no more than {contract.tolerated_share:.0%} "
+            "of the rows were rejected, or warned about by one expectation.\n\n" + _asked(contract),
+        ),
+        dg.AssetCheckSpec(
+            SURGE,
+            asset=asset,
+            description=f"Rejected rows are no more than {findings.SURGE_SHARE:.0%} of a write, or than "
+            f"{findings.SURGE_TIMES} times their usual share.",
+        ),
+    ]
+    if drifts:
+        specs.append(
+            dg.AssetCheckSpec(
+                DRIFT,
+                asset=asset,
+                description="Rows per partition lie within two standard deviations of the "
+                "trailing thirty partitions.",
+            )
+        )
+    return specs
+
+
+def _asked(contract: Contract) -> str:
+    """The contract in words, an expectation a line; the types are told beside the columns."""
+    told = [e for e in contract.expectations if not isinstance(e.test, IsType)]
+    return "\n".join(f"- {sentence(e)} ({e.severity.value})" for e in told)
+
+
+def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when a table's code or contract changed."""
+    return dg.AssetCheckSpec(
+        CURRENT,
+        asset=asset,
+        description="The transform and the contract, as they are now, made every partition.",
+    )
+
+
+def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when a refresh did, and says what happens next."""
+    return dg.AssetCheckSpec(
+        REFRESHED, asset=asset, description="What was last tried to bring this up to date did not fail."
+    )
+
+
+def refreshed(table: str) -> dg.AssetCheckResult:
+    """A table was brought up to date."""
+    return dg.AssetCheckResult(asset_key=key_of(table), check_name=REFRESHED, passed=True)
+
+
+def not_refreshed(table: str, why: str, next_step: str = "") -> dg.AssetCheckResult:
+    """A table could not be brought up to date; next_step: what happens now, and what to do."""
+    return dg.AssetCheckResult(
+        asset_key=key_of(table),
+        check_name=REFRESHED,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "why": why,
+            "what_next": next_step or "It is tried again by itself, a few times, later each time.",
+        },
+    )
+
+
+def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails when values look personal in a column that is not declared so."""
+    return dg.AssetCheckSpec(
+        PERSONAL,
+        asset=asset,
+        description=f"In the newest {findings.WRITES} writes, no value looks like an e-mail address or a "
+        "phone number in a column that the contract does not declare as personal data.",
+    )
+
+
+def published_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails where a consumer was handed an older version than there is."""
+    return dg.AssetCheckSpec(
+        PUBLISHED, asset=asset, description="What is online is the newest version of the gold table."
+    )
+
+
+def published(asset: dg.AssetKey, version: int, newest: int) -> dg.AssetCheckResult:
+    """Whether the published version is the newest one."""
+    return dg.AssetCheckResult(
+        check_name=PUBLISHED,
+        asset_key=asset,
+        passed=version == newest,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"published_version": version, "newest_version": newest},
+    )
+
+
+def inputs_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that fails where rows wait for another input, which has none."""
+    return dg.AssetCheckSpec(
+        INPUTS,
+        asset=asset,
+        description="Every table that this one is made from has landed, or none has.",
+    )
+
+
+def inputs(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
+    """Whether a table waits for inputs in which nothing has landed, and for which."""
+    told = {"waits_for": ", ".join(waits_for), "what_to_do": "Land them; what waits goes on by itself."}
+    return dg.AssetCheckResult(
+        check_name=INPUTS,
+        asset_key=key_of(table),
+        passed=not waits_for,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told if waits_for else {},
+    )
+
+
+def check_results(
+    lake: Lake, table: str, contract: Contract, partition_column: str | None = None
+) -> list[dg.AssetCheckResult]:
+    """The results of `check_specs`, from the state of the table: who looks makes no difference."""
+    counts = findings.counts(lake, table)
+    results = [
+        dg.AssetCheckResult(
+            check_name=CONSERVED,
+            asset_key=key_of(table),
+            passed=counts.missing == 0,
+            metadata={**counts.as_dict(), "missing": counts.missing},
+        ),
+        contract_result(table, contract, findings.held(lake, table, contract)),
+        surge_result(table, findings.surge(lake, table)),
+    ]
+    if partition_column:
+        results.append(drift_result(table, findings.drifted(lake, table, partition_column)))
+    return results
+
+
+def contract_result(table: str, contract: Contract, held: findings.Held) -> dg.AssetCheckResult:
+    """Whether bad rows are as few as the contract tolerates; the numbers in any case."""
+    words = {expectation.name: sentence(expectation) for expectation in contract.expectations}
+    broken = {
+        f"last write, {severity.value}: {words.get(name, name)}": n
+        for severity, found in ((Severity.REJECT, held.rejected), (Severity.WARN, held.warned))
+        for name, n in found.items()
+    }
+    return dg.AssetCheckResult(
+        check_name=CONTRACT,
+        asset_key=key_of(table),
+        passed=held.holds,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "share_of_the_last_write": round(held.worst_share, 6),
+            "tolerated_share": held.tolerated_share,
+            "rows_of_the_last_write": held.read,
+            **broken,
+            "dead_letters_now": held.dead_letters,
+            "rows_now": held.rows,
+            "look": _look(table),
+        },
+    )
+
+
+def surge_result(table: str, found: findings.Surge) -> dg.AssetCheckResult:
+    """Whether the last write rejected unusually many rows, and what they broke."""
+    return dg.AssetCheckResult(
+        asset_key=key_of(table),
+        check_name=SURGE,
+        passed=not found.surges,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "dead_lettered": found.rejected,
+            "share": found.share,
+            "usual_share": found.usual_share,
+            "violations": dg.MetadataValue.json(dict(found.violations)),
+            "look": _look(table),
+        },
+    )
+
+
+def drift_result(table: str, unusual: Mapping[str, Drift]) -> dg.AssetCheckResult:
+    """Which partitions of the last write have unusually many or few rows."""
+    return dg.AssetCheckResult(
+        check_name=DRIFT,
+        asset_key=key_of(table),
+        passed=not unusual,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            partition: f"{found.value:.0f} rows, usually {found.usual:.0f} "
+            f"({found.deviations:.1f} standard deviations)"
+            for partition, found in unusual.items()
+        },
+    )
+
+
+def current_result(
+    lake: Lake, table: Table, partition_columns: Mapping[str, str | None]
+) -> dg.AssetCheckResult:
+    """Whether any partition was made by a former transform or contract, and what to do then."""
+    stale = findings.former_code(lake, table, partition_columns)
+    told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
+    if stale:
+        told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill, intake may go on beside it."
+    return dg.AssetCheckResult(
+        check_name=CURRENT,
+        asset_key=key_of(table.name),
+        passed=not stale,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
+    )
+
+
+def personal_result(lake: Lake, table: str, contract: Contract) -> dg.AssetCheckResult:
+    """Where personal data seems to be that nobody declared, with the number of values, and what to do."""
+    found = findings.looks_personal(lake, table, contract)
+    told: dict[str, Any] = dict(found)
+    if found:
+        told["what_to_do"] = (
+            'They flow on as they came. Declare the column as personal, pii="email", or let the tables '
+            "behind it leave it out."
+        )
+    return dg.AssetCheckResult(
+        asset_key=key_of(table),
+        check_name=PERSONAL,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
+    )
+
+
+def _look(table: str) -> str:
+    return f"medallion dead-letters show {table}"
+
+
+def _said(table: Table, partitions: Sequence[str]) -> str:
+    if table.partition is None:
+        return "the table"
+    return (
+        f"partitions {partitions[0]} to {partitions[-1]}"
+        if len(partitions) > 1
+        else f"partition {partitions[0]}"
+    )
+
+
+def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A result as an event of its own, for what no asset of Dagster's wrote or who looks at it later."""
+    assert result.asset_key and result.check_name
+    return dg.AssetCheckEvaluation(
+        result.asset_key, result.check_name, result.passed, result.metadata, severity=result.severity
+    )
+
+
+def last_results(
+    on: dg.DagsterInstance, tables: Collection[str], check: str
+) -> dict[str, dg.AssetCheckEvaluation]:
+    """What was told last of a check, by table; asked at once for all of them."""
+    names = {dg.AssetCheckKey(key_of(table), check): table for table in tables}
+    records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
+    told = {key: record.event and record.event.dagster_event for key, record in records.items()}
+    return {names[key]: event.asset_check_evaluation_data for key, event in told.items() if event}

@@ -1,0 +1,76 @@
+"""The newest dead letters, without reading all of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.commit_record import CommitRecord
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.queries import letters
+
+TABLE = "bronze.orders"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def add(lake: Lake, sequence: int, *written: tuple[int, datetime]) -> None:
+    """Letters of one commit, by their offsets and when they were written."""
+    rows = [
+        {
+            "source": "shop.orders",
+            "offset": offset,
+            "file": "a.jsonl",
+            "row": offset,
+            "payload": b"{}",
+            "violations": ["id: not null", "total: above 0"] if offset % 2 else ["id: not null"],
+            "at": at,
+            "run_id": f"run {sequence}",
+        }
+        for offset, at in written
+    ]
+    dead_letters.append(lake, TABLE, pl.DataFrame(rows), CommitRecord("intake", "r", "", sequence=sequence))
+
+
+def test_the_newest_are_shown_first_and_the_others_counted(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.ensure(TABLE, pl.DataFrame({"id": [1]}).to_arrow().schema)
+    assert letters.newest(lake, TABLE, 5) == letters.DeadLetters((), 0)
+    assert letters.by_expectation(lake) == []
+    for day in range(8):
+        at = NOON + timedelta(days=day)
+        add(lake, day + 1, (10 * day + 2, at), (10 * day + 1, at))
+    add(lake, 9, (99, NOON + timedelta(days=2, microseconds=1)), (98, NOON))  # written anew by a replay
+    read = _files_read(monkeypatch)
+    found = letters.newest(lake, TABLE, 3)
+    assert [letter.offset for letter in found.letters] == [71, 72, 61]
+    assert found.left_out == 15
+    assert len(read) == 2, "files are read from the newest on"
+    newest = found.letters[0]
+    assert (newest.log, newest.file, newest.row, newest.code) == ("shop.orders", "a.jsonl", 71, "violates")
+    assert (newest.violations, newest.payload) == (("id: not null", "total: above 0"), b"{}")
+    assert (newest.at, newest.run_id, newest.detail) == (NOON + timedelta(days=7), "run 8", {})
+    everything = letters.newest(lake, TABLE, 100)
+    assert everything.left_out == 0
+    assert [letter.offset for letter in everything.letters][10:] == [99, 21, 22, 11, 12, 1, 2, 98]
+    assert [(c.table, c.expectation, c.dead_letters, c.last) for c in letters.by_expectation(lake)] == [
+        (TABLE, "id: not null", 18, NOON + timedelta(days=7)),
+        (TABLE, "total: above 0", 9, NOON + timedelta(days=7)),
+    ]
+
+
+def _files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+    scan = pl.scan_parquet
+
+    def counting(source: Any, **options: Any) -> pl.LazyFrame:
+        read.append(Path(source).name)
+        return scan(source, **options)
+
+    monkeypatch.setattr(pl, "scan_parquet", counting)
+    return read
