@@ -93,6 +93,15 @@ def test_columns_and_checks_are_told_in_words(defs: dg.Definitions) -> None:
     assert "- session in order: session_end >= session_start (warn)" in check.description
 
 
+def test_every_table_and_column_of_the_sample_is_described(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        columns = node.metadata["dagster/column_schema"].columns
+        assert [c.name for c in columns if not c.description] == [], key
+
+
 def test_time_based_tables_are_partitioned_and_dimensions_are_not(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     daily = {

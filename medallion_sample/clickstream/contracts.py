@@ -36,20 +36,28 @@ class BronzeEvents(ContractModel):
     """Events as they came, parsed."""
 
     event_id: T.StringType = Field(str_matches=r"^\S+$", description="unique per event")
-    user_id: T.StringType = Field(nullable=True)
-    event_type: T.StringType = Field(nullable=True)
+    user_id: T.StringType = Field(nullable=True, description="the user, as the shop names it")
+    event_type: T.StringType = Field(nullable=True, description="what the user did")
     event_timestamp: T.TimestampType = Field(description="when it happened, by the client")
-    page: T.StringType = Field(nullable=True)
-    amount: T.DecimalType = Field(nullable=True, dtype_kwargs=_MONEY)
-    currency: T.StringType = Field(nullable=True)
-    session_id: T.StringType = Field(nullable=True)
-    session_start: T.TimestampType = Field(nullable=True, severity=_A_TYPE_ONLY)
-    session_end: T.TimestampType = Field(nullable=True, severity=_A_TYPE_ONLY)
-    region_code: T.StringType = Field(nullable=True)
-    email: T.StringType = Field(
-        nullable=True, pii="email", str_matches=_EMAIL, severity={"str_matches": "warn"}
+    page: T.StringType = Field(nullable=True, description="path of the page")
+    amount: T.DecimalType = Field(nullable=True, dtype_kwargs=_MONEY, description="price, in currency")
+    currency: T.StringType = Field(nullable=True, description="ISO 4217 code of amount")
+    session_id: T.StringType = Field(nullable=True, description="the visit that the event belongs to")
+    session_start: T.TimestampType = Field(
+        nullable=True, severity=_A_TYPE_ONLY, description="when the visit began"
     )
-    phone: T.StringType = Field(nullable=True, pii="phone")
+    session_end: T.TimestampType = Field(
+        nullable=True, severity=_A_TYPE_ONLY, description="when the visit ended"
+    )
+    region_code: T.StringType = Field(nullable=True, description="the region, by its code")
+    email: T.StringType = Field(
+        nullable=True,
+        pii="email",
+        str_matches=_EMAIL,
+        severity={"str_matches": "warn"},
+        description="the user's e-mail address",
+    )
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
 
     class Config(BaseConfig):
         """Table options."""
@@ -65,21 +73,23 @@ class BronzeEvents(ContractModel):
 class BronzeUsers(ContractModel):
     """Change events of the shop's users; one that carries no row image need only have its key."""
 
-    user_id: T.StringType = Field(str_length={"min_value": 1})
-    email: T.StringType = Field(nullable=True, pii="email")
-    phone: T.StringType = Field(nullable=True, pii="phone")
+    user_id: T.StringType = Field(str_length={"min_value": 1}, description="the user, as the shop names it")
+    email: T.StringType = Field(nullable=True, pii="email", description="the user's e-mail address")
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
     region_code: T.StringType = Field(nullable=True, description="the user's home region")
-    segment: T.StringType = Field(nullable=True)
-    signed_up_on: T.DateType = Field(nullable=True, severity=_A_TYPE_ONLY)
+    segment: T.StringType = Field(nullable=True, description="marketing segment of the user")
+    signed_up_on: T.DateType = Field(
+        nullable=True, severity=_A_TYPE_ONLY, description="the day the user signed up"
+    )
 
 
 class BronzeRegions(ContractModel):
     """Change events of the shop's regions."""
 
-    region_code: T.StringType = Field(str_length={"min_value": 1})
-    name: T.StringType = Field(nullable=True)
-    country: T.StringType = Field(nullable=True)
-    timezone: T.StringType = Field(nullable=True)
+    region_code: T.StringType = Field(str_length={"min_value": 1}, description="the region, by its code")
+    name: T.StringType = Field(nullable=True, description="name of the region")
+    country: T.StringType = Field(nullable=True, description="ISO 3166 code of the country")
+    timezone: T.StringType = Field(nullable=True, description="IANA name of the time zone")
 
 
 # --- silver ---------------------------------------------------------------------------------------
@@ -88,32 +98,36 @@ class BronzeRegions(ContractModel):
 class SilverEvents(ContractModel):
     """Events: typed, trimmed, enriched as of their own time, personal data masked."""
 
-    event_id: T.StringType = Field()
-    user_id: T.StringType = Field()
-    event_type: T.StringType = Field(nullable=True, isin=list(EVENT_TYPES), severity={"isin": "warn"})
-    event_timestamp: T.TimestampType = Field()
+    event_id: T.StringType = Field(description="unique per event")
+    user_id: T.StringType = Field(description="the user, as the shop names it")
+    event_type: T.StringType = Field(
+        nullable=True, isin=list(EVENT_TYPES), severity={"isin": "warn"}, description="what the user did"
+    )
+    event_timestamp: T.TimestampType = Field(description="when it happened, by the client")
     event_date: T.DateType = Field(description="the day of event_timestamp in UTC")
-    page: T.StringType = Field(nullable=True)
-    amount: T.DecimalType = Field(nullable=True, ge=0, le=1_000_000, dtype_kwargs=_MONEY)
-    currency: T.StringType = Field(nullable=True)
+    page: T.StringType = Field(nullable=True, description="path of the page")
+    amount: T.DecimalType = Field(
+        nullable=True, ge=0, le=1_000_000, dtype_kwargs=_MONEY, description="price, in currency"
+    )
+    currency: T.StringType = Field(nullable=True, description="ISO 4217 code of amount")
     amount_usd: T.DecimalType = Field(
         nullable=True, dtype_kwargs=_SUM, description="amount at the shop's fixed rates"
     )
-    session_id: T.StringType = Field(nullable=True)
-    session_start: T.TimestampType = Field(nullable=True)
-    session_end: T.TimestampType = Field(nullable=True)
+    session_id: T.StringType = Field(nullable=True, description="the visit that the event belongs to")
+    session_start: T.TimestampType = Field(nullable=True, description="when the visit began")
+    session_end: T.TimestampType = Field(nullable=True, description="when the visit ended")
     session_seconds: T.LongType = Field(nullable=True, description="null where out of order")
     region_code: T.StringType = Field(
         str_matches=_REGION, description="upper case; UNKNOWN where the event names none"
     )
-    region_name: T.StringType = Field(nullable=True)
-    country: T.StringType = Field(nullable=True)
-    region_known: T.BooleanType = Field()
-    email: T.StringType = Field(nullable=True, pii="email")
-    phone: T.StringType = Field(nullable=True, pii="phone")
-    user_segment: T.StringType = Field(nullable=True)
+    region_name: T.StringType = Field(nullable=True, description="name of the region")
+    country: T.StringType = Field(nullable=True, description="country of the region, ISO 3166")
+    region_known: T.BooleanType = Field(description="whether the region was known then")
+    email: T.StringType = Field(nullable=True, pii="email", description="the user's e-mail address")
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
+    user_segment: T.StringType = Field(nullable=True, description="marketing segment of the user then")
     user_region_code: T.StringType = Field(nullable=True, description="the user's home region")
-    user_known: T.BooleanType = Field()
+    user_known: T.BooleanType = Field(description="whether the user was known then")
 
     class Config(BaseConfig):
         """Table options."""
@@ -134,15 +148,15 @@ class SilverEvents(ContractModel):
 class SilverUsersHistory(ContractModel):
     """Every version of every user (SCD2), valid in [effective_from, effective_to)."""
 
-    user_id: T.StringType = Field()
-    email: T.StringType = Field(nullable=True, pii="email")
-    phone: T.StringType = Field(nullable=True, pii="phone")
-    region_code: T.StringType = Field(nullable=True)
-    segment: T.StringType = Field(nullable=True)
-    signed_up_on: T.DateType = Field(nullable=True)
-    effective_from: T.TimestampType = Field()
+    user_id: T.StringType = Field(description="the user, as the shop names it")
+    email: T.StringType = Field(nullable=True, pii="email", description="the user's e-mail address")
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
+    region_code: T.StringType = Field(nullable=True, description="the user's home region")
+    segment: T.StringType = Field(nullable=True, description="marketing segment of the user")
+    signed_up_on: T.DateType = Field(nullable=True, description="the day the user signed up")
+    effective_from: T.TimestampType = Field(description="since when the version is valid")
     effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
-    is_current: T.BooleanType = Field()
+    is_current: T.BooleanType = Field(description="whether it is the newest version")
     source_position: T.StringType = Field(description="of the change that began the version")
 
     class Config(BaseConfig):
@@ -157,13 +171,13 @@ class SilverUsersHistory(ContractModel):
 class SilverRegionsHistory(ContractModel):
     """Every version of every region (SCD2), valid in [effective_from, effective_to)."""
 
-    region_code: T.StringType = Field()
-    name: T.StringType = Field(nullable=True)
-    country: T.StringType = Field(nullable=True)
-    timezone: T.StringType = Field(nullable=True)
-    effective_from: T.TimestampType = Field()
+    region_code: T.StringType = Field(description="the region, by its code")
+    name: T.StringType = Field(nullable=True, description="name of the region")
+    country: T.StringType = Field(nullable=True, description="ISO 3166 code of the country")
+    timezone: T.StringType = Field(nullable=True, description="IANA name of the time zone")
+    effective_from: T.TimestampType = Field(description="since when the version is valid")
     effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
-    is_current: T.BooleanType = Field()
+    is_current: T.BooleanType = Field(description="whether it is the newest version")
     source_position: T.StringType = Field(description="of the change that began the version")
 
     class Config(BaseConfig):
@@ -178,14 +192,14 @@ class SilverRegionsHistory(ContractModel):
 class SilverUsers(ContractModel):
     """Users as they are now (SCD1)."""
 
-    user_id: T.StringType = Field()
-    email: T.StringType = Field(nullable=True, pii="email")
-    phone: T.StringType = Field(nullable=True, pii="phone")
-    region_code: T.StringType = Field(nullable=True)
-    segment: T.StringType = Field(nullable=True)
-    signed_up_on: T.DateType = Field(nullable=True)
+    user_id: T.StringType = Field(description="the user, as the shop names it")
+    email: T.StringType = Field(nullable=True, pii="email", description="the user's e-mail address")
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
+    region_code: T.StringType = Field(nullable=True, description="the user's home region")
+    segment: T.StringType = Field(nullable=True, description="marketing segment of the user")
+    signed_up_on: T.DateType = Field(nullable=True, description="the day the user signed up")
     changed_at: T.TimestampType = Field(description="since when the user is as this row says")
-    source_position: T.StringType = Field()
+    source_position: T.StringType = Field(description="place of the change in the source's log")
 
     class Config(BaseConfig):
         """Table options."""
@@ -196,12 +210,12 @@ class SilverUsers(ContractModel):
 class SilverRegions(ContractModel):
     """Regions as they are now (SCD1)."""
 
-    region_code: T.StringType = Field()
-    name: T.StringType = Field(nullable=True)
-    country: T.StringType = Field(nullable=True)
-    timezone: T.StringType = Field(nullable=True)
+    region_code: T.StringType = Field(description="the region, by its code")
+    name: T.StringType = Field(nullable=True, description="name of the region")
+    country: T.StringType = Field(nullable=True, description="ISO 3166 code of the country")
+    timezone: T.StringType = Field(nullable=True, description="IANA name of the time zone")
     changed_at: T.TimestampType = Field(description="since when the region is as this row says")
-    source_position: T.StringType = Field()
+    source_position: T.StringType = Field(description="place of the change in the source's log")
 
     class Config(BaseConfig):
         """Table options."""
@@ -215,24 +229,24 @@ class SilverRegions(ContractModel):
 class GoldDailyUserMetrics(ContractModel):
     """What a user did on a day in a region."""
 
-    event_date: T.DateType = Field()
-    user_id: T.StringType = Field()
-    region_code: T.StringType = Field()
-    region_name: T.StringType = Field(nullable=True)
-    event_count: T.LongType = Field(ge=1)
-    page_views: T.LongType = Field(ge=0)
-    clicks: T.LongType = Field(ge=0)
-    searches: T.LongType = Field(ge=0)
-    cart_adds: T.LongType = Field(ge=0)
-    purchases: T.LongType = Field(ge=0)
-    sessions: T.LongType = Field(ge=0)
-    longest_session_seconds: T.LongType = Field(nullable=True, ge=0)
+    event_date: T.DateType = Field(description="the day in UTC")
+    user_id: T.StringType = Field(description="the user, as the shop names it")
+    region_code: T.StringType = Field(description="the region, by its code")
+    region_name: T.StringType = Field(nullable=True, description="name of the region")
+    event_count: T.LongType = Field(ge=1, description="events counted")
+    page_views: T.LongType = Field(ge=0, description="events of type page_view")
+    clicks: T.LongType = Field(ge=0, description="events of type click")
+    searches: T.LongType = Field(ge=0, description="events of type search")
+    cart_adds: T.LongType = Field(ge=0, description="events of type add_to_cart")
+    purchases: T.LongType = Field(ge=0, description="events of type purchase")
+    sessions: T.LongType = Field(ge=0, description="different visits")
+    longest_session_seconds: T.LongType = Field(nullable=True, ge=0, description="longest visit, in seconds")
     spend: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
     spend_percentile: T.DoubleType = Field(
         ge=0, le=1, description="percentile rank of spend among all rows of the day"
     )
-    first_event_at: T.TimestampType = Field()
-    last_event_at: T.TimestampType = Field()
+    first_event_at: T.TimestampType = Field(description="time of the first event")
+    last_event_at: T.TimestampType = Field(description="time of the last event")
 
     class Config(BaseConfig):
         """Table options."""
@@ -247,14 +261,14 @@ class GoldDailyUserMetrics(ContractModel):
 class GoldRegionalRollupsHourly(ContractModel):
     """What happened in a region in an hour."""
 
-    event_date: T.DateType = Field()
+    event_date: T.DateType = Field(description="the day in UTC")
     hour: T.TimestampType = Field(description="the hour's first instant")
-    region_code: T.StringType = Field()
-    region_name: T.StringType = Field(nullable=True)
-    event_count: T.LongType = Field(ge=1)
-    active_users: T.LongType = Field(ge=1)
-    sessions: T.LongType = Field(ge=0)
-    purchases: T.LongType = Field(ge=0)
+    region_code: T.StringType = Field(description="the region, by its code")
+    region_name: T.StringType = Field(nullable=True, description="name of the region")
+    event_count: T.LongType = Field(ge=1, description="events counted")
+    active_users: T.LongType = Field(ge=1, description="different users with an event")
+    sessions: T.LongType = Field(ge=0, description="different visits")
+    purchases: T.LongType = Field(ge=0, description="events of type purchase")
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
     class Config(BaseConfig):
@@ -270,13 +284,13 @@ class GoldRegionalRollupsHourly(ContractModel):
 class GoldRegionalRollupsDaily(ContractModel):
     """What happened in a region on a day."""
 
-    event_date: T.DateType = Field()
-    region_code: T.StringType = Field()
-    region_name: T.StringType = Field(nullable=True)
-    event_count: T.LongType = Field(ge=1)
-    active_users: T.LongType = Field(ge=1)
-    sessions: T.LongType = Field(ge=0)
-    purchases: T.LongType = Field(ge=0)
+    event_date: T.DateType = Field(description="the day in UTC")
+    region_code: T.StringType = Field(description="the region, by its code")
+    region_name: T.StringType = Field(nullable=True, description="name of the region")
+    event_count: T.LongType = Field(ge=1, description="events counted")
+    active_users: T.LongType = Field(ge=1, description="different users with an event")
+    sessions: T.LongType = Field(ge=0, description="different visits")
+    purchases: T.LongType = Field(ge=0, description="events of type purchase")
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
     class Config(BaseConfig):
@@ -293,13 +307,13 @@ class GoldRegionalRollupsWeekly(ContractModel):
     """What happened in a region in a week, Monday to Sunday."""
 
     week: T.DateType = Field(description="the week's Monday")
-    region_code: T.StringType = Field()
-    region_name: T.StringType = Field(nullable=True)
-    event_count: T.LongType = Field(ge=1)
-    active_users: T.LongType = Field(ge=1)
-    active_days: T.LongType = Field(ge=1, le=7)
+    region_code: T.StringType = Field(description="the region, by its code")
+    region_name: T.StringType = Field(nullable=True, description="name of the region")
+    event_count: T.LongType = Field(ge=1, description="events counted")
+    active_users: T.LongType = Field(ge=1, description="different users with an event")
+    active_days: T.LongType = Field(ge=1, le=7, description="days with an event")
     sessions: T.LongType = Field(ge=0, description="one over midnight counts on both days")
-    purchases: T.LongType = Field(ge=0)
+    purchases: T.LongType = Field(ge=0, description="events of type purchase")
     revenue: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM, description="in US dollars")
 
     class Config(BaseConfig):
@@ -316,21 +330,27 @@ class GoldUserFeatures(ContractModel):
     """A user's last 7 and 30 days as of the end of a day; zeros on the first day after the 30."""
 
     event_date: T.DateType = Field(description="the last day of the windows")
-    user_id: T.StringType = Field()
+    user_id: T.StringType = Field(description="the user, as the shop names it")
     feature_timestamp: T.TimestampType = Field(
         description="when the features were known: the first instant after event_date"
     )
-    events_7d: T.LongType = Field(ge=0)
-    events_30d: T.LongType = Field(ge=0)
-    sessions_7d: T.LongType = Field(ge=0)
-    sessions_30d: T.LongType = Field(ge=0)
-    purchases_7d: T.LongType = Field(ge=0)
-    purchases_30d: T.LongType = Field(ge=0)
-    spend_7d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
-    spend_30d: T.DecimalType = Field(ge=0, dtype_kwargs=_SUM)
-    active_days_7d: T.LongType = Field(ge=0, le=7)
-    active_days_30d: T.LongType = Field(ge=0, le=30)
-    days_since_active: T.LongType = Field(ge=0, le=30)
+    events_7d: T.LongType = Field(ge=0, description="events of the last 7 days")
+    events_30d: T.LongType = Field(ge=0, description="events of the last 30 days")
+    sessions_7d: T.LongType = Field(ge=0, description="different visits of the last 7 days")
+    sessions_30d: T.LongType = Field(ge=0, description="different visits of the last 30 days")
+    purchases_7d: T.LongType = Field(ge=0, description="purchases of the last 7 days")
+    purchases_30d: T.LongType = Field(ge=0, description="purchases of the last 30 days")
+    spend_7d: T.DecimalType = Field(
+        ge=0, dtype_kwargs=_SUM, description="US dollars spent in the last 7 days"
+    )
+    spend_30d: T.DecimalType = Field(
+        ge=0, dtype_kwargs=_SUM, description="US dollars spent in the last 30 days"
+    )
+    active_days_7d: T.LongType = Field(ge=0, le=7, description="days with an event, of the last 7")
+    active_days_30d: T.LongType = Field(ge=0, le=30, description="days with an event, of the last 30")
+    days_since_active: T.LongType = Field(
+        ge=0, le=30, description="days since the last event; 30: none in the window"
+    )
 
     class Config(BaseConfig):
         """Table options."""
@@ -353,19 +373,19 @@ class GoldUserFeatures(ContractModel):
 class GoldUsersHistory(ContractModel):
     """Every version of every user, with the name and country of the home region."""
 
-    user_id: T.StringType = Field()
-    email: T.StringType = Field(nullable=True, pii="email")
-    phone: T.StringType = Field(nullable=True, pii="phone")
-    region_code: T.StringType = Field(nullable=True)
-    region_name: T.StringType = Field(nullable=True)
-    country: T.StringType = Field(nullable=True)
-    segment: T.StringType = Field(nullable=True)
-    signed_up_on: T.DateType = Field(nullable=True)
-    effective_from: T.TimestampType = Field()
+    user_id: T.StringType = Field(description="the user, as the shop names it")
+    email: T.StringType = Field(nullable=True, pii="email", description="the user's e-mail address")
+    phone: T.StringType = Field(nullable=True, pii="phone", description="the user's phone number")
+    region_code: T.StringType = Field(nullable=True, description="the user's home region")
+    region_name: T.StringType = Field(nullable=True, description="name of the home region")
+    country: T.StringType = Field(nullable=True, description="country of the home region")
+    segment: T.StringType = Field(nullable=True, description="marketing segment of the user")
+    signed_up_on: T.DateType = Field(nullable=True, description="the day the user signed up")
+    effective_from: T.TimestampType = Field(description="since when the version is valid")
     effective_to: T.TimestampType = Field(nullable=True, description="null: still valid")
-    is_current: T.BooleanType = Field()
+    is_current: T.BooleanType = Field(description="whether it is the newest version")
     version: T.IntegerType = Field(ge=1, description="1 for the user's first version")
-    source_position: T.StringType = Field()
+    source_position: T.StringType = Field(description="place of the change in the source's log")
 
     class Config(BaseConfig):
         """Table options."""

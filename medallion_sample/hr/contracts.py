@@ -20,25 +20,25 @@ _MAY_BE_MISSING = {"not_null": "warn"}
 class BronzeDepartments(ContractModel):
     """Departments as they came; every file is a full snapshot."""
 
-    id: T.LongType = Field(ge=1)
-    name: T.StringType = Field(severity=_MAY_BE_MISSING)
+    id: T.LongType = Field(ge=1, description="number in the source")
+    name: T.StringType = Field(severity=_MAY_BE_MISSING, description="name of the department")
 
 
 class BronzeJobs(ContractModel):
     """Jobs as they came; every file is a full snapshot."""
 
-    id: T.LongType = Field(ge=1)
-    title: T.StringType = Field(severity=_MAY_BE_MISSING)
+    id: T.LongType = Field(ge=1, description="number in the source")
+    title: T.StringType = Field(severity=_MAY_BE_MISSING, description="title of the job")
 
 
 class BronzeHiredEmployees(ContractModel):
     """Hired employees as they came; every file is a full snapshot."""
 
-    id: T.LongType = Field(ge=1)
-    name: T.StringType = Field(severity=_MAY_BE_MISSING)
-    hired_at: T.TimestampType = Field(severity=_MAY_BE_MISSING)
-    department_id: T.LongType = Field(severity=_MAY_BE_MISSING)
-    job_id: T.LongType = Field(severity=_MAY_BE_MISSING)
+    id: T.LongType = Field(ge=1, description="number in the source")
+    name: T.StringType = Field(severity=_MAY_BE_MISSING, description="full name")
+    hired_at: T.TimestampType = Field(severity=_MAY_BE_MISSING, description="when the employee was hired")
+    department_id: T.LongType = Field(severity=_MAY_BE_MISSING, description="number of the department")
+    job_id: T.LongType = Field(severity=_MAY_BE_MISSING, description="number of the job")
 
     class Config(BaseConfig):
         """Table options."""
@@ -57,8 +57,8 @@ class BronzeHiredEmployees(ContractModel):
 class SilverDepartments(ContractModel):
     """Departments, as the newest snapshot that names them says."""
 
-    id: T.LongType = Field(ge=1)
-    name: T.StringType = Field()
+    id: T.LongType = Field(ge=1, description="number in the source")
+    name: T.StringType = Field(description="name of the department")
 
     class Config(BaseConfig):
         """Table options."""
@@ -69,8 +69,8 @@ class SilverDepartments(ContractModel):
 class SilverJobs(ContractModel):
     """Jobs, as the newest snapshot that names them says."""
 
-    id: T.LongType = Field(ge=1)
-    title: T.StringType = Field()
+    id: T.LongType = Field(ge=1, description="number in the source")
+    title: T.StringType = Field(description="title of the job")
 
     class Config(BaseConfig):
         """Table options."""
@@ -81,14 +81,14 @@ class SilverJobs(ContractModel):
 class SilverHiredEmployees(ContractModel):
     """Hired employees, as the newest snapshot that names them says."""
 
-    id: T.LongType = Field(ge=1)
-    name: T.StringType = Field(severity=_MAY_BE_MISSING)
-    hired_at: T.TimestampType = Field()
-    department_id: T.LongType = Field(severity=_MAY_BE_MISSING)
-    job_id: T.LongType = Field(severity=_MAY_BE_MISSING)
+    id: T.LongType = Field(ge=1, description="number in the source")
+    name: T.StringType = Field(severity=_MAY_BE_MISSING, description="full name")
+    hired_at: T.TimestampType = Field(description="when the employee was hired")
+    department_id: T.LongType = Field(severity=_MAY_BE_MISSING, description="number of the department")
+    job_id: T.LongType = Field(severity=_MAY_BE_MISSING, description="number of the job")
     # Null only where hired_at is, which is the one violation to name.
-    hire_year: T.IntegerType = Field(nullable=True)
-    hire_quarter: T.IntegerType = Field(nullable=True, ge=1, le=4)
+    hire_year: T.IntegerType = Field(nullable=True, description="year of hired_at")
+    hire_quarter: T.IntegerType = Field(nullable=True, ge=1, le=4, description="quarter of hired_at")
 
     class Config(BaseConfig):
         """Table options."""
@@ -102,16 +102,16 @@ class SilverHiredEmployees(ContractModel):
 class GoldQuarterlyHires(ContractModel):
     """Hires of a year by department and job, quarter by quarter."""
 
-    hire_year: T.IntegerType = Field()
-    department_id: T.LongType = Field()
-    department: T.StringType = Field(severity=_MAY_BE_MISSING)
-    job_id: T.LongType = Field()
-    job: T.StringType = Field(severity=_MAY_BE_MISSING)
-    q1: T.LongType = Field(ge=0)
-    q2: T.LongType = Field(ge=0)
-    q3: T.LongType = Field(ge=0)
-    q4: T.LongType = Field(ge=0)
-    hires: T.LongType = Field(ge=1)
+    hire_year: T.IntegerType = Field(description="year of hired_at")
+    department_id: T.LongType = Field(description="number of the department")
+    department: T.StringType = Field(severity=_MAY_BE_MISSING, description="name of the department")
+    job_id: T.LongType = Field(description="number of the job")
+    job: T.StringType = Field(severity=_MAY_BE_MISSING, description="title of the job")
+    q1: T.LongType = Field(ge=0, description="hires from January to March")
+    q2: T.LongType = Field(ge=0, description="hires from April to June")
+    q3: T.LongType = Field(ge=0, description="hires from July to September")
+    q4: T.LongType = Field(ge=0, description="hires from October to December")
+    hires: T.LongType = Field(ge=1, description="hires of the year")
 
     class Config(BaseConfig):
         """Table options."""
@@ -126,14 +126,16 @@ class GoldQuarterlyHires(ContractModel):
 class GoldDepartmentMetrics(ContractModel):
     """Hires of a year by department, against the mean of all departments."""
 
-    hire_year: T.IntegerType = Field()
-    department_id: T.LongType = Field()
-    department: T.StringType = Field(severity=_MAY_BE_MISSING)
-    hires: T.LongType = Field(ge=0)
+    hire_year: T.IntegerType = Field(description="year of hired_at")
+    department_id: T.LongType = Field(description="number of the department")
+    department: T.StringType = Field(severity=_MAY_BE_MISSING, description="name of the department")
+    hires: T.LongType = Field(ge=0, description="hires of the year")
     mean_hires: T.DoubleType = Field(ge=0, description="of all departments, those without hires included")
-    above_mean: T.BooleanType = Field()
+    above_mean: T.BooleanType = Field(description="whether hires are above mean_hires")
     hires_rank: T.IntegerType = Field(ge=1, description="1 for most hires of the year")
-    share_of_hires: T.DoubleType = Field(nullable=True, ge=0, le=1)
+    share_of_hires: T.DoubleType = Field(
+        nullable=True, ge=0, le=1, description="share of all hires of the year, 0 to 1"
+    )
 
     class Config(BaseConfig):
         """Table options."""
@@ -144,21 +146,23 @@ class GoldDepartmentMetrics(ContractModel):
 class GoldEmployeeAnalytics(ContractModel):
     """One row per employee, placed among the colleagues of the department."""
 
-    id: T.LongType = Field(ge=1)
-    name: T.StringType = Field(nullable=True)
-    department_id: T.LongType = Field(nullable=True)
-    department: T.StringType = Field(nullable=True)
-    job_id: T.LongType = Field(nullable=True)
-    job: T.StringType = Field(nullable=True)
-    hired_at: T.TimestampType = Field()
-    hire_year: T.IntegerType = Field()
-    hire_quarter: T.IntegerType = Field(ge=1, le=4)
+    id: T.LongType = Field(ge=1, description="number in the source")
+    name: T.StringType = Field(nullable=True, description="full name")
+    department_id: T.LongType = Field(nullable=True, description="number of the department")
+    department: T.StringType = Field(nullable=True, description="name of the department")
+    job_id: T.LongType = Field(nullable=True, description="number of the job")
+    job: T.StringType = Field(nullable=True, description="title of the job")
+    hired_at: T.TimestampType = Field(description="when the employee was hired")
+    hire_year: T.IntegerType = Field(description="year of hired_at")
+    hire_quarter: T.IntegerType = Field(ge=1, le=4, description="quarter of hired_at")
     tenure_days: T.LongType = Field(ge=0, description="at the newest hire of the company")
     tenure_rank: T.IntegerType = Field(
         nullable=True, ge=1, description="within the department, 1 for the longest"
     )
-    tenure_percentile: T.DoubleType = Field(nullable=True, ge=0, le=1)
-    department_size: T.LongType = Field(nullable=True, ge=1)
+    tenure_percentile: T.DoubleType = Field(
+        nullable=True, ge=0, le=1, description="percentile rank of tenure in the department, 0 to 1"
+    )
+    department_size: T.LongType = Field(nullable=True, ge=1, description="employees of the department")
     days_since_previous_hire: T.LongType = Field(nullable=True, ge=0, description="of the department")
     cohort_size: T.LongType = Field(
         nullable=True, ge=1, description="hires of the department in the same quarter"
