@@ -67,7 +67,7 @@ def stream(
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
-    from medallion_platform.pipeline.intake.polars_engine import IntakeFailed
+    from medallion_platform.pipeline.intake.commit import IntakeFailed
     from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 
     topics = {s.name: s for s in catalog.sources if isinstance(s, KafkaSource)}

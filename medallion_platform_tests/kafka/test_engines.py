@@ -21,12 +21,8 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.polars_writer import write
 from medallion_platform.pipeline.intake import spark_engine
-from medallion_platform.pipeline.intake.polars_engine import (
-    IntakeFailed,
-    OpenTables,
-    intake,
-    refuse_unaccounted,
-)
+from medallion_platform.pipeline.intake.commit import IntakeFailed, refuse_unaccounted
+from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
 from medallion_platform.runtime import local_spark
 from medallion_platform.sources.arrivals import MovedOn
 from medallion_platform.sources.connectors.kafka import kafka

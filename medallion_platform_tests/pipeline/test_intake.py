@@ -23,8 +23,8 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake import polars_engine as steps
+from medallion_platform.pipeline.intake.commit import IntakeFailed
 from medallion_platform.pipeline.intake.names import own_name
-from medallion_platform.pipeline.intake.polars_engine import IntakeFailed
 from medallion_platform.pipeline.intake.replay import replay
 from medallion_platform.pipeline.intake.triage import CHANGE, PROVENANCE
 from medallion_platform.sources.formats import reading, records

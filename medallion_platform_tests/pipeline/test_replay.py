@@ -28,7 +28,7 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import replay as steps
-from medallion_platform.pipeline.intake.polars_engine import IntakeFailed
+from medallion_platform.pipeline.intake.commit import IntakeFailed
 from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.sources.source import Csv, FileSource
 

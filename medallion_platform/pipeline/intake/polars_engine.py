@@ -6,10 +6,7 @@ interface,
 before a crash:
 
 1. the positions are read from the bronze table, records from there on are read and validated;
-2. dead letters are committed; 3. good rows are committed together with the new positions.
-
-A crash between 2 and 3 leaves the dead letters ahead of the table. The next intake leaves out what
-they already hold: the table's commit is the truth.
+2. dead letters are committed; 3. good rows are committed together with the new positions (`commit`).
 
 Of a source that gives a record again after it was taken in, what is there already is counted as a
 duplicate, be it a row or a dead letter; dead letters of an intake that died are counted by the next one.
@@ -17,23 +14,32 @@ duplicate, be it a row or a dead letter; dead letters of an intake that died are
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import CommitConflict, commit, next_sequence, sequence_of
-from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.damage import telling_damage
-from medallion_platform.lakehouse.delta_log import is_newest
 from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
+from medallion_platform.pipeline.intake.commit import Batch as PendingBatch
+from medallion_platform.pipeline.intake.commit import (
+    IntakeFailed,
+    commit_batch,
+    is_ahead,
+    record_of,
+    refuse_failures,
+)
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.triage import (
     LETTER_PLACE,
@@ -45,6 +51,7 @@ from medallion_platform.pipeline.intake.triage import (
     triage,
 )
 from medallion_platform.pipeline.intake.undeclared import count_further, notes
+from medallion_platform.pipeline.observer import Moments
 from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
 from medallion_platform.sources.source import Source
 
@@ -53,9 +60,12 @@ if TYPE_CHECKING:
 
     from medallion_platform.pipeline.run import Run
 
+_LOG = logging.getLogger(__name__)
+
 BATCH_ROWS = 250_000
 BATCH_BYTES = 96 * 1024 * 1024
-_ATTEMPTS = 6
+ATTEMPTS = 6
+"""Times that a batch is taken where others commit first."""
 _FOLLOWED = 50
 """Versions that a table is kept open for."""
 _STEP_BACK = 0.02
@@ -145,10 +155,6 @@ def _follows(table: DeltaTable) -> bool:
     return True
 
 
-class IntakeFailed(Exception):
-    """An intake that stopped before its commit; nothing of the batch is visible."""
-
-
 def intake(
     arrivals: Arrivals,
     lake: Lake,
@@ -167,6 +173,19 @@ def intake(
         CommitConflict: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
     """
+    with Moments(run, arrivals.source.table, _LOG).ended():
+        return take_in(arrivals, lake, run, batch_rows, batch_bytes, kept)
+
+
+def take_in(
+    arrivals: Arrivals,
+    lake: Lake,
+    run: Run,
+    batch_rows: int = BATCH_ROWS,
+    batch_bytes: int = BATCH_BYTES,
+    kept: OpenTables | None = None,
+) -> IntakeResult:
+    """The same for who tells by itself how it ends."""
     started = time.monotonic()
     source = arrivals.source
     taken = IntakeResult(source.name, source.table)
@@ -244,17 +263,21 @@ def _take_after_others(
     """
     from deltalake.exceptions import DeltaError
 
-    for attempt in range(_ATTEMPTS):
+    tell = Moments(run, source.table, _LOG)
+    tell.planned(f"{batch.frame.height + len(batch.unread)} records of {source.name}")
+    for attempt in range(ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
             raise CommitConflict(f"{source.table}: another intake has moved on; run it again")
         try:
             with telling_damage(lake, (source.table, dead_letters.name(source.table))):
-                return _take(source, table, lake, run, batch, kept)
-        except CommitConflict:
-            if attempt + 1 == _ATTEMPTS:
+                return _take(source, table, lake, run, batch, kept, tell)
+        except CommitConflict as error:
+            if attempt + 1 == ATTEMPTS:
                 raise
+            tell.conflicted(error)
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
             table.update_incremental()
+            tell.retried(attempt + 2, error)
         except DeltaError as error:
             if is_in_log(table):
                 raise
@@ -274,14 +297,16 @@ def refuse_other_types(source: Source, table: DeltaTable) -> None:
         raise IntakeFailed(
             f"{source.table}: column {column} is {have.field(column).type} in the table, and the contract "
             f"of source {source.name} says {wanted.field(column).type}, which the table cannot hold yet. "
-            "Nothing was taken in; materialize the table first, which parses its stored records anew."
+            "Nothing was taken in; materialize the table first, which parses its stored records anew.",
+            kind=Kind.PERMANENT,
+            table=source.table,
         )
 
 
 def _take(
-    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: OpenTables
+    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: OpenTables, tell: Moments
 ) -> CommitRecord:
-    """Judge one batch and commit it: dead letters first, then the rows with the new positions."""
+    """Triage one batch and commit it."""
     started = time.monotonic()
     letters = kept.open(dead_letters.name(source.table))
     frame = batch.frame
@@ -312,71 +337,16 @@ def _take(
         further=further,
         repeated_files=batch.repeated,
     )
-    refuse_unaccounted(source, record.counts)
-    if not bad.is_empty():
-        refuse_moved(source, lake, table)
-        told = replace(record, partitions={})
-        reached = furthest(letters, batch.positions)
-        letters = letters or dead_letters.create(lake, source.table)
-        dead_letters.append(lake, source.table, bad, told, reached, letters)
-    record = replace(record, seconds=round(time.monotonic() - started, 3))
-    polars_writer.append(table, rows, record, batch.positions)
+
+    def write_rows(record: CommitRecord) -> int:
+        return polars_writer.append(table, rows, record, batch.positions)
+
+    def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
+        dead_letters.append(lake, source.table, bad, record, positions, letters)
+
+    pending = PendingBatch(source, lake, table, letters, batch.positions, record, started)
+    _, record = commit_batch(pending, tell, write_rows, None if bad.is_empty() else write_letters)
     return record
-
-
-def record_of(
-    verb: str, run: Run, counts: Counts, positions: Mapping[str, int], sequence: int, **further: Any
-) -> CommitRecord:
-    """The account of a commit that reaches these positions; further: other fields of a `CommitRecord`."""
-    position = {log: {UNPARTITIONED: reached} for log, reached in positions.items()}
-    return CommitRecord(verb, run.run_id, run.at.isoformat(), counts, position, sequence=sequence, **further)
-
-
-def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:
-    """Stop where an expectation of severity `fail` was violated."""
-    if failures:
-        names = ", ".join(f"'{n}' ({count} rows)" for n, count in failures.items())
-        raise IntakeFailed(
-            f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
-            "this batch was taken in; mend the records or the contract and run again."
-        )
-
-
-def refuse_unaccounted(source: Source, counts: Counts) -> None:
-    """Stop where rows are missing, before anything is committed."""
-    if counts.missing:
-        raise IntakeFailed(
-            f"{source.table}: of {counts.read} records of source {source.name}, {counts.missing} are neither "
-            "rows nor dead letters nor duplicates. Nothing was taken in. Do all executors write to the same "
-            "place? Else this is a mistake of the platform: please tell it"
-        )
-
-
-def refuse_moved(source: Source, lake: Lake, table: DeltaTable) -> None:
-    """Stop before dead letters are written where another intake has these records already.
-
-    Raises:
-        CommitConflict: it has committed since `table` was opened.
-    """
-    if is_newest(lake.path(source.table), table.version()):
-        return
-    if sequence_of(lake.open(source.table)) != sequence_of(table):
-        raise CommitConflict(f"{source.table}: another writer has moved on; run it again")
-
-
-def is_ahead(letters: DeltaTable | None, table: DeltaTable, logs: Iterable[str]) -> bool:
-    """Whether an intake died between its dead letters and its rows."""
-    return letters is not None and any(_reached(letters, log) > _reached(table, log) for log in logs)
-
-
-def furthest(letters: DeltaTable | None, positions: Mapping[str, int]) -> dict[str, int]:
-    """How far the dead letters are with these positions; they never go back."""
-    return {log: max(_reached(letters, log), to) for log, to in positions.items()}
-
-
-def _reached(table: DeltaTable | None, log: str) -> int:
-    """The offset up to which a table holds a log's records."""
-    return (table.transaction_version(log) or 0) if table else 0
 
 
 def _first_time(frame: pl.DataFrame, table: DeltaTable, letters: DeltaTable | None) -> pl.DataFrame:

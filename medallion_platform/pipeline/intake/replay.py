@@ -19,6 +19,7 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import triage as _triage
+from medallion_platform.pipeline.intake.commit import record_of
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.undeclared import count_further, notes
 from medallion_platform.sources.formats import reading
@@ -94,19 +95,7 @@ def replay(
     counts = Counts(
         chosen.height - others, rows.height + there.height, validated.bad.height, int(twice.sum()), 0
     )
-    record = CommitRecord(
-        verb="replay",
-        run_id=run.run_id,
-        at=run.at.isoformat(),
-        counts=counts,
-        partitions=_triage.partitions_of(source, rows),
-        sequence=next_sequence(table, letters),
-        violations=validated.violations,
-        warnings=validated.warnings,
-        looks_personal=validated.looks_personal,
-        notes=notes(count_further(rows)),
-        further=count_further(rows),
-    )
+    record = _record("replay", run, counts, source, rows, validated, next_sequence(table, letters))
     version = table.version()
     if not rows.is_empty():
         version = polars_writer.append(table, rows, record, {})
@@ -167,19 +156,8 @@ def reparse(
     if touched is None or touched:
         within = pl.lit(True) if touched is None else _in_partitions(source, touched)
         before, now = stored.filter(within), good.filter(within)
-        record = CommitRecord(
-            verb="reparse",
-            run_id=run.run_id,
-            at=run.at.isoformat(),
-            counts=Counts(before.height, now.height, before.height - now.height),
-            partitions=_triage.partitions_of(source, now),
-            sequence=next_sequence(table, letters),
-            violations=validated.violations,
-            warnings=validated.warnings,
-            looks_personal=validated.looks_personal,
-            notes=notes(count_further(now)),
-            further=count_further(now),
-        )
+        counts = Counts(before.height, now.height, before.height - now.height)
+        record = _record("reparse", run, counts, source, now, validated, next_sequence(table, letters))
         held = dead_letters.read(lake, source.table)
         bad = _triage.dead_rows(source, run, validated.bad, [])
         bad = bad.join(held, on=_triage.LETTER_PLACE, how="anti", maintain_order="left")
@@ -193,6 +171,32 @@ def reparse(
         )
     replay(source, lake, run, partitions=partitions)
     return lake.version(source.table), record
+
+
+def _record(
+    verb: str,
+    run: Run,
+    counts: Counts,
+    source: Source,
+    rows: pl.DataFrame,
+    validated: _triage.TriageResult,
+    sequence: int,
+) -> CommitRecord:
+    """The account of records that were validated again, of which `rows` are written."""
+    further = count_further(rows)
+    return record_of(
+        verb,
+        run,
+        counts,
+        {},
+        sequence,
+        partitions=_triage.partitions_of(source, rows),
+        violations=validated.violations,
+        warnings=validated.warnings,
+        looks_personal=validated.looks_personal,
+        notes=notes(further),
+        further=further,
+    )
 
 
 def _partitions_that_change(source: Source, stored: pl.DataFrame, good: pl.DataFrame) -> set[str] | None:

@@ -10,6 +10,7 @@ for: it lies in a temporary folder of the driver, and may be lost, damaged or ol
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 import time
@@ -27,6 +28,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
@@ -41,25 +43,28 @@ from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.polars_writer import add_columns, key_rows, write
 from medallion_platform.pipeline.intake import polars_engine as polars_intake
+from medallion_platform.pipeline.intake.commit import (
+    Batch,
+    IntakeFailed,
+    commit_batch,
+    is_ahead,
+    record_of,
+    refuse_failures,
+)
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.names import folded
 from medallion_platform.pipeline.intake.polars_engine import (
-    _ATTEMPTS,
-    IntakeFailed,
+    ATTEMPTS,
     IntakeResult,
-    furthest,
-    is_ahead,
-    record_of,
     recover_positions,
-    refuse_failures,
-    refuse_moved,
     refuse_other_types,
-    refuse_unaccounted,
 )
 from medallion_platform.pipeline.intake.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_of
 from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
 from medallion_platform.pipeline.intake.undeclared import MOST, notes, undeclared_of
+from medallion_platform.pipeline.observer import Moments
+from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, discreet
@@ -71,9 +76,11 @@ if TYPE_CHECKING:
     from pyspark.errors import PySparkException
     from pyspark.sql import DataFrame, SparkSession
 
+    from medallion_platform.lakehouse.commit_record import CommitRecord
     from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.intake.stream import Watches
-    from medallion_platform.pipeline.run import Run
+
+_LOG = logging.getLogger(__name__)
 
 BATCH_ROWS = 1_000_000
 """Messages of a batch: the driver holds their keys, the executors no more than a piece each."""
@@ -97,10 +104,15 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> IntakeR
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
     """
+    with (tell := Moments(run, topics.source.table, _LOG)).ended():
+        return _take_in(topics, lake, spark, run, tell)
+
+
+def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Moments) -> IntakeResult:
     started, source = time.monotonic(), topics.source
     taken = IntakeResult(source.name, source.table, notes=list(topics.notes))
-    keys, moved = Keys(), None
-    for _ in range(_ATTEMPTS):
+    keys = Keys()
+    for attempt in range(ATTEMPTS):
         taken.pieces = max(taken.pieces, len(topics.waiting(lake.positions(source.table))))
         if not taken.pieces:
             break
@@ -112,9 +124,14 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> IntakeR
                 batches.read(spark, {"availableNow": True}, Event())
             break
         except (MovedOn, CommitConflict) as error:
-            moved, topics = error, kafka.look(source, lake.positions(source.table))
-    else:
-        raise CommitConflict(f"{source.table}: others wrote to it at the same time ({moved}); run it again")
+            topics = kafka.look(source, lake.positions(source.table))
+            if attempt + 1 == ATTEMPTS:
+                raise CommitConflict(
+                    f"{source.table}: others wrote to it at the same time ({error}); run it again"
+                ) from error
+            if isinstance(error, CommitConflict):
+                tell.conflicted(error)
+            tell.retried(attempt + 2, error)
     taken.version = lake.version(source.table)
     taken.seconds = round(time.monotonic() - started, 3)
     return taken
@@ -143,6 +160,7 @@ def stream(
 
     with Upkeep(lake, source.table) as upkeep:
         while not stop.is_set():
+            moments = Moments(run(), source.table, _LOG)
             try:
                 topics = kafka.look(source, lake.positions(source.table))
                 begun = _begin(topics, lake, run())
@@ -150,10 +168,13 @@ def stream(
                     watch.taken(begun, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
-            except (MovedOn, CommitConflict):
+            except (MovedOn, CommitConflict) as error:
+                if isinstance(error, CommitConflict):
+                    moments.conflicted(error)
                 watch.idle()
             except Exception as error:
                 if not (why := why_to_wait(error)):
+                    moments.failed(error)
                     raise
                 watch.waits(why)
                 stop.wait(PAUSE)
@@ -163,7 +184,7 @@ def _begin(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
     """Commit where each partition begins and what is lost before it, where the table does not say so."""
     if table := lake.open(topics.source.table):
         recover_positions(topics.source, table, lake, run)
-    return polars_intake.intake(topics.beginnings(lake.positions(topics.source.table)), lake, run)
+    return polars_intake.take_in(topics.beginnings(lake.positions(topics.source.table)), lake, run)
 
 
 class _Batches:
@@ -201,7 +222,11 @@ class _Batches:
         try:
             given = options(self.source, self.readings.values(), BATCH_ROWS)
         except NotForSpark as error:
-            raise IntakeFailed(f"source {self.source.name}: {error}. Nothing was taken in.") from None
+            raise IntakeFailed(
+                f"source {self.source.name}: {error}. Nothing was taken in.",
+                kind=Kind.PERMANENT,
+                table=self.source.table,
+            ) from None
         with (
             closing(kafka.Client(self.source)) as self._client,
             TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint,
@@ -261,10 +286,12 @@ class _Batches:
         positions = self._reached(table, ends)
         if not positions:
             return
+        tell = Moments(run, source.table, _LOG)
+        tell.planned(f"messages of {source.name}")
         letters = lake.open(dead_letters.name(source.table))
         work = IntakeTask(
             replace(source, settings=_NOBODY),  # executors need no secrets: the messages come to them
-            run,
+            Run(run.run_id, run.at),  # nor does whoever watches
             places(self.readings.values()),
             _held(letters, table, positions),
             pl.scan_delta(table).collect_schema(),
@@ -302,16 +329,16 @@ class _Batches:
             notes=notes(further),
             further=further,
         )
-        refuse_unaccounted(source, record.counts)
-        if bad:
-            refuse_moved(source, lake, table)
-            told = replace(record, partitions={})
-            reached = furthest(letters, positions)
-            letters = letters or dead_letters.create(lake, source.table)
+
+        def write_rows(record: CommitRecord) -> int:
+            return commit(table, record, add=good, positions=positions)
+
+        def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
             dead_letters.bring_up(letters)
-            commit(letters, told, add=bad, positions=reached)
-        record = replace(record, seconds=round(time.monotonic() - started, 3))
-        version = commit(table, record, add=good, positions=positions)
+            commit(letters, record, add=bad, positions=positions)
+
+        pending = Batch(source, lake, table, letters, positions, record, started)
+        version, record = commit_batch(pending, tell, write_rows, write_letters if bad else None)
         for place, end in ends.items():
             self.readings[place].next = end
         taken = IntakeResult(source.name, source.table, pieces=len(positions), version=version)
