@@ -1,10 +1,9 @@
-"""The code location that Dagster loads: this installation's catalog, built with its settings."""
+"""What Dagster loads where a project has none of its own: its catalog, by the settings."""
 
 from __future__ import annotations
 
-from medallion_platform.assembly import definitions_of, lakehouse_of
-from medallion_platform.installation import FEATURES, SETTINGS, catalog
+from medallion_platform.assembly import lakehouse_of
+from medallion_platform.installation import SETTINGS, catalog
+from medallion_platform.orchestration.build import build_defs
 
-__all__ = ["FEATURES", "catalog", "definitions_of", "defs", "lakehouse_of"]
-
-defs = definitions_of(SETTINGS)
+defs = build_defs(catalog, lakehouse_of(SETTINGS))

@@ -1,14 +1,68 @@
-"""What this installation runs, without Dagster: for commands that only look, which start sooner so."""
+"""What this process runs, without Dagster: for commands that only look, which start sooner so."""
 
 from __future__ import annotations
 
-from medallion_platform.settings import Settings
-from medallion_sample.catalog import FEATURES, catalog_of
+import traceback
+from importlib import import_module
+from types import ModuleType
 
-__all__ = ["FEATURES", "SETTINGS", "catalog"]
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.project import Project, ProjectError, here
+from medallion_platform.settings import Settings, WrongSetting
+
+__all__ = ["PROJECT", "SETTINGS", "catalog"]
+
+
+def catalog_of(project: Project) -> Catalog:
+    """The one catalog that a project's module holds.
+
+    Raises:
+        ProjectError: the module does not import, or holds none or several.
+    """
+    module = _imported(project)
+    found = {id(v): (name, v) for name, v in vars(module).items() if isinstance(v, Catalog)}
+    if not found:
+        raise ProjectError(
+            f"{project.module} holds no catalog: say catalog = Catalog(sources=..., tables=...)"
+        )
+    if len(found) > 1:
+        names = ", ".join(sorted(name for name, _ in found.values()))
+        raise ProjectError(f"{project.module} holds several catalogs ({names}): keep one of them there")
+    return next(iter(found.values()))[1]
+
+
+def _imported(project: Project) -> ModuleType:
+    project.make_importable()
+    try:
+        return import_module(project.module)
+    except WrongSetting:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and f"{project.module}.".startswith(f"{error.name}."):
+            where = project.root or "this folder"
+            raise ProjectError(
+                f"there is no module {project.module}, neither in {where} nor installed",
+                remedy="mend `module` in [tool.medallion] of pyproject.toml, or --module",
+            ) from None
+        raise _does_not_import(project, error) from error
+    except Exception as error:
+        raise _does_not_import(project, error) from error
+
+
+def _does_not_import(project: Project, error: Exception) -> ProjectError:
+    """What went wrong, and the last line of the project's own that led there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    top = project.module.partition(".")[0]
+    own = [f for f in frames if f"/{top}/" in f.filename or f.filename.endswith(f"/{top}.py")]
+    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return ProjectError(f"{project.module} does not import: {type(error).__name__}: {error}{where}")
+
 
 SETTINGS = Settings()
 """Those of this process's environment."""
 
-catalog = catalog_of(SETTINGS.kafka, SETTINGS.kafka_engine)
+PROJECT = here()
+"""The project that this process works for."""
+
+catalog = catalog_of(PROJECT)
 """All sources and tables."""

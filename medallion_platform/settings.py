@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from medallion_platform.contracts.masking import SHORTEST_KEY
 from medallion_platform.jars import CENTRAL
+from medallion_platform.project import ProjectError, project_above
 from medallion_platform.storage import SCHEME
 
 
@@ -34,6 +35,15 @@ def cache_home() -> Path:
     """Where downloads shared by all checkouts lie; the wrapper script says the same."""
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(user) / "medallion"
+
+
+def default_home() -> Path:
+    """`.medallion` in the folder of the project that this process stands in, or else in the current one."""
+    try:
+        project = project_above(Path.cwd())
+    except ProjectError:  # whoever needs the project is told
+        project = None
+    return Path((project and project.root) or "", ".medallion")
 
 
 def _absolute(path: Path) -> Path:
@@ -165,6 +175,11 @@ Tables = Annotated[Path | str, BeforeValidator(_location), AfterValidator(_for_t
 class Settings(BaseSettings):
     """The settings of one installation; bad values are refused when it is made.
 
+    Example:
+        >>> from medallion_platform import Settings
+        >>> Settings(home="/data").lake.as_posix()
+        '/data/lake'
+
     Raises:
         WrongSetting: one of them cannot be meant.
     """
@@ -178,8 +193,8 @@ class Settings(BaseSettings):
     )
 
     profile: Profile = Profile.LOCAL
-    home: Home = Path(".medallion")
-    """Everything that the platform keeps."""
+    home: Home = Field(default_factory=default_home)
+    """Everything that the platform keeps; `.medallion` in the project's folder unless given."""
     lake: Tables = Path("/")
     """All tables, a folder or `s3://bucket/prefix`; `lake` below home unless given."""
     landing: Location = Path()

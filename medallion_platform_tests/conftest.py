@@ -11,12 +11,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.project import MODULE, SAMPLE
 from medallion_platform_tests.command import REPOSITORY, demo
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent / "shared" / "data")
+
+os.environ.setdefault(MODULE, SAMPLE)
+"""What the tests' own processes and the commands that they start run, wherever these stand."""
 
 SERVERS = ("broker", "faults", "s3")
 """Markers of tests that start real servers."""

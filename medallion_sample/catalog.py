@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
-from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.sources.connectors.kafka.kafka import Engine
+from medallion_platform import Catalog, Settings
 from medallion_sample.clickstream import features as clickstream_features
 from medallion_sample.clickstream import gold as clickstream_gold
 from medallion_sample.clickstream import silver as clickstream_silver
@@ -15,7 +15,7 @@ from medallion_sample.hr import silver as hr_silver
 from medallion_sample.hr import sources as hr_sources
 
 
-def catalog_of(kafka: Mapping[str, str], engine: Engine = "polars") -> Catalog:
+def catalog_of(kafka: Mapping[str, str], engine: Literal["polars", "spark"] = "polars") -> Catalog:
     """Every source and table; kafka: settings of the client, empty where files land instead.
 
     engine: who takes the topics in.
@@ -31,8 +31,11 @@ def catalog_of(kafka: Mapping[str, str], engine: Engine = "polars") -> Catalog:
             *hr_silver.TABLES,
             *hr_gold.TABLES,
         ),
+        features=clickstream_features.FEATURES,
     )
 
 
-FEATURES = clickstream_features.FEATURES
-"""Gold tables that are published into the feature repository."""
+_SETTINGS = Settings()
+
+catalog = catalog_of(_SETTINGS.kafka, _SETTINGS.kafka_engine)
+"""With the settings of the environment: clickstream comes from topics where these name a broker."""

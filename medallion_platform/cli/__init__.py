@@ -22,6 +22,7 @@ from medallion_platform.cli.exits import (
     interrupt,
     is_full_disk,
 )
+from medallion_platform.project import MODULE, ProjectError
 
 app = typer.Typer(
     name="medallion",
@@ -52,7 +53,17 @@ def _options(
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
     ] = False,
-) -> None: ...
+    module: Annotated[
+        str | None,
+        typer.Option(
+            envvar=MODULE,
+            help="Module that holds the catalog, e.g. weather.catalog.",
+            show_default="[tool.medallion] of pyproject.toml, here or above",
+        ),
+    ] = None,
+) -> None:
+    if module:
+        os.environ[MODULE] = module  # for the processes that a command starts, too
 
 
 def main() -> None:
@@ -69,7 +80,7 @@ def main() -> None:
     except Exception as error:
         from medallion_platform.settings import WrongSetting
 
-        if isinstance(error, WrongSetting):
+        if isinstance(error, (ProjectError, WrongSetting)):
             for line in str(error).splitlines():
                 terminal.error(line)
             sys.exit(USAGE)

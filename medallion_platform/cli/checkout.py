@@ -1,7 +1,8 @@
-"""Commands of a checkout: the platform's own tests and benchmarks."""
+"""Tests of a project; in a checkout of the platform its own tests and benchmarks."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,10 +12,14 @@ from typing import Annotated
 import typer
 
 from medallion_platform.cli import terminal
-from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
 from medallion_platform.cli.options import Json
+from medallion_platform.project import project_above
 
 app = typer.Typer()
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+"""The folder of the platform's own checkout, where this is one."""
 
 _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 """Tests that start real servers, by their markers: a process for each, as a JVM has one set of jars."""
@@ -22,10 +27,20 @@ _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the whole local test suite, or `integration` or `faults` (further arguments go to pytest)."""
-    import pytest
+    """Run the project's tests; in the platform's checkout its own, or `integration` or `faults` of them.
 
+    Further arguments go to pytest.
+    """
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        raise Stop("the tests are run by pytest: pip install pytest", NOT_READY) from None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest has an ending of its own
+    project = project_above(Path.cwd())
+    if project and project.root and project.root != _CHECKOUT:
+        os.chdir(project.root)
+        project.make_importable()
+        raise typer.Exit(int(pytest.main(context.args)))
     tests, args = str(_tests()), context.args
     if args and args[0] in _SUITES:
         command = [sys.executable, "-m", "pytest", tests, *args[1:]]
@@ -64,7 +79,7 @@ def bench(
 
 def _tests() -> Path:
     """The folder of the tests and benchmarks, which are not installed with the package."""
-    found = Path(__file__).parents[2] / "medallion_platform_tests"
+    found = _CHECKOUT / "medallion_platform_tests"
     if not found.is_dir():
         raise Stop("the tests and benchmarks are part of a checkout, not of the installed package", USAGE)
     return found

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Home = Annotated[
     Path | None,
-    typer.Option(help="Folder of everything the platform keeps.", show_default="./.medallion"),
+    typer.Option(help="Folder of everything the platform keeps.", show_default=".medallion in the project"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")]
@@ -86,6 +86,7 @@ def export(settings: Settings) -> None:
     os.environ["MEDALLION_HOME"] = str(settings.home)
     os.environ["MEDALLION_LAKE"] = str(settings.lake)
     os.environ["MEDALLION_LANDING"] = str(settings.landing)
+    os.environ["MEDALLION_SETTLE_SECONDS"] = str(settings.settle_seconds)
 
 
 def quiet_libraries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -19,12 +20,14 @@ from medallion_platform.cli.options import (
     Json,
     Quiet,
     Say,
+    export,
     known_table,
     lake_of,
     quiet_libraries,
     ready_lake,
     settings_of,
 )
+from medallion_platform.project import MODULE, SAMPLE, project_above
 
 if TYPE_CHECKING:
     from medallion_platform.orchestration.runs import Outcome
@@ -38,6 +41,7 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     """Make dirty sample data of both domains and take it to gold, with nothing lost."""
     from medallion_sample.sample import write_sample
 
+    command = _become_the_sample(home)
     settings = settings_of(home)
     folder = settings.home / "landing"
     settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
@@ -50,14 +54,31 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     if not as_json:
         say(
             "Try next:\n"
-            "  ./medallion status                           every table, fresh or stale\n"
-            "  ./medallion dead-letters list                what was rejected, and why\n"
-            "  ./medallion dead-letters show bronze.events  the rows themselves\n"
-            "  ./medallion dev                              the Dagster UI\n"
-            "  ./medallion test                             every promise, tested"
+            f"  {command} status                           every table, fresh or stale\n"
+            f"  {command} dead-letters list                what was rejected, and why\n"
+            f"  {command} dead-letters show bronze.events  the rows themselves\n"
+            f"  {command} dev                              the Dagster UI"
         )
     if left:
         raise typer.Exit(INCOMPLETE)
+
+
+def _become_the_sample(home: Path | None) -> str:
+    """Make the sample what this process runs, whatever project it stands in; gives how to call it again.
+
+    Raises:
+        Stop: the lake of another project would get the sample's tables.
+    """
+    project = project_above(Path.cwd())
+    ours = project is not None and project.module == SAMPLE
+    if project is not None and not ours and home is None and "MEDALLION_HOME" not in os.environ:
+        raise Stop(
+            f"{project.root} is a project of its own, and the demo would put its tables into the same lake: "
+            "name another folder, e.g. medallion demo --home /tmp/demo",
+            USAGE,
+        )
+    os.environ[MODULE] = SAMPLE
+    return "./medallion" if ours else f"medallion --module {SAMPLE}"
 
 
 @app.command()
@@ -106,6 +127,7 @@ def rollback(
     settings = settings_of(home)
     lake_of(home)
     quiet_libraries()
+    export(settings)
     try:
         with runs.instance(settings.dagster_home) as on:
             place, defs = lakehouse_of(settings), definitions_of(settings)
@@ -124,20 +146,19 @@ def _take_in_and_refresh(
 
     Gives whether some input was left.
     """
-    from medallion_platform.assembly import FEATURES, catalog, definitions_of, lakehouse_of
+    from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import progress, runs
 
     quiet_libraries()
     ready_lake(settings)
+    export(settings)  # a project's own definitions go by the environment
     left = _look(settings, say)
     silent = as_json or say is terminal.nothing
     with _progress(silent) as show:
         progress.listen(show)
         with runs.instance(settings.dagster_home) as on:
             defs, place = partial(definitions_of, settings), lakehouse_of(settings)
-            outcome = runs.attended(
-                on, lambda: runs.run_everything(defs, catalog, FEATURES, place, on, tables)
-            )
+            outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on, tables))
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     for table, inputs in outcome.waiting.items():

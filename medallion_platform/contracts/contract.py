@@ -40,7 +40,13 @@ class ContractError(Exception):
 
 
 class Severity(StrEnum):
-    """What follows from a violation."""
+    """What follows from a violation.
+
+    Example:
+        >>> from medallion_platform import Severity
+        >>> [severity.value for severity in Severity]
+        ['reject', 'warn', 'fail']
+    """
 
     REJECT = "reject"
     """The row goes to the dead letters."""

@@ -124,7 +124,13 @@ class RowRule:
 
 
 def expect(sql: str, severity: str = "reject") -> RowRule:
-    """A boolean SQL expression that every row keeps; null passes. See `contracts.sql` for the language."""
+    """A boolean SQL expression that every row keeps; null passes. See `contracts.sql` for the language.
+
+    Example:
+        >>> from medallion_platform import expect
+        >>> expect("warmest >= coldest", severity="warn").severity
+        'warn'
+    """
     return RowRule(sql, severity)
 
 
@@ -175,7 +181,23 @@ class _Compiled:
 
 
 class ContractModel(pa.DataFrameModel):
-    """A pandera model that is compiled to a `Contract` when its class is made."""
+    """A pandera model that is compiled to a `Contract` when its class is made.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field, expect
+        >>> class Readings(ContractModel):
+        ...     station: T.StringType = Field()
+        ...     temperature: T.DoubleType = Field(ge=-90, le=60, severity="warn")
+        ...
+        ...     class Config:
+        ...         metadata = {"key": ["station"], "rows": {"measured": expect("temperature is not null")}}
+        >>> Readings.contract.key
+        ('station',)
+
+    Raises:
+        ContractError: the declaration makes no sense; names model and field.
+    """
 
     contract = _Compiled()
 

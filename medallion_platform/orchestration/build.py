@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import dagster as dg
 
@@ -15,7 +14,7 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.event_log import take_batches_at_once
-from medallion_platform.orchestration.lakehouse import Lakehouse, resources
+from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of, resources
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
@@ -23,11 +22,24 @@ from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
 from medallion_platform.orchestration.states import state_sensor
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.serving.features import Features
 
 
-def build_defs(catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse) -> dg.Definitions:
-    """Assets, checks, jobs and sensors of everything in the catalog."""
+def build_defs(catalog: Catalog, lakehouse: Lakehouse | None = None) -> dg.Definitions:
+    """Assets, checks, jobs and sensors of everything in the catalog, for Dagster to load.
+
+    lakehouse: where tables, landing zone and features lie; by the settings of the environment unless given.
+
+    Example:
+        >>> from medallion_platform import Catalog, build_defs
+        >>> defs = build_defs(Catalog(sources=(), tables=()))
+        >>> [job.name for job in defs.jobs]
+        ['intake', 'catch_up', 'maintenance']
+    """
+    if lakehouse is None:
+        from medallion_platform.settings import Settings
+
+        lakehouse = lakehouse_of(Settings(), catalog)
+    features = catalog.features
     # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
     # would hide what matters.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -23,12 +23,13 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status.behind import behind, state_of
 from medallion_platform.pipeline.table import Table
-from medallion_platform.serving.features import Features, published
+from medallion_platform.serving.features import published
 
 CATCH_UP = "catch_up"
 BRING_UP = "bring_up"

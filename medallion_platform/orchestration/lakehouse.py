@@ -7,9 +7,12 @@ import dagster as dg
 from medallion_platform import storage
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.lake_format import open_lake
+from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from medallion_platform.settings import Settings
 
 
 class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -36,6 +39,18 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
         from medallion_platform.runtime import local_spark
 
         return local_spark(self.lake_root, topics=self.spark_reads_topics).session(quick=quick)
+
+
+def lakehouse_of(settings: "Settings", catalog: Catalog) -> Lakehouse:
+    """The resource that these settings describe, with what this catalog needs."""
+    return Lakehouse(
+        lake_root=str(settings.lake),
+        landing=str(settings.landing),
+        feature_repo=str(settings.feature_repo),
+        settle_seconds=settings.settle_seconds,
+        spark_reads_topics=catalog.spark_reads_topics,
+        keep_runs_days=settings.keep_runs_days,
+    )
 
 
 def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:

@@ -2,11 +2,6 @@
 
 import dagster as dg
 
-MODULE = "medallion_platform.definitions"
-"""What Dagster loads."""
-LOCATION = "medallion_platform"
-"""What it calls that: the code location's name, in the UI's addresses too."""
-
 
 def key_of(table: str) -> dg.AssetKey:
     """`silver.events` -> `silver_events`: the graph labels a node by the last part of its key alone."""

@@ -33,11 +33,11 @@ from medallion_platform.queries.preview import preview
 if TYPE_CHECKING:
     import polars as pl
 
+    from medallion_platform.pipeline.features import Features
     from medallion_platform.pipeline.intake.polars_engine import IntakeResult
     from medallion_platform.pipeline.publish import PublishResult
     from medallion_platform.pipeline.refresh.commit import RefreshResult
     from medallion_platform.pipeline.table import Table
-    from medallion_platform.serving.features import Features
     from medallion_platform.sources.source import Source
 
 _NOTHING = "nothing to do"

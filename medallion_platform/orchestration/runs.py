@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,14 +32,14 @@ from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.assets import op_of
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, edition_behind, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import LOCATION, MODULE, key_of, serving_of
+from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status import behind
-from medallion_platform.serving.features import Features
+from medallion_platform.project import here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,11 +111,13 @@ def instance(home: Path) -> Generator[dg.DagsterInstance]:
 
 
 def workspace(home: Path) -> Path:
-    """The file that tells Dagster what to load, below its `home`; that of the checkout says the same."""
-    found = home / "workspace.yaml"
-    found.write_text(
-        f"load_from:\n  - python_module:\n      module_name: {MODULE}\n      location_name: {LOCATION}\n"
-    )
+    """The file that tells Dagster what to load, below its `home`: what the project's pyproject.toml says."""
+    project, found = here(), home / "workspace.yaml"
+    told = {"module_name": project.definitions, "location_name": project.location}
+    if project.root:
+        told["working_directory"] = str(project.root)
+    # JSON is YAML, whatever a path holds.
+    found.write_text(json.dumps({"load_from": [{"python_module": told}]}, indent=2))
     return found
 
 
@@ -168,7 +171,6 @@ def _look_after(on: dg.DagsterInstance, said: set[Holder]) -> set[Holder]:
 def run_everything(
     defs: Callable[[], dg.Definitions],
     catalog: Catalog,
-    features: Sequence[Features],
     lakehouse: Lakehouse,
     on: dg.DagsterInstance,
     tables: Collection[str] = (),
@@ -179,20 +181,20 @@ def run_everything(
     upstream's last good version. Where there is nothing to do no run is made, and `defs` is not asked for.
     """
     defs, lake = cache(defs), lakehouse.lake.look()
-    outcome, served = Outcome(before=_versions(catalog, lake)), states.served(features)
+    outcome, served = Outcome(before=_versions(catalog, lake)), states.served(catalog.features)
     if tables:
         wanted = catalog.with_upstream(tables)
         ops = [op_of(s) for s in catalog.sources if s.table in wanted]
         _execute(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
         if wanted & catalog.by_name.keys():
-            others = {*catalog.by_name, *(serving_of(view.view) for view in features)} - wanted
+            others = {*catalog.by_name, *(serving_of(view.view) for view in catalog.features)} - wanted
             _catch_up(defs(), on, outcome, leave=others)
     else:
         if waiting(catalog, lakehouse, datetime.now(UTC), lake):
             warm_up(lakehouse)
             _execute(defs().resolve_job_def(INTAKE), on, outcome, {})
             lake = lakehouse.lake.look()
-        if behind.behind(catalog, lake) or any(edition_behind(f, lakehouse, lake) for f in features):
+        if behind.behind(catalog, lake) or any(edition_behind(f, lakehouse, lake) for f in catalog.features):
             _catch_up(defs(), on, outcome)
     lake = lakehouse.lake.look()
     outcome.waiting = behind.waiting(catalog, lake)
@@ -264,8 +266,9 @@ def _execute(
 
 def _repository() -> RemoteRepositoryOrigin:
     """What `medallion dev` and workspace.yaml load, as the UI names it."""
-    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE)
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
+    project = here()
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=project.definitions)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, project.location)
     return RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME)
 
 

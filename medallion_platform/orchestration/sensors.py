@@ -14,11 +14,11 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.pipeline.status.kept import KeptAnswers
 from medallion_platform.queries import findings
-from medallion_platform.serving.features import Features
 
 _LOOK_SECONDS = 5
 _GIVEN_UP = (

@@ -20,9 +20,9 @@ from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.status.behind import behind, waiting
 from medallion_platform.pipeline.status.freshness import Freshness, freshness
-from medallion_platform.serving.features import Features
 
 _COMPLETE = "medallion/complete_tables"
 """The state of each table in which Dagster knew all of it."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 
 from medallion_platform.contracts.contract import Contract
+from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.table import DeclarationError, Table
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 from medallion_platform.sources.source import FileSource, Source
@@ -15,14 +16,21 @@ from medallion_platform.sources.source import FileSource, Source
 
 @dataclass(frozen=True)
 class Catalog:
-    """What this installation runs.
+    """What an installation runs: sources, the tables made from them, and the features that are published.
+
+    Example:
+        >>> from medallion_platform import Catalog
+        >>> Catalog(sources=(), tables=()).names
+        ()
 
     Raises:
-        DeclarationError: a name is taken twice, an upstream is unknown, or tables go in a circle.
+        DeclarationError: a name is taken twice, an upstream or the table of features is unknown, or tables go
+            in a circle.
     """
 
     sources: tuple[Source, ...]
     tables: tuple[Table, ...]
+    features: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
         names = [s.table for s in self.sources] + [t.name for t in self.tables]
@@ -34,6 +42,9 @@ class Catalog:
                 if upstream not in names:
                     raise DeclarationError(f"{table.name} is made from {upstream}: no such table")
                 self._refuse_unmasked(table, upstream)
+        for view in self.features:
+            if view.table not in names:
+                raise DeclarationError(f"features are made from {view.table}: no such table")
         _ = self.in_order
 
     @cached_property

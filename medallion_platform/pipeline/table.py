@@ -43,12 +43,25 @@ class TimePartition:
 
 
 def daily(column: str) -> TimePartition:
-    """One partition a day, by the date column `column`."""
+    """One partition a day, by the date column `column`.
+
+    Example:
+        >>> from medallion_platform import daily
+        >>> daily("event_date").days
+        1
+    """
     return TimePartition(column)
 
 
 def weekly(column: str) -> TimePartition:
-    """One partition a week, by the date column `column` that holds the week's Monday."""
+    """One partition a week, by the date column `column` that holds the week's Monday.
+
+    Example:
+        >>> from datetime import date
+        >>> from medallion_platform import weekly
+        >>> weekly("week").of(date(2026, 1, 8))
+        datetime.date(2026, 1, 5)
+    """
     return TimePartition(column, "week")
 
 
@@ -57,6 +70,11 @@ class Upstream:
     """A table that another one is made from.
 
     `lookback_days`: how many days before a partition belong to it too (29 for a 30-day window).
+
+    Example:
+        >>> from medallion_platform import Upstream
+        >>> Upstream("silver.events", lookback_days=29).table
+        'silver.events'
     """
 
     table: str
@@ -68,6 +86,11 @@ class Lookup:
     """A history (SCD2) that rows are enriched from, as it stood at each row's event time.
 
     `key`: the history's column that `by`, the enriched table's column, points to.
+
+    Example:
+        >>> from medallion_platform import Lookup
+        >>> Lookup("silver.users_history", key="user_id", by="buyer_id").table
+        'silver.users_history'
     """
 
     table: str
@@ -163,6 +186,27 @@ def table(
 
     The transform takes one DataFrame per key of `inputs`, by that name, and must be
     deterministic: no clock, no random value.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field, table
+        >>> class Stations(ContractModel):
+        ...     station: T.StringType = Field()
+        ...
+        ...     class Config:
+        ...         metadata = {"key": ["station"]}
+        >>> @table(
+        ...     "silver.stations",
+        ...     contract=Stations.contract,
+        ...     inputs={"readings": "bronze.readings"},
+        ...     incremental="merge_by_key",
+        ...     recompute_key=("station",),
+        ... )
+        ... def stations(readings):
+        ...     "Every station that ever sent a reading."
+        ...     return readings.select("station").distinct()
+        >>> stations.upstream_names
+        ('bronze.readings',)
 
     Raises:
         DeclarationError: layer, arguments, partition or keys do not fit together.

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 from medallion_platform.contracts.contract import Column
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.features import KINDS, Features
 from medallion_platform.pipeline.publish import Delivery, Edition
-from medallion_platform.pipeline.table import DeclarationError, Table, TimePartition
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,17 +42,6 @@ PUBLISHED = "published"
 """The feature view that says which edition of each other view is online."""
 
 _NOTE = "published.json"
-_KINDS = {
-    "string": "String",
-    "integer": "Int32",
-    "long": "Int64",
-    "float": "Float32",
-    "double": "Float64",
-    "boolean": "Bool",
-    "decimal": "Decimal",
-    "timestamp": "UnixTimestamp",
-}
-_KEY_KINDS = ("string", "integer", "long")
 _CHUNK = 1000
 
 _SETTINGS = """\
@@ -70,59 +59,6 @@ online_store:
 
 class LeakyFeatures(Exception):
     """Rows claim to have been known before their partition was over; nothing was published."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """A gold table as a feature view of the same name.
-
-    keys: the entity's columns. known_at: the instant from which a row is valid. valid_for: how long
-    after it; None: until the next row.
-    """
-
-    table: str
-    partition: TimePartition
-    keys: tuple[Column, ...]
-    known_at: str
-    columns: tuple[Column, ...]
-    valid_for: timedelta | None = None
-
-    @property
-    def view(self) -> str:
-        """The name of the feature view."""
-        return self.table.partition(".")[2]
-
-    @property
-    def references(self) -> list[str]:
-        """Every feature as Feast names it: `user_features:events_7d`."""
-        return [f"{self.view}:{c.name}" for c in self.columns]
-
-
-def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
-    """Declare a gold table as features: every column but key, partition and event time is one.
-
-    Raises:
-        DeclarationError: the table has no partition, key or event time, or a type that Feast has not.
-    """
-    contract = table.contract
-
-    def refuse(reason: str) -> DeclarationError:
-        return DeclarationError(f"features of {table.name}: {reason}")
-
-    if table.partition is None:
-        raise refuse("the table has no partition, so nothing tells when a row became known")
-    if contract.event_time is None:
-        raise refuse("the contract names no event time: the instant from which a row is valid")
-    partition, known_at = table.partition.column, contract.event_time
-    keys = tuple(contract.column(k) for k in contract.key if k not in (partition, known_at))
-    columns = tuple(c for c in contract.columns if c.name not in (*contract.key, partition, known_at))
-    if not keys or not columns:
-        raise refuse("the table needs a key besides its partition, and columns besides its key")
-    if odd := [c.name for c in keys if c.type.kind not in _KEY_KINDS]:
-        raise refuse(f"{odd} cannot be the key of an entity: only text and whole numbers can")
-    if odd := [c.name for c in columns if c.type.kind not in _KINDS]:
-        raise refuse(f"Feast has no type for {odd}: give days since, or a timestamp")
-    return Features(table.name, table.partition, keys, known_at, columns, valid_for)
 
 
 def published(home: Path, view: Features) -> Edition | None:
@@ -373,7 +309,7 @@ def _field(column: Column) -> Any:
     import feast.types
     from feast import Field
 
-    kind = getattr(feast.types, _KINDS[column.type.kind])
+    kind = getattr(feast.types, KINDS[column.type.kind])
     return Field(name=column.name, dtype=kind, description=column.description)
 
 
@@ -402,9 +338,7 @@ def _load_delta_extension() -> None:
 
 __all__: Sequence[str] = [
     "FeatureRepository",
-    "Features",
     "LeakyFeatures",
     "OnlineFeatures",
-    "features",
     "published",
 ]

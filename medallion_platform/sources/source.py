@@ -221,6 +221,22 @@ class FileSource(Source):
 
     `claims` are globs relative to the landing zone: `*` and `?` stay within a folder, `**` spans
     folders.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Csv, Field, FileSource
+        >>> class Readings(ContractModel):
+        ...     station: T.StringType = Field()
+        >>> readings = FileSource(
+        ...     name="weather.readings",
+        ...     table="bronze.readings",
+        ...     contract=Readings.contract,
+        ...     claims=("weather/**",),
+        ...     format=Csv(delimiter=";"),
+        ...     domain="weather",
+        ... )
+        >>> readings.claims_path("weather/2026/02-01.csv")
+        True
     """
 
     claims: tuple[str, ...] = field(kw_only=True)

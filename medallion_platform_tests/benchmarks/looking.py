@@ -22,12 +22,11 @@ from medallion_platform_tests.benchmarks import many
 from medallion_platform_tests.ui.server import serving
 
 TABLES_A_SOURCE = 3
-_MANY = "from medallion_platform_tests.benchmarks import many; from medallion_platform.cli import main; "
-_MEDALLION = (sys.executable, "-c", _MANY + "main()")
+_MEDALLION = (sys.executable, "-c", "from medallion_platform.cli import main; main()")
 _DEV = (
     *(sys.executable, "-c"),
-    _MANY + "from medallion_platform.orchestration import names; "
-    "names.MODULE = 'medallion_platform_tests.benchmarks.many_location'; main()",
+    "from medallion_platform import cli, project; "
+    "project.DEFINITIONS = 'medallion_platform_tests.benchmarks.many_location'; cli.main()",
 )
 _FIRST_LOOKS_SECONDS = 75
 """The sensors that look once a minute have looked then."""
@@ -37,7 +36,7 @@ _KINDS = {"code server": ("api", "grpc"), "daemon": ("dagster._daemon",), "webse
 
 def measure(rounds: int, sources: int = many.SOURCES, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
     """CPU seconds of commands, share of a core of an idle `dev`; of `sources` with three tables each."""
-    os.environ["MEDALLION_MANY"] = str(sources)
+    os.environ |= {"MEDALLION_MANY": str(sources), "MEDALLION_MODULE": many.__name__}
     with TemporaryDirectory(prefix="medallion-bench-") as folder:
         home = Path(folder)
         subprocess.run([sys.executable, "-m", many.__name__, str(home), str(sources)], check=True)

@@ -1,7 +1,6 @@
 """An installation of many small tables: sources with a silver and a gold table each, in a home of its own.
 
-Importing this module, in a process that did not import the definitions yet, makes it what the command
-line and Dagster's code location run (`MEDALLION_MANY` tells how many sources).
+It is the module of a project (MEDALLION_MODULE) for which `MEDALLION_MANY` tells how many sources.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, daily, table
 from medallion_platform.sources.source import Csv, FileSource
-from medallion_sample import catalog as sample
 
 SOURCES = 100
 COMMITS = 3
@@ -166,14 +164,8 @@ def fill(home: Path, sources: int) -> None:
             polars_writer.append(target, new, record, {})
 
 
-def _become_the_installation(sources: int) -> None:
-    assert "medallion_platform.definitions" not in sys.modules
-    sample.catalog_of = lambda *_: catalog_of(sources)  # type: ignore[assignment]
-    sample.FEATURES = ()  # type: ignore[assignment]
-
-
 if sources := int(os.environ.get("MEDALLION_MANY", "0")):
-    _become_the_installation(sources)
+    catalog = catalog_of(sources)
 
 if __name__ == "__main__":
     fill(Path(sys.argv[1]), int(sys.argv[2]))

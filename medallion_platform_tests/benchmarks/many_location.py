@@ -7,10 +7,9 @@ import os
 
 import dagster as dg
 
-from medallion_platform_tests.benchmarks import many  # isort: skip  # it says what the definitions are of
 from medallion_platform import definitions
 
-__all__ = ["defs", "many"]
+__all__ = ["defs"]
 
 
 def _without_sensors(found: dg.Definitions) -> dg.Definitions:

@@ -17,8 +17,8 @@ from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from medallion_platform.assembly import lakehouse_of
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.definitions import lakehouse_of
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import triage
@@ -146,4 +146,4 @@ catalog = Catalog((SOURCE, NEVER), (silver_sales, fragile, sums, *MANY))
 if os.environ.get(TOMORROW):
     triage.CLOCKS_DIFFER = timedelta(days=2)
 
-defs = build_defs(catalog, (), lakehouse_of(Settings()))
+defs = build_defs(catalog, lakehouse_of(Settings()))

@@ -11,7 +11,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from pyspark.sql import SparkSession
 
-from medallion_platform.definitions import lakehouse_of
+from medallion_platform.assembly import lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE

@@ -18,8 +18,8 @@ from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from medallion_platform.assembly import lakehouse_of
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.definitions import lakehouse_of
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs

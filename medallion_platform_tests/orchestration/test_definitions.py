@@ -14,7 +14,7 @@ import yaml
 from dagster_graphql.schema.run_config import default_values_yaml_from_type_snap
 from deltalake import write_deltalake
 
-from medallion_platform.definitions import catalog, definitions_of, lakehouse_of
+from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
@@ -204,7 +204,7 @@ def test_any_catalog_is_loaded_with_all_its_jobs_and_schedules(
         sources=(catalog.source_of["bronze.departments"], *(source for source, _ in made)),
         tables=(catalog.by_name["silver.departments"], *(table for _, table in made)),
     )
-    defs = build_defs(few, (), lakehouse_of(Settings(home=tmp_path)))
+    defs = build_defs(few, lakehouse_of(Settings(home=tmp_path)))
     dg.Definitions.validate_loadable(defs)
     repository = defs.get_repository_def()
     for name in repository.job_names:

@@ -16,7 +16,7 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.assembly import catalog, lakehouse_of
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.event_log import report_in_bulk, take_batches_at_once
 from medallion_platform.orchestration.names import key_of

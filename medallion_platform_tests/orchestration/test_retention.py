@@ -18,7 +18,7 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 
-from medallion_platform.definitions import definitions_of
+from medallion_platform.assembly import definitions_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.retention import forget
 from medallion_platform.settings import Settings

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster_shared.error import SerializableErrorInfo
 
-from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.assembly import catalog, lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.runs import Outcome, in_words
@@ -40,10 +40,10 @@ def test_the_engine_starts_beside_an_intake_and_not_where_nothing_waits(
     place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
     sources = (catalog.source_of["bronze.departments"], catalog.source_of["bronze.jobs"])
     few = Catalog(sources, (catalog.by_name["silver.jobs"],))
-    defs = build_defs(few, (), place)
+    defs = build_defs(few, place)
 
     def round() -> Outcome:
-        return runs.run_everything(lambda: defs, few, (), place, on)
+        return runs.run_everything(lambda: defs, few, place, on)
 
     with dg.DagsterInstance.ephemeral() as on:
         assert not round().failed
@@ -68,13 +68,13 @@ def test_a_run_for_some_tables_takes_in_what_they_are_made_from(tmp_path: Path) 
     }
     place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
     few = Catalog((catalog.source_of["bronze.departments"], catalog.source_of["bronze.jobs"]), ())
-    defs = build_defs(few, (), place)
+    defs = build_defs(few, place)
     for name in ("departments", "jobs"):
         file = Path(place.landing) / "hr" / name / f"{name}.csv"
         file.parent.mkdir(parents=True)
         file.write_text("1,Sales\n")
     with dg.DagsterInstance.ephemeral() as on:
-        assert not runs.run_everything(lambda: defs, few, (), place, on, ["bronze.jobs"]).failed
+        assert not runs.run_everything(lambda: defs, few, place, on, ["bronze.jobs"]).failed
         assert (place.lake.rows("bronze.jobs"), place.lake.version("bronze.departments")) == (1, -1)
 
 
@@ -89,13 +89,13 @@ def test_where_there_is_nothing_to_do_no_run_is_made(tmp_path: Path) -> None:
 
     def defs() -> dg.Definitions:
         built.append(place)
-        return build_defs(few, (), place)
+        return build_defs(few, place)
 
     with dg.DagsterInstance.ephemeral() as on:
-        first = runs.run_everything(defs, few, (), place, on)
+        first = runs.run_everything(defs, few, place, on)
         assert len(first.run_ids) == len(on.get_runs()) == len(built) == 1
         assert first.before == {"bronze.departments": -1}
-        again = runs.run_everything(defs, few, (), place, on)
+        again = runs.run_everything(defs, few, place, on)
         assert (again.run_ids, again.before) == (
             [],
             {"bronze.departments": place.lake.version("bronze.departments")},

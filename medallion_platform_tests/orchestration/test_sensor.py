@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.assembly import catalog, lakehouse_of
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from dagster._core.definitions.freshness import FreshnessState
 
-from medallion_platform.definitions import catalog, definitions_of
+from medallion_platform.assembly import catalog, definitions_of
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.states import tell_states, tell_tables

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from medallion_platform.definitions import catalog, definitions_of
+from medallion_platform.assembly import catalog, definitions_of
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.settings import Settings
 from medallion_platform_tests.command import REPOSITORY

@@ -19,13 +19,13 @@ from medallion_platform.contracts.contract import Column, ColumnType
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.features import features
 from medallion_platform.pipeline.publish import publish
 from medallion_platform.pipeline.table import DeclarationError
 from medallion_platform.serving.features import (
     FeatureRepository,
     LeakyFeatures,
     OnlineFeatures,
-    features,
 )
 from medallion_platform_tests.serving.world import (
     CONTRACT,

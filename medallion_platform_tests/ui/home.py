@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from medallion_platform.definitions import FEATURES, catalog, definitions_of, lakehouse_of
+from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
 from medallion_platform.orchestration import runs
 from medallion_platform.settings import Settings
 from medallion_sample.sample import write_sample
@@ -23,7 +23,7 @@ def main(home: Path) -> None:
     with runs.instance(settings.dagster_home) as on:
         runs.warm_up(lakehouse)
         runs._execute(defs.resolve_job_def("intake"), on, outcome, {})
-        unwanted = {*catalog.by_name, *(f"serving.{f.view}" for f in FEATURES)} - WANTED
+        unwanted = {*catalog.by_name, *(f"serving.{f.view}" for f in catalog.features)} - WANTED
         runs._catch_up(defs, on, outcome, leave=unwanted)
     if outcome.failed:
         sys.exit(f"no home to test with: {outcome.failed}")

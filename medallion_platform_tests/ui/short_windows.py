@@ -7,7 +7,7 @@ transform, and how a declared `fresh_within` becomes a policy.
 from dataclasses import replace
 from datetime import timedelta
 
-from medallion_platform.definitions import catalog, lakehouse_of
+from medallion_platform.assembly import catalog, lakehouse_of
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
@@ -19,6 +19,5 @@ defs = build_defs(
         sources=(catalog.source_of["bronze.departments"],),
         tables=(replace(catalog.by_name["silver.departments"], fresh_within=WINDOW),),
     ),
-    (),
     lakehouse_of(Settings()),
 )

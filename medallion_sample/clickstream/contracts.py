@@ -15,7 +15,7 @@ from datetime import timedelta
 import pyspark.sql.types as T
 from pandera.api.pyspark.model_config import BaseConfig
 
-from medallion_platform.contracts.model import ContractModel, Field, expect
+from medallion_platform import ContractModel, Field, expect
 
 UNKNOWN_REGION = "UNKNOWN"
 """The region of an event that names none."""

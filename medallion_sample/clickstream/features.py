@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from medallion_platform.serving.features import features
+from medallion_platform import features
 from medallion_sample.clickstream.gold import user_features
 
 FEATURES = (features(user_features, valid_for=timedelta(days=7)),)

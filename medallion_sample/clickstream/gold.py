@@ -7,8 +7,8 @@ from datetime import timedelta
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.table import Upstream, daily, table, weekly
-from medallion_platform.transforms.history import as_of
+from medallion_platform import Upstream, daily, table, weekly
+from medallion_platform.transforms import as_of
 from medallion_sample.clickstream.contracts import (
     GoldDailyUserMetrics,
     GoldRegionalRollupsDaily,

@@ -8,9 +8,8 @@ from decimal import Decimal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.table import Lookup, daily, table
-from medallion_platform.transforms.history import as_of, current, versions
-from medallion_platform.transforms.text import trimmed
+from medallion_platform import Lookup, daily, table
+from medallion_platform.transforms import as_of, current, trimmed, versions
 from medallion_sample.clickstream.contracts import (
     UNKNOWN_REGION,
     SilverEvents,

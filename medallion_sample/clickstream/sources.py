@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from typing import Literal
 
-from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
-from medallion_platform.sources.source import Debezium, FileSource, JsonLines, Source
+from medallion_platform import Debezium, FileSource, JsonLines, KafkaSource, Source
 from medallion_sample.clickstream.contracts import (
     BronzeEvents,
     BronzeRegions,
@@ -49,7 +49,7 @@ TOPICS = {
 }
 
 
-def sources(kafka: Mapping[str, str], engine: Engine = "polars") -> tuple[Source, ...]:
+def sources(kafka: Mapping[str, str], engine: Literal["polars", "spark"] = "polars") -> tuple[Source, ...]:
     """Events, users and regions; kafka: settings of the client, empty where files land."""
     if not kafka:
         return tuple(TOPICS.values())

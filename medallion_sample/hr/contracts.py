@@ -12,7 +12,7 @@ from __future__ import annotations
 import pyspark.sql.types as T
 from pandera.api.pyspark.model_config import BaseConfig
 
-from medallion_platform.contracts.model import ContractModel, Field, expect
+from medallion_platform import ContractModel, Field, expect
 
 _MAY_BE_MISSING = {"not_null": "warn"}
 

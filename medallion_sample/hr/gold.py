@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.table import table
+from medallion_platform import table
 from medallion_sample.hr.contracts import (
     GoldDepartmentMetrics,
     GoldEmployeeAnalytics,

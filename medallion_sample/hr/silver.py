@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.table import table
-from medallion_platform.transforms.text import trimmed
+from medallion_platform import table
+from medallion_platform.transforms import trimmed
 from medallion_sample.hr.contracts import (
     SilverDepartments,
     SilverHiredEmployees,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform import Csv, FileSource
 from medallion_sample.hr.contracts import (
     BronzeDepartments,
     BronzeHiredEmployees,

@@ -1,0 +1,105 @@
+"""The declaration of a gold table as features: numbers about a thing that models read.
+
+`serving.features` keeps them in a Feast repository; nothing in here needs Feast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from medallion_platform.contracts.contract import Column
+from medallion_platform.pipeline.table import DeclarationError, Table, TimePartition
+
+KINDS = {
+    "string": "String",
+    "integer": "Int32",
+    "long": "Int64",
+    "float": "Float32",
+    "double": "Float64",
+    "boolean": "Bool",
+    "decimal": "Decimal",
+    "timestamp": "UnixTimestamp",
+}
+"""The types that a feature may have, and what Feast calls them."""
+_KEY_KINDS = ("string", "integer", "long")
+
+
+@dataclass(frozen=True)
+class Features:
+    """A gold table as a feature view of the same name.
+
+    keys: the entity's columns. known_at: the instant from which a row is valid. valid_for: how long
+    after it; None: until the next row.
+    """
+
+    table: str
+    partition: TimePartition
+    keys: tuple[Column, ...]
+    known_at: str
+    columns: tuple[Column, ...]
+    valid_for: timedelta | None = None
+
+    @property
+    def view(self) -> str:
+        """The name of the feature view."""
+        return self.table.partition(".")[2]
+
+    @property
+    def references(self) -> list[str]:
+        """Every feature as Feast names it: `user_features:events_7d`."""
+        return [f"{self.view}:{c.name}" for c in self.columns]
+
+
+def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
+    """Declare a gold table as features: every column but key, partition and event time is one.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field, daily, features, table
+        >>> class Spend(ContractModel):
+        ...     user_id: T.StringType = Field()
+        ...     day: T.DateType = Field()
+        ...     known_at: T.TimestampType = Field()
+        ...     spend: T.DoubleType = Field()
+        ...
+        ...     class Config:
+        ...         metadata = {
+        ...             "key": ["user_id", "day"],
+        ...             "event_time": "known_at",
+        ...             "partitioned_by": ["day"],
+        ...         }
+        >>> @table(
+        ...     "gold.spend",
+        ...     contract=Spend.contract,
+        ...     inputs={"orders": "silver.orders"},
+        ...     incremental="replace_partitions",
+        ...     partition=daily("day"),
+        ... )
+        ... def spend(orders):
+        ...     "What each user spent on a day; known from the midnight after it."
+        >>> features(spend).references
+        ['spend:spend']
+
+    Raises:
+        DeclarationError: the table has no partition, key or event time, or a type that Feast has not.
+    """
+    contract = table.contract
+
+    def refuse(reason: str) -> DeclarationError:
+        return DeclarationError(f"features of {table.name}: {reason}")
+
+    if table.partition is None:
+        raise refuse("the table has no partition, so nothing tells when a row became known")
+    if contract.event_time is None:
+        raise refuse("the contract names no event time: the instant from which a row is valid")
+    partition, known_at = table.partition.column, contract.event_time
+    keys = tuple(contract.column(k) for k in contract.key if k not in (partition, known_at))
+    columns = tuple(c for c in contract.columns if c.name not in (*contract.key, partition, known_at))
+    if not keys or not columns:
+        raise refuse("the table needs a key besides its partition, and columns besides its key")
+    if odd := [c.name for c in keys if c.type.kind not in _KEY_KINDS]:
+        raise refuse(f"{odd} cannot be the key of an entity: only text and whole numbers can")
+    if odd := [c.name for c in columns if c.type.kind not in KINDS]:
+        raise refuse(f"Feast has no type for {odd}: give days since, or a timestamp")
+    return Features(table.name, table.partition, keys, known_at, columns, valid_for)
