@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medallion_platform import java, storage
-from medallion_platform.jars import DELTA, JarsUnavailable, jars_of
+from medallion_platform.jars import DELTA, jars_of
 
 if TYPE_CHECKING:
     from medallion_platform.lakehouse.provider import LocalSpark
@@ -43,11 +49,34 @@ def _trust(cache: Path) -> tuple[str, ...]:
     """What makes Java trust whom this machine trusts."""
     try:
         found = java.truststore(cache / "java")
-    except OSError as error:
-        raise JarsUnavailable(
-            f"this machine's certificates cannot be kept for Java in {cache}: {error.strerror or error}; "
-            "free some space or name another folder with MEDALLION_CACHE"
-        ) from error
+    except OSError:  # as in a read-only image whose certificates were changed since
+        found = java.truststore(_of_this_process())
     if found is None:
         return ()
     return (f"-Djavax.net.ssl.trustStore={found}", "-Djavax.net.ssl.trustStoreType=PKCS12")
+
+
+@cache
+def _of_this_process() -> Path:
+    """A folder that nobody else writes to."""
+    folder = tempfile.mkdtemp(prefix="medallion-java-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def record_in_background(spark: LocalSpark) -> None:
+    """Have a process of its own make what later starts are quicker by, where that is not there yet."""
+    code = spark.started_code
+    if code and code.is_wanted():
+        quiet = subprocess.DEVNULL
+        command = [sys.executable, "-m", "medallion_platform.recording"]
+        # It outlives this process, and is nobody's child then.
+        _children.append(
+            subprocess.Popen(  # noqa: S603
+                command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            )
+        )
+
+
+_children: list[subprocess.Popen[bytes]] = []
+"""Kept, so that Python has nothing to say about them."""

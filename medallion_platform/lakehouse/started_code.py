@@ -15,7 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -44,7 +44,7 @@ class StartedCode:
     @cached_property
     def key(self) -> str:
         """What it fits: the Java, each jar as it lies there, and the environment that they are of."""
-        jars = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self.class_path]
+        jars = [(str(jar), jar.stat().st_size, int(jar.stat().st_mtime)) for jar in self.class_path]
         made_of = sha256(repr((str(self.java.home), self.java.build, jars)).encode())
         return f"{_environment()}-{made_of.hexdigest()[:16]}"
 
@@ -60,8 +60,10 @@ class StartedCode:
             name = _NAME.fullmatch(file.name)
             try:
                 if name and _sum(file) == name["sum"]:
-                    os.utime(file)  # used: others are older
+                    with suppress(OSError):  # an image may be read-only
+                        os.utime(file)  # used: others are older
                     return file
+                file.unlink()
             except OSError as error:
                 _LOG.info("%s is not used: %s", file, error)
         return None

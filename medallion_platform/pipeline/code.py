@@ -294,7 +294,7 @@ def _definitions(file: str | None) -> tuple[dict[int, list[_Function]], dict[str
 
     def visit(node: ast.AST, path: str) -> None:
         for child in ast.iter_child_nodes(node):
-            name = path + getattr(child, "name", "")
+            name = path + (getattr(child, "name", "") or "")  # none of `except ValueError:`
             if isinstance(child, _Function):
                 functions.setdefault(_first_line(child), []).append(child)
             if isinstance(child, ast.ClassDef):
