@@ -52,9 +52,12 @@ class _Sales(ContractModel):
         metadata = {"key": ["sale_id"], "event_time": "sold_at"}  # noqa: RUF012
 
 
-class _CleanSales(_Sales):
+class _CleanSales(ContractModel):
     """Sales that hold."""
 
+    sale_id: T.StringType = Field()
+    sold_at: T.TimestampType = Field()
+    customer: T.StringType = Field(nullable=True)
     email: T.StringType = Field(nullable=True, pii="email")
     amount: T.DoubleType = Field(ge=0, nullable=True)
     sold_on: T.DateType = Field()

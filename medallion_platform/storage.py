@@ -49,7 +49,7 @@ def store(root: str) -> Store:
 
     if in_bucket(root):
         return S3Store.from_url(
-            root, client_options={"allow_http": _plain_http()}, retry_config={"backoff": {"base": _BACKOFF}}
+            root, client_options={"allow_http": plain_http()}, retry_config={"backoff": {"base": _BACKOFF}}
         )
     return LocalStore(root, mkdir=True, automatic_cleanup=True)
 
@@ -60,7 +60,7 @@ def options(root: Path | str) -> dict[str, str] | None:
         return None
     return {
         "conditional_put": "etag",
-        "allow_http": str(_plain_http()).lower(),
+        "allow_http": str(plain_http()).lower(),
         "backoff_config.base": str(_BACKOFF),
     }
 
@@ -201,5 +201,6 @@ def _region() -> str:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
-def _plain_http() -> bool:
+def plain_http() -> bool:
+    """Whether the environment names a bucket's endpoint without TLS."""
     return os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")

@@ -200,6 +200,8 @@ def end() -> None:
     with _starting:
         if session := SparkSession.getActiveSession():
             session.stop()
+        if gateway := SparkContext._gateway:
+            gateway.shutdown()
         while _running:
             process = _running.pop().process
             assert process.stdin

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import dagster as dg
 
@@ -14,7 +16,8 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.event_log import take_batches_at_once
-from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of, resources
+from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of
+from medallion_platform.orchestration.lakehouse import resources as resources_of
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
@@ -23,11 +26,39 @@ from medallion_platform.orchestration.sensors import catch_up_sensor, code_senso
 from medallion_platform.orchestration.states import state_sensor
 from medallion_platform.pipeline.catalog import Catalog
 
+if TYPE_CHECKING:
+    from medallion_platform.lakehouse.provider import SparkProvider
 
-def build_defs(catalog: Catalog, lakehouse: Lakehouse | None = None) -> dg.Definitions:
-    """Assets, checks, jobs and sensors of everything in the catalog, for Dagster to load.
 
-    lakehouse: where tables, landing zone and features lie; by the settings of the environment unless given.
+class _Object(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_Object)
+
+
+def build_defs(
+    catalog: Catalog,
+    lakehouse: Lakehouse | None = None,
+    *,
+    spark: SparkProvider | None = None,
+    executor: dg.ExecutorDefinition | None = None,
+    resources: Mapping[str, Any] | None = None,
+    assets: Sequence[dg.AssetsDefinition | dg.AssetSpec] = (),
+    asset_checks: Sequence[dg.AssetChecksDefinition] = (),
+    jobs: Sequence[dg.JobDefinition] = (),
+    schedules: Sequence[dg.ScheduleDefinition] = (),
+    sensors: Sequence[dg.SensorDefinition] = (),
+) -> dg.Definitions:
+    """Assets, checks, jobs and sensors of everything in the catalog, and what a user has beside them.
+
+    Assets and checks stand beside ours. A resource, job, schedule or sensor that has the name of one of ours
+    takes its place; any other one stands beside them.
+
+    lakehouse: where everything lies, as the environment's settings say unless given. spark: where Spark runs,
+    on this machine unless given. executor: of assets that are materialized by hand; one process and one JVM
+    for a run unless given.
 
     Example:
         >>> from medallion_platform import Catalog, build_defs
@@ -35,33 +66,43 @@ def build_defs(catalog: Catalog, lakehouse: Lakehouse | None = None) -> dg.Defin
         >>> [job.name for job in defs.jobs]
         ['intake', 'catch_up', 'maintenance']
     """
-    if lakehouse is None:
-        from medallion_platform.settings import Settings
+    from medallion_platform.settings import Settings
 
-        lakehouse = lakehouse_of(Settings(), catalog)
-    features = catalog.features
     # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
     # would hide what matters.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     sleep_while_waiting()
     take_batches_at_once()
-    bronze = [bronze_asset(s, lakehouse) for s in catalog.sources]
-    made = [table_asset(t, catalog, lakehouse) for t in catalog.in_order]
-    published = [feature_asset(f, lakehouse, catalog.origin(f.table).domain) for f in features]
+    place = lakehouse or lakehouse_of(Settings(), catalog)
+    place = place.on(spark) if spark else place
+    features = catalog.features
+    bronze = [bronze_asset(s, place) for s in catalog.sources]
+    made = [table_asset(t, catalog, place) for t in catalog.in_order]
+    published = [feature_asset(f, place, catalog.origin(f.table).domain) for f in features]
     intake = intake_job(catalog.sources)
     catch_up = catch_up_job(catalog, features)
     maintenance = maintenance_job(catalog)
+    tables = [*(s.table for s in catalog.sources), *(t.name for t in catalog.tables)]
+    serving = {key_of(serving_of(view.view)): view.table for view in features}
+    our_sensors = [
+        catch_up_sensor(catalog, features, intake, catch_up),
+        surge_sensor(catalog),
+        code_sensor(catalog),
+        state_sensor(catalog, serving),
+    ]
     return dg.Definitions(
-        assets=[*bronze, *made, *published],
-        jobs=[intake, catch_up, maintenance],
-        schedules=[catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)],
-        resources=resources(lakehouse),
-        executor=dg.in_process_executor,
-        sensors=[
-            catch_up_sensor(catalog, features, intake, catch_up),
-            surge_sensor(catalog),
-            code_sensor(catalog),
-            state_sensor(catalog, {key_of(serving_of(view.view)): view.table for view in features}),
-        ],
+        assets=[*bronze, *made, *published, *assets],
+        asset_checks=asset_checks,
+        jobs=_with([intake, catch_up, maintenance], jobs),
+        schedules=_with([catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)], schedules),
+        resources={**resources_of(place, tables), **(resources or {})},
+        executor=executor or dg.in_process_executor,
+        sensors=_with(our_sensors, sensors),
     )
+
+
+def _with(ours: Sequence[_Named], theirs: Sequence[_Named]) -> list[_Named]:
+    """Ours, less those whose name theirs have, and theirs."""
+    taken = {one.name for one in theirs}
+    return [*(one for one in ours if one.name not in taken), *theirs]

@@ -1,8 +1,10 @@
-"""The one resource: where the lake and the landing zone are, and the Spark session of this run."""
+"""What runs are given: where the lake and the landing zone are, where Spark runs, and the tables."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from pydantic import PrivateAttr
 
 from medallion_platform import storage
 from medallion_platform.lakehouse.lake import Lake
@@ -10,20 +12,27 @@ from medallion_platform.lakehouse.lake_format import open_lake
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
+    from dagster_deltalake import DeltaTableResource
     from pyspark.sql import SparkSession
 
+    from medallion_platform.lakehouse.provider import SparkProvider
+    from medallion_platform.orchestration.spark import PlatformSpark
     from medallion_platform.settings import Settings
 
 
 class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Paths of an installation; `session` starts the JVM on first use."""
+    """Paths of an installation, and where its Spark runs; `session` starts that on first use."""
 
     lake_root: str
     landing: str
     feature_repo: str
     settle_seconds: float = 5.0
     spark_reads_topics: bool = False
+    spark_memory: str = ""
+    """As the settings say unless given, like `spark_cores`."""
+    spark_cores: int | None = None
     keep_runs_days: float = 30.0
+    _spark: "SparkProvider | None" = PrivateAttr(default=None)
 
     @property
     def lake(self) -> Lake:
@@ -34,11 +43,31 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         return open_lake(self.lake_root)
 
+    def on(self, spark: "SparkProvider") -> "Lakehouse":
+        """The same with another place where Spark runs."""
+        moved = self.model_copy()
+        moved._spark = spark
+        return moved
+
+    @property
+    def spark(self) -> "SparkProvider":
+        """Where Spark runs: on this machine, unless another place was named."""
+        if self._spark is None:
+            from medallion_platform.runtime import local_spark, record_in_background
+
+            local = local_spark(
+                self.lake_root,
+                topics=self.spark_reads_topics,
+                memory=self.spark_memory,
+                cores=self.spark_cores,
+            )
+            record_in_background(local)
+            self._spark = local
+        return self._spark
+
     def session(self, *, quick: bool = True) -> "SparkSession":
         """The Spark session of this process; quick: for a short run, which compiles as little as it can."""
-        from medallion_platform.runtime import local_spark
-
-        return local_spark(self.lake_root, topics=self.spark_reads_topics).session(quick=quick)
+        return self.spark.session(quick=quick)
 
 
 def lakehouse_of(settings: "Settings", catalog: Catalog) -> Lakehouse:
@@ -49,15 +78,18 @@ def lakehouse_of(settings: "Settings", catalog: Catalog) -> Lakehouse:
         feature_repo=str(settings.feature_repo),
         settle_seconds=settings.settle_seconds,
         spark_reads_topics=catalog.spark_reads_topics,
+        spark_memory=settings.spark_memory,
+        spark_cores=settings.spark_cores,
         keep_runs_days=settings.keep_runs_days,
     )
 
 
-def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:
+def resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.ResourceDefinition]:
     """What runs are given: where an installation lies is said by its settings, not at launch.
 
-    A run refuses storage that loses commits, and a lake of a newer version, before anything is read or
-    written.
+    Beside what our own assets take: the session as dagster-pyspark's resource, named `pyspark` and `spark`,
+    and each table as dagster-deltalake's, named like `silver_events`. A run refuses storage that loses
+    commits, and a lake of a newer version, before anything is read or written.
     """
 
     def proven(_: dg.InitResourceContext) -> Lakehouse:
@@ -65,7 +97,23 @@ def resources(lakehouse: Lakehouse) -> dict[str, dg.ResourceDefinition]:
         open_lake(lakehouse.lake_root)
         return lakehouse
 
+    def spark(_: dg.InitResourceContext) -> "PlatformSpark":
+        from medallion_platform.orchestration.spark import PlatformSpark
+
+        return PlatformSpark(lakehouse.spark)
+
+    def table(name: str) -> dg.ResourceDefinition:
+        def opened(_: dg.InitResourceContext) -> "DeltaTableResource":
+            from medallion_platform.orchestration.spark import delta_table
+
+            return delta_table(Lake(lakehouse.lake_root).path(name))
+
+        return dg.ResourceDefinition(opened, config_schema={})
+
     return {
+        **{name.replace(".", "_"): table(name) for name in tables},
+        "pyspark": dg.ResourceDefinition(spark, config_schema={}),
+        "spark": dg.ResourceDefinition(spark, config_schema={}),
         "lakehouse": dg.ResourceDefinition(proven, config_schema={}),
         # Each step asks Dagster for a place to keep its output, though none of ours has one.
         "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),

@@ -1,0 +1,59 @@
+"""The platform's Spark and its tables as dagster-pyspark and dagster-deltalake hand them out.
+
+An asset of a user's own asks for them as these libraries' manuals say. Both are slow to import: this module
+is imported where a run needs it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster_deltalake import DeltaTableResource, LocalConfig, S3Config
+from dagster_deltalake.config import ClientConfig
+from dagster_pyspark import LazyPySparkResource, PySparkResource
+from pydantic import PrivateAttr
+
+from medallion_platform import storage
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    from medallion_platform.lakehouse.provider import SparkProvider
+
+
+class PlatformSpark(PySparkResource, LazyPySparkResource):
+    """A provider's session under the types of dagster-pyspark; it starts when somebody asks for it."""
+
+    spark_config: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
+    """Without meaning here: the session is set up by its provider."""
+    _provider: "SparkProvider" = PrivateAttr()
+
+    def __init__(self, provider: "SparkProvider") -> None:
+        super().__init__(spark_config={})
+        self._provider = provider
+
+    @classmethod
+    def _is_dagster_maintained(cls) -> bool:
+        return False
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Start nothing: a run may never ask for the session."""
+
+    @property
+    def spark_session(self) -> "SparkSession":
+        """The session that the platform's own tables are refreshed with."""
+        return self._provider.session()
+
+    @property
+    def spark_context(self) -> "SparkContext":
+        """Its context."""
+        return self.spark_session.sparkContext
+
+
+def delta_table(path: str) -> DeltaTableResource:
+    """A table for reading, as dagster-deltalake's resource; `load()` opens its newest version."""
+    if not storage.in_bucket(path):
+        return DeltaTableResource(url=path, storage_options=LocalConfig())
+    plain = ClientConfig(allow_http=True) if storage.plain_http() else None
+    # Keys, region and endpoint are read from the environment by the client itself.
+    return DeltaTableResource(url=path, storage_options=S3Config(), client_options=plain)
