@@ -155,3 +155,17 @@ def patch(file: Path, diff: str) -> None:
         assert text.count(old) == 1, f"{file.name} does not hold {old!r} once"
         text = text.replace(old, new)
     file.write_text(text)
+
+
+def test_the_page_on_own_assets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    from medallion_platform.installation import catalog
+
+    (code,) = blocks(REPOSITORY / "docs" / "own-assets.md", "python")
+    said: dict[str, Any] = {"__name__": "documented"}
+    exec(code, said)
+    dg.Definitions.validate_loadable(said["defs"])
+    assert "region_code" in catalog.by_name["silver.events"].contract.column_names
+    used = said["countries"].required_resource_keys
+    assert used <= set(said["defs"].resources)

@@ -14,6 +14,7 @@ from dagster_pyspark import LazyPySparkResource, PySparkResource
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.orchestration.spark import delta_table
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.settings import Settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 CATALOG = Catalog((toy.CSV,), ())
-BRONZE = dg.AssetKey(["bronze", "events"])
+BRONZE = key_of("bronze.events")
 
 
 class Given:
