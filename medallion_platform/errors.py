@@ -93,6 +93,11 @@ class Failure:
         """Whether the same work can succeed when it is only tried again."""
         return self.kind.transient
 
+    @property
+    def of_content(self) -> bool:
+        """Whether what was read may be damaged: nothing around it explains the failure."""
+        return self.kind in (Kind.UNKNOWN, Kind.CORRUPT)
+
 
 def classify(error: BaseException) -> Failure:
     """The one place that tells what an error is; never by its sentence, `unknown` where nothing says it.
@@ -202,7 +207,7 @@ def _of_python(error: BaseException) -> Link:
     code = code or str(_asked(error, "getCondition") or "")
     said = _marks(_text(error))
     return Link(
-        names,
+        names | said.names,
         getattr(error, "errno", None) or said.errno,
         status if isinstance(status, int) else said.status,
         code or said.code,
@@ -220,10 +225,11 @@ def _of_jvm(thrown: Any) -> Link:
     said = _marks(str(_asked(thrown, "getMessage") or ""))
     details = _asked(thrown, "awsErrorDetails")
     code = _asked(thrown, "getCondition") or (_asked(details, "errorCode") if details else None)
+    status = _asked(thrown, "statusCode")
     return Link(
         frozenset(names),
         said.errno,
-        _asked(thrown, "statusCode") or said.status,
+        said.status if status in (None, int(_NOT_THERE)) else status,
         str(code or said.code),
         str(_asked(thrown, "getSqlState") or ""),
     )
@@ -248,15 +254,14 @@ def _marks(text: str) -> Link:
     Those in Rust (delta-rs, obstore, Polars) write `(os error 28)`, an answer of S3 as it came, and `status
     code: 503`; Java writes what the C library says of an `errno`.
     """
-    number = _OS_ERROR.search(text)
-    code = _S3_CODE.search(text)
-    status = _STATUS.search(text)
-    found = int(number[1]) if number else None
-    if found is None and _NO_SPACE in text:
-        found = errno.ENOSPC
-    names = frozenset({"TransportError"}) if _UNSENT in text else frozenset[str]()
+    number, code, status = (mark.search(text) for mark in (_OS_ERROR, _S3_CODE, _STATUS))
+    found = int(number[1]) if number else errno.ENOSPC if _NO_SPACE in text else None
+    answered = found or code or status
     return Link(
-        names, found, int(status[1]) if status else None, code[1] if code else ("Unsent" if names else "")
+        frozenset(name for name, mark in _RUST.items() if mark in text and not answered),
+        found,
+        int(status[1]) if status and status[1] != _NOT_THERE else None,
+        code[1] if code else "",
     )
 
 
@@ -276,7 +281,14 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
 _NO_SPACE = "No space left on device"
-_UNSENT = "error sending request"
+_NOT_THERE = "404"
+"""Of a file in a bucket it is no failure by itself: whoever asked knows what it means."""
+_RUST = {
+    "Unsent": "error sending request",
+    "FailedRequest": "Error performing ",
+    "Interrupted": "HTTP error: ",
+}
+"""What reqwest and object_store say where they have no answer, and of each request that failed."""
 
 _BY_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), Kind.DISK),
@@ -328,7 +340,7 @@ _BY_CODE = {
     **dict.fromkeys(
         (
             *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_WAIT_COORD", "RequestTimeout"),
-            *("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE", "Unsent"),
+            *("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE"),
         ),
         Kind.NETWORK,
     ),
@@ -359,7 +371,7 @@ _BY_NAME = {
         (
             *("TransportError", "NetworkError", "ConnectionError", "TimeoutError", "gaierror"),
             *("EndpointConnectionError", "ConnectException", "UnknownHostException", "SocketException"),
-            *("SocketTimeoutException", "HttpTimeoutException", "IncompleteRead"),
+            *("SocketTimeoutException", "HttpTimeoutException", "IncompleteRead", "Unsent"),
         ),
         Kind.NETWORK,
     ),
@@ -390,4 +402,5 @@ _WRAPPERS = {
     # What is inside may be a request that failed; only where it is nothing else it is this.
     "CommitFailedError": Kind.CONFLICT,
     "FAILED_READ_FILE": Kind.CORRUPT,
+    **dict.fromkeys(("FailedRequest", "Interrupted"), Kind.NETWORK),
 }

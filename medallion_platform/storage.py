@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from medallion_platform.errors import Kind, MedallionError
+
 if TYPE_CHECKING:
     from obstore.store import LocalStore, S3Store
 
@@ -33,7 +35,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Unusable(RuntimeError):
+class Unusable(MedallionError):
     """A bucket cannot be reached, or cannot hold tables; one sentence says which and what to do."""
 
 
@@ -162,18 +164,14 @@ def prove(root: str) -> None:
     except AlreadyExistsError:
         return
     except (BaseError, OSError) as error:
-        raise Unusable(f"{root} cannot be used: {reason(error)}") from error
+        raise Unusable(f"{root} cannot be used: {reason(error)}", table=root) from error
     raise Unusable(
         f"{root} cannot hold tables: its server took the same PUT with If-None-Match: * twice, so that one "
         "writer could overwrite another one's commit. Nothing was written; use a server that honours it "
-        "(Amazon S3, MinIO, Ceph from Squid on, versitygw)"
+        "(Amazon S3, MinIO, Ceph from Squid on, versitygw)",
+        kind=Kind.PERMANENT,
+        table=root,
     )
-
-
-def of_request(error: BaseException) -> bool:
-    """Whether an error is of a request to a bucket, and not of what was read, or is not there to be read."""
-    text = str(error)
-    return "NoSuchKey" not in text and any(mark in text for mark in ("Error performing", "(Service: S3, "))
 
 
 def reason(error: BaseException) -> str:

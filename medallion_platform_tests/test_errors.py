@@ -54,7 +54,7 @@ def answering(status: int, body: bytes = b"") -> Generator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_PUT = do_GET
+        do_PUT = do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None: ...
 
@@ -85,6 +85,29 @@ def test_nobody_listens(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_host() -> None:
     assert failure(lambda: socket.getaddrinfo("no-such-host.invalid", 80)).kind is Kind.NETWORK
     assert failure(lambda: httpx.get("http://no-such-host.invalid")).kind is Kind.NETWORK
+
+
+def test_a_file_that_a_bucket_has_not_is_no_failure_of_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(404) as url:
+        store = bucket(url, monkeypatch)
+        assert failure(lambda: store.head("x")) == Failure(Kind.UNKNOWN)
+        assert failure(lambda: store.get("x")).of_content
+
+
+def test_an_answer_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def cut() -> None:
+            for _ in range(2):
+                told = server.accept()[0]
+                told.recv(10_000)
+                told.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")
+                told.close()
+
+        threading.Thread(target=cut, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert failure(lambda: httpx.get(url)).kind is Kind.NETWORK
+        assert failure(lambda: bucket(url, monkeypatch).list("x").collect()).kind is Kind.NETWORK
 
 
 def test_nobody_answers_in_time() -> None:

@@ -20,8 +20,8 @@ from medallion_platform.cli.exits import (
     end_at_once,
     in_words,
     interrupt,
-    is_full_disk,
 )
+from medallion_platform.errors import Kind, classify
 from medallion_platform.project import MODULE, ProjectError
 
 app = typer.Typer(
@@ -87,4 +87,4 @@ def main() -> None:
         if os.environ.get("MEDALLION_DEBUG"):
             raise
         terminal.error(in_words(error))
-        sys.exit(NOT_READY if is_full_disk(error) else FAILED)
+        sys.exit(NOT_READY if classify(error).kind is Kind.DISK else FAILED)

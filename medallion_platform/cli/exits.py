@@ -6,6 +6,7 @@ import os
 import sys
 
 from medallion_platform.cli import terminal
+from medallion_platform.errors import Kind, MedallionError, classify
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
 """Exit codes: done; something failed; wrong call; the machine lacks something; some input was left."""
@@ -43,21 +44,15 @@ def end_at_once(number: int) -> None:
     os._exit(_BY_SIGNAL + number)
 
 
-def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a disk without space."""
-    while error is not None:
-        if FULL_DISK in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def in_words(error: Exception) -> str:
     """The sentence for an error that no command expected."""
-    if is_full_disk(error):
+    failure = classify(error)
+    if failure.kind is Kind.DISK:
         return "the disk is full: free some space and run the same command again, nothing is lost"
-    from medallion_platform.storage import of_request, reason
+    if isinstance(error, MedallionError):
+        return str(error)
+    if failure.transient or failure.kind is Kind.AUTH:
+        from medallion_platform.storage import reason
 
-    if of_request(error):
-        return f"a request to the bucket failed: {reason(error)}; run the same command again, nothing is lost"
+        return f"{reason(error)}; run the same command again, nothing is lost"
     return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"

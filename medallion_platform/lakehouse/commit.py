@@ -20,6 +20,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
@@ -39,8 +40,10 @@ _STATISTICS_COLUMNS = 32
 _RECENT = 10
 
 
-class CommitConflict(Exception):
+class CommitConflict(MedallionError):
     """Another writer committed to the table first; nothing of this write is visible."""
+
+    kind = Kind.CONFLICT
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def writer_transaction(
     except CommitFailedError as error:
         if _is_there(table, attempt):
             return
+        if classify(error).kind is not Kind.CONFLICT:  # nobody came first: the commit could not be made
+            raise
         raise CommitConflict(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
             "run it again"

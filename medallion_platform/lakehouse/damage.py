@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
+from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.storage import of_request, store
+from medallion_platform.storage import store
 
 _UNDECODABLE = re.compile(
     r"^(ComputeError|ArrowInvalid): parquet: |Parquet error|Parquet magic bytes|Couldn't deserialize thrift"
@@ -23,14 +24,18 @@ _UNDECODABLE = re.compile(
 """What readers say of a file that they cannot decode, without its name: Polars, delta-rs, Arrow."""
 
 
-class DamagedFile(RuntimeError):
+class DamagedFile(MedallionError):
     """A data file is gone or damaged; the text says which, and what to do."""
+
+    kind = Kind.CORRUPT
 
     def __init__(self, table: str, path: str, why: str) -> None:
         mend = "its rows are nowhere else: bring the file back from a backup"
         if table.startswith(("silver.", "gold.")):
             mend = f"materialize {table} with `rebuild: true`, which makes it anew from what it is made of"
-        super().__init__(f"{table}: its data file {path} {why}. Nothing was written; {mend}, and run again")
+        super().__init__(
+            f"{table}: its data file {path} {why}. Nothing was written; {mend}, and run again", table=table
+        )
 
 
 @contextmanager
@@ -87,17 +92,17 @@ def verify(lake: Lake, table: str, file: dict[str, Any]) -> None:
     except FileNotFoundError:
         raise DamagedFile(table, f"{root}/{path}", "is gone") from None
     except (OSError, pa.ArrowException) as error:
-        if of_request(error):
+        if not classify(error).of_content:
             raise
         raise DamagedFile(table, f"{root}/{path}", f"is damaged ({error})") from error
 
 
 def _told(error: BaseException | None) -> list[str]:
-    """The texts of an error and of what caused it; none where it is of a request to a bucket."""
+    """The texts of an error and of what caused it; none where that is nothing in a file."""
     found: list[str] = []
+    if error is not None and not classify(error).of_content:
+        return found
     while error is not None:
-        if of_request(error):
-            return []
         found.append(f"{type(error).__name__}: {error}")
         error = error.__cause__ or error.__context__
     return found

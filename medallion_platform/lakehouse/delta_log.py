@@ -13,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import log_archive
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.log_archive import commit_file
@@ -21,12 +22,16 @@ from medallion_platform.storage import at_once, exists, store
 _AT_MOST = 64
 
 
-class LogGone(Exception):
+class LogGone(MedallionError):
     """A commit that is needed is no longer in the log (cleaned up after the log retention)."""
 
+    kind = Kind.POSITION_LOST
 
-class FilesGone(Exception):
+
+class FilesGone(MedallionError):
     """Files that a commit added are deleted by now: the log reaches further back than they do."""
+
+    kind = Kind.POSITION_LOST
 
 
 @dataclass(frozen=True)

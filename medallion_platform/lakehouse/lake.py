@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from medallion_platform import storage
+from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import delta_log, log_archive, paths, table_state
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 
@@ -33,14 +34,17 @@ RETENTION = {
 PROPERTIES = {"delta.enableChangeDataFeed": "true", **RETENTION}
 
 
-class DamagedLog(RuntimeError):
+class DamagedLog(MedallionError):
     """A table cannot be opened, because its log is damaged; the text says what to do."""
+
+    kind = Kind.CORRUPT
 
     def __init__(self, table: str, path: str, error: Exception) -> None:
         super().__init__(
             f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written. If the "
             "newest *.checkpoint.parquet there is damaged or missing and every commit since version 0 (or "
-            "since the checkpoint before) is there, delete it and _last_checkpoint, and run again"
+            "since the checkpoint before) is there, delete it and _last_checkpoint, and run again",
+            table=table,
         )
 
 
@@ -75,7 +79,7 @@ class Lake:
                 return self.open(table, version)
             if isinstance(error, TableNotFoundError):
                 return None
-            if version is not None or storage.of_request(error):
+            if version is not None or (storage.in_bucket(path) and not classify(error).of_content):
                 raise
             raise DamagedLog(table, path, error) from error
 

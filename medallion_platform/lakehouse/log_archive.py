@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 
 from obstore.exceptions import AlreadyExistsError
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.storage import at_once, create, store
 
 FOLDER = "_log_archive"
@@ -44,8 +45,10 @@ _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint\.parquet")
 """One in several parts may lack some, where who wrote it died: nothing is made to depend on it."""
 
 
-class DamagedBundle(RuntimeError):
+class DamagedBundle(MedallionError):
     """A file of old commits cannot be read; the text says which, and what to do."""
+
+    kind = Kind.CORRUPT
 
     def __init__(self, path: str, number: int, error: Exception) -> None:
         super().__init__(

@@ -26,6 +26,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import log_archive, paths
 from medallion_platform.lakehouse.commit import (
     WRITER,
@@ -63,8 +64,10 @@ _UNREADABLE = {"deletionVectors", "columnMapping"}
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
-class NotOurs(Exception):
+class NotOurs(MedallionError):
     """The table uses a feature under which its files cannot be taken at face value."""
+
+    kind = Kind.PERMANENT
 
 
 @dataclass(frozen=True)

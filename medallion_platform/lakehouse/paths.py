@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from urllib.parse import unquote
 
 from medallion_platform.contracts.folders import HIVE_NULL, folder
+from medallion_platform.errors import Kind, MedallionError
 
 
-class Unknown(LookupError):
+class Unknown(MedallionError):
     """A file of which Spark says that it read it is none of the table's."""
+
+    kind = Kind.PERMANENT
 
 
 def below_table(in_log: str) -> str:

@@ -3,18 +3,24 @@
 A consumer (a feature store, a warehouse, a cache) remembers in its own store which edition of the
 table it holds, and only after it holds all of it. A publish that dies anywhere is run again: it
 finds the old edition and hands over the same changes once more, which a consumer must bear.
+
+Of two publishes to the same place the one that began last goes on, by a fence in the lake; nobody waits for
+one that died.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.delta_log import LogGone, commits, touched
+from medallion_platform.lakehouse.fence import Fence, Overlap, claim
 from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -22,6 +28,11 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
     from medallion_platform.pipeline.run import Run
+
+
+_ATTEMPTS = 6
+_STEP_BACK = 1.0
+"""Seconds at the most before the second attempt; twice as many before each further one."""
 
 
 class NothingToPublish(Exception):
@@ -49,6 +60,7 @@ class Delivery:
     reason: str
     source: DeltaTable
     run: Run
+    fence: Fence
     partition_column: str | None = None
 
     def rows(self, columns: Iterable[str]) -> pl.DataFrame:
@@ -84,8 +96,13 @@ class Consumer(Protocol):
         """The column whose values are handed over one by one."""
         ...
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Keep every other publish to this consumer out, or raise CommitConflict."""
+    @property
+    def place(self) -> str:
+        """Where it keeps its copy, as a path of names: one publish at a time writes there."""
+        ...
+
+    def prepare(self) -> None:
+        """Make room for the copy where there is none yet."""
         ...
 
     def holds(self) -> Edition | None:
@@ -96,7 +113,7 @@ class Consumer(Protocol):
         """Take the rows over, then remember the edition; gives how many rows it wrote.
 
         Must come to the same result when it is done again after dying anywhere, and must never put
-        an older value in the place of a newer one.
+        an older value in the place of a newer one. Each write is done while `delivery.fence.writing()`.
         """
         ...
 
@@ -124,23 +141,33 @@ def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> 
 
     Raises:
         NothingToPublish: the table does not exist.
-        CommitConflict: another publish to the same consumer is running; run it again.
+        CommitConflict: another publish to the same place has begun; run it again.
     """
-    with consumer.alone():
-        source = lake.open(consumer.table)
-        if source is None:
-            raise NothingToPublish(
-                f"{consumer.name} takes {consumer.table}, which does not exist yet: refresh it first"
-            )
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _publish(consumer, lake, claim(lake, consumer.place), run, anew=anew)
+        except Overlap:  # let the other one come to its end
+            time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
+    raise CommitConflict(f"{consumer.name}: other publishes begin every time; run it again")
+
+
+def _publish(consumer: Consumer, lake: Lake, fence: Fence, run: Run, *, anew: bool) -> PublishResult:
+    source = lake.open(consumer.table)
+    if source is None:
+        raise NothingToPublish(
+            f"{consumer.name} takes {consumer.table}, which does not exist yet: refresh it first"
+        )
+    with fence.writing():
+        consumer.prepare()
         if anew:
             consumer.forget()
-        held = consumer.holds()
-        edition = Edition(str(source.metadata().id), source.version())
-        if held == edition:
-            return PublishResult(consumer.name, consumer.table, edition, "up to date")
-        partitions, reason = _changed(lake, consumer, held, edition)
-        delivery = Delivery(edition, partitions, reason, source, run, consumer.partition_column)
-        written = consumer.take(delivery)
+    held = consumer.holds()
+    edition = Edition(str(source.metadata().id), source.version())
+    if held == edition:
+        return PublishResult(consumer.name, consumer.table, edition, "up to date")
+    partitions, reason = _changed(lake, consumer, held, edition)
+    delivery = Delivery(edition, partitions, reason, source, run, fence, consumer.partition_column)
+    written = consumer.take(delivery)
     return PublishResult(consumer.name, consumer.table, edition, reason, partitions, written)
 
 

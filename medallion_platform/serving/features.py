@@ -18,10 +18,8 @@ the store loses the note as well, and gets everything again.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.contract import Column
-from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.features import KINDS, Features
 from medallion_platform.pipeline.publish import Delivery, Edition
@@ -57,8 +55,10 @@ online_store:
 """
 
 
-class LeakyFeatures(Exception):
+class LeakyFeatures(MedallionError):
     """Rows claim to have been known before their partition was over; nothing was published."""
+
+    kind = Kind.DATA
 
 
 def published(home: Path, view: Features) -> Edition | None:
@@ -161,18 +161,14 @@ class OnlineFeatures:
         """The gold table's partition."""
         return self.view.partition.column
 
-    @contextmanager
-    def alone(self) -> Generator[None, None, None]:
-        """One publish to this repository at a time: a lock that dies with its process."""
-        home = self.repository.home
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / "publish.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CommitConflict(f"{self.name}: another publish is running; run it again") from None
-            self.repository.apply()
-            yield
+    @property
+    def place(self) -> str:
+        """The repository: its registry and its store are the same for all views."""
+        return "publish/features"
+
+    def prepare(self) -> None:
+        """Register the views, and make room for them online."""
+        self.repository.apply()
 
     def holds(self) -> Edition | None:
         """The edition that the online store says it holds, which is noted beside it."""
@@ -199,8 +195,10 @@ class OnlineFeatures:
             self._refuse_leaks(rows)
             newest = rows.sort(view.known_at).unique(keys, keep="last").sort(keys).select(wanted)
             for start in range(0, newest.height, _CHUNK):
-                written += self._write(newest.slice(start, _CHUNK))
-        self._remember(delivery)
+                with delivery.fence.writing():
+                    written += self._write(newest.slice(start, _CHUNK))
+        with delivery.fence.writing():
+            self._remember(delivery)
         return written
 
     def forget(self) -> None:
@@ -221,7 +219,8 @@ class OnlineFeatures:
             raise LeakyFeatures(
                 f"{view.table}: {leaky.height} rows have a {view.known_at} before their "
                 f"{view.partition.column} was over; nothing was published. A row of a day is known from "
-                "the next midnight on: mend the table."
+                "the next midnight on: mend the table.",
+                table=view.table,
             )
 
     def _write(self, rows: pl.DataFrame) -> int:

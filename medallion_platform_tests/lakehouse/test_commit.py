@@ -194,7 +194,7 @@ def letter(partition: str | None, n: int) -> dict[str, Any]:
         "row": n,
         "payload": b"\x00\xff",
         "violations": ["v"],
-        "unit": partition,
+        "partition": partition,
         "at": NOW,
         "run_id": "r",
     }

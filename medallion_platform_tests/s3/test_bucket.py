@@ -18,11 +18,12 @@ import pytest
 from obstore.exceptions import BaseError
 from pyarrow.fs import S3FileSystem
 
+from medallion_platform.errors import classify
 from medallion_platform.lakehouse import file_registry
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.zones import Bucket, StillGrowing, zone_at
 from medallion_platform.sources.source import LostFile
-from medallion_platform.storage import of_request, reason, store
+from medallion_platform.storage import reason, store
 from medallion_platform_tests.pipeline.toy import CSV, NOW, bad, check, good, letters, table_rows
 
 from .server import SKEWED, Server, proxy
@@ -277,5 +278,5 @@ def test_a_refusal_is_told_in_words_also_where_the_answer_has_none(
         finally:
             os.environ.update(server.environment)
             store.cache_clear()
-    assert of_request(caught.value)
+    assert not classify(caught.value).of_content
     assert reason(caught.value) == f"the server says {told}"

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from medallion_platform.contracts.contract import Column, ColumnType
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.lakehouse.fence import claim
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.features import features
-from medallion_platform.pipeline.publish import publish
+from medallion_platform.pipeline.publish import Edition, publish
 from medallion_platform.pipeline.table import DeclarationError
 from medallion_platform.serving.features import (
     FeatureRepository,
@@ -251,10 +252,24 @@ def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_pa
     assert online(repo, ["a"]) == {"a": features_of(None)}
 
 
-def test_a_second_publish_is_kept_out(shared: FeatureRepository) -> None:
+def test_a_publish_that_another_one_followed_writes_nothing(
+    shared: FeatureRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     consumer = consumer_of(shared)
-    with consumer.alone(), pytest.raises(CommitConflict, match="another publish is running"):
+    write(shared.lake, {0: {"late": 1}})
+    holds = OnlineFeatures.holds
+
+    def followed(self: OnlineFeatures) -> Edition | None:
+        found = holds(self)
+        claim(shared.lake, consumer.place)
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(CommitConflict, match="another one has begun"):
+        patched.setattr(OnlineFeatures, "holds", followed)
         publish(consumer, shared.lake, RUN)
+    assert online(shared, ["late"]) == {"late": features_of(None)}
+    publish(consumer, shared.lake, RUN)
+    assert online(shared, ["late"]) == {"late": features_of(1)}
 
 
 def test_anybody_can_ask_which_edition_is_online(shared: FeatureRepository) -> None:

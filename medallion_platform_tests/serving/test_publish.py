@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.lakehouse import maintenance
-from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.pipeline.publish import Delivery, Edition, NothingToPublish, publish
 from medallion_platform_tests.serving.world import FIRST, RUN, TABLE, lake_of, write
 
@@ -35,17 +32,9 @@ class Mirror:
     rows: dict[Any, dict[str, int]] = field(default_factory=dict)
     steps_to_live: int = 1_000
     taken: list[Delivery] = field(default_factory=list)
-    busy: bool = False
+    place: str = "publish/mirror"
 
-    @contextmanager
-    def alone(self) -> Generator[None, None, None]:
-        if self.busy:
-            raise CommitConflict("mirror: another publish is running")
-        self.busy = True
-        try:
-            yield
-        finally:
-            self.busy = False
+    def prepare(self) -> None: ...
 
     def holds(self) -> Edition | None:
         return self.held
@@ -187,5 +176,3 @@ def test_two_at_once_and_nothing_there(tmp_path: Path) -> None:
     mirror = Mirror()
     with pytest.raises(NothingToPublish, match=r"gold\.user_features, which does not exist yet"):
         publish(mirror, Lake(tmp_path), RUN)
-    with mirror.alone(), pytest.raises(CommitConflict):
-        publish(mirror, lake_of(tmp_path), RUN)

@@ -28,7 +28,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medallion_platform.errors import Kind
+from medallion_platform.errors import Kind, classify
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
@@ -69,7 +69,7 @@ from medallion_platform.sources.arrivals import MovedOn, Unavailable
 from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, discreet
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, options, places
-from medallion_platform.storage import of_request, store
+from medallion_platform.storage import store
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -251,7 +251,7 @@ class _Batches:
 
     def _in_words(self, error: PySparkException) -> Exception:
         text = str(error)
-        if of_request(error):
+        if classify(error).kind in (Kind.RATE_LIMIT, Kind.TRANSIENT, Kind.AUTH):  # as a bucket answers
             return error
         if _LOST in text:
             return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")

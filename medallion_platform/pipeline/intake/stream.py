@@ -20,6 +20,7 @@ from typing import Protocol, Self
 
 import psutil
 
+from medallion_platform.errors import Kind, classify
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
@@ -29,7 +30,7 @@ from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, Intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
 from medallion_platform.sources.source import Source
-from medallion_platform.storage import of_request, reason
+from medallion_platform.storage import reason
 
 WITHIN = 0.2
 """Seconds for which messages gather into one commit."""
@@ -132,10 +133,10 @@ def why_to_wait(error: Exception) -> str:
     """What a worker that failed waits for, in one sentence; empty where it would wait in vain."""
     if isinstance(error, Unavailable):
         return str(error)
-    if of_request(error):
-        return (
-            f"a request to the bucket failed: {reason(error)}; what was taken in is safe, it is tried again"
-        )
+    failure = classify(error)
+    # Credentials that expired are renewed by whoever gave them.
+    if failure.transient or failure.kind is Kind.AUTH:
+        return f"{reason(error)}; what was taken in is safe, it is tried again"
     return ""
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
-from medallion_platform.storage import of_request, reason
+from medallion_platform.storage import reason
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh.context import RefreshContext
 
+_UNREACHABLE = (Kind.NETWORK, Kind.RATE_LIMIT, Kind.TRANSIENT, Kind.AUTH)
 UNTOUCHED = "Nothing was written, the table is as it was"
 
 
@@ -64,19 +65,19 @@ def explain(table: str, error: Exception) -> RefreshFailed:
             kind=Kind.DATA,
             table=table,
         )
-    if of_request(error):
+    if (kind := classify(error).kind) in _UNREACHABLE:
         return RefreshFailed(
-            f"{table}: a request to the bucket failed: {reason(error)}. {UNTOUCHED}; mend the cause and "
-            "refresh again.",
-            kind=classify(error).kind,
+            f"{table}: what it reads or writes cannot be reached: {reason(error)}. {UNTOUCHED}; mend the "
+            "cause and refresh again.",
+            kind=kind,
             table=table,
         )
     text, name = str(error), type(error).__name__
     condition = error.getCondition() if isinstance(error, PySparkException) else None
-    first, kind = (text.strip().splitlines()[0][:300] if text.strip() else name), classify(error).kind
+    first = text.strip().splitlines()[0][:300] if text.strip() else name
     if isinstance(error, PySparkException) and str(error.getSqlState()).startswith("22"):
         # SQLSTATE 22 is a data exception: the text quotes the value
-        first, kind = "a row's value does not fit", Kind.DATA
+        first = "a row's value does not fit"
     return RefreshFailed(
         f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}; mend the cause and "
         "refresh again.",

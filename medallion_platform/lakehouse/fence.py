@@ -1,0 +1,89 @@
+"""Whose turn it is to write to a place that knows no commits: the one who claimed it last, by the lake.
+
+A claim is a file `_medallion/fences/<place>/<number>`, put there by a request that fails where it is there
+already, as a commit of a table is: processes, machines and pods agree on it without a lock. Nobody waits for
+somebody who died, and nobody has to be known as dead: a newer claim ends the older ones, whose owners ask
+before and after each write. Who finds a newer claim before a write has written nothing since; who finds it
+after one may have put something old in the place of something new, and does its work again with a new claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from medallion_platform import storage
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.lakehouse.lake import Lake
+
+_FENCES = "_medallion/fences"
+_ATTEMPTS = 10
+
+
+class Overlap(MedallionError):
+    """Somebody else claimed a place while this one wrote: what of both is there now, nobody knows."""
+
+    kind = Kind.CONFLICT
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A claim of a place; `number` grows from one claim to the next."""
+
+    root: str
+    place: str
+    number: int
+
+    def is_newest(self) -> bool:
+        """Whether nobody claimed the place after this."""
+        return _newest(self.root, self.place) == self.number
+
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """One write to the place, in the `with`.
+
+        Raises:
+            CommitConflict: somebody else has claimed it; nothing was written.
+            Overlap: somebody else has claimed it meanwhile.
+        """
+        if not self.is_newest():
+            raise CommitConflict(f"{self.place}: another one has begun; run it again", table=self.place)
+        yield
+        if not self.is_newest():
+            raise Overlap(f"{self.place}: another one began while this wrote", table=self.place)
+
+
+def claim(lake: Lake, place: str) -> Fence:
+    """Claim a place; all who claimed it before are too late from now on.
+
+    Raises:
+        CommitConflict: others come first every time.
+    """
+    root = str(lake.root)
+    for _ in range(_ATTEMPTS):
+        number = _newest(root, place) + 1
+        if not storage.create(root, _key(place, number), b""):
+            continue
+        # A number may be free again, for older claims are deleted: then it is not the newest.
+        if (fence := Fence(root, place, number)).is_newest():
+            for older in _claims(root, place):
+                if older < number:
+                    with suppress(FileNotFoundError):
+                        storage.store(root).delete(_key(place, older))
+            return fence
+    raise CommitConflict(f"{place}: others come first every time; run it again", table=place)
+
+
+def _newest(root: str, place: str) -> int:
+    return max(_claims(root, place), default=0)
+
+
+def _claims(root: str, place: str) -> list[int]:
+    files = storage.store(root).list(f"{_FENCES}/{place}/").collect()
+    return [int(name) for f in files if (name := f["path"].rpartition("/")[2]).isdigit()]
+
+
+def _key(place: str, number: int) -> str:
+    return f"{_FENCES}/{place}/{number:020d}"
