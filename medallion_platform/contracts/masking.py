@@ -27,13 +27,13 @@ import hmac
 import os
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medallion_platform.contracts.contract import Pii, Protect
 
 if TYPE_CHECKING:
     import polars as pl
-    from pyspark.sql import Column, SparkSession
+    from pyspark.sql import Column
 
 STARS = "***"
 EMAIL = r"\A(?:([^@*]{1,3})[^@]*|\*[^@]*)@([A-Za-z0-9.\-\x{80}-\x{10FFFF}]+)\z"
@@ -51,6 +51,7 @@ SHORTEST_KEY = 16
 
 _BLOCK = 64
 """Bytes of a block of SHA-256."""
+_PADS = {"inner": 0x36, "outer": 0x5C}
 
 
 class NoTokenKey(Exception):
@@ -167,31 +168,14 @@ def mask_spark(values: Column, pii: Pii) -> Column:
     return F.when(taken, masked).when(values.isNotNull(), F.lit(STARS))
 
 
-def pads_spark(spark: SparkSession, key: bytes) -> Column:
-    """The key as HMAC uses it ("HMAC" of RFC 2104): a struct of the pads `inner` and `outer`.
-
-    It is the value of a subquery over a local row: a plan names such a row by its columns, where it would
-    show a literal, in logs and events as well.
-    """
-    from pyspark.sql import DataFrame
-    from pyspark.sql import functions as F
-
+def pads_of(key: bytes) -> dict[str, bytes]:
+    """The key as HMAC uses it ("HMAC" of RFC 2104): the pads `inner` and `outer`."""
     key = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
-    jvm: Any = spark._jvm
-    session: Any = spark._jsparkSession
-    gateway: Any = spark.sparkContext._gateway
-    row = gateway.new_array(jvm.Object, 2)
-    for i, pad in enumerate((0x36, 0x5C)):
-        row[i] = bytearray(byte ^ pad for byte in key)
-    rows = jvm.java.util.ArrayList()
-    rows.add(jvm.org.apache.spark.sql.RowFactory.create(row))
-    schema = jvm.org.apache.spark.sql.types.StructType.fromDDL("inner BINARY, outer BINARY")
-    pads = DataFrame(session.createDataFrame(rows, schema), spark)
-    return pads.select(F.struct("inner", "outer")).scalar()
+    return {name: bytes(byte ^ pad for byte in key) for name, pad in _PADS.items()}
 
 
 def digest_spark(values: Column, pads: Column | None) -> Column:
-    """The tokens of a text column (pads: of `pads_spark`), or without a key its hashes, in Spark."""
+    """The tokens of a text column, or without a key its hashes. pads: a struct as `pads_of` says."""
     from pyspark.sql import functions as F
 
     told = values.cast("binary")

@@ -16,20 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
 import pyspark
 from pyspark import SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.serializers import UTF8Deserializer, read_int
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.java import Java, java
 from medallion_platform.lakehouse.started_code import StartedCode
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 _CHATTER = (
     "Using incubator modules",
@@ -181,6 +178,42 @@ def analyzed_plan(rows: DataFrame) -> str:
     """The plan of a frame, its first line the columns; "" where its session has no JVM in this process."""
     frame: Any = getattr(rows, "_jdf", None)
     return "" if frame is None else str(frame.queryExecution().analyzed().toString())
+
+
+def name_of(spark: SparkSession, path: str) -> str:
+    """A file or folder as Spark names it, in `_metadata.file_path` too: a URI."""
+    found = _hadoop_path(spark, path)
+    return str(_files_at(spark, found).makeQualified(found).toUri().toString())
+
+
+def delete(spark: SparkSession, folder: str) -> None:
+    """Delete a folder as Spark made it: in a bucket, an object may stand for one without files."""
+    path = _hadoop_path(spark, folder)
+    _files_at(spark, path).delete(path, True)
+
+
+def secret_row(spark: SparkSession, values: Mapping[str, bytes]) -> DataFrame:
+    """One row of binary columns that no plan, log or file shows: a plan names a local row by its columns."""
+    jvm: Any = spark._jvm
+    gateway: Any = spark.sparkContext._gateway
+    session: Any = spark._jsparkSession
+    cells = gateway.new_array(jvm.Object, len(values))
+    for i, value in enumerate(values.values()):
+        cells[i] = bytearray(value)
+    rows = jvm.java.util.ArrayList()
+    rows.add(jvm.org.apache.spark.sql.RowFactory.create(cells))
+    schema = jvm.org.apache.spark.sql.types.StructType.fromDDL(", ".join(f"{n} BINARY" for n in values))
+    return DataFrame(session.createDataFrame(rows, schema), spark)
+
+
+def _hadoop_path(spark: SparkSession, path: str) -> Any:
+    jvm: Any = spark._jvm
+    return jvm.org.apache.hadoop.fs.Path(path)
+
+
+def _files_at(spark: SparkSession, path: Any) -> Any:
+    session: Any = spark._jsparkSession
+    return path.getFileSystem(session.sessionState().newHadoopConf())
 
 
 @dataclass

@@ -23,6 +23,7 @@ from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.delta_log import FilesGone, actions
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.polars_writer import batches
+from medallion_platform.lakehouse.provider import delete
 from medallion_platform.storage import at_once, exists, store
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def stage(
     if reject is not None:
         dead = (batch for f in left if f.endswith(".parquet") for batch in batches(table_path, f))
         reject(_dead_rows(batch, columns, kept) for batch in dead)
-    _delete(rows.sparkSession, f"{table_path}/{folder}")
+    delete(rows.sparkSession, f"{table_path}/{folder}")
     counted: dict[str, int] = {}
     if verdict is not None and verdict.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
@@ -199,28 +200,6 @@ def _written(rows: DataFrame, folder: str) -> DataFrame:
     """What was written of these rows, where it still lies as Spark wrote it."""
     reader = rows.sparkSession.read.schema(rows.schema).option("basePath", folder)
     return reader.option("__globPaths__", "false").parquet(folder)  # as Delta reads its own files
-
-
-def name_of(spark: SparkSession, path: str) -> str:
-    """A file or folder as Spark names it, in `_metadata.file_path` too: a URI."""
-    found = _hadoop_path(spark, path)
-    return str(_files_at(spark, found).makeQualified(found).toUri().toString())
-
-
-def _delete(spark: SparkSession, folder: str) -> None:
-    """Delete a folder as Spark made it: in a bucket, an object may stand for one without files."""
-    path = _hadoop_path(spark, folder)
-    _files_at(spark, path).delete(path, True)
-
-
-def _hadoop_path(spark: SparkSession, path: str) -> Any:
-    jvm: Any = spark._jvm
-    return jvm.org.apache.hadoop.fs.Path(path)
-
-
-def _files_at(spark: SparkSession, path: Any) -> Any:
-    session: Any = spark._jsparkSession
-    return path.getFileSystem(session.sessionState().newHadoopConf())
 
 
 def _places(

@@ -15,7 +15,6 @@ from pydantic import PrivateAttr
 from medallion_platform import storage
 
 if TYPE_CHECKING:
-    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from medallion_platform.lakehouse.provider import SparkProvider
@@ -43,11 +42,6 @@ class PlatformSpark(PySparkResource, LazyPySparkResource):
     def spark_session(self) -> "SparkSession":
         """The session that the platform's own tables are refreshed with."""
         return self._provider.session()
-
-    @property
-    def spark_context(self) -> "SparkContext":
-        """Its context."""
-        return self.spark_session.sparkContext
 
 
 def delta_table(path: str) -> DeltaTableResource:

@@ -23,10 +23,10 @@ from medallion_platform.contracts.masking import (
     mask,
     mask_polars,
     mask_spark,
-    pads_spark,
     shown_polars,
     token_key,
 )
+from medallion_platform.pipeline.refresh.personal import pads
 
 from .engines import ROW, numbered, quick, to_polars
 
@@ -149,11 +149,11 @@ def test_tokens_and_hashes_are_those_of_the_standard(
     expected = [digested(text, key) for text in found]
     assert frame.select(digest_polars(pl.col("x"), key))["x"].to_list() == expected
     df = spark.createDataFrame(numbered(frame).to_arrow())
-    pads = pads_spark(spark, key) if key is not None else None
-    told = to_polars(df.select(ROW, digest_spark(F.col("x"), pads).alias("x"))).sort(ROW)
+    held = pads(spark, key) if key is not None else None
+    told = to_polars(df.select(ROW, digest_spark(F.col("x"), held).alias("x"))).sort(ROW)
     assert told["x"].to_list() == expected
     again = to_polars(
-        spark.createDataFrame(told.to_arrow()).select(ROW, digest_spark(F.col("x"), pads).alias("x"))
+        spark.createDataFrame(told.to_arrow()).select(ROW, digest_spark(F.col("x"), held).alias("x"))
     )
     assert again.sort(ROW)["x"].to_list() == expected, "a token stays as it is"
 
@@ -161,7 +161,7 @@ def test_tokens_and_hashes_are_those_of_the_standard(
 def test_no_plan_tells_the_key(spark: SparkSession) -> None:
     key = b"a secret key of 32 characters..."
     rows = spark.range(3).selectExpr("cast(id as string) as x")
-    tokens = rows.select(digest_spark(F.col("x"), pads_spark(spark, key)).alias("x"))
+    tokens = rows.select(digest_spark(F.col("x"), pads(spark, key)).alias("x"))
     tokens.collect()
     jvm_frame = tokens._jdf  # pyright: ignore[reportPrivateUsage]
     ran = jvm_frame.queryExecution()
@@ -173,10 +173,14 @@ def test_no_plan_tells_the_key(spark: SparkSession) -> None:
     ]
     shown += [ran.optimizedPlan().toJSON(), ran.simpleString(), str(tokens.schema), repr(tokens)]
     assert "scalar-subquery" in shown[0]
-    pads = [key, bytes(b ^ 0x36 for b in key.ljust(64, b"\0")), bytes(b ^ 0x5C for b in key.ljust(64, b"\0"))]
+    secrets = [
+        key,
+        bytes(b ^ 0x36 for b in key.ljust(64, b"\0")),
+        bytes(b ^ 0x5C for b in key.ljust(64, b"\0")),
+    ]
     for text in shown:
         bare = text.upper().replace(" ", "").replace(",", "")
-        for secret in pads:
+        for secret in secrets:
             assert secret.hex().upper()[:24] not in bare
             assert secret.decode("latin-1")[:12].upper() not in text.upper()
             assert "".join(map(str, secret))[:24] not in bare

@@ -22,6 +22,7 @@ from medallion_platform.lakehouse.commit import commit
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.maintenance import optimize, vacuum
+from medallion_platform.lakehouse.provider import name_of
 
 NAME = "silver.things"
 letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")
@@ -106,7 +107,7 @@ def test_both_engines_and_the_log_agree_on_every_file(
     want = sorted([(t, n + more) for n, t in enumerate(texts) for more in (0, 1000)])
     assert sorted((r.p, r.n) for r in located) == want
     for row in located:
-        (name,) = paths.by_spark([row.file], engine.name_of(spark, path), files)
+        (name,) = paths.by_spark([row.file], name_of(spark, path), files)
         assert files[name]["partition.p"] == row.p
 
     optimize(lake, NAME)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts import masking, shapes
+from medallion_platform.lakehouse.provider import secret_row
 
 if TYPE_CHECKING:
     from medallion_platform.contracts import contract as contracts
@@ -69,7 +70,12 @@ def _protected(rows: DataFrame, column: contracts.Column) -> Column:
         return masking.mask_spark(values, column.pii)
     if column.protect == "hash":
         return masking.digest_spark(values, None)
-    return masking.digest_spark(values, masking.pads_spark(rows.sparkSession, masking.token_key()))
+    return masking.digest_spark(values, pads(rows.sparkSession, masking.token_key()))
+
+
+def pads(spark: SparkSession, key: bytes) -> Column:
+    """The pads of a key for `digest_spark`: the value of a subquery over a row that nothing shows."""
+    return secret_row(spark, masking.pads_of(key)).select(F.struct("inner", "outer")).scalar()
 
 
 def _masked_in_text(text: Column) -> Column:

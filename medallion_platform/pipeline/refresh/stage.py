@@ -20,6 +20,7 @@ from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.lakehouse.provider import name_of
 from medallion_platform.pipeline.refresh import keys, personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
@@ -190,7 +191,7 @@ def keep_other_keys(context: RefreshContext, changed: DataFrame) -> OtherKeys:
     if not hit:
         return OtherKeys(merged)
     try:
-        names = paths.by_spark(hit, engine.name_of(spark, root), files)
+        names = paths.by_spark(hit, name_of(spark, root), files)
     except paths.Unknown as error:
         raise RefreshFailed(
             f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}; materialize it with "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.spark_engine import quoted
+from medallion_platform.lakehouse.provider import analyzed_plan
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
 from medallion_platform.pipeline.refresh.inputs import Inputs
@@ -48,8 +49,7 @@ def transform(context: RefreshContext, inputs: Inputs) -> Transformed:
 
 def analyzed(rows: DataFrame) -> str:
     """The analyzed plan, its first line the columns of the frame."""
-    frame: Any = rows.select(*map(quoted, rows.columns))
-    return str(frame._jdf.queryExecution().analyzed().toString())
+    return analyzed_plan(rows.select(*map(quoted, rows.columns)))
 
 
 def _refuse_other_columns(table: Table, rows: DataFrame) -> None:

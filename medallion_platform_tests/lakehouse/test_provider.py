@@ -1,0 +1,56 @@
+"""Only the provider knows of a JVM: any session with Spark's public API can run a transform."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import medallion_platform
+
+ROOM = Path(medallion_platform.__file__).parent
+OF_A_JVM = {"_jvm", "_jdf", "_jc", "_jsparkSession", "_jreader", "_jwrite", "_gateway", "_sc", "sparkContext"}
+MODULES = ("py4j", "pyspark.java_gateway", "pyspark.context", "pyspark.core.context")
+
+
+def reaches_into_a_jvm(source: str) -> list[str]:
+    """What in the source needs a JVM in this process, by line."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        named = set[str]()
+        if isinstance(node, ast.Attribute):
+            named = {node.attr} & OF_A_JVM
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named = {node.value} & OF_A_JVM
+        elif isinstance(node, ast.ImportFrom):
+            full = {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+            named = {
+                m for m in full if m.startswith(MODULES) or m.endswith((".SparkContext", ".launch_gateway"))
+            }
+        elif isinstance(node, ast.Import):
+            named = {alias.name for alias in node.names if alias.name.startswith(MODULES)}
+        found += (f"{getattr(node, 'lineno', 0)}: {name}" for name in named)
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "rows._jdf.queryExecution()",
+        "getattr(rows, '_jdf')",
+        "spark.sparkContext.setLogLevel('ERROR')",
+        "import py4j.java_gateway",
+        "from pyspark.java_gateway import launch_gateway",
+        "from pyspark import SparkContext",
+    ],
+)
+def test_the_look_finds_what_it_should(source: str) -> None:
+    assert reaches_into_a_jvm(source)
+
+
+def test_only_the_provider_knows_of_a_jvm() -> None:
+    provider = ROOM / "lakehouse" / "provider.py"
+    assert reaches_into_a_jvm(provider.read_text())
+    others = {f: reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py") if f != provider}
+    assert {str(f.relative_to(ROOM)): found for f, found in others.items() if found} == {}
