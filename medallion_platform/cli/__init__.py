@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from medallion_platform.cli import checkout, letters, looks, servers, terminal, work
+from medallion_platform.cli import checkout, letters, looks, projects, servers, terminal, work
 from medallion_platform.cli.exits import (
     FAILED,
     NOT_READY,
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (work, looks, servers, checkout):
+for group in (projects, work, looks, servers, checkout):
     app.add_typer(group.app)
 app.add_typer(letters.app, name="dead-letters", no_args_is_help=True)
 

@@ -1,0 +1,24 @@
+"""Commands that make projects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medallion_platform.cli import terminal
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="What the project and its package are called, e.g. weather.")],
+) -> None:
+    """Make a project of your own in a new folder: a source, a contract, a table, a test."""
+    from medallion_platform.new_project import make
+
+    made = make(name, Path.cwd() / name)
+    terminal.note(f"{len(made)} files in {Path.cwd() / name}. Try next:")
+    terminal.note(f"  cd {name}\n  medallion run --landing example\n  medallion test")

@@ -1,0 +1,128 @@
+"""A project of one's own: made by `init`, found by its pyproject.toml, refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medallion_platform import new_project
+from medallion_platform.project import MODULE, Project, ProjectError, project_above
+from medallion_platform_tests.command import MEDALLION
+
+
+def medallion(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user calls it, without what this process's environment says of a project."""
+    ours = {MODULE, "MEDALLION_HOME", "MEDALLION_LAKE", "MEDALLION_LANDING"}
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        [*MEDALLION, *arguments], cwd=where, env=env, capture_output=True, text=True, timeout=200
+    )
+
+
+def refused(where: Path, *arguments: str) -> str:
+    done = medallion(where, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def test_a_project_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    expected = Project("shop.catalog", tmp_path / "shop", "shop.definitions", "shop")
+    assert project_above(tmp_path / "shop") == expected
+    assert project_above(tmp_path / "shop" / "example" / "orders") == expected
+    assert project_above(tmp_path) is None
+
+
+def test_the_new_project_is_whole_and_names_itself_everywhere(tmp_path: Path) -> None:
+    made = new_project.make("corner_shop", tmp_path / "corner_shop")
+    names = {str(path.relative_to(tmp_path / "corner_shop")) for path in made}
+    assert names == {
+        ".github/workflows/ci.yml",
+        ".gitignore",
+        "README.md",
+        "corner_shop/__init__.py",
+        "corner_shop/catalog.py",
+        "corner_shop/definitions.py",
+        "corner_shop/tables.py",
+        "example/orders/2026-02.csv",
+        "pyproject.toml",
+        "tests/test_tables.py",
+    }
+    assert not any("NAME" in path.read_text() for path in made)
+    assert len((tmp_path / "corner_shop" / "README.md").read_text().splitlines()) <= 10
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E4,F,I", "--no-cache"]
+    done = subprocess.run(ruff, cwd=tmp_path / "corner_shop", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["json", "pytest", "class", "My-shop", "2shops", "", "tests", "a.b", "../up"]
+)
+def test_a_name_that_cannot_be_or_is_taken_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ProjectError):
+        new_project.make(name, tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "mine.txt").write_text("mine")
+    assert "is not empty" in refused(tmp_path, "init", "shop")
+    assert [p.name for p in (tmp_path / "shop").iterdir()] == ["mine.txt"]
+
+
+def test_what_is_wrong_with_a_project_is_one_sentence(tmp_path: Path) -> None:
+    assert "no project here" in refused(tmp_path, "status")
+    assert "there is no module nowhere.catalog" in refused(tmp_path, "--module", "nowhere.catalog", "status")
+    (tmp_path / "none.py").write_text("x = 1\n")
+    assert "none holds no catalog" in refused(tmp_path, "--module", "none", "status")
+    (tmp_path / "two.py").write_text(
+        "from medallion_platform import Catalog\nold, new = Catalog((), ()), Catalog((), ())\n"
+    )
+    assert "several catalogs (new, old)" in refused(tmp_path, "--module", "two", "status")
+    (tmp_path / "bad.py").write_text("import not_there_at_all\n")
+    told = refused(tmp_path, "--module", "bad", "status")
+    assert "bad does not import: ModuleNotFoundError: No module named 'not_there_at_all'" in told
+    assert "bad.py, line 1" in told
+    (tmp_path / "pyproject.toml").write_text("[tool.medallion]\n")
+    assert "names no module" in refused(tmp_path, "status")
+    (tmp_path / "pyproject.toml").write_text("[tool.medallion\n")
+    assert "cannot be read" in refused(tmp_path, "status")
+
+
+def test_the_demo_does_not_mix_its_tables_into_a_project(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    assert "is a project of its own" in refused(tmp_path / "shop", "demo")
+    assert not (tmp_path / "shop" / ".medallion").exists()
+
+
+def test_medallion_test_runs_the_project_s_tests(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    (tmp_path / "shop" / "tests" / "test_tables.py").write_text(
+        "from shop.catalog import catalog\n\n"
+        "def test_it():\n    assert catalog.names == ('bronze.orders', 'gold.daily_orders')\n"
+    )
+    done = medallion(tmp_path / "shop" / "example", "test", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_dg_understands_it(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    dg = Path(sys.executable).with_name("dg")
+    env = {**os.environ, "MEDALLION_HOME": str(tmp_path / "home"), "DAGSTER_HOME": str(tmp_path)}
+    env |= {"PYTHONPATH": str(tmp_path / "shop"), "VIRTUAL_ENV": sys.prefix}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env.pop(MODULE)
+    for command in (["check", "defs"], ["list", "defs", "--json"]):
+        done = subprocess.run(
+            [str(dg), *command], cwd=tmp_path / "shop", env=env, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "daily_orders" in done.stdout
