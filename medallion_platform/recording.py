@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.errors import MedallionError
 from medallion_platform.lakehouse import provider
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake_format import open_lake
 from medallion_platform.lakehouse.started_code import BeingRecorded
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
@@ -134,7 +134,7 @@ _CATALOG = Catalog((_SOURCE,), (_sales, _customers, _days))
 
 def _refresh_all(spark: Callable[[], SparkSession], folder: Path) -> None:
     """Take in two files, one after the other, and refresh what follows from each."""
-    lake, zone = Lake(folder / "lake"), folder / "landing"
+    lake, zone = open_lake(folder / "lake"), folder / "landing"
     zone.mkdir()
     for turn in range(2):
         lines = (

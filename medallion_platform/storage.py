@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 from medallion_platform.errors import Kind, MedallionError
 
@@ -108,6 +109,13 @@ def create(root: str, key: str, content: bytes) -> bool:
     except AlreadyExistsError:
         return False
     return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a text in the place of a file: of two at once either one is there, and no part of it."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def keys_below(root: str, folder: str) -> list[str]:

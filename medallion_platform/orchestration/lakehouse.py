@@ -106,7 +106,7 @@ def resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.Resou
         def opened(_: dg.InitResourceContext) -> "DeltaTableResource":
             from medallion_platform.orchestration.spark import delta_table
 
-            return delta_table(Lake(lakehouse.lake_root).path(name))
+            return delta_table(lakehouse.lake.path(name))
 
         return dg.ResourceDefinition(opened, config_schema={})
 

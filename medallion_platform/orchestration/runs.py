@@ -40,6 +40,7 @@ from medallion_platform.pipeline.rollback import RollbackResult, rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status import behind
 from medallion_platform.project import here
+from medallion_platform.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,9 +102,7 @@ def instance(home: Path) -> Generator[dg.DagsterInstance]:
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
     if not settings.exists() or settings.read_text() == _SETTINGS_OF_0_1:
-        part = settings.with_suffix(".part")
-        part.write_text(_SETTINGS)
-        part.replace(settings)
+        write_whole(settings, _SETTINGS)
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.from_config(str(home)) as found:
         close_dead_runs(found)
@@ -117,7 +116,7 @@ def workspace(home: Path) -> Path:
     if project.root:
         told["working_directory"] = str(project.root)
     # JSON is YAML, whatever a path holds.
-    found.write_text(json.dumps({"load_from": [{"python_module": told}]}, indent=2))
+    write_whole(found, json.dumps({"load_from": [{"python_module": told}]}, indent=2))
     return found
 
 

@@ -31,6 +31,7 @@ from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.features import KINDS, Features
 from medallion_platform.pipeline.publish import Delivery, Edition
+from medallion_platform.storage import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -100,7 +101,7 @@ class FeatureRepository:
         self.home.mkdir(parents=True, exist_ok=True)
         settings = self.home / "feature_store.yaml"
         if not settings.exists():
-            settings.write_text(_SETTINGS)
+            write_whole(settings, _SETTINGS)
         return FeatureStore(repo_path=str(self.home))
 
     def apply(self) -> None:
@@ -272,9 +273,7 @@ class OnlineFeatures:
         found.pop(self.view.view, None)
         if edition is not None:
             found[self.view.view] = {"table_id": edition.table_id, "version": edition.version}
-        part = note.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.replace(note)
+        write_whole(note, json.dumps(found))
 
     @property
     def _online(self) -> Any:
