@@ -15,7 +15,6 @@ from typing import ClassVar
 import pyspark.sql.types as T
 from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from medallion_platform.assembly import lakehouse_of
 from medallion_platform.contracts.model import ContractModel, Field
@@ -24,7 +23,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import triage
 from medallion_platform.pipeline.table import Upstream, daily, table
 from medallion_platform.settings import Settings
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform_tests.sales import DailySales, source, summed
 
 HOLD, HELD, FAIL = "hold", "held", "fail"
 """Files in the home: hold the refresh up; it is held up; let it fail."""
@@ -33,19 +32,6 @@ TOMORROW = "TOY_ACCEPTS_TOMORROW"
 """Set where rows of tomorrow are accepted at any time, as they are in the last hour of a day."""
 
 TODAY = datetime.now(UTC).date()
-
-
-class Sales(ContractModel):
-    """One sale."""
-
-    till: T.StringType = Field()
-    sold_at: T.TimestampType = Field()
-    euros: T.LongType = Field(ge=0)
-
-    class Config(BaseConfig):
-        """Table options."""
-
-        metadata: ClassVar = {"event_time": "sold_at", "partitioned_by": ["event_date"]}
 
 
 class SilverSales(ContractModel):
@@ -61,32 +47,7 @@ class SilverSales(ContractModel):
         metadata: ClassVar = {"partitioned_by": ["event_date"]}
 
 
-class DailySales(ContractModel):
-    """A day's sales."""
-
-    event_date: T.DateType = Field()
-    sales: T.LongType = Field(ge=1)
-    euros: T.LongType = Field(ge=0)
-
-    class Config(BaseConfig):
-        """Table options."""
-
-        metadata: ClassVar = {
-            "key": ["event_date"],
-            "partitioned_by": ["event_date"],
-            "row_count_column": "sales",
-        }
-
-
-SOURCE = FileSource(
-    name="shop.sales",
-    table="bronze.sales",
-    contract=Sales.contract,
-    claims=("shop/**",),
-    format=Csv(),
-    domain="shop",
-    first_day=TODAY - timedelta(days=3),
-)
+SOURCE = source(TODAY - timedelta(days=3))
 NEVER = replace(SOURCE, name="shop.never", table="bronze.never", claims=("never/**",))
 
 
@@ -100,10 +61,6 @@ NEVER = replace(SOURCE, name="shop.never", table="bronze.never", claims=("never/
 def silver_sales(sales: DataFrame) -> DataFrame:
     """Every sale."""
     return sales.select("till", "euros", "event_date")
-
-
-def _summed(sales: DataFrame) -> DataFrame:
-    return sales.groupBy("event_date").agg(F.count("*").alias("sales"), F.sum("euros").alias("euros"))
 
 
 @table(
@@ -123,7 +80,7 @@ def fragile(sales: DataFrame) -> DataFrame:
         until = time.monotonic() + 120
         while (home / HOLD).exists() and time.monotonic() < until:
             time.sleep(0.05)
-    return _summed(sales)
+    return summed(sales)
 
 
 @table(
@@ -135,7 +92,7 @@ def fragile(sales: DataFrame) -> DataFrame:
 )
 def sums(sales: DataFrame) -> DataFrame:
     """The sum of a day."""
-    return _summed(sales)
+    return summed(sales)
 
 
 _LATER = {"sales": Upstream("bronze.never")}

@@ -7,19 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 import polars as pl
-import pyspark.sql.types as T
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
-from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.assembly import lakehouse_of
-from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs
@@ -32,51 +29,14 @@ from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
 from medallion_platform.settings import Settings
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform_tests.sales import DailySales, source, summed
 
 FIRST = date(2026, 2, 1)
 DAYS = [str(FIRST + timedelta(days=n)) for n in range(3)]
 GOLD = dg.AssetKey("gold_daily_sales")
 
 
-class Sales(ContractModel):
-    """One sale."""
-
-    sold_at: T.TimestampType = Field()
-    euros: T.LongType = Field(ge=0)
-
-    class Config(BaseConfig):
-        """Table options."""
-
-        metadata: ClassVar = {"event_time": "sold_at", "partitioned_by": ["event_date"]}
-
-
-class DailySales(ContractModel):
-    """A day's sales."""
-
-    event_date: T.DateType = Field()
-    sales: T.LongType = Field(ge=1)
-    euros: T.LongType = Field(ge=0)
-
-    class Config(BaseConfig):
-        """Table options."""
-
-        metadata: ClassVar = {
-            "key": ["event_date"],
-            "partitioned_by": ["event_date"],
-            "row_count_column": "sales",
-        }
-
-
-SOURCE = FileSource(
-    name="shop.sales",
-    table="bronze.sales",
-    contract=Sales.contract,
-    claims=("shop/**",),
-    format=Csv(),
-    domain="shop",
-    first_day=FIRST,
-)
+SOURCE = source(FIRST)
 
 
 def declared(transform: Callable[..., DataFrame]) -> Table:
@@ -91,12 +51,12 @@ def declared(transform: Callable[..., DataFrame]) -> Table:
 
 def gross(sales: DataFrame) -> DataFrame:
     """The sum of a day."""
-    return sales.groupBy("event_date").agg(F.count("*").alias("sales"), F.sum("euros").alias("euros"))
+    return summed(sales)
 
 
 def doubled(sales: DataFrame) -> DataFrame:
     """Twice the sum of a day."""
-    return sales.groupBy("event_date").agg(F.count("*").alias("sales"), (F.sum("euros") * 2).alias("euros"))
+    return summed(sales).withColumn("euros", F.col("euros") * 2)
 
 
 def land(settings: Settings, lake: Lake, name: str, days: list[str]) -> None:

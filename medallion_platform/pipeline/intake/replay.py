@@ -60,11 +60,11 @@ def replay(
     if table is None:
         return ReplayResult(Counts(), -1)
     letters = lake.open(dead_letters.name(source.table))
-    everything = dead_letters.read(lake, source.table)
+    stored = dead_letters.scan(lake, source.table)
     wanted = _of(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null()
     if offsets is not None:
         wanted &= pl.col("offset").is_in(list(offsets))
-    chosen = everything.filter(wanted).unique(_triage.LETTER_PLACE, keep="first", maintain_order=True)
+    chosen = stored.filter(wanted).collect().unique(_triage.LETTER_PLACE, keep="first", maintain_order=True)
     # Letters ahead of the table belong to an intake that has not committed its rows yet.
     reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
     taken = pl.col("source").replace_strict(reached, return_dtype=pl.Int64)
@@ -100,9 +100,13 @@ def replay(
     if not rows.is_empty():
         version = polars_writer.append(table, rows, record, {})
     if healed.height:
-        kept = everything.join(
-            healed, left_on=_triage.LETTER_PLACE, right_on=_triage.PLACE, how="anti", maintain_order="left"
-        )
+        kept = stored.join(
+            healed.lazy(),
+            left_on=_triage.LETTER_PLACE,
+            right_on=_triage.PLACE,
+            how="anti",
+            maintain_order="left",
+        ).collect()
         polars_writer.replace(letters, kept, replace(record, partitions={}), None)
     return ReplayResult(counts, version)
 
@@ -111,12 +115,10 @@ def without_record(source: Source, lake: Lake) -> list[str]:
     """The dead letters that stand for whole files or ranges, in words: there is no record to validate
     again.
     """
-    letters = dead_letters.read(lake, source.table)
     mine = _of(source, "source") & ((pl.col("row") == 0) | pl.col("payload").is_null())
-    return [
-        f"{file or log}: {'; '.join(violations or ())}"
-        for file, log, violations in letters.filter(mine).select("file", "source", "violations").iter_rows()
-    ]
+    letters = dead_letters.scan(lake, source.table).filter(mine)
+    found = letters.select("file", "source", "violations").collect()
+    return [f"{file or log}: {'; '.join(violations or ())}" for file, log, violations in found.iter_rows()]
 
 
 def reparse(
@@ -158,7 +160,7 @@ def reparse(
         before, now = stored.filter(within), good.filter(within)
         counts = Counts(before.height, now.height, before.height - now.height)
         record = _record("reparse", run, counts, source, now, validated, next_sequence(table, letters))
-        held = dead_letters.read(lake, source.table)
+        held = dead_letters.scan(lake, source.table).select(_triage.LETTER_PLACE).collect()
         bad = _triage.dead_rows(source, run, validated.bad, [])
         bad = bad.join(held, on=_triage.LETTER_PLACE, how="anti", maintain_order="left")
         if not bad.is_empty():
