@@ -66,7 +66,7 @@ def check_specs(
 def _asked(contract: Contract) -> str:
     """The contract in words, an expectation a line; the types are told beside the columns."""
     told = [e for e in contract.expectations if not isinstance(e.test, IsType)]
-    return "\n".join(f"- {sentence(e)} ({e.severity.value})" for e in told)
+    return "\n".join(f"- `{sentence(e)}` ({e.severity.value})" for e in told)
 
 
 def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:

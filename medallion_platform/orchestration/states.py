@@ -64,8 +64,12 @@ def tell_states(
     waits, told = waiting(catalog, lake), checks.last_results(on, catalog.by_name, checks.INPUTS)
     for name in catalog.by_name:
         now_told, before = checks.evaluation(checks.inputs(name, waits.get(name, ()))), told.get(name)
-        # What was never told is as it should be.
-        if (now_told.passed, _waits_for(now_told)) != (before is None or before.passed, _waits_for(before)):
+        if before is None:
+            # Of a table that nobody made yet there is nothing to say but what it waits for.
+            changed = not now_told.passed or fresh[key_of(name)] is not FreshnessState.UNKNOWN
+        else:
+            changed = (now_told.passed, _waits_for(now_told)) != (before.passed, _waits_for(before))
+        if changed:
             on.report_runless_asset_event(now_told)
 
 
@@ -167,6 +171,6 @@ def _shown(catalog: Catalog, lake: Lake, name: str, now: datetime) -> FreshnessS
         return FreshnessState.UNKNOWN
 
 
-def _waits_for(told: dg.AssetCheckEvaluation | None) -> str:
-    found = told and told.metadata.get("waits_for")
+def _waits_for(told: dg.AssetCheckEvaluation) -> str:
+    found = told.metadata.get("waits_for")
     return str(found.value) if found else ""

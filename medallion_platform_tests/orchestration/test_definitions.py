@@ -89,8 +89,8 @@ def test_columns_and_checks_are_told_in_words(defs: dg.Definitions) -> None:
     check = graph.get_check_spec(dg.AssetCheckKey(node.key, "contract_holds"))
     assert check.description
     assert "no more than 5%" in check.description
-    assert "- amount: at least 0.00 (reject)" in check.description
-    assert "- session in order: session_end >= session_start (warn)" in check.description
+    assert "- `amount: at least 0.00` (reject)" in check.description
+    assert "- `session in order: session_end >= session_start` (warn)" in check.description
 
 
 def test_every_table_and_column_of_the_sample_is_described(defs: dg.Definitions) -> None:

@@ -14,6 +14,8 @@ import pytest
 from dagster._core.definitions.freshness import FreshnessState
 
 from medallion_platform.assembly import catalog, definitions_of
+from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.states import tell_states, tell_tables
@@ -259,3 +261,17 @@ def test_freshness_is_told_by_the_age_of_the_data_and_what_waits_by_its_input(pl
     place.tell(now + timedelta(days=2))  # nobody wrote anything
     assert place.fresh(EVENTS) == [FreshnessState.FAIL]
     assert told() == before, "what did not change is not told again"
+
+    for name, rows in (("regions", "region_code"), ("users", "user_id")):
+        place.lake.ensure(f"bronze.{name}", pa.schema([(rows, pa.string())]))
+    place.lake.ensure("silver.regions", pa.schema([("region_code", pa.string())]))
+    commit(
+        place.lake.ensure("silver.regions", pa.schema([])),
+        CommitRecord("refresh", "r", now.isoformat(), sequence=1),
+    )
+    for _ in range(2):
+        place.tell(now)
+    assert place.told(SILVER, "inputs_have_landed").passed
+    assert place.told(dg.AssetKey("silver_regions"), "inputs_have_landed").passed, "a table that is there"
+    assert place.told(dg.AssetKey("gold_user_features"), "inputs_have_landed") is None
+    assert told() == before + 2
