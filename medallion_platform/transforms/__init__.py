@@ -4,7 +4,12 @@ All of it is pure: it takes data frames or columns and gives such, and knows no 
 What stands here counts as code of the tables that use it, as their own does (`pipeline.code`).
 """
 
-from medallion_platform.transforms.history import as_of, current, versions
+from medallion_platform.transforms import history
+from medallion_platform.transforms.history import as_of
+from medallion_platform.transforms.several import of_several
 from medallion_platform.transforms.text import BLANKS, trimmed
+
+versions = of_several(history.versions)
+current = of_several(history.current)
 
 __all__ = ["BLANKS", "as_of", "current", "trimmed", "versions"]

@@ -33,6 +33,18 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     two events share key and position, a delete is the later one, a snapshot read the earlier one.
     A value that was not told is the one before it; where there is none it stays `UNTOLD`.
 
+    key: the column that names a row, or several columns that do so together.
+
+    Example:
+        >>> changes = spark.sql(
+        ...     "select 'vienna' as city, 'blue' as line, 1 as stops, 'c' as _op, '01' as _sequence, "
+        ...     "timestamp '2026-01-05 08:00:00' as _changed_at "
+        ...     "union all select 'vienna', 'blue', 2, 'u', '02', timestamp '2026-01-06 08:00:00'"
+        ... )
+        >>> found = versions(changes, ["city", "line"]).orderBy("source_position")
+        >>> [(row.city, row.stops, row.is_current) for row in found.collect()]
+        [('vienna', 1, False), ('vienna', 2, True)]
+
     A version is valid in [effective_from, effective_to). Should the source's clock run backwards,
     a version starts no earlier than the one before it, so that validities never overlap; such a
     version may then be empty.
@@ -166,7 +178,17 @@ def _told(columns: Sequence[str], texts: Sequence[str], in_order: WindowSpec) ->
 
 
 def current(changes: DataFrame, key: str) -> DataFrame:
-    """The rows as they are now (SCD1), by the same rules as `versions`."""
+    """The rows as they are now (SCD1), by the same rules as `versions`.
+
+    Example:
+        >>> changes = spark.sql(
+        ...     "select 'blue' as line, 1 as stops, 'c' as _op, '01' as _sequence, "
+        ...     "timestamp '2026-01-05 08:00:00' as _changed_at "
+        ...     "union all select 'blue', 2, 'u', '02', timestamp '2026-01-06 08:00:00'"
+        ... )
+        >>> [row.stops for row in current(changes, "line").collect()]
+        [2]
+    """
     open_versions = versions(changes, key).where("is_current")
     return open_versions.drop("effective_to", "is_current").withColumnRenamed("effective_from", "changed_at")
 
@@ -195,6 +217,18 @@ def as_of(
         at: the rows' time column.
         take: history column to the name that it gets.
         known: name of the boolean column that says whether there was a version.
+
+    Example:
+        >>> rides = spark.sql("select 'blue' as line, timestamp '2026-01-05 12:00:00' as at")
+        >>> history = spark.sql(
+        ...     "select 'blue' as name, 1 as stops, timestamp '2026-01-05 08:00:00' as effective_from, "
+        ...     "'01' as source_position union all select 'blue', 2, timestamp '2026-01-06 08:00:00', '02'"
+        ... )
+        >>> found = as_of(
+        ...     rides, history, key="name", by="line", at="at", take={"stops": "stops"}, known="line_known"
+        ... )
+        >>> [(row.stops, row.line_known) for row in found.collect()]
+        [(1, True)]
     """
     # Names that no upstream has: a message brings a `_key` of its own.
     in_order = Window.partitionBy(quoted(key)).orderBy("effective_from", "source_position")
