@@ -21,6 +21,7 @@ from medallion_platform.cli.exits import (
     in_words,
     interrupt,
 )
+from medallion_platform.cli.logs import LogFormat, LogLevel, set_up
 from medallion_platform.errors import Kind, classify
 from medallion_platform.project import MODULE, ProjectError
 
@@ -61,7 +62,18 @@ def _options(
             show_default="[tool.medallion] of pyproject.toml, here or above",
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(envvar="MEDALLION_LOG_FORMAT", help="Log lines on stderr: text, or JSON."),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            envvar="MEDALLION_LOG_LEVEL", help="Say what is done from this level on; warnings if left out."
+        ),
+    ] = None,
 ) -> None:
+    set_up(log_format, log_level)
     if module:
         os.environ[MODULE] = module  # for the processes that a command starts, too
 

@@ -61,6 +61,35 @@ def _out_of_date(found: TableStatus) -> str:
 
 
 @app.command()
+def plan(
+    tables: Annotated[list[str] | None, typer.Argument(help="e.g. silver.events; all if left out")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the next run would do to silver and gold tables, and why; starts no Spark, writes nothing."""
+    from medallion_platform.installation import catalog
+    from medallion_platform.queries.plans import plans
+
+    named = [known_table(table) for table in tables or ()]
+    if bronze := [name for name in named if name not in catalog.by_name]:
+        raise Stop(f"{bronze[0]} is taken in, not planned: `plan` is of silver and gold tables", USAGE)
+    rows = [
+        {
+            "table": found.table,
+            "action": found.action.value,
+            "why": [asdict(c) for c in found.causes] if as_json else ", ".join(map(str, found.causes)),
+            "partitions": None if found.partitions is None else len(found.partitions),
+            "read_rows": found.reads and found.reads.rows,
+            "read_bytes": found.reads and found.reads.bytes,
+            "rewritten_rows": found.rewrites and found.rewrites.rows,
+            "rewritten_bytes": found.rewrites and found.rewrites.bytes,
+        }
+        for found in plans(catalog, lake_of(home), named)
+    ]
+    terminal.answer("Plan", rows, as_json=as_json)
+
+
+@app.command()
 def history(
     table: Annotated[str, typer.Argument(help="e.g. silver.events")],
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many commits.", min=1)] = 20,

@@ -80,7 +80,8 @@ def stream(
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[lines])
-    logging.getLogger("medallion").setLevel(logging.INFO)
+    for name in ("medallion_platform.orchestration.stream", "medallion_platform.pipeline.intake.stream"):
+        logging.getLogger(name).setLevel(logging.INFO)
     vitals = Vitals(source)
     try:
         server = serve(vitals, host, port)

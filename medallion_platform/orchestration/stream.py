@@ -38,7 +38,7 @@ REPORT_EVERY = 10.0
 """Seconds between two reports."""
 
 _LOOK_EVERY = 0.2
-_LOG = logging.getLogger("medallion.stream")
+_LOG = logging.getLogger(__name__)
 
 
 def follow(

@@ -39,7 +39,7 @@ COMPACT_EVERY = 100
 PAUSE = 1.0
 """Seconds before a source or a bucket that could not be reached is tried again."""
 
-_LOG = logging.getLogger("medallion.stream")
+_LOG = logging.getLogger(__name__)
 _NICE = 5
 _SMOOTH = 0.2
 _MEMORY_SHARE = 0.85

@@ -105,10 +105,10 @@ def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
     state = ""
     try:
         state = state_of(table, lake)
-        partitions = out_of_date(table, lake, _no_rows, catalog.partition_columns)
+        partitions = out_of_date(table, lake, no_rows, catalog.partition_columns)
     except MissingUpstream:
         return None
-    except _RowsWouldTell:
+    except RowsWouldTell:
         return Behind(table.name, None, state, unsure=True)
     except DamagedLog as error:
         # Once it is mended, that is another state: what failed for it is tried at once.
@@ -129,9 +129,10 @@ def state_of(table: Table, lake: Lake) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-class _RowsWouldTell(Exception):
+class RowsWouldTell(Exception):
     """Only the rows themselves tell what a changed lookup concerns."""
 
 
-def _no_rows() -> SparkSession:
-    raise _RowsWouldTell
+def no_rows() -> SparkSession:
+    """In the place of a session, for who reads no rows."""
+    raise RowsWouldTell

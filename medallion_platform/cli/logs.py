@@ -1,0 +1,65 @@
+"""What the platform says of its work while it works: lines for a person, or JSON for a machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from medallion_platform.cli.terminal import LineFormatter, plain
+
+PLATFORM = "medallion_platform"
+_KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; anything else is a field that somebody gave with `extra`."""
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on something is said."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class JsonFormatter(logging.Formatter):
+    """A JSON object a line: `time` (UTC), `level`, `logger`, `message`, then the record's own fields.
+
+    An error that is logged is told by its type alone: its text could hold values of rows.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[0]:
+            told["error"] = record.exc_info[0].__name__
+        further = {k: v for k, v in vars(record).items() if k not in _KNOWN and k not in told}
+        return json.dumps(plain(told | further))
+
+
+def set_up(form: LogFormat | None, level: LogLevel | None) -> None:
+    """Send log lines to stderr, as asked for; where nothing is asked for, Python's own way stays.
+
+    That is: warnings and errors, by their text.
+    """
+    if form is None and level is None:
+        return
+    lines = logging.StreamHandler(sys.stderr)
+    text = LineFormatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    lines.setFormatter(JsonFormatter() if form is LogFormat.JSON else text)
+    logging.basicConfig(handlers=[lines])
+    logging.getLogger(PLATFORM).setLevel((level or LogLevel.WARNING).upper())

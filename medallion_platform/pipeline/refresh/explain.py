@@ -1,0 +1,211 @@
+"""What the next refresh of a table would do, and why, before anybody does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from medallion_platform.lakehouse.commit import in_partitions
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.lakehouse.delta_log import LogGone, actions
+from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.pipeline.refresh.changes import named_partitions
+from medallion_platform.pipeline.refresh.context import RefreshContext
+from medallion_platform.pipeline.refresh.plan import CODE, code_version, upstream_days
+from medallion_platform.pipeline.table import Lookup, Upstream
+
+
+class Action(StrEnum):
+    """What a refresh would do."""
+
+    NOTHING = "nothing"
+    APPEND = "append"
+    """Add what new upstream rows give."""
+    REPLACE_PARTITIONS = "replace_partitions"
+    """Compute some partitions again (and append to others)."""
+    MERGE_BY_KEY = "merge_by_key"
+    """Compute the rows of the keys that changed again."""
+    REBUILD = "rebuild"
+    """Compute the whole table again."""
+    WAITS = "waits"
+    """An input does not exist yet."""
+    UNSURE = "unsure"
+    """A lookup's history changed, and only rows tell which partitions that concerns."""
+
+
+class Why(StrEnum):
+    """What made a table out of date."""
+
+    FIRST_TIME = "first_time"
+    CODE_CHANGED = "code_changed"
+    UPSTREAM_CHANGED = "upstream_changed"
+    LOOKUP_MOVED = "lookup_moved"
+    LOG_GONE = "log_gone"
+    """The upstream's log no longer says what changed."""
+    ASKED_FOR = "asked_for"
+    FOLLOWS = "follows"
+    """An input is to be refreshed first; what that changes is known then."""
+    INPUT_MISSING = "input_missing"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason. table: the input concerned, from which version to which; -1 for none yet."""
+
+    why: Why
+    table: str = ""
+    before: int = -1
+    now: int = -1
+
+    def __str__(self) -> str:
+        words = self.why.replace("_", " ")
+        return (
+            f"{words}: {self.table} {self.before} → {self.now}"
+            if self.now >= 0
+            else f"{words} {self.table}".strip()
+        )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Rows and bytes of data files, by the logs' own statistics."""
+
+    rows: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        """Both together."""
+        return Size(self.rows + other.rows, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the next refresh of a table would do.
+
+    partitions: those it would work on, None for all of a table without partitions, or where nobody knows.
+    reads: upstream rows that it would read. rewrites: rows of the table that would be written again or
+    go; None where only the run finds that out.
+    """
+
+    table: str
+    action: Action
+    causes: tuple[Cause, ...] = ()
+    partitions: frozenset[str] | None = frozenset()
+    reads: Size | None = Size()
+    rewrites: Size | None = Size()
+
+
+def explain(
+    context: RefreshContext,
+    partitions: frozenset[str] | None,
+    reads: Size,
+    rewrites: Size | None,
+    *,
+    asked_for: bool = False,
+) -> Explanation:
+    """What a plan means. Pure.
+
+    context: with its plan. partitions, reads, rewrites: see `Explanation`. asked_for: the plan is one for
+    `rebuild`, or for partitions that somebody named.
+    """
+    if context.plan.nothing:
+        return Explanation(context.table.name, Action.NOTHING)
+    causes = (*([Cause(Why.ASKED_FOR)] if asked_for else []), *_causes(context))
+    return Explanation(context.table.name, _action(context), causes, partitions, reads, rewrites)
+
+
+def explained(context: RefreshContext, *, asked_for: bool = False) -> Explanation:
+    """The same, with sizes asked of the logs."""
+    if context.plan.nothing:
+        return explain(context, frozenset(), Size(), Size())
+    named = named_partitions(context)
+    partitions = None if named is None else frozenset(named)
+    return explain(context, partitions, _reads(context), _rewrites(context), asked_for=asked_for)
+
+
+def _action(context: RefreshContext) -> Action:
+    plan = context.plan
+    if plan.whole:
+        return Action.REBUILD
+    if plan.merge:
+        return Action.MERGE_BY_KEY
+    return Action.REPLACE_PARTITIONS if plan.replace else Action.APPEND
+
+
+def _causes(context: RefreshContext) -> Iterable[Cause]:
+    last, upstreams = context.last, context.upstreams
+    if last is None:
+        yield Cause(Why.FIRST_TIME)
+        return
+    if set(last.position.get(CODE, {}).values()) != {code_version(context.table)}:
+        yield Cause(Why.CODE_CHANGED)
+    for source in context.table.inputs.values():
+        before, now = context.base(source.table), upstreams.heads[source.table]
+        if isinstance(source, Lookup):
+            if before != now:
+                yield Cause(Why.LOOKUP_MOVED, source.table, before, now)
+            continue
+        change = upstreams.changed.get(source.table)
+        if change is None:
+            yield Cause(Why.LOG_GONE, source.table, before, now)
+        elif change.all:
+            yield Cause(Why.UPSTREAM_CHANGED, source.table, before, now)
+
+
+def _reads(context: RefreshContext) -> Size:
+    return sum((_read_of(context, source) for source in context.table.inputs.values()), Size())
+
+
+def _read_of(context: RefreshContext, source: Upstream | Lookup) -> Size:
+    """What would be read of one input."""
+    table, plan, main = context.table, context.plan, context.main
+    column, head = context.partition_columns[source.table], context.upstreams.heads[source.table]
+    by_days = isinstance(source, Upstream) and bool(table.partition) and bool(column) and not plan.whole
+    found = Size()
+    rest = plan.append | plan.replace
+    if source.table == main and plan.append and not plan.whole:
+        days = upstream_days(table, main, plan.append) if by_days else None
+        found, rest = _appended(context, column, days), plan.replace
+        if not rest:
+            return found
+    opened = context.lake.open(source.table, head)
+    if opened is None:
+        return found
+    files = files_of(opened)
+    if by_days:
+        files = in_partitions(files, column, upstream_days(table, source.table, rest))
+    return found + Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))
+
+
+def _appended(context: RefreshContext, column: str | None, days: Collection[str] | None) -> Size:
+    """What was added to the main upstream since the last refresh."""
+    main = context.main
+    found = Size()
+    versions = range(context.base(main) + 1, context.upstreams.heads[main] + 1)
+    try:
+        for _, commit in actions(context.lake.path(main), versions):
+            for added in (a["add"] for a in commit if a.get("add", {}).get("dataChange", False)):
+                partition = (added.get("partitionValues") or {}).get(column) or UNPARTITIONED
+                if days is None or partition in days:
+                    rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
+                    found += Size(rows, added["size"])
+    except LogGone:
+        pass
+    return found
+
+
+def _rewrites(context: RefreshContext) -> Size | None:
+    """What of the table would be written again, or go; None where only the run finds out."""
+    table, plan = context.table, context.plan
+    if plan.merge:
+        return None
+    opened = context.lake.open(table.name)
+    if opened is None or not (plan.whole or plan.replace):
+        return Size()
+    files = files_of(opened)
+    if not plan.whole:
+        column = table.partition.column if table.partition else None
+        files = in_partitions(files, column, set(plan.replace))
+    return Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))

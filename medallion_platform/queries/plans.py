@@ -1,0 +1,50 @@
+"""What the next run would do to each silver and gold table, and why; by the logs alone, without Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.refresh.changes import looked_at
+from medallion_platform.pipeline.refresh.errors import MissingUpstream
+from medallion_platform.pipeline.refresh.explain import Action, Cause, Explanation, Why, explained
+from medallion_platform.pipeline.status.behind import RowsWouldTell, no_rows
+from medallion_platform.pipeline.table import Table
+
+
+def plans(catalog: Catalog, lake: Lake, tables: Collection[str] = ()) -> list[Explanation]:
+    """The plan of each of these tables (all if none is named), in order of making.
+
+    What a table follows from is looked at with it: where an input is to be refreshed first, the table will
+    be looked at again after it.
+
+    Raises:
+        DamagedLog: the log of a table cannot be read.
+    """
+    lake = lake.look()
+    found: dict[str, Explanation] = {}
+    for table in catalog.in_order:
+        inputs = [found[name] for name in table.upstream_names if name in found]
+        first = [i.table for i in inputs if i.action not in (Action.NOTHING, Action.WAITS)]
+        found[table.name] = _following(_of(table, catalog, lake), first)
+    return [e for name, e in found.items() if not tables or name in tables]
+
+
+def _of(table: Table, catalog: Catalog, lake: Lake) -> Explanation:
+    missing = tuple(Cause(Why.INPUT_MISSING, name) for name in table.upstream_names if not lake.exists(name))
+    if missing:
+        return Explanation(table.name, Action.WAITS, missing)
+    try:
+        return explained(looked_at(table, lake, no_rows, catalog.partition_columns))
+    except RowsWouldTell:
+        moved = tuple(Cause(Why.LOOKUP_MOVED, u.table) for u in table.lookups.values())
+        return Explanation(table.name, Action.UNSURE, moved, None, None, None)
+    except MissingUpstream:  # dropped meanwhile
+        return Explanation(table.name, Action.WAITS)
+
+
+def _following(plan: Explanation, first: list[str]) -> Explanation:
+    """The plan, with the inputs that are refreshed before it."""
+    causes = (*plan.causes, *(Cause(Why.FOLLOWS, name) for name in first))
+    return Explanation(plan.table, plan.action, causes, plan.partitions, plan.reads, plan.rewrites)
