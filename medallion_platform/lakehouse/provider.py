@@ -263,9 +263,11 @@ def _started(command: list[str]) -> _Jvm:
         )
         assert process.stderr
         last_words: list[str] = []
-        Thread(target=_pass_on, args=(process.stderr, last_words), daemon=True).start()
+        reader = Thread(target=_pass_on, args=(process.stderr, last_words), daemon=True)
+        reader.start()
         while not told.exists():
             if process.poll() is not None:
+                reader.join(5)  # what it said last tells why
                 said = last_words[-1].strip() if last_words else f"exit code {process.returncode}"
                 raise SparkDidNotStart(f"Java ended before Spark was ready: {said}")
             time.sleep(0.02)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import medallion_platform
+from medallion_platform.lakehouse.provider import SparkDidNotStart, _started
 
 ROOM = Path(medallion_platform.__file__).parent
 OF_A_JVM = {"_jvm", "_jdf", "_jc", "_jsparkSession", "_jreader", "_jwrite", "_gateway", "_sc", "sparkContext"}
@@ -54,3 +55,10 @@ def test_only_the_provider_knows_of_a_jvm() -> None:
     assert reaches_into_a_jvm(provider.read_text())
     others = {f: reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py") if f != provider}
     assert {str(f.relative_to(ROOM)): found for f, found in others.items() if found} == {}
+
+
+def test_a_jvm_that_does_not_start_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    says = "echo Setting default log level to WARN >&2; echo Invalid maximum heap size: -Xmx0 >&2; exit 1"
+    with pytest.raises(SparkDidNotStart, match=r"^Java ended .*: Invalid maximum heap size: -Xmx0$"):
+        _started(["/bin/sh", "-c", says])
+    assert "log level" not in capfd.readouterr().err
