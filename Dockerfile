@@ -36,7 +36,8 @@ ENV PATH=/opt/medallion/.venv/bin:$PATH \
     SPARK_LOCAL_DIRS=/tmp \
     DAGSTER_HOME=/data/dagster \
     MEDALLION_CACHE=/opt/medallion/cache \
-    MEDALLION_HOME=/data
+    MEDALLION_HOME=/data \
+    MEDALLION_MODULE=medallion_sample.catalog
 WORKDIR /opt/medallion
 USER 10001:10001
 VOLUME ["/data"]
