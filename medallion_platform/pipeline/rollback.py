@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
@@ -20,8 +21,10 @@ from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status.behind import state_of
 
 
-class CannotRollBack(Exception):
+class CannotRollBack(MedallionError):
     """The run cannot be taken back; nothing was changed, the text says why and what to do."""
+
+    kind = Kind.PERMANENT
 
 
 class UnknownRun(CannotRollBack):
@@ -84,14 +87,16 @@ def _plan(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None
         if catalog.source_of[table].repeats:
             raise CannotRollBack(
                 f"{table}: what run {run_id} took in would come again with the next pull of source "
-                f"{catalog.source_of[table].name}. Nothing was changed."
+                f"{catalog.source_of[table].name}. Nothing was changed.",
+                table=table,
             )
         return _Plan(table, run_id, ranges=tuple(_ranges(records, run_id)))
     first, (_, last) = mine[0][0], records[-1]
     if table.startswith("bronze.") and last.run_id != run_id:
         raise CannotRollBack(
             f"{table}: run {last.run_id} wrote to it after run {run_id} and would be lost; take that one "
-            "back first. Nothing was changed."
+            "back first. Nothing was changed.",
+            table=table,
         )
     before = [r for version, r in records if version < first]
     return _Plan(table, run_id, first - 1, before[-1] if before else None)
