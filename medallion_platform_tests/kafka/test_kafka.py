@@ -407,7 +407,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
     )
     assert len(waiting(catalog, place, datetime.now(UTC), place.lake)) == 2
     with dg.DagsterInstance.ephemeral() as on:
-        done = build_defs(catalog, (), place).resolve_job_def("intake").execute_in_process(instance=on)
+        done = build_defs(catalog, place).resolve_job_def("intake").execute_in_process(instance=on)
         assert done.success
         written = on.get_latest_materialization_event(dg.AssetKey("bronze_clicks"))
         assert written

@@ -114,7 +114,7 @@ def test_no_secret_is_in_a_table_a_log_or_what_dagster_keeps(
         for source in (wrong, right):
             catalog = Catalog((source,), ())
             assert waiting(catalog, place, NOW, place.lake)
-            job = build_defs(catalog, (), place).resolve_job_def("intake")
+            job = build_defs(catalog, place).resolve_job_def("intake")
             done = job.execute_in_process(instance=on, raise_on_error=False)
             assert done.success is (source is right)
     assert ids(place.lake) == ["a"]

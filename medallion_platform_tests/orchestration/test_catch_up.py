@@ -30,7 +30,7 @@ def test_a_table_that_fails_stops_no_other_one(
 ) -> None:
     monkeypatch.setenv("MEDALLION_HOME", str(tmp_path))
     place = lakehouse_of(Settings(home=tmp_path, settle_seconds=0))
-    defs = build_defs(catalog, (), place)
+    defs = build_defs(catalog, place)
     file = Path(place.landing) / "shop" / "sales.csv"
     file.parent.mkdir(parents=True)
     file.write_text(f"till,sold_at,euros\n1,{TODAY}T00:00:00Z,10\n")

@@ -76,7 +76,7 @@ def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSess
 
     def definitions(transform: Callable[..., DataFrame]) -> tuple[Catalog, dg.Definitions]:
         catalog = Catalog((SOURCE,), (declared(transform),))
-        return catalog, build_defs(catalog, (), place)
+        return catalog, build_defs(catalog, place)
 
     def materialize(defs: dg.Definitions, on: dg.DagsterInstance) -> None:
         job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={GOLD})
@@ -151,7 +151,7 @@ def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSess
 def test_a_table_is_made_as_of_an_instant_and_catches_up(spark: SparkSession, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, settle_seconds=0)
     place = lakehouse_of(settings)
-    defs = build_defs(Catalog((SOURCE,), (declared(gross),)), (), place)
+    defs = build_defs(Catalog((SOURCE,), (declared(gross),)), place)
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={GOLD})
 
     def sales(config: dict[str, Any]) -> list[int]:

@@ -119,7 +119,7 @@ def test_months_of_days_are_told_in_batches(
     first, days = datetime.now(UTC).date() - timedelta(days=160), 150
     events = replace(catalog.source_of["bronze.events"], first_day=first)
     place = lakehouse_of(Settings(home=tmp_path / "home", settle_seconds=0))
-    defs = build_defs(Catalog((events,), ()), (), place)
+    defs = build_defs(Catalog((events,), ()), place)
     file = Path(place.landing) / "clickstream" / "events" / "old" / "events.jsonl"
     file.parent.mkdir(parents=True)
     with file.open("w") as out:

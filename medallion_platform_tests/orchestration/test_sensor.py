@@ -36,7 +36,7 @@ class World:
 
     @property
     def defs(self) -> dg.Definitions:
-        return build_defs(FEW, (), self.place)
+        return build_defs(FEW, self.place)
 
     def land(self, name: str) -> None:
         file = Path(self.place.landing) / "hr" / "departments" / f"{name}.csv"

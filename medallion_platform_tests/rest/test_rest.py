@@ -689,7 +689,7 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
     began = datetime.now(UTC)
     assert waiting(catalog, place, began, place.lake) == ["orders"]
     assert api.asked == [], "a look asks nothing"
-    job = build_defs(catalog, (), place).resolve_job_def("intake")
+    job = build_defs(catalog, place).resolve_job_def("intake")
     with dg.DagsterInstance.ephemeral() as on:
         for _ in range(2):
             assert job.execute_in_process(instance=on).success
