@@ -38,7 +38,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HO
         weekly,
     )
     from medallion_platform.settings import Settings
-    from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
+    from medallion_platform.sources.connectors.files import FileSource
+    from medallion_platform.sources.connectors.kafka import KafkaSource
     from medallion_platform.sources.connectors.rest import (
         ById,
         ByTime,
@@ -47,16 +48,13 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HO
         PageNumberPaginator,
         RestSource,
     )
+    from medallion_platform.sources.formats.avro import Avro
+    from medallion_platform.sources.formats.csv import Csv
+    from medallion_platform.sources.formats.debezium import Debezium
+    from medallion_platform.sources.formats.jsonlines import JsonLines
+    from medallion_platform.sources.formats.parquet import Parquet
     from medallion_platform.sources.http import ClientCredentials, EnvironmentToken, EnvironmentUser
-    from medallion_platform.sources.source import (
-        Avro,
-        Csv,
-        Debezium,
-        FileSource,
-        JsonLines,
-        Parquet,
-        Source,
-    )
+    from medallion_platform.sources.source import Source
 
 __all__ = [
     "Avro",
@@ -107,12 +105,18 @@ _HOMES = {
     "pipeline.features": "Features features",
     "pipeline.table": "DeclarationError Lookup Table Upstream daily table weekly",
     "settings": "Settings",
-    "sources.connectors.kafka.kafka": "KafkaSource",
+    "sources.connectors.kafka": "KafkaSource",
     "sources.connectors.rest": (
         "ById ByTime CursorPaginator LinkHeaderPaginator PageNumberPaginator RestSource"
     ),
     "sources.http": "ClientCredentials EnvironmentToken EnvironmentUser",
-    "sources.source": "Avro Csv Debezium FileSource JsonLines Parquet Source",
+    "sources.connectors.files": "FileSource",
+    "sources.formats.avro": "Avro",
+    "sources.formats.csv": "Csv",
+    "sources.formats.debezium": "Debezium",
+    "sources.formats.jsonlines": "JsonLines",
+    "sources.formats.parquet": "Parquet",
+    "sources.source": "Source",
 }
 """The module of each name."""
 

@@ -32,7 +32,8 @@ from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import daily, table
 from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 _SECONDS = 900
 """After these it is given up."""

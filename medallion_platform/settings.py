@@ -108,7 +108,7 @@ def _of_client(given: Any) -> Any:
 
 
 def _wrong_with_client(given: dict[str, Any]) -> Iterator[str]:
-    from medallion_platform.sources.connectors.kafka.kafka import ours
+    from medallion_platform.sources.connectors.kafka.settings import ours
 
     if odd := sum(not re.fullmatch(_PROPERTY, name) for name in given):
         yield f"has {odd} {'names' if odd > 1 else 'name'} that no setting of the client has"

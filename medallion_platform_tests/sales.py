@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 
 class Sales(ContractModel):

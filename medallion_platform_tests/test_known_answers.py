@@ -23,7 +23,9 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import Csv, Debezium, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.debezium import Debezium
 from medallion_platform.transforms.history import current, versions
 
 if TYPE_CHECKING:

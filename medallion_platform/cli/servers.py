@@ -63,14 +63,14 @@ def stream(
     import logging
 
     from medallion_platform.assembly import catalog, lakehouse_of
+    from medallion_platform.errors import MedallionError
     from medallion_platform.lakehouse.damage import DamagedFile
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
     from medallion_platform.pipeline.intake.commit import IntakeFailed
-    from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
 
-    topics = {s.name: s for s in catalog.sources if isinstance(s, KafkaSource)}
+    topics = {s.name: s for s in catalog.sources if s.continuous}
     if source not in topics:
         there = f"there are {', '.join(topics)}" if topics else "this installation has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
@@ -95,5 +95,5 @@ def stream(
     with runs.instance(settings.dagster_home) as on:
         try:
             follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
-        except (IntakeFailed, DamagedFile) as error:
+        except (MedallionError, IntakeFailed, DamagedFile) as error:
             raise Stop(str(error)) from None

@@ -176,8 +176,8 @@ def _take_in_and_refresh(
 def _look(settings: Settings, say: Say) -> bool:
     """Name the files that will not be taken in; waits for those that are still settling."""
     from medallion_platform.installation import catalog
-    from medallion_platform.sources.arrivals import Unavailable
     from medallion_platform.sources.connectors import landing
+    from medallion_platform.sources.errors import Unavailable
 
     def look() -> landing.Look:
         now = datetime.now(UTC)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
+from typing import TYPE_CHECKING, cast
 
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
@@ -15,44 +16,51 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status.kept import KeptAnswers, states
-from medallion_platform.sources.arrivals import Arrivals, Position, Unavailable
-from medallion_platform.sources.connectors import landing, rest
-from medallion_platform.sources.connectors.kafka import kafka
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, group_of
-from medallion_platform.sources.connectors.rest import RestSource
+from medallion_platform.sources.arrivals import Arrivals, Surroundings
+from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.zones import FileInfo
-from medallion_platform.sources.source import FileSource, Source
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.source import Source
+
+if TYPE_CHECKING:
+    from medallion_platform.sources.connectors.kafka.reading import Topics
 
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
-    if not isinstance(source, FileSource):
-        lake = lakehouse.lake
-        return _look(source, lake, lake.positions(source.table), run.at)
-    look = landing.look(lakehouse.landing, [source], run.at, lakehouse.settle_seconds, claimed_only=True)
-    arrived = landing_zone.arrivals(source, lakehouse.landing, look.claimed[source.name], lakehouse.lake, run)
-    left = (f"{path}: {why}; left where it is" for path, why in look.left.items())
-    return replace(arrived, notes=(*arrived.notes, *left))
+    lake = lakehouse.lake
+    return source.look(_around(source, lakehouse, lake, run.at, run))
 
 
 def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
-    """Take it in by the engine that its source names; only Spark starts a JVM."""
-    if isinstance(arrived, Topics) and arrived.partitions and arrived.source.engine == "spark":
+    """Take it in by the engine that its source names; only Spark starts a JVM, where something waits."""
+    source, lake = arrived.source, lakehouse.lake
+    if source.taken_in_by == "spark" and arrived.waiting(lake.positions(source.table)):
         from medallion_platform.pipeline.intake import spark_engine
 
-        return spark_engine.intake(arrived, lakehouse.lake, lakehouse.session(), run)
-    return intake(arrived, lakehouse.lake, run)
+        return spark_engine.intake(cast("Topics", arrived), lake, lakehouse.session(), run)
+    return intake(arrived, lake, run)
 
 
-def _look(source: Source, lake: Lake, position: Position, at: datetime) -> Arrivals:
-    """What has arrived at a source that is reached over the network."""
-    if isinstance(source, KafkaSource):
-        if workers := kafka.streamed(source, group_of(source, str(lake.root))):
-            return Topics(source, (), (f"source {source.name} is left to its {workers} continuous workers",))
-        return kafka.look(source, position)
-    if isinstance(source, RestSource):
-        return rest.look(source, at)
-    raise TypeError(f"{source!r} is no source that can be read")
+def _around(
+    source: Source, lakehouse: Lakehouse, lake: Lake, at: datetime, run: Run | None = None
+) -> Surroundings:
+    """From where a source is looked at; files are registered by a run only."""
+
+    def register(of: FileSource, candidates: Sequence[FileInfo], notes: Sequence[str]) -> Arrivals:
+        assert run is not None
+        arrived = landing_zone.arrivals(of, lakehouse.landing, candidates, lake, run)
+        return replace(arrived, notes=(*arrived.notes, *notes))
+
+    return Surroundings(
+        str(lake.root),
+        lake.positions(source.table),
+        at,
+        str(lakehouse.landing),
+        lakehouse.settle_seconds,
+        register,
+    )
 
 
 def waiting(
@@ -66,19 +74,18 @@ def waiting(
     """
     kept = kept or KeptAnswers()
     found: list[str] = []
+    files = catalog.file_sources
     try:
-        look = landing.look(
-            lakehouse.landing, catalog.file_sources, now, lakehouse.settle_seconds, claimed_only=True
-        )
-        for source in catalog.file_sources:
+        look = landing.look(lakehouse.landing, files, now, lakehouse.settle_seconds, claimed_only=True)
+        for source in files:
             found += _files_waiting(source, look.claimed[source.name], lake, kept)
     except Unavailable as error:
         found.append(str(error))
     for source in catalog.sources:
-        if not isinstance(source, FileSource):
+        if source not in files:
             try:
-                position = lake.positions(source.table)
-                found += _look(source, lake, position, now).waiting(position)
+                around = _around(source, lakehouse, lake, now)
+                found += source.look(around).waiting(around.position)
             except (DamagedLog, Unavailable) as error:
                 found.append(str(error))
     return found

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import dagster as dg
@@ -32,7 +32,10 @@ from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
-from medallion_platform.sources.connectors.kafka.kafka import Attendance, Follower, KafkaSource, group_of
+from medallion_platform.sources.source import Source
+
+if TYPE_CHECKING:
+    from medallion_platform.sources.connectors.kafka import KafkaSource
 
 REPORT_EVERY = 10.0
 """Seconds between two reports."""
@@ -42,7 +45,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def follow(
-    source: KafkaSource,
+    source: Source,
     catalog: Catalog,
     lakehouse: Lakehouse,
     on: dg.DagsterInstance,
@@ -76,18 +79,18 @@ def follow(
             thread.join()
 
 
-def _take_in(source: KafkaSource, lakehouse: Lakehouse, worker: _Worker, stop: Event) -> None:
+def _take_in(source: Source, lakehouse: Lakehouse, worker: _Worker, stop: Event) -> None:
     """Take in what comes by the engine that the source names."""
     lake = lakehouse.lake
-    group = group_of(source, str(lake.root))
-    if source.engine == "spark":
+    root = str(lake.root)
+    if source.taken_in_by == "spark":
         from medallion_platform.pipeline.intake import spark_engine
 
-        with closing(Attendance(source, group)):
+        with source.attend(root):
             spark = lakehouse.session(quick=False)
-            spark_engine.stream(source, lake, spark, worker.run, stop, worker)
+            spark_engine.stream(cast("KafkaSource", source), lake, spark, worker.run, stop, worker)
     else:
-        with closing(Follower(source, group, lambda: lake.positions(source.table))) as follower:
+        with closing(source.follow(root, lambda: lake.positions(source.table))) as follower:
             stream(follower, lake, worker.run, stop, worker)
 
 
@@ -106,7 +109,7 @@ def silver_behind(catalog: Catalog, bronze: str) -> list[Table]:
 class _Worker:
     """What one worker did since its last report."""
 
-    source: KafkaSource
+    source: Source
     vitals: Vitals
     name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
     arrived: Event = field(default_factory=Event)

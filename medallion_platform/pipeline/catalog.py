@@ -10,8 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.table import DeclarationError, Table
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
-from medallion_platform.sources.source import FileSource, Source
+from medallion_platform.sources.connectors.files import FileSource, that_land
+from medallion_platform.sources.source import Source
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Catalog:
     @cached_property
     def file_sources(self) -> tuple[FileSource, ...]:
         """The sources whose records land as files."""
-        return tuple(s for s in self.sources if isinstance(s, FileSource))
+        return that_land(self.sources)
 
     @cached_property
     def spark_reads_topics(self) -> bool:
         """Whether a source is taken in by Spark."""
-        return any(isinstance(s, KafkaSource) and s.engine == "spark" for s in self.sources)
+        return any(s.taken_in_by == "spark" for s in self.sources)
 
     @cached_property
     def source_of(self) -> Mapping[str, Source]:

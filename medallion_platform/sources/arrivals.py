@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
 from medallion_platform.sources.source import Source
 
+if TYPE_CHECKING:
+    from medallion_platform.sources.connectors.files import FileSource
+    from medallion_platform.sources.connectors.zones import FileInfo
+
 Position = Callable[[str], int | None]
 """The next offset of a log by its name; None where nothing was ever taken from it."""
-
-
-class Unavailable(Exception):
-    """A source cannot be reached; one sentence says which and what was tried."""
-
-
-class MovedOn(Exception):
-    """What was read is another's to take in by now; nothing of it was taken."""
 
 
 @dataclass(frozen=True)
@@ -86,4 +83,51 @@ class Arrivals(Protocol):
 
         A batch is committed before the next one is asked for.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """From where a source is looked at.
+
+    lake: its root, by which the workers of one lake are told from those of another. position: how far the
+    source's table is. at: the time of the look. landing, settle_seconds: where files land, and for how long
+    nobody may have written to a complete one. register: gives files of a landing zone, oldest first, their
+    places in the order of their source (a commit in the lake); it is told what a person should know.
+    """
+
+    lake: str
+    position: Position
+    at: datetime
+    landing: str
+    settle_seconds: float
+    register: Callable[[FileSource, Sequence[FileInfo], Sequence[str]], Arrivals]
+
+
+class Follows(Protocol):
+    """A source as it is followed by one worker of several."""
+
+    @property
+    def source(self) -> Source:
+        """Its declaration."""
+        ...
+
+    def poll(self, rows: int, size: int, within: float) -> Arrivals | None:
+        """What came within some seconds, None for nothing.
+
+        Raises:
+            Unavailable: the source cannot be reached.
+        """
+        ...
+
+    def begin_anew(self) -> None:
+        """Go on from where the table is: what was polled was not taken in."""
+        ...
+
+    def behind(self) -> Mapping[str, int]:
+        """How many records of each log are still to be read, as last heard."""
+        ...
+
+    def close(self) -> None:
+        """Give up what the worker holds of the source."""
         ...

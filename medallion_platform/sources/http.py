@@ -21,6 +21,9 @@ from urllib.parse import SplitResult, urlsplit
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.sources.kinds import MissingLibrary
+
 if TYPE_CHECKING:
     import httpx
 
@@ -43,12 +46,16 @@ Token = Callable[[], str]
 """Gives a bearer token; asked again once a server refuses the last one."""
 
 
-class RequestError(Exception):
+class RequestError(MedallionError):
     """A request came to nothing; one sentence says why, without secrets."""
+
+    kind = Kind.DATA
 
 
 class NotFound(RequestError):
     """There is nothing at a URL; `told` is what the server says of that."""
+
+    kind = Kind.PERMANENT
 
     def __init__(self, why: str, told: bytes) -> None:
         super().__init__(why)
@@ -58,8 +65,9 @@ class NotFound(RequestError):
 class _TransientAnswer(Exception):
     """It may be over when asked again, `after` seconds from now at the earliest."""
 
-    def __init__(self, why: str, after: float = 0.0) -> None:
+    def __init__(self, why: str, kind: Kind = Kind.NETWORK, after: float = 0.0) -> None:
         super().__init__(why)
+        self.kind = kind
         self.after = after
 
 
@@ -133,7 +141,7 @@ class ClientCredentials:
         try:
             return str(json.loads(told)["access_token"])
         except (ValueError, KeyError, TypeError):
-            raise RequestError(f"{shown(self.url)} gives no token") from None
+            raise RequestError(f"{shown(self.url)} gives no token", kind=Kind.AUTH) from None
 
 
 class Client:
@@ -149,7 +157,10 @@ class Client:
         self._held: str | None = None
 
     def __enter__(self) -> Client:
-        import httpx
+        try:
+            import httpx
+        except ModuleNotFoundError:
+            raise MissingLibrary("asking a server over HTTP", "httpx", "rest") from None
 
         # A loop of its own is what bounds a response as a whole: a read times out between two bytes only.
         self._runner = asyncio.Runner()
@@ -168,13 +179,16 @@ class Client:
             RequestError: there is no answer within `PATIENCE`, or none that can be used.
         """
         if origin(url) != self._origin:
-            raise RequestError(f"{self._origin} links to {origin(url)}, another origin, which is not asked")
+            raise RequestError(
+                f"{self._origin} links to {origin(url)}, another origin, which is not asked",
+                kind=Kind.PERMANENT,
+            )
         for _ in range(2):
             try:
                 return self._ask("GET", url, params=params, headers=self._credentials())
             except _Unauthorized:
                 self._held = None
-        raise RequestError(f"{shown(url)} refuses the credentials, renewed ones too")
+        raise RequestError(f"{shown(url)} refuses the credentials, renewed ones too", kind=Kind.AUTH)
 
     def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> Answer:
         """The answer to a form, as a user with a password.
@@ -185,7 +199,7 @@ class Client:
         try:
             return self._ask("POST", url, data=form, auth=basic)
         except _Unauthorized:
-            raise RequestError(f"{shown(url)} refuses the client's id or secret") from None
+            raise RequestError(f"{shown(url)} refuses the client's id or secret", kind=Kind.AUTH) from None
 
     def _credentials(self) -> dict[str, str]:
         if self._token is None:
@@ -196,7 +210,9 @@ class Client:
             except RequestError:
                 raise
             except Exception as error:
-                raise RequestError(f"its credentials cannot be had ({type(error).__name__})") from None
+                raise RequestError(
+                    f"its credentials cannot be had ({type(error).__name__})", kind=Kind.AUTH
+                ) from None
         scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
         return {"Authorization": f"{scheme} {self._held}"}
 
@@ -210,7 +226,9 @@ class Client:
         try:
             return retrying(lambda: self._runner.run(self._once(method, url, request)))
         except _TransientAnswer as error:
-            raise RequestError(f"{shown(url)} {error}, and was asked for {self._patience:.0f} s") from None
+            raise RequestError(
+                f"{shown(url)} {error}, and was asked for {self._patience:.0f} s", kind=error.kind
+            ) from None
 
     async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Answer:
         import httpx
@@ -229,7 +247,9 @@ class Client:
         except TimeoutError:
             raise _TransientAnswer(f"takes longer than {LONGEST:.0f} s to answer") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise RequestError(f"{shown(url)} leads nowhere ({type(error).__name__})") from None
+            raise RequestError(
+                f"{shown(url)} leads nowhere ({type(error).__name__})", kind=Kind.PERMANENT
+            ) from None
         except httpx.HTTPError as error:
             raise _TransientAnswer(f"cannot be read ({type(error).__name__})") from None
         if response.status_code == 404:
@@ -244,9 +264,10 @@ def _refuse(response: httpx.Response) -> None:
     if status == 401:
         raise _Unauthorized
     if status in _TOO_EARLY_OR_TOO_MUCH or status >= 500:
-        raise _TransientAnswer(f"answers {status}", retry_after(response.headers, datetime.now(UTC)))
+        kind = Kind.RATE_LIMIT if status == 429 else Kind.NETWORK
+        raise _TransientAnswer(f"answers {status}", kind, retry_after(response.headers, datetime.now(UTC)))
     if status != 200:
-        raise RequestError(_answered(response))
+        raise RequestError(_answered(response), kind=Kind.AUTH if status == 403 else Kind.PERMANENT)
 
 
 def _answered(response: httpx.Response) -> str:
@@ -290,7 +311,7 @@ def origin(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        raise RequestError("a link is no URL of http or https") from None
+        raise RequestError("a link is no URL of http or https", kind=Kind.PERMANENT) from None
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
@@ -311,5 +332,5 @@ def refuse_unsafe(url: str) -> None:
 def _environment(variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        raise RequestError(f"there are no credentials: the environment has no {variable}")
+        raise RequestError(f"there are no credentials: the environment has no {variable}", kind=Kind.AUTH)
     return value

@@ -14,7 +14,8 @@ from pyspark.sql.types import StringType
 
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.pipeline.intake.names import PLATFORM, folded, own_name
-from medallion_platform.sources.formats.debezium import TRANSACTION, UNTOLD
+from medallion_platform.sources.formats.debezium.places import TRANSACTION
+from medallion_platform.sources.formats.debezium.values import UNTOLD
 
 DELETED = "d"
 TRUNCATED = "t"

@@ -23,8 +23,7 @@ from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
 from medallion_platform.pipeline.intake.stream import COMPACT_EVERY
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import Batch, Position
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
-from medallion_platform.sources.formats import reading
+from medallion_platform.sources.connectors.kafka import KafkaSource
 from medallion_platform_tests.benchmarks.topics import _source, event
 
 ROWS = 1_000
@@ -56,7 +55,7 @@ class _Came:
             "_headers": pl.lit([], pl.List(pl.Struct({"key": pl.String, "value": pl.Binary}))),
             "_timestamp": pl.lit(None, pl.Datetime("us", "UTC")),
         }
-        frame = reading.parse(messages, self.source.format).drop("_row").with_columns(**told)
+        frame = self.source.format.parse(messages).drop("_row").with_columns(**told)
         yield Batch(frame, [], {_LOG: begin + len(self.times)})
 
 

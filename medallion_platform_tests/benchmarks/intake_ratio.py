@@ -102,7 +102,9 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors import landing as zone
-    from medallion_platform.sources.source import Csv, FileSource, JsonLines
+    from medallion_platform.sources.connectors.files import FileSource
+    from medallion_platform.sources.formats.csv import Csv
+    from medallion_platform.sources.formats.jsonlines import JsonLines
     from medallion_sample.clickstream.contracts import BronzeEvents
 
     where = Lake(lake)

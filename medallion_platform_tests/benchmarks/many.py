@@ -18,7 +18,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import Table, daily, table
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 SOURCES = 100
 COMMITS = 3

@@ -32,8 +32,10 @@ from confluent_kafka import Producer
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse.lake import Lake, follow
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
-from medallion_platform.sources.source import Avro, Format, JsonLines
+from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.formats.avro import Avro
+from medallion_platform.sources.formats.format import Format
+from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform_tests.benchmarks.figure import Figure, cpu_seconds
 from medallion_platform_tests.command import MEDALLION, streaming
 from medallion_platform_tests.kafka.broker import Broker
@@ -243,11 +245,11 @@ def _lean(
 ) -> float:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka import kafka
+    from medallion_platform.sources.connectors.kafka.reading import topics_of
 
     for topic in topics:
         before = cpu_seconds()
-        taken = intake(kafka.look(_source(topic, address, format)), Lake(lake), Run.now())
+        taken = intake(topics_of(_source(topic, address, format)), Lake(lake), Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
@@ -271,12 +273,12 @@ def _keyless(topic: str, address: str) -> KafkaSource:
 def _booked(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka import kafka
+    from medallion_platform.sources.connectors.kafka.reading import topics_of
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
         before = cpu_seconds()
-        intake(kafka.look(source), Lake(lake), Run.now())
+        intake(topics_of(source), Lake(lake), Run.now())
         spent = cpu_seconds() - before
     return spent
 
@@ -288,7 +290,7 @@ def _plain(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, BATCH_ROWS
     from medallion_platform.pipeline.intake.triage import bronze_schema, finish, validate
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka import kafka
+    from medallion_platform.sources.connectors.kafka.reading import topics_of
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
@@ -296,7 +298,7 @@ def _plain(address: str, lake: Path) -> float:
         run = Run.now()
         table = Lake(lake).ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
         known = pl.scan_delta(table).collect_schema()
-        for batch in kafka.look(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
+        for batch in topics_of(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
             rows = finish(source, run, validate(source, batch.frame, run.at).good, known)
             by = source.contract.partitioned_by
             root = str(lake / "bronze" / topic)
@@ -310,12 +312,12 @@ def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource
     from medallion_platform.pipeline.intake.spark_engine import intake
     from medallion_platform.pipeline.run import Run
     from medallion_platform.runtime import local_spark
-    from medallion_platform.sources.connectors.kafka import kafka
+    from medallion_platform.sources.connectors.kafka.reading import topics_of
 
     spark = local_spark(topics=True).session(quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
-        topics = kafka.look((source_of or _source)(topic, address))
+        topics = topics_of((source_of or _source)(topic, address))
         taken = intake(topics, Lake(lake / str(n)), spark, Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
@@ -461,7 +463,7 @@ class _Watch:
         self.silver: list[tuple[float, int]] = []
         self._tables: dict[str, Any] = {}
 
-    def look(self) -> None:
+    def topics_of(self) -> None:
         """Note what is new."""
         for name, note in (("bronze.events", self._bronze), ("silver.events", self._silver)):
             table = self._tables.get(name)

@@ -21,9 +21,9 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.polars_engine import intake
-from medallion_platform.sources.connectors.kafka import kafka
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.reading import topics_of
 from medallion_platform.transforms.history import UNTOLD
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker
@@ -160,7 +160,7 @@ class Shop:
 
     def messages(self, table: str = "users") -> int:
         """How many messages a topic holds."""
-        found = kafka.look(from_kafka(declared.USERS, self.broker, f"{self.name}.public.{table}"))
+        found = topics_of(from_kafka(declared.USERS, self.broker, f"{self.name}.public.{table}"))
         return sum(p.end for p in found.partitions)
 
     def refresh(self) -> None:
@@ -168,7 +168,7 @@ class Shop:
         self.settled()
         for source in self.catalog.sources:
             assert isinstance(source, KafkaSource)
-            intake(kafka.look(source), self.lake, RUN)
+            intake(topics_of(source), self.lake, RUN)
         bring_all(self.lake, self.spark, self.catalog)
         self.conserved()
 

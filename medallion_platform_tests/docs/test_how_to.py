@@ -26,7 +26,10 @@ from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Lookup, daily, table
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import Csv, Debezium, FileSource, JsonLines
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.transforms.history import as_of, current, versions
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.sources.reading import fields, frame_of

@@ -28,7 +28,8 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import stream as worker
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka import reading
+from medallion_platform.sources.connectors.kafka.follow import Follower
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
 from medallion_platform_tests.kafka.worker import Printing
@@ -36,7 +37,7 @@ from medallion_platform_tests.kafka.worker import Printing
 _IMPORTED = (confluent_kafka, polars)
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "a look at the topic": (kafka, "look"),
+    "a look at the topic": (reading, "topics_of"),
     "triage": (steps, "triage"),
     "dead letters": (dead_letters, "append"),
     "rows and positions": (steps.polars_writer, "append"),
@@ -46,7 +47,7 @@ STEPS: dict[str, tuple[Any, str]] = {
 """What happens between a message that was read and a position that is known, in this order."""
 
 STREAM_STEPS = STEPS | {
-    "a look at the topic": (kafka.Follower, "poll"),
+    "a look at the topic": (Follower, "poll"),
     "a whole batch": (worker, "intake"),
 }
 """The same in a continuous worker."""
@@ -90,8 +91,8 @@ def _follow(address: str, topic: str, lake: str, aim: Aim) -> None:
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     there = Lake(Path(lake))
     # A group of its own: the broker waits for seconds until it believes that the one before is dead.
-    group = f"{kafka.group_of(source, lake)}-{os.getpid()}"
-    follower = kafka.Follower(source, group, lambda: there.positions(source.table))
+    group = f"{source.group(lake)}-{os.getpid()}"
+    follower = Follower(source, group, lambda: there.positions(source.table))
     worker.stream(follower, there, lambda: Run.now(f"run-{os.getpid()}"), Event(), Printing())
 
 
@@ -100,7 +101,7 @@ def _take(address: str, topic: str, lake: str, rows: int, aim: Aim | None) -> No
         load(STEPS, aim)
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     run = Run(f"run-{os.getpid()}", datetime(2026, 11, 21, 12, tzinfo=UTC))
-    steps.intake(kafka.look(source), Lake(Path(lake)), run, batch_rows=rows)
+    steps.intake(reading.topics_of(source), Lake(Path(lake)), run, batch_rows=rows)
 
 
 def _shot(step: Callable[..., Any], aim: Aim) -> Callable[..., Any]:

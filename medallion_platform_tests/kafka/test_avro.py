@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.replay import reparse, replay
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.connectors.kafka.kafka import Engine, Follower, KafkaSource
-from medallion_platform.sources.formats import avro, reading
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats import avro
+from medallion_platform.sources.formats.avro import Avro
+from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.sources.http import EnvironmentUser
-from medallion_platform.sources.source import Avro, FileSource, JsonLines
+from medallion_platform.sources.source import Engine
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker
@@ -51,7 +55,7 @@ def of(broker: Broker, registry: Registry | Gateway, *topics: str, **named: Any)
 
 
 def parsed(registry: Registry | Gateway, *messages: bytes) -> pl.DataFrame:
-    return reading.parse(messages, Avro(registry.url))
+    return Avro(registry.url).parse(messages)
 
 
 def field(registry: Registry, kind: Any, body: bytes) -> Any:
@@ -203,7 +207,7 @@ def test_a_record_is_what_it_would_be_as_json(registry: Registry, records: list[
     found = parsed(registry, *(message(number, SAME, r) for r in records))
     ordered = [{f["name"]: r[f["name"]] for f in SAME["fields"]} for r in records]
     as_json = [json.dumps(r, ensure_ascii=False, separators=(",", ":")).encode() for r in ordered]
-    assert found.equals(reading.parse(as_json, JsonLines()))
+    assert found.equals(JsonLines().parse(as_json))
 
 
 @pytest.mark.broker

@@ -24,9 +24,9 @@ from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.commit import IntakeFailed, refuse_unaccounted
 from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
 from medallion_platform.runtime import local_spark
-from medallion_platform.sources.arrivals import MovedOn
-from medallion_platform.sources.connectors.kafka import kafka
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
+from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.errors import MovedOn
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker
@@ -160,7 +160,7 @@ def test_a_spark_worker_lives_through_kills_and_lost_checkpoints(
             assert worker.end(signal.SIGTERM) == 0, worker.said()
     assert len(ids(lake)) == len(set(ids(lake))) == 100 * sent
     assert letters(lake).height == 2 * sent
-    assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    assert topics_of(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 
@@ -205,14 +205,14 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
     take(by_polars, lake)
     broker.send(topic, [event(f"b{i}") for i in range(5)])
     before = lake.positions(spark.table)
-    old = kafka.look(spark, before)
+    old = topics_of(spark, before)
     broker.send(topic, [event(f"c{i}") for i in range(more)])
     take(by_polars, lake)
-    for look in (old, kafka.look(spark).beginnings(before)):
+    for look in (old, topics_of(spark).beginnings(before)):
         with pytest.raises(MovedOn, match="another intake took in more"):
             intake(look, lake, RUN)
     session = local_spark(topics=True, cores=2).session()
-    assert spark_engine.intake(kafka.look(spark), lake, session, RUN).counts.read == 0
+    assert spark_engine.intake(topics_of(spark), lake, session, RUN).counts.read == 0
     assert len(set(ids(lake))) == 15 + more
     assert letters(lake).is_empty()
 
@@ -224,10 +224,10 @@ def test_a_table_that_was_deleted_under_a_worker_is_made_anew(broker: Broker, to
     source, kept = source_of(broker, topic), OpenTables(lake)
     for n in range(2):
         broker.send(topic, [event(f"{n}"), b"{"])
-        assert intake(kafka.look(source), lake, RUN, kept=kept).counts.read == 2
+        assert intake(topics_of(source), lake, RUN, kept=kept).counts.read == 2
     shutil.rmtree(lake.path("bronze.clicks"))
     shutil.rmtree(lake.path("dead_letters.bronze.clicks"))
-    assert intake(kafka.look(source), lake, RUN, kept=kept).counts.read == 4
+    assert intake(topics_of(source), lake, RUN, kept=kept).counts.read == 4
     assert ids(lake) == ["0", "1"]
     conserved(lake)
 

@@ -28,10 +28,13 @@ from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.connectors.kafka import kafka
-from medallion_platform.sources.connectors.kafka.kafka import EPOCH, KafkaSource
-from medallion_platform.sources.source import Csv, Debezium, JsonLines
+from medallion_platform.sources.connectors.kafka import KafkaSource, client
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Partition
+from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
@@ -57,8 +60,8 @@ def event(key: str, **fields: Any) -> bytes:
 def take(source: KafkaSource, lake: Lake, **options: Any) -> IntakeResult:
     if source.engine == "spark":
         spark = local_spark(topics=True, cores=2).session()
-        return spark_engine.intake(kafka.look(source), lake, spark, RUN)
-    return intake(kafka.look(source), lake, RUN, **options)
+        return spark_engine.intake(topics_of(source), lake, spark, RUN)
+    return intake(topics_of(source), lake, RUN, **options)
 
 
 def rows(lake: Lake) -> pl.DataFrame:
@@ -76,7 +79,7 @@ def letters(lake: Lake) -> pl.DataFrame:
 
 
 def waits(source: KafkaSource, lake: Lake) -> list[str]:
-    return kafka.look(source).waiting(lake.positions(source.table))
+    return topics_of(source).waiting(lake.positions(source.table))
 
 
 def conserved(lake: Lake) -> None:
@@ -102,7 +105,7 @@ def test_a_declaration_that_cannot_be_meant_is_refused() -> None:
 def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kafka, "TIMEOUT", 2.0)
+    monkeypatch.setattr(client, "TIMEOUT", 2.0)
     (port,) = free_ports(1)
     secret = {"sasl.password": "hunter2", "sasl.username": "me", "sasl.mechanism": "PLAIN"}
     source = source_of(
@@ -111,7 +114,7 @@ def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
         settings={"security.protocol": "SASL_PLAINTEXT", **secret},
     )
     with pytest.raises(Unavailable) as caught:
-        kafka.look(source)
+        topics_of(source)
     assert re.fullmatch(r"source clicks: 127\.0\.0\.1:\d+ gives no answer within 2 s .*", str(caught.value))
     assert "hunter2" not in f"{caught.value}{source!r}{capfd.readouterr()}"
 
@@ -226,7 +229,7 @@ def test_what_expires_while_it_is_read_is_told(broker: Broker, topic: str, lake:
     broker.create(topic)
     source = source_of(broker, topic)
     broker.send(topic, [event(f"{n}") for n in range(10)])
-    seen = kafka.look(source)
+    seen = topics_of(source)
     broker.expire(topic, 0, 6)
     taken = intake(seen, lake, RUN)
     assert taken.notes == [f"{topic}/0: lost offsets 0 to 5: deleted before they were read"]
@@ -281,7 +284,7 @@ def test_partitions_and_topics_that_are_added_are_read_from_their_beginning(
     assert ids(lake) == ["a", "m", "p10", "p11", "p21"]
     assert taken.notes == [f"{topic}/2: lost offsets 0 to 0: deleted before they were read"]
     with pytest.raises(Unavailable, match="there is no topic nowhere"):
-        kafka.look(source_of(broker, "nowhere"))
+        topics_of(source_of(broker, "nowhere"))
 
 
 @pytest.mark.broker
@@ -455,7 +458,7 @@ def test_an_intake_is_taken_back_with_its_dead_letters(
     for run_id in ("first", "second"):
         for n in range(2):
             broker.send(topic, [event(f"{run_id}{n}"), b"{"], n)
-        intake(kafka.look(source), lake, Run(run_id, RUN.at), batch_rows=1)
+        intake(topics_of(source), lake, Run(run_id, RUN.at), batch_rows=1)
     rollback(Catalog((source,), ()), lake, "second", RUN)
     assert ids(lake) == ["first0", "first1"]
     assert letters(lake)["offset"].to_list() == [1, 1]
@@ -477,9 +480,9 @@ def test_where_reading_begins(
     topic_id: str, low: int, end: int, begins: tuple[int, int], told: str | None
 ) -> None:
     source = source_of(Broker("127.0.0.1:1", None), "t")  # type: ignore[arg-type]
-    partition = kafka.Partition("t", 0, topic_id, low, end)
+    partition = Partition("t", 0, topic_id, low, end)
     positions = {"clicks/t/0": 5, "clicks/t@same": 0}
-    begin, gap = kafka.Topics(source, [partition])._begin(partition, positions.get)
+    begin, gap = Topics(source, [partition])._begin(partition, positions.get)
     assert (begin.epoch, begin.next) == begins
     assert (gap is None) == (told is None)
     assert told is None or (gap and told in gap.reason)

@@ -14,9 +14,11 @@ from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.connectors.kafka import kafka
-from medallion_platform.sources.connectors.kafka.kafka import Engine, KafkaSource
+from medallion_platform.sources.connectors.kafka import KafkaSource, client
+from medallion_platform.sources.connectors.kafka.client import members
+from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.source import Engine
 from medallion_platform_tests.pipeline.toy import NOW
 
 from . import certificates
@@ -45,7 +47,7 @@ def test_a_topic_is_taken_in_over_tls_by_a_user(
     broker.send(topic, [event("a"), b"{"])
     broker.send(topic, [event("b")], 1)
     assert len(waits(source, lake)) == 2
-    assert kafka.streamed(source, "nobody") == 0
+    assert members(source, "nobody") == 0
     take(source, lake)
     assert ids(lake) == ["a", "b"]
     assert letters(lake)["payload"].to_list() == [b"{"]
@@ -73,11 +75,11 @@ def test_who_is_not_let_in_is_told_why_in_one_sentence(
     told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kafka, "TIMEOUT", 5.0)
+    monkeypatch.setattr(client, "TIMEOUT", 5.0)
     certificates.make(Path("other.pem"), Path("its-broker.pem"))
     broker.create(topic)
     source = of(broker, topic, **mistake)
-    asks: list[Any] = [lambda: kafka.look(source), lambda: kafka.streamed(source, "group")]
+    asks: list[Any] = [lambda: topics_of(source), lambda: members(source, "group")]
     for ask in asks:
         with pytest.raises(Unavailable, match=r"^source clicks: ") as caught:
             ask()
@@ -97,7 +99,7 @@ def test_no_secret_is_in_a_table_a_log_or_what_dagster_keeps(
     capfd: pytest.CaptureFixture[str],
     engine: Engine,
 ) -> None:
-    monkeypatch.setattr(kafka, "TIMEOUT", 5.0)
+    monkeypatch.setattr(client, "TIMEOUT", 5.0)
     home = tmp_path / "dagster"
     home.mkdir()
     broker.create(topic)

@@ -24,8 +24,10 @@ from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.stream import stream
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.connectors.kafka import kafka
+from medallion_platform.sources.connectors.kafka.client import Client, members
+from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.errors import Unavailable
 from medallion_platform_tests.command import MEDALLION, streaming
 from medallion_platform_tests.pipeline.toy import RUN
 
@@ -106,13 +108,13 @@ def test_a_worker_takes_what_comes_and_ends_clean(broker: Broker, topic: str, tm
         broker.send(topic, [event("b"), None])
         until(lambda: count(lake) == 4, running)
         source = source_of(broker, topic)
-        group = kafka.group_of(source, str(lake.root))
-        assert kafka.streamed(source, group) == 1
+        group = source.group(str(lake.root))
+        assert members(source, group) == 1
         assert running[0].end(signal.SIGTERM) == 0
         assert running[0].said().endswith("ends\n")
     assert ids(lake) == ["a", "b"]
-    assert kafka.streamed(source, group) == 0
-    assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    assert members(source, group) == 0
+    assert topics_of(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 
@@ -147,7 +149,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(
             assert worker.end(signal.SIGTERM) == 0, worker.said()
     assert ids(lake) == sorted(sent)
     assert letters(lake).height == 32
-    assert kafka.look(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    assert topics_of(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 
@@ -219,7 +221,7 @@ def test_a_topic_made_anew_under_two_workers_loses_nothing(
 def test_without_a_broker_a_worker_says_so() -> None:
     (port,) = free_ports(1)
     source = source_of(Broker(f"127.0.0.1:{port}", None), "t")  # type: ignore[arg-type]
-    follower = kafka.Follower(source, "g", lambda: lambda _: None)
+    follower = Follower(source, "g", lambda: lambda _: None)
     try:
         with pytest.raises(Unavailable, match="gives no answer"):
             follower.poll(10, 10, 0.1)
@@ -236,17 +238,17 @@ def test_an_error_between_messages_loses_none_of_them(
     source = source_of(broker, topic)
     for n in range(2):
         broker.send(topic, [event(f"{n}-{i}") for i in range(30)], n)
-    sort, failed = kafka.Client.sort, []
+    sort, failed = Client.sort, []
 
-    def fails_once(self: kafka.Client, said: Iterable[Any]) -> Any:
+    def fails_once(self: Client, said: Iterable[Any]) -> Any:
         heard = sort(self, said)
         if heard.messages and not failed:
             failed.append(True)
             raise Unavailable("refused for once")
         return heard
 
-    monkeypatch.setattr(kafka.Client, "sort", fails_once)
-    follower = kafka.Follower(source, f"g-{topic}", lambda: lake.positions(source.table))
+    monkeypatch.setattr(Client, "sort", fails_once)
+    follower = Follower(source, f"g-{topic}", lambda: lake.positions(source.table))
     stop = Event()
 
     class Watch:
@@ -274,7 +276,7 @@ def test_a_clock_that_counts_microseconds_does_not_hinder_upkeep(
     source = source_of(broker, topic)
     for n, at in enumerate([1_767_571_200_000_000, 2**62, 1_767_571_200_000]):
         broker.send(topic, [event(f"k{n}")], timestamp=at)
-        intake(kafka.look(source), lake, RUN)
+        intake(topics_of(source), lake, RUN)
     maintenance.optimize(lake, "bronze.clicks")
     there = rows(lake)["_timestamp"].to_list()
     assert [at and at.isoformat() for at in there] == [None, None, "2026-01-05T00:00:00+00:00"]

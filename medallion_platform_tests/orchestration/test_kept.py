@@ -31,7 +31,7 @@ from medallion_platform.pipeline.status import behind as behind_
 from medallion_platform.pipeline.status.behind import behind
 from medallion_platform.pipeline.status.kept import KeptAnswers
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import FileSource
+from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of
 
 CATALOG = catalog_of(2)

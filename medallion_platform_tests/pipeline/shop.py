@@ -23,7 +23,8 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.table import Lookup, Table, Upstream, daily, table, weekly
-from medallion_platform.sources.source import FileSource, JsonLines
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.jsonlines import JsonLines
 
 from .toy import MONDAY, RUN, Row, Zone
 

@@ -10,9 +10,10 @@ import pyspark.sql.types as T
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.pipeline.intake.triage import validate
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, framed
-from medallion_platform.sources.formats.debezium import UNTOLD
-from medallion_platform.sources.source import Debezium
+from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.messages import framed
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform_tests.pipeline.toy import RUN
 
 

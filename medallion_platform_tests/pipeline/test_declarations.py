@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.table import DeclarationError, Lookup, Table, Upstream, daily, table, weekly
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 CONTRACT = Contract(
     "C",

@@ -26,9 +26,15 @@ from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake.commit import IntakeFailed
 from medallion_platform.pipeline.intake.names import own_name
 from medallion_platform.pipeline.intake.replay import replay
-from medallion_platform.pipeline.intake.triage import CHANGE, PROVENANCE
-from medallion_platform.sources.formats import reading, records
-from medallion_platform.sources.source import Debezium, FileSource, JsonLines, LostFile, Parquet, offset_of
+from medallion_platform.pipeline.intake.triage import PROVENANCE
+from medallion_platform.sources.connectors.files import FileSource, offset_of
+from medallion_platform.sources.errors import LostFile
+from medallion_platform.sources.formats import records
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.debezium.events import CHANGE
+from medallion_platform.sources.formats.jsonlines import JsonLines
+from medallion_platform.sources.formats.parquet import Parquet
+from medallion_platform.sources.formats.text import TextFormat
 
 from .toy import (
     CSV,
@@ -318,15 +324,15 @@ def test_a_file_that_vanishes_while_it_is_read_is_taken_whole_later(
 ) -> None:
     lost = zone.csv("events/a.csv", [good(k) for k in "abcde"])
     zone.csv("events/b.csv", [good("z")])
-    read = reading.read
+    read = TextFormat.read
 
-    def fail_half_way(path: Path, *arguments: Any, **options: Any) -> Any:
-        for frame in read(path, *arguments, **options):
+    def fail_half_way(format: TextFormat, path: Path, *arguments: Any) -> Any:
+        for frame in read(format, path, *arguments):
             yield from (frame.slice(i, 1) for i in range(2)) if path == lost else (frame,)
             if path == lost:
                 raise LostFile(path, "Input/output error")
 
-    monkeypatch.setattr(reading, "read", fail_half_way)
+    monkeypatch.setattr(TextFormat, "read", fail_half_way)
     with Crash(monkeypatch, dead_letters, "append", after=True), pytest.raises(Crashed):
         zone.take(KEYLESS)
     monkeypatch.undo()
@@ -711,13 +717,13 @@ class Crash:
 
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read files in frames of single records, as files larger than memory are."""
-    read = reading.read
+    read = TextFormat.read
 
-    def read_in_pieces(*arguments: Any, **options: Any) -> Any:
-        for frame in read(*arguments, **options):
+    def read_in_pieces(*arguments: Any) -> Any:
+        for frame in read(*arguments):
             yield from (frame.slice(i, 1) for i in range(frame.height))
 
-    monkeypatch.setattr(reading, "read", read_in_pieces)
+    monkeypatch.setattr(TextFormat, "read", read_in_pieces)
 
 
 STEPS = [

@@ -22,7 +22,8 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import plan
 from medallion_platform.pipeline.refresh.errors import RefreshFailed
 from medallion_platform.pipeline.table import Table, table
-from medallion_platform.sources.source import FileSource, JsonLines
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.jsonlines import JsonLines
 
 from .shop import bring, content, dead, rebuilt
 from .toy import Row, Zone

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medallion_platform.sources.source import offset_of
+from medallion_platform.sources.connectors.files import offset_of
 
 from .toy import CSV, Row, Zone, bad, check, good, letters, table_rows
 

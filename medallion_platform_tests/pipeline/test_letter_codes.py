@@ -15,7 +15,8 @@ from medallion_platform.lakehouse import dead_letters, old_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.replay import replay
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 from .toy import EVENTS, FIELDS, RUN, Zone, bad, good, letters, table_rows
 

@@ -21,7 +21,8 @@ from medallion_platform.pipeline.intake.names import LONGEST, PLATFORM, column_o
 from medallion_platform.pipeline.intake.undeclared import FURTHER, MOST, undeclared
 from medallion_platform.queries.preview import preview
 from medallion_platform.sources.formats import jsonlines
-from medallion_platform.sources.source import Debezium, Parquet
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.parquet import Parquet
 from medallion_platform.transforms.history import current, versions
 
 from . import shop

@@ -30,7 +30,8 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import replay as steps
 from medallion_platform.pipeline.intake.commit import IntakeFailed
 from medallion_platform.pipeline.intake.replay import reparse, replay
-from medallion_platform.sources.source import Csv, FileSource
+from medallion_platform.sources.connectors.files import FileSource
+from medallion_platform.sources.formats.csv import Csv
 
 from .test_intake import Crash, Crashed, with_severity
 from .toy import CSV, FIELDS, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows

@@ -10,8 +10,8 @@ import pytest
 
 from medallion_platform.contracts.codes import Code
 from medallion_platform.pipeline.intake import landing_zone
-from medallion_platform.sources.formats import blocks, reading
-from medallion_platform.sources.source import JsonLines
+from medallion_platform.sources.formats import blocks
+from medallion_platform.sources.formats.jsonlines import JsonLines
 
 from .toy import CSV, Zone, good, letters, table_rows
 
@@ -30,7 +30,7 @@ def test_it_is_one_record_wherever_blocks_end(tmp_path: Path, size: int, block: 
     before, last = b'{"a":1}\n', b"x" * size
     path = tmp_path / "f"
     path.write_bytes(before + last + (b'\n{"a":2}\n' if ended else b""))
-    rows = [r for frame in reading.read(path, JsonLines(), block=block) for r in frame.iter_rows(named=True)]
+    rows = [r for frame in JsonLines().read(path, block=block) for r in frame.iter_rows(named=True)]
     assert [r["_row"] for r in rows] == [1, 2, 3][: len(rows)]
     assert len(rows) == (3 if ended else 2)
     if size < LONGEST:

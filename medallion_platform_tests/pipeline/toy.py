@@ -22,7 +22,9 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.source import Csv, FileSource, JsonLines, offset_of
+from medallion_platform.sources.connectors.files import FileSource, offset_of
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.jsonlines import JsonLines
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RUN = Run("test", NOW)

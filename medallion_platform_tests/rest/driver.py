@@ -18,4 +18,4 @@ if __name__ == "__main__":
     address, paging, lake = sys.argv[1:]
     source = source_of(Api(address=address), {"cursor": CURSOR, "page": PAGE}[paging])
     print("begins", flush=True)
-    intake(rest.look(source, NOW), Lake(Path(lake)), RUN, batch_rows=7)
+    intake(rest.Resource(source, NOW), Lake(Path(lake)), RUN, batch_rows=7)

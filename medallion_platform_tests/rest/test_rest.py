@@ -28,7 +28,6 @@ from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources import http
-from medallion_platform.sources.arrivals import Unavailable
 from medallion_platform.sources.connectors import rest
 from medallion_platform.sources.connectors.rest import (
     ById,
@@ -38,8 +37,10 @@ from medallion_platform.sources.connectors.rest import (
     PageNumberPaginator,
     RestSource,
 )
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.sources.http import ClientCredentials, EnvironmentToken
-from medallion_platform.sources.source import Csv, JsonLines
 from medallion_platform_tests.pipeline.test_intake import Crash, Crashed
 from medallion_platform_tests.pipeline.toy import EVENTS, NOW, RUN
 
@@ -80,7 +81,7 @@ def source_of(api: Api, paging: Any = CURSOR, since: Any = TIME, **named: Any) -
 
 
 def take(source: RestSource, lake: Lake, **options: Any) -> IntakeResult:
-    return intake(rest.look(source, NOW), lake, RUN, **options)
+    return intake(rest.Resource(source, NOW), lake, RUN, **options)
 
 
 def rows(lake: Lake) -> pl.DataFrame:
@@ -665,7 +666,7 @@ def test_dead_letters_of_one_time_are_told_apart(api: Api, lake: Lake) -> None:
 def test_an_intake_is_not_taken_back_because_it_would_come_again(api: Api, lake: Lake) -> None:
     api.event("a")
     source = source_of(api)
-    intake(rest.look(source, NOW), lake, Run("mine", NOW))
+    intake(rest.Resource(source, NOW), lake, Run("mine", NOW))
     with pytest.raises(CannotRollBack, match="would come again with the next pull of source orders"):
         rollback(Catalog((source,), ()), lake, "mine", RUN)
     assert rows(lake).height == 1

@@ -21,8 +21,8 @@ from pyarrow.fs import S3FileSystem
 from medallion_platform.errors import classify
 from medallion_platform.lakehouse import file_registry
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.connectors.zones import Bucket, StillGrowing, zone_at
-from medallion_platform.sources.source import LostFile
+from medallion_platform.sources.connectors.zones import Bucket, zone_at
+from medallion_platform.sources.errors import LostFile, StillGrowing
 from medallion_platform.storage import reason, store
 from medallion_platform_tests.pipeline.toy import CSV, NOW, bad, check, good, letters, table_rows
 

@@ -11,8 +11,8 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.zones import FileInfo, zone_at
-from medallion_platform.sources.source import FileSource
 from medallion_platform.storage import store
 from medallion_platform_tests.pipeline.toy import CSV, FIELDS, NOW, RUN, Row
 

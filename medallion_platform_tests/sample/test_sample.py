@@ -79,8 +79,7 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
     import polars as pl
 
     from medallion_platform.contracts import polars_engine
-    from medallion_platform.sources.formats import reading
-    from medallion_platform.sources.source import UnreadableFile
+    from medallion_platform.sources.errors import UnreadableFile
     from medallion_sample.clickstream.sources import EVENTS
 
     folder, sample = landing
@@ -89,7 +88,7 @@ def test_intake_finds_the_dirt_that_was_planted(landing: tuple[Path, Sample]) ->
     unreadable = 0
     for path in sorted((folder / "clickstream" / "events").rglob("*.jsonl*")):
         try:
-            chunks = list(reading.read(path, EVENTS.format))
+            chunks = list(EVENTS.format.read(path))
         except UnreadableFile:
             unreadable += 1
             continue
@@ -120,7 +119,6 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
     import polars as pl
 
     from medallion_platform.contracts import polars_engine
-    from medallion_platform.sources.formats import reading
     from medallion_sample.hr.sources import HIRED_EMPLOYEES
 
     folder, sample = landing
@@ -128,7 +126,7 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
     frames = [
         chunk
         for path in sorted((folder / "hr" / "hired_employees").iterdir())
-        for chunk in reading.read(path, HIRED_EMPLOYEES.format)
+        for chunk in HIRED_EMPLOYEES.format.read(path)
     ]
     records = pl.concat(frames, how="diagonal_relaxed")
     assert records.height == planted["records"]
@@ -144,14 +142,14 @@ def test_ragged_and_unreadable_hr_rows_are_as_planted(landing: tuple[Path, Sampl
 
 
 def test_change_streams_are_out_of_order_with_tombstones(landing: tuple[Path, Sample]) -> None:
-    from medallion_platform.sources.formats import reading
+
     from medallion_sample.clickstream.sources import USERS
 
     folder, sample = landing
     planted = sample.planted["clickstream/users"]
     events: list[dict[str, Any]] = []
     for path in sorted((folder / "clickstream" / "users").iterdir()):
-        for chunk in reading.read(path, USERS.format):
+        for chunk in USERS.format.read(path):
             events += chunk.to_dicts()
     assert len(events) == planted["records"]
     assert all(e["_malformed"] is None for e in events)

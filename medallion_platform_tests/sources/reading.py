@@ -7,9 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from medallion_platform.sources.formats.reading import read
+from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.formats.records import CODE, DETAIL
-from medallion_platform.sources.source import Format
 
 BASE = ["_row", "_payload", "_payload_bytes", "_malformed"]
 
@@ -21,7 +20,7 @@ def frame_of(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(content)
-        return whole(list(read(path, format, first_row, block)))
+        return whole(list(format.read(path, first_row, block=block)))
 
 
 def whole(frames: list[pl.DataFrame]) -> pl.DataFrame:

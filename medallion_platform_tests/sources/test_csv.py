@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.csv import AFTER_QUOTE, LONGEST_QUOTED, UNTERMINATED
-from medallion_platform.sources.formats.reading import header, read, reparse
-from medallion_platform.sources.source import Csv, UnreadableFile
+from medallion_platform.sources.errors import UnreadableFile
+from medallion_platform.sources.formats.csv import AFTER_QUOTE, LONGEST_QUOTED, UNTERMINATED, Csv
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 
 PLAIN = Csv(header=False, columns=("a", "b", "c"))
@@ -90,7 +89,7 @@ def test_no_text_is_lost_whatever_it_is(content: bytes):
 @given(MESSY)
 def test_payloads_parse_again_to_the_same(content: bytes):
     frame = frame_of(content, PLAIN).filter(pl.col("_payload").is_not_null())
-    again = reparse(frame["_payload"], PLAIN)
+    again = PLAIN.parse_again(frame["_payload"])
     assert same(again.drop("_row"), frame.drop("_row"))
 
 
@@ -99,7 +98,7 @@ def test_payloads_parse_again_to_the_same(content: bytes):
 def test_lines_without_line_ends_in_quotes_are_read_as_the_standard_library_does(lines: list[str]):
     """Where the strict grammar accepts a line, the standard library reads the same."""
     lines = [line for line in lines if line]
-    frame = reparse(pl.Series(lines, dtype=pl.String), PLAIN)
+    frame = PLAIN.parse_again(pl.Series(lines, dtype=pl.String))
     for line, row in zip(lines, frame.iter_rows(named=True), strict=True):
         if row["_malformed"] is None:
             expected = next(csv.reader([line]))
@@ -190,16 +189,16 @@ def test_a_header_goes_before_the_declaration():
 def test_the_header_can_be_had_and_payloads_read_by_it(tmp_path: Any):
     path = tmp_path / "x.csv"
     path.write_bytes(b'\n"a\nb",c\n1,"2"\n')
-    assert header(path, Csv()) == ("a\nb", "c")
-    (frame,) = read(path, Csv())
-    assert same(reparse(frame["_payload"], Csv(), header(path, Csv())), frame)
+    assert Csv().read_header(path) == ("a\nb", "c")
+    (frame,) = Csv().read(path)
+    assert same(Csv().parse_again(frame["_payload"], Csv().read_header(path)), frame)
     path.write_bytes(b"")
-    assert header(path, Csv()) is None
-    assert list(read(path, Csv())) == []
+    assert Csv().read_header(path) is None
+    assert list(Csv().read(path)) == []
     path.write_bytes(b"a,b")
-    assert list(read(path, Csv())) == []
+    assert list(Csv().read(path)) == []
     with pytest.raises(ValueError, match="names of their file"):
-        reparse(frame["_payload"], Csv())
+        Csv().parse_again(frame["_payload"])
 
 
 def test_without_header_and_names_the_first_record_tells_the_width():
@@ -234,7 +233,7 @@ def test_real_hr(real_data: Any):
         ("jobs", 183, ("id", "title")),
         ("hired_employees", 1999, ("id", "name", "datetime", "department_id", "job_id")),
     ):
-        (frame,) = read(real_data / "hr" / f"{name}.csv", Csv(header=False, columns=names))
+        (frame,) = Csv(header=False, columns=names).read(real_data / "hr" / f"{name}.csv")
         assert len(frame) == count
         assert frame["_malformed"].null_count() == count
     nulls = frame.null_count().row(0, named=True)
@@ -248,7 +247,7 @@ def test_real_retail(real_data: Any, tmp_path: Any):
         tar.extractall(tmp_path, filter="data")
     files = sorted(tmp_path.rglob("*.csv"))
     assert len(files) == 305
-    frame = pl.concat(f for path in files for f in read(path, Csv()))
+    frame = pl.concat(f for path in files for f in Csv().read(path))
     assert len(frame) == 541_909
     assert frame["_malformed"].null_count() == 541_909
     values = fields(frame)
@@ -257,5 +256,5 @@ def test_real_retail(real_data: Any, tmp_path: Any):
     assert values["CustomerID"].null_count() == 135_080
     assert values["InvoiceNo"].str.starts_with("C").sum() == 9_288
     assert len(values) - values.n_unique() == 5_268
-    again = reparse(frame["_payload"], Csv(), values.columns)
+    again = Csv().parse_again(frame["_payload"], values.columns)
     assert fields(again).equals(values)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.debezium import UNTOLD, keyed, position
-from medallion_platform.sources.formats.reading import parse, read, reparse
-from medallion_platform.sources.source import Debezium
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.debezium.events import keyed
+from medallion_platform.sources.formats.debezium.places import position
+from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform_tests.sources.reading import frame_of, is_text, same
 
 POSTGRES = {
@@ -293,7 +294,7 @@ def test_blocks_and_resuming_never_change_the_records(content: bytes, block: int
     for row in range(min(len(one), 8)):
         payload = one["_payload"][row : row + 1]
         if payload[0] is not None:
-            again = reparse(payload, Debezium())
+            again = Debezium().parse_again(payload)
             assert same(again.drop("_row"), one[row : row + 1].drop("_row"))
 
 
@@ -433,14 +434,14 @@ def test_a_delete_that_tells_no_row_has_that_of_its_key(wrapped: bool):
         return json.dumps({"schema": None, "payload": told} if wrapped else told).encode()
 
     document = text(mongo("d"))
-    row = parse([keyed(document, text({"id": '{"$oid": "65bc"}'}))], Debezium()).row(0, named=True)
+    row = Debezium().parse([keyed(document, text({"id": '{"$oid": "65bc"}'}))]).row(0, named=True)
     assert (row["_malformed"], row["_op"], row["id"]) == (None, "d", "65bc")
-    number = parse([keyed(document, text({"id": "7"}))], Debezium()).row(0, named=True)
+    number = Debezium().parse([keyed(document, text({"id": "7"}))]).row(0, named=True)
     assert number["id"] == "7"
-    table = parse([keyed(text(event("d")), text({"id": 5, "part": "x"}))], Debezium()).row(0, named=True)
+    table = Debezium().parse([keyed(text(event("d")), text({"id": 5, "part": "x"}))]).row(0, named=True)
     assert (table["_malformed"], table["id"], table["part"]) == (None, "5", "x")
     # The payload alone says it again.
-    again = reparse(pl.Series([table["_payload"]]), Debezium()).row(0, named=True)
+    again = Debezium().parse_again(pl.Series([table["_payload"]])).row(0, named=True)
     assert again == table
     for value, key in (
         (text(event("d", None, ROW)), text({"id": 5})),
@@ -455,7 +456,7 @@ def test_a_delete_that_tells_no_row_has_that_of_its_key(wrapped: bool):
 
 
 def test_a_real_capture(real_data: Any):
-    (got,) = read(real_data / "debezium" / "postgres-products.jsonl", Debezium())
+    (got,) = Debezium().read(real_data / "debezium" / "postgres-products.jsonl")
     assert len(got) == 16
     assert got["_malformed"].null_count() == 16
     assert got["_op"].value_counts().sort("_op").rows() == [("c", 2), ("d", 1), ("r", 9), ("u", 4)]

@@ -16,16 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.reading import read
+from medallion_platform.sources.errors import UnreadableFile
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.format import Format
+from medallion_platform.sources.formats.jsonlines import JsonLines
+from medallion_platform.sources.formats.parquet import Parquet
 from medallion_platform.sources.formats.records import OURS
-from medallion_platform.sources.source import (
-    Csv,
-    Debezium,
-    Format,
-    JsonLines,
-    Parquet,
-    UnreadableFile,
-)
 from medallion_platform_tests.sources.reading import frame_of, same
 
 
@@ -66,7 +63,7 @@ def test_compressed_is_the_same_and_torn_yields_nothing(codec: str, block: int, 
     for damaged in (packed[:-5], packed[: len(packed) // 2], packed[:20]):
         path = tmp_path / "torn"
         path.write_bytes(damaged)
-        frames = read(path, FORMAT, block=block)
+        frames = FORMAT.read(path, block=block)
         with pytest.raises(UnreadableFile) as caught:
             next(frames)
         assert caught.value.reason.startswith("damaged")
@@ -99,9 +96,9 @@ def test_an_archive_of_many_is_not_read():
 @pytest.mark.parametrize("format", [FORMAT, JsonLines(), Debezium(), Parquet()])
 def test_what_is_no_file_is_unreadable(format: Format, tmp_path: Path):
     with pytest.raises(UnreadableFile, match="No such file"):
-        next(read(tmp_path / "absent", format))
+        next(format.read(tmp_path / "absent"))
     with pytest.raises(UnreadableFile):
-        next(read(tmp_path, format))
+        next(format.read(tmp_path))
 
 
 @pytest.mark.parametrize("format", [FORMAT, Csv(), JsonLines(), Debezium()])
@@ -151,11 +148,13 @@ def test_any_damage_to_a_compressed_file_is_records_or_unreadable(codec: str, at
 
 MEMORY = """
 import resource, sys
-from medallion_platform.sources.formats.reading import read
-from medallion_platform.sources.source import Csv, JsonLines
+from pathlib import Path
+
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.jsonlines import JsonLines
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 format = Csv() if sys.argv[2] == "csv" else JsonLines()
-rows = sum(len(f) for f in read(sys.argv[1], format))
+rows = sum(len(f) for f in format.read(Path(sys.argv[1])))
 print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
 """
 
@@ -193,15 +192,15 @@ def test_parquet_is_typed_and_streamed(tmp_path: Path):
     made = pl.DataFrame({"id": range(1000), "at": ["x"] * 1000, "_row": [1.5] * 1000})
     path = tmp_path / "x.parquet"
     made.write_parquet(path, row_group_size=300)
-    frames = list(read(path, Parquet()))
+    frames = list(Parquet().read(path))
     assert len(frames) == 4
     got = pl.concat(frames)
     assert got["_row"].to_list() == list(range(1, 1001))
     assert got["_payload"].null_count() == 1000
     assert got.select("id", "at", pl.col("_row_").alias("_row")).equals(made)
-    resumed = pl.concat(read(path, Parquet(), first_row=450))
+    resumed = pl.concat(Parquet().read(path, first_row=450))
     assert resumed.equals(got[449:])
     assert payloads(got[:1].drop(OURS, strict=False)).to_list() == ['{"id": 0, "at": "x", "_row_": 1.5}']
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnreadableFile, match="not readable as Parquet"):
-        next(read(path, Parquet()))
+        next(Parquet().read(path))

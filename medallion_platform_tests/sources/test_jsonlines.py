@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.jsonlines import NO_NUMBER, fields_of
-from medallion_platform.sources.formats.reading import reparse
-from medallion_platform.sources.source import JsonLines
+from medallion_platform.sources.formats.jsonlines import NO_NUMBER, JsonLines, fields_of
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 
 KEYS = st.sampled_from(["a", "b", "c", "é", "a b", 'q"', "_row", "\\", ""])
@@ -79,7 +77,7 @@ def test_the_fast_way_and_the_scanner_say_the_same(data: Any):
             line = line[:at] + data.draw(DAMAGE) + line[at + cut :]
         lines.append(line)
     texts = [line for line in lines if not any(0xD800 <= ord(c) < 0xE000 for c in line)]
-    frame = reparse(pl.Series(texts, dtype=pl.String), JsonLines())
+    frame = JsonLines().parse_again(pl.Series(texts, dtype=pl.String))
     for text, row in zip(texts, frame.iter_rows(named=True), strict=True):
         expected = fields_of(text)
         if isinstance(expected, str):
@@ -128,9 +126,9 @@ def test_what_becomes_of_a_line_depends_on_no_other(data: Any):
             at = data.draw(st.integers(0, len(text)))
             text = text[:at] + data.draw(INSERTED) + text[at:]
         texts.insert(data.draw(st.integers(0, len(texts))), text)
-    together = reparse(pl.Series(texts, dtype=pl.String), JsonLines())
+    together = JsonLines().parse_again(pl.Series(texts, dtype=pl.String))
     for text, row in zip(texts, together.iter_rows(named=True), strict=True):
-        alone = reparse(pl.Series([text], dtype=pl.String), JsonLines())
+        alone = JsonLines().parse_again(pl.Series([text], dtype=pl.String))
         assert verdict(row) == verdict(alone.row(0, named=True))
         assert (row["_malformed"] == "not JSON") == (not is_json(text))
 
@@ -177,7 +175,7 @@ def test_blocks_and_resuming_never_change_the_records(content: bytes, block: int
     resumed = frame_of(content, JsonLines(), block, first_row)
     assert same(resumed, one.filter(pl.col("_row") >= first_row))
     decoded = one.filter(pl.col("_payload").is_not_null())
-    again = reparse(decoded["_payload"], JsonLines())
+    again = JsonLines().parse_again(decoded["_payload"])
     assert same(again.drop("_row"), decoded.drop("_row"))
 
 

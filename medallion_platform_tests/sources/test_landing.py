@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Contract
+from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.landing import (
     FileInfo,
     StillGrowing,
@@ -26,7 +27,8 @@ from medallion_platform.sources.connectors.landing import (
     wanted,
 )
 from medallion_platform.sources.connectors.zones import Listing, zone_at
-from medallion_platform.sources.source import Csv, FileSource, LostFile
+from medallion_platform.sources.errors import LostFile
+from medallion_platform.sources.formats.csv import Csv
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD = NOW - timedelta(hours=1)

@@ -9,17 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.sources.source import (
-    Csv,
-    Debezium,
-    FileSource,
-    JsonLines,
-    UnreadableFile,
-    claims,
-    folders_of,
-    offset_of,
-    place_of,
-)
+from medallion_platform.sources.connectors.files import FileSource, claims, folders_of, offset_of, place_of
+from medallion_platform.sources.errors import UnreadableFile
+from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.debezium import Debezium
+from medallion_platform.sources.formats.jsonlines import JsonLines
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))

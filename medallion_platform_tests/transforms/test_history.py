@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.debezium import changed_at, position
+from medallion_platform.sources.formats.debezium.places import changed_at, position
 from medallion_platform.transforms.history import UNTOLD, as_of, current, versions
 from medallion_platform_tests.frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -239,11 +239,11 @@ def test_a_new_column_is_part_of_the_history(spark: SparkSession) -> None:
 
 @needs_shared
 def test_a_real_postgres_capture_gives_its_table_and_history(spark: SparkSession) -> None:
-    from medallion_platform.sources.formats.reading import read
-    from medallion_platform.sources.source import Debezium
+
+    from medallion_platform.sources.formats.debezium import Debezium
 
     events: list[dict[str, Any]] = []
-    for chunk in read(SHARED / "debezium" / "postgres-products.jsonl", Debezium(key=("id",))):
+    for chunk in Debezium(key=("id",)).read(SHARED / "debezium" / "postgres-products.jsonl"):
         events += chunk.to_dicts()
     assert len(events) == 16
     schema = "id string, name string, description string, weight string, _op string, _sequence string"

@@ -19,19 +19,11 @@ from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources.arrivals import Batch, Position, Unread
 from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.connectors.zones import FileInfo, StillGrowing, zone_at
-from medallion_platform.sources.formats import parquet, reading
-from medallion_platform.sources.formats.csv import other_header
+from medallion_platform.sources.connectors.files import FileSource, FileVersion, offset_of, place_of
+from medallion_platform.sources.connectors.zones import FileInfo, zone_at
+from medallion_platform.sources.errors import LostFile, StillGrowing, UnreadableFile
 from medallion_platform.sources.formats.records import DETAIL, OURS
-from medallion_platform.sources.source import (
-    Csv,
-    FileSource,
-    FileVersion,
-    LostFile,
-    UnreadableFile,
-    offset_of,
-    place_of,
-)
+from medallion_platform.sources.formats.typed import text
 from medallion_platform.storage import exists, store
 
 if TYPE_CHECKING:
@@ -251,9 +243,9 @@ def _registry_row(
         try:
             seen = FileInfo(version.path, version.size, version.modified_at, version.etag)
             with zone_at(str(root)).file(seen) as path:
-                names = reading.header(path, source.format)
+                names = source.format.read_header(path)
             header = list(names) if names is not None else None
-            unreadable = _other_columns(source, names)
+            unreadable = source.format.not_its_header(names, source.contract) if names else None
         except StillGrowing:
             unreadable, digest = _CHANGED, _unseen(version)
         except UnreadableFile as error:
@@ -268,14 +260,6 @@ def _registry_row(
         "registered_at": run.at,
         "run_id": run.run_id,
     }
-
-
-def _other_columns(source: FileSource, names: Sequence[str] | None) -> str | None:
-    """Why a file whose fields are all unknown to the contract is not taken in."""
-    if not names or (isinstance(source.format, Csv) and not source.format.header):
-        return None
-    delimiter = source.format.delimiter if isinstance(source.format, Csv) else ","
-    return other_header(names, delimiter, source.contract.column_names)
 
 
 def _next_row(reached: int, file: dict[str, Any]) -> int:
@@ -298,9 +282,9 @@ def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -
         raise (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
     try:
         with zone_at(root).file(_same_content(root, file)) as path:
-            for frame in reading.read(path, source.format, first_row, declared=source.contract.column_names):
+            for frame in source.format.read(path, first_row, source.contract.column_names):
                 yield frame.with_columns(
-                    *(parquet.text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
+                    *(text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
                     pl.lit(source.name).alias("_source"),
                     pl.lit(file["path"]).alias("_file"),
                     (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),

@@ -22,8 +22,8 @@ from medallion_platform.pipeline.intake import triage as _triage
 from medallion_platform.pipeline.intake.commit import record_of
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.undeclared import count_further, notes
-from medallion_platform.sources.formats import reading
-from medallion_platform.sources.source import Csv, JsonLines, Parquet, Source, place_of
+from medallion_platform.sources.connectors.files import place_of
+from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.run import Run
@@ -242,23 +242,22 @@ def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFra
 
     A payload is text, but that of a record that did not decode (`_raw`): it is its bytes in the file.
     """
-    form = JsonLines() if isinstance(source.format, Parquet) else source.format
+    form = source.format.stored
     declared = source.contract.column_names
     headers: dict[tuple[str, ...] | None, int] = {None: 0}
     of_file = {
         r["sequence"]: headers.setdefault(tuple(r["header"]) if r["header"] else None, len(headers))
         for r in file_registry.read(lake, source.name).iter_rows(named=True)
     }
-    numbers = [of_file.get(place_of(o)[0], 0) if isinstance(form, Csv) else 0 for o in stored["_offset"]]
+    numbers = [of_file.get(place_of(o)[0], 0) if form.needs_header else 0 for o in stored["_offset"]]
     named = stored.with_columns(pl.Series("_header", numbers, dtype=pl.Int64))
     known = list(headers)
     told = [c for c in stored.columns if c not in ("payload", "_raw")]
     frames = []
     for (header, raw), part in named.group_by("_header", "_raw", maintain_order=True):
         columns = known[int(str(header))]
-        parsed = reading.reparse(
-            part["payload"].cast(pl.Binary if raw else pl.String), form, columns, declared
-        )
+        payloads = part["payload"].cast(pl.Binary if raw else pl.String)
+        parsed = form.parse_again(payloads, columns, declared)
         frames.append(parsed.drop("_row").with_columns(part.select(told)))
     return pl.concat(frames, how="diagonal_relaxed").sort("_offset")
 

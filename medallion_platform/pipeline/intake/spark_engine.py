@@ -65,10 +65,12 @@ from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, P
 from medallion_platform.pipeline.intake.undeclared import MOST, notes, undeclared_of
 from medallion_platform.pipeline.observer import Moments
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import MovedOn, Unavailable
-from medallion_platform.sources.connectors.kafka import kafka
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource, Topics, discreet
+from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.client import Client
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, options, places
+from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
+from medallion_platform.sources.connectors.kafka.settings import discreet
+from medallion_platform.sources.errors import MovedOn, Unavailable
 from medallion_platform.storage import store
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Mo
                 batches.read(spark, {"availableNow": True}, Event())
             break
         except (MovedOn, CommitConflict) as error:
-            topics = kafka.look(source, lake.positions(source.table))
+            topics = topics_of(source, lake.positions(source.table))
             if attempt + 1 == ATTEMPTS:
                 raise CommitConflict(
                     f"{source.table}: others wrote to it at the same time ({error}); run it again"
@@ -162,7 +164,7 @@ def stream(
         while not stop.is_set():
             moments = Moments(run(), source.table, _LOG)
             try:
-                topics = kafka.look(source, lake.positions(source.table))
+                topics = topics_of(source, lake.positions(source.table))
                 begun = _begin(topics, lake, run())
                 if begun.counts.read:
                     watch.taken(begun, {})
@@ -228,7 +230,7 @@ class _Batches:
                 table=self.source.table,
             ) from None
         with (
-            closing(kafka.Client(self.source)) as self._client,
+            closing(Client(self.source)) as self._client,
             TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint,
         ):
             messages = spark.readStream.format("kafka").options(**given).load()

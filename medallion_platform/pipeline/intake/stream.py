@@ -20,7 +20,7 @@ from typing import Protocol, Self
 
 import psutil
 
-from medallion_platform.errors import Kind, classify
+from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
@@ -28,8 +28,8 @@ from medallion_platform.lakehouse.log_archive import archive
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_rows
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, IntakeResult, OpenTables, intake
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import Arrivals, MovedOn, Unavailable
-from medallion_platform.sources.source import Source
+from medallion_platform.sources.arrivals import Follows
+from medallion_platform.sources.errors import MovedOn
 from medallion_platform.storage import reason
 
 WITHIN = 0.2
@@ -44,35 +44,6 @@ _NICE = 5
 _SMOOTH = 0.2
 _MEMORY_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
-
-
-class Follows(Protocol):
-    """A source as it is followed by one worker of several."""
-
-    @property
-    def source(self) -> Source:
-        """Its declaration."""
-        ...
-
-    def poll(self, rows: int, size: int, within: float) -> Arrivals | None:
-        """What came within some seconds, None for nothing.
-
-        Raises:
-            Unavailable: the source cannot be reached.
-        """
-        ...
-
-    def begin_anew(self) -> None:
-        """Go on from where the table is: what was polled was not taken in."""
-        ...
-
-    def behind(self) -> Mapping[str, int]:
-        """How many records of each log are still to be read, as last heard."""
-        ...
-
-    def close(self) -> None:
-        """Give up what the worker holds of the source."""
-        ...
 
 
 class Watches(Protocol):
@@ -131,10 +102,12 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
 
 def why_to_wait(error: Exception) -> str:
     """What a worker that failed waits for, in one sentence; empty where it would wait in vain."""
-    if isinstance(error, Unavailable):
-        return str(error)
     failure = classify(error)
     # Credentials that expired are renewed by whoever gave them.
+    if not failure.transient and failure.kind is not Kind.AUTH:
+        return ""
+    if isinstance(error, MedallionError):
+        return str(error)
     if failure.transient or failure.kind is Kind.AUTH:
         return f"{reason(error)}; what was taken in is safe, it is tried again"
     return ""

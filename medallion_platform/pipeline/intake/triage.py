@@ -16,23 +16,14 @@ import polars as pl
 from medallion_platform.contracts import polars_engine as contracts
 from medallion_platform.contracts import shapes
 from medallion_platform.contracts.codes import Code
-from medallion_platform.contracts.contract import (
-    Contract,
-    Expectation,
-    IsType,
-    NamesFolder,
-    NotNull,
-    Severity,
-)
+from medallion_platform.contracts.contract import Contract
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.pipeline.intake.undeclared import FURTHER, undeclared
 from medallion_platform.sources.arrivals import Unread
-from medallion_platform.sources.formats import parquet
-from medallion_platform.sources.formats.debezium import OPEN, UNTOLD
 from medallion_platform.sources.formats.records import CODE, DETAIL, OURS, field_of
-from medallion_platform.sources.source import Debezium, Parquet, Source
+from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,15 +45,6 @@ PROVENANCE: dict[str, Any] = {
 
 Of a source that gives a record again, the record number is a fingerprint of the record."""
 
-CHANGE: dict[str, Any] = {
-    "_op": pl.String,
-    "_sequence": pl.String,
-    "_changed_at": pl.Datetime("us", "UTC"),
-    "_snapshot": pl.Boolean,
-}
-"""What a change event says of itself, in the bronze tables of Debezium sources."""
-
-_IMAGE_OPS = ("c", "u", "r")
 PLACE = ("_source", "_offset", "_row")
 LETTER_PLACE = ("source", "offset", "row")
 """What a record is known by, in a frame and as a dead letter; row 0 is a whole piece."""
@@ -100,9 +82,7 @@ def bronze_schema(source: Source) -> pa.Schema:
 
 
 def _bronze_columns(source: Source) -> dict[str, Any]:
-    columns: dict[str, Any] = dict(contracts.polars_schema(source.contract))
-    if isinstance(source.format, Debezium):
-        columns |= CHANGE
+    columns: dict[str, Any] = {**contracts.polars_schema(source.contract), **source.format.facts}
     if source.partition:
         columns[source.partition] = pl.Date
     return columns | PROVENANCE | dict(source.provenance())
@@ -140,17 +120,9 @@ def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
         else pl.lit(None).alias(contracts.VIOLATIONS)
     )
     parsed = frame.filter(pl.col("_malformed").is_null()).drop("_malformed")
-    parts = [(parsed, source.contract)]
-    if isinstance(source.format, Debezium):
-        parsed = _changes(parsed)
-        image, deleted = pl.col("_op").is_in(_IMAGE_OPS), pl.col("_op") == "d"
-        parts = [
-            *_by_untold(parsed.filter(image), source.contract),
-            (parsed.filter(deleted), _keys_only(source.contract, source.format.key)),
-            (parsed.filter(~image & ~deleted), _keys_only(source.contract, ())),
-        ]
     verdicts = [
-        _out_of_time(source, part, contracts.validate(contract, part), at) for part, contract in parts
+        _out_of_time(source, part, contracts.validate(contract, part), at)
+        for part, contract in source.format.expected(parsed, source.contract)
     ]
     violations = summed(v.violations for v in verdicts)
     if broken.height:
@@ -188,56 +160,6 @@ def _out_of_time(
     return validated
 
 
-def _changes(frame: pl.DataFrame) -> pl.DataFrame:
-    """A change event's own columns with their types; where it stood is where it came, if it does not say."""
-    return frame.with_columns(
-        pl.col("_changed_at").str.to_datetime(
-            "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC", strict=False
-        ),
-        pl.col("_snapshot") == "true",
-        pl.when(pl.col("_sequence").str.ends_with(OPEN))
-        .then(pl.col("_sequence") + pl.col("_offset").cast(pl.String).str.zfill(20))
-        .otherwise(pl.col("_sequence"))
-        .alias("_sequence"),
-    )
-
-
-def _by_untold(frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
-    """Rows by which of their values were not told, each with what can be expected of the others."""
-    texts = [c for c in contract.column_names if frame.schema.get(c) == pl.String]
-    texts = [c for c in texts if (frame[c] == UNTOLD).any()]
-    if not texts:
-        return [(frame, contract)]
-    parts: list[tuple[pl.DataFrame, Contract]] = []
-    marked = frame.with_columns(pl.concat_str(*(pl.col(c).eq_missing(UNTOLD) for c in texts)).alias(_MARK))
-    for part in marked.partition_by(_MARK, maintain_order=True):
-        left = {c for c in texts if part[c][0] == UNTOLD}
-        told = tuple(
-            e for e in contract.expectations if isinstance(e.test, IsType) or left.isdisjoint(e.columns)
-        )
-        parts.append((part.drop(_MARK), replace(contract, expectations=told)))
-    return parts
-
-
-_MARK = "_untold"
-
-
-def _keys_only(contract: Contract, key: Sequence[str]) -> Contract:
-    """The contract of an event without a row image: types hold, and the key is there.
-
-    A delete carries only what the source's replica identity gives; a truncate, a message and the
-    tombstone behind a delete concern no row, and have no key.
-    """
-    columns = tuple(replace(c, nullable=True) for c in contract.columns)
-    types = [e for e in contract.expectations if isinstance(e.test, IsType | NamesFolder)]
-    there = [
-        Expectation(f"{name}: not null", (name,), Severity.REJECT, NotNull())
-        for name in key
-        if name in contract.by_name
-    ]
-    return replace(contract, columns=columns, expectations=(*types, *there))
-
-
 def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unread]) -> pl.DataFrame:
     """Dead letters of bad records (their bytes as they came) and of whole pieces (row 0)."""
     whole = pl.DataFrame(
@@ -261,17 +183,13 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
     )
     if bad.is_empty():
         return whole
-    payload = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
-    if isinstance(source.format, Parquet):
-        fields = {field_of(c.name): c for c in bad if c.name not in OURS}
-        payload = pl.lit(parquet.payloads(pl.DataFrame(fields)).cast(pl.Binary))
     malformed = pl.col("_malformed").is_not_null() if "_malformed" in bad.columns else pl.lit(False)
     rows = bad.select(
         pl.col("_source").alias("source"),
         pl.col("_offset").alias("offset"),
         pl.col("_file").alias("file"),
         pl.col("_row").alias("row"),
-        payload.alias("payload"),
+        source.format.payloads(bad).alias("payload"),
         pl.when(malformed)
         .then(pl.concat_list(pl.lit("record: ") + pl.col("_malformed")))
         .otherwise(pl.col(contracts.VIOLATIONS))

@@ -17,7 +17,7 @@ from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.pipeline.intake.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
 from medallion_platform.pipeline.intake.undeclared import count_further
-from medallion_platform.sources.connectors.kafka.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka import KafkaSource
 from medallion_platform.sources.connectors.kafka.on_spark import records
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
-from medallion_platform.sources.connectors.zones import FileInfo, StillGrowing, zone_at
-from medallion_platform.sources.source import FileSource, FileVersion, LostFile, folders_of
+from medallion_platform.sources.connectors.files import FileSource, FileVersion, folders_of
+from medallion_platform.sources.connectors.zones import FileInfo, zone_at
+from medallion_platform.sources.errors import LostFile, StillGrowing
 
 REPEATED = "repeated"
 SETTLE_SECONDS = 10.0
@@ -66,7 +67,7 @@ def look(
     claimed_only: what lies outside of the folders that the sources name need not be listed.
     """
     zone = zone_at(str(landing))
-    there = zone.scan(folders_of(c for s in sources for c in s.claims) if claimed_only else [""])
+    there = zone.scan(folders_of(c for s in sources for c in s.globs) if claimed_only else [""])
     found = sort_out(there.files, sources, now, 0 if zone.whole_at_once else settle_seconds)
     return replace(found, left={_shown(path): why for path, why in there.left.items()})
 
@@ -81,7 +82,7 @@ def sort_out(
 ) -> Look:
     """Whose each file is, and which are complete. Pure."""
     sources = tuple(sources)
-    firsts = [{f.partition("/")[0] for c in s.claims for f in folders_of([c])} for s in sources]
+    firsts = [{f.partition("/")[0] for c in s.globs for f in folders_of([c])} for s in sources]
 
     @cache
     def near_to(first: str) -> tuple[FileSource, ...]:

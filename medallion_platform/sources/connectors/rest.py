@@ -23,12 +23,13 @@ import polars as pl
 
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.contracts.polars_engine import convert
-from medallion_platform.sources.arrivals import Batch, Position, Unavailable
-from medallion_platform.sources.formats.jsonlines import fields_of, items_of
-from medallion_platform.sources.formats.reading import reparse
+from medallion_platform.errors import Kind
+from medallion_platform.sources.arrivals import Arrivals, Batch, Position, Surroundings
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats.jsonlines import JsonLines, fields_of, items_of
 from medallion_platform.sources.formats.records import in_frame
 from medallion_platform.sources.http import Answer, Client, RequestError, Token, origin, refuse_unsafe, shown
-from medallion_platform.sources.source import JsonLines, Source
+from medallion_platform.sources.source import Source
 
 READINGS = 5
 """How often counted pages are read, at most, until they hold still."""
@@ -180,25 +181,30 @@ class LinkHeaderPaginator:
 
 
 @dataclass(frozen=True)
-class RestSource(Source):
+class RestSource(Source, kind="rest"):
     """Records of a resource of a REST API that become one bronze table.
 
-    A record is a JSON object in the list at `records` of a page (an empty path: the page is the list).
-    Every field is a column of text, as of `JsonLines`; one whose field `since` tells is missing, or is
-    none, is a dead letter. `params` are sent with each request (page size, order, filters).
+    Every field of a record is a column of text, as of `JsonLines`.
     """
 
     url: str = field(kw_only=True)
+    """The resource, without user, query and fragment."""
     since: ById | ByTime = field(kw_only=True)
+    """The field that grows, and how records are asked for from a value on. A record without it is a dead
+    letter."""
     records: tuple[str, ...] = field(default=(), kw_only=True)
+    """Where in a page the list of records is; empty: the page is the list."""
     paging: CursorPaginator | PageNumberPaginator | LinkHeaderPaginator = field(kw_only=True)
+    """How a page leads to the next one."""
     params: Mapping[str, str] = field(default_factory=dict, kw_only=True, compare=False)
+    """What is sent with each request (page size, order, filters)."""
     token: Token | None = field(default=None, kw_only=True, repr=False, compare=False)
+    """What the API asks for: `EnvironmentToken`, `EnvironmentUser` or `ClientCredentials`."""
     every: timedelta = field(default=timedelta(minutes=15), kw_only=True)
     """It is pulled no more often than this."""
 
     def __post_init__(self) -> None:
-        self._refuse_contradictions()
+        super().__post_init__()
         object.__setattr__(self, "records", tuple(self.records))
         try:
             scheme = origin(self.url).partition(":")[0]
@@ -225,6 +231,10 @@ class RestSource(Source):
     def repeats(self) -> bool:
         """Pulls overlap."""
         return True
+
+    def look(self, around: Surroundings) -> Arrivals:
+        """The resource as of now; nothing is asked yet."""
+        return Resource(self, around.at)
 
 
 @dataclass(frozen=True)
@@ -254,7 +264,8 @@ class Resource:
         except RequestError as error:
             raise Unavailable(
                 f"source {self.source.name}: {error}; what was taken in is safe, the next intake goes on "
-                "from the table's position"
+                "from the table's position",
+                kind=error.kind,
             ) from None
 
 
@@ -297,7 +308,8 @@ class _Pull:
         yield self._batch({})
         raise RequestError(
             f"{self.source.url} did not hold still: each of {READINGS} readings of its pages found records "
-            "that the one before had passed over"
+            "that the one before had passed over",
+            kind=Kind.TRANSIENT,
         )
 
     def _pages(self, http: Client) -> Iterator[_Page]:
@@ -348,11 +360,6 @@ class _Pull:
         return Batch(frame, (), positions)
 
 
-def look(source: RestSource, at: datetime) -> Resource:
-    """A source as of `at`."""
-    return Resource(source, at)
-
-
 def _clock(source: RestSource) -> str:
     """Under which name it is told when it was pulled, in microseconds since 1970."""
     return f"{source.name}@pulled"
@@ -387,7 +394,7 @@ def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFr
     """Records with their provenance. Of one without a place in the API's order, the offset is 0."""
     field = source.since.field
     declared = (field, *source.contract.column_names)
-    frame = reparse(pl.Series(records, dtype=pl.Binary), source.format, declared=declared)
+    frame = source.format.parse(records, declared=declared)
     name = in_frame(field)
     text = frame[name] if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
     offsets = source.since.offsets(text)

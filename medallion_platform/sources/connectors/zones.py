@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.source import LostFile
+from medallion_platform.errors import Kind
+from medallion_platform.sources.errors import LostFile, StillGrowing, Unavailable
 from medallion_platform.storage import at_once, exists, in_bucket, keys_below, reason, store
 
 if TYPE_CHECKING:
@@ -61,14 +61,6 @@ class Listing:
 
     files: list[FileInfo]
     left: dict[str, str]
-
-
-class StillGrowing(Exception):
-    """A file changed while it was read: it is not complete yet."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"{path} changed while it was read")
-        self.path = path
 
 
 class Zone(Protocol):
@@ -312,6 +304,10 @@ def _available(root: str) -> Generator[None]:
 
 
 def _unavailable(root: str, error: Exception) -> Unavailable:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
     return Unavailable(
-        f"the landing zone {root} cannot be reached: {reason(error)}. Nothing was taken in; run it again"
+        f"the landing zone {root} cannot be reached: {reason(error)}. Nothing was taken in; run it again",
+        kind=Kind.AUTH if refused else Kind.NETWORK,
     )

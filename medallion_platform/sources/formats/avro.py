@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -22,14 +22,22 @@ from functools import lru_cache
 from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
-from medallion_platform.sources.arrivals import Unavailable
-from medallion_platform.sources.source import Avro
+import polars as pl
+
+from medallion_platform.contracts.codes import Code
+from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats.format import Format
+from medallion_platform.sources.formats.jsonlines import JsonLinesParser
+from medallion_platform.sources.formats.records import CODE, texts_at
+from medallion_platform.sources.formats.slices import patched
+from medallion_platform.sources.formats.text import parsed
+from medallion_platform.sources.kinds import MissingLibrary
 
 if TYPE_CHECKING:
-    from medallion_platform.sources.http import Client
+    from medallion_platform.sources.http import Client, Token
 
 PATIENCE = 15.0
 """Seconds within which a registry that does not answer is asked again."""
@@ -46,6 +54,59 @@ Read = Callable[[bytes], bytes]
 
 class Undecodable(Exception):
     """A message cannot be read; the text says why."""
+
+
+@dataclass(frozen=True)
+class Avro(Format, kind="avro"):
+    """Messages in Avro, whose schemas a registry keeps; a record is what it would be as JSON."""
+
+    registry: str
+    """The URL below which `/schemas/ids/1` is the first schema."""
+    credentials: Token | None = None
+    """What the registry asks for: `EnvironmentUser`, `EnvironmentToken` or `ClientCredentials`."""
+
+    of_messages = True
+
+    def __post_init__(self) -> None:
+        from medallion_platform.sources.http import refuse_unsafe, shown
+
+        url = urlsplit(self.registry)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"Avro registry {shown(self.registry)!r} is no URL of http or https")
+        if shown(self.registry) != self.registry:
+            raise ValueError(
+                f"Avro registry {shown(self.registry)!r}: user, password and query are not part of its URL; "
+                "name their variable of the environment, as credentials=EnvironmentUser(...)"
+            )
+        if self.credentials:
+            refuse_unsafe(self.registry)
+        object.__setattr__(self, "registry", self.registry.rstrip("/"))
+
+    def parse(
+        self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Records by their JSON text; one that does not decode is kept as its bytes."""
+        made, undecoded = texts(records, self)
+        frame = parsed(made, JsonLinesParser(declared))
+        rows = list(undecoded)
+        return frame.with_columns(
+            patched(frame["_payload"], rows, [None] * len(rows)),
+            patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
+            patched(frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]),
+            *(
+                [texts_at(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE)]
+                if rows
+                else ()
+            ),
+        )
+
+    def parse_again(
+        self, payloads: pl.Series, columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Stored text is JSON; stored bytes are a message."""
+        if payloads.dtype == pl.Binary:
+            return super().parse_again(payloads, columns, declared)
+        return parsed(payloads.cast(pl.Binary).fill_null(b"").to_list(), JsonLinesParser(declared))
 
 
 def texts(records: Sequence[bytes], format: Avro) -> tuple[list[bytes], dict[int, str]]:
@@ -144,8 +205,11 @@ def _finite(value: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _schema(format: Avro, number: int) -> _Schema:
     """A schema of the registry: what an id stands for never changes."""
-    from fastavro import _read_py, schemaless_reader
-    from fastavro.schema import SchemaParseException, UnknownType
+    try:
+        from fastavro import _read_py, schemaless_reader
+        from fastavro.schema import SchemaParseException, UnknownType
+    except ModuleNotFoundError:
+        raise MissingLibrary("the format avro", "fastavro", "kafka") from None
 
     from medallion_platform.sources.http import Client, RequestError
 
@@ -159,7 +223,9 @@ def _schema(format: Avro, number: int) -> _Schema:
             registry.add_referred(told, names)
         parsed = names.parse(told["schema"])
     except RequestError as error:
-        raise Unavailable(f"schema {number} of its messages cannot be had: {error}") from None
+        raise Unavailable(
+            f"schema {number} of its messages cannot be had: {error}", kind=error.kind
+        ) from None
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
         raise Undecodable(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.

@@ -22,11 +22,9 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
+from medallion_platform.sources.errors import LostFile, UnreadableFile, is_lost
+from medallion_platform.sources.formats.format import BLOCK
 from medallion_platform.sources.formats.records import LONGEST
-from medallion_platform.sources.source import LostFile, UnreadableFile, is_lost
-
-BLOCK = 4 * 2**20
-"""Bytes of text taken at once: what fits a processor's cache is read fastest."""
 
 _DAMAGE = (
     OSError,
@@ -242,3 +240,13 @@ def _plain(encoding: str) -> str:
     """One name for each encoding; ASCII is read as its superset UTF-8."""
     name = codecs.lookup(encoding).name
     return "utf-8" if name in ("ascii", "utf-8-sig") else name
+
+
+def known_encoding(what: str, encoding: str) -> None:
+    """Raise ValueError where an encoding is none, or none of text."""
+    try:
+        info = codecs.lookup(encoding)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{what}: no such encoding: {encoding!r}") from error
+    if not getattr(info, "_is_text_encoding", True):
+        raise ValueError(f"{what}: {encoding!r} is not a text encoding")

@@ -14,27 +14,107 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.contracts.contract import Contract
+from medallion_platform.errors import Kind
+from medallion_platform.sources.errors import UnreadableFile
+from medallion_platform.sources.formats.blocks import TextFile
+from medallion_platform.sources.formats.format import other_header
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, HeaderError, ParseResult, lines
 from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
-from medallion_platform.sources.source import Csv
+from medallion_platform.sources.formats.text import TextFormat
 
 LONGEST_QUOTED = 2**20
 """A quoted field with line ends in it must close within this many bytes of its record's start."""
-
-_DELIMITERS = (",", ";", "\t", "|", ":", "^", "~", "\x1f")
-_SHOWN = 80
 
 UNTERMINATED = "unterminated quote"
 AFTER_QUOTE = "text after a closing quote"
 
 
-class HeaderError(ValueError):
-    """The first record of a file cannot be its header."""
+@dataclass(frozen=True)
+class Csv(TextFormat, kind="csv"):
+    """Delimited text. An empty field is null."""
+
+    delimiter: str = ","
+    """What stands between two fields: one ASCII character."""
+    header: bool = True
+    """Whether the first record names the fields."""
+    columns: tuple[str, ...] | None = None
+    """The fields' names where there is no header; where there is one, the columns that are expected: fields
+    go by the header's names, a missing one is null, one more flows through."""
+    encoding: str = "utf-8"
+    """What bytes stand for which characters; a byte order mark in a file goes before it."""
+    quote: str | None = '"'
+    """What a field that holds delimiters or line ends stands between, doubled within it; None: nothing."""
+
+    suffixes = (".csv", ".tsv", ".txt")
+    needs_header = True
+
+    def __post_init__(self) -> None:
+        for what, mark in (("delimiter", self.delimiter), ("quote", self.quote)):
+            if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in "\r\n\0"):
+                raise ValueError(f"Csv {what} {mark!r} is not one ASCII character")
+        if self.delimiter == self.quote:
+            raise ValueError(f"Csv delimiter and quote are both {self.quote!r}")
+        if self.columns is not None:
+            object.__setattr__(self, "columns", tuple(self.columns))
+            if not self.columns or len(set(self.columns)) != len(self.columns):
+                raise ValueError(f"Csv columns {self.columns!r} are empty or not unique")
+        super().__post_init__()
+
+    def contradiction(self, contract: Contract) -> str | None:
+        """A column that must not be null, and is not among those of a file without a header."""
+        if self.header or not self.columns:
+            return None
+        missing = [c.name for c in contract.columns if not c.nullable and c.name not in self.columns]
+        given = ", ".join(self.columns)
+        return f"column {missing[0]!r} must not be null, and Csv gives {given}" if missing else None
+
+    def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> CsvParser:
+        """A parser of one file; of records without their file, `columns` names the fields."""
+        return CsvParser(self, columns)
+
+    def read_header(self, path: Path) -> tuple[str, ...] | None:
+        """The names in the first record; without a header, those that stand for them."""
+        parser, data = CsvParser(self), b""
+        blocks = iter(TextFile(path, self.encoding))
+        ahead = next(blocks, b"")
+        while ahead:
+            data, ahead = data + ahead, next(blocks, b"")
+            try:
+                if parser.begin(Block(data), final=not ahead) is not None:
+                    return parser.names
+            except HeaderError as error:
+                raise UnreadableFile(path, str(error), Kind.DATA) from error
+        return parser.names
+
+    def not_its_header(self, header: Sequence[str], contract: Contract) -> str | None:
+        """Why a file with this header is another source's: only where it is a header."""
+        return other_header(header, self.delimiter, contract.column_names) if self.header else None
+
+    def parse(
+        self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Records as they came, by the names of their file's fields."""
+        return super().parse(records, self._named(columns), declared)
+
+    def parse_again(
+        self, payloads: pl.Series, columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """The same of stored records."""
+        return super().parse_again(payloads, self._named(columns), declared)
+
+    def _named(self, columns: Sequence[str] | None) -> Sequence[str]:
+        names = columns if columns is not None else self.columns
+        if names is None:
+            raise ValueError("payloads of CSV are parsed by the names of their file's fields")
+        return names
 
 
 class CsvParser:
@@ -237,22 +317,6 @@ class CsvParser:
             place = match.end()
         rest = record[place + 1 :].replace(mark * 2, b"")
         return AFTER_QUOTE if mark in rest else UNTERMINATED
-
-
-def other_header(names: Iterable[str], delimiter: str, wanted: Iterable[str]) -> str | None:
-    """Why a header that shares no name with the `wanted` columns is none; None where it shares one. Pure."""
-    names, wanted = list(names), set(wanted)
-    if wanted & set(names):
-        return None
-    seen = delimiter.join(names)
-    shown = seen if len(seen) <= _SHOWN else seen[: _SHOWN - 3] + "..."
-    said = f"header: none of its fields is a column of the contract ({shown!r})"
-    for other in _DELIMITERS:
-        if other != delimiter and wanted & {name.strip().strip('"') for name in seen.split(other)}:
-            return f"{said}: are fields delimited by {other!r}?"
-    if {name.lower() for name in wanted} & {name.lower() for name in names}:
-        return f"{said}: names differ by upper and lower case"
-    return f"{said}: has the file no header, or is it another source's?"
 
 
 def _ragged(found: int, expected: int) -> str:

@@ -8,16 +8,18 @@ value counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from json.decoder import JSONDecodeError, scanstring  # pyright: ignore
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, ParseResult, lines
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, LineParser, ParseResult
 from medallion_platform.sources.formats.shapes import Path, Quotes, ShapeMatch, Shapes
 from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
+from medallion_platform.sources.formats.text import TextFormat
 
 NOT_JSON = "not JSON"
 NOT_AN_OBJECT = "not an object"
@@ -155,25 +157,27 @@ def _after_space(text: str, place: int) -> int:
     return place
 
 
-class JsonLinesParser:
+@dataclass(frozen=True)
+class JsonLines(TextFormat, kind="jsonlines"):
+    """One JSON object a line. Every field becomes a column of text, nested ones as JSON."""
+
+    encoding: str = "utf-8"
+    """What bytes stand for which characters; a byte order mark in a file goes before it."""
+
+    suffixes = (".jsonl", ".ndjson", ".json")
+    of_messages = True
+
+    def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> JsonLinesParser:
+        """A parser of one file."""
+        return JsonLinesParser(declared)
+
+
+class JsonLinesParser(LineParser):
     """Finds and takes apart the records of one file. `declared` are fields that always have a column."""
 
     def __init__(self, declared: Collection[str] = ()) -> None:
         self.shapes = Shapes(scan)
         self.declared = frozenset(declared)
-
-    def begin(self, block: Block, final: bool) -> int | None:
-        """Nothing stands before the first record."""
-        return 0
-
-    def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-        """The whole lines from `start` on that are not blank."""
-        starts, ends, after = lines(block, start, final)
-        kept = ends > starts
-        # a line that begins with space is looked at closely
-        for i in np.flatnonzero(kept & (block.bytes[starts] <= 32)).tolist():
-            kept[i] = bool(block.get(int(starts[i]), int(ends[i])).strip(b" \t\r\n"))
-        return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -61,11 +62,19 @@ class ParseResult:
     facts: Mapping[str, pl.Series] = field(default_factory=dict)
 
 
+class HeaderError(ValueError):
+    """What stands before the first record of a file cannot be its header."""
+
+
 class Parser(Protocol):
     """How one format finds records and takes them apart."""
 
     def begin(self, block: Block, final: bool) -> int | None:
-        """Read what stands before the first record; where that starts, or None if cut short."""
+        """Read what stands before the first record; where that starts, or None if cut short.
+
+        Raises:
+            HeaderError: it cannot be what this format has there.
+        """
         ...
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
@@ -75,6 +84,23 @@ class Parser(Protocol):
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """Take records apart. All are valid UTF-8."""
         ...
+
+
+class LineParser:
+    """A parser of records that are lines, of a format that has nothing before the first one."""
+
+    def begin(self, block: Block, final: bool) -> int | None:
+        """Nothing stands before the first record."""
+        return 0
+
+    def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+        """The whole lines from `start` on that are not blank."""
+        starts, ends, after = lines(block, start, final)
+        kept = ends > starts
+        # a line that begins with space is looked at closely
+        for i in np.flatnonzero(kept & (block.bytes[starts] <= 32)).tolist():
+            kept[i] = bool(block.get(int(starts[i]), int(ends[i])).strip(b" \t\r\n"))
+        return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
 
 
 def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
@@ -107,3 +133,29 @@ def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
         except UnicodeDecodeError:
             bad[row] = True
     return bad
+
+
+def framed(
+    row: int, count: int, parsed: ParseResult, payload: pl.Series | None = None, raw: pl.Series | None = None
+) -> pl.DataFrame:
+    """A frame of `count` records from number `row` on; payload: their texts. raw: bytes that are no text."""
+    further = {i: json.dumps(fields, ensure_ascii=False) for i, fields in parsed.further.items()}
+    nothing = pl.Series([None], dtype=pl.Binary).new_from_index(0, count)
+    return pl.DataFrame(
+        {
+            "_row": np.arange(row, row + count, dtype=np.int64),
+            "_payload": payload if payload is not None else nothing.cast(pl.String),
+            "_payload_bytes": raw if raw is not None else nothing,
+            "_malformed": texts_at(parsed.malformed, count),
+            **({FURTHER: texts_at(further, count)} if further else {}),
+            **parsed.facts,
+            **{in_frame(name): column for name, column in parsed.columns.items()},
+        }
+    )
+
+
+def texts_at(texts: Mapping[int, str], count: int) -> pl.Series:
+    """A column with some texts, by their place, and nulls."""
+    if not texts:
+        return pl.Series([None], dtype=pl.String).new_from_index(0, count)
+    return pl.Series([texts.get(i) for i in range(count)], dtype=pl.String)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from medallion_platform.sources.connectors.kafka.kafka import (
-    EPOCH,
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.sources.connectors.kafka.client import TIMEOUT
+from medallion_platform.sources.connectors.kafka.messages import (
     LAST_TIMESTAMP,
     MESSAGE,
-    TIMEOUT,
-    KafkaSource,
-    Reading,
     framed,
     headers_of,
 )
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading
+from medallion_platform.sources.connectors.kafka.source import KafkaSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +34,10 @@ _SAME = {
 """Settings of security that have one name for both clients."""
 
 
-class NotForSpark(ValueError):
+class NotForSpark(MedallionError):
     """A setting of the polars engine's client that the Java client has no word for."""
+
+    kind = Kind.PERMANENT
 
 
 def for_java(settings: Mapping[str, Any]) -> dict[str, str]:

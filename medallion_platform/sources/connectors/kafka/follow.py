@@ -1,0 +1,173 @@
+"""Topics followed by continuous workers, which share the partitions by a consumer group.
+
+They keep no offsets in it: what was taken is said by the table alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+from medallion_platform.sources.arrivals import Batch, Position
+from medallion_platform.sources.connectors.kafka.client import CHUNK, Client
+from medallion_platform.sources.connectors.kafka.messages import by_place
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading, begin, identity
+from medallion_platform.sources.connectors.kafka.reading import PendingBatch
+from medallion_platform.sources.connectors.kafka.settings import MEMBER
+from medallion_platform.sources.connectors.kafka.source import KafkaSource
+from medallion_platform.sources.errors import MovedOn, Unavailable
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, TopicPartition
+
+
+class Follower:
+    """A member of a source's consumer group: what comes into the partitions that the group gives it.
+
+    `poll` raises `Unavailable` while the brokers cannot be reached: call again.
+    """
+
+    def __init__(self, source: KafkaSource, group: str, positions: Callable[[], Position]) -> None:
+        """positions: a fresh look at how far the table is."""
+        self.source = source
+        self._positions = positions
+        self._client = Client(source, {**MEMBER, "group.id": group})
+        self._gathered = PendingBatch(source)
+        self._readings: dict[tuple[str, int], Reading] = {}
+        self._begun: dict[str, int | None] = {}
+        self._given: set[tuple[str, int]] = set()
+        self._to_begin = True
+        names = list(source.topics) or [f"^({source.pattern})$"]
+        self._client.consumer.subscribe(names, on_assign=self._on_given, on_revoke=self._on_taken_away)
+
+    def poll(self, rows: int, size: int, within: float) -> PollResult | None:
+        """What came, once it is `rows` or `size` bytes, or `within` seconds have passed; None for nothing."""
+        if self._to_begin:
+            self._begin()
+        gathered = self._gathered
+        while True:
+            wanted = min(CHUNK, max(rows - gathered.rows, 1))
+            messages = self._client.consume(wanted, within)
+            if self._to_begin:
+                return None  # the group was rearranged meanwhile: these may be another worker's now
+            if not messages:
+                self._client.ask_if_in_doubt()
+            for place, said in by_place(messages):
+                heard = self._client.sort(said)
+                if heard.expired:
+                    self.begin_anew()
+                    return None
+                if place in self._readings:
+                    gathered.add(self._readings[place], heard)
+            if len(messages) < wanted or gathered.rows >= rows or gathered.size >= size:
+                break
+        if not gathered.rows and not gathered.unread:
+            return None
+        if self._client.others([r.partition for r in self._readings.values()]):
+            self.begin_anew()
+            return None
+        batch = gathered.batch()
+        begun = {log: self._begun[log] for log in batch.positions if log in self._begun}
+        self._begun.update(batch.positions)
+        return PollResult(self.source, batch, begun)
+
+    def begin_anew(self) -> None:
+        """Forget what was read and begin where the table is: a batch was not taken in."""
+        self._to_begin = True
+
+    def behind(self) -> dict[str, int]:
+        """How many offsets of each partition lie between what was read and its end, where that was heard."""
+        found: dict[str, int] = {}
+        for reading in self._readings.values():
+            with suppress(Unavailable):
+                _, end = self._client.watermarks(*reading.place, cached=True)
+                found[reading.log] = max(end - reading.next, 0)
+        return found
+
+    def close(self) -> None:
+        """Leave the group, which gives the partitions to its other members."""
+        self._client.consumer.close()
+
+    def _on_given(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        # Where to begin is looked up outside of the callback, in which nothing may fail.
+        self._given = {(p.topic, p.partition) for p in places}
+        self._to_begin = True
+        consumer.assign([])
+
+    def _on_taken_away(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+        self._given = set()
+        self._to_begin = True
+        consumer.unassign()
+
+    def _begin(self) -> None:
+        self._gathered.clear()
+        self._readings.clear()
+        self._begun.clear()
+        position = self._positions()
+        source = self.source
+        for reading, gap in begin(source.name, self._client.partitions(), position):
+            # A topic's identity speaks for all of its partitions: who writes it begins them all.
+            identified = identity(source.name, reading.partition)
+            new = identified is not None and position(identified) is None
+            # A partition that a topic no longer has is given to nobody: to who has the first one.
+            gone = reading.partition.end == 0 and (reading.place[0], 0) in self._given
+            if reading.place not in self._given and not new and not (gone and gap):
+                continue
+            self._begun[reading.log] = position(reading.log)
+            self._gathered.begin(reading, gap, position)
+            if reading.place in self._given:
+                reading.partition = replace(reading.partition, end=EPOCH)
+                self._readings[reading.place] = reading
+        self._client.assign(self._readings.values())
+        self._to_begin = False
+
+
+@dataclass(frozen=True)
+class PollResult:
+    """What a follower read, as arrivals of one batch."""
+
+    source: KafkaSource
+    batch: Batch
+    begun: Mapping[str, int | None]
+    """The positions that it begins at."""
+    notes: Sequence[str] = ()
+    pieces: str = "partitions"
+
+    def waiting(self, position: Position) -> list[str]:
+        """The partitions that it is of."""
+        return sorted(self.begun)
+
+    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+        """The batch.
+
+        Raises:
+            MovedOn: the table is not where the batch begins; another worker has the partition now.
+        """
+        if moved := [log for log, begun in self.begun.items() if position(log) != begun]:
+            raise MovedOn(f"source {self.source.name}: another worker took in {', '.join(sorted(moved))}")
+        yield self.batch
+
+
+class Attendance:
+    """A member of a source's consumer group that reads nothing: others see that the source is followed."""
+
+    def __init__(self, source: KafkaSource, group: str) -> None:
+        self._consumer = Client(source, {**MEMBER, "group.id": group}).consumer
+        names = list(source.topics) or [f"^({source.pattern})$"]
+        self._consumer.subscribe(names, on_assign=lambda consumer, _: consumer.assign([]))
+        self._left = Event()
+        self._thread = Thread(target=self._attend, daemon=True)
+        self._thread.start()
+
+    def _attend(self) -> None:
+        while not self._left.is_set():
+            self._consumer.poll(1.0)
+        self._consumer.close()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._left.set()
+        self._thread.join()

@@ -1,0 +1,140 @@
+"""Messages as records with their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading
+from medallion_platform.sources.errors import Unavailable
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+    from medallion_platform.sources.connectors.kafka.source import KafkaSource
+
+MESSAGE: dict[str, Any] = {
+    "_key": pl.Binary,
+    "_headers": pl.List(pl.Struct({"key": pl.String, "value": pl.Binary})),
+    "_timestamp": pl.Datetime("us", "UTC"),
+}
+"""What Kafka says of a message beside its value, in the bronze tables of its sources."""
+
+LAST_TIMESTAMP = 253_402_300_800_000
+"""Milliseconds until the year 10000, where a message's time is no time any more."""
+
+_TOMBSTONE = "no value: a tombstone"
+_NOT_UTF8 = "(the name of a header is not UTF-8)"
+
+
+def by_place(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Sequence[Message]]]:
+    """Neighbours of one partition together, with their topic and partition.
+
+    The client's own methods are mapped: a function of Python's for each message costs as much again.
+    """
+    from confluent_kafka import Message
+
+    begin = 0
+    places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    for place, same in groupby(places):
+        end = begin + len(list(same))
+        yield place, messages[begin:end]  # type: ignore[misc]
+        begin = end
+
+
+def frame_of(source: KafkaSource, runs: Sequence[tuple[Reading, int, Sequence[Message]]]) -> pl.DataFrame:
+    """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
+    from confluent_kafka import Message
+
+    messages = [m for _, _, run in runs for m in run]
+    lengths = [len(run) for _, _, run in runs]
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
+    epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
+    told = {
+        "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
+        "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
+        "_row": pl.Series(offsets + 1),
+        "_offset": pl.Series(offsets + epochs),
+        "_key": pl.Series(list(map(Message.key, messages)), dtype=pl.Binary),
+        "_headers": headers_of(_headers(messages)),
+        "_timestamp": _timestamps(messages),
+    }
+    return framed(source, list(map(Message.value, messages)), told)
+
+
+def framed(
+    source: KafkaSource, values: Sequence[bytes | None], told: Mapping[str, pl.Series]
+) -> pl.DataFrame:
+    """The values of messages as records, beside what else is told of them."""
+    values = source.format.of_keyed(values, told["_key"])
+    tombstones = pl.Series([v is None for v in values])
+    try:
+        records = [b"" if v is None else v for v in values]
+        frame = source.format.parse(records, declared=source.contract.column_names).drop("_row")
+    except Unavailable as error:
+        raise Unavailable(
+            f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there",
+            kind=error.kind,
+        ) from None
+    if tombstones.any():
+        frame = frame.with_columns(
+            *(pl.when(~tombstones).then(pl.col(c)).alias(c) for c in ("_payload", "_payload_bytes")),
+            pl.when(tombstones).then(pl.lit(_TOMBSTONE)).otherwise(pl.col("_malformed")).alias("_malformed"),
+        )
+    return frame.with_columns(pl.Series(name, column) for name, column in told.items())
+
+
+def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
+    return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
+
+
+def _headers(messages: Sequence[Message]) -> Sequence[Any]:
+    """The headers of each message; the client cannot give any where one's name is not UTF-8."""
+    from confluent_kafka import Message
+
+    def of_one(message: Message) -> Any:
+        try:
+            return message.headers()
+        except (SystemError, UnicodeDecodeError):
+            return [(_NOT_UTF8, None)]
+
+    try:
+        return list(map(Message.headers, messages))
+    except (SystemError, UnicodeDecodeError):
+        return list(map(of_one, messages))
+
+
+def _timestamps(messages: Sequence[Message]) -> pl.Series:
+    """When the messages were made or appended, by the topic's settings; null of old clients and of clocks
+    that count something else than milliseconds."""
+    from confluent_kafka import Message
+
+    kinds, times_told = zip(*map(Message.timestamp, messages), strict=True)
+    milliseconds = np.fromiter(times_told, np.int64, len(messages))
+    known = np.fromiter(kinds, np.bool_, len(messages))
+    known &= (milliseconds >= 0) & (milliseconds < LAST_TIMESTAMP)
+    times = pl.Series(np.where(known, milliseconds, 0) * 1000)
+    return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
+
+
+def headers_of(given: Sequence[Any]) -> pl.Series:
+    """The headers of messages, a list or None for each; by way of Arrow, a value at a time is slow."""
+    if not any(given):
+        return pl.Series([[]], dtype=MESSAGE["_headers"]).new_from_index(0, len(given))
+    import pyarrow as pa
+
+    flat = [header for headers in given for header in headers or ()]
+    pairs = pa.StructArray.from_arrays(
+        [
+            pa.array([key for key, _ in flat], pa.large_string()),
+            pa.array([value for _, value in flat], pa.large_binary()),
+        ],
+        ["key", "value"],
+    )
+    ends = np.cumsum([0, *(len(headers or ()) for headers in given)], dtype=np.int64)
+    lists: Any = pl.from_arrow(pa.LargeListArray.from_arrays(pa.array(ends), pairs))
+    return lists.cast(MESSAGE["_headers"])

@@ -1,0 +1,149 @@
+"""Formats of text: files read in blocks, and records taken apart by a parser of the kind's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from medallion_platform.contracts.codes import Code
+from medallion_platform.errors import Kind
+from medallion_platform.sources.errors import UnreadableFile
+from medallion_platform.sources.formats.blocks import TextFile, known_encoding, overlong
+from medallion_platform.sources.formats.format import BLOCK, Format
+from medallion_platform.sources.formats.records import (
+    CODE,
+    DETAIL,
+    TOO_LONG,
+    HeaderError,
+    Parser,
+    ParseResult,
+    framed,
+    texts_at,
+    undecodable,
+)
+from medallion_platform.sources.formats.slices import Block, Ints
+
+
+class TextFormat(Format):
+    """Text whose records stand one behind the other: a kind adds its options and its `parser`.
+
+    One of the options is `encoding`.
+    """
+
+    encoding: str
+
+    compressions = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+    def __post_init__(self) -> None:
+        known_encoding(type(self).__name__, self.encoding)
+
+    def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> Parser:
+        """What finds and takes apart the records of one file.
+
+        declared: fields that always have a column. columns: the names of the fields, where records that
+        were stored are parsed again.
+        """
+        raise NotImplementedError
+
+    def read(
+        self, path: Path, first_row: int = 1, declared: Collection[str] = (), block: int = BLOCK
+    ) -> Iterator[pl.DataFrame]:
+        """The records of a file, block by block."""
+        text = TextFile(path, self.encoding, block)
+        parser = self.parser(declared)
+        row, started = 1, False
+        blocks = iter(text)
+        rest, ahead, pull = b"", next(blocks, b""), 1
+        while ahead or rest:
+            data = [ahead, *islice(blocks, pull - 1)]
+            ahead = next(blocks, b"")
+            final = not ahead
+            piece = Block(rest, *data)
+            # within a record longer than a block, take more at once
+            pull = min(2 * pull, 8)
+            start: int | None = 0
+            if not started:
+                try:
+                    start = parser.begin(piece, final)
+                except HeaderError as error:
+                    raise UnreadableFile(path, str(error), Kind.DATA) from error
+            if start is None:
+                rest = piece.get(0, piece.size)
+                continue
+            started = True
+            starts, ends, after = parser.split(piece, start, final)
+            rest = piece.get(after, piece.size)
+            pull = 1 if len(starts) else pull
+            skipped = min(max(first_row - row, 0), len(starts))
+            row += len(starts)
+            starts, ends = starts[skipped:], ends[skipped:]
+            if len(starts):
+                yield _records(parser, piece, starts, ends, row - len(starts), text)
+            if final:
+                return
+
+    def parse(
+        self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Records as they came, decoded as the encoding says."""
+        source = TextFile(Path(), self.encoding)
+        if source.encoding != "utf-8":
+            records = [source.decoded(record) for record in records]
+        return parsed(records, self.parser(declared, columns), source)
+
+    def parse_again(
+        self, payloads: pl.Series, columns: Sequence[str] | None = None, declared: Collection[str] = ()
+    ) -> pl.DataFrame:
+        """Stored text needs no decoding; stored bytes do."""
+        if payloads.dtype == pl.Binary:
+            return super().parse_again(payloads, columns, declared)
+        records = payloads.cast(pl.Binary).fill_null(b"").to_list()
+        return parsed(records, self.parser(declared, columns), None)
+
+
+def parsed(records: Sequence[bytes], parser: Parser, source: TextFile | None = None) -> pl.DataFrame:
+    """Records as UTF-8, one row for each; source: what tells their bytes as they came, if others."""
+    lengths = np.fromiter(map(len, records), np.int64, len(records))
+    ends = np.cumsum(lengths)
+    return _records(parser, Block(*records), ends - lengths, ends, 1, source)
+
+
+def _records(
+    parser: Parser, block: Block, starts: Ints, ends: Ints, row: int, source: TextFile | None
+) -> pl.DataFrame:
+    """The frame of the records at (starts, ends) of a block."""
+    count = len(starts)
+    bad = undecodable(block, starts, ends)
+    if not bad.any():
+        parsed = parser.parse(block, starts, ends)
+        return framed(row, count, parsed, block.texts(starts, ends - starts), None)
+    good = np.flatnonzero(~bad)
+    parsed = parser.parse(block, starts[good], ends[good])
+    places = np.full(count, -1, np.int64)
+    places[good] = np.arange(len(good))
+    index = pl.Series(places)
+    index = index.set(index < 0, None)
+    columns = {name: column.gather(index) for name, column in parsed.columns.items()}
+    facts = {name: column.gather(index) for name, column in parsed.facts.items()}
+    payload = block.texts(starts[good], (ends - starts)[good]).gather(index)
+    raw: list[bytes | None] = [None] * count
+    malformed = {int(good[i]): why for i, why in parsed.malformed.items()}
+    further = {int(good[i]): fields for i, fields in parsed.further.items()}
+    codes, details = dict.fromkeys(np.flatnonzero(bad).tolist(), Code.UNDECODED.value), dict[int, str]()
+    for i in codes:
+        record = block.get(int(starts[i]), int(ends[i]))
+        if left_out := overlong(record):
+            codes[i], malformed[i] = Code.TOO_LONG.value, TOO_LONG
+            details[i] = json.dumps(dict(zip(("bytes", "at"), left_out, strict=True)))
+            continue
+        raw[i] = record if source is None else source.raw(record)
+        malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
+    facts[CODE] = texts_at(codes, count)
+    facts |= {DETAIL: texts_at(details, count)} if details else {}
+    parsed = ParseResult(columns, malformed, further, facts)
+    return framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))

@@ -1,0 +1,100 @@
+"""The kinds of formats and of connectors by name: the platform's own, and those that packages bring.
+
+A kind names itself where its class is declared (`class Csv(TextFormat, kind="csv")`). One of the platform
+is the module of that name in its folder. One of another package is an entry point of the group, and is
+imported once it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from typing import Generic, TypeVar
+
+from medallion_platform.errors import Kind, MedallionError
+
+T = TypeVar("T")
+
+
+class UnknownKind(MedallionError):
+    """There is no such kind, or the package that brings it cannot be used."""
+
+    kind = Kind.PERMANENT
+
+
+class MissingLibrary(MedallionError):
+    """A kind is used whose library is not installed."""
+
+    kind = Kind.PERMANENT
+
+    def __init__(self, what: str, library: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {library}, which is not installed: pip install 'medallion-platform[{extra}]'"
+        )
+
+
+class Kinds(Generic[T]):
+    """All kinds of one sort.
+
+    group: of the entry points that bring more of them. package: the folder of the platform's own.
+    """
+
+    def __init__(self, group: str, package: str) -> None:
+        self.group = group
+        self.package = package
+        self._known: dict[str, type[T]] = {}
+
+    def register(self, name: str, made: type[T]) -> None:
+        """Know a class by its name.
+
+        Raises:
+            UnknownKind: the name is another one's.
+        """
+        known = self._known.setdefault(name, made)
+        if (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
+            raise UnknownKind(
+                f"{made.__module__}.{made.__qualname__} is named {name!r}, as {known.__module__}."
+                f"{known.__qualname__} is already: give it another name"
+            )
+        self._known[name] = made
+
+    def load(self, name: str) -> type[T]:
+        """The kind of this name, imported if it was not yet.
+
+        Raises:
+            UnknownKind: there is none; the text names those that there are.
+        """
+        if name not in self._known:
+            found = self._brought().get(name)
+            if found is not None:
+                self._import(found)
+            elif name.isidentifier() and find_spec(f"{self.package}.{name}"):
+                import_module(f"{self.package}.{name}")
+        try:
+            return self._known[name]
+        except KeyError:
+            sort = self.group.rpartition(".")[2]
+            known = ", ".join(self.names())
+            raise UnknownKind(f"there is no kind {name!r} of {sort}; there are {known}") from None
+
+    def names(self) -> list[str]:
+        """The names of all kinds; those of other packages are not imported for it."""
+        for module in iter_modules(import_module(self.package).__path__, f"{self.package}."):
+            import_module(module.name)
+        return sorted({*self._known, *self._brought()})
+
+    def _brought(self) -> dict[str, EntryPoint]:
+        return {found.name: found for found in entry_points(group=self.group)}
+
+    def _import(self, found: EntryPoint) -> None:
+        by = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
+        try:
+            found.load()
+        except Exception as error:  # whatever a package of others does when it is imported
+            raise UnknownKind(
+                f"{found.name!r} of the package {by} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+        if found.name not in self._known:
+            raise UnknownKind(f"the package {by} names {found.value} as {found.name!r}, which it is not")
