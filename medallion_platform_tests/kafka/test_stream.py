@@ -22,6 +22,7 @@ import pytest
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.stream import stream
 from medallion_platform.sources.connectors.kafka.client import Client, members
@@ -345,6 +346,6 @@ def test_the_commands_take_topics_in_at_once_and_as_they_come(broker: Broker, tm
         assert process.wait(PATIENCE) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as on:
-        for key in (["bronze", "regions"], ["silver", "regions"]):
-            seen = on.fetch_materializations(dg.AssetKey(key), 10).records
+        for table in ("bronze.regions", "silver.regions"):
+            seen = on.fetch_materializations(key_of(table), 10).records
             assert any(not event.run_id for event in seen), "the worker is no run of Dagster's"
