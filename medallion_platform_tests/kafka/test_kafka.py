@@ -29,8 +29,8 @@ from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka import KafkaSource, client
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Partition
-from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Partition, begin
+from medallion_platform.sources.connectors.kafka.reading import topics_of
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.debezium import Debezium
@@ -479,10 +479,9 @@ def test_an_intake_is_taken_back_with_its_dead_letters(
 def test_where_reading_begins(
     topic_id: str, low: int, end: int, begins: tuple[int, int], told: str | None
 ) -> None:
-    source = source_of(Broker("127.0.0.1:1", None), "t")  # type: ignore[arg-type]
     partition = Partition("t", 0, topic_id, low, end)
     positions = {"clicks/t/0": 5, "clicks/t@same": 0}
-    begin, gap = Topics(source, [partition])._begin(partition, positions.get)
-    assert (begin.epoch, begin.next) == begins
+    ((reading, gap),) = begin("clicks", [partition], positions.get)
+    assert (reading.epoch, reading.next) == begins
     assert (gap is None) == (told is None)
     assert told is None or (gap and told in gap.reason)
