@@ -355,6 +355,8 @@ _BY_SQLSTATE = {
     "23": Kind.DATA,
     "0A": Kind.PERMANENT,
     "42": Kind.PERMANENT,
+    # A path that is not there: a data file that is gone, or somebody's mistake. Whoever asked knows.
+    "42K03": Kind.UNKNOWN,
     "08": Kind.NETWORK,
     "28": Kind.AUTH,
     "40": Kind.CONFLICT,

@@ -161,7 +161,7 @@ def test_a_damaged_file_stops_a_refresh_with_its_name_and_no_damage(kept: OpenTa
         with damaged(lake, "bronze.events", damage) as file:
             said = kept.shop("rebuild")
             assert said
-            assert said.startswith(f"DamagedFile: bronze.events: its data file {file} is ")
+            assert said.startswith(f"bronze.events: its data file {file} is ")
             assert "Nothing was written" in said
             assert "\n" not in said
             assert lake.version("silver.events") == version
