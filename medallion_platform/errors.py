@@ -109,7 +109,7 @@ def classify(error: BaseException) -> Failure:
     own = [e for e in chain if isinstance(e, MedallionError)]
     table = next((e.table for e in own if e.table), "")
     remedy = next((e.remedy for e in own if e.remedy), "")
-    found = [told for e in chain for link in _links(e) if (told := judge(link))]
+    found = [told for e in chain for link in _links(e) if (told := verdict_of(link))]
     first = next((told for told in found if told.sure), found[0] if found else None)
     kind = next((e.kind for e in own if e.kind is not Kind.UNKNOWN), first.kind if first else Kind.UNKNOWN)
     return Failure(kind, first.code if first and first.kind is kind else "", table, remedy)
@@ -140,7 +140,7 @@ class Verdict:
     sure: bool = True
 
 
-def judge(link: Link) -> Verdict | None:
+def verdict_of(link: Link) -> Verdict | None:
     """What a link tells, None where it tells nothing."""
     state = _BY_SQLSTATE.get(link.sqlstate) or _BY_SQLSTATE.get(link.sqlstate[:2])
     asked: tuple[tuple[Kind | None, str], ...] = (
@@ -208,7 +208,8 @@ def _of_python(error: BaseException) -> Link:
     said = _marks(_text(error))
     return Link(
         names | said.names,
-        getattr(error, "errno", None) or said.errno,
+        # OpenSSL's numbers are others than those of the system.
+        None if "SSLError" in names else getattr(error, "errno", None) or said.errno,
         status if isinstance(status, int) else said.status,
         code or said.code,
         str(_asked(error, "getSqlState") or ""),
@@ -257,6 +258,10 @@ def _marks(text: str) -> Link:
     number, code, status = (mark.search(text) for mark in (_OS_ERROR, _S3_CODE, _STATUS))
     found = int(number[1]) if number else errno.ENOSPC if _NO_SPACE in text else None
     answered = found or code or status
+    if status and status[1] == "400" and not code and _HEAD in text:
+        return Link(frozenset({"RefusedHead"}))
+    if _NOT_TRUSTED in text:
+        return Link(frozenset({"SSLCertVerificationError"}))
     return Link(
         frozenset(name for name, mark in _RUST.items() if mark in text and not answered),
         found,
@@ -283,6 +288,10 @@ _STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
 _NO_SPACE = "No space left on device"
 _NOT_THERE = "404"
 """Of a file in a bucket it is no failure by itself: whoever asked knows what it means."""
+_NOT_TRUSTED = "[SSL: CERTIFICATE_VERIFY_FAILED]"
+"""OpenSSL's own word; httpcore takes the error itself back."""
+_HEAD = "Error performing HEAD "
+"""S3 answers it without a code, and 400 is its status for a token that expired or cannot be one."""
 _RUST = {
     "Unsent": "error sending request",
     "FailedRequest": "Error performing ",
@@ -371,16 +380,17 @@ _BY_NAME = {
     **dict.fromkeys(("MemoryError", "OutOfMemoryError", "SparkOutOfMemoryError"), Kind.OOM),
     **dict.fromkeys(
         (
-            *("TransportError", "NetworkError", "ConnectionError", "TimeoutError", "gaierror"),
+            *("ConnectionError", "TimeoutError", "gaierror", "TimeoutException", "RemoteProtocolError"),
             *("EndpointConnectionError", "ConnectException", "UnknownHostException", "SocketException"),
             *("SocketTimeoutException", "HttpTimeoutException", "IncompleteRead", "Unsent"),
+            *("SSLEOFError", "SSLZeroReturnError"),
         ),
         Kind.NETWORK,
     ),
     **dict.fromkeys(
         (
             *("UnauthenticatedError", "PermissionDeniedError", "NoCredentialsError", "AccessDeniedException"),
-            *("AccessControlException", "SSLCertVerificationError"),
+            *("AccessControlException", "SSLCertVerificationError", "RefusedHead"),
         ),
         Kind.AUTH,
     ),
@@ -404,5 +414,5 @@ _WRAPPERS = {
     # What is inside may be a request that failed; only where it is nothing else it is this.
     "CommitFailedError": Kind.CONFLICT,
     "FAILED_READ_FILE": Kind.CORRUPT,
-    **dict.fromkeys(("FailedRequest", "Interrupted"), Kind.NETWORK),
+    **dict.fromkeys(("FailedRequest", "Interrupted", "NetworkError", "TransportError"), Kind.NETWORK),
 }

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.java import java, tls
 from medallion_platform.storage import in_bucket
 
@@ -156,7 +156,9 @@ def _compile(into: Path, libraries: Sequence[Path]) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)  # noqa: S603
     if done.returncode != 0:
-        raise JarsUnavailable(f"{_LOG_STORE.name} does not compile: {done.stderr.strip()[:500]}")
+        raise JarsUnavailable(
+            f"{_LOG_STORE.name} does not compile: {done.stderr.strip()[:500]}", kind=Kind.PERMANENT
+        )
 
 
 def jars(
@@ -183,7 +185,8 @@ def jars(
         except OSError as error:
             raise JarsUnavailable(
                 f"the jars cannot be kept in {folder}: {error.strerror or error}; free some "
-                "space or name another folder with MEDALLION_CACHE"
+                "space or name another folder with MEDALLION_CACHE",
+                kind=classify(error).kind,
             ) from error
     return [folder / jar.file_name for jar in wanted]
 
@@ -262,7 +265,7 @@ def _of_pyspark(name: str) -> Path:
     for place in places or ():
         for found in sorted(Path(place).glob(f"jars/{name}-*.jar")):
             return found
-    raise JarsUnavailable("PySpark is installed without its jars: install it again")
+    raise JarsUnavailable("PySpark is installed without its jars: install it again", kind=Kind.PERMANENT)
 
 
 def _digest(path: Path) -> str | None:

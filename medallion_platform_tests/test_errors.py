@@ -8,11 +8,12 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from obstore.store import LocalStore, S3Store
 
 from medallion_platform.errors import Failure, Kind, MedallionError, classify
+from medallion_platform_tests.kafka import certificates
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -161,6 +163,34 @@ def test_an_answer_of_s3_by_its_code(
         told = failure(lambda: bucket(url, monkeypatch).get("x").bytes())
     assert told.kind is kind
     assert told.code in (code, "")
+
+
+def test_a_head_request_that_s3_refuses_has_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(400) as url:
+        assert failure(lambda: bucket(url, monkeypatch).head("x")).kind is Kind.AUTH
+        assert failure(lambda: bucket(url, monkeypatch).get("x")).kind is Kind.PERMANENT
+
+
+@pytest.mark.parametrize(("talks", "kind"), [(True, Kind.AUTH), (False, Kind.NETWORK)])
+def test_a_server_that_is_not_trusted_and_one_that_hangs_up(tmp_path: Path, talks: bool, kind: Kind) -> None:
+    certificates.make(tmp_path / "authority.pem", tmp_path / "server.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+
+    def serve() -> None:
+        peer, _ = listening.accept()
+        with peer, suppress(OSError):
+            if talks:
+                context.wrap_socket(peer, server_side=True)
+            else:
+                peer.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        told = failure(lambda: httpx.get(f"https://127.0.0.1:{listening.getsockname()[1]}"))
+        thread.join(10)
+    assert told.kind is kind
 
 
 @pytest.fixture

@@ -55,4 +55,5 @@ def in_words(error: Exception) -> str:
         from medallion_platform.storage import reason
 
         return f"{reason(error)}; run the same command again, nothing is lost"
-    return f"{type(error).__name__}: {error} (MEDALLION_DEBUG=1 shows where)"
+    told = str(error).partition("\n")[0]  # clients in Rust go on with what only their authors read
+    return f"{type(error).__name__}: {told} (MEDALLION_DEBUG=1 shows where)"

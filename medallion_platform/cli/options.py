@@ -45,7 +45,7 @@ def lake_of(home: Path | None) -> Lake:
             "or MEDALLION_LAKE name another one",
             USAGE,
         )
-    return ready_lake(settings)
+    return _opened(settings)
 
 
 def known_table(table: str) -> str:
@@ -65,16 +65,26 @@ def known_table(table: str) -> str:
 
 
 def ready_lake(settings: Settings) -> Lake:
-    """The lake, on storage that keeps commits and in the format of this version.
+    """The lake, to be written to: on storage that keeps commits, and in the format of this version.
 
     Raises:
         Stop: the storage loses commits or does not answer, or a newer version has written the lake.
     """
-    from medallion_platform.lakehouse.lake_format import NewerLake, open_lake
     from medallion_platform.storage import Unusable, prove
 
     try:
         prove(str(settings.lake))
+    except Unusable as error:
+        raise Stop(str(error), NOT_READY) from None
+    return _opened(settings)
+
+
+def _opened(settings: Settings) -> Lake:
+    """The lake in the format of this version; nothing is written where it has that already."""
+    from medallion_platform.lakehouse.lake_format import NewerLake, open_lake
+    from medallion_platform.storage import Unusable
+
+    try:
         return open_lake(settings.lake)
     except (NewerLake, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None

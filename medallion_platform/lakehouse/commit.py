@@ -29,6 +29,7 @@ from medallion_platform.storage import at_once, store
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import CommitProperties, DeltaTable
+    from deltalake.exceptions import CommitFailedError
     from deltalake.transaction import AddAction, RemoveAction
     from obstore import ObjectMeta
 
@@ -102,13 +103,18 @@ def writer_transaction(
     except CommitFailedError as error:
         if _is_there(table, attempt):
             return
-        if classify(error).kind is not Kind.CONFLICT:  # nobody came first: the commit could not be made
+        if not is_conflict(error):
             raise
         raise CommitConflict(
             f"{name}: another writer committed first ({error}); nothing of this write is visible, "
             "run it again"
         ) from error
     follow(table)
+
+
+def is_conflict(error: CommitFailedError) -> bool:
+    """Whether another writer came first; else the commit could not be made (a full disk, no answer)."""
+    return classify(error).kind is Kind.CONFLICT
 
 
 def _is_there(table: DeltaTable, attempt: str) -> bool:

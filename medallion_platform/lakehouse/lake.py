@@ -121,7 +121,7 @@ class Lake:
 
     def version_at(self, table: str, at: datetime) -> int:
         """The version that was the newest at an instant, -1 where there was none yet."""
-        return max((v for v, then in self.committed_at(table).items() if then <= at), default=-1)
+        return next((i["version"] for i in self._infos(table) if _instant(i) <= at), -1)
 
     def exists(self, table: str) -> bool:
         """Whether the table has been created."""
@@ -143,7 +143,7 @@ class Lake:
             return found
         path = self.path(table)
         # Somebody else may make it at the same moment: then it is there, and not made twice.
-        with suppress(CommitFailedError):
+        try:
             DeltaTable.create(
                 path,
                 schema=Schema.from_arrow(schema),
@@ -154,6 +154,10 @@ class Lake:
                 storage_options=storage.options(path),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
+        except CommitFailedError:
+            if (made := self.open(table)) is None:
+                raise
+            return made
         made = self.open(table)
         assert made is not None
         return made
@@ -192,9 +196,9 @@ class Lake:
             if "maintenance" not in info and (record := CommitRecord.from_json(info.get("userMetadata"))):
                 yield info["version"], record
 
-    def committed_at(self, table: str) -> dict[int, datetime]:
-        """When each version still in the log was committed."""
-        return {i["version"]: _instant(i) for i in self._infos(table)}
+    def committed_at(self, table: str, since: int = -1) -> dict[int, datetime]:
+        """When each version still in the log after a version was committed."""
+        return {i["version"]: _instant(i) for i in self._infos(table, since)}
 
     def last_commit(self, table: str) -> datetime | None:
         """When the newest version was committed, None where the table, or that commit, is not there."""

@@ -61,9 +61,15 @@ def bring_up(root: str) -> None:
 
     Raises:
         NewerLake: a newer version of the platform has written it.
-        storage.Unusable: it is new or older, and lies in a bucket that cannot hold tables.
+        storage.Unusable: where it lies cannot be reached; or it is new or older, and lies in a bucket that
+            cannot hold tables.
     """
-    found = format_of(root)
+    from obstore.exceptions import BaseError
+
+    try:
+        found = format_of(root)
+    except (BaseError, OSError) as error:
+        raise storage.Unusable(f"{root} cannot be used: {storage.reason(error)}", table=root) from error
     if found > FORMAT:
         raise NewerLake(
             f"the lake at {root} has format {found}, and this version of the platform "

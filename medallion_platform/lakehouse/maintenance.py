@@ -32,6 +32,7 @@ from medallion_platform.lakehouse.commit import (
     WRITER,
     CommitConflict,
     StagedFile,
+    is_conflict,
     sequence_of,
     staged_files,
     write_file,
@@ -406,6 +407,8 @@ def _swap(
             ),
         )
     except CommitFailedError as error:
+        if not is_conflict(error):
+            raise
         raise CommitConflict(f"{table}: a writer committed meanwhile; optimize it again") from error
     opened.update_incremental()
 

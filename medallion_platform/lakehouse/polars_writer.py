@@ -11,6 +11,7 @@ from medallion_platform.lakehouse.commit import (
     CommitConflict,
     StagedFile,
     commit,
+    is_conflict,
     sequence_of,
     write_file,
     writer_transaction,
@@ -187,6 +188,8 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
     try:
         table.alter.add_columns(new)
     except CommitFailedError as error:
+        if not is_conflict(error):
+            raise
         raise CommitConflict(f"{name}: another writer added columns first ({error})") from error
     if sequence_of(table) != seen:  # the table stands behind that writer now
         raise CommitConflict(f"{name}: another writer has moved on; run it again")

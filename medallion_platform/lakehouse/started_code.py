@@ -109,7 +109,7 @@ class StartedCode:
         newest = sorted(files, key=lambda file: file[0].stat().st_mtime, reverse=True)
         kept: set[str] = set()
         for file, name in newest:
-            if name["environment"] in kept or len(kept) == _KEEP:
+            if name["environment"] in kept or len(kept) >= _KEEP:
                 file.unlink(missing_ok=True)
                 (self.folder / f"{name['key']}.tried").unlink(missing_ok=True)
             kept.add(name["environment"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import CommitRecord
@@ -83,8 +84,9 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
 
 def history(lake: Lake, table: str, limit: int) -> list[Commit]:
     """The newest commits of a table that are still in its log, newest first, `limit` at the most."""
-    at = lake.committed_at(table)
-    return [Commit(version, at[version], record) for version, record in lake.records(table)[:limit]]
+    found = list(islice(lake.each_record(table), limit))
+    at = lake.committed_at(table, found[-1][0] - 1) if found else {}
+    return [Commit(version, at[version], record) for version, record in found]
 
 
 def version_of(lake: Lake, table: str, version: int | None = None, at: datetime | None = None) -> int:

@@ -22,6 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_bef
 from tenacity.wait import wait_random_exponential
 
 from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.java import tls
 from medallion_platform.sources.kinds import MissingLibrary
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Client:
 
         # A loop of its own is what bounds a response as a whole: a read times out between two bytes only.
         self._runner = asyncio.Runner()
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=True)
+        self._http = httpx.AsyncClient(verify=tls(), timeout=TIMEOUT, follow_redirects=True)
         return self
 
     def __exit__(self, *_: object) -> None:
