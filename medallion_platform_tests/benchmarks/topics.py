@@ -463,7 +463,7 @@ class _Watch:
         self.silver: list[tuple[float, int]] = []
         self._tables: dict[str, Any] = {}
 
-    def topics_of(self) -> None:
+    def look(self) -> None:
         """Note what is new."""
         for name, note in (("bronze.events", self._bronze), ("silver.events", self._silver)):
             table = self._tables.get(name)
