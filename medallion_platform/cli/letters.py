@@ -85,7 +85,7 @@ def replay_letters(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Judge dead letters again and take those that pass into their table, each once."""
+    """Validate dead letters again and take those that pass into their table, each once."""
     from medallion_platform.installation import catalog
     from medallion_platform.pipeline.intake.replay import replay, without_record
     from medallion_platform.pipeline.run import Run

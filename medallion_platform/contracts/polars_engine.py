@@ -1,4 +1,4 @@
-"""Judges rows by a contract in polars, without a JVM.
+"""Validates rows by a contract in polars, without a JVM.
 
 The cheapest shape found: each column is read once, by the engine's own strict cast; each expectation
 becomes one boolean column of a bit per row; their "or" splits the frame; names of violations are

@@ -1,4 +1,4 @@
-"""Judges rows by a contract in Spark: one pass, no UDF, nothing evaluated twice.
+"""Validates rows by a contract in Spark: one pass, no UDF, nothing evaluated twice.
 
 The verdict over a row is one number whose bits are the violated expectations, in hidden columns beside
 the typed ones. Everything else is read off these bits: whether the row is good, the names of what it

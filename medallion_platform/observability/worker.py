@@ -35,7 +35,7 @@ class Vitals:
         self._rows = named(Counter, "rows_total", "Records taken in, by what became of them.", "outcome")
         self._batches = named(Counter, "commits_total", "Commits of rows with their positions.")
         self._seconds = named(
-            Histogram, "commit_seconds", "Judging and committing one batch.", buckets=_SECONDS
+            Histogram, "commit_seconds", "Validating and committing one batch.", buckets=_SECONDS
         )
         self._behind = named(Gauge, "behind_records", "Records of a log that are still to be read.", "log")
         self._waits = named(Counter, "waits_total", "Times that nothing could be taken in for a while.")

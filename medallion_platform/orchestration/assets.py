@@ -28,7 +28,7 @@ class IntakeConfig(dg.Config):
     """What a bronze table is to do when launched by hand."""
 
     parse_again: bool = False
-    """Judge the stored records of the chosen partitions again under today's contract, instead of taking in
+    """Validate the stored records of the chosen partitions again under today's contract, instead of taking in
     what waits."""
 
 

@@ -45,8 +45,9 @@ class Unread:
 class Batch:
     """Records that are committed together, and the positions that they reach.
 
-    frame: as `reading.read` gives it, with `_source` (the log), `_file` and `_offset`. notes: what a person
-    should know of it. repeated: files of which nothing is read, because their content was taken in before.
+    frame: as `Format.read` or `parse` gives it, with `_source` (the log), `_file` and `_offset`. notes: what
+    a person should know of it. repeated: files of which nothing is read, because their content was taken
+    in before.
     """
 
     frame: pl.DataFrame

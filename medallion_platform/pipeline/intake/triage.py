@@ -58,7 +58,7 @@ def triage(
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
 ) -> TriageResult:
-    """Part records (as `reading.read` gives them, with their place) into bronze rows and dead letters.
+    """Part records (as a `Format` gives them, with their place) into bronze rows and dead letters.
 
     held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns that the table has.
     """
