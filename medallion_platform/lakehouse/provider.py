@@ -38,7 +38,8 @@ _starting = Lock()
 _SPARK = Path(pyspark.__file__).parent
 # Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
 # A run over many rows wants both; `medallion bench` measures with both.
-_QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# With it alone Java has room for a fifth of the compiled code, and stops to compile once that is full.
+_QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:ReservedCodeCacheSize=240m")
 # A contract of some thirty columns becomes a method that Java would only ever interpret for its length.
 _LONG_METHODS = "-XX:-DontCompileHugeMethods"
 _PACKAGES = (
