@@ -161,7 +161,7 @@ class Client:
         try:
             import httpx
         except ModuleNotFoundError:
-            raise MissingLibrary("asking a server over HTTP", "httpx", "rest") from None
+            raise MissingLibrary("asking a server over HTTP", "httpx") from None
 
         # A loop of its own is what bounds a response as a whole: a read times out between two bytes only.
         self._runner = asyncio.Runner()

@@ -2,7 +2,7 @@
 
 A kind names itself where its class is declared (`class Csv(TextFormat, kind="csv")`). One of the platform
 is the module of that name in its folder. One of another package is an entry point of the group, and is
-imported once it is asked for.
+imported once it is asked for. The platform's own names are its own: no package can take one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
+from warnings import warn
 
 from medallion_platform.errors import Kind, MedallionError
 
@@ -29,10 +30,8 @@ class MissingLibrary(MedallionError):
 
     kind = Kind.PERMANENT
 
-    def __init__(self, what: str, library: str, extra: str) -> None:
-        super().__init__(
-            f"{what} needs {library}, which is not installed: pip install 'medallion-platform[{extra}]'"
-        )
+    def __init__(self, what: str, library: str) -> None:
+        super().__init__(f"{what} needs {library}, which is not installed", remedy=f"pip install {library}")
 
 
 class Kinds(Generic[T]):
@@ -52,6 +51,8 @@ class Kinds(Generic[T]):
         Raises:
             UnknownKind: the name is another one's.
         """
+        if not made.__module__.startswith(f"{self.package}."):
+            self._import_own(name)
         known = self._known.setdefault(name, made)
         if (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
             raise UnknownKind(
@@ -61,17 +62,20 @@ class Kinds(Generic[T]):
         self._known[name] = made
 
     def load(self, name: str) -> type[T]:
-        """The kind of this name, imported if it was not yet.
+        """The kind of this name, imported if it was not yet; the platform's own where a package has one too.
 
         Raises:
             UnknownKind: there is none; the text names those that there are.
         """
-        if name not in self._known:
-            found = self._brought().get(name)
-            if found is not None:
+        self._import_own(name)
+        for found in entry_points(group=self.group, name=name):
+            if name not in self._known:
                 self._import(found)
-            elif name.isidentifier() and find_spec(f"{self.package}.{name}"):
-                import_module(f"{self.package}.{name}")
+            elif self._known[name].__module__.startswith(f"{self.package}."):
+                warn(
+                    f"{name!r} of the package {_by(found)} is not used: the platform has a kind of that name",
+                    stacklevel=2,
+                )
         try:
             return self._known[name]
         except KeyError:
@@ -83,13 +87,15 @@ class Kinds(Generic[T]):
         """The names of all kinds; those of other packages are not imported for it."""
         for module in iter_modules(import_module(self.package).__path__, f"{self.package}."):
             import_module(module.name)
-        return sorted({*self._known, *self._brought()})
+        return sorted({*self._known, *entry_points(group=self.group).names})
 
-    def _brought(self) -> dict[str, EntryPoint]:
-        return {found.name: found for found in entry_points(group=self.group)}
+    def _import_own(self, name: str) -> None:
+        """Import the platform's module of this name, if there is one; it may be of no kind."""
+        if name.isidentifier() and find_spec(f"{self.package}.{name}"):
+            import_module(f"{self.package}.{name}")
 
     def _import(self, found: EntryPoint) -> None:
-        by = f"{found.dist.name} {found.dist.version}" if found.dist else found.value
+        by = _by(found)
         try:
             found.load()
         except Exception as error:  # whatever a package of others does when it is imported
@@ -98,3 +104,8 @@ class Kinds(Generic[T]):
             ) from error
         if found.name not in self._known:
             raise UnknownKind(f"the package {by} names {found.value} as {found.name!r}, which it is not")
+
+
+def _by(found: EntryPoint) -> str:
+    """The package that brings an entry point, for people."""
+    return f"{found.dist.name} {found.dist.version}" if found.dist else found.value

@@ -209,7 +209,7 @@ def _schema(format: Avro, number: int) -> _Schema:
         from fastavro import _read_py, schemaless_reader
         from fastavro.schema import SchemaParseException, UnknownType
     except ModuleNotFoundError:
-        raise MissingLibrary("the format avro", "fastavro", "kafka") from None
+        raise MissingLibrary("the format avro", "fastavro") from None
 
     from medallion_platform.sources.http import Client, RequestError
 

@@ -301,7 +301,7 @@ def _noting(said: list[Complaint]) -> Callable[[KafkaError], None]:
 
 def _need_the_client() -> None:
     if not find_spec("confluent_kafka"):
-        raise MissingLibrary("a source of topics", "confluent-kafka", "kafka")
+        raise MissingLibrary("a source of topics", "confluent-kafka")
 
 
 @contextmanager
