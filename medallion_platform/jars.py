@@ -27,8 +27,6 @@ from medallion_platform.storage import in_bucket
 if TYPE_CHECKING:
     import httpx
 
-CENTRAL = "https://repo1.maven.org/maven2"
-"""Maven Central, where no other repository is named."""
 _TIMEOUT = 600
 _SILENT = 60.0
 _TRIES = 3
@@ -172,16 +170,16 @@ def jars(
     Raises:
         JarsUnavailable: one of them cannot be fetched or kept.
     """
-    if cache is None:
+    if cache is None or repository is None:
         from medallion_platform.settings import Settings
 
         settings = Settings()
-        cache, repository = settings.cache, repository or settings.maven.get_secret_value()
+        cache, repository = cache or settings.cache, repository or settings.maven.get_secret_value()
     folder = cache / "jars"
     missing = [jar for jar in wanted if _digest(folder / jar.file_name) != jar.sha256]
     if missing:
         try:
-            _fetch(missing, folder, (repository or CENTRAL).rstrip("/"))
+            _fetch(missing, folder, repository.rstrip("/"))
         except OSError as error:
             raise JarsUnavailable(
                 f"the jars cannot be kept in {folder}: {error.strerror or error}; free some "

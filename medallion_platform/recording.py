@@ -22,8 +22,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.errors import MedallionError
 from medallion_platform.lakehouse import provider
+from medallion_platform.lakehouse.aot_cache import AlreadyRecording
 from medallion_platform.lakehouse.lake_format import open_lake
-from medallion_platform.lakehouse.started_code import BeingRecorded
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
@@ -159,7 +159,7 @@ def record() -> bool:
         OSError: what is recorded cannot be kept.
     """
     spark = local_spark()
-    started = spark.started_code
+    started = spark.aot_cache
     if started is None:
         return False
     try:
@@ -169,7 +169,7 @@ def record() -> bool:
                 _refresh_all(recorded.session, Path(folder))
             finally:
                 provider.end()
-    except BeingRecorded:
+    except AlreadyRecording:
         return False
     return started.found() is not None
 

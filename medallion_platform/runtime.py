@@ -66,7 +66,7 @@ def _of_this_process() -> Path:
 
 def record_in_background(spark: LocalSpark) -> None:
     """Have a process of its own make what later starts are quicker by, where that is not there yet."""
-    code = spark.started_code
+    code = spark.aot_cache
     if code and code.is_wanted():
         quiet = subprocess.DEVNULL
         command = [sys.executable, "-m", "medallion_platform.recording"]

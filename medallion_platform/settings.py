@@ -19,7 +19,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from medallion_platform.contracts.masking import SHORTEST_KEY
-from medallion_platform.jars import CENTRAL
 from medallion_platform.project import ProjectError, project_above
 from medallion_platform.storage import SCHEME
 
@@ -214,7 +213,7 @@ class Settings(BaseSettings):
     """Downloads that are kept, such as the Delta jars."""
     token_key: Annotated[SecretStr | None, Field(min_length=SHORTEST_KEY)] = None
     """The key of tokens, where a contract says `protect="tokenize"`; a new one rebuilds the tables."""
-    maven: SecretStr = SecretStr(CENTRAL)
+    maven: SecretStr = SecretStr("https://repo1.maven.org/maven2")
     """The Maven repository that jars come from: the address of a company's mirror (a password may be in it),
     or a folder laid out as one."""
     java_home: Folder | None = None

@@ -26,7 +26,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.java import Java, java
-from medallion_platform.lakehouse.started_code import StartedCode
+from medallion_platform.lakehouse.aot_cache import AotCache
 
 _CHATTER = (
     "Using incubator modules",
@@ -85,7 +85,7 @@ class LocalSpark:
     options: Sequence[str] = ()
     """Options of the JVM beside those that Spark needs."""
     kept: Path | None = None
-    """The folder of `StartedCode`; without one, each start loads all code anew."""
+    """The folder of `AotCache`; without one, each start loads all code anew."""
 
     def session(self, *, quick: bool = True) -> SparkSession:
         """The one Spark session of this process.
@@ -108,10 +108,10 @@ class LocalSpark:
         return found
 
     @property
-    def started_code(self) -> StartedCode | None:
+    def aot_cache(self) -> AotCache | None:
         """What makes starts quicker; one for all storages, whose jars come behind."""
         class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars]
-        return StartedCode(self.kept, self.java, class_path) if self.kept else None
+        return AotCache(self.kept, self.java, class_path) if self.kept else None
 
     def _command(self, settings: Mapping[str, str], quick: bool) -> list[str]:
         """The command line that Spark's own launcher would make, without starting a JVM for it.
@@ -119,9 +119,9 @@ class LocalSpark:
         The launcher asks for a module that a small Java may lack, and Spark does without.
         """
         log4j = Path(__file__).with_name("log4j2.properties")
-        # On the class path, and always in this order: started code is bound to it.
+        # On the class path, and always in this order: the cache is bound to it.
         class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars, *self.further_jars]
-        started = self.started_code.options() if self.started_code else []
+        started = self.aot_cache.options() if self.aot_cache else []
         return [
             *(self.java.program, "-cp", os.pathsep.join(map(str, class_path)), f"-Xmx{self.memory}"),
             *("-XX:+IgnoreUnrecognizedVMOptions", *_OPENED),

@@ -13,7 +13,8 @@ from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
-from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.status.kept import KeptAnswers, states
 from medallion_platform.sources.arrivals import Arrivals, Surroundings

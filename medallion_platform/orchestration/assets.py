@@ -21,7 +21,7 @@ from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
-    from medallion_platform.pipeline.intake.polars_engine import IntakeResult
+    from medallion_platform.pipeline.intake.result import IntakeResult
 
 
 class IntakeConfig(dg.Config):

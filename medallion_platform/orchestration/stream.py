@@ -26,7 +26,7 @@ from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.intake.polars_engine import IntakeResult
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.stream import step_back, stream, why_to_wait
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.commit import RefreshResult

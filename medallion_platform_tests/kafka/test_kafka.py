@@ -23,8 +23,9 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import spark_engine
-from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.replay import reparse, replay
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark

@@ -8,7 +8,8 @@ from typing import Any
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import landing_zone
-from medallion_platform.pipeline.intake.polars_engine import IntakeResult, intake
+from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medallion_platform.java import Java, JavaMissing, _in, _major, java, tls, truststore
-from medallion_platform.lakehouse.started_code import BeingRecorded, StartedCode
+from medallion_platform.lakehouse.aot_cache import AlreadyRecording, AotCache
 from medallion_platform_tests.kafka import certificates
 
 
@@ -107,11 +107,11 @@ def test_python_trusts_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(tls().get_ca_certs()) == 1
 
 
-# --- started code
+# --- ahead-of-time cache
 
 
-def code(folder: Path, *jars: Path, version: int = 25) -> StartedCode:
-    return StartedCode(folder, Java(Path("/java"), version, f'JAVA_VERSION="{version}"'), jars)
+def code(folder: Path, *jars: Path, version: int = 25) -> AotCache:
+    return AotCache(folder, Java(Path("/java"), version, f'JAVA_VERSION="{version}"'), jars)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def jar(tmp_path: Path) -> Path:
     return path
 
 
-def record(started: StartedCode, content: bytes = b"code") -> Path:
+def record(started: AotCache, content: bytes = b"code") -> Path:
     with started.recorded() as options:
         Path(options[0].partition("=")[2]).write_bytes(content)
     found = started.found()
@@ -155,7 +155,7 @@ def test_nobody_records_twice(tmp_path: Path, jar: Path) -> None:
     started = code(tmp_path, jar)
     with started.recorded():
         assert not started.is_wanted()
-        with pytest.raises(BeingRecorded), code(tmp_path, jar).recorded():
+        with pytest.raises(AlreadyRecording), code(tmp_path, jar).recorded():
             pass
     # It came to nothing, so it is not tried again today.
     assert started.found() is None

@@ -32,6 +32,10 @@ WriteRows = Callable[[CommitRecord], int]
 """Commits a batch's rows with this account and the batch's positions; gives the version."""
 
 
+ATTEMPTS = 6
+"""Times that a batch is taken where others commit first."""
+
+
 class IntakeFailed(MedallionError):
     """An intake that stopped before its commit; nothing of the batch is visible."""
 
@@ -39,7 +43,7 @@ class IntakeFailed(MedallionError):
 
 
 @dataclass(frozen=True)
-class Batch:
+class PendingIntake:
     """A batch whose rows and dead letters are known, and not committed.
 
     table, letters: as they were opened before the work began (letters: None where there were none).
@@ -56,7 +60,7 @@ class Batch:
 
 
 def commit_batch(
-    batch: Batch, tell: Moments, write_rows: WriteRows, write_letters: WriteLetters | None
+    batch: PendingIntake, tell: Moments, write_rows: WriteRows, write_letters: WriteLetters | None
 ) -> tuple[int, CommitRecord]:
     """Make a batch visible; gives its version and its account as committed.
 
@@ -114,7 +118,7 @@ def is_ahead(letters: DeltaTable | None, table: DeltaTable, logs: Iterable[str])
     return letters is not None and any(_reached(letters, log) > _reached(table, log) for log in logs)
 
 
-def _refuse_moved(batch: Batch) -> None:
+def _refuse_moved(batch: PendingIntake) -> None:
     """Stop before dead letters are written where another intake has these records already."""
     lake, table, name = batch.lake, batch.table, batch.source.table
     if is_newest(lake.path(name), table.version()):

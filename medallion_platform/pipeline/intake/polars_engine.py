@@ -23,24 +23,24 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters, polars_writer
-from medallion_platform.lakehouse.commit import CommitConflict, commit, next_sequence, sequence_of
+from medallion_platform.lakehouse.commit import CommitConflict, next_sequence, sequence_of
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.damage import telling_damage
-from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
-from medallion_platform.pipeline.intake.commit import Batch as PendingBatch
+from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
 from medallion_platform.pipeline.intake.commit import (
-    IntakeFailed,
+    ATTEMPTS,
+    PendingIntake,
     commit_batch,
     is_ahead,
     record_of,
     refuse_failures,
 )
 from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.triage import (
     LETTER_PLACE,
     PLACE,
@@ -64,60 +64,10 @@ _LOG = logging.getLogger(__name__)
 
 BATCH_ROWS = 250_000
 BATCH_BYTES = 96 * 1024 * 1024
-ATTEMPTS = 6
-"""Times that a batch is taken where others commit first."""
 _FOLLOWED = 50
 """Versions that a table is kept open for."""
 _STEP_BACK = 0.02
 """Seconds, doubled every time, within which to try again: several workers write to one table."""
-
-
-@dataclass
-class IntakeResult:
-    """What one intake of a source did, summed over its batches."""
-
-    source: str
-    table: str
-    counts: Counts = field(default_factory=Counts)
-    partitions: dict[str, int] = field(default_factory=dict)
-    violations: dict[str, int] = field(default_factory=dict)
-    warnings: dict[str, int] = field(default_factory=dict)
-    looks_personal: dict[str, int] = field(default_factory=dict)
-    pieces: int = 0
-    notes: list[str] = field(default_factory=list)
-    further: int = 0
-    repeated_files: int = 0
-    version: int = -1
-    seconds: float = 0.0
-
-    @property
-    def record(self) -> CommitRecord:
-        """The account of all batches together."""
-        return CommitRecord(
-            "intake",
-            "",
-            "",
-            self.counts,
-            partitions=self.partitions,
-            violations=self.violations,
-            warnings=self.warnings,
-            looks_personal=self.looks_personal,
-            notes=self.notes,
-            further=self.further,
-            repeated_files=self.repeated_files,
-            seconds=self.seconds,
-        )
-
-    def add(self, record: CommitRecord) -> None:
-        """Add one batch's account."""
-        self.counts += record.counts
-        self.notes += record.notes
-        self.further += record.further
-        self.repeated_files += record.repeated_files
-        self.partitions = summed((self.partitions, record.partitions))
-        self.violations = summed((self.violations, record.violations))
-        self.warnings = summed((self.warnings, record.warnings))
-        self.looks_personal = summed((self.looks_personal, record.looks_personal))
 
 
 @dataclass
@@ -215,38 +165,6 @@ def take_in(
     return taken
 
 
-def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -> None:
-    """Where a table has rows but lost what it says of its positions, tell them by its rows' provenance.
-
-    A table that other software copied has no transaction identifiers any more, and its records would be
-    taken in again. (A source that gives records again needs none: its records are known one by one.)
-
-    Raises:
-        CommitConflict: another intake did so at the same time.
-    """
-    if source.repeats or sequence_of(table) >= 0 or not table.count():
-        return
-    letters = lake.open(dead_letters.name(source.table))
-    reached = _after_last(table, "_source", "_offset")
-    record = record_of(
-        "recover",
-        run,
-        Counts(),
-        reached,
-        next_sequence(table, letters),
-        notes=["the table had lost its positions: they are told by the last offset of each log"],
-    )
-    if letters is not None and sequence_of(letters) < 0:
-        commit(letters, record, positions=_after_last(letters, "source", "offset"))
-    commit(table, record, positions=source.recovered(reached))
-
-
-def _after_last(table: DeltaTable, source: str, offset: str) -> dict[str, int]:
-    """The offset behind the last row of each log."""
-    last = pl.scan_delta(table).group_by(source).agg(pl.col(offset).max() + 1).collect()
-    return dict(zip(last[source], last[offset], strict=True))
-
-
 def _take_after_others(
     source: Source,
     table: DeltaTable,
@@ -284,23 +202,6 @@ def _take_after_others(
             # As of a process that slept meanwhile: the commits that it would begin from are archived.
             raise CommitConflict(f"{source.table}: others have moved on a long way; run it again") from error
     raise AssertionError
-
-
-def refuse_other_types(source: Source, table: DeltaTable) -> None:
-    """The table keeps its types: a contract may narrow them (rows that do not fit are dead letters)."""
-    import pyarrow as pa
-    from deltalake import Schema
-
-    wanted = pa.schema(Schema.from_arrow(bronze_schema(source)))
-    have = pa.schema(table.schema())
-    for column in evolve(wanted, have).refused:
-        raise IntakeFailed(
-            f"{source.table}: column {column} is {have.field(column).type} in the table, and the contract "
-            f"of source {source.name} says {wanted.field(column).type}, which the table cannot hold yet. "
-            "Nothing was taken in; materialize the table first, which parses its stored records anew.",
-            kind=Kind.PERMANENT,
-            table=source.table,
-        )
 
 
 def _take(
@@ -344,7 +245,7 @@ def _take(
     def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
         dead_letters.append(lake, source.table, bad, record, positions, letters)
 
-    pending = PendingBatch(source, lake, table, letters, batch.positions, record, started)
+    pending = PendingIntake(source, lake, table, letters, batch.positions, record, started)
     _, record = commit_batch(pending, tell, write_rows, None if bad.is_empty() else write_letters)
     return record
 

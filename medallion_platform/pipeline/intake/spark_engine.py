@@ -43,9 +43,11 @@ from medallion_platform.lakehouse.evolution import evolve
 from medallion_platform.lakehouse.keys import Keys
 from medallion_platform.lakehouse.polars_writer import add_columns, key_rows, write
 from medallion_platform.pipeline.intake import polars_engine as polars_intake
+from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
 from medallion_platform.pipeline.intake.commit import (
-    Batch,
+    ATTEMPTS,
     IntakeFailed,
+    PendingIntake,
     commit_batch,
     is_ahead,
     record_of,
@@ -53,12 +55,7 @@ from medallion_platform.pipeline.intake.commit import (
 )
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.names import folded
-from medallion_platform.pipeline.intake.polars_engine import (
-    ATTEMPTS,
-    IntakeResult,
-    recover_positions,
-    refuse_other_types,
-)
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.stream import PAUSE, Upkeep, why_to_wait
 from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_of
 from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
@@ -339,7 +336,7 @@ class _Batches:
             dead_letters.bring_up(letters)
             commit(letters, record, add=bad, positions=positions)
 
-        pending = Batch(source, lake, table, letters, positions, record, started)
+        pending = PendingIntake(source, lake, table, letters, positions, record, started)
         version, record = commit_batch(pending, tell, write_rows, write_letters if bad else None)
         for place, end in ends.items():
             self.readings[place].next = end

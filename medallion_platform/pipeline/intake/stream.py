@@ -26,7 +26,8 @@ from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import archive
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_rows
-from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, IntakeResult, OpenTables, intake
+from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import Follows
 from medallion_platform.sources.errors import MovedOn

@@ -29,9 +29,9 @@ from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
 from medallion_platform.pipeline.refresh.inputs import Inputs
 from medallion_platform.pipeline.refresh.plan import upstream_days
-from medallion_platform.pipeline.refresh.stage import Look, OtherKeys, Staged
-from medallion_platform.pipeline.refresh.transform import Transformed
-from medallion_platform.pipeline.refresh.validate import Validated
+from medallion_platform.pipeline.refresh.stage import Look, OtherKeys, StageResult
+from medallion_platform.pipeline.refresh.transform import TransformResult
+from medallion_platform.pipeline.refresh.validate import TypedRows
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table
@@ -50,7 +50,7 @@ class Accounts:
 
     context: RefreshContext
     inputs: Inputs
-    made: Transformed
+    made: TransformResult
     _read_by_key: int = 0
 
     @property
@@ -58,7 +58,7 @@ class Accounts:
         """Looks at what was written while it lies as Spark wrote it, where keys tell what was lost."""
         return self._look if self.context.table.incremental == "merge_by_key" else None
 
-    def balanced(self, validated: Validated, staged: Staged, others: OtherKeys) -> PendingRefresh:
+    def balanced(self, validated: TypedRows, staged: StageResult, others: OtherKeys) -> PendingRefresh:
         """What was staged, ready to be committed.
 
         Raises:

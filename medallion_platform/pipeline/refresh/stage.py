@@ -24,7 +24,7 @@ from medallion_platform.lakehouse.provider import name_of
 from medallion_platform.pipeline.refresh import keys, personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
-from medallion_platform.pipeline.refresh.validate import Validated, protect
+from medallion_platform.pipeline.refresh.validate import TypedRows, protect
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +69,7 @@ class Rejects:
 
 
 @dataclass(frozen=True)
-class Staged:
+class StageResult:
     """Files that wait for their commit, and what was counted while they were written.
 
     written: rows that the transform made, those of other keys left out. source_row_count: what an aggregate's
@@ -97,7 +97,7 @@ class OtherKeys:
     replaced: list[dict[str, Any]] = field(default_factory=list)
 
 
-def stage(context: RefreshContext, validated: Validated, look: Look | None) -> Staged:
+def stage(context: RefreshContext, validated: TypedRows, look: Look | None) -> StageResult:
     """Write good and rejected rows as files.
 
     Raises:
@@ -128,7 +128,7 @@ def stage(context: RefreshContext, validated: Validated, look: Look | None) -> S
     _refuse_failures(context, written, rejects)
     row_count = written.counters.pop(_ROW_COUNT, None)
     masked = personal.told(written.counters, validated.masked)
-    return Staged(
+    return StageResult(
         written.files,
         written.rows,
         rejects,

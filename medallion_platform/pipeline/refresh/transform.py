@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Transformed:
+class TransformResult:
     """What the transform returned, and the `rows` of it that were asked for."""
 
     returned: DataFrame
@@ -28,7 +28,7 @@ class Transformed:
     lineage: Lineage
 
 
-def transform(context: RefreshContext, inputs: Inputs) -> Transformed:
+def transform(context: RefreshContext, inputs: Inputs) -> TransformResult:
     """Call the transform, which only plans; nothing is computed yet.
 
     Raises:
@@ -44,7 +44,7 @@ def transform(context: RefreshContext, inputs: Inputs) -> Transformed:
     if inputs.keys is not None:
         # What stands without a key is as it was made with the whole table.
         rows = rows.where(quoted(table.recompute_key[0]).isNotNull())
-    return Transformed(returned, rows, lineage(analyzed(returned), returned.columns, read))
+    return TransformResult(returned, rows, lineage(analyzed(returned), returned.columns, read))
 
 
 def analyzed(rows: DataFrame) -> str:

@@ -26,7 +26,7 @@ STALE = "_stale_dimension"
 
 
 @dataclass(frozen=True)
-class Validated:
+class TypedRows:
     """Rows in the table's types, with the contract's verdict beside them.
 
     columns: those of the table. masked: counts values that were masked in undeclared text.
@@ -39,7 +39,7 @@ class Validated:
     masked: Observation | None
 
 
-def validate(context: RefreshContext, rows: DataFrame, *, whole: bool) -> Validated:
+def validate(context: RefreshContext, rows: DataFrame, *, whole: bool) -> TypedRows:
     """Plan the verdict over rows; creates the table, or adds columns to it.
 
     Raises:
@@ -71,14 +71,14 @@ def protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | Non
 
 def _fitted(
     context: RefreshContext, result: contracts.SparkValidationResult, masked: Observation | None, whole: bool
-) -> Validated:
+) -> TypedRows:
     """Create the table or evolve its schema, and give the rows its types."""
     table, rows = context.table, result.df
     wanted = _arrow_schema(rows.select(*map(quoted, result.columns)))
     current = context.lake.open(table.name)
     if current is None:
         context.lake.ensure(table.name, wanted, table.contract.partitioned_by)
-        return Validated(result, rows, result.columns, Evolution(wanted), masked)
+        return TypedRows(result, rows, result.columns, Evolution(wanted), masked)
     evolution = evolve(pa.schema(current.schema()), wanted)
     if evolution.widened and not whole:
         raise Widening
@@ -90,7 +90,7 @@ def _fitted(
     fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
     fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}
     rows = rows.withColumns(fitted) if fitted else rows
-    return Validated(result, rows, list(types), evolution, masked)
+    return TypedRows(result, rows, list(types), evolution, masked)
 
 
 def _arrow_schema(rows: DataFrame) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""A cache of started code: what Java loaded, linked and counted in a recorded refresh, for every later start.
+"""An ahead-of-time cache: what Java loaded, linked and counted in a recorded refresh, for every later start.
 
 Java 25 and newer make such a file and start from it ("Ahead-of-Time Cache" of its manual). It fits one Java
 and one list of jars; what is missing, damaged or of other jars is not used, and nothing ever waits for it.
@@ -33,7 +33,7 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
-class StartedCode:
+class AotCache:
     """The cache for one Java and one class path, in a folder."""
 
     folder: Path
@@ -82,7 +82,7 @@ class StartedCode:
         """Options for a JVM that ends, orderly, inside of the block; then the cache is there.
 
         Raises:
-            BeingRecorded: another process does it.
+            AlreadyRecording: another process does it.
             OSError: it cannot be kept in the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class StartedCode:
             try:
                 fcntl.flock(tried, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BeingRecorded(f"another process records into {self.folder}") from None
+                raise AlreadyRecording(f"another process records into {self.folder}") from None
             os.utime(self._tried)
             with tempfile.TemporaryDirectory(prefix=".recording-", dir=self.folder) as work:
                 new = Path(work) / "new.aot"
@@ -115,7 +115,7 @@ class StartedCode:
             kept.add(name["environment"])
 
 
-class BeingRecorded(Exception):
+class AlreadyRecording(Exception):
     """Another process records the same."""
 
 
