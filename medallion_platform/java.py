@@ -141,8 +141,9 @@ def truststore(kept: Path) -> Path | None:
 
 def tls() -> ssl.SSLContext:
     """What Python is given to trust the same."""
-    context = ssl.create_default_context()
-    for file in _certificate_files():
+    first, *others = _certificate_files()
+    context = ssl.create_default_context(cafile=first)
+    for file in others:
         context.load_verify_locations(file)
     return context
 

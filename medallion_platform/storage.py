@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -152,6 +153,23 @@ def at_once(work: Callable[[T], R], on: Iterable[T]) -> list[R]:
 
 
 @cache
+@contextmanager
+def reaching(root: str) -> Generator[None]:
+    """The first request to a place: why it failed, in one sentence.
+
+    Raises:
+        Unusable: there is no answer, or none that can be used; that something is there already is one.
+    """
+    from obstore.exceptions import AlreadyExistsError, BaseError
+
+    try:
+        yield
+    except AlreadyExistsError:
+        raise
+    except (BaseError, OSError) as error:
+        raise Unusable(f"{root} cannot be used: {reason(error)}", table=root) from error
+
+
 def prove(root: str) -> None:
     """Refuse a bucket in which two writers could both believe that they made the same commit.
 
@@ -163,16 +181,15 @@ def prove(root: str) -> None:
     """
     if not in_bucket(root):
         return
-    from obstore.exceptions import AlreadyExistsError, BaseError
+    from obstore.exceptions import AlreadyExistsError
 
     try:
-        # The first PUT is taken once in a bucket's life, the second one must never be.
-        for _ in range(2):
-            store(root).put(_PROBE, b"", mode="create")
+        with reaching(root):
+            # The first PUT is taken once in a bucket's life, the second one must never be.
+            for _ in range(2):
+                store(root).put(_PROBE, b"", mode="create")
     except AlreadyExistsError:
         return
-    except (BaseError, OSError) as error:
-        raise Unusable(f"{root} cannot be used: {reason(error)}", table=root) from error
     raise Unusable(
         f"{root} cannot hold tables: its server took the same PUT with If-None-Match: * twice, so that one "
         "writer could overwrite another one's commit. Nothing was written; use a server that honours it "

@@ -45,7 +45,9 @@ def lake_of(home: Path | None) -> Lake:
             "or MEDALLION_LAKE name another one",
             USAGE,
         )
-    return _opened(settings)
+    from medallion_platform.lakehouse.lake_format import open_lake
+
+    return _opened(settings, open_lake)
 
 
 def known_table(table: str) -> str:
@@ -70,22 +72,17 @@ def ready_lake(settings: Settings) -> Lake:
     Raises:
         Stop: the storage loses commits or does not answer, or a newer version has written the lake.
     """
-    from medallion_platform.storage import Unusable, prove
+    from medallion_platform.lakehouse.lake_format import open_to_write
 
-    try:
-        prove(str(settings.lake))
-    except Unusable as error:
-        raise Stop(str(error), NOT_READY) from None
-    return _opened(settings)
+    return _opened(settings, open_to_write)
 
 
-def _opened(settings: Settings) -> Lake:
-    """The lake in the format of this version; nothing is written where it has that already."""
-    from medallion_platform.lakehouse.lake_format import NewerLake, open_lake
+def _opened(settings: Settings, by: Callable[[Path | str], Lake]) -> Lake:
+    from medallion_platform.lakehouse.lake_format import NewerLake
     from medallion_platform.storage import Unusable
 
     try:
-        return open_lake(settings.lake)
+        return by(settings.lake)
     except (NewerLake, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None
 

@@ -64,11 +64,9 @@ def stream(
 
     from medallion_platform.assembly import catalog, lakehouse_of
     from medallion_platform.errors import MedallionError
-    from medallion_platform.lakehouse.damage import DamagedFile
     from medallion_platform.observability.worker import Vitals, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
-    from medallion_platform.pipeline.intake.commit import IntakeFailed
 
     topics = {s.name: s for s in catalog.sources if s.continuous}
     if source not in topics:
@@ -95,5 +93,5 @@ def stream(
     with runs.instance(settings.dagster_home) as on:
         try:
             follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
-        except (MedallionError, IntakeFailed, DamagedFile) as error:
+        except MedallionError as error:
             raise Stop(str(error)) from None

@@ -107,6 +107,19 @@ def actions(path: str, versions: Sequence[int]) -> Iterator[tuple[int, list[dict
         yield version, [json.loads(line) for line in text.splitlines() if line]
 
 
+def files_added(path: str, since: int, until: int) -> Iterator[dict[str, Any]]:
+    """The `add` actions, upkeep left out, of the commits after `since` up to `until`.
+
+    Raises:
+        LogGone: one of these commits is no longer in the log.
+    """
+    for _, found in actions(path, range(since + 1, until + 1)):
+        for action in found:
+            added = action.get("add")
+            if added and added.get("dataChange", True):
+                yield added
+
+
 def texts(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """Each of these versions, in their order, with its commit as it was written.
 

@@ -191,14 +191,20 @@ class Lake:
         self, table: str, limit: int | None = None, since: int = -1
     ) -> Iterator[tuple[int, CommitRecord]]:
         """The same one by one: of the log no more is read than is asked for."""
+        return ((version, record) for version, _, record in self.each_commit(table, limit, since))
+
+    def each_commit(
+        self, table: str, limit: int | None = None, since: int = -1
+    ) -> Iterator[tuple[int, datetime, CommitRecord]]:
+        """The same with the instant of each commit between the two."""
         for info in islice(self._infos(table, since), limit):
             # Upkeep carries the last record on; it counts once.
             if "maintenance" not in info and (record := CommitRecord.from_json(info.get("userMetadata"))):
-                yield info["version"], record
+                yield info["version"], _instant(info), record
 
-    def committed_at(self, table: str, since: int = -1) -> dict[int, datetime]:
-        """When each version still in the log after a version was committed."""
-        return {i["version"]: _instant(i) for i in self._infos(table, since)}
+    def committed_at(self, table: str) -> dict[int, datetime]:
+        """When each version still in the log was committed."""
+        return {i["version"]: _instant(i) for i in self._infos(table)}
 
     def last_commit(self, table: str) -> datetime | None:
         """When the newest version was committed, None where the table, or that commit, is not there."""

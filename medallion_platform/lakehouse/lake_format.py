@@ -55,6 +55,17 @@ def open_lake(root: Path | str) -> Lake:
     return Lake(root)
 
 
+def open_to_write(root: Path | str) -> Lake:
+    """The same, to be written to: on storage in which no writer overwrites another one's commit.
+
+    Raises:
+        NewerLake: a newer version of the platform has written it.
+        storage.Unusable: it cannot be reached, or cannot hold tables.
+    """
+    storage.prove(str(root))
+    return open_lake(root)
+
+
 @cache
 def bring_up(root: str) -> None:
     """See to it that a lake has the format of this version.
@@ -64,12 +75,8 @@ def bring_up(root: str) -> None:
         storage.Unusable: where it lies cannot be reached; or it is new or older, and lies in a bucket that
             cannot hold tables.
     """
-    from obstore.exceptions import BaseError
-
-    try:
+    with storage.reaching(root):
         found = format_of(root)
-    except (BaseError, OSError) as error:
-        raise storage.Unusable(f"{root} cannot be used: {storage.reason(error)}", table=root) from error
     if found > FORMAT:
         raise NewerLake(
             f"the lake at {root} has format {found}, and this version of the platform "

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
-from medallion_platform.lakehouse.delta_log import FilesGone, actions
+from medallion_platform.lakehouse.delta_log import FilesGone, files_added
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.polars_writer import batches
 from medallion_platform.lakehouse.provider import delete
@@ -84,19 +84,6 @@ def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int
     return feed.where(F.col("_change_type") == "insert").drop(
         "_change_type", "_commit_version", "_commit_timestamp"
     )
-
-
-def files_added(table_path: str, since: int, until: int) -> Iterator[dict[str, Any]]:
-    """The `add` actions, upkeep left out, of the commits after `since` up to `until`.
-
-    Raises:
-        LogGone: one of these commits is no longer in the log.
-    """
-    for _, found in actions(table_path, range(since + 1, until + 1)):
-        for action in found:
-            added = action.get("add")
-            if added and added.get("dataChange", True):
-                yield added
 
 
 def _is_plain(table: DeltaTable, path: str, files: Iterable[str]) -> bool:

@@ -19,11 +19,10 @@ from medallion_platform.orchestration.event_log import take_batches_at_once
 from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse import resources as resources_of
 from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
-from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
-from medallion_platform.orchestration.states import state_sensor
+from medallion_platform.orchestration.states import served, state_sensor
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -84,12 +83,11 @@ def build_defs(
     catch_up = catch_up_job(catalog, features)
     maintenance = maintenance_job(catalog)
     tables = [*(s.table for s in catalog.sources), *(t.name for t in catalog.tables)]
-    serving = {key_of(serving_of(view.view)): view.table for view in features}
     our_sensors = [
         catch_up_sensor(catalog, features, intake, catch_up),
         surge_sensor(catalog),
         code_sensor(catalog),
-        state_sensor(catalog, serving),
+        state_sensor(catalog, served(features)),
     ]
     return dg.Definitions(
         assets=[*bronze, *made, *published, *assets],

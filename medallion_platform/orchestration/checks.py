@@ -157,7 +157,8 @@ def check_results(
     lake: Lake, table: str, contract: Contract, partition_column: str | None = None
 ) -> list[dg.AssetCheckResult]:
     """The results of `check_specs`, from the state of the table: who looks makes no difference."""
-    counts = findings.counts(lake, table)
+    writes = findings.writes(lake, table)
+    counts = findings.counts(writes)
     results = [
         dg.AssetCheckResult(
             check_name=CONSERVED,
@@ -165,34 +166,34 @@ def check_results(
             passed=counts.missing == 0,
             metadata={**counts.as_dict(), "missing": counts.missing},
         ),
-        contract_result(table, contract, findings.held(lake, table, contract)),
-        surge_result(table, findings.surge(lake, table)),
+        contract_result(table, contract, findings.contract_health(lake, table, contract, writes)),
+        surge_result(table, findings.surge(writes)),
     ]
     if partition_column:
-        results.append(drift_result(table, findings.drifted(lake, table, partition_column)))
+        results.append(drift_result(table, findings.drifted(lake, table, partition_column, writes)))
     return results
 
 
-def contract_result(table: str, contract: Contract, held: findings.Held) -> dg.AssetCheckResult:
+def contract_result(table: str, contract: Contract, health: findings.ContractHealth) -> dg.AssetCheckResult:
     """Whether bad rows are as few as the contract tolerates; the numbers in any case."""
     words = {expectation.name: sentence(expectation) for expectation in contract.expectations}
     broken = {
         f"last write, {severity.value}: {words.get(name, name)}": n
-        for severity, found in ((Severity.REJECT, held.rejected), (Severity.WARN, held.warned))
+        for severity, found in ((Severity.REJECT, health.rejected), (Severity.WARN, health.warned))
         for name, n in found.items()
     }
     return dg.AssetCheckResult(
         check_name=CONTRACT,
         asset_key=key_of(table),
-        passed=held.holds,
+        passed=health.holds,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "share_of_the_last_write": round(held.worst_share, 6),
-            "tolerated_share": held.tolerated_share,
-            "rows_of_the_last_write": held.read,
+            "share_of_the_last_write": round(health.worst_share, 6),
+            "tolerated_share": health.tolerated_share,
+            "rows_of_the_last_write": health.read,
             **broken,
-            "dead_letters_now": held.dead_letters,
-            "rows_now": held.rows,
+            "dead_letters_now": health.dead_letters,
+            "rows_now": health.rows,
             "look": _look(table),
         },
     )
@@ -249,7 +250,7 @@ def current_result(
 
 def personal_result(lake: Lake, table: str, contract: Contract) -> dg.AssetCheckResult:
     """Where personal data seems to be that nobody declared, with the number of values, and what to do."""
-    found = findings.looks_personal(lake, table, contract)
+    found = findings.looks_personal(contract, findings.writes(lake, table))
     told: dict[str, Any] = dict(found)
     if found:
         told["what_to_do"] = (

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import PrivateAttr
 
-from medallion_platform import storage
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.lake_format import open_lake
+from medallion_platform.lakehouse.lake_format import open_lake, open_to_write
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ def resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.Resou
     """
 
     def proven(_: dg.InitResourceContext) -> Lakehouse:
-        storage.prove(lakehouse.lake_root)
-        open_lake(lakehouse.lake_root)
+        open_to_write(lakehouse.lake_root)
         return lakehouse
 
     def spark(_: dg.InitResourceContext) -> "PlatformSpark":

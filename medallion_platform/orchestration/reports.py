@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from medallion_platform.pipeline.features import Features
-    from medallion_platform.pipeline.intake.polars_engine import IntakeResult
+    from medallion_platform.pipeline.intake.result import IntakeResult
     from medallion_platform.pipeline.publish import PublishResult
     from medallion_platform.pipeline.refresh.commit import RefreshResult
     from medallion_platform.pipeline.table import Table

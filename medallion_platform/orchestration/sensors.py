@@ -159,7 +159,9 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
             if version < 0 or seen.get(key) == version:
                 continue
             seen[key] = version
-            events.append(checks.evaluation(checks.surge_result(name, findings.surge(lake, name))))
+            events.append(
+                checks.evaluation(checks.surge_result(name, findings.surge(findings.writes(lake, name))))
+            )
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
     return sensor

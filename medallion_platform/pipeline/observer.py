@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.errors import classify
 from medallion_platform.lakehouse.commit import CommitConflict
 
 if TYPE_CHECKING:
@@ -55,26 +55,8 @@ class Observer(Protocol):
         ...
 
 
-class Nobody:
-    """The observer of a run that nobody watches."""
-
-    def planned(self, table: str, reason: str) -> None:
-        """Nothing."""
-
-    def staged(self, table: str, counts: Counts) -> None:
-        """Nothing."""
-
-    def committed(self, table: str, version: int, record: CommitRecord) -> None:
-        """Nothing."""
-
-    def conflicted(self, table: str, error: CommitConflict) -> None:
-        """Nothing."""
-
-    def retried(self, table: str, attempt: int, error: Exception) -> None:
-        """Nothing."""
-
-    def failed(self, table: str, error: Exception) -> None:
-        """Nothing."""
+class Nobody(Observer):
+    """The observer of a run that nobody watches: whatever it is told, it does nothing."""
 
 
 @dataclass(frozen=True)
@@ -150,5 +132,4 @@ class Moments:
 
 
 def _kind(error: Exception) -> dict[str, str]:
-    kind = error.kind if isinstance(error, MedallionError) else Kind.UNKNOWN
-    return {"error": type(error).__name__, "kind": kind.value}
+    return {"error": type(error).__name__, "kind": classify(error).kind.value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,7 +24,7 @@ SURGE_TIMES = 3
 
 
 @dataclass(frozen=True)
-class Held:
+class ContractHealth:
     """How well a contract was kept by the newest write that did something.
 
     read: its rows. rejected and warned: how many broke each expectation. worst_share: of its rows, those
@@ -64,29 +64,35 @@ class Surge:
         return self.rejected >= SURGE_ROWS and self.share > max(SURGE_SHARE, SURGE_TIMES * self.usual_share)
 
 
-def last_write(lake: Lake, table: str) -> CommitRecord | None:
-    """The account of the newest write that did something to the table's rows."""
-    return next(iter(_writes(lake, table)), None)
+def writes(lake: Lake, table: str) -> list[CommitRecord]:
+    """The accounts of the newest writes, newest first: read once, for all that are to look at them."""
+    return [record for _, record in lake.records(table, WRITES)]
 
 
-def _writes(lake: Lake, table: str) -> list[CommitRecord]:
-    """The newest writes that did something, newest first."""
-    return [record for _, record in lake.records(table, WRITES) if record.counts.read]
+def _with_rows(writes: Sequence[CommitRecord]) -> list[CommitRecord]:
+    """Those that did something to the table's rows."""
+    return [record for record in writes if record.counts.read]
 
 
-def counts(lake: Lake, table: str) -> Counts:
+def _last(writes: Sequence[CommitRecord]) -> CommitRecord | None:
+    return next(iter(_with_rows(writes)), None)
+
+
+def counts(writes: Sequence[CommitRecord]) -> Counts:
     """What became of the rows of the newest write that did something."""
-    last = last_write(lake, table)
+    last = _last(writes)
     return last.counts if last else Counts()
 
 
-def held(lake: Lake, table: str, contract: Contract) -> Held:
+def contract_health(
+    lake: Lake, table: str, contract: Contract, writes: Sequence[CommitRecord]
+) -> ContractHealth:
     """How well the contract was kept by one write: a total that only grows would fail for ever."""
-    last = last_write(lake, table)
+    last = _last(writes)
     read = last.counts.read if last else 0
     warned = last.warnings if last else {}
     worst = max([last.counts.dead_lettered, *warned.values()]) if last else 0
-    return Held(
+    return ContractHealth(
         read=read,
         rejected=last.violations if last else {},
         warned=warned,
@@ -97,9 +103,9 @@ def held(lake: Lake, table: str, contract: Contract) -> Held:
     )
 
 
-def surge(lake: Lake, table: str) -> Surge:
+def surge(writes: Sequence[CommitRecord]) -> Surge:
     """Whether the newest write that did something rejected unusually many rows, and what they broke."""
-    writes = _writes(lake, table)
+    writes = _with_rows(writes)
     if not writes:
         return Surge(0, 0.0, 0.0, {})
     newest, *before = [write.counts.dead_lettered / write.counts.read for write in writes]
@@ -113,9 +119,9 @@ def former_code(lake: Lake, table: Table, partition_columns: Mapping[str, str | 
     return sorted(of_other_code(table, lake, partition_columns))
 
 
-def looks_personal(lake: Lake, table: str, contract: Contract) -> dict[str, int]:
+def looks_personal(contract: Contract, writes: Sequence[CommitRecord]) -> dict[str, int]:
     """Values that look personal in the newest writes, by a column that the contract does not declare so."""
-    found = summed(record.looks_personal for _, record in lake.records(table, WRITES))
+    found = summed(record.looks_personal for record in writes)
     return {column: n for column, n in found.items() if column not in contract.pii}
 
 
@@ -129,9 +135,11 @@ def rows_by_partition(lake: Lake, table: str, partition_column: str) -> dict[str
     return dict(sorted(rows.items()))
 
 
-def drifted(lake: Lake, table: str, partition_column: str) -> dict[str, Drift]:
+def drifted(
+    lake: Lake, table: str, partition_column: str, writes: Sequence[CommitRecord]
+) -> dict[str, Drift]:
     """Of the partitions of the newest write, those whose row count is unlike that of the ones before them."""
-    last = last_write(lake, table)
+    last = _last(writes)
     if last is None:
         return {}
     return unusual(rows_by_partition(lake, table, partition_column), last.partitions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
@@ -47,4 +48,4 @@ def _of(table: Table, catalog: Catalog, lake: Lake) -> Explanation:
 def _following(plan: Explanation, first: list[str]) -> Explanation:
     """The plan, with the inputs that are refreshed before it."""
     causes = (*plan.causes, *(Cause(Why.FOLLOWS, name) for name in first))
-    return Explanation(plan.table, plan.action, causes, plan.partitions, plan.reads, plan.rewrites)
+    return replace(plan, causes=causes)

@@ -84,9 +84,7 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
 
 def history(lake: Lake, table: str, limit: int) -> list[Commit]:
     """The newest commits of a table that are still in its log, newest first, `limit` at the most."""
-    found = list(islice(lake.each_record(table), limit))
-    at = lake.committed_at(table, found[-1][0] - 1) if found else {}
-    return [Commit(version, at[version], record) for version, record in found]
+    return [Commit(*found) for found in islice(lake.each_commit(table), limit)]
 
 
 def version_of(lake: Lake, table: str, version: int | None = None, at: datetime | None = None) -> int:

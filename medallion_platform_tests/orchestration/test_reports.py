@@ -41,11 +41,13 @@ def write(read: int, dead: int) -> CommitRecord:
 def test_a_surge_of_dead_letters(
     lake: Lake, newest: CommitRecord, before: list[CommitRecord], passed: bool
 ) -> None:
-    assert not findings.surge(lake, "bronze.events").surges
+    assert not findings.surge(findings.writes(lake, "bronze.events")).surges
     table = lake.ensure("bronze.events", pl.DataFrame({"n": [1]}).to_arrow().schema)
     for n, record in enumerate([*before, newest], start=1):
         commit(table, replace(record, sequence=n))
-    told = checks.evaluation(checks.surge_result("bronze.events", findings.surge(lake, "bronze.events")))
+    told = checks.evaluation(
+        checks.surge_result("bronze.events", findings.surge(findings.writes(lake, "bronze.events")))
+    )
     assert told.passed is passed
     last = newest if newest.counts.read else before[-1]
     assert told.metadata["dead_lettered"].value == last.counts.dead_lettered

@@ -44,7 +44,9 @@ def test_a_contract_holds_while_a_write_has_no_more_bad_rows_than_it_tolerates(
     table = lake.ensure("bronze.orders", pl.DataFrame({"id": [1]}).to_arrow().schema)
     for n, record in enumerate(writes, start=1):
         commit(table, replace(record, sequence=n))
-    found = findings.held(lake, "bronze.orders", Orders.contract)
+    found = findings.contract_health(
+        lake, "bronze.orders", Orders.contract, findings.writes(lake, "bronze.orders")
+    )
     assert found.worst_share == pytest.approx(share)
     assert (found.tolerated_share, found.holds) == (0.1, holds)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from medallion_platform.lakehouse.commit import in_partitions
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.lakehouse.delta_log import LogGone, actions
+from medallion_platform.lakehouse.delta_log import LogGone, files_added
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.pipeline.refresh.changes import named_partitions
 from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -176,23 +178,19 @@ def _read_of(context: RefreshContext, source: Upstream | Lookup) -> Size:
     files = files_of(opened)
     if by_days:
         files = in_partitions(files, column, upstream_days(table, source.table, rest))
-    return found + Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))
+    return found + _size_of(files)
 
 
 def _appended(context: RefreshContext, column: str | None, days: Collection[str] | None) -> Size:
     """What was added to the main upstream since the last refresh."""
     main = context.main
     found = Size()
-    versions = range(context.base(main) + 1, context.upstreams.heads[main] + 1)
-    try:
-        for _, commit in actions(context.lake.path(main), versions):
-            for added in (a["add"] for a in commit if a.get("add", {}).get("dataChange", False)):
-                partition = (added.get("partitionValues") or {}).get(column) or UNPARTITIONED
-                if days is None or partition in days:
-                    rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
-                    found += Size(rows, added["size"])
-    except LogGone:
-        pass
+    with suppress(LogGone):
+        for added in files_added(context.lake.path(main), context.base(main), context.upstreams.heads[main]):
+            partition = (added.get("partitionValues") or {}).get(column) or UNPARTITIONED
+            if days is None or partition in days:
+                rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
+                found += Size(rows, added["size"])
     return found
 
 
@@ -208,4 +206,9 @@ def _rewrites(context: RefreshContext) -> Size | None:
     if not plan.whole:
         column = table.partition.column if table.partition else None
         files = in_partitions(files, column, set(plan.replace))
+    return _size_of(files)
+
+
+def _size_of(files: list[dict[str, Any]]) -> Size:
+    """What data files hold, by their lines of `files_of`."""
     return Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))

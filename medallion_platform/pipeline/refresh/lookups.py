@@ -55,9 +55,7 @@ def affected(context: RefreshContext, existing: set[str]) -> set[str]:
 def _has_changed(lake: Lake, table: str, since: int) -> bool:
     """Whether rows came or went since a version; upkeep and commits without rows do not count."""
     try:
-        return any(
-            c.appended or c.rewritten for c in commits(lake.path(table), since, lake.version(table), None)
-        )
+        return _changed_between(lake, table, since, lake.version(table))
     except LogGone:
         return True
 
