@@ -17,7 +17,7 @@ COPY medallion_platform medallion_platform
 COPY medallion_sample medallion_sample
 # The jars for a lake in a bucket as well, since the image does not know where it will lie.
 RUN uv sync --locked --no-dev --no-editable \
-    && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.jars \
+    && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.runtime \
     && .venv/bin/python -m medallion_platform.recording
 
 FROM python:3.11.14-slim-bookworm

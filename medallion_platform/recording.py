@@ -21,8 +21,6 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.errors import MedallionError
-from medallion_platform.lakehouse import provider
-from medallion_platform.lakehouse.aot_cache import AlreadyRecording
 from medallion_platform.lakehouse.lake_format import open_lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
@@ -34,6 +32,8 @@ from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.spark import provider
+from medallion_platform.spark.aot_cache import AlreadyRecording
 
 _SECONDS = 900
 """After these it is given up."""

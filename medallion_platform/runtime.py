@@ -1,4 +1,7 @@
-"""Spark on this machine as this installation's settings say: Java, jars, memory, and what is kept for it."""
+"""Spark on this machine as this installation's settings say: Java, jars, memory, and what is kept for it.
+
+`python -m medallion_platform.runtime` fetches the jars that are missing, and prints where all of them are.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medallion_platform import java, storage
-from medallion_platform.jars import DELTA, jars_of
+from medallion_platform import storage, trust
+from medallion_platform.errors import MedallionError
+from medallion_platform.spark.jars import DELTA, KAFKA, S3, Jar, jars, log_store
+from medallion_platform.spark.java import java
 
 if TYPE_CHECKING:
-    from medallion_platform.lakehouse.provider import LocalSpark
+    from medallion_platform.spark.provider import LocalSpark
 
 
 def local_spark(
@@ -27,12 +33,12 @@ def local_spark(
         JarsUnavailable: a jar is not here and cannot be fetched.
         JavaMissing: the settings name a Java that Spark does not run on.
     """
-    from medallion_platform.lakehouse.provider import LocalSpark
     from medallion_platform.settings import Settings
+    from medallion_platform.spark.provider import LocalSpark
 
     settings = Settings()
     found = jars_of(lake, topics=topics)
-    runtime = java.java(settings.java_home)
+    runtime = java(settings.java_home)
     return LocalSpark(
         jars=found[: len(DELTA)],
         further_jars=found[len(DELTA) :],
@@ -45,12 +51,43 @@ def local_spark(
     )
 
 
+@cache
+def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
+    """Paths of the jars that Spark needs for tables in `lake`, Delta's first, the log store last on S3.
+
+    They are checked once in a process: a worker asks for its session at every refresh. topics: whether
+    it reads any.
+
+    Raises:
+        JarsUnavailable: a jar is not here and cannot be fetched.
+    """
+    further = KAFKA if topics else ()
+    if not storage.in_bucket(lake):
+        return jars_here((*DELTA, *further))
+    from medallion_platform.settings import Settings
+
+    found = jars_here((*DELTA, *S3, *further))
+    return [*found, log_store(found, java(Settings().java_home).program)]
+
+
+def jars_here(wanted: Sequence[Jar]) -> list[Path]:
+    """Paths of jars in this installation's cache, fetched as its settings say where they are missing.
+
+    Raises:
+        JarsUnavailable: one of them cannot be fetched or kept.
+    """
+    from medallion_platform.settings import Settings
+
+    settings = Settings()
+    return jars(wanted, settings.cache, settings.maven.get_secret_value())
+
+
 def _trust(cache: Path) -> tuple[str, ...]:
     """What makes Java trust whom this machine trusts."""
     try:
-        found = java.truststore(cache / "java")
+        found = trust.truststore(cache / "java")
     except OSError:  # as in a read-only image whose certificates were changed since
-        found = java.truststore(_of_this_process())
+        found = trust.truststore(_of_this_process())
     if found is None:
         return ()
     return (f"-Djavax.net.ssl.trustStore={found}", "-Djavax.net.ssl.trustStoreType=PKCS12")
@@ -80,3 +117,23 @@ def record_in_background(spark: LocalSpark) -> None:
 
 _children: list[subprocess.Popen[bytes]] = []
 """Kept, so that Python has nothing to say about them."""
+
+
+def main() -> None:
+    """Fetch the jars that are missing and print the paths of all."""
+    from medallion_platform.settings import Settings, WrongSetting
+
+    try:
+        settings = Settings()
+        by_spark = bool(settings.kafka) and settings.kafka_engine == "spark"
+        java(settings.java_home)
+        print(*jars_of(settings.lake, topics=by_spark), sep="\n")
+    except WrongSetting as error:
+        print(*(f"medallion: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+        sys.exit(2)
+    except MedallionError as error:
+        sys.exit(f"medallion: {error}")
+
+
+if __name__ == "__main__":
+    main()

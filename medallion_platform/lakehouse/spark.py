@@ -23,7 +23,7 @@ from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.delta_log import FilesGone, files_added
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.polars_writer import batches
-from medallion_platform.lakehouse.provider import delete
+from medallion_platform.spark.provider import delete
 from medallion_platform.storage import at_once, exists, store
 
 if TYPE_CHECKING:

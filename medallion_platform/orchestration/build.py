@@ -26,7 +26,7 @@ from medallion_platform.orchestration.states import served, state_sensor
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
-    from medallion_platform.lakehouse.provider import SparkProvider
+    from medallion_platform.spark.provider import SparkProvider
 
 
 class _Object(Protocol):

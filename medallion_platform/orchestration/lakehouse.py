@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from dagster_deltalake import DeltaTableResource
     from pyspark.sql import SparkSession
 
-    from medallion_platform.lakehouse.provider import SparkProvider
     from medallion_platform.orchestration.spark import PlatformSpark
     from medallion_platform.settings import Settings
+    from medallion_platform.spark.provider import SparkProvider
 
 
 class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -17,7 +17,7 @@ from medallion_platform import storage
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from medallion_platform.lakehouse.provider import SparkProvider
+    from medallion_platform.spark.provider import SparkProvider
 
 
 class PlatformSpark(PySparkResource, LazyPySparkResource):

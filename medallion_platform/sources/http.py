@@ -22,8 +22,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_bef
 from tenacity.wait import wait_random_exponential
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.java import tls
 from medallion_platform.sources.kinds import MissingLibrary
+from medallion_platform.trust import tls
 
 if TYPE_CHECKING:
     import httpx

@@ -15,8 +15,9 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from medallion_platform.jars import Jar, jars
-from medallion_platform.java import java
+from medallion_platform.runtime import jars_here
+from medallion_platform.spark.jars import Jar
+from medallion_platform.spark.java import java
 from medallion_platform_tests.kafka.broker import free_ports
 
 JARS = tuple(
@@ -144,7 +145,7 @@ class Connect:
             "plugin.discovery": "service_load",
         }
         config.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
-        classpath = os.pathsep.join(str(j) for j in jars(JARS))
+        classpath = os.pathsep.join(str(j) for j in jars_here(JARS))
         command = [java().program, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with (self.folder / "connect.log").open("ab") as log:
             self.process = subprocess.Popen(

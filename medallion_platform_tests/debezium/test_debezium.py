@@ -16,7 +16,6 @@ from confluent_kafka import Consumer
 from confluent_kafka.cimpl import TopicPartition
 from pyspark.sql import SparkSession
 
-from medallion_platform.jars import JarsUnavailable
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
@@ -24,6 +23,7 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.kafka import KafkaSource
 from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.spark.jars import JarsUnavailable
 from medallion_platform.transforms.history import UNTOLD
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from medallion_platform.jars import JarsUnavailable
+from medallion_platform.spark.jars import JarsUnavailable
 
 from .broker import Broker
 from .registry import Registry

@@ -22,8 +22,9 @@ from urllib.request import Request, urlopen
 
 import fastavro
 
-from medallion_platform.jars import Jar, jars
-from medallion_platform.java import java
+from medallion_platform.runtime import jars_here
+from medallion_platform.spark.jars import Jar
+from medallion_platform.spark.java import java
 
 from .broker import free_ports
 
@@ -49,7 +50,7 @@ class Registry:
     @staticmethod
     def start() -> Registry:
         """Fetch, unpack, start; returns when it answers."""
-        (archive,) = jars([APP])
+        (archive,) = jars_here([APP])
         folder = Path(tempfile.mkdtemp(prefix="registry-"))
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")

@@ -22,7 +22,7 @@ from medallion_platform.lakehouse.commit import commit
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.maintenance import optimize, vacuum
-from medallion_platform.lakehouse.provider import name_of
+from medallion_platform.spark.provider import name_of
 
 NAME = "silver.things"
 letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")

@@ -137,7 +137,7 @@ def test_good_settings_do_not_show_theirs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "debug"), [("medallion_platform.cli", "1"), ("medallion_platform.jars", "")]
+    ("command", "debug"), [("medallion_platform.cli", "1"), ("medallion_platform.runtime", "")]
 )
 def test_each_problem_is_one_sentence_wherever_settings_are_read(
     tmp_path: Path, command: str, debug: str

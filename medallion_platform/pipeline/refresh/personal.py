@@ -11,7 +11,7 @@ from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts import masking, shapes
-from medallion_platform.lakehouse.provider import secret_row
+from medallion_platform.spark.provider import secret_row
 
 if TYPE_CHECKING:
     from medallion_platform.contracts import contract as contracts

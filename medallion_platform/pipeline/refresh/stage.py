@@ -20,11 +20,11 @@ from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.lakehouse.lake import files_of
-from medallion_platform.lakehouse.provider import name_of
 from medallion_platform.pipeline.refresh import keys, personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
 from medallion_platform.pipeline.refresh.validate import TypedRows, protect
+from medallion_platform.spark.provider import name_of
 
 if TYPE_CHECKING:
     import polars as pl

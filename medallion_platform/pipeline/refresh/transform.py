@@ -9,11 +9,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.spark_engine import quoted
-from medallion_platform.lakehouse.provider import analyzed_plan
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
 from medallion_platform.pipeline.refresh.inputs import Inputs
 from medallion_platform.pipeline.refresh.lineage import Lineage, lineage
+from medallion_platform.spark.provider import analyzed_plan
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table

@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 
 from medallion_platform.errors import Kind
-from medallion_platform.jars import DigestMismatch, Jar, JarsUnavailable, jars
+from medallion_platform.runtime import jars_here
+from medallion_platform.spark.jars import DigestMismatch, Jar, JarsUnavailable, jars
 from medallion_platform_tests.kafka import certificates
 
 CONTENT = b"a jar as good as any"
@@ -153,4 +154,4 @@ def test_the_environment_names_cache_and_repository(
 ) -> None:
     monkeypatch.setenv("MEDALLION_CACHE", str(tmp_path / "mine"))
     monkeypatch.setenv("MEDALLION_MAVEN", repository)
-    assert jars([a_jar("one")]) == [tmp_path / "mine" / "jars" / "one-1.0.jar"]
+    assert jars_here([a_jar("one")]) == [tmp_path / "mine" / "jars" / "one-1.0.jar"]

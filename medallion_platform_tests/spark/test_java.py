@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medallion_platform.java import Java, JavaMissing, _in, _major, java, tls, truststore
-from medallion_platform.lakehouse.aot_cache import AlreadyRecording, AotCache
+from medallion_platform.spark.aot_cache import AlreadyRecording, AotCache
+from medallion_platform.spark.java import Java, JavaMissing, _in, _major, java
+from medallion_platform.trust import tls, truststore
 from medallion_platform_tests.kafka import certificates
 
 

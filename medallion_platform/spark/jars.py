@@ -2,7 +2,6 @@
 
 They are fetched from a Maven repository without their dependencies: everything else is in PySpark. Where the
 lake lies on S3, these are some more, and one that is compiled here, with the Janino that PySpark brings.
-`python -m medallion_platform.jars` does just that for this installation and prints their paths.
 """
 
 from __future__ import annotations
@@ -10,19 +9,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError, classify
-from medallion_platform.java import java, tls
-from medallion_platform.storage import in_bucket
+from medallion_platform.trust import tls
 
 if TYPE_CHECKING:
     import httpx
@@ -114,40 +110,32 @@ KAFKA = (
 S3 = tuple(Jar(*line.split()) for line in Path(__file__).with_name("s3_jars.txt").read_text().splitlines())
 """S3A and the modules of the AWS SDK that it uses: 13 MB, where the SDK's bundle has 686."""
 
-_LOG_STORE = Path(__file__).parent / "lakehouse" / "ConditionalPutLogStore.java"
+_LOG_STORE = Path(__file__).with_name("ConditionalPutLogStore.java")
 
 
-@cache
-def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
-    """Paths of the jars that Spark needs for tables in `lake`, the log store among them on S3.
+def log_store(libraries: Sequence[Path], java: str) -> Path:
+    """The jar of `ConditionalPutLogStore`, compiled against `libraries` where it is not there yet.
 
-    They are checked once in a process: a worker asks for its session at every refresh. topics: whether
-    it reads any.
+    java: the program to compile with.
+
+    Raises:
+        JarsUnavailable: it does not compile.
     """
-    further = KAFKA if topics else ()
-    if not in_bucket(lake):
-        return jars((*DELTA, *further))
-    found = jars((*DELTA, *S3, *further))
-    return [*found, log_store(found)]
-
-
-def log_store(libraries: Sequence[Path]) -> Path:
-    """The jar of `ConditionalPutLogStore`, compiled against `libraries` where it is not there yet."""
     source = _LOG_STORE.read_bytes()
     made_of = hashlib.sha256(source + "".join(library.name for library in libraries).encode())
     jar = libraries[0].with_name(f"{_LOG_STORE.stem}-{made_of.hexdigest()[:16]}.jar")
     if not jar.exists():
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=jar.parent) as work:
-            _compile(Path(work), libraries)
+            _compile(Path(work), libraries, java)
             packed = shutil.make_archive(f"{work}/packed", "zip", work, "medallion")
             Path(packed).replace(jar)
     return jar
 
 
-def _compile(into: Path, libraries: Sequence[Path]) -> None:
+def _compile(into: Path, libraries: Sequence[Path], java: str) -> None:
     known = [_of_pyspark("hadoop-client-api"), _of_pyspark("slf4j-api"), *libraries]
     command = [
-        *(_program(), "-XX:TieredStopAtLevel=1"),
+        *(java, "-XX:TieredStopAtLevel=1"),
         *("-cp", f"{_of_pyspark('janino')}:{_of_pyspark('commons-compiler')}"),
         "org.codehaus.commons.compiler.samples.CompilerDemo",
         *("-d", str(into), "-classpath", ":".join(map(str, known)), str(_LOG_STORE)),
@@ -159,22 +147,15 @@ def _compile(into: Path, libraries: Sequence[Path]) -> None:
         )
 
 
-def jars(
-    wanted: Sequence[Jar] = DELTA, cache: Path | None = None, repository: str | None = None
-) -> list[Path]:
+def jars(wanted: Sequence[Jar], cache: Path, repository: str) -> list[Path]:
     """Paths of the jars in the cache; what is missing or damaged there is fetched first.
 
     Several processes may call this at once: a jar appears under its name only whole and verified.
-    repository: a Maven repository's address, or a folder laid out as one; as the settings say unless given.
+    repository: a Maven repository's address, or a folder laid out as one.
 
     Raises:
         JarsUnavailable: one of them cannot be fetched or kept.
     """
-    if cache is None or repository is None:
-        from medallion_platform.settings import Settings
-
-        settings = Settings()
-        cache, repository = cache or settings.cache, repository or settings.maven.get_secret_value()
     folder = cache / "jars"
     missing = [jar for jar in wanted if _digest(folder / jar.file_name) != jar.sha256]
     if missing:
@@ -250,12 +231,6 @@ def _unavailable(name: str, why: str) -> JarsUnavailable:
     )
 
 
-def _program() -> str:
-    from medallion_platform.settings import Settings
-
-    return java(Settings().java_home).program
-
-
 def _of_pyspark(name: str) -> Path:
     # Found without importing it: pyspark costs a second that this module has no use for.
     spec = find_spec("pyspark")
@@ -272,23 +247,3 @@ def _digest(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-def main() -> None:
-    """Fetch what is missing and print the paths."""
-    from medallion_platform.settings import Settings, WrongSetting
-
-    try:
-        settings = Settings()
-        by_spark = bool(settings.kafka) and settings.kafka_engine == "spark"
-        java(settings.java_home)
-        print(*jars_of(settings.lake, topics=by_spark), sep="\n")
-    except WrongSetting as error:
-        print(*(f"medallion: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
-        sys.exit(2)
-    except MedallionError as error:
-        sys.exit(f"medallion: {error}")
-
-
-if __name__ == "__main__":
-    main()

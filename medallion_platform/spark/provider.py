@@ -25,8 +25,8 @@ from pyspark.serializers import UTF8Deserializer, read_int
 from pyspark.sql import DataFrame, SparkSession
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.java import Java, java
-from medallion_platform.lakehouse.aot_cache import AotCache
+from medallion_platform.spark.aot_cache import AotCache
+from medallion_platform.spark.java import Java, java
 
 _CHATTER = (
     "Using incubator modules",

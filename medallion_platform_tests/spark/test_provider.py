@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import medallion_platform
-from medallion_platform.lakehouse.provider import SparkDidNotStart, _started
+from medallion_platform.spark.provider import SparkDidNotStart, _started
 
 ROOM = Path(medallion_platform.__file__).parent
 OF_A_JVM = {"_jvm", "_jdf", "_jc", "_jsparkSession", "_jreader", "_jwrite", "_gateway", "_sc", "sparkContext"}
@@ -51,7 +51,7 @@ def test_the_look_finds_what_it_should(source: str) -> None:
 
 
 def test_only_the_provider_knows_of_a_jvm() -> None:
-    provider = ROOM / "lakehouse" / "provider.py"
+    provider = ROOM / "spark" / "provider.py"
     assert reaches_into_a_jvm(provider.read_text())
     others = {f: reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py") if f != provider}
     assert {str(f.relative_to(ROOM)): found for f, found in others.items() if found} == {}

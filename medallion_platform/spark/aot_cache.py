@@ -21,7 +21,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from medallion_platform.java import Java
+from medallion_platform.spark.java import Java
 
 _LOG = logging.getLogger(__name__)
 _SINCE = 25

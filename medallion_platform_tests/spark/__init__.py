@@ -1,0 +1,1 @@
+"""The wrapper script, settings and jars: everything before the first row."""
