@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -37,7 +39,7 @@ def test_what_the_standard_library_writes_comes_back(data: Any):
     width = data.draw(st.integers(1, 4))
     delimiter = data.draw(st.sampled_from(",;\t|"))
     quoting = data.draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]))
-    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
     block = data.draw(st.sampled_from([1, 7, 16, 17, 64, 2**20]))
 
     def fits(text: str) -> bool:
@@ -103,6 +105,40 @@ def test_lines_without_line_ends_in_quotes_are_read_as_the_standard_library_does
         if row["_malformed"] is None:
             expected = next(csv.reader([line]))
             assert [row["a"], row["b"], row["c"]] == [f or None for f in expected]
+
+
+@pytest.mark.parametrize("compressed", [bytes, gzip.compress], ids=["plain", "gz"])
+@pytest.mark.parametrize("block", [1, 5, 2**20])
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('a,b\r1,"x\ry"\r2,z\r', [("1", "x\ry"), ("2", "z")]),
+        ('a,b\r1,"x\ny"\r2,"p\r\nq""\r"', [("1", "x\ny"), ("2", 'p\r\nq"\r')]),
+        ('"a\r",b\r\r3,4', [("3", "4")]),
+        ("a,b\r5,6\n7,8\r\n9,10\r", [("5", "6"), ("7", "8"), ("9", "10")]),
+        ('a,b\n1,"x\ry"\r\n2,z\n', [("1", "x\ry"), ("2", "z")]),
+        ("a,b\r", []),
+        ("a,b", []),
+    ],
+    ids=["in quotes", "any in quotes", "in a name", "mixed", "of line feeds", "header only", "one line"],
+)
+def test_a_return_ends_lines_or_is_a_part_of_a_value(
+    content: str, rows: list[tuple[str, str]], block: int, compressed: Callable[[bytes], bytes]
+):
+    """Old Macs end lines by it; between quotes it stays what it is, in the payload too."""
+    frame = frame_of(compressed(content.encode()), Csv(), block)
+    assert rows_of(frame) == rows
+    assert frame["_malformed"].null_count() == len(rows)
+    names = ("a\r", "b") if content.startswith('"a') else ("a", "b")
+    if rows:
+        again = Csv().parse_again(frame["_payload"], names)
+        assert rows_of(again) == rows
+
+
+def test_a_stray_quote_costs_its_line_where_returns_end_lines():
+    frame = frame_of(b'a,b\r1,"x\r2,y\r3,z\r', Csv())
+    assert frame["_malformed"].to_list() == [UNTERMINATED, None, None]
+    assert frame["_payload"].to_list() == ['1,"x', "2,y", "3,z"]
 
 
 def test_a_row_of_another_width_is_kept_whole():

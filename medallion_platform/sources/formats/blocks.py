@@ -48,6 +48,7 @@ _FIRST = 2**16
 """Bytes of text by which it is told how lines end, and whether it is text at all."""
 _NULS = 16
 """So many zero bytes among these, and a quarter of them all, are no text of the encoding."""
+_END = re.compile(rb"[\r\n]")
 _ESCAPED = re.compile("([\udc00-\udcff]+)")
 
 
@@ -62,17 +63,20 @@ codecs.register_error("medallion.keep", _keep)
 
 
 class TextFile:
-    """A file of text; iterate for its blocks."""
+    """A file of text; iterate for its blocks. quote: what line ends that end no line stand between."""
 
-    def __init__(self, path: Path, encoding: str, block: int = BLOCK) -> None:
+    def __init__(self, path: Path, encoding: str, block: int = BLOCK, quote: str | None = None) -> None:
         self.path = path
         self.block = max(1, block)
+        self.quote = quote
         self.encoding = _plain(encoding)
         self.compression = "none"
+        self.by_returns = False
+        r"""Whether lines end by `\r`, known with the first block."""
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from filter(None, _without_overlong(self._with_line_feeds(self._decoded())))
+            yield from filter(None, self._without_overlong(self._settled(self._decoded())))
         except UnicodeError as error:
             raise UnreadableFile(self.path, f"not readable as {self.encoding}: {error}") from error
 
@@ -107,10 +111,11 @@ class TextFile:
         if decoder is not None and (rest := decoder.decode(b"", final=True)):
             yield _encoded(rest)
 
-    def _with_line_feeds(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        r"""The text as it is; one without `\n` in its first 64 KiB, but with `\r`, ends its lines by these.
+    def _settled(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        r"""The text as it is, once it is known how lines end: the first end outside of quotes tells.
 
-        So did Macs, and so do some exports of spreadsheets.
+        Where it is a `\r` alone, as on old Macs and in some exports of spreadsheets, `\r`, `\n` and both
+        together end lines; else `\n` does.
         """
         begin: list[bytes] = []
         for data in blocks:
@@ -120,9 +125,46 @@ class TextFile:
         first = b"".join(begin)[:_FIRST]
         if (nuls := first.count(0)) >= _NULS and nuls * 4 >= len(first):
             raise UnreadableFile(self.path, f"not {self.encoding} text: is it in UTF-16, or no text at all?")
-        by_returns = b"\r" in first and b"\n" not in first
-        for data in chain(begin, blocks):
-            yield data.replace(b"\r", b"\n") if by_returns else data
+        self.by_returns = _ends_by_returns(first, self.quote)
+        yield from chain(begin, blocks)
+
+    def _without_overlong(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Blocks of whole lines, those of `LONGEST` bytes or more left out; a block is shorter than that."""
+        parts: list[bytes] = []  # of the line that has not ended yet
+        length = at = 0
+        for data in blocks:
+            end = self._first_end(data)
+            if end < 0 or length + end >= LONGEST:
+                length += len(data) if end < 0 else end
+                if length < LONGEST:
+                    parts.append(data)
+                    continue
+                parts = []
+                if end < 0:
+                    continue
+                yield _OVERLONG + b"%d %d\n" % (length, at)
+                at += length + 1
+                data, length = data[end + 1 :], 0
+            cut = self._last_end(data) + 1
+            if cut:
+                yield b"".join((*parts, data[:cut]))
+                at += length + cut
+                parts, length = [], 0
+            if cut < len(data):
+                parts.append(data[cut:])
+                length += len(data) - cut
+        yield _OVERLONG + b"%d %d" % (length, at) if length >= LONGEST else b"".join(parts)
+
+    def _first_end(self, data: bytes) -> int:
+        """Where the first line ends in a block, -1 where none does."""
+        if not self.by_returns:
+            return data.find(b"\n")
+        found = _END.search(data)
+        return found.start() if found else -1
+
+    def _last_end(self, data: bytes) -> int:
+        """Where the last line ends in a block, -1 where none does."""
+        return max(data.rfind(b"\n"), data.rfind(b"\r") if self.by_returns else -1)
 
     def _settle_encoding(self, data: bytes) -> bytes:
         """Drop a byte order mark, and follow what it says."""
@@ -192,32 +234,13 @@ def overlong(record: bytes) -> tuple[int, int] | None:
     return int(length), int(at)
 
 
-def _without_overlong(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Blocks of whole lines, those of `LONGEST` bytes or more left out; a block is shorter than that."""
-    parts: list[bytes] = []  # of the line that has not ended yet
-    length = at = 0
-    for data in blocks:
-        end = data.find(b"\n")
-        if end < 0 or length + end >= LONGEST:
-            length += len(data) if end < 0 else end
-            if length < LONGEST:
-                parts.append(data)
-                continue
-            parts = []
-            if end < 0:
-                continue
-            yield _OVERLONG + b"%d %d\n" % (length, at)
-            at += length + 1
-            data, length = data[end + 1 :], 0
-        cut = data.rfind(b"\n") + 1
-        if cut:
-            yield b"".join((*parts, data[:cut]))
-            at += length + cut
-            parts, length = [], 0
-        if cut < len(data):
-            parts.append(data[cut:])
-            length += len(data) - cut
-    yield _OVERLONG + b"%d %d" % (length, at) if length >= LONGEST else b"".join(parts)
+def _ends_by_returns(first: bytes, quote: str | None) -> bool:
+    if first.count(b"\r") == first.count(b"\r\n"):
+        return False
+    q = re.escape((quote or "").encode())
+    quoted = q + b"[^" + q + b"]*+" + q + b"|" if q else b""
+    ends = (found[1] for found in re.finditer(quoted + rb"(\r*\n|\r)", first))
+    return next(filter(None, ends), b"") == b"\r"
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:

@@ -83,12 +83,13 @@ class Csv(TextFormat, kind="csv"):
     def read_header(self, path: Path) -> tuple[str, ...] | None:
         """The names in the first record; without a header, those that stand for them."""
         parser, data = CsvParser(self), b""
-        blocks = iter(TextFile(path, self.encoding))
+        text = TextFile(path, self.encoding, quote=self.quote)
+        blocks = iter(text)
         ahead = next(blocks, b"")
         while ahead:
             data, ahead = data + ahead, next(blocks, b"")
             try:
-                if parser.begin(Block(data), final=not ahead) is not None:
+                if parser.begin(Block(data, returns=text.by_returns), final=not ahead) is not None:
                     return parser.names
             except HeaderError as error:
                 raise UnreadableFile(path, str(error), Kind.DATA) from error
@@ -196,7 +197,7 @@ class CsvParser:
         """Lines to records, where some lines are not a record by themselves."""
         is_start = np.ones(len(starts), np.bool_)
         ends = ends.copy()
-        view = block.text
+        view = block.in_lines
         places: list[int] = starts.tolist()
         done = -1
         for line in np.flatnonzero(unclean).tolist():

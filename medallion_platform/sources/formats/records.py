@@ -105,7 +105,7 @@ class LineParser:
 
 def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
     """The lines from `start` on without their line ends, and where the next one begins."""
-    stops = block.find(10)
+    stops = block.line_ends()
     if start:
         stops = stops[np.searchsorted(stops, start) :]
     count = len(stops)

@@ -30,13 +30,18 @@ _TAIL = _UP_TO[[0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
 
 
 class Block:
-    """A stretch of a file's text as UTF-8 bytes (bytes that did not decode may be among them)."""
+    r"""A stretch of a file's text as UTF-8 bytes (bytes that did not decode may be among them).
 
-    def __init__(self, *parts: bytes) -> None:
+    returns: lines end by a `\r` of its own, too, as in files of old Macs. Values keep theirs.
+    """
+
+    def __init__(self, *parts: bytes, returns: bool = False) -> None:
         data = b"".join((bytes(_FRONT), *parts, bytes(PADDING)))
         self.size = len(data) - _FRONT - PADDING
         self._data = data
         self.text = memoryview(data)[_FRONT:]
+        self.in_lines = memoryview(data.replace(b"\r", b"\n"))[_FRONT:] if returns else self.text
+        """The text in which every line ends by `\\n`: nothing else differs."""
         self.bytes: Bytes = np.frombuffer(data, np.uint8, offset=_FRONT)
 
     def find(self, byte: int) -> Ints:
@@ -44,6 +49,12 @@ class Block:
         if not self.holds(byte):
             return np.zeros(0, np.int64)
         return np.flatnonzero(self.bytes[: self.size] == byte)
+
+    def line_ends(self) -> Ints:
+        """The places at which lines end, ascending."""
+        if self.in_lines is self.text:
+            return self.find(10)
+        return np.flatnonzero(np.frombuffer(self.in_lines, np.uint8, self.size) == 10)
 
     def holds(self, byte: int) -> bool:
         """Whether `byte` occurs at all."""

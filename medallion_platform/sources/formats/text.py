@@ -32,10 +32,11 @@ from medallion_platform.sources.formats.slices import Block, Ints
 class TextFormat(Format):
     """Text whose records stand one behind the other: a kind adds its options and its `parser`.
 
-    One of the options is `encoding`.
+    One of the options is `encoding`; `quote` is another where line ends may stand between quotes.
     """
 
     encoding: str
+    quote: str | None = None
 
     compressions = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
@@ -54,7 +55,7 @@ class TextFormat(Format):
         self, path: Path, first_row: int = 1, declared: Collection[str] = (), block: int = BLOCK
     ) -> Iterator[pl.DataFrame]:
         """The records of a file, block by block."""
-        text = TextFile(path, self.encoding, block)
+        text = TextFile(path, self.encoding, block, self.quote)
         parser = self.parser(declared)
         row, started = 1, False
         blocks = iter(text)
@@ -63,7 +64,7 @@ class TextFormat(Format):
             data = [ahead, *islice(blocks, pull - 1)]
             ahead = next(blocks, b"")
             final = not ahead
-            piece = Block(rest, *data)
+            piece = Block(rest, *data, returns=text.by_returns)
             # within a record longer than a block, take more at once
             pull = min(2 * pull, 8)
             start: int | None = 0
