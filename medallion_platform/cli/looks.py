@@ -37,6 +37,7 @@ def status(
             "out_of_date": _out_of_date(found),
             "rows": found.rows,
             "dead_letters": found.dead_letters,
+            "repeated_files": found.repeated_files,
             "last_commit": found.last_commit,
             "run": found.run_id,
             "version": found.version,

@@ -8,6 +8,7 @@ crash at any instant finds the same files in the same order again. Table: `files
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.lakehouse.commit import CommitConflict, sequence_of, writer_transaction
@@ -15,6 +16,7 @@ from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
     import polars as pl
+    from deltalake import DeltaTable
 
 
 def columns() -> dict[str, Any]:
@@ -57,6 +59,23 @@ def read(lake: Lake, source: str) -> pl.DataFrame:
     registered = found.ask(lambda table: pl.scan_delta(table).collect())
     rows = pl.concat([nothing, registered], how="diagonal")
     return rows.select(list(columns())).sort("sequence")
+
+
+def count(lake: Lake, source: str, state: str) -> int:
+    """How many file versions of a source have a state."""
+    found = lake.table_state(name(source))
+    return found.fact(("count", state), partial(_count, state=state)) if found else 0
+
+
+def _count(table: DeltaTable, state: str) -> int:
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    if {"min.state", "max.state"} <= set(files.columns):
+        excluded = (pl.col("min.state") > state) | (pl.col("max.state") < state)
+        if files.select(excluded.fill_null(False).all()).item():
+            return 0  # the log alone says it
+    return pl.scan_delta(table).filter(pl.col("state") == state).select(pl.len()).collect().item()
 
 
 def append(lake: Lake, source: str, rows: Sequence[dict[str, Any]]) -> None:

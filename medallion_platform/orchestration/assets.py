@@ -157,7 +157,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
             taken, pieces = _take_in(source, lakehouse, run, context.log)
             reason = reports.taken_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
-        told = reports.metadata(lake, source.contract, source.table, version, record, reason)
+        told = reports.metadata(lake, source.contract, source.table, version, record, reason, source)
         context.log.info(f"{source.table}: {told['what_was_done']}")
         of = None
         if source.partition:

@@ -27,7 +27,7 @@ from medallion_platform.orchestration.checks import check_results, current_resul
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.refresh.lineage import Lineage
 from medallion_platform.pipeline.refresh.plan import code_version
-from medallion_platform.queries.findings import rows_by_partition
+from medallion_platform.queries.findings import repeated_files, rows_by_partition
 from medallion_platform.queries.preview import preview
 
 if TYPE_CHECKING:
@@ -56,11 +56,17 @@ def feature_columns(view: Features) -> dg.TableSchema:
 
 
 def metadata(
-    lake: Lake, contract: Contract, table: str, version: int, record: CommitRecord | None, reason: str
+    lake: Lake,
+    contract: Contract,
+    table: str,
+    version: int,
+    record: CommitRecord | None,
+    reason: str,
+    source: Source | None = None,
 ) -> dict[str, Any]:
     """What an asset's materialization says of itself: the table as it is now, and what this run did to it.
 
-    `run_...` is of the run as a whole; a run that did nothing has none.
+    source: of a bronze table. `run_...` is of the run as a whole; a run that did nothing has none.
     """
     found: dict[str, Any] = {
         "dagster/row_count": lake.rows(table),
@@ -70,6 +76,8 @@ def metadata(
         "dead_letters_now": dead_letters.count(lake, table),
         "preview": dg.MetadataValue.md(as_markdown(preview(lake, contract, table, PREVIEW))),
     }
+    if source:
+        found["repeated_files_now"] = repeated_files(lake, source)
     if record:
         found |= {f"run_rows_{name}": n for name, n in record.counts.as_dict().items()}
         found["run_seconds"] = record.seconds
@@ -160,7 +168,7 @@ def intake_events(
     it is an observation, which makes nothing look newer.
     """
     reason = taken_in_words(taken, pieces)
-    told = metadata(lake, source.contract, source.table, taken.version, taken.record, reason)
+    told = metadata(lake, source.contract, source.table, taken.version, taken.record, reason, source)
     told[pieces] = taken.pieces
     if not taken.counts.written:
         yield dg.AssetObservation(key_of(source.table), metadata=told)

@@ -135,7 +135,8 @@ def _tell_untold(
     if not untold and (definition or on.get_latest_materialization_event(key_of(name))):
         return set()
     table, version = catalog.by_name.get(name), lake.version(name)
-    told = reports.metadata(lake, catalog.contract_of(name), name, version, None, "it is as it should be")
+    contract, source = catalog.contract_of(name), catalog.source_of.get(name)
+    told = reports.metadata(lake, contract, name, version, None, "it is as it should be", source)
     tags = reports.versions(table, version, reports.provenance(on, table)) if table else None
     if definition:
         of = reports.of_partitions(lake, name, str(catalog.partition_columns[name]), version)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from statistics import median
 
 from medallion_platform.contracts.contract import Contract
-from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts, summed
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.refresh.changes import of_other_code
 from medallion_platform.pipeline.table import Table
 from medallion_platform.queries.drift import Drift, drift
+from medallion_platform.sources.connectors.landing import REPEATED
+from medallion_platform.sources.source import Source
 
 WRITES = 31
 """A table's newest write and the thirty before it: as far as any of these looks back."""
@@ -123,6 +125,11 @@ def looks_personal(contract: Contract, writes: Sequence[CommitRecord]) -> dict[s
     """Values that look personal in the newest writes, by a column that the contract does not declare so."""
     found = summed(record.looks_personal for record in writes)
     return {column: n for column, n in found.items() if column not in contract.pii}
+
+
+def repeated_files(lake: Lake, source: Source) -> int:
+    """How many files of a source had the content of one before, so that nothing was read of them."""
+    return file_registry.count(lake, source.name, REPEATED)
 
 
 def rows_by_partition(lake: Lake, table: str, partition_column: str) -> dict[str, int]:

@@ -13,6 +13,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.status.behind import Behind, behind, waiting
 from medallion_platform.pipeline.status.freshness import Freshness, freshness
+from medallion_platform.queries import findings
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class TableStatus:
 
     data_as_of: up to when its data tell, None where it holds none. waits_for: the inputs without which it
     cannot be made, in which nothing has landed; empty where it waits for none. behind: what a refresh would
-    work on, None where it is up to date (or waits). rows and dead_letters: how many there are now. version,
-    last_commit and run_id: of its newest commit; -1 and None where it was never made.
+    work on, None where it is up to date (or waits). rows and dead_letters: how many there are now.
+    repeated_files: how many files of its source repeated the content of one before, so that nothing was read
+    of them; None of a table that is made from others. version, last_commit and run_id: of its newest commit;
+    -1 and None where it was never made.
     """
 
     table: str
@@ -32,6 +35,7 @@ class TableStatus:
     behind: Behind | None
     rows: int
     dead_letters: int
+    repeated_files: int | None
     version: int
     last_commit: datetime | None
     run_id: str | None
@@ -64,7 +68,7 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
     late, waits = behind(catalog, look), waiting(catalog, look)
 
     def one(name: str) -> TableStatus:
-        record = look.last_record(name)
+        record, source = look.last_record(name), catalog.source_of.get(name)
         fresh, as_of = freshness(catalog, look, name, now)
         return TableStatus(
             table=name,
@@ -74,6 +78,7 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
             behind=None if name in waits else late.get(name),
             rows=look.rows(name),
             dead_letters=dead_letters.count(look, name),
+            repeated_files=findings.repeated_files(look, source) if source else None,
             version=look.version(name),
             last_commit=look.last_commit(name) if record else None,
             run_id=record.run_id if record else None,

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,12 +22,17 @@ from medallion_platform.lakehouse.commit import CommitConflict, commit
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.maintenance import optimize
+from medallion_platform.orchestration import reports
+from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake.commit import IntakeFailed
 from medallion_platform.pipeline.intake.names import own_name
 from medallion_platform.pipeline.intake.replay import replay
+from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.triage import PROVENANCE
+from medallion_platform.queries import tables
 from medallion_platform.sources.connectors.files import FileSource, offset_of
 from medallion_platform.sources.errors import LostFile
 from medallion_platform.sources.formats import records
@@ -153,6 +159,27 @@ def test_copies_of_a_source_without_a_key_are_left_out_and_counted(zone: Zone) -
     assert (again.counts.read, again.repeated_files) == (0, 1)
     assert table_rows(zone.lake).height == 4
     check_counts(zone)
+    assert _told(zone) == (2, 2), "for as long as they are there, not only in the run that met them"
+    optimize(zone.lake, file_registry.name(KEYLESS.name))
+    assert _told(zone) == (2, 2)
+
+
+def _told(zone: Zone) -> tuple[int | None, object]:
+    """The files that repeat another's content, as `status` and Dagster tell them."""
+    (told,) = tables.status(Catalog((KEYLESS,), ()), zone.lake, datetime.now(UTC))
+    events = reports.intake_events(zone.lake, KEYLESS, IntakeResult(KEYLESS.name, KEYLESS.table), "files")
+    first = next(iter(events))
+    assert isinstance(first, dg.AssetObservation)
+    return told.repeated_files, first.metadata["repeated_files_now"].value
+
+
+def test_no_copies_are_told_where_there_are_none(zone: Zone) -> None:
+    assert _told(zone) == (0, 0)
+    zone.csv("events/a.csv", [good("a")])
+    zone.take(KEYLESS)
+    zone.csv("events/a.csv", [good("b")])
+    zone.take(KEYLESS)
+    assert _told(zone) == (0, 0), "another content under a known name is no copy"
 
 
 @pytest.mark.parametrize("content", [b"\n" * 9, b"\r\r\r", b"event_id,amount"])
