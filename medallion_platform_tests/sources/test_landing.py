@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -184,6 +185,55 @@ def test_a_zone_may_itself_be_a_link(tmp_path: Path):
     (tmp_path / "zone").symlink_to(tmp_path / "real")
     there = zone_at(str(tmp_path / "zone")).scan([""])
     assert ([s.path for s in there.files], there.left) == (["events/a.csv", "events/b.csv"], {})
+
+
+@pytest.mark.parametrize("claimed_only", [False, True])
+@pytest.mark.parametrize("linked", ["events", "events/eu"])
+def test_a_folder_of_a_claim_that_is_a_link_is_left_alone(tmp_path: Path, linked: str, claimed_only: bool):
+    nested = source("events", "events/eu/**")
+    zone = tmp_path / "zone"
+    for folder in (zone / "users/eu", tmp_path / "outside/eu", (zone / linked).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "a.csv").write_text("x")
+    for to, why in (
+        (tmp_path / "outside", "a link that leads out of the landing zone"),
+        (zone / "users", "a link to a folder"),
+    ):
+        (zone / linked).unlink(missing_ok=True)
+        (zone / linked).symlink_to(to)
+        got = look(zone, [nested], NOW, 0, claimed_only=claimed_only)
+        assert (got.claimed, got.left) == ({"events": ()}, {linked: why})
+
+
+def test_a_landing_zone_may_be_thousands_of_folders_deep(tmp_path: Path):
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events/a.csv").write_text("x")
+    here = os.open(tmp_path / "events", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    got = look(tmp_path, [EVENTS], NOW, 0)
+    assert [s.path for s in got.claimed["events"]] == ["events/a.csv"]
+    ((deep, why),) = got.left.items()  # where a path is longer than the system takes
+    assert deep.startswith("events/d/d/d")
+    assert why == "the folder cannot be listed (File name too long)"
+    subprocess.run(["rm", "-rf", tmp_path / "events"], check=True)  # pytest's own clean-up recurses
+
+
+def test_names_of_any_language_are_taken_in_and_controls_are_told():
+    good = ["events/\N{NO-BREAK SPACE}.csv", "events/\u58f2\N{IDEOGRAPHIC SPACE}a.csv", "events/a\u200db.csv"]
+    bad = ["events/a\tb.csv", "events/\x1b[2J.csv", "events/\N{LINE SEPARATOR}.csv", "events/\udcff.csv"]
+    got = sort_out([seen(p) for p in (*good, *bad, "x\ty")], [EVENTS], NOW, 0)
+    assert {s.path for s in got.claimed["events"]} == set(good)
+    assert got.unclaimed == ("x\\ty",)
+    assert list(got.left) == [
+        r"events/a\tb.csv",
+        r"events/\x1b[2J.csv",
+        r"events/\u2028.csv",
+        r"events/\udcff.csv",
+    ]
 
 
 def test_what_may_not_be_read_keeps_nothing_else_from_being_taken_in(tmp_path: Path):

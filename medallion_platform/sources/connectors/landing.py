@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ UNFINISHED_ENDINGS = (
     "~",
 )
 _READ = 2**20
+_NO_NAME = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of what has no place in a name: controls, bytes that are not UTF-8, ends of lines."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Look:
     """Files that are still being written, by their name or by the time of their last change."""
     left: Mapping[str, str] = field(default_factory=dict)
     """What no source can take in, whoever claims it, and why: a link that leads out, a pipe, a folder that
-    may not be listed."""
+    may not be listed, a name with a line end."""
 
 
 def look(
@@ -69,7 +72,7 @@ def look(
     zone = zone_at(str(landing))
     there = zone.scan(folders_of(c for s in sources for c in s.globs) if claimed_only else [""])
     found = sort_out(there.files, sources, now, 0 if zone.whole_at_once else settle_seconds)
-    return replace(found, left={_shown(path): why for path, why in there.left.items()})
+    return replace(found, left={_shown(path): why for path, why in there.left.items()} | dict(found.left))
 
 
 def scan(landing: Path | str) -> list[FileInfo]:
@@ -93,6 +96,7 @@ def sort_out(
     unclaimed: list[str] = []
     contested: dict[str, tuple[str, ...]] = {}
     unfinished: list[str] = []
+    left: dict[str, str] = {}
     for file in files:
         if unfinished_name(file.path):
             unfinished.append(file.path)
@@ -101,8 +105,10 @@ def sort_out(
         owners = tuple(source.name for source in near if source.claims_path(file.path))
         if len(owners) > 1:
             contested[file.path] = owners
-        elif not owners or not file.path.isprintable():
+        elif not owners:
             unclaimed.append(_shown(file.path))
+        elif any(unicodedata.category(c) in _NO_NAME for c in file.path):
+            left[_shown(file.path)] = "its name holds a control character or is not UTF-8: rename it"
         elif abs(now - file.modified_at) < timedelta(seconds=settle_seconds):
             unfinished.append(file.path)
         else:
@@ -112,6 +118,7 @@ def sort_out(
         tuple(unclaimed),
         contested,
         tuple(unfinished),
+        left,
     )
 
 

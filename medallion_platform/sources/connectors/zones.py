@@ -112,19 +112,35 @@ class Folder:
 
     def _scanned(self, folder: str) -> Iterator[tuple[str, FileInfo | str]]:
         """Each path with the file that stands there, or with why it is left alone."""
-        try:
-            entries = list(os.scandir(os.path.join(self.root, folder)))  # noqa: PTH118
-        except (FileNotFoundError, NotADirectoryError):
+        if linked := self._linked(folder):
+            yield linked
             return
-        except OSError as error:
-            yield folder or ".", f"the folder cannot be listed ({error.strerror})"
-            return
-        for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._scanned(path)
-            elif (found := self._entry(path, entry)) is not None:
-                yield path, found
+        waiting = [folder]  # and no recursion: a folder may be thousands of levels deep
+        while waiting:
+            folder = waiting.pop()
+            try:
+                entries = list(os.scandir(os.path.join(self.root, folder)))  # noqa: PTH118
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                yield folder or ".", f"the folder cannot be listed ({error.strerror})"
+                continue
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif (found := self._entry(path, entry)) is not None:
+                    yield path, found
+
+    def _linked(self, folder: str) -> tuple[str, str] | None:
+        """The first part of a folder's path that is a link, and why what lies behind it is left alone."""
+        above = [str(f) for f in PurePosixPath(folder).parents][-2::-1]
+        for path in (*above, folder) if folder else ():
+            place = Path(self.root, path)
+            if place.is_symlink():
+                out = not self._holds(str(place))
+                return path, "a link that leads out of the landing zone" if out else "a link to a folder"
+        return None
 
     def _entry(self, path: str, entry: os.DirEntry[str]) -> FileInfo | str | None:
         try:
