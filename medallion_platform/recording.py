@@ -145,7 +145,7 @@ def _refresh_all(spark: Callable[[], SparkSession], folder: Path) -> None:
         text = "\n".join(["sale_id,sold_at,customer,email,amount", *lines])
         (zone / f"{turn}.csv").write_text(f"{text}\n")
         run = Run.now("recording")
-        seen = landing.look(zone, [_SOURCE], run.at, 0).claimed[_SOURCE.name]
+        seen = landing.scan(zone, [_SOURCE], run.at, 0).claimed[_SOURCE.name]
         intake(landing_zone.arrivals(_SOURCE, zone, seen, lake, run), lake, run)
         for one in _CATALOG.in_order:
             refresh(one, lake, spark, run, partition_columns=_CATALOG.partition_columns)

@@ -57,7 +57,7 @@ class Product(ContractModel):
 
 def take_in(source: FileSource, folder: Path, lake: Lake) -> IntakeResult:
     now = datetime.now(UTC)
-    seen, run = landing.look(folder, [source], now, 0), Run("test", now)
+    seen, run = landing.scan(folder, [source], now, 0), Run("test", now)
     return intake(landing_zone.arrivals(source, folder, seen.claimed[source.name], lake, run), lake, run)
 
 

@@ -152,7 +152,8 @@ def logs(
 ) -> None:
     """Show what a run said, oldest line first: what it did to which table, and why it failed."""
     from medallion_platform.orchestration import runs
-    from medallion_platform.orchestration.run_log import UnknownRun, run_log
+    from medallion_platform.orchestration.run_log import run_log
+    from medallion_platform.pipeline.run import UnknownRun
 
     settings = settings_of(home)
     lake_of(home)

@@ -64,7 +64,7 @@ def stream(
 
     from medallion_platform.assembly import catalog, lakehouse_of
     from medallion_platform.errors import MedallionError
-    from medallion_platform.observability.worker import Vitals, serve
+    from medallion_platform.observability.worker import WorkerMetrics, serve
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.stream import follow
 
@@ -80,9 +80,9 @@ def stream(
     logging.basicConfig(handlers=[lines])
     for name in ("medallion_platform.orchestration.stream", "medallion_platform.pipeline.intake.stream"):
         logging.getLogger(name).setLevel(logging.INFO)
-    vitals = Vitals(source)
+    metrics = WorkerMetrics(source)
     try:
-        server = serve(vitals, host, port)
+        server = serve(metrics, host, port)
     except OSError as error:
         raise Stop(
             f"port {port} on {host}: {error.strerror}; give another one with --port", NOT_READY
@@ -92,6 +92,6 @@ def stream(
     )
     with runs.instance(settings.dagster_home) as on:
         try:
-            follow(topics[source], catalog, lakehouse_of(settings), on, vitals, refreshing=refresh)
+            follow(topics[source], catalog, lakehouse_of(settings), on, metrics, refreshing=refresh)
         except MedallionError as error:
             raise Stop(str(error)) from None

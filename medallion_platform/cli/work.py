@@ -122,7 +122,8 @@ def rollback(
     """Take back what a run did to any table, and refresh what follows; both are recorded."""
     from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import runs
-    from medallion_platform.pipeline.rollback import CannotRollBack, UnknownRun
+    from medallion_platform.pipeline.rollback import CannotRollBack
+    from medallion_platform.pipeline.run import UnknownRun
 
     settings = settings_of(home)
     lake_of(home)
@@ -132,8 +133,10 @@ def rollback(
         with runs.instance(settings.dagster_home) as on:
             place, defs = lakehouse_of(settings), definitions_of(settings)
             taken_back, outcome = runs.attended(on, lambda: runs.roll_back(defs, catalog, place, on, run_id))
+    except UnknownRun as error:
+        raise Stop(str(error), USAGE) from None
     except CannotRollBack as error:
-        raise Stop(str(error), USAGE if isinstance(error, UnknownRun) else FAILED) from None
+        raise Stop(str(error)) from None
     terminal.answer(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json=as_json)
     if outcome.failed:
         raise Stop("\n".join(f"{step}: {why}" for step, why in outcome.failed.items()))
@@ -179,10 +182,10 @@ def _look(settings: Settings, say: Say) -> bool:
     from medallion_platform.sources.connectors import landing
     from medallion_platform.sources.errors import Unavailable
 
-    def look() -> landing.Look:
+    def look() -> landing.LandingScan:
         now = datetime.now(UTC)
         try:
-            return landing.look(settings.landing, catalog.file_sources, now, settings.settle_seconds)
+            return landing.scan(settings.landing, catalog.file_sources, now, settings.settle_seconds)
         except Unavailable as error:
             raise Stop(str(error), NOT_READY) from None
 
@@ -207,7 +210,7 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     from medallion_platform.installation import catalog
     from medallion_platform.lakehouse.counts import Counts
 
-    lake = ready_lake(settings).look()
+    lake = ready_lake(settings).snapshot()
     rows = []
     for name in catalog.names:
         since = outcome.before.get(name)

@@ -173,7 +173,7 @@ def Field(
         return bad
 
 
-class _Compiled:
+class _ContractAttribute:
     """The attribute `contract`: a descriptor, for pandera takes any other public attribute for a field."""
 
     def __get__(self, _: object, model: type[ContractModel]) -> Contract:
@@ -199,7 +199,7 @@ class ContractModel(pa.DataFrameModel):
         ContractError: the declaration makes no sense; names model and field.
     """
 
-    contract = _Compiled()
+    contract = _ContractAttribute()
 
     if TYPE_CHECKING:
         Config: Any  # a plain class is what pandera takes

@@ -22,7 +22,7 @@ _FENCES = "_medallion/fences"
 _ATTEMPTS = 10
 
 
-class Overlap(MedallionError):
+class ClaimLost(MedallionError):
     """Somebody else claimed a place while this one wrote: what of both is there now, nobody knows."""
 
     kind = Kind.CONFLICT
@@ -46,13 +46,13 @@ class Fence:
 
         Raises:
             CommitConflict: somebody else has claimed it; nothing was written.
-            Overlap: somebody else has claimed it meanwhile.
+            ClaimLost: somebody else has claimed it meanwhile.
         """
         if not self.is_newest():
             raise CommitConflict(f"{self.place}: another one has begun; run it again", table=self.place)
         yield
         if not self.is_newest():
-            raise Overlap(f"{self.place}: another one began while this wrote", table=self.place)
+            raise ClaimLost(f"{self.place}: another one began while this wrote", table=self.place)
 
 
 def claim(lake: Lake, place: str) -> Fence:

@@ -83,9 +83,9 @@ class Lake:
                 raise
             raise DamagedLog(table, path, error) from error
 
-    def look(self) -> Look:
+    def snapshot(self) -> LakeSnapshot:
         """The lake at this moment, for many questions."""
-        return Look(self.root)
+        return LakeSnapshot(self.root)
 
     def table_state(self, table: str) -> TableState | None:
         """The table as it stands now, None where it does not exist yet. Nobody commits against it.
@@ -249,7 +249,7 @@ class Lake:
 
 
 @dataclass(frozen=True)
-class Look(Lake):
+class LakeSnapshot(Lake):
     """The lake as one look finds it: each table is asked once whether it changed, when it is first named.
 
     For who decides or tells, and writes nothing: what is committed after is not seen.
@@ -263,7 +263,7 @@ class Look(Lake):
             self._seen[table] = super().table_state(table)
         return self._seen[table]
 
-    def look_again(self, table: str) -> None:
+    def reload(self, table: str) -> None:
         """Let the next question about a table be answered by what it is then."""
         self._seen.pop(table, None)
 

@@ -65,7 +65,7 @@ _UNREADABLE = {"deletionVectors", "columnMapping"}
 _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
-class NotOurs(MedallionError):
+class UnsupportedTable(MedallionError):
     """The table uses a feature under which its files cannot be taken at face value."""
 
     kind = Kind.PERMANENT
@@ -133,7 +133,7 @@ def maintain(
 
     Raises:
         CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
-        NotOurs: the table's files cannot be taken at face value.
+        UnsupportedTable: the table's files cannot be taken at face value.
     """
     started = time.monotonic()
     optimized = optimize(lake, table, cluster_by)
@@ -157,7 +157,7 @@ def optimize(
 
     Raises:
         CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
-        NotOurs: the table uses deletion vectors or column mapping.
+        UnsupportedTable: the table uses deletion vectors or column mapping.
         DamagedFile: a file to rewrite is gone or damaged.
     """
     opened = _open(lake, table)
@@ -174,7 +174,7 @@ def optimize(
         return OptimizeResult(opened.version(), before, before, size, size)
     unreadable = _UNREADABLE & set(opened.protocol().reader_features or ())
     if unreadable:
-        raise NotOurs(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
+        raise UnsupportedTable(f"{table}: uses {', '.join(sorted(unreadable))}; it is not optimized")
 
     root, folder = lake.path(table), f"staged-{uuid.uuid4().hex}"
     for batch in chosen:

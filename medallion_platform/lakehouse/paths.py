@@ -17,7 +17,7 @@ from medallion_platform.contracts.folders import HIVE_NULL, folder
 from medallion_platform.errors import Kind, MedallionError
 
 
-class Unknown(MedallionError):
+class UnknownFile(MedallionError):
     """A file of which Spark says that it read it is none of the table's."""
 
     kind = Kind.PERMANENT
@@ -34,12 +34,12 @@ def by_spark(uris: Iterable[str], root: str, files: Iterable[str]) -> set[str]:
     uris: of `_metadata.file_path`. root: the table's folder as Spark names it. files: paths below the table.
 
     Raises:
-        Unknown: one of them is not among the table's files.
+        UnknownFile: one of them is not among the table's files.
     """
     folder = f"{_located(root)}/"
     found = {_located(uri).removeprefix(folder) for uri in uris}
     if other := found - set(files):
-        raise Unknown(f"Spark read {sorted(other)[0]}, which the log of {root} does not name")
+        raise UnknownFile(f"Spark read {sorted(other)[0]}, which the log of {root} does not name")
     return found
 
 

@@ -89,7 +89,7 @@ def batches(root: str, path: str) -> Iterator[pl.DataFrame]:
 
     def opened(repeated: Sequence[str] = ()) -> pq.ParquetFile:
         reader = obstore.open_reader(store(root), path)
-        return pq.ParquetFile(pa.PythonFile(_Opened(reader), mode="r"), read_dictionary=list(repeated))
+        return pq.ParquetFile(pa.PythonFile(_ObjectFile(reader), mode="r"), read_dictionary=list(repeated))
 
     with opened() as file:
         repeated = pieces.repeated(file.schema_arrow)
@@ -101,7 +101,7 @@ def batches(root: str, path: str) -> Iterator[pl.DataFrame]:
                 yield pl.DataFrame(pl.from_arrow(pa.Table.from_arrays(columns, names=names)))
 
 
-class _Opened:
+class _ObjectFile:
     """An object as Arrow wants a file."""
 
     closed = False

@@ -106,7 +106,7 @@ def _of_files(spark: SparkSession, path: str, table: DeltaTable, files: Sequence
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ContractColumns:
     """What a contract says of every row, as columns of the frame that is staged.
 
     partition: text of the partition a rejected row would go to. as_came: column -> column with its value
@@ -140,37 +140,37 @@ def stage(
     partition_by: Sequence[str],
     *,
     columns: Sequence[str],
-    verdict: Verdict | None = None,
+    checks: ContractColumns | None = None,
     reject: Callable[[Iterator[pl.DataFrame]], None] | None = None,
-    look: Callable[[DataFrame, Mapping[str, str]], None] | None = None,
+    inspect: Callable[[DataFrame, Mapping[str, str]], None] | None = None,
 ) -> StagingResult:
     """Write the good rows as files of the table and the rejected ones beside them, in one pass.
 
     The split is a partition of the same write: nothing is computed twice, nothing is cached, and
-    row counts are read from the files' footers. rows: `columns`, and what the verdict refers to.
-    Without a verdict all rows are good.
+    row counts are read from the files' footers. rows: `columns`, and what the checks refers to.
+    Without a checks all rows are good.
 
     reject: is given the rejected rows, some at a time: `payload` (JSON text of the row as it came),
-    `violations`, `partition`. look: is given all that was written, with `DEAD`, and by column the one that
+    `violations`, `partition`. inspect: is given all that was written, with `DEAD`, and by column the one that
     holds a rejected row's value as it came, where the column itself does not.
     """
     # Right below the table: S3A leaves an object in the place of a folder that it emptied.
     folder = f"staged-{uuid.uuid4().hex}"
     observed = Observation()
     kept: dict[str, str] = {}
-    if verdict is None:
+    if checks is None:
         rows = rows.select(*map(quoted, columns), F.lit(False).alias(DEAD))
     else:
-        if verdict.counters:
-            counters = (c.alias(n) for n, c in verdict.counters.items())
+        if checks.counters:
+            counters = (c.alias(n) for n, c in checks.counters.items())
             rows = rows.observe(observed, *counters)
-        if verdict.guard is not None:
-            rows = rows.where(verdict.guard)
-        in_place, kept = _places(rows, partition_by, verdict.as_came)
-        rows = _with_dead_letters(rows, partition_by, columns, verdict, in_place, kept)
+        if checks.guard is not None:
+            rows = rows.where(checks.guard)
+        in_place, kept = _places(rows, partition_by, checks.as_came)
+        rows = _with_dead_letters(rows, partition_by, columns, checks, in_place, kept)
     rows.write.partitionBy(DEAD, *partition_by).parquet(f"{table_path}/{folder}")
-    if look is not None:
-        look(_written(rows, f"{table_path}/{folder}"), {c: _KEPT + c for c in kept})
+    if inspect is not None:
+        inspect(_written(rows, f"{table_path}/{folder}"), {c: _KEPT + c for c in kept})
     files = staged_files(table_path, f"{folder}/{DEAD}=false", partition_by)
     left = sorted(f["path"] for f in store(table_path).list(f"{folder}/{DEAD}=true").collect())
     if reject is not None:
@@ -178,7 +178,7 @@ def stage(
         reject(_dead_rows(batch, columns, kept) for batch in dead)
     delete(rows.sparkSession, f"{table_path}/{folder}")
     counted: dict[str, int] = {}
-    if verdict is not None and verdict.counters:
+    if checks is not None and checks.counters:
         counted = {name: int(n or 0) for name, n in observed.get.items()}
     return StagingResult(files, counted)
 
@@ -207,12 +207,12 @@ def _with_dead_letters(
     rows: DataFrame,
     partition_by: Sequence[str],
     columns: Sequence[str],
-    verdict: Verdict,
+    checks: ContractColumns,
     in_place: Mapping[str, str],
     kept: Mapping[str, str],
 ) -> DataFrame:
     """The columns of the file to write: those of the table, then what only a dead letter has."""
-    bad = ~verdict.ok
+    bad = ~checks.ok
 
     def written(column: str) -> Column:
         if column in partition_by:  # dead letters go to one file, not to one per partition
@@ -224,8 +224,8 @@ def _with_dead_letters(
     return rows.select(
         *map(written, columns),
         bad.alias(DEAD),
-        F.when(bad, verdict.violations).alias(_VIOLATIONS),
-        F.when(bad, verdict.partition).alias(_UNIT),
+        F.when(bad, checks.violations).alias(_VIOLATIONS),
+        F.when(bad, checks.partition).alias(_UNIT),
         *(F.when(bad, quoted(was)).alias(_KEPT + name) for name, was in kept.items()),
     )
 

@@ -17,7 +17,7 @@ STUCK = 300.0
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-class Vitals:
+class WorkerMetrics:
     """What is known of a worker, as Prometheus metrics and as two answers: alive, and ready."""
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,21 +76,21 @@ class Vitals:
         self._turned, self._why = self._clock(), why
 
 
-def serve(vitals: Vitals, host: str, port: int) -> WSGIServer:
+def serve(metrics: WorkerMetrics, host: str, port: int) -> WSGIServer:
     """Answer in a thread of its own until the process ends; port 0 takes any free one.
 
     Raises:
         OSError: the port is taken.
     """
-    metrics = make_wsgi_app(vitals.registry)
+    metrics = make_wsgi_app(metrics.registry)
 
     def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return metrics(environ, start)
         answers = {
-            "/health": "" if vitals.alive else vitals.not_ready,
-            "/ready": vitals.not_ready,
+            "/health": "" if metrics.alive else metrics.not_ready,
+            "/ready": metrics.not_ready,
         }
         if path not in answers:
             start("404 Not Found", [("Content-Type", "text/plain")])

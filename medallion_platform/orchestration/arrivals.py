@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, cast
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline.answer_cache import AnswerCache, states
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status.kept import KeptAnswers, states
-from medallion_platform.sources.arrivals import Arrivals, Surroundings
+from medallion_platform.sources.arrivals import Arrivals, SourceContext
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.zones import FileInfo
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
     lake = lakehouse.lake
-    return source.look(_around(source, lakehouse, lake, run.at, run))
+    return source.arrivals(_around(source, lakehouse, lake, run.at, run))
 
 
 def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
@@ -46,7 +46,7 @@ def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
 
 def _around(
     source: Source, lakehouse: Lakehouse, lake: Lake, at: datetime, run: Run | None = None
-) -> Surroundings:
+) -> SourceContext:
     """From where a source is looked at; files are registered by a run only."""
 
     def register(of: FileSource, candidates: Sequence[FileInfo], notes: Sequence[str]) -> Arrivals:
@@ -54,7 +54,7 @@ def _around(
         arrived = landing_zone.arrivals(of, lakehouse.landing, candidates, lake, run)
         return replace(arrived, notes=(*arrived.notes, *notes))
 
-    return Surroundings(
+    return SourceContext(
         str(lake.root),
         lake.positions(source.table),
         at,
@@ -65,7 +65,7 @@ def _around(
 
 
 def waiting(
-    catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, kept: KeptAnswers | None = None
+    catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, kept: AnswerCache | None = None
 ) -> list[str]:
     """What no intake has taken in whole as it is now: complete files, partitions with new messages,
     pulls that are due.
@@ -73,27 +73,27 @@ def waiting(
     A source that cannot be reached, or whose table cannot be read, waits as well: its intake says why, and
     is tried again. lake: as it is looked at. kept: answers of earlier looks at this catalog.
     """
-    kept = kept or KeptAnswers()
+    kept = kept or AnswerCache()
     found: list[str] = []
     files = catalog.file_sources
     try:
-        look = landing.look(lakehouse.landing, files, now, lakehouse.settle_seconds, claimed_only=True)
+        found_files = landing.scan(lakehouse.landing, files, now, lakehouse.settle_seconds, claimed_only=True)
         for source in files:
-            found += _files_waiting(source, look.claimed[source.name], lake, kept)
+            found += _files_waiting(source, found_files.claimed[source.name], lake, kept)
     except Unavailable as error:
         found.append(str(error))
     for source in catalog.sources:
         if source not in files:
             try:
                 around = _around(source, lakehouse, lake, now)
-                found += source.look(around).waiting(around.position)
+                found += source.arrivals(around).waiting(around.position)
             except (DamagedLog, Unavailable) as error:
                 found.append(str(error))
     return found
 
 
 def _files_waiting(
-    source: FileSource, candidates: Sequence[FileInfo], lake: Lake, kept: KeptAnswers
+    source: FileSource, candidates: Sequence[FileInfo], lake: Lake, kept: AnswerCache
 ) -> list[str]:
     """What waits of a source of files, by the files that are there and what its tables say of them."""
     tables = (source.table, file_registry.name(source.name), dead_letters.name(source.table))

@@ -14,9 +14,9 @@ from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
+from medallion_platform.pipeline.freshness import FRESH_WITHIN
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status.freshness import FRESH_WITHIN
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.source import Source
 
@@ -297,7 +297,7 @@ def _team(domain: str) -> str:
 
 
 def _told(
-    context: dg.AssetExecutionContext, told: Mapping[str, Any], of: reports.OfPartitions | None
+    context: dg.AssetExecutionContext, told: Mapping[str, Any], of: reports.PartitionReport | None
 ) -> Mapping[str, Any]:
     """The metadata of the run's one event; where it has partitions, each gets its own, the last one both."""
     requested = sorted(_requested(context) or ())

@@ -24,10 +24,10 @@ from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.progress import tell
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
+from medallion_platform.pipeline.out_of_date import out_of_date_tables, state_of
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status.behind import behind, state_of
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.features import published
 
@@ -92,7 +92,7 @@ class _CatchUp:
         if _under_way(self._context.instance):
             warm_up(self._lakehouse)
             _wait_for_intakes(self._context.instance)
-        late = behind(self._catalog, self._lake.look())
+        late = out_of_date_tables(self._catalog, self._lake.snapshot())
         written: set[str] = set()
         for table in self._catalog.in_order:
             reached = table.name in late or written & set(table.upstream_names)

@@ -87,7 +87,7 @@ def _maintain(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg
             for other in beside:
                 if lake.exists(other):
                     maintenance.maintain(lake, other)
-        except (CommitConflict, maintenance.NotOurs) as error:
+        except (CommitConflict, maintenance.UnsupportedTable) as error:
             context.log.warning(f"{name} is left for the next maintenance: {error}")
             return
         yield dg.AssetObservation(key_of(name), metadata=_figures(lake, done))

@@ -31,7 +31,7 @@ _LONGEST_SLEEP = 1.0
 
 
 @dataclass(frozen=True)
-class Holder:
+class PoolHolder:
     """A run that has a pool which another one waits for."""
 
     pool: str
@@ -61,12 +61,12 @@ def close_dead_runs(on: dg.DagsterInstance) -> list[str]:
     return closed
 
 
-def blocking(on: dg.DagsterInstance, run_ids: Sequence[str]) -> list[Holder]:
+def blocking(on: dg.DagsterInstance, run_ids: Sequence[str]) -> list[PoolHolder]:
     """The runs that hold pools which these runs wait for."""
     found = []
     for info in _pools(on):
         if any(step.run_id in run_ids for step in info.pending_steps):
-            found += [Holder(info.concurrency_key, i) for i in info.active_run_ids if i not in run_ids]
+            found += [PoolHolder(info.concurrency_key, i) for i in info.active_run_ids if i not in run_ids]
     return found
 
 

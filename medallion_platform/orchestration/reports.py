@@ -99,7 +99,7 @@ def metadata(
 
 
 @dataclass(frozen=True)
-class OfPartitions:
+class PartitionReport:
     """What the partitions' own events say: their rows, and what the run did to them.
 
     rows: of every partition now. written: by the run, in the partitions that it made. reason: what the run
@@ -147,9 +147,9 @@ def of_partitions(
     version: int,
     reason: str = "",
     record: CommitRecord | None = None,
-) -> OfPartitions:
+) -> PartitionReport:
     """What is told of a table's partitions after a run, or of how they stand without one."""
-    return OfPartitions(
+    return PartitionReport(
         version, reason, rows_by_partition(lake, table, partition_column), record.partitions if record else {}
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from medallion_platform.orchestration.runs import in_words
+from medallion_platform.pipeline.run import UnknownRun
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
@@ -27,10 +28,6 @@ _TOLD = {
     _Kind.STEP_SKIPPED,
 }
 """Events that say what became of a table or a step; the others are Dagster's own book-keeping."""
-
-
-class UnknownRun(Exception):
-    """No run has this id, or several begin with it."""
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,12 @@ from medallion_platform.orchestration.assets import op_of
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, edition_behind, warm_up
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, serving_of
-from medallion_platform.orchestration.pools import PID_TAG, Holder, blocking, close_dead_runs, own_runs
+from medallion_platform.orchestration.pools import PID_TAG, PoolHolder, blocking, close_dead_runs, own_runs
 from medallion_platform.orchestration.progress import tell
+from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
 from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status import behind
 from medallion_platform.project import here
 from medallion_platform.storage import write_whole
 
@@ -136,7 +136,7 @@ def attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
             done.set_exception(error)
 
     Thread(target=do, daemon=True).start()
-    said: set[Holder] = set()
+    said: set[PoolHolder] = set()
     try:
         while not wait([done], _LOOK_EVERY).done:
             said = _look_after(on, said)
@@ -155,7 +155,7 @@ def _cancel_own_runs(on: dg.DagsterInstance) -> None:
         on.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _look_after(on: dg.DagsterInstance, said: set[Holder]) -> set[Holder]:
+def _look_after(on: dg.DagsterInstance, said: set[PoolHolder]) -> set[PoolHolder]:
     """Where this process's runs wait for a pool: free it of the dead, and say once who else has it."""
     ours = [run.run_id for run in own_runs(on, os.getpid())]
     if not ours or not blocking(on, ours):
@@ -179,7 +179,7 @@ def run_everything(
     tables: only these and what they are made from. A table whose upstream failed is still refreshed from the
     upstream's last good version. Where there is nothing to do no run is made, and `defs` is not asked for.
     """
-    defs, lake = cache(defs), lakehouse.lake.look()
+    defs, lake = cache(defs), lakehouse.lake.snapshot()
     outcome, served = Outcome(before=_versions(catalog, lake)), states.served(catalog.features)
     if tables:
         wanted = catalog.with_upstream(tables)
@@ -192,11 +192,12 @@ def run_everything(
         if waiting(catalog, lakehouse, datetime.now(UTC), lake):
             warm_up(lakehouse)
             _execute(defs().resolve_job_def(INTAKE), on, outcome, {})
-            lake = lakehouse.lake.look()
-        if behind.behind(catalog, lake) or any(edition_behind(f, lakehouse, lake) for f in catalog.features):
+            lake = lakehouse.lake.snapshot()
+        behind = any(edition_behind(f, lakehouse, lake) for f in catalog.features)
+        if behind or out_of_date.out_of_date_tables(catalog, lake):
             _catch_up(defs(), on, outcome)
-    lake = lakehouse.lake.look()
-    outcome.waiting = behind.waiting(catalog, lake)
+    lake = lakehouse.lake.snapshot()
+    outcome.waiting = out_of_date.waiting(catalog, lake)
     now = datetime.now(UTC)
     states.tell_states(catalog, served, lake, on, now)
     states.tell_tables(catalog, lake, on, now)

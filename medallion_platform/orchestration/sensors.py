@@ -13,11 +13,11 @@ from medallion_platform.orchestration.due import ATTEMPTS, Decision, decide, dig
 from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, pool_of, serving_of
 from medallion_platform.orchestration.pools import close_dead_runs
+from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import code_version
-from medallion_platform.pipeline.status.behind import behind
-from medallion_platform.pipeline.status.kept import KeptAnswers
 from medallion_platform.queries import findings
 
 _LOOK_SECONDS = 5
@@ -36,7 +36,7 @@ def catch_up_sensor(
     beside the first.
     """
 
-    kept = KeptAnswers()
+    kept = AnswerCache()
 
     @dg.sensor(
         name="catch_up_sensor",
@@ -92,14 +92,14 @@ def catch_up_sensor(
 
 
 def _wanted(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: KeptAnswers
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: AnswerCache
 ) -> tuple[dict[str, str], dict[str, str], int]:
     """What is to be brought up, and what somebody took back, each with its state; how many files wait."""
-    lake = lakehouse.lake.look()
+    lake = lakehouse.lake.snapshot()
     pieces = waiting(catalog, lakehouse, now, lake, kept)
     wanted = {INTAKE: digest(pieces)} if pieces else {}
     taken_back: dict[str, str] = {}
-    for name, found in behind(catalog, lake, kept).items():
+    for name, found in out_of_date_tables(catalog, lake, kept).items():
         (taken_back if found.taken_back else wanted)[name] = found.state
     editions = {serving_of(view.view): edition_behind(view, lakehouse, lake) for view in features}
     wanted |= {name: edition for name, edition in editions.items() if edition}
@@ -153,7 +153,7 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        events, lake = [], lakehouse.lake.look()
+        events, lake = [], lakehouse.lake.snapshot()
         for name in catalog.names:
             version, key = lake.version(name), key_of(name).to_user_string()
             if version < 0 or seen.get(key) == version:
@@ -178,7 +178,7 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
-        lake, columns = lakehouse.lake.look(), catalog.partition_columns
+        lake, columns = lakehouse.lake.snapshot(), catalog.partition_columns
         made = {key_of(t.name).to_user_string(): t for t in catalog.tables if lake.exists(t.name)}
         codes = {key: code_version(t) for key, t in made.items()}
         changed = [t for key, t in made.items() if codes[key] != seen.get(key)]

@@ -2,7 +2,7 @@
 a new day begins.
 
 Dagster's own evaluation of freshness goes by the last materialization, so that a rebuild of last year's rows
-looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline.status.freshness`.
+looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline.freshness`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from medallion_platform.orchestration.lakehouse import Lakehouse
 from medallion_platform.orchestration.names import key_of, serving_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
-from medallion_platform.pipeline.status.behind import behind, waiting
-from medallion_platform.pipeline.status.freshness import Freshness, freshness
+from medallion_platform.pipeline.freshness import Freshness, freshness
+from medallion_platform.pipeline.out_of_date import out_of_date_tables, waiting
 
 _COMPLETE = "medallion/complete_tables"
 """The state of each table in which Dagster knew all of it."""
@@ -92,7 +92,7 @@ def tell_tables(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datet
     complete = _complete(catalog, on)
     if marks == complete:
         return
-    late = behind(catalog, lake)
+    late = out_of_date_tables(catalog, lake)
     unsettled: set[str] = set()
     told: set[str] = set()
     for name in catalog.names:
@@ -157,7 +157,7 @@ def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.Sens
         "days are done since they have no rows.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
-        now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.look()
+        now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.snapshot()
         tell_states(catalog, served, lake, on, now)
         tell_tables(catalog, lake, on, now)
         return dg.SensorResult(skip_reason=dg.SkipReason("it starts no run"))

@@ -20,7 +20,7 @@ from uuid import uuid4
 import dagster as dg
 
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.observability.worker import Vitals
+from medallion_platform.observability.worker import WorkerMetrics
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse import Lakehouse
@@ -49,7 +49,7 @@ def follow(
     catalog: Catalog,
     lakehouse: Lakehouse,
     on: dg.DagsterInstance,
-    vitals: Vitals,
+    metrics: WorkerMetrics,
     *,
     refreshing: bool,
 ) -> None:
@@ -64,7 +64,7 @@ def follow(
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    worker = _Worker(source, vitals)
+    worker = _Worker(source, metrics)
     threads = [Thread(target=_report, args=(worker, lakehouse, on, stop))]
     if refreshing:
         tables = silver_behind(catalog, source.table)
@@ -110,7 +110,7 @@ class _Worker:
     """What one worker did since its last report."""
 
     source: Source
-    vitals: Vitals
+    metrics: WorkerMetrics
     name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
     arrived: Event = field(default_factory=Event)
     _since: list[IntakeResult] = field(default_factory=list)
@@ -125,19 +125,19 @@ class _Worker:
         """Remember a batch for the report."""
         counts = taken.counts.as_dict()
         del counts["read"]
-        self.vitals.taken(counts, taken.seconds, behind)
+        self.metrics.taken(counts, taken.seconds, behind)
         self._since.append(taken)
         self._heard("")
         self.arrived.set()
 
     def idle(self) -> None:
         """Nothing came."""
-        self.vitals.idle()
+        self.metrics.idle()
         self._heard("")
 
     def waits(self, why: str) -> None:
         """Say once why nothing is taken in."""
-        self.vitals.waits(why)
+        self.metrics.waits(why)
         self._heard(why)
 
     def to_report(self) -> IntakeResult | None:

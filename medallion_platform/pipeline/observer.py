@@ -55,12 +55,12 @@ class Observer(Protocol):
         ...
 
 
-class Nobody(Observer):
+class NullObserver(Observer):
     """The observer of a run that nobody watches: whatever it is told, it does nothing."""
 
 
 @dataclass(frozen=True)
-class Moments:
+class EventReporter:
     """Tells the log and the run's observer what happens to one table.
 
     Logs hold names, counts and versions, never an error's text, which could quote a row.

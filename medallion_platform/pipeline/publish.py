@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.delta_log import LogGone, commits, touched
-from medallion_platform.lakehouse.fence import Fence, Overlap, claim
+from medallion_platform.lakehouse.fence import ClaimLost, Fence, claim
 from medallion_platform.lakehouse.lake import Lake
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> 
     for attempt in range(_ATTEMPTS):
         try:
             return _publish(consumer, lake, claim(lake, consumer.place), run, anew=anew)
-        except Overlap:  # let the other one come to its end
+        except ClaimLost:  # let the other one come to its end
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
     raise CommitConflict(f"{consumer.name}: other publishes begin every time; run it again")
 

@@ -17,18 +17,14 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status.behind import state_of
+from medallion_platform.pipeline.out_of_date import state_of
+from medallion_platform.pipeline.run import Run, UnknownRun
 
 
 class CannotRollBack(MedallionError):
     """The run cannot be taken back; nothing was changed, the text says why and what to do."""
 
     kind = Kind.PERMANENT
-
-
-class UnknownRun(CannotRollBack):
-    """No table has a commit of a run of this name, or several runs are meant."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,8 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[Rollba
     """Take back every commit of a run, upstream tables first.
 
     Raises:
-        CannotRollBack: no commit of the run is in any log, or later commits rest on one of them.
+        UnknownRun: no table has a commit of this run, or several runs begin with this id.
+        CannotRollBack: a later commit depends on one of the run's commits.
         CommitConflict: another run committed to a table meanwhile; run it again.
     """
     run_id = _whole(catalog, lake, run_id)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from medallion_platform.pipeline.observer import Nobody, Observer
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.pipeline.observer import NullObserver, Observer
+
+
+class UnknownRun(MedallionError):
+    """No run has this id, or several ids begin with it."""
+
+    kind = Kind.PERMANENT
 
 
 @dataclass(frozen=True)
@@ -17,7 +24,7 @@ class Run:
 
     run_id: str
     at: datetime
-    observer: Observer = field(default_factory=Nobody, compare=False, repr=False)
+    observer: Observer = field(default_factory=NullObserver, compare=False, repr=False)
 
     @staticmethod
     def now(run_id: str = "local") -> Run:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.out_of_date import NeedsRows, no_rows
 from medallion_platform.pipeline.refresh.changes import looked_at
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.refresh.explain import Action, Cause, Explanation, Why, explained
-from medallion_platform.pipeline.status.behind import RowsWouldTell, no_rows
 from medallion_platform.pipeline.table import Table
 
 
@@ -23,7 +23,7 @@ def plans(catalog: Catalog, lake: Lake, tables: Collection[str] = ()) -> list[Ex
     Raises:
         DamagedLog: the log of a table cannot be read.
     """
-    lake = lake.look()
+    lake = lake.snapshot()
     found: dict[str, Explanation] = {}
     for table in catalog.in_order:
         inputs = [found[name] for name in table.upstream_names if name in found]
@@ -38,7 +38,7 @@ def _of(table: Table, catalog: Catalog, lake: Lake) -> Explanation:
         return Explanation(table.name, Action.WAITS, missing)
     try:
         return explained(looked_at(table, lake, no_rows, catalog.partition_columns))
-    except RowsWouldTell:
+    except NeedsRows:
         moved = tuple(Cause(Why.LOOKUP_MOVED, u.table) for u in table.lookups.values())
         return Explanation(table.name, Action.UNSURE, moved, None, None, None)
     except MissingUpstream:  # dropped meanwhile

@@ -11,8 +11,8 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.status.behind import Behind, behind, waiting
-from medallion_platform.pipeline.status.freshness import Freshness, freshness
+from medallion_platform.pipeline.freshness import Freshness, freshness
+from medallion_platform.pipeline.out_of_date import OutOfDateTable, out_of_date_tables, waiting
 from medallion_platform.queries import findings
 
 
@@ -32,7 +32,7 @@ class TableStatus:
     freshness: Freshness
     data_as_of: datetime | None
     waits_for: tuple[str, ...]
-    behind: Behind | None
+    behind: OutOfDateTable | None
     rows: int
     dead_letters: int
     repeated_files: int | None
@@ -42,7 +42,7 @@ class TableStatus:
 
 
 @dataclass(frozen=True)
-class Commit:
+class HistoryEntry:
     """One commit of a table: its version, when it was made, and its own account of what it did."""
 
     version: int
@@ -64,32 +64,32 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
     Raises:
         DamagedLog: the log of a table cannot be read.
     """
-    look = lake.look()
-    late, waits = behind(catalog, look), waiting(catalog, look)
+    snapshot = lake.snapshot()
+    late, waits = out_of_date_tables(catalog, snapshot), waiting(catalog, snapshot)
 
     def one(name: str) -> TableStatus:
-        record, source = look.last_record(name), catalog.source_of.get(name)
-        fresh, as_of = freshness(catalog, look, name, now)
+        record, source = snapshot.last_record(name), catalog.source_of.get(name)
+        fresh, as_of = freshness(catalog, snapshot, name, now)
         return TableStatus(
             table=name,
             freshness=fresh,
             data_as_of=as_of,
             waits_for=tuple(waits.get(name, ())),
             behind=None if name in waits else late.get(name),
-            rows=look.rows(name),
-            dead_letters=dead_letters.count(look, name),
-            repeated_files=findings.repeated_files(look, source) if source else None,
-            version=look.version(name),
-            last_commit=look.last_commit(name) if record else None,
+            rows=snapshot.rows(name),
+            dead_letters=dead_letters.count(snapshot, name),
+            repeated_files=findings.repeated_files(snapshot, source) if source else None,
+            version=snapshot.version(name),
+            last_commit=snapshot.last_commit(name) if record else None,
             run_id=record.run_id if record else None,
         )
 
     return [one(name) for name in tables or catalog.names]
 
 
-def history(lake: Lake, table: str, limit: int) -> list[Commit]:
+def history(lake: Lake, table: str, limit: int) -> list[HistoryEntry]:
     """The newest commits of a table that are still in its log, newest first, `limit` at the most."""
-    return [Commit(*found) for found in islice(lake.each_commit(table), limit)]
+    return [HistoryEntry(*found) for found in islice(lake.each_commit(table), limit)]
 
 
 def version_of(lake: Lake, table: str, version: int | None = None, at: datetime | None = None) -> int:

@@ -26,7 +26,7 @@ Position = Callable[[str], int | None]
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadableRange:
     """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter.
 
     reason, note: sentences for people, in the letter and in the commit. detail: as `Code` says.
@@ -51,7 +51,7 @@ class Batch:
     """
 
     frame: pl.DataFrame
-    unread: Sequence[Unread]
+    unread: Sequence[UnreadableRange]
     positions: Mapping[str, int]
     notes: Sequence[str] = ()
     repeated: int = 0
@@ -88,7 +88,7 @@ class Arrivals(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class SourceContext:
     """From where a source is looked at.
 
     lake: its root, by which the workers of one lake are told from those of another. position: how far the
@@ -105,7 +105,7 @@ class Surroundings:
     register: Callable[[FileSource, Sequence[FileInfo], Sequence[str]], Arrivals]
 
 
-class Follows(Protocol):
+class SourceFollower(Protocol):
     """A source as it is followed by one worker of several."""
 
     @property

@@ -14,7 +14,7 @@ class Unavailable(MedallionError):
     kind = Kind.NETWORK
 
 
-class MovedOn(MedallionError):
+class OwnershipLost(MedallionError):
     """What was read is another's to take in by now; nothing of it was taken."""
 
     kind = Kind.CONFLICT

@@ -77,7 +77,7 @@ class _Unauthorized(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What a server gave, and its link to the next page (RFC 8288) if there is one."""
 
     body: bytes
@@ -137,7 +137,7 @@ class ClientCredentials:
         """
         form = {"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})}
         client = (_environment(self.client_id), _environment(self.client_secret))
-        with Client(self.url) as http:
+        with HttpClient(self.url) as http:
             told = http.post(self.url, form, client).body
         try:
             return str(json.loads(told)["access_token"])
@@ -145,7 +145,7 @@ class ClientCredentials:
             raise RequestError(f"{shown(self.url)} gives no token", kind=Kind.AUTH) from None
 
 
-class Client:
+class HttpClient:
     """Requests to the origin of `url`, one at a time; close it by `with`.
 
     patience: in the place of `PATIENCE`.
@@ -157,7 +157,7 @@ class Client:
         self._patience = PATIENCE if patience is None else patience
         self._held: str | None = None
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> HttpClient:
         try:
             import httpx
         except ModuleNotFoundError:
@@ -172,7 +172,7 @@ class Client:
         self._runner.run(self._http.aclose())
         self._runner.close()
 
-    def get(self, url: str, params: Mapping[str, str] | None = None) -> Answer:
+    def get(self, url: str, params: Mapping[str, str] | None = None) -> HttpResponse:
         """What is at `url`; `params` take the place of its query, if given.
 
         Raises:
@@ -191,7 +191,7 @@ class Client:
                 self._held = None
         raise RequestError(f"{shown(url)} refuses the credentials, renewed ones too", kind=Kind.AUTH)
 
-    def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> Answer:
+    def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> HttpResponse:
         """The answer to a form, as a user with a password.
 
         Raises:
@@ -217,7 +217,7 @@ class Client:
         scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
         return {"Authorization": f"{scheme} {self._held}"}
 
-    def _ask(self, method: str, url: str, **request: Any) -> Answer:
+    def _ask(self, method: str, url: str, **request: Any) -> HttpResponse:
         retrying = Retrying(
             retry=retry_if_exception_type(_TransientAnswer),
             wait=_pause,
@@ -231,7 +231,7 @@ class Client:
                 f"{shown(url)} {error}, and was asked for {self._patience:.0f} s", kind=error.kind
             ) from None
 
-    async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> Answer:
+    async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> HttpResponse:
         import httpx
 
         try:
@@ -256,7 +256,7 @@ class Client:
         if response.status_code == 404:
             raise NotFound(_answered(response), bytes(body))
         link = response.links.get("next", {}).get("url")
-        return Answer(bytes(body), str(response.url.join(link)) if link else None)
+        return HttpResponse(bytes(body), str(response.url.join(link)) if link else None)
 
 
 def _refuse(response: httpx.Response) -> None:

@@ -1,8 +1,8 @@
 """The declaration of a source, whatever its connector: records of one kind that become one bronze table.
 
-A kind of connector is a module, or a folder of some, in `connectors`: a frozen dataclass that derives from
-`Source`, whose further fields are its options, and that says by `look` what has arrived. What is looked at
-is a `arrivals.Arrivals`: logs with names, positions in them, and batches of records from these on.
+A kind of connector is a module or a package in `connectors`: a frozen dataclass that derives from `Source`.
+Its own fields are its options, and its method `arrivals` returns what has arrived as `arrivals.Arrivals`:
+named logs, positions in them, and batches of records from these positions on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.kinds import Kinds
 
 if TYPE_CHECKING:
-    from medallion_platform.sources.arrivals import Arrivals, Follows, Position, Surroundings
+    from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext, SourceFollower
 
 Engine = Literal["polars", "spark"]
 """Who takes a source in: one small process, or Spark's executors where a few of these are not enough."""
@@ -96,7 +96,7 @@ class Source:
         """Further columns that say where a record came from, with their Polars types."""
         return {}
 
-    def look(self, around: Surroundings) -> Arrivals:
+    def arrivals(self, context: SourceContext) -> Arrivals:
         """What has arrived, as of now.
 
         Raises:
@@ -104,7 +104,7 @@ class Source:
         """
         raise NotImplementedError(f"{type(self).__name__} says nothing of what has arrived")
 
-    def follow(self, lake: str, positions: Callable[[], Position]) -> Follows:
+    def follow(self, lake: str, positions: Callable[[], Position]) -> SourceFollower:
         """A worker's part of what comes, of a `continuous` source.
 
         lake: the root of the lake that it takes it into. positions: a fresh look at how far the table is.

@@ -141,7 +141,7 @@ def _bare(contract: Contract, rows: DataFrame, to: str) -> None:
 
 def _gate(contract: Contract, rows: DataFrame, to: str) -> None:
     validated = contracts.validate(contract, rows)
-    verdict = engine.Verdict(
+    verdict = engine.ContractColumns(
         validated.ok,
         validated.violations,
         F.lit("*"),
@@ -150,4 +150,4 @@ def _gate(contract: Contract, rows: DataFrame, to: str) -> None:
         validated.guard,
     )
     Path(to).mkdir()
-    engine.stage(validated.df, to, contract.partitioned_by, columns=validated.columns, verdict=verdict)
+    engine.stage(validated.df, to, contract.partitioned_by, columns=validated.columns, checks=verdict)

@@ -113,7 +113,7 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
         source = FileSource(
             folder, f"bronze.{folder}", BronzeEvents.contract, kind, "x", claims=(f"{folder}/**",)
         )
-        seen = zone.look(landing, [source], datetime.now(UTC), 0).claimed[folder]
+        seen = zone.scan(landing, [source], datetime.now(UTC), 0).claimed[folder]
         before = cpu_seconds()
         run = Run.now()
         taken = intake(arrivals(source, landing, seen, where, run), where, run)

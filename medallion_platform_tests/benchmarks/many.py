@@ -148,7 +148,7 @@ def fill(home: Path, sources: int) -> None:
             file.write_text("\n".join(["sold_at,euros,shop", *lines, f"never,1,{source.name}-{n}"]) + "\n")
             os.utime(file, (0, 0))  # complete long ago
             run = Run.now(f"intake-{n}")
-            seen = landing.look(zone, [source], run.at, 0).claimed[source.name]
+            seen = landing.scan(zone, [source], run.at, 0).claimed[source.name]
             intake(landing_zone.arrivals(source, zone, seen, lake, run), lake, run)
         for made in catalog.in_order:
             new = rows(made.layer, n)

@@ -25,7 +25,7 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.maintenance import maintain
 from medallion_platform.pipeline.refresh import refresh
-from medallion_platform.pipeline.refresh.changes import out_of_date
+from medallion_platform.pipeline.refresh.changes import out_of_date_partitions
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark
@@ -103,7 +103,7 @@ def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[s
 def _costs(lake: Lake, partitions: int, commits: int, rounds: int) -> dict[str, str]:
     files = len(DeltaTable(lake.path(SOURCE.name)).file_uris())
     timed = {
-        "plan": lambda: out_of_date(TABLE, lake, _no_spark, CATALOG.partition_columns),
+        "plan": lambda: out_of_date_partitions(TABLE, lake, _no_spark, CATALOG.partition_columns),
         "status": lambda: (lake.last_record(SOURCE.name), lake.rows(SOURCE.name)),
         "one more commit": lambda: _events(lake, FIRST, 1, "more"),
     }

@@ -136,7 +136,7 @@ def test_dimensions_are_made_as_the_page_says(spark: SparkSession, tmp_path: Pat
         os.utime(file, (0, 0))
     run = Run.now("docs")
     for source in sources:
-        seen = landing.look(zone, [source], datetime.now(UTC), 0).claimed[source.name]
+        seen = landing.scan(zone, [source], datetime.now(UTC), 0).claimed[source.name]
         assert (
             intake(landing_zone.arrivals(source, zone, seen, lake, run), lake, run).counts.dead_lettered == 0
         )

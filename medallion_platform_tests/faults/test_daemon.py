@@ -17,7 +17,7 @@ import pytest
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.catch_up import CATCH_UP, INTAKE, UNFINISHED
-from medallion_platform.pipeline.status.behind import behind
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
@@ -54,7 +54,7 @@ class World:
 
     def whole(self) -> bool:
         """Whether all that landed is in every table, and the logs say so too."""
-        return all(self.sales(t) == self.landed for t in GOLD) and not behind(catalog, self.lake)
+        return all(self.sales(t) == self.landed for t in GOLD) and not out_of_date_tables(catalog, self.lake)
 
 
 def wait(what: str, until: Callable[[], object], log: Path, seconds: float = 400) -> None:
@@ -112,7 +112,7 @@ def test_what_arrived_is_in_every_table_whatever_happens(world: World, tmp_path:
         assert not failed[0]
         assert "the test wants it so" in failed[1]
         assert world.sales("gold.fragile") == 0
-        assert set(behind(catalog, world.lake)) == {"gold.fragile"}, "and none of 200 that have no upstream"
+        assert set(out_of_date_tables(catalog, world.lake)) == {"gold.fragile"}, "no table without upstream"
         # What failed comes again though nothing arrives.
         (world.home / FAIL).unlink()
         wait("what failed comes again", world.whole, log)

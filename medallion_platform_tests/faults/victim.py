@@ -29,7 +29,7 @@ from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import stream as worker
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import reading
-from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
 from medallion_platform_tests.kafka.worker import Printing
@@ -47,7 +47,7 @@ STEPS: dict[str, tuple[Any, str]] = {
 """What happens between a message that was read and a position that is known, in this order."""
 
 STREAM_STEPS = STEPS | {
-    "a look at the topic": (Follower, "poll"),
+    "a look at the topic": (TopicFollower, "poll"),
     "a whole batch": (worker, "intake"),
 }
 """The same in a continuous worker."""
@@ -92,7 +92,7 @@ def _follow(address: str, topic: str, lake: str, aim: Aim) -> None:
     there = Lake(Path(lake))
     # A group of its own: the broker waits for seconds until it believes that the one before is dead.
     group = f"{source.group(lake)}-{os.getpid()}"
-    follower = Follower(source, group, lambda: there.positions(source.table))
+    follower = TopicFollower(source, group, lambda: there.positions(source.table))
     worker.stream(follower, there, lambda: Run.now(f"run-{os.getpid()}"), Event(), Printing())
 
 

@@ -18,7 +18,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.replay import reparse, replay
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats import avro
 from medallion_platform.sources.formats.avro import Avro
@@ -384,7 +384,7 @@ def test_a_worker_waits_for_the_registry(
     number = registry.register(f"{topic}-value", CLICK)
     broker.send(topic, [message(number, CLICK, click(key)) for key in "ab"])
     gateway.instead = (503, b"")
-    follower = Follower(of(broker, gateway, topic), f"group-{topic}", lambda: lambda log: None)
+    follower = TopicFollower(of(broker, gateway, topic), f"group-{topic}", lambda: lambda log: None)
     found: list[str] = []
     refused = 0
     try:

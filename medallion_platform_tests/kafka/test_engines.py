@@ -26,7 +26,7 @@ from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
 from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
 from medallion_platform.sources.connectors.kafka.reading import topics_of
-from medallion_platform.sources.errors import MovedOn
+from medallion_platform.sources.errors import OwnershipLost
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
 from .broker import Broker
@@ -209,7 +209,7 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
     broker.send(topic, [event(f"c{i}") for i in range(more)])
     take(by_polars, lake)
     for look in (old, topics_of(spark).beginnings(before)):
-        with pytest.raises(MovedOn, match="another intake took in more"):
+        with pytest.raises(OwnershipLost, match="another intake took in more"):
             intake(look, lake, RUN)
     session = local_spark(topics=True, cores=2).session()
     assert spark_engine.intake(topics_of(spark), lake, session, RUN).counts.read == 0

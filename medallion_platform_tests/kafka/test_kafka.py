@@ -30,7 +30,7 @@ from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka import KafkaSource, client
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Partition, begin
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, TopicPartitionRange, begin
 from medallion_platform.sources.connectors.kafka.reading import topics_of
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.csv import Csv
@@ -480,7 +480,7 @@ def test_an_intake_is_taken_back_with_its_dead_letters(
 def test_where_reading_begins(
     topic_id: str, low: int, end: int, begins: tuple[int, int], told: str | None
 ) -> None:
-    partition = Partition("t", 0, topic_id, low, end)
+    partition = TopicPartitionRange("t", 0, topic_id, low, end)
     positions = {"clicks/t/0": 5, "clicks/t@same": 0}
     ((reading, gap),) = begin("clicks", [partition], positions.get)
     assert (reading.epoch, reading.next) == begins

@@ -25,8 +25,8 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.stream import stream
-from medallion_platform.sources.connectors.kafka.client import Client, members
-from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.connectors.kafka.client import KafkaClient, members
+from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform.sources.connectors.kafka.reading import topics_of
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform_tests.command import MEDALLION, streaming
@@ -222,7 +222,7 @@ def test_a_topic_made_anew_under_two_workers_loses_nothing(
 def test_without_a_broker_a_worker_says_so() -> None:
     (port,) = free_ports(1)
     source = source_of(Broker(f"127.0.0.1:{port}", None), "t")  # type: ignore[arg-type]
-    follower = Follower(source, "g", lambda: lambda _: None)
+    follower = TopicFollower(source, "g", lambda: lambda _: None)
     try:
         with pytest.raises(Unavailable, match="gives no answer"):
             follower.poll(10, 10, 0.1)
@@ -239,17 +239,17 @@ def test_an_error_between_messages_loses_none_of_them(
     source = source_of(broker, topic)
     for n in range(2):
         broker.send(topic, [event(f"{n}-{i}") for i in range(30)], n)
-    sort, failed = Client.sort, []
+    sort, failed = KafkaClient.sort, []
 
-    def fails_once(self: Client, said: Iterable[Any]) -> Any:
+    def fails_once(self: KafkaClient, said: Iterable[Any]) -> Any:
         heard = sort(self, said)
         if heard.messages and not failed:
             failed.append(True)
             raise Unavailable("refused for once")
         return heard
 
-    monkeypatch.setattr(Client, "sort", fails_once)
-    follower = Follower(source, f"g-{topic}", lambda: lake.positions(source.table))
+    monkeypatch.setattr(KafkaClient, "sort", fails_once)
+    follower = TopicFollower(source, f"g-{topic}", lambda: lake.positions(source.table))
     stop = Event()
 
     class Watch:

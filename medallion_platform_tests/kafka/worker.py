@@ -14,7 +14,7 @@ from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.stream import stream
 from medallion_platform.pipeline.run import Run
 from medallion_platform.runtime import local_spark
-from medallion_platform.sources.connectors.kafka.follow import Follower
+from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of
 from medallion_platform_tests.pipeline.toy import EVENTS
@@ -49,7 +49,7 @@ if __name__ == "__main__":
         spark = local_spark(root, topics=True, cores=2).session()
         spark_engine.stream(source, lake, spark, run, stop, Printing())
     else:
-        follower = Follower(source, source.group(root), lambda: lake.positions(source.table))
+        follower = TopicFollower(source, source.group(root), lambda: lake.positions(source.table))
         stream(follower, lake, run, stop, Printing())
         follower.close()
     print("ends", flush=True)

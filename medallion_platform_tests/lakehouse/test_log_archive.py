@@ -22,7 +22,7 @@ from medallion_platform.lakehouse.delta_log import LogGone, commits, texts, touc
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import DamagedBundle
 from medallion_platform.lakehouse.spark import appended, read
-from medallion_platform.pipeline.intake.stream import COMPACT_EVERY, Upkeep
+from medallion_platform.pipeline.intake.stream import COMPACT_EVERY, BackgroundMaintenance
 from medallion_platform.storage import at_once
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def test_one_that_died_in_the_middle_is_followed_by_the_next(
 
 def test_a_worker_rolls_up_what_its_commits_leave(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_archive, "_OTHERS", timedelta(0))
-    with Upkeep(lake, TABLE) as upkeep:
+    with BackgroundMaintenance(lake, TABLE) as upkeep:
         for _ in range(COMPACT_EVERY):
             upkeep.committed()
     assert len(commits_in(lake)) < KEPT + 100

@@ -243,7 +243,7 @@ def test_a_table_whose_files_cannot_be_taken_at_face_value_is_refused(
             return type("P", (), {"reader_features": ["someFeature"]})
 
     monkeypatch.setattr(maintenance, "_open", lambda *_: Foreign())
-    with pytest.raises(maintenance.NotOurs, match="someFeature"):
+    with pytest.raises(maintenance.UnsupportedTable, match="someFeature"):
         maintenance.optimize(lake, TABLE)
 
 

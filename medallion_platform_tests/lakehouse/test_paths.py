@@ -58,7 +58,7 @@ def test_a_file_that_is_not_the_table_s_is_never_taken_for_one(texts: list[str],
     files = [paths.below({"p": text}, "f.parquet") for text in texts]
     uris = [f"{root}/{quote(f, safe='/=+~')}" for f in files]
     assert paths.by_spark(uris, root, files) == set(files)
-    with pytest.raises(paths.Unknown):
+    with pytest.raises(paths.UnknownFile):
         paths.by_spark(uris, root, files[1:])
 
 

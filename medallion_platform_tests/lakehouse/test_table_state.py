@@ -84,18 +84,18 @@ def test_a_log_is_opened_once_and_nothing_new_is_nothing_read(tmp_path: Path, re
     for _ in range(3):
         append(lake, ["a", "b"])
     read.clear()
-    first = answers(lake.look())
+    first = answers(lake.snapshot())
     # The last commit; the four before it as well, for one of a verb that there is none of.
     assert read["open"] == 1
     read.clear()
-    assert answers(lake.look()) == first == answers(Lake(tmp_path))
+    assert answers(lake.snapshot()) == first == answers(Lake(tmp_path))
     assert not read
     append(lake, ["c"])
     read.clear()
-    assert answers(lake.look()) == afresh(lake) != first
+    assert answers(lake.snapshot()) == afresh(lake) != first
     append(lake, ["d"])
     read.clear()
-    answers(lake.look())
+    answers(lake.snapshot())
     assert read["open"] == 0
     assert read["commit"] <= 2, "only the new commit is read"
 
@@ -107,7 +107,7 @@ def test_a_look_asks_a_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     asked: list[int] = []
     exists = delta_log.exists
     monkeypatch.setattr(delta_log, "exists", lambda root, key: asked.append(1) or exists(root, key))
-    look = lake.look()
+    look = lake.snapshot()
     answers(look)
     answers(look)
     assert len(asked) == 1
@@ -116,14 +116,14 @@ def test_a_look_asks_a_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_look_is_of_one_moment(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     append(lake, ["a"])
-    look = lake.look()
+    look = lake.snapshot()
     assert look.version(TABLE) == 1
     append(lake, ["b", "c"])
     assert lake.rows(TABLE) == 3
     # Asked only now, when who looked after it went on.
     assert (look.version(TABLE), look.rows(TABLE), look.partitions(TABLE, "day")) == (1, 1, {"a"})
     assert look.last_record(TABLE) == CommitRecord("refresh", "run-1", "now", Counts(read=1), sequence=1)
-    look.look_again(TABLE)
+    look.reload(TABLE)
     assert look.rows(TABLE) == 3
 
 
@@ -232,7 +232,7 @@ def test_threads_that_look_while_a_table_grows_see_no_mixture(tmp_path: Path) ->
     def looks(_: int) -> list[tuple[int, int, int]]:
         found = []
         for _ in range(30):
-            look = lake.look()
+            look = lake.snapshot()
             found.append((look.version(TABLE), look.rows(TABLE), look.sequence(TABLE)))
         return found
 
@@ -266,4 +266,4 @@ def test_a_look_is_the_same_as_one_that_knows_nothing(
     lake = Lake(tmp_path_factory.mktemp("lake"))
     for name in done:
         DONE[name](lake)
-        assert answers(lake.look()) == afresh(lake)
+        assert answers(lake.snapshot()) == afresh(lake)

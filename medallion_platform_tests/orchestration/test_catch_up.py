@@ -17,7 +17,7 @@ from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.names import key_of
 from medallion_platform.orchestration.states import tell_tables
-from medallion_platform.pipeline.status.behind import behind
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.settings import Settings
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
 
@@ -58,7 +58,7 @@ def test_a_table_that_fails_stops_no_other_one(
         runs._catch_up(defs, on, outcome)
         assert outcome.failed.keys() == {FRAGILE}
         assert "the test wants it so" in outcome.failed[FRAGILE]
-        late = behind(catalog, place.lake)
+        late = out_of_date_tables(catalog, place.lake)
         assert late.keys() == {FRAGILE}
         tell_tables(catalog, place.lake, on, datetime.now(UTC))
         assert on.get_materialized_partitions(GOLD[0]) == set(), "it failed: nothing of it is done"
@@ -73,7 +73,7 @@ def test_a_table_that_fails_stops_no_other_one(
         done = catch_up()
         assert done.success
         assert check().passed
-        assert behind(catalog, place.lake) == {}
+        assert out_of_date_tables(catalog, place.lake) == {}
         told = [e.partition for e in done.all_events if e.event_type_value == "ASSET_MATERIALIZATION"]
         assert told == [str(TODAY)], "the newest one; the others went to the log in one batch"
         days = {str(TODAY - timedelta(days=n)) for n in range(4)}

@@ -64,7 +64,7 @@ def land(settings: Settings, lake: Lake, name: str, days: list[str]) -> None:
     file = settings.landing / "shop" / f"{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("sold_at,euros,till\n" + "".join(f"{d}T08:00:00Z,10,{name}\n" for d in days))
-    seen = landing.look(settings.landing, [SOURCE], datetime.now(UTC), 0).claimed[SOURCE.name]
+    seen = landing.scan(settings.landing, [SOURCE], datetime.now(UTC), 0).claimed[SOURCE.name]
     run = Run.now(name)
     intake(landing_zone.arrivals(SOURCE, settings.landing, seen, lake, run), lake, run)
 

@@ -242,7 +242,7 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
     later = datetime.now(UTC) + timedelta(minutes=1)
     assert len(waiting(catalog, place, later, place.lake)) == 1
     source = catalog.source_of["bronze.departments"]
-    seen = landing.look(settings.landing, [source], later, 0).claimed[source.name]
+    seen = landing.scan(settings.landing, [source], later, 0).claimed[source.name]
     assert len(seen) == 1
     registered = arrivals(source, settings.landing, seen, place.lake, Run.now())  # and died here
     assert len(waiting(catalog, place, later, place.lake)) == 1

@@ -23,13 +23,13 @@ from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline import out_of_date
+from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status import behind as behind_
-from medallion_platform.pipeline.status.behind import behind
-from medallion_platform.pipeline.status.kept import KeptAnswers
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of
@@ -63,7 +63,7 @@ class World:
 
     def take_in(self, n: int, _: int) -> None:
         source, run = self.source(n), Run.now("intake")
-        seen = landing.look(self.zone, [source], run.at, 0).claimed[source.name]
+        seen = landing.scan(self.zone, [source], run.at, 0).claimed[source.name]
         intake(landing_zone.arrivals(source, self.zone, seen, self.lake, run), self.lake, run)
 
     def refresh(self, n: int, day: int) -> None:
@@ -114,9 +114,10 @@ class World:
     def table(self, n: int) -> str:
         return NAMES[n % len(NAMES)]
 
-    def look(self, kept: KeptAnswers | None = None) -> tuple[object, object]:
-        lake = self.lake.look()
-        return waiting(CATALOG, self.place, datetime.now(UTC), lake, kept), behind(CATALOG, lake, kept)
+    def look(self, kept: AnswerCache | None = None) -> tuple[object, object]:
+        lake = self.lake.snapshot()
+        waits = waiting(CATALOG, self.place, datetime.now(UTC), lake, kept)
+        return waits, out_of_date_tables(CATALOG, lake, kept)
 
     def look_afresh(self) -> tuple[object, object]:
         """The same by who never looked before."""
@@ -134,7 +135,7 @@ CHANGE = st.tuples(st.integers(0, 8), st.integers(0, len(NAMES) - 1), st.integer
 @given(st.lists(st.lists(CHANGE, min_size=1, max_size=3), min_size=4, max_size=8))
 def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, int, int]]]) -> None:
     with TemporaryDirectory() as folder:
-        world, kept = World(Path(folder)), KeptAnswers()
+        world, kept = World(Path(folder)), AnswerCache()
         for n in range(2):  # so that there is something to change
             world.land(n, 0)
             world.take_in(n, 0)
@@ -148,21 +149,21 @@ def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, i
 
 
 def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, kept = World(tmp_path), KeptAnswers()
+    world, kept = World(tmp_path), AnswerCache()
     world.land(0, 0)
     world.take_in(0, 0)
     asked: Counter[str] = Counter()
-    table_behind, files_waiting = behind_.table_behind, landing_zone.waiting
+    out_of_date_table, files_waiting = out_of_date.out_of_date_table, landing_zone.waiting
 
-    def one_behind(table: behind_.Table, *others: object) -> object:
+    def one_behind(table: out_of_date.Table, *others: object) -> object:
         asked[table.name] += 1
-        return table_behind(table, *others)  # type: ignore[arg-type]
+        return out_of_date_table(table, *others)  # type: ignore[arg-type]
 
     def one_waiting(source: FileSource, *others: object) -> object:
         asked[source.name] += 1
         return files_waiting(source, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(behind_, "table_behind", one_behind)
+    monkeypatch.setattr(out_of_date, "out_of_date_table", one_behind)
     monkeypatch.setattr(landing_zone, "waiting", one_waiting)
     world.look(kept)
     assert len(asked) == 6
@@ -186,10 +187,10 @@ def test_a_damaged_log_keeps_no_other_source_from_being_taken_in(tmp_path: Path)
     assert len(world.look()[0]) == 1  # type: ignore[arg-type]
     for commit in (Path(world.lake.path("bronze.sales_000")) / "_delta_log").glob("*.json"):
         commit.write_text("{ damaged")
-    damaged, other = waiting(CATALOG, world.place, datetime.now(UTC), world.lake.look())
+    damaged, other = waiting(CATALOG, world.place, datetime.now(UTC), world.lake.snapshot())
     assert "bronze.sales_000" in damaged, "its intake says why"
     assert other.startswith("sales_001/0.csv")
-    assert behind_.waiting(CATALOG, world.lake.look()) == {}
+    assert out_of_date.waiting(CATALOG, world.lake.snapshot()) == {}
 
 
 def test_the_state_of_a_table_tells_it_from_one_made_anew(tmp_path: Path) -> None:

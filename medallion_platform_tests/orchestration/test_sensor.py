@@ -19,9 +19,9 @@ from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.due import ATTEMPTS, Request, read, written
 from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.status import behind as behind_
-from medallion_platform.pipeline.status.behind import behind
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.settings import Settings
 
 SILVER = "silver.departments"
@@ -91,7 +91,7 @@ def test_rows_that_came_after_the_last_attempt_are_asked_for_at_once(world: Worl
 def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world: World) -> None:
     world.land("first")
     world.take_in()
-    state = behind(FEW, world.place.lake)[SILVER].state
+    state = out_of_date_tables(FEW, world.place.lake)[SILVER].state
     long_ago = datetime.now(UTC) - timedelta(days=1)
     world.cursor = written({SILVER: Request(state, ATTEMPTS, long_ago)})
     result = world.tick()
@@ -128,11 +128,11 @@ def test_a_table_that_another_run_works_on_is_left_to_it_and_not_counted(world: 
 def test_what_was_taken_back_waits_for_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.land("first")
     world.take_in()
-    state = behind(FEW, world.place.lake)[SILVER].state
+    state = out_of_date_tables(FEW, world.place.lake)[SILVER].state
     restored = CommitRecord("restore", "rollback", "", taken_back=state)
     monkeypatch.setattr(type(world.place.lake), "last_record", lambda _, name, __=(): replace(restored))
-    monkeypatch.setattr(behind_, "out_of_date", lambda *_: None)
-    assert behind(FEW, world.place.lake)[SILVER].taken_back
+    monkeypatch.setattr(out_of_date, "out_of_date_partitions", lambda *_: None)
+    assert out_of_date_tables(FEW, world.place.lake)[SILVER].taken_back
     assert world.jobs() == []
     world.land("second")
     result = world.tick()

@@ -13,8 +13,8 @@ from medallion_platform.lakehouse.commit import commit, next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.status.behind import waiting
-from medallion_platform.pipeline.status.freshness import Freshness, data_as_of, freshness
+from medallion_platform.pipeline.freshness import Freshness, data_as_of, freshness
+from medallion_platform.pipeline.out_of_date import waiting
 
 from .shop import SHOP
 

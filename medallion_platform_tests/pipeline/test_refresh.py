@@ -26,7 +26,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import refresh as stages
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import commit as steps
-from medallion_platform.pipeline.refresh.changes import of_other_code, out_of_date
+from medallion_platform.pipeline.refresh.changes import of_other_code, out_of_date_partitions
 from medallion_platform.pipeline.refresh.errors import MissingUpstream, RefreshFailed
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
@@ -276,7 +276,7 @@ def test_partitions_that_a_former_contract_emptied_are_known_to_be_so(
     mended = picky(50)
     days = of_other_code(mended, zone.lake, catalog(mended).partition_columns)
     assert len(days) == 2
-    assert days == out_of_date(mended, zone.lake, no_spark, catalog(mended).partition_columns)
+    assert days == out_of_date_partitions(mended, zone.lake, no_spark, catalog(mended).partition_columns)
 
 
 def homeless(events: DataFrame) -> DataFrame:

@@ -16,10 +16,10 @@ from medallion_platform.contracts.contract import Expectation, Severity, Sql
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.replay import reparse
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.rollback import CannotRollBack, rollback
-from medallion_platform.pipeline.run import Run
-from medallion_platform.pipeline.status.behind import behind
+from medallion_platform.pipeline.run import Run, UnknownRun
 
 from .shop import EVENTS, bring, content, dead, event, rebuilt
 from .test_refresh import amounts, declared, picky
@@ -90,7 +90,7 @@ def test_a_refresh_is_taken_back_with_its_dead_letters_and_caught_up_later(
     done = rollback(known, zone.lake, "wrong", LATER)
     assert [(d.table, d.how) for d in done] == [(t.name, "as of version 1")]
     assert (content(zone.lake, t.name), dead(zone.lake, t.name)) == before
-    assert behind(known, zone.lake)[t.name].taken_back, "nobody makes the same again unasked"
+    assert out_of_date_tables(known, zone.lake)[t.name].taken_back, "nobody makes the same again unasked"
     # Nothing is lost: the next refresh starts from the position that the table is back at.
     bring(t, zone.lake, spark, known)
     assert amounts(zone.lake) == {"a": 1, "b": 2}
@@ -105,18 +105,18 @@ def test_the_first_refresh_of_a_table_is_taken_back_to_nothing(zone: Zone, spark
     refresh(t, zone.lake, lambda: spark, Run("wrong", LATER.at), partition_columns=known.partition_columns)
     rollback(known, zone.lake, "wrong", LATER)
     assert (zone.lake.rows(t.name), dead(zone.lake, t.name).total()) == (0, 0)
-    assert behind(known, zone.lake)[t.name].taken_back
+    assert out_of_date_tables(known, zone.lake)[t.name].taken_back
     take(zone, "second", event("b", 1, amount=2))
-    assert not behind(known, zone.lake)[t.name].taken_back, "something changed"
+    assert not out_of_date_tables(known, zone.lake)[t.name].taken_back, "something changed"
     bring(t, zone.lake, spark, known)
     assert amounts(zone.lake) == {"a": 1, "b": 2}
-    assert behind(known, zone.lake) == {}
+    assert out_of_date_tables(known, zone.lake) == {}
 
 
 def test_what_cannot_be_taken_back_is_told_and_left(zone: Zone) -> None:
     known = Catalog((EVENTS,), ())
     take(zone, "first", event("a", 0, amount=1))
-    with pytest.raises(CannotRollBack, match="no table has a commit of run nobody"):
+    with pytest.raises(UnknownRun, match="no table has a commit of run nobody"):
         rollback(known, zone.lake, "nobody", LATER)
     reparse(STRICTER, zone.lake, Run("parsed-again", LATER.at))
     take(zone, "second", event("b", 0, amount=1))
@@ -129,7 +129,7 @@ def test_what_cannot_be_taken_back_is_told_and_left(zone: Zone) -> None:
 def test_the_beginning_of_a_run_s_id_will_do_where_it_means_one(zone: Zone) -> None:
     take(zone, "0d24-one", event("a", 0, amount=1))
     take(zone, "0d25-two", event("b", 0, amount=1))
-    with pytest.raises(CannotRollBack, match="2 runs begin with 0d2"):
+    with pytest.raises(UnknownRun, match="2 runs begin with 0d2"):
         rollback(Catalog((EVENTS,), ()), zone.lake, "0d2", LATER)
     rollback(Catalog((EVENTS,), ()), zone.lake, "0d25", LATER)
     assert ids(zone) == ["a"]

@@ -104,7 +104,7 @@ class Zone:
 
     def seen(self, source: FileSource) -> Sequence[landing.FileInfo]:
         """What an intake of the source would be given."""
-        return landing.look(self.landing, [source], NOW, 0).claimed[source.name]
+        return landing.scan(self.landing, [source], NOW, 0).claimed[source.name]
 
     def take(self, source: FileSource = CSV, lake: Lake | None = None, **options: Any) -> IntakeResult:
         """Run the source's intake."""

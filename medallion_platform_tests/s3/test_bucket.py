@@ -164,7 +164,7 @@ def test_an_object_of_an_unusable_key_is_named_and_all_others_are_taken_in(bucke
     zone.csv("events/2026/a.csv", [good("a")])
     zone.csv("events/z.csv", [good("z")])
     put_under_any_key(f"{zone.landing}/events/2026/{name}")
-    look = landing.look(zone.landing, [CSV], NOW)
+    look = landing.scan(zone.landing, [CSV], NOW)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv", "events/z.csv"]
     ((left, why),) = look.left.items()
     assert left.startswith("events/2026/")
@@ -200,7 +200,7 @@ def test_the_marks_of_folders_are_no_files(bucket: str) -> None:
         put_under_any_key(f"{zone.landing}/{mark}", b"")
     zone.put("events/2026_$folder$", b"")
     zone.put("events/2026/01_$folder$", b"")
-    look = landing.look(zone.landing, [CSV], NOW)
+    look = landing.scan(zone.landing, [CSV], NOW)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv"]
     assert (look.left, look.unclaimed, look.unfinished) == ({}, (), ())
     taken = zone.take()
@@ -222,7 +222,7 @@ def test_an_object_whose_key_ends_in_a_slash_is_named_where_it_has_content(
         os.environ.update(through.environment)
         store.cache_clear()
         try:
-            look = landing.look(zone.landing, [CSV], NOW)
+            look = landing.scan(zone.landing, [CSV], NOW)
         finally:
             os.environ.update(server.environment)
             store.cache_clear()
@@ -234,7 +234,7 @@ def test_an_object_whose_key_ends_in_a_slash_is_named_where_it_has_content(
 def test_nobody_waits_for_an_object_to_settle(bucket: str) -> None:
     zone = BucketZone(bucket)
     zone.csv("events/a.csv", [good("a")])
-    look = landing.look(zone.landing, [CSV], datetime.now(UTC), 3600)
+    look = landing.scan(zone.landing, [CSV], datetime.now(UTC), 3600)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/a.csv"]
 
 

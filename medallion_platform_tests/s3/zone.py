@@ -42,7 +42,7 @@ class BucketZone:
 
     def seen(self, source: FileSource) -> Sequence[FileInfo]:
         zone_at.cache_clear()  # as a new process would look
-        return landing.look(self.landing, [source], NOW).claimed[source.name]
+        return landing.scan(self.landing, [source], NOW).claimed[source.name]
 
     def json(self, path: str, rows: Sequence[Row]) -> None:
         self.put(path, b"".join(r.text + b"\n" for r in rows), rows)

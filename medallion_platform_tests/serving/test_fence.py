@@ -14,7 +14,7 @@ import pytest
 
 from medallion_platform.lakehouse import fence
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.lakehouse.fence import Overlap, claim
+from medallion_platform.lakehouse.fence import ClaimLost, claim
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.serving.world import lake_of, write
 
@@ -122,7 +122,7 @@ def test_before_a_write_it_is_too_late_and_after_one_it_is_unsure(tmp_path: Path
     mine = claim(lake, "publish/x")
     with mine.writing():
         pass
-    with pytest.raises(Overlap), mine.writing():
+    with pytest.raises(ClaimLost), mine.writing():
         claim(lake, "publish/x")
     with pytest.raises(CommitConflict), mine.writing():
         pytest.fail("it is not this one's turn")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.client import Client, members
+from medallion_platform.sources.connectors.kafka.client import KafkaClient, members
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
 from medallion_platform.sources.connectors.kafka.settings import discreet
 from medallion_platform.sources.errors import Unavailable
@@ -38,7 +38,7 @@ def source(**settings: Any) -> KafkaSource:
 )
 def test_a_value_that_the_client_refuses_is_not_told(named: str, further: dict[str, str]) -> None:
     given = source(**{named: SECRET}, **further)
-    for ask in (Client, lambda s: members(s, "group")):
+    for ask in (KafkaClient, lambda s: members(s, "group")):
         with pytest.raises(
             Unavailable, match=f"its settings of Kafka, {named.replace('_', '.')} has"
         ) as caught:

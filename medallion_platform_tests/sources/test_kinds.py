@@ -15,7 +15,7 @@ from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import intake
-from medallion_platform.sources.arrivals import Surroundings
+from medallion_platform.sources.arrivals import SourceContext
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.format import FORMATS
@@ -76,7 +76,7 @@ class Counter(Source, kind="counter"):
 
     until: int = field(kw_only=True)
 
-    def look(self, around):
+    def arrivals(self, context):
         return Counted(self)
 
 
@@ -190,8 +190,8 @@ def test_records_of_a_connector_of_a_package_are_taken_in(tmp_path: Path) -> Non
             "count", "bronze.count", Things.contract, FORMATS.load("labelled")(), "toy", until=until
         )
         position = lake.positions(source.table)
-        around = Surroundings(str(lake.root), position, NOW, "", 0, lambda *_: pytest.fail("no files"))
-        return intake(source.look(around), lake, RUN, batch_rows=2).counts.read
+        around = SourceContext(str(lake.root), position, NOW, "", 0, lambda *_: pytest.fail("no files"))
+        return intake(source.arrivals(around), lake, RUN, batch_rows=2).counts.read
 
     assert [take(5), take(5), take(7), take(7)] == [5, 0, 2, 0]
     assert table_rows(lake, "bronze.count")["id"].to_list() == [0, 1, 3, 4, 6]
@@ -286,10 +286,10 @@ def test_a_class_by_a_name_of_ours_is_refused_though_ours_was_not_imported_yet(t
 WITHOUT = """
 import sys
 sys.modules["httpx"] = None
-from medallion_platform.sources.http import Client
+from medallion_platform.sources.http import HttpClient
 from medallion_platform.sources.kinds import MissingLibrary
 try:
-    with Client("https://example.com"):
+    with HttpClient("https://example.com"):
         pass
 except MissingLibrary as error:
     print(error.kind, error)

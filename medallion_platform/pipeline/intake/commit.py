@@ -23,7 +23,7 @@ from medallion_platform.sources.source import Source
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from medallion_platform.pipeline.observer import Moments
+    from medallion_platform.pipeline.observer import EventReporter
     from medallion_platform.pipeline.run import Run
 
 WriteLetters = Callable[["DeltaTable", CommitRecord, Mapping[str, int]], object]
@@ -60,7 +60,7 @@ class PendingIntake:
 
 
 def commit_batch(
-    batch: PendingIntake, tell: Moments, write_rows: WriteRows, write_letters: WriteLetters | None
+    batch: PendingIntake, tell: EventReporter, write_rows: WriteRows, write_letters: WriteLetters | None
 ) -> tuple[int, CommitRecord]:
     """Make a batch visible; gives its version and its account as committed.
 

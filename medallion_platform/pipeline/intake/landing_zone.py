@@ -17,7 +17,7 @@ import polars as pl
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources.arrivals import Batch, Position, Unread
+from medallion_platform.sources.arrivals import Batch, Position, UnreadableRange
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource, FileVersion, offset_of, place_of
 from medallion_platform.sources.connectors.zones import FileInfo, zone_at
@@ -125,7 +125,7 @@ class _PendingBatch:
     def __init__(self, source: FileSource) -> None:
         self.source = source
         self.frames: list[pl.DataFrame] = []
-        self.unread: list[Unread] = []
+        self.unread: list[UnreadableRange] = []
         self.notes: list[str] = []
         self.repeated = 0
         self.rows = self.bytes = 0
@@ -154,11 +154,11 @@ class _PendingBatch:
 
 def _unread(
     source: FileSource, file: dict[str, Any], code: Code, why: str, detail: Mapping[str, object]
-) -> Unread:
+) -> UnreadableRange:
     """A file as a dead letter of row 0."""
     note = f"{file['path']}: {why}{'; kept in quarantine' if detail.get('kept') else ''}"
     place = offset_of(file["sequence"], 0)
-    return Unread(source.name, place, file["path"], code, f"file: {why}", note, detail)
+    return UnreadableRange(source.name, place, file["path"], code, f"file: {why}", note, detail)
 
 
 def _not_taken(source: FileSource, registered: pl.DataFrame, position: Position) -> list[str]:

@@ -51,8 +51,8 @@ from medallion_platform.pipeline.intake.triage import (
     triage,
 )
 from medallion_platform.pipeline.intake.undeclared import count_further, notes
-from medallion_platform.pipeline.observer import Moments
-from medallion_platform.sources.arrivals import Arrivals, Batch, Unread
+from medallion_platform.pipeline.observer import EventReporter
+from medallion_platform.sources.arrivals import Arrivals, Batch, UnreadableRange
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def intake(
         CommitConflict: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
     """
-    with Moments(run, arrivals.source.table, _LOG).ended():
+    with EventReporter(run, arrivals.source.table, _LOG).ended():
         return take_in(arrivals, lake, run, batch_rows, batch_bytes, kept)
 
 
@@ -181,7 +181,7 @@ def _take_after_others(
     """
     from deltalake.exceptions import DeltaError
 
-    tell = Moments(run, source.table, _LOG)
+    tell = EventReporter(run, source.table, _LOG)
     tell.planned(f"{batch.frame.height + len(batch.unread)} records of {source.name}")
     for attempt in range(ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
@@ -205,7 +205,13 @@ def _take_after_others(
 
 
 def _take(
-    source: Source, table: DeltaTable, lake: Lake, run: Run, batch: Batch, kept: OpenTables, tell: Moments
+    source: Source,
+    table: DeltaTable,
+    lake: Lake,
+    run: Run,
+    batch: Batch,
+    kept: OpenTables,
+    tell: EventReporter,
 ) -> CommitRecord:
     """Triage one batch and commit it."""
     started = time.monotonic()
@@ -267,7 +273,7 @@ def _left_behind(lake: Lake, source: Source, table: DeltaTable) -> int:
     return last.counts.dead_lettered if last and last.sequence > sequence_of(table) else 0
 
 
-def _held(letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[Unread]) -> pl.DataFrame:
+def _held(letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[UnreadableRange]) -> pl.DataFrame:
     """The places of a batch that are dead letters already: an intake before died ahead of its rows.
 
     Only this batch's: the one that was not committed may have been larger.

@@ -56,18 +56,18 @@ from medallion_platform.pipeline.intake.commit import (
 from medallion_platform.pipeline.intake.duplicates import duplicates
 from medallion_platform.pipeline.intake.names import folded
 from medallion_platform.pipeline.intake.result import IntakeResult
-from medallion_platform.pipeline.intake.stream import PAUSE, Upkeep, why_to_wait
+from medallion_platform.pipeline.intake.stream import PAUSE, BackgroundMaintenance, why_to_wait
 from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_of
 from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
 from medallion_platform.pipeline.intake.undeclared import MOST, notes, undeclared_of
-from medallion_platform.pipeline.observer import Moments
+from medallion_platform.pipeline.observer import EventReporter
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.client import Client
+from medallion_platform.sources.connectors.kafka.client import KafkaClient
 from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, options, places
 from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
 from medallion_platform.sources.connectors.kafka.settings import discreet
-from medallion_platform.sources.errors import MovedOn, Unavailable
+from medallion_platform.sources.errors import OwnershipLost, Unavailable
 from medallion_platform.storage import store
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
     from medallion_platform.lakehouse.commit_record import CommitRecord
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline.intake.stream import Watches
+    from medallion_platform.pipeline.intake.stream import WorkerObserver
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,11 +103,11 @@ def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> IntakeR
         IntakeFailed: an expectation of severity `fail` was violated.
         Unavailable: no broker answers, or Spark could not go on reading.
     """
-    with (tell := Moments(run, topics.source.table, _LOG)).ended():
+    with (tell := EventReporter(run, topics.source.table, _LOG)).ended():
         return _take_in(topics, lake, spark, run, tell)
 
 
-def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Moments) -> IntakeResult:
+def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter) -> IntakeResult:
     started, source = time.monotonic(), topics.source
     taken = IntakeResult(source.name, source.table, notes=list(topics.notes))
     keys = Keys()
@@ -122,7 +122,7 @@ def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Mo
             if any(r.next < r.partition.end for r in batches.readings.values()):
                 batches.read(spark, {"availableNow": True}, Event())
             break
-        except (MovedOn, CommitConflict) as error:
+        except (OwnershipLost, CommitConflict) as error:
             topics = topics_of(source, lake.positions(source.table))
             if attempt + 1 == ATTEMPTS:
                 raise CommitConflict(
@@ -142,7 +142,7 @@ def stream(
     spark: SparkSession,
     run: Callable[[], Run],
     stop: Event,
-    watch: Watches,
+    watch: WorkerObserver,
 ) -> None:
     """Take in what comes until `stop` is set; the batch that is being taken is finished first.
 
@@ -157,9 +157,9 @@ def stream(
         watch.taken(taken, behind())
         upkeep.committed()
 
-    with Upkeep(lake, source.table) as upkeep:
+    with BackgroundMaintenance(lake, source.table) as upkeep:
         while not stop.is_set():
-            moments = Moments(run(), source.table, _LOG)
+            moments = EventReporter(run(), source.table, _LOG)
             try:
                 topics = topics_of(source, lake.positions(source.table))
                 begun = _begin(topics, lake, run())
@@ -167,7 +167,7 @@ def stream(
                     watch.taken(begun, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
-            except (MovedOn, CommitConflict) as error:
+            except (OwnershipLost, CommitConflict) as error:
                 if isinstance(error, CommitConflict):
                     moments.conflicted(error)
                 watch.idle()
@@ -216,7 +216,7 @@ class _Batches:
         """Let Spark read until the query ends, or `stop` is set between two batches.
 
         Raises:
-            MovedOn: the table or the topics are no longer as the query knows them: begin anew.
+            OwnershipLost: the table or the topics are no longer as the query knows them: begin anew.
         """
         try:
             given = options(self.source, self.readings.values(), BATCH_ROWS)
@@ -227,7 +227,7 @@ class _Batches:
                 table=self.source.table,
             ) from None
         with (
-            closing(Client(self.source)) as self._client,
+            closing(KafkaClient(self.source)) as self._client,
             TemporaryDirectory(prefix="medallion-checkpoint-", ignore_cleanup_errors=True) as checkpoint,
         ):
             messages = spark.readStream.format("kafka").options(**given).load()
@@ -253,7 +253,7 @@ class _Batches:
         if classify(error).kind in (Kind.RATE_LIMIT, Kind.TRANSIENT, Kind.AUTH):  # as a bucket answers
             return error
         if _LOST in text:
-            return MovedOn(f"source {self.source.name}: offsets were deleted before Spark read them")
+            return OwnershipLost(f"source {self.source.name}: offsets were deleted before Spark read them")
         if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs
             return Unavailable(told[1])
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
@@ -285,7 +285,7 @@ class _Batches:
         positions = self._reached(table, ends)
         if not positions:
             return
-        tell = Moments(run, source.table, _LOG)
+        tell = EventReporter(run, source.table, _LOG)
         tell.planned(f"messages of {source.name}")
         letters = lake.open(dead_letters.name(source.table))
         work = IntakeTask(
@@ -305,7 +305,7 @@ class _Batches:
         twice = _drop_duplicates(work, table, pieces, self.keys)
         _add_columns(table, pieces, source)
         if others := self._client.others(self.topics.partitions):
-            raise MovedOn(f"source {source.name}: {', '.join(others)} was recomputed while it was read")
+            raise OwnershipLost(f"source {source.name}: {', '.join(others)} was recomputed while it was read")
         good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
         bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
         held = sum(p.held for p in pieces)
@@ -349,13 +349,13 @@ class _Batches:
         """The positions that a batch reaches, of the partitions that it moves on.
 
         Raises:
-            MovedOn: it does not begin where the table is.
+            OwnershipLost: it does not begin where the table is.
         """
         positions: dict[str, int] = {}
         for place, end in ends.items():
             reading = self.readings.get(place)
             if reading is None or table.transaction_version(reading.log) != reading.reached:
-                raise MovedOn(f"{self.source.table}: {'/'.join(map(str, place))} is elsewhere by now")
+                raise OwnershipLost(f"{self.source.table}: {'/'.join(map(str, place))} is elsewhere by now")
             if end > reading.next:
                 positions[reading.log] = replace(reading, next=end).reached
         return positions
@@ -392,13 +392,13 @@ def _ends(checkpoint: Path, batch: int) -> dict[tuple[str, int], int]:
     Transactions leave marks behind the last message, so that the messages themselves do not tell.
 
     Raises:
-        MovedOn: it cannot be read.
+        OwnershipLost: it cannot be read.
     """
     try:
         told = json.loads((checkpoint / "offsets" / str(batch)).read_text().splitlines()[-1])
         return {(topic, int(n)): end for topic, ends in told.items() for n, end in ends.items()}
     except (OSError, ValueError, IndexError, AttributeError) as error:
-        raise MovedOn(f"Spark's checkpoint {checkpoint} is damaged ({error})") from None
+        raise OwnershipLost(f"Spark's checkpoint {checkpoint} is damaged ({error})") from None
 
 
 def _held(letters: DeltaTable | None, table: DeltaTable, positions: Mapping[str, int]) -> pl.DataFrame:
@@ -442,8 +442,8 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
 
     Raises:
         CommitConflict: another writer committed meanwhile.
-        MovedOn: two executors spelled a new column differently, or each added so many that together they
-            are too many; all know what there is, when they begin anew.
+        OwnershipLost: two executors spelled a new column differently, or together they add too many columns.
+            On the next attempt both know the columns that exist.
     """
     have = pa.schema(table.schema())
     declared = bronze_schema(source).names
@@ -457,9 +457,9 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
     surplus = undeclared[max(MOST - len(undeclared_of(have.names, declared)), 0) :]
     add_columns(table, pa.schema([f for f in new.values() if f.name not in surplus]))
     if clash:
-        raise MovedOn(f"{table.metadata().name}: the new column {clash} came in two spellings")
+        raise OwnershipLost(f"{table.metadata().name}: the new column {clash} came in two spellings")
     if surplus:
-        raise MovedOn(f"{table.metadata().name}: {len(surplus)} new columns are too many")
+        raise OwnershipLost(f"{table.metadata().name}: {len(surplus)} new columns are too many")
 
 
 def _finished(

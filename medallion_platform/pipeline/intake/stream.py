@@ -29,8 +29,8 @@ from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_row
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import Follows
-from medallion_platform.sources.errors import MovedOn
+from medallion_platform.sources.arrivals import SourceFollower
+from medallion_platform.sources.errors import OwnershipLost
 from medallion_platform.storage import reason
 
 WITHIN = 0.2
@@ -47,7 +47,7 @@ _MEMORY_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class Watches(Protocol):
+class WorkerObserver(Protocol):
     """Whoever is told what the worker does."""
 
     def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
@@ -63,7 +63,9 @@ class Watches(Protocol):
         ...
 
 
-def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, watch: Watches) -> None:
+def stream(
+    follower: SourceFollower, lake: Lake, run: Callable[[], Run], stop: Event, watch: WorkerObserver
+) -> None:
     """Take in what comes until `stop` is set; the batch that is being taken is finished first.
 
     run: who takes the next batch, and when.
@@ -74,7 +76,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
             table; nothing of the batch was taken in.
     """
     pace, kept = _Pace(), OpenTables(lake)
-    with Upkeep(lake, follower.source.table) as upkeep:
+    with BackgroundMaintenance(lake, follower.source.table) as upkeep:
         while not stop.is_set():
             began = time.monotonic()
             try:
@@ -84,7 +86,7 @@ def stream(follower: Follows, lake: Lake, run: Callable[[], Run], stop: Event, w
                     watch.idle()
                     continue
                 taken = intake(arrived, lake, run(), kept=kept)
-            except (CommitConflict, MovedOn):
+            except (CommitConflict, OwnershipLost):
                 follower.begin_anew()
                 watch.idle()
             except Exception as error:
@@ -120,7 +122,7 @@ def step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
 
 
-class Upkeep:
+class BackgroundMaintenance:
     """Merges the small files of a table's commits, and archives its log, beside whoever makes them."""
 
     def __init__(self, lake: Lake, table: str) -> None:

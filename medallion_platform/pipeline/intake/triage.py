@@ -21,7 +21,7 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
 from medallion_platform.pipeline.intake.undeclared import FURTHER, undeclared
-from medallion_platform.sources.arrivals import Unread
+from medallion_platform.sources.arrivals import UnreadableRange
 from medallion_platform.sources.formats.records import CODE, DETAIL, OURS, field_of
 from medallion_platform.sources.source import Source
 
@@ -54,7 +54,7 @@ def triage(
     source: Source,
     run: Run,
     frame: pl.DataFrame,
-    unread: Sequence[Unread],
+    unread: Sequence[UnreadableRange],
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
 ) -> TriageResult:
@@ -160,7 +160,7 @@ def _out_of_time(
     return validated
 
 
-def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unread]) -> pl.DataFrame:
+def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[UnreadableRange]) -> pl.DataFrame:
     """Dead letters of bad records (their bytes as they came) and of whole pieces (row 0)."""
     whole = pl.DataFrame(
         [

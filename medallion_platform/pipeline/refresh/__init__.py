@@ -33,7 +33,7 @@ from medallion_platform.pipeline.refresh.commit import (
     nothing_to_do,
 )
 from medallion_platform.pipeline.refresh.context import VERBS, RefreshContext
-from medallion_platform.pipeline.refresh.errors import Widening, told_in_words
+from medallion_platform.pipeline.refresh.errors import NeedsRebuild, told_in_words
 from medallion_platform.pipeline.refresh.plan import Upstreams
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _made(context: RefreshContext) -> tuple[RefreshContext, PendingRefresh]:
     context = replace(context, stale=lookups.stale(context.table, context.lake))
     try:
         return context, _make(context)
-    except (Widening, FilesGone):
+    except (NeedsRebuild, FilesGone):
         context = planned(context, rebuild=True)
         return context, _make(context)
 
@@ -114,6 +114,6 @@ def _make(context: RefreshContext) -> PendingRefresh:
     made = transform.transform(context, read)
     validated = validate.validate(context, made.rows, whole=read.whole)
     accounts = reconcile.Accounts(context, read, made)
-    staged = stage.stage(context, validated, accounts.look)
+    staged = stage.stage(context, validated, accounts.inspection)
     others = stage.keep_other_keys(context, read.keys) if read.keys is not None else stage.OtherKeys()
     return accounts.balanced(validated, staged, others)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.delta_log import LogGone, PartitionChanges, commits, touched
-from medallion_platform.lakehouse.lake import Lake, Look
+from medallion_platform.lakehouse.lake import Lake, LakeSnapshot
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.context import VERBS, RefreshContext
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
@@ -73,7 +73,7 @@ def looked_at(
     return planned(RefreshContext(table, lake, spark, partition_columns, last, Upstreams(heads)))
 
 
-def out_of_date(
+def out_of_date_partitions(
     table: Table,
     lake: Lake,
     spark: Callable[[], SparkSession],
@@ -122,8 +122,8 @@ def of_other_code(table: Table, lake: Lake, partition_columns: Mapping[str, str 
 def _reached(lake: Lake, upstream: str, last: CommitRecord | None) -> int:
     """The newest version of an upstream table, as new at least as what the last refresh was made from."""
     base_versions = last.position.get(upstream, {}) if last else {}
-    if isinstance(lake, Look) and lake.version(upstream) < max(base_versions.values(), default=-1):
-        lake.look_again(upstream)  # it was looked at before that refresh began
+    if isinstance(lake, LakeSnapshot) and lake.version(upstream) < max(base_versions.values(), default=-1):
+        lake.reload(upstream)  # it was looked at before that refresh began
     return lake.version(upstream)
 
 

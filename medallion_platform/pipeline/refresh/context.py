@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.observer import Moments
+from medallion_platform.pipeline.observer import EventReporter
 from medallion_platform.pipeline.refresh.plan import RefreshPlan, Upstreams
 from medallion_platform.pipeline.run import Run
 
@@ -68,9 +68,9 @@ class RefreshContext:
         return round(time.monotonic() - self.started, 3)
 
     @property
-    def tell(self) -> Moments:
+    def tell(self) -> EventReporter:
         """Who is told what happens."""
-        return Moments(self.run, self.table.name, _LOG)
+        return EventReporter(self.run, self.table.name, _LOG)
 
     def base(self, upstream: str) -> int:
         """The version of an upstream table that the last refresh was made from; -1 where there is none."""

@@ -28,7 +28,7 @@ class MissingUpstream(RefreshFailed):
     """A table that this one is made from does not exist yet."""
 
 
-class Widening(Exception):
+class NeedsRebuild(Exception):
     """A column becomes wider: all files must be written anew, not only those of some partitions or keys."""
 
 

@@ -29,7 +29,7 @@ from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
 from medallion_platform.pipeline.refresh.inputs import Inputs
 from medallion_platform.pipeline.refresh.plan import upstream_days
-from medallion_platform.pipeline.refresh.stage import Look, OtherKeys, StageResult
+from medallion_platform.pipeline.refresh.stage import Inspection, OtherKeys, StageResult
 from medallion_platform.pipeline.refresh.transform import TransformResult
 from medallion_platform.pipeline.refresh.validate import TypedRows
 
@@ -54,9 +54,9 @@ class Accounts:
     _read_by_key: int = 0
 
     @property
-    def look(self) -> Look | None:
+    def inspection(self) -> Inspection | None:
         """Looks at what was written while it lies as Spark wrote it, where keys tell what was lost."""
-        return self._look if self.context.table.incremental == "merge_by_key" else None
+        return self._inspect if self.context.table.incremental == "merge_by_key" else None
 
     def balanced(self, validated: TypedRows, staged: StageResult, others: OtherKeys) -> PendingRefresh:
         """What was staged, ready to be committed.
@@ -93,7 +93,7 @@ class Accounts:
         """What was read of the main upstream."""
         return self.inputs.frames[self.context.table.main[0]]
 
-    def _look(self, written: DataFrame, kept: Mapping[str, str]) -> None:
+    def _inspect(self, written: DataFrame, kept: Mapping[str, str]) -> None:
         merging = self.inputs.keys is not None
         self._read_by_key = read_by_key(self.context.table, self._came, written, kept, merging=merging)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ROW_COUNT = "_row_count"
 _PATH = "__path"
 
-Look = Callable[[DataFrame, Mapping[str, str]], None]
+Inspection = Callable[[DataFrame, Mapping[str, str]], None]
 """Is given what was written, good and rejected, and where rejected values stand as they came."""
 
 
@@ -97,7 +97,7 @@ class OtherKeys:
     replaced: list[dict[str, Any]] = field(default_factory=list)
 
 
-def stage(context: RefreshContext, validated: TypedRows, look: Look | None) -> StageResult:
+def stage(context: RefreshContext, validated: TypedRows, inspect: Inspection | None) -> StageResult:
     """Write good and rejected rows as files.
 
     Raises:
@@ -114,7 +114,7 @@ def stage(context: RefreshContext, validated: TypedRows, look: Look | None) -> S
         context.lake.path(table.name),
         table.contract.partitioned_by,
         columns=validated.columns,
-        verdict=engine.Verdict(
+        checks=engine.ContractColumns(
             result.ok,
             result.violations,
             keys.partition_text(table, result.was),
@@ -123,7 +123,7 @@ def stage(context: RefreshContext, validated: TypedRows, look: Look | None) -> S
             result.guard,
         ),
         reject=rejects.take,
-        look=look,
+        inspect=inspect,
     )
     _refuse_failures(context, written, rejects)
     row_count = written.counters.pop(_ROW_COUNT, None)
@@ -192,7 +192,7 @@ def keep_other_keys(context: RefreshContext, changed: DataFrame) -> OtherKeys:
         return OtherKeys(merged)
     try:
         names = paths.by_spark(hit, name_of(spark, root), files)
-    except paths.Unknown as error:
+    except paths.UnknownFile as error:
         raise RefreshFailed(
             f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}; materialize it with "
             "`rebuild: true`, which makes it anew as a whole",

@@ -18,7 +18,7 @@ from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.evolution import Evolution, evolve
 from medallion_platform.pipeline.refresh import personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
-from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed, Widening
+from medallion_platform.pipeline.refresh.errors import UNTOUCHED, NeedsRebuild, RefreshFailed
 from medallion_platform.pipeline.table import Table
 
 STALE = "_stale_dimension"
@@ -44,7 +44,7 @@ def validate(context: RefreshContext, rows: DataFrame, *, whole: bool) -> TypedR
 
     Raises:
         RefreshFailed: a column is to become tokens, and there is no key.
-        Widening: a column becomes wider, so that the whole table must be written.
+        NeedsRebuild: a column becomes wider, so that the whole table must be written.
     """
     rows, masked = protect(context.table, rows)
     if context.table.lookups:
@@ -81,7 +81,7 @@ def _fitted(
         return TypedRows(result, rows, result.columns, Evolution(wanted), masked)
     evolution = evolve(pa.schema(current.schema()), wanted)
     if evolution.widened and not whole:
-        raise Widening
+        raise NeedsRebuild
     if evolution.added and not whole:
         added = [evolution.schema.field(c) for c in evolution.added]
         polars_writer.add_columns(current, pa.schema(added))

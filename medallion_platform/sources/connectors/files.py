@@ -10,7 +10,7 @@ from itertools import takewhile
 from re import Pattern, compile
 from typing import Literal
 
-from medallion_platform.sources.arrivals import Arrivals, Surroundings
+from medallion_platform.sources.arrivals import Arrivals, SourceContext
 from medallion_platform.sources.source import Source
 
 _MARKS = frozenset("*?[")
@@ -86,13 +86,13 @@ class FileSource(Source, kind="files"):
             for glob in ([f"{claim}**/*{e}" for e in endings] if claim.endswith("/") else [claim])
         )
 
-    def look(self, around: Surroundings) -> Arrivals:
+    def arrivals(self, context: SourceContext) -> Arrivals:
         """The files that are complete; each new content gets its place in the order of the source."""
-        from medallion_platform.sources.connectors.landing import look
+        from medallion_platform.sources.connectors.landing import scan
 
-        found = look(around.landing, [self], around.at, around.settle_seconds, claimed_only=True)
+        found = scan(context.landing, [self], context.at, context.settle_seconds, claimed_only=True)
         left = [f"{path}: {why}; left where it is" for path, why in found.left.items()]
-        return around.register(self, found.claimed[self.name], left)
+        return context.register(self, found.claimed[self.name], left)
 
 
 def that_land(sources: Iterable[Source]) -> tuple[FileSource, ...]:

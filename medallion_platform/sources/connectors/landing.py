@@ -1,6 +1,6 @@
-"""Look at a landing zone: which files are there, whose they are, and which are complete.
+"""LandingScan at a landing zone: which files are there, whose they are, and which are complete.
 
-`look`, `scan` and `digest_of` touch the landing zone; `sort_out` and `register` decide, and are pure.
+`scan`, `all_files` and `digest_of` touch the landing zone; `sort_out` and `register` decide, and are pure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NO_NAME = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
-class Look:
+class LandingScan:
     """What stands in a landing zone. Everything is in exactly one of the five."""
 
     claimed: Mapping[str, tuple[FileInfo, ...]]
@@ -57,14 +57,14 @@ class Look:
     may not be listed, a name with a line end."""
 
 
-def look(
+def scan(
     landing: Path | str,
     sources: Collection[FileSource],
     now: datetime,
     settle_seconds: float = SETTLE_SECONDS,
     *,
     claimed_only: bool = False,
-) -> Look:
+) -> LandingScan:
     """What stands in the landing zone `landing` at the time `now` (with a time zone).
 
     claimed_only: what lies outside of the folders that the sources name need not be listed.
@@ -75,14 +75,14 @@ def look(
     return replace(found, left={_shown(path): why for path, why in there.left.items()} | dict(found.left))
 
 
-def scan(landing: Path | str) -> list[FileInfo]:
+def all_files(landing: Path | str) -> list[FileInfo]:
     """Every file in a landing zone, also in folders; an absent zone is an empty one."""
     return zone_at(str(landing)).scan([""]).files
 
 
 def sort_out(
     files: Iterable[FileInfo], sources: Iterable[FileSource], now: datetime, settle_seconds: float
-) -> Look:
+) -> LandingScan:
     """Whose each file is, and which are complete. Pure."""
     sources = tuple(sources)
     firsts = [{f.partition("/")[0] for c in s.globs for f in folders_of([c])} for s in sources]
@@ -113,7 +113,7 @@ def sort_out(
             unfinished.append(file.path)
         else:
             claimed[owners[0]].append(file)
-    return Look(
+    return LandingScan(
         {n: tuple(sorted(f, key=lambda s: (s.modified_at, s.path))) for n, f in claimed.items()},
         tuple(unclaimed),
         contested,

@@ -24,11 +24,19 @@ import polars as pl
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.contracts.polars_engine import convert
 from medallion_platform.errors import Kind
-from medallion_platform.sources.arrivals import Arrivals, Batch, Position, Surroundings
+from medallion_platform.sources.arrivals import Arrivals, Batch, Position, SourceContext
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.jsonlines import JsonLines, fields_of, items_of
 from medallion_platform.sources.formats.records import in_frame
-from medallion_platform.sources.http import Answer, Client, RequestError, Token, origin, refuse_unsafe, shown
+from medallion_platform.sources.http import (
+    HttpClient,
+    HttpResponse,
+    RequestError,
+    Token,
+    origin,
+    refuse_unsafe,
+    shown,
+)
 from medallion_platform.sources.source import Source
 
 READINGS = 5
@@ -232,9 +240,9 @@ class RestSource(Source, kind="rest"):
         """Pulls overlap."""
         return True
 
-    def look(self, around: Surroundings) -> Arrivals:
+    def arrivals(self, context: SourceContext) -> Arrivals:
         """The resource as of now; nothing is asked yet."""
-        return Resource(self, around.at)
+        return Resource(self, context.at)
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,7 @@ class Resource:
             return
         pull = _Pull(self.source, self.at, position)
         try:
-            with Client(self.source.url, self.source.token) as http:
+            with HttpClient(self.source.url, self.source.token) as http:
                 yield from pull.batches(http, rows, size)
         except RequestError as error:
             raise Unavailable(
@@ -285,7 +293,7 @@ class _Pull:
         self.frames: list[pl.DataFrame] = []
         self.rows = self.size = 0
 
-    def batches(self, http: Client, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, http: HttpClient, rows: int, size: int) -> Iterator[Batch]:
         """All records, in batches; the last one says that it was pulled."""
         since, counted = self.source.since, self.source.paging.counted
         for reading in range(READINGS):
@@ -312,7 +320,7 @@ class _Pull:
             kind=Kind.TRANSIENT,
         )
 
-    def _pages(self, http: Client) -> Iterator[_Page]:
+    def _pages(self, http: HttpClient) -> Iterator[_Page]:
         """One reading of the pages."""
         source, paging = self.source, self.source.paging
         params = dict(source.params)
@@ -365,7 +373,7 @@ def _clock(source: RestSource) -> str:
     return f"{source.name}@pulled"
 
 
-def _page(source: RestSource, answer: Answer) -> _Page:
+def _page(source: RestSource, answer: HttpResponse) -> _Page:
     """The records of an answer, exactly as they stand in it."""
     encoding = "utf-8"
     try:

@@ -193,7 +193,7 @@ class Bucket:
     root: str
     list_whole_seconds: float = LIST_WHOLE_SECONDS
     whole_at_once = True
-    _listed: dict[str, _Listed] = field(default_factory=dict)
+    _listed: dict[str, _FolderListing] = field(default_factory=dict)
     _downloads: TemporaryDirectory[str] = field(
         default_factory=lambda: TemporaryDirectory(prefix="medallion-landing-")
     )
@@ -209,10 +209,10 @@ class Bucket:
         left = {path: why for listed in found for path, why in listed.left.items()}
         return Listing([files[path] for path in sorted(files)], dict(sorted(left.items())))
 
-    def _list(self, folder: str) -> _Listed:
+    def _list(self, folder: str) -> _FolderListing:
         known = self._listed.get(folder)
         if known is None or time.monotonic() - known.at > self.list_whole_seconds:
-            known = _Listed(time.monotonic(), {}, {})
+            known = _FolderListing(time.monotonic(), {}, {})
         came, left = self._objects(folder, max(known.files, default=None))
         above = _folders(o["path"] for o in came)
         for o in came:
@@ -223,7 +223,7 @@ class Bucket:
                 left[path] = _OTHER_KEY if size else None
         files = {o["path"]: _seen(o) for o in came if o["path"] not in left}
         told = {path: why for path, why in left.items() if why is not None}
-        self._listed[folder] = _Listed(known.at, known.files | files, known.left | told)
+        self._listed[folder] = _FolderListing(known.at, known.files | files, known.left | told)
         return self._listed[folder]
 
     def _objects(self, folder: str, after: str | None) -> tuple[list[ObjectMeta], dict[str, str | None]]:
@@ -290,7 +290,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class _Listed:
+class _FolderListing:
     """What was listed of a folder of a bucket, whole at the time `at` (monotonic seconds)."""
 
     at: float

@@ -37,7 +37,7 @@ from medallion_platform.sources.formats.text import parsed
 from medallion_platform.sources.kinds import MissingLibrary
 
 if TYPE_CHECKING:
-    from medallion_platform.sources.http import Client, Token
+    from medallion_platform.sources.http import HttpClient, Token
 
 PATIENCE = 15.0
 """Seconds within which a registry that does not answer is asked again."""
@@ -49,10 +49,10 @@ _NOT_THERE = (40401, 40402, 40403)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 Read = Callable[[bytes], bytes]
-"""Gives the JSON text of a message, or raises `Undecodable`."""
+"""Gives the JSON text of a message, or raises `DecodeError`."""
 
 
-class Undecodable(Exception):
+class DecodeError(Exception):
     """A message cannot be read; the text says why."""
 
 
@@ -124,7 +124,7 @@ def texts(records: Sequence[bytes], format: Avro) -> tuple[list[bytes], dict[int
             readers[frame] = _reader(frame, format)
         try:
             made.append(readers[frame](record))
-        except Undecodable as error:
+        except DecodeError as error:
             made.append(b"")
             undecodable[place] = str(error)
     return made, undecodable
@@ -135,13 +135,13 @@ def _reader(frame: bytes, format: Avro) -> Read:
     try:
         # An id is no negative int, which a registry may answer as if it were no registry.
         if len(frame) < _FRAME or frame[0] or frame[1] > 127:
-            raise Undecodable("it does not begin with a zero byte and the id of a schema")
+            raise DecodeError("it does not begin with a zero byte and the id of a schema")
         return _schema(format, int.from_bytes(frame[1:], "big")).text
-    except Undecodable as error:
+    except DecodeError as error:
         why = str(error)
 
     def refuse(record: bytes) -> bytes:
-        raise Undecodable(why)
+        raise DecodeError(why)
 
     return refuse
 
@@ -161,14 +161,14 @@ class _Schema:
         try:
             value = self.read(body, self.parsed, None)
         except EOFError:
-            raise Undecodable(f"it ends within its record of schema {self.number}") from None
+            raise DecodeError(f"it ends within its record of schema {self.number}") from None
         except Exception as error:
             # Bytes that are none of a record's may raise anything.
-            raise Undecodable(f"it is no record of schema {self.number} ({type(error).__name__})") from None
+            raise DecodeError(f"it is no record of schema {self.number} ({type(error).__name__})") from None
         if left := len(message) - body.tell():
-            raise Undecodable(f"{left} bytes are left over behind its record of schema {self.number}")
+            raise DecodeError(f"{left} bytes are left over behind its record of schema {self.number}")
         if not isinstance(value, dict):
-            raise Undecodable(f"schema {self.number} is not of records")
+            raise DecodeError(f"schema {self.number} is not of records")
         return _json(value)
 
 
@@ -178,7 +178,7 @@ def _json(value: Any) -> bytes:
     except ValueError:
         return _encode(_finite(value)).encode()
     except RecursionError:
-        raise Undecodable("its record is nested too deeply") from None
+        raise DecodeError("its record is nested too deeply") from None
 
 
 def _base64(value: Any) -> str:
@@ -211,14 +211,14 @@ def _schema(format: Avro, number: int) -> _Schema:
     except ModuleNotFoundError:
         raise MissingLibrary("the format avro", "fastavro") from None
 
-    from medallion_platform.sources.http import Client, RequestError
+    from medallion_platform.sources.http import HttpClient, RequestError
 
     try:
-        with Client(format.registry, format.credentials, PATIENCE) as http:
+        with HttpClient(format.registry, format.credentials, PATIENCE) as http:
             registry = _Registry(http, format.registry)
             told = registry.get("schemas", "ids", str(number))
             if (kind := told.get("schemaType") or "AVRO") != "AVRO":
-                raise Undecodable(f"schema {number} is {kind}")
+                raise DecodeError(f"schema {number} is {kind}")
             names = _Names()
             registry.add_referred(told, names)
         parsed = names.parse(told["schema"])
@@ -227,7 +227,7 @@ def _schema(format: Avro, number: int) -> _Schema:
             f"schema {number} of its messages cannot be had: {error}", kind=error.kind
         ) from None
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise Undecodable(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
+        raise DecodeError(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.
     return _Schema(number, parsed, _read_py.schemaless_reader if _recurs(parsed, ()) else schemaless_reader)
 
@@ -281,14 +281,14 @@ class _Registry:
     https://docs.confluent.io/platform/current/schema-registry/develop/api.html
     """
 
-    http: Client
+    http: HttpClient
     url: str
 
     def get(self, *path: str) -> Mapping[str, Any]:
         """A schema: `schema` (JSON text), `schemaType` unless it is Avro, `references`.
 
         Raises:
-            Undecodable: there is none.
+            DecodeError: there is none.
             RequestError: the registry does not say.
         """
         from medallion_platform.sources.http import NotFound, RequestError
@@ -300,7 +300,7 @@ class _Registry:
             # Anything else that answers 404 is a wrong address, or a registry that is being replaced.
             if _object(error.told).get("error_code") not in _NOT_THERE:
                 raise
-            raise Undecodable(f"the registry has no {'/'.join(path)}") from None
+            raise DecodeError(f"the registry has no {'/'.join(path)}") from None
         told = _object(body)
         if "schema" not in told:
             raise RequestError(f"{url} gives something else than a schema")

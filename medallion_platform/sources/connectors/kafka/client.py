@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medallion_platform.errors import Kind
-from medallion_platform.sources.connectors.kafka.offsets import Partition, Reading
+from medallion_platform.sources.connectors.kafka.offsets import PartitionCursor, TopicPartitionRange
 from medallion_platform.sources.connectors.kafka.settings import OURS, discreet, of_client
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.kinds import MissingLibrary
@@ -63,7 +63,7 @@ class PartitionRead:
     expired: bool
 
 
-class Client:
+class KafkaClient:
     """A consumer of a source, and what it said of errors that may pass."""
 
     def __init__(self, source: KafkaSource, further: Mapping[str, Any] | None = None) -> None:
@@ -96,7 +96,7 @@ class Client:
         """Who is asked about topics; kept, as what is asked ends with it."""
         return _admin(self.source, [])
 
-    def partitions(self) -> list[Partition]:
+    def partitions(self) -> list[TopicPartitionRange]:
         """All partitions of the source as they are now."""
         from confluent_kafka import KafkaException
 
@@ -112,11 +112,11 @@ class Client:
                 f"source {source.name}: there is no topic {', '.join(absent)}", kind=Kind.TRANSIENT
             )
         ids = self.topic_ids(names)
-        found: list[Partition] = []
+        found: list[TopicPartitionRange] = []
         for topic in names:
             for number in sorted(known[topic].partitions):
                 low, end = self.watermarks(topic, number)
-                found.append(Partition(topic, number, ids.get(topic, ""), low, end))
+                found.append(TopicPartitionRange(topic, number, ids.get(topic, ""), low, end))
         return found
 
     def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
@@ -137,13 +137,13 @@ class Client:
                 found[name] = str(told)
         return found
 
-    def others(self, partitions: Iterable[Partition]) -> list[str]:
+    def others(self, partitions: Iterable[TopicPartitionRange]) -> list[str]:
         """The topics of partitions that are others by now, under the same name."""
         seen = {p.topic: p.topic_id for p in partitions}
         now = self.topic_ids(seen)
         return sorted(topic for topic, identity in seen.items() if now.get(topic, "") != identity)
 
-    def refuse_others(self, partitions: Iterable[Partition]) -> None:
+    def refuse_others(self, partitions: Iterable[TopicPartitionRange]) -> None:
         """Stop where a topic was recreated while it was read: what was read may be of either."""
         if others := self.others(partitions):
             raise Unavailable(
@@ -171,19 +171,19 @@ class Client:
                 raise _unavailable(self.source, [Complaint(f"no offsets of {topic}/{number}", Kind.NETWORK)])
             return found
 
-    def assign(self, readings: Iterable[Reading]) -> None:
+    def assign(self, readings: Iterable[PartitionCursor]) -> None:
         """Read these partitions and no others, each from where it is."""
         from confluent_kafka import TopicPartition
 
         self.consumer.assign([TopicPartition(*r.place, r.next) for r in readings])
 
-    def assign_also(self, reading: Reading) -> None:
+    def assign_also(self, reading: PartitionCursor) -> None:
         """Read a further partition."""
         from confluent_kafka import TopicPartition
 
         self.consumer.incremental_assign([TopicPartition(*reading.place, reading.next)])
 
-    def unassign(self, reading: Reading) -> None:
+    def unassign(self, reading: PartitionCursor) -> None:
         """Read a partition no longer."""
         from confluent_kafka import TopicPartition
 

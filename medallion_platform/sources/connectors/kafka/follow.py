@@ -12,19 +12,19 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from medallion_platform.sources.arrivals import Batch, Position
-from medallion_platform.sources.connectors.kafka.client import CHUNK, Client
+from medallion_platform.sources.connectors.kafka.client import CHUNK, KafkaClient
 from medallion_platform.sources.connectors.kafka.messages import by_place
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading, begin, identity
-from medallion_platform.sources.connectors.kafka.reading import PendingBatch
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor, begin, identity
+from medallion_platform.sources.connectors.kafka.reading import MessageBuffer
 from medallion_platform.sources.connectors.kafka.settings import MEMBER
 from medallion_platform.sources.connectors.kafka.source import KafkaSource
-from medallion_platform.sources.errors import MovedOn, Unavailable
+from medallion_platform.sources.errors import OwnershipLost, Unavailable
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
 
 
-class Follower:
+class TopicFollower:
     """A member of a source's consumer group: what comes into the partitions that the group gives it.
 
     `poll` raises `Unavailable` while the brokers cannot be reached: call again.
@@ -34,9 +34,9 @@ class Follower:
         """positions: a fresh look at how far the table is."""
         self.source = source
         self._positions = positions
-        self._client = Client(source, {**MEMBER, "group.id": group})
-        self._gathered = PendingBatch(source)
-        self._readings: dict[tuple[str, int], Reading] = {}
+        self._client = KafkaClient(source, {**MEMBER, "group.id": group})
+        self._gathered = MessageBuffer(source)
+        self._readings: dict[tuple[str, int], PartitionCursor] = {}
         self._begun: dict[str, int | None] = {}
         self._given: set[tuple[str, int]] = set()
         self._to_begin = True
@@ -144,18 +144,20 @@ class PollResult:
         """The batch.
 
         Raises:
-            MovedOn: the table is not where the batch begins; another worker has the partition now.
+            OwnershipLost: the table is not where the batch begins; another worker has the partition now.
         """
         if moved := [log for log, begun in self.begun.items() if position(log) != begun]:
-            raise MovedOn(f"source {self.source.name}: another worker took in {', '.join(sorted(moved))}")
+            raise OwnershipLost(
+                f"source {self.source.name}: another worker took in {', '.join(sorted(moved))}"
+            )
         yield self.batch
 
 
-class Attendance:
+class GroupMember:
     """A member of a source's consumer group that reads nothing: others see that the source is followed."""
 
     def __init__(self, source: KafkaSource, group: str) -> None:
-        self._consumer = Client(source, {**MEMBER, "group.id": group}).consumer
+        self._consumer = KafkaClient(source, {**MEMBER, "group.id": group}).consumer
         names = list(source.topics) or [f"^({source.pattern})$"]
         self._consumer.subscribe(names, on_assign=lambda consumer, _: consumer.assign([]))
         self._left = Event()

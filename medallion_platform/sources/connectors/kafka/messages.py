@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor
 from medallion_platform.sources.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def by_place(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Seq
         begin = end
 
 
-def frame_of(source: KafkaSource, runs: Sequence[tuple[Reading, int, Sequence[Message]]]) -> pl.DataFrame:
+def frame_of(
+    source: KafkaSource, runs: Sequence[tuple[PartitionCursor, int, Sequence[Message]]]
+) -> pl.DataFrame:
     """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
     from confluent_kafka import Message
 

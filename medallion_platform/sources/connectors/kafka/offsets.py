@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.sources.arrivals import Position, Unread
-from medallion_platform.sources.errors import MovedOn
+from medallion_platform.sources.arrivals import Position, UnreadableRange
+from medallion_platform.sources.errors import OwnershipLost
 
 EPOCH = 2**48
 """How many offsets a topic has before those of the next one under its name begin."""
 
 
 @dataclass(frozen=True)
-class Partition:
+class TopicPartitionRange:
     """A partition of a topic as it was seen: the offsets that it holds, `end` not included."""
 
     topic: str
@@ -35,10 +35,10 @@ class Partition:
 
 
 @dataclass
-class Reading:
+class PartitionCursor:
     """How far a partition is read; `next` is Kafka's own offset."""
 
-    partition: Partition
+    partition: TopicPartitionRange
     log: str
     epoch: int
     next: int
@@ -55,43 +55,45 @@ class Reading:
 
 
 def begin(
-    source: str, partitions: Sequence[Partition], position: Position, before: Position | None = None
-) -> Iterator[tuple[Reading, Unread | None]]:
+    source: str, partitions: Sequence[TopicPartitionRange], position: Position, before: Position | None = None
+) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
     """Where the reading of each partition begins, and what is lost before it.
 
     source: its name. before: the positions as they were before the partitions were looked at: only what was
     beyond an end already then is lost.
 
     Raises:
-        MovedOn: others took in more of a partition after it was looked at.
+        OwnershipLost: others took in more of a partition after it was looked at.
     """
     for partition in _known(source, partitions, position):
         yield _begin(source, partition, position, before)
 
 
-def _known(source: str, partitions: Sequence[Partition], position: Position) -> Iterator[Partition]:
+def _known(
+    source: str, partitions: Sequence[TopicPartitionRange], position: Position
+) -> Iterator[TopicPartitionRange]:
     """The partitions, and those that a topic had before it was recreated with fewer."""
     yield from partitions
     for topic in dict.fromkeys(p.topic for p in partitions):
         there = [p for p in partitions if p.topic == topic]
-        gone = Partition(topic, len(there), there[0].topic_id, 0, 0)
+        gone = TopicPartitionRange(topic, len(there), there[0].topic_id, 0, 0)
         while position(log_of(source, gone)) is not None:
             yield gone
             gone = replace(gone, number=gone.number + 1)
 
 
 def _begin(
-    source: str, partition: Partition, position: Position, before: Position | None
-) -> tuple[Reading, Unread | None]:
+    source: str, partition: TopicPartitionRange, position: Position, before: Position | None
+) -> tuple[PartitionCursor, UnreadableRange | None]:
     log = log_of(source, partition)
     reached, identified = position(log), identity(source, partition)
     known = identified is not None and (position(identified) is not None or is_unsure(log, position))
     if reached is None:
         # A partition that a topic got later begins at its first message; else history that is
         # gone before the source was ever read is no loss.
-        begin = Reading(partition, log, 0, 0 if known else partition.low)
+        begin = PartitionCursor(partition, log, 0, 0 if known else partition.low)
     else:
-        begin = Reading(partition, log, *divmod(reached, EPOCH))
+        begin = PartitionCursor(partition, log, *divmod(reached, EPOCH))
         _refuse_later(source, begin, before)
         recreated = identified is not None and not known
         if recreated or begin.next > partition.end:
@@ -103,7 +105,9 @@ def _begin(
     return begin, None
 
 
-def _anew(begin: Reading, reached: int, *, recreated: bool, identified: bool) -> tuple[Reading, Unread]:
+def _anew(
+    begin: PartitionCursor, reached: int, *, recreated: bool, identified: bool
+) -> tuple[PartitionCursor, UnreadableRange]:
     """The beginning of the next epoch of a partition, and what is lost of this one."""
     partition = begin.partition
     if recreated:
@@ -116,19 +120,19 @@ def _anew(begin: Reading, reached: int, *, recreated: bool, identified: bool) ->
     first = partition.end if identified and not recreated else partition.low
     why = f"lost from offset {begin.next} on: {why}"
     gone = {"first": begin.next, "last": None}
-    return Reading(partition, begin.log, begin.epoch + 1, first), _unread(
+    return PartitionCursor(partition, begin.log, begin.epoch + 1, first), _unread(
         partition, begin.log, reached, why, gone
     )
 
 
-def _refuse_later(source: str, begin: Reading, before: Position | None) -> None:
+def _refuse_later(source: str, begin: PartitionCursor, before: Position | None) -> None:
     """Stop where others took in what came after the look: that an end lies before it is no loss."""
     seen = begin.epoch * EPOCH + begin.partition.end
     if before is not None and begin.reached > seen >= (before(begin.log) or 0):
-        raise MovedOn(f"source {source}: another intake took in more of {begin.partition.name}")
+        raise OwnershipLost(f"source {source}: another intake took in more of {begin.partition.name}")
 
 
-def gap(partition: Partition, reading: Reading) -> Unread:
+def gap(partition: TopicPartitionRange, reading: PartitionCursor) -> UnreadableRange:
     """What was deleted between where a partition is read and where it begins now."""
     first, last = reading.next, partition.low - 1
     why = f"lost offsets {first} to {last}: deleted before they were read"
@@ -136,16 +140,20 @@ def gap(partition: Partition, reading: Reading) -> Unread:
     return _unread(partition, reading.log, reading.epoch * EPOCH + last, why, gone)
 
 
-def log_of(source: str, partition: Partition) -> str:
+def log_of(source: str, partition: TopicPartitionRange) -> str:
     """Under which name a partition's position is told."""
     return f"{source}/{partition.name}"
 
 
-def _unread(partition: Partition, log: str, offset: int, why: str, gone: Mapping[str, int | None]) -> Unread:
-    return Unread(log, offset, partition.name, Code.GAP, f"topic: {why}", f"{partition.name}: {why}", gone)
+def _unread(
+    partition: TopicPartitionRange, log: str, offset: int, why: str, gone: Mapping[str, int | None]
+) -> UnreadableRange:
+    return UnreadableRange(
+        log, offset, partition.name, Code.GAP, f"topic: {why}", f"{partition.name}: {why}", gone
+    )
 
 
-def identity(source: str, partition: Partition) -> str | None:
+def identity(source: str, partition: TopicPartitionRange) -> str | None:
     """Under which name it is told that a topic was read; None where the broker has no such."""
     return f"{source}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
 

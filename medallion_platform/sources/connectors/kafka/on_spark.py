@@ -18,7 +18,7 @@ from medallion_platform.sources.connectors.kafka.messages import (
     framed,
     headers_of,
 )
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, Reading
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor
 from medallion_platform.sources.connectors.kafka.source import KafkaSource
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
     return {**given, **said}
 
 
-def options(source: KafkaSource, readings: Iterable[Reading], most: int) -> dict[str, str]:
+def options(source: KafkaSource, readings: Iterable[PartitionCursor], most: int) -> dict[str, str]:
     """What Spark's reader of topics is told: from these places on, at most so many messages in a batch.
 
     Raises:
@@ -101,7 +101,7 @@ def options(source: KafkaSource, readings: Iterable[Reading], most: int) -> dict
     }
 
 
-def places(readings: Iterable[Reading]) -> pl.DataFrame:
+def places(readings: Iterable[PartitionCursor]) -> pl.DataFrame:
     """What a partition's messages are known by: topic, partition, _source, _file, epoch, next."""
     return pl.DataFrame(
         [(*r.place, r.log, r.partition.name, r.epoch * EPOCH, r.next) for r in readings],

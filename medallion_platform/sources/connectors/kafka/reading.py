@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medallion_platform.sources.arrivals import Batch, Position, Unread
+from medallion_platform.sources.arrivals import Batch, Position, UnreadableRange
 from medallion_platform.sources.connectors.kafka import offsets
 from medallion_platform.sources.connectors.kafka.client import (
     CHUNK,
     PATIENCE,
-    Client,
+    KafkaClient,
     PartitionRead,
     uncollected,
 )
 from medallion_platform.sources.connectors.kafka.messages import by_place, frame_of
 from medallion_platform.sources.connectors.kafka.offsets import (
-    Partition,
-    Reading,
+    PartitionCursor,
+    TopicPartitionRange,
     identity,
     is_unsure,
     unsure,
@@ -40,7 +40,7 @@ class Topics:
     """The partitions of a source as they were at one look; no more is read than they held then."""
 
     source: KafkaSource
-    partitions: Sequence[Partition]
+    partitions: Sequence[TopicPartitionRange]
     notes: Sequence[str] = ()
     before: Position | None = None
     """The positions before the look: only what was beyond an end already then is lost."""
@@ -56,14 +56,14 @@ class Topics:
 
     def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions on up to where the partitions ended when looked at."""
-        gathered = PendingBatch(self.source)
-        open_: dict[tuple[str, int], Reading] = {}
+        gathered = MessageBuffer(self.source)
+        open_: dict[tuple[str, int], PartitionCursor] = {}
         for reading, gap in self.begin(position):
             gathered.begin(reading, gap, position)
             if reading.next < reading.partition.end:
                 open_[reading.place] = reading
         if open_:
-            client = Client(self.source)
+            client = KafkaClient(self.source)
             try:
                 yield from self._read(client, open_, gathered, rows, size)
             finally:
@@ -73,9 +73,9 @@ class Topics:
 
     def _read(
         self,
-        client: Client,
-        open_: dict[tuple[str, int], Reading],
-        gathered: PendingBatch,
+        client: KafkaClient,
+        open_: dict[tuple[str, int], PartitionCursor],
+        gathered: MessageBuffer,
         rows: int,
         size: int,
     ) -> Iterator[Batch]:
@@ -104,7 +104,7 @@ class Topics:
                 yield gathered.batch()
         client.refuse_others(self.partitions)
 
-    def _expired(self, client: Client, reading: Reading, gathered: PendingBatch) -> None:
+    def _expired(self, client: KafkaClient, reading: PartitionCursor, gathered: MessageBuffer) -> None:
         """Go on behind what a broker deleted while it was read."""
         low = min(client.watermarks(*reading.place)[0], reading.partition.end)
         if low > reading.next:
@@ -119,12 +119,12 @@ class Topics:
         here = [replace(r.partition, end=r.next) for r, _ in self.begin(position)]
         return replace(self, partitions=here, before=self.before or position)
 
-    def begin(self, position: Position) -> Iterator[tuple[Reading, Unread | None]]:
+    def begin(self, position: Position) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
         """Where the reading of each partition begins, and what is lost before it."""
         return offsets.begin(self.source.name, self.partitions, position, self.before)
 
 
-class PendingBatch:
+class MessageBuffer:
     """Messages, gaps and positions since the last batch."""
 
     def __init__(self, source: KafkaSource) -> None:
@@ -133,12 +133,12 @@ class PendingBatch:
 
     def clear(self) -> None:
         """Forget all."""
-        self.messages: list[tuple[Reading, int, Sequence[Message]]] = []
-        self.unread: list[Unread] = []
+        self.messages: list[tuple[PartitionCursor, int, Sequence[Message]]] = []
+        self.unread: list[UnreadableRange] = []
         self.positions: dict[str, int] = {}
         self.rows = self.size = 0
 
-    def begin(self, reading: Reading, gap: Unread | None, position: Position) -> None:
+    def begin(self, reading: PartitionCursor, gap: UnreadableRange | None, position: Position) -> None:
         """Where a partition begins, as far as the table does not say so."""
         if gap:
             self.unread.append(gap)
@@ -150,7 +150,7 @@ class PendingBatch:
             if is_unsure(reading.log, position):
                 self.positions[unsure(reading.log)] = 1
 
-    def add(self, reading: Reading, heard: PartitionRead) -> bool:
+    def add(self, reading: PartitionCursor, heard: PartitionRead) -> bool:
         """Messages of a partition up to its end; whether that is reached."""
         messages, end = heard.messages, reading.partition.end
         if messages and int(messages[-1].offset() or 0) >= end:
@@ -186,7 +186,7 @@ def topics_of(source: KafkaSource, before: Position | None = None) -> Topics:
     Raises:
         Unavailable: no broker answers, or a topic is not there.
     """
-    client = Client(source)
+    client = KafkaClient(source)
     try:
         return Topics(source, client.partitions(), before=before)
     finally:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from medallion_platform.sources.arrivals import Arrivals, Position, Surroundings
+from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext
 from medallion_platform.sources.connectors.kafka.messages import MESSAGE
 from medallion_platform.sources.connectors.kafka.offsets import unsure
 from medallion_platform.sources.connectors.kafka.settings import ours
 from medallion_platform.sources.source import Engine, Source
 
 if TYPE_CHECKING:
-    from medallion_platform.sources.connectors.kafka.follow import Follower
+    from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 
 
 @dataclass(frozen=True)
@@ -84,26 +84,26 @@ class KafkaSource(Source, kind="kafka"):
         """The engine that is declared."""
         return self.engine
 
-    def look(self, around: Surroundings) -> Arrivals:
+    def arrivals(self, context: SourceContext) -> Arrivals:
         """The partitions as they are now; none while continuous workers take the source in."""
         from medallion_platform.sources.connectors.kafka.client import members
         from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
 
-        if workers := members(self, self.group(around.lake)):
+        if workers := members(self, self.group(context.lake)):
             return Topics(self, (), (f"source {self.name} is left to its {workers} continuous workers",))
-        return topics_of(self, around.position)
+        return topics_of(self, context.position)
 
-    def follow(self, lake: str, positions: Callable[[], Position]) -> Follower:
+    def follow(self, lake: str, positions: Callable[[], Position]) -> TopicFollower:
         """A member of the group of the workers that take the source into a lake."""
-        from medallion_platform.sources.connectors.kafka.follow import Follower
+        from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 
-        return Follower(self, self.group(lake), positions)
+        return TopicFollower(self, self.group(lake), positions)
 
     def attend(self, lake: str) -> AbstractContextManager[object]:
         """Be a member of that group which reads nothing."""
-        from medallion_platform.sources.connectors.kafka.follow import Attendance
+        from medallion_platform.sources.connectors.kafka.follow import GroupMember
 
-        return closing(Attendance(self, self.group(lake)))
+        return closing(GroupMember(self, self.group(lake)))
 
     def group(self, lake: str) -> str:
         """The consumer group of the workers that take the source into one lake, by the lake's root.

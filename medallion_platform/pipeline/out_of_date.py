@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
+from medallion_platform.pipeline.answer_cache import AnswerCache, states
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.refresh.changes import out_of_date
+from medallion_platform.pipeline.refresh.changes import out_of_date_partitions
 from medallion_platform.pipeline.refresh.context import VERBS
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.refresh.plan import code_version
-from medallion_platform.pipeline.status.kept import KeptAnswers, states
 from medallion_platform.pipeline.table import Table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Behind:
+class OutOfDateTable:
     """A table that a refresh would work on now.
 
     partitions: which of them; None for the whole table. state: what it would be made from (upstream
@@ -44,24 +44,26 @@ class Behind:
     problem: str = ""
 
 
-def behind(catalog: Catalog, lake: Lake, kept: KeptAnswers | None = None) -> dict[str, Behind]:
+def out_of_date_tables(
+    catalog: Catalog, lake: Lake, kept: AnswerCache | None = None
+) -> dict[str, OutOfDateTable]:
     """Every table that is out of date, in order of making. Starts no JVM, reads no row.
 
     A table whose upstream does not exist yet is none of them: there is nothing to make it from.
     kept: answers of earlier looks at this catalog.
     """
-    kept = kept or KeptAnswers()
-    found = (_behind(table, catalog, lake, kept) for table in catalog.in_order)
+    kept = kept or AnswerCache()
+    found = (_cached(table, catalog, lake, kept) for table in catalog.in_order)
     return {table.table: table for table in found if table is not None}
 
 
-def _behind(table: Table, catalog: Catalog, lake: Lake, kept: KeptAnswers) -> Behind | None:
+def _cached(table: Table, catalog: Catalog, lake: Lake, kept: AnswerCache) -> OutOfDateTable | None:
     tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
     try:
         found_from = (code_version(table), states(lake, tables))
     except DamagedLog:
-        return table_behind(table, catalog, lake)
-    return kept.answer(("behind", table.name), found_from, lambda: table_behind(table, catalog, lake))
+        return out_of_date_table(table, catalog, lake)
+    return kept.answer(("behind", table.name), found_from, lambda: out_of_date_table(table, catalog, lake))
 
 
 def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
@@ -100,24 +102,24 @@ def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> 
     return sorted(found)
 
 
-def table_behind(table: Table, catalog: Catalog, lake: Lake) -> Behind | None:
+def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTable | None:
     """How far a table is behind; None where it is up to date, or has nothing to be made from."""
     state = ""
     try:
         state = state_of(table, lake)
-        partitions = out_of_date(table, lake, no_rows, catalog.partition_columns)
+        partitions = out_of_date_partitions(table, lake, no_rows, catalog.partition_columns)
     except MissingUpstream:
         return None
-    except RowsWouldTell:
-        return Behind(table.name, None, state, unsure=True)
+    except NeedsRows:
+        return OutOfDateTable(table.name, None, state, unsure=True)
     except DamagedLog as error:
         # Once it is mended, that is another state: what failed for it is tried at once.
-        return Behind(table.name, None, f"{state} damaged", problem=str(error))
+        return OutOfDateTable(table.name, None, f"{state} damaged", problem=str(error))
     if partitions is not None and not partitions:
         return None
     last = lake.last_record(table.name, VERBS)
     taken_back = last is not None and last.taken_back == state
-    return Behind(
+    return OutOfDateTable(
         table.name, None if partitions is None else frozenset(partitions), state, taken_back=taken_back
     )
 
@@ -129,10 +131,10 @@ def state_of(table: Table, lake: Lake) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-class RowsWouldTell(Exception):
+class NeedsRows(Exception):
     """Only the rows themselves tell what a changed lookup concerns."""
 
 
 def no_rows() -> SparkSession:
     """In the place of a session, for who reads no rows."""
-    raise RowsWouldTell
+    raise NeedsRows

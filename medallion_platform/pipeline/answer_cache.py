@@ -10,7 +10,7 @@ from medallion_platform.lakehouse.lake import Lake
 T = TypeVar("T")
 
 
-class KeptAnswers:
+class AnswerCache:
     """Answers, each good as long as all that it was found from is the same.
 
     Of whatever is named just the newest answer is kept. It is what a fresh look would find: what it was found

@@ -1,1 +1,0 @@
-"""What is told of tables without working on them: what is out of date, how fresh the rows are."""
