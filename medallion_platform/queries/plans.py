@@ -1,4 +1,4 @@
-"""What the next run would do to each silver and gold table, and why; by the logs alone, without Spark."""
+"""What the next run would do to each silver and gold table, and why; from the logs alone, without Spark."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import replace
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.out_of_date import NeedsRows, no_rows
-from medallion_platform.pipeline.refresh.changes import looked_at
+from medallion_platform.pipeline.refresh.changes import newest, with_changes, with_plan
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
-from medallion_platform.pipeline.refresh.explain import Action, Cause, Explanation, Why, explained
+from medallion_platform.pipeline.refresh.explain import Action, Cause, Explanation, Why, causes, explain
 from medallion_platform.pipeline.table import Table
 
 
 def plans(catalog: Catalog, lake: Lake, tables: Collection[str] = ()) -> list[Explanation]:
-    """The plan of each of these tables (all if none is named), in order of making.
+    """The plan of each of these tables (all if none is named), upstream tables first.
 
-    What a table follows from is looked at with it: where an input is to be refreshed first, the table will
-    be looked at again after it.
+    Where an input is refreshed first, the table is planned again after it: its plan here names that input.
 
     Raises:
         DamagedLog: the log of a table cannot be read.
@@ -37,12 +36,13 @@ def _of(table: Table, catalog: Catalog, lake: Lake) -> Explanation:
     if missing:
         return Explanation(table.name, Action.WAITS, missing)
     try:
-        return explained(looked_at(table, lake, no_rows, catalog.partition_columns))
-    except NeedsRows:
-        moved = tuple(Cause(Why.LOOKUP_MOVED, u.table) for u in table.lookups.values())
-        return Explanation(table.name, Action.UNSURE, moved, None, None, None)
+        context = with_changes(newest(table, lake, no_rows, catalog.partition_columns))
     except MissingUpstream:  # dropped meanwhile
         return Explanation(table.name, Action.WAITS)
+    try:
+        return explain(with_plan(context))
+    except NeedsRows:
+        return Explanation(table.name, Action.UNSURE, tuple(causes(context)), None, None, None)
 
 
 def _following(plan: Explanation, first: list[str]) -> Explanation:

@@ -7,10 +7,20 @@ from typing import Any
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.context import RefreshContext
-from medallion_platform.pipeline.refresh.explain import Action, Cause, Explanation, Size, Why, explain
+from medallion_platform.pipeline.refresh.explain import (
+    Action,
+    Cause,
+    Explanation,
+    Size,
+    Why,
+    action_of,
+    causes,
+    explain,
+)
 from medallion_platform.pipeline.refresh.plan import Upstreams, plan_refresh
 from medallion_platform.pipeline.table import Table
 from medallion_platform.queries.plans import plans
@@ -20,28 +30,28 @@ from medallion_platform_tests.pipeline.test_refresh import arrive
 from medallion_platform_tests.pipeline.test_refresh import declared as numbers
 from medallion_platform_tests.pipeline.toy import Zone
 
-READ, WRITTEN = Size(7, 700), Size(3, 300)
+
+def context(t: Table, last: CommitRecord | None, upstreams: Upstreams, **more: Any) -> RefreshContext:
+    return RefreshContext(t, Lake("/nowhere"), no_spark, {}, last, upstreams, **more)
 
 
-def told(t: Table, last: Any, upstreams: Upstreams, **more: Any) -> Explanation:
-    plan = plan_refresh(t, last, upstreams, existing=DAYS, **more)
-    columns = {"silver.up": "day" if t.partition else None}
-    context = RefreshContext(t, Lake("/nowhere"), no_spark, columns, last, upstreams, plan=plan)
-    return explain(context, frozenset(DAYS[:1]), READ, WRITTEN, asked_for="rebuild" in more)
+def why(t: Table, last: CommitRecord | None, upstreams: Upstreams, **more: Any) -> list[Cause]:
+    return list(causes(context(t, last, upstreams, **more)))
 
 
 def test_a_table_that_is_up_to_date_reads_nothing() -> None:
     t = declared()
-    assert told(t, made(t), up()) == Explanation("gold.t", Action.NOTHING)
+    upstreams = up()
+    plan = plan_refresh(t, made(t), upstreams, existing=DAYS)
+    assert explain(context(t, made(t), upstreams, plan=plan)) == Explanation("gold.t", Action.NOTHING)
+    assert why(t, made(t), upstreams) == []
 
 
 def test_the_upstream_that_changed_is_named_with_its_versions() -> None:
     t = declared()
-    found = told(t, made(t), up({DAYS[0]}))
-    assert found.action is Action.APPEND
-    assert found.causes == (Cause(Why.UPSTREAM_CHANGED, "silver.up", 0, 5),)
-    assert (found.partitions, found.reads, found.rewrites) == (frozenset(DAYS[:1]), READ, WRITTEN)
-    assert str(found.causes[0]) == "upstream changed: silver.up 0 → 5"
+    found = why(t, made(t), up({DAYS[0]}))
+    assert found == [Cause(Why.UPSTREAM_CHANGED, "silver.up", 0, 5)]
+    assert str(found[0]) == "upstream changed: silver.up 0 → 5"
 
 
 @pytest.mark.parametrize(
@@ -50,20 +60,28 @@ def test_the_upstream_that_changed_is_named_with_its_versions() -> None:
 )
 def test_the_action_is_the_plan_s(incremental: str, action: Action) -> None:
     t = declared(incremental)
-    assert told(t, made(t), up({DAYS[0]})).action is action
+    assert action_of(plan_refresh(t, made(t), up({DAYS[0]}), existing=DAYS)) is action
+    assert action_of(plan_refresh(t, None, up())) is Action.REBUILD
+
+
+def test_a_merge_is_named_as_such() -> None:
+    t = declared("merge_by_key", None)
+    assert action_of(plan_refresh(t, made(t), up({UNPARTITIONED}))) is Action.MERGE_BY_KEY
 
 
 def test_causes_other_than_rows() -> None:
     t = declared()
     old = made(t)
     other = replace(old, position={**old.position, "code": {"*": 1}})
-    assert told(t, other, up()).causes == (Cause(Why.CODE_CHANGED),)
-    assert told(t, None, up()).causes == (Cause(Why.FIRST_TIME),)
+    assert why(t, other, up()) == [Cause(Why.CODE_CHANGED)]
+    assert why(t, None, up()) == [Cause(Why.FIRST_TIME)]
     gone = Upstreams({"silver.up": 5}, {"silver.up": None})
-    assert told(t, old, gone).causes == (Cause(Why.LOG_GONE, "silver.up", 0, 5),)
-    assert told(t, old, up(), rebuild=True) == Explanation(
-        "gold.t", Action.REBUILD, (Cause(Why.ASKED_FOR),), frozenset(DAYS[:1]), READ, WRITTEN
-    )
+    assert why(t, old, gone) == [Cause(Why.LOG_GONE, "silver.up", 0, 5)]
+    assert why(t, old, up(), recovering=True) == [Cause(Why.REFRESH_DIED)]
+    assert str(Cause(Why.REFRESH_DIED)) == "refresh died"
+    stale = replace(old, stale_partitions=DAYS[:1])
+    assert why(t, stale, up()) == [Cause(Why.LOOKUP_WAS_STALE)]
+    assert str(Cause(Why.LOOKUP_WAS_STALE)) == "lookup was stale"
 
 
 def test_it_is_what_the_refresh_then_does(tmp_path: Path, spark: SparkSession) -> None:

@@ -28,8 +28,10 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh import commit as steps
 from medallion_platform.pipeline.refresh.changes import of_other_code, out_of_date_partitions
 from medallion_platform.pipeline.refresh.errors import MissingUpstream, RefreshFailed
+from medallion_platform.pipeline.refresh.explain import Why
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
+from medallion_platform.queries.plans import plans
 
 from .shop import EVENTS, USERS, bring, change, content, dead, event, no_spark, rebuilt, users
 from .toy import Row, Zone
@@ -441,6 +443,8 @@ def test_dead_letters_that_a_loser_left_behind_are_made_anew(zone: Zone, spark: 
     early = {**letter, "payload": letter["payload"].replace(b'"a"', b'"b"')}
     loser = replace(done.record, run_id="loser")
     polars_append(zone.lake, t.name, [letter, early], loser)
+    (found,) = plans(known, zone.lake)
+    assert [c.why for c in found.causes] == [Why.REFRESH_DIED, Why.UPSTREAM_CHANGED]
     assert bring(t, zone.lake, spark, known).record
     assert sum(dead(zone.lake, t.name).values()) == 2
 

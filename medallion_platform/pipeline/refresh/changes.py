@@ -33,13 +33,29 @@ if TYPE_CHECKING:
 def planned(
     context: RefreshContext, requested: set[str] | None = None, *, rebuild: bool = False
 ) -> RefreshContext:
-    """Ask the logs what changed and make the plan; requested: partitions, None for all.
+    """Read from the logs what changed, and make the plan; requested: partitions, None for all.
 
     Raises:
         MissingUpstream: an upstream table does not exist.
     """
+    return with_plan(with_changes(context), requested, rebuild=rebuild)
+
+
+def with_changes(context: RefreshContext) -> RefreshContext:
+    """Read from the logs what changed since the table's last refresh.
+
+    Raises:
+        MissingUpstream: an upstream table does not exist.
+    """
+    recovering = _left_behind(context.table, context.lake)
+    return replace(context, upstreams=_upstreams(context), recovering=recovering)
+
+
+def with_plan(
+    context: RefreshContext, requested: set[str] | None = None, *, rebuild: bool = False
+) -> RefreshContext:
+    """Make the plan from what changed. Starts Spark where a lookup's history changed."""
     table, lake = context.table, context.lake
-    context = replace(context, upstreams=_upstreams(context))
     existing = lake.partitions(table.name, table.partition.column) if table.partition else set[str]()
     affected: set[str] = set()
     if context.last and table.lookups:
@@ -51,26 +67,22 @@ def planned(
         existing=existing,
         requested=requested,
         affected=affected,
-        recovering=_left_behind(table, lake),
+        recovering=context.recovering,
         rebuild=rebuild,
     )
     return replace(context, plan=plan)
 
 
-def looked_at(
+def newest(
     table: Table,
     lake: Lake,
     spark: Callable[[], SparkSession],
     partition_columns: Mapping[str, str | None],
 ) -> RefreshContext:
-    """What a refresh of all that is out of date would work on, by the newest versions.
-
-    Raises:
-        MissingUpstream: an upstream table does not exist.
-    """
+    """The context of a refresh from the newest versions of the upstream tables, not planned yet."""
     last = lake.last_record(table.name, VERBS)
     heads = {u: _reached(lake, u, last) for u in table.upstream_names}
-    return planned(RefreshContext(table, lake, spark, partition_columns, last, Upstreams(heads)))
+    return RefreshContext(table, lake, spark, partition_columns, last, Upstreams(heads))
 
 
 def out_of_date_partitions(
@@ -86,7 +98,7 @@ def out_of_date_partitions(
     Raises:
         MissingUpstream: an upstream table does not exist.
     """
-    return named_partitions(looked_at(table, lake, spark, partition_columns))
+    return named_partitions(planned(newest(table, lake, spark, partition_columns)))
 
 
 def named_partitions(context: RefreshContext) -> set[str] | None:

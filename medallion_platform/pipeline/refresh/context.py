@@ -32,7 +32,8 @@ class RefreshContext:
     spark: gives the session; not called where logs suffice. partition_columns: the partition column of every
     upstream table (None: it has no partition). last: the account of the newest refresh. upstreams: to begin
     with, only the versions to make the table from. sequence: the writer's number of the commit to come.
-    stale: lookups that are behind their own upstream.
+    stale: lookups that are behind their own upstream. recovering: the newest dead letters are those of a
+    refresh that died before it committed its rows.
     """
 
     table: Table
@@ -45,6 +46,7 @@ class RefreshContext:
     sequence: int = 0
     plan: RefreshPlan = field(default_factory=lambda: RefreshPlan({}))
     stale: tuple[str, ...] = ()
+    recovering: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property

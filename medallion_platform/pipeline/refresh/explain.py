@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,9 +13,10 @@ from medallion_platform.lakehouse.commit import in_partitions
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.delta_log import LogGone, files_added
 from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.changes import named_partitions
 from medallion_platform.pipeline.refresh.context import RefreshContext
-from medallion_platform.pipeline.refresh.plan import CODE, code_version, upstream_days
+from medallion_platform.pipeline.refresh.plan import CODE, RefreshPlan, code_version, upstream_days
 from medallion_platform.pipeline.table import Lookup, Upstream
 
 
@@ -44,9 +45,12 @@ class Why(StrEnum):
     CODE_CHANGED = "code_changed"
     UPSTREAM_CHANGED = "upstream_changed"
     LOOKUP_MOVED = "lookup_moved"
+    LOOKUP_WAS_STALE = "lookup_was_stale"
+    """Rows were made while a lookup was itself out of date."""
+    REFRESH_DIED = "refresh_died"
+    """A refresh wrote its dead letters and died before it committed its rows."""
     LOG_GONE = "log_gone"
     """The upstream's log no longer says what changed."""
-    ASKED_FOR = "asked_for"
     FOLLOWS = "follows"
     """An input is to be refreshed first; what that changes is known then."""
     INPUT_MISSING = "input_missing"
@@ -86,9 +90,10 @@ class Size:
 class Explanation:
     """What the next refresh of a table would do.
 
-    partitions: those it would work on, None for all of a table without partitions, or where nobody knows.
-    reads: upstream rows that it would read. rewrites: rows of the table that would be written again or
-    go; None where only the run finds that out.
+    partitions: those it would work on; None for all of a table without partitions, or where only the run can
+    tell. reads: upstream rows that it would read. rewrites: existing rows of the table that would be written
+    again or removed. Of `MERGE_BY_KEY` both are upper bounds: logs do not say which rows have a changed key.
+    None: only the run can tell.
     """
 
     table: str
@@ -99,36 +104,25 @@ class Explanation:
     rewrites: Size | None = Size()
 
 
-def explain(
-    context: RefreshContext,
-    partitions: frozenset[str] | None,
-    reads: Size,
-    rewrites: Size | None,
-    *,
-    asked_for: bool = False,
-) -> Explanation:
-    """What a plan means. Pure.
-
-    context: with its plan. partitions, reads, rewrites: see `Explanation`. asked_for: the plan is one for
-    `rebuild`, or for partitions that somebody named.
-    """
+def explain(context: RefreshContext) -> Explanation:
+    """What a plan means: partitions from the plan, sizes from the statistics in the logs."""
     if context.plan.nothing:
         return Explanation(context.table.name, Action.NOTHING)
-    causes = (*([Cause(Why.ASKED_FOR)] if asked_for else []), *_causes(context))
-    return Explanation(context.table.name, _action(context), causes, partitions, reads, rewrites)
-
-
-def explained(context: RefreshContext, *, asked_for: bool = False) -> Explanation:
-    """The same, with sizes asked of the logs."""
-    if context.plan.nothing:
-        return explain(context, frozenset(), Size(), Size())
     named = named_partitions(context)
-    partitions = None if named is None else frozenset(named)
-    return explain(context, partitions, _reads(context), _rewrites(context), asked_for=asked_for)
+    return Explanation(
+        context.table.name,
+        action_of(context.plan),
+        tuple(causes(context)),
+        None if named is None else frozenset(named),
+        _reads(context),
+        _rewrites(context),
+    )
 
 
-def _action(context: RefreshContext) -> Action:
-    plan = context.plan
+def action_of(plan: RefreshPlan) -> Action:
+    """What a refresh by this plan does. Pure."""
+    if plan.nothing:
+        return Action.NOTHING
     if plan.whole:
         return Action.REBUILD
     if plan.merge:
@@ -136,24 +130,30 @@ def _action(context: RefreshContext) -> Action:
     return Action.REPLACE_PARTITIONS if plan.replace else Action.APPEND
 
 
-def _causes(context: RefreshContext) -> Iterable[Cause]:
+def causes(context: RefreshContext) -> Iterator[Cause]:
+    """Why the table is out of date, by what changed since its last refresh."""
     last, upstreams = context.last, context.upstreams
     if last is None:
         yield Cause(Why.FIRST_TIME)
         return
     if set(last.position.get(CODE, {}).values()) != {code_version(context.table)}:
         yield Cause(Why.CODE_CHANGED)
-    for source in context.table.inputs.values():
-        before, now = context.base(source.table), upstreams.heads[source.table]
-        if isinstance(source, Lookup):
-            if before != now:
-                yield Cause(Why.LOOKUP_MOVED, source.table, before, now)
-            continue
+    if context.recovering:
+        yield Cause(Why.REFRESH_DIED)
+    for source in context.table.upstreams.values():
         change = upstreams.changed.get(source.table)
         if change is None:
-            yield Cause(Why.LOG_GONE, source.table, before, now)
+            yield _moved(Why.LOG_GONE, context, source.table)
         elif change.all:
-            yield Cause(Why.UPSTREAM_CHANGED, source.table, before, now)
+            yield _moved(Why.UPSTREAM_CHANGED, context, source.table)
+    for lookup in lookups.changed(context):
+        yield _moved(Why.LOOKUP_MOVED, context, lookup.table)
+    if last.stale_partitions:
+        yield Cause(Why.LOOKUP_WAS_STALE)
+
+
+def _moved(why: Why, context: RefreshContext, upstream: str) -> Cause:
+    return Cause(why, upstream, context.base(upstream), context.upstreams.heads[upstream])
 
 
 def _reads(context: RefreshContext) -> Size:
@@ -194,16 +194,14 @@ def _appended(context: RefreshContext, column: str | None, days: Collection[str]
     return found
 
 
-def _rewrites(context: RefreshContext) -> Size | None:
-    """What of the table would be written again, or go; None where only the run finds out."""
+def _rewrites(context: RefreshContext) -> Size:
+    """Existing rows of the table that would be written again or removed; of a merge, at the most all."""
     table, plan = context.table, context.plan
-    if plan.merge:
-        return None
     opened = context.lake.open(table.name)
-    if opened is None or not (plan.whole or plan.replace):
+    if opened is None or not (plan.whole or plan.merge or plan.replace):
         return Size()
     files = files_of(opened)
-    if not plan.whole:
+    if plan.replace and not plan.whole:
         column = table.partition.column if table.partition else None
         files = in_partitions(files, column, set(plan.replace))
     return _size_of(files)

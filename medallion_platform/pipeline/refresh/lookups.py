@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
@@ -50,6 +51,17 @@ def affected(context: RefreshContext, existing: set[str]) -> set[str]:
             return existing
         found |= _affected_by(context, lookup, before, now, existing)
     return found
+
+
+def changed(context: RefreshContext) -> Iterator[Lookup]:
+    """The lookups whose rows changed since the last refresh, or whose log no longer says that."""
+    for lookup in context.table.lookups.values():
+        before, now = context.base(lookup.table), context.upstreams.heads[lookup.table]
+        try:
+            if before != now and _changed_between(context.lake, lookup.table, before, now):
+                yield lookup
+        except LogGone:
+            yield lookup
 
 
 def _has_changed(lake: Lake, table: str, since: int) -> bool:
