@@ -6,52 +6,61 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from threading import Thread
-from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 STUCK = 300.0
-"""Seconds without a turn of the loop after which a worker counts as hung."""
+"""Seconds without an iteration of its loop after which a worker counts as hung."""
+
+_PREFIX = "medallion_stream"
 
 _SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class WorkerMetrics:
-    """What is known of a worker, as Prometheus metrics and as two answers: alive, and ready."""
+    """The state of a worker: Prometheus metrics, and whether it is alive and ready."""
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._turned = clock()
         self._why = "starting"
-        labels = {"source": source}
-
-        def named(kind: Any, name: str, text: str, *more: str, **options: Any) -> Any:
-            made = kind(f"medallion_stream_{name}", text, [*labels, *more], registry=self.registry, **options)
-            return made if more else made.labels(**labels)
-
         self._source = source
-        self._rows = named(Counter, "rows_total", "Records taken in, by what became of them.", "outcome")
-        self._batches = named(Counter, "commits_total", "Commits of rows with their positions.")
-        self._seconds = named(
-            Histogram, "commit_seconds", "Validating and committing one batch.", buckets=_SECONDS
+        to, one, two = self.registry, ["source"], ["source", "outcome"]
+        self._rows = Counter(f"{_PREFIX}_rows_total", "Records read, by outcome.", two, registry=to)
+        self._batches = Counter(
+            f"{_PREFIX}_commits_total", "Commits of rows and positions.", one, registry=to
         )
-        self._behind = named(Gauge, "behind_records", "Records of a log that are still to be read.", "log")
-        self._waits = named(Counter, "waits_total", "Times that nothing could be taken in for a while.")
-        self._last = named(Gauge, "last_commit_timestamp_seconds", "When the last batch was committed.")
+        self._seconds = Histogram(
+            f"{_PREFIX}_commit_seconds",
+            "Seconds to validate and commit one batch.",
+            one,
+            registry=to,
+            buckets=_SECONDS,
+        )
+        self._behind = Gauge(
+            f"{_PREFIX}_behind_records", "Records of a log still to be read.", ["source", "log"], registry=to
+        )
+        self._waits = Counter(f"{_PREFIX}_waits_total", "Times the worker had to wait.", one, registry=to)
+        self._last = Gauge(
+            f"{_PREFIX}_last_commit_timestamp_seconds", "Time of the last commit.", one, registry=to
+        )
+        for metric in (self._batches, self._seconds, self._waits, self._last):
+            metric.labels(source)  # shown as 0 from the start
 
     def taken(self, outcomes: Mapping[str, int], seconds: float, behind: Mapping[str, int]) -> None:
         """A batch was committed."""
         self._turn("")
         for outcome, n in outcomes.items():
             self._rows.labels(source=self._source, outcome=outcome).inc(n)
-        self._batches.inc()
-        self._seconds.observe(seconds)
+        self._batches.labels(self._source).inc()
+        self._seconds.labels(self._source).observe(seconds)
         self._behind.clear()  # of partitions that another worker has now, too
         for log, n in behind.items():
             self._behind.labels(source=self._source, log=log).set(n)
-        self._last.set_to_current_time()
+        self._last.labels(self._source).set_to_current_time()
 
     def idle(self) -> None:
         """Nothing came."""
@@ -60,34 +69,34 @@ class WorkerMetrics:
     def waits(self, why: str) -> None:
         """Nothing can be taken in now."""
         self._turn(why)
-        self._waits.inc()
+        self._waits.labels(self._source).inc()
 
     @property
     def alive(self) -> bool:
-        """Whether the loop turns; what does not is better started anew."""
+        """Whether the loop runs; a worker whose loop hangs has to be restarted."""
         return self._clock() - self._turned < STUCK
 
     @property
     def not_ready(self) -> str:
         """Why nothing can be taken in now; empty where it can."""
-        return self._why if self.alive else f"no turn within {STUCK:.0f} s"
+        return self._why if self.alive else f"the worker has not responded for {STUCK:.0f} s"
 
     def _turn(self, why: str) -> None:
         self._turned, self._why = self._clock(), why
 
 
 def serve(metrics: WorkerMetrics, host: str, port: int) -> WSGIServer:
-    """Answer in a thread of its own until the process ends; port 0 takes any free one.
+    """Serve in a thread of its own until the process ends; port 0 takes any free port.
 
     Raises:
         OSError: the port is taken.
     """
-    metrics = make_wsgi_app(metrics.registry)
+    prometheus = make_wsgi_app(metrics.registry)
 
-    def app(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            return metrics(environ, start)
+            return prometheus(environ, start)
         answers = {
             "/health": "" if metrics.alive else metrics.not_ready,
             "/ready": metrics.not_ready,
@@ -109,5 +118,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
