@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, cast
 
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
@@ -24,9 +23,6 @@ from medallion_platform.sources.connectors.zones import FileInfo
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.source import Source
 
-if TYPE_CHECKING:
-    from medallion_platform.sources.connectors.kafka.reading import Topics
-
 
 def arrivals_of(source: Source, lakehouse: Lakehouse, run: Run) -> Arrivals:
     """What an intake of the source takes in; files are registered by this."""
@@ -40,7 +36,7 @@ def take_in(arrived: Arrivals, lakehouse: Lakehouse, run: Run) -> IntakeResult:
     if source.taken_in_by == "spark" and arrived.waiting(lake.positions(source.table)):
         from medallion_platform.pipeline.intake import spark_engine
 
-        return spark_engine.intake(cast("Topics", arrived), lake, lakehouse.session(), run)
+        return spark_engine.intake(arrived, lake, lakehouse.session(), run)
     return intake(arrived, lake, run)
 
 

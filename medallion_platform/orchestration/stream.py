@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from uuid import uuid4
 
 import dagster as dg
@@ -33,9 +33,6 @@ from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.source import Source
-
-if TYPE_CHECKING:
-    from medallion_platform.sources.connectors.kafka import KafkaSource
 
 REPORT_EVERY = 10.0
 """Seconds between two reports."""
@@ -88,7 +85,7 @@ def _take_in(source: Source, lakehouse: Lakehouse, worker: _Worker, stop: Event)
 
         with source.attend(root):
             spark = lakehouse.session(quick=False)
-            spark_engine.stream(cast("KafkaSource", source), lake, spark, worker.run, stop, worker)
+            spark_engine.stream(source, lake, spark, worker.run, stop, worker)
     else:
         with closing(source.follow(root, lambda: lake.positions(source.table))) as follower:
             stream(follower, lake, worker.run, stop, worker)

@@ -868,3 +868,16 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
     zone.take()
     check(zone)
     assert expected(zone, [CSV])[CSV.name].duplicate == 0
+
+
+def test_the_spark_engine_refuses_a_source_without_topics(zone: Zone) -> None:
+    from medallion_platform.pipeline.intake import spark_engine
+
+    none: Any = None  # no session: it is refused before Spark is asked for anything
+    zone.csv("events/1.csv", [good("a")])
+    arrived = landing_zone.arrivals(CSV, zone.landing, zone.seen(CSV), zone.lake, RUN)
+    with pytest.raises(IntakeFailed, match="reads Kafka topics only"):
+        spark_engine.intake(arrived, zone.lake, none, RUN)
+    with pytest.raises(IntakeFailed, match="reads Kafka topics only"):
+        spark_engine.stream(CSV, zone.lake, none, lambda: RUN, threading.Event(), none)
+    assert not zone.lake.exists(CSV.table)

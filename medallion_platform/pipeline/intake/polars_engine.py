@@ -1,15 +1,13 @@
-"""Intake: append what arrived to a bronze table, every record once, bad ones to its dead letters.
+"""Intake: append what has arrived to a bronze table, every record once, bad ones to its dead letters.
 
-The polars engine: Polars reads and validates, delta-rs commits, no JVM starts. What arrived comes by one
-interface,
-`sources.arrivals`, whatever the source is. The steps of one batch, each safe to be the last one
-before a crash:
+The polars engine: Polars reads and validates, delta-rs commits, no JVM starts. Every kind of source provides
+its records through the same interface, `sources.arrivals`. A crash after any step of a batch is safe:
 
-1. the positions are read from the bronze table, records from there on are read and validated;
+1. the positions are read from the bronze table, records from these on are read and validated;
 2. dead letters are committed; 3. good rows are committed together with the new positions (`commit`).
 
-Of a source that gives a record again after it was taken in, what is there already is counted as a
-duplicate, be it a row or a dead letter; dead letters of an intake that died are counted by the next one.
+A record that is already a row or a dead letter is counted as a duplicate. Dead letters of an intake that died
+are counted by the next one.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -113,56 +112,46 @@ def intake(
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
     kept: OpenTables | None = None,
+    report_end: bool = True,
 ) -> IntakeResult:
-    """Take in what arrived at a source.
+    """Take in what has arrived at a source.
 
-    kept: what intakes before left open, of the same table.
+    kept: tables that an earlier intake of the same source left open. report_end: tell the run's observer if
+    the intake fails; False if the caller does that.
 
     Raises:
-        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
+        DamagedFile: a data file that is searched for duplicates is missing or damaged.
         CommitConflict: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
     """
-    with EventReporter(run, arrivals.source.table, _LOG).ended():
-        return take_in(arrivals, lake, run, batch_rows, batch_bytes, kept)
-
-
-def take_in(
-    arrivals: Arrivals,
-    lake: Lake,
-    run: Run,
-    batch_rows: int = BATCH_ROWS,
-    batch_bytes: int = BATCH_BYTES,
-    kept: OpenTables | None = None,
-) -> IntakeResult:
-    """The same for who tells by itself how it ends."""
     started = time.monotonic()
     source = arrivals.source
     taken = IntakeResult(source.name, source.table)
     taken.notes += arrivals.notes
-    kept = kept or OpenTables(lake)
-    table = kept.open(source.table)
-    if table is None and not arrivals.waiting(lambda _: None):
-        return taken  # nothing ever arrived: the table is made with its first batch
-    # Opened before the positions are read, so that another writer is noticed.
-    if table is None:
-        table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
-    refuse_other_types(source, table)
-    recover_positions(source, table, lake, run)
-    begun = table
-    reached: dict[str, int | None] = {}
+    with EventReporter(run, source.table, _LOG).ended() if report_end else nullcontext():
+        kept = kept or OpenTables(lake)
+        table = kept.open(source.table)
+        if table is None and not arrivals.waiting(lambda _: None):
+            return taken  # nothing ever arrived: the table is created with its first batch
+        # Opened before the positions are read, so that another writer is noticed.
+        if table is None:
+            table = lake.ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
+        refuse_other_types(source, table)
+        recover_positions(source, table, lake, run)
+        begun = table
+        reached: dict[str, int | None] = {}
 
-    def position(log: str) -> int | None:
-        return reached.setdefault(log, begun.transaction_version(log))
+        def position(log: str) -> int | None:
+            return reached.setdefault(log, begun.transaction_version(log))
 
-    taken.pieces = len(arrivals.waiting(position))
-    for batch in arrivals.batches(position, batch_rows, batch_bytes):
-        begins = {log: position(log) for log in batch.positions}
-        taken.add(_take_after_others(source, table, lake, run, batch, begins, kept))
-        reached |= batch.positions
-    taken.version = table.version()
-    taken.seconds = round(time.monotonic() - started, 3)
-    return taken
+        taken.pieces = len(arrivals.waiting(position))
+        for batch in arrivals.batches(position, batch_rows, batch_bytes):
+            begins = {log: position(log) for log in batch.positions}
+            taken.add(_take_after_others(source, table, lake, run, batch, begins, kept))
+            reached |= batch.positions
+        taken.version = table.version()
+        taken.seconds = round(time.monotonic() - started, 3)
+        return taken
 
 
 def _take_after_others(

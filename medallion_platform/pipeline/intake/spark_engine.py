@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from medallion_platform.lakehouse.commit_record import CommitRecord
     from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.intake.stream import WorkerObserver
+    from medallion_platform.sources.arrivals import Arrivals
+    from medallion_platform.sources.source import Source
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,17 +96,28 @@ _UNAVAILABLE = re.compile(re.escape(f"{Unavailable.__module__}.{Unavailable.__qu
 _NOBODY = {"bootstrap.servers": "-"}
 
 
-def intake(topics: Topics, lake: Lake, spark: SparkSession, run: Run) -> IntakeResult:
-    """Take in what the topics hold.
+def intake(arrivals: Arrivals, lake: Lake, spark: SparkSession, run: Run) -> IntakeResult:
+    """Take in what has arrived in topics.
 
     Raises:
-        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
+        DamagedFile: a data file that is searched for duplicates is missing or damaged.
         CommitConflict: others wrote to the table at the same time, again and again; run it again.
-        IntakeFailed: an expectation of severity `fail` was violated.
-        Unavailable: no broker answers, or Spark could not go on reading.
+        IntakeFailed: an expectation of severity `fail` was violated, or the source has no topics.
+        Unavailable: no broker responds, or Spark could not continue reading.
     """
-    with (tell := EventReporter(run, topics.source.table, _LOG)).ended():
-        return _take_in(topics, lake, spark, run, tell)
+    with (tell := EventReporter(run, arrivals.source.table, _LOG)).ended():
+        if not isinstance(arrivals, Topics):
+            raise _only_topics(arrivals.source)
+        return _take_in(arrivals, lake, spark, run, tell)
+
+
+def _only_topics(source: Source) -> IntakeFailed:
+    return IntakeFailed(
+        f"source {source.name}: the Spark engine reads Kafka topics only. Nothing was taken in",
+        kind=Kind.PERMANENT,
+        table=source.table,
+        remedy='declare the source without engine="spark"',
+    )
 
 
 def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter) -> IntakeResult:
@@ -137,20 +150,22 @@ def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Ev
 
 
 def stream(
-    source: KafkaSource,
+    source: Source,
     lake: Lake,
     spark: SparkSession,
     run: Callable[[], Run],
     stop: Event,
     watch: WorkerObserver,
 ) -> None:
-    """Take in what comes until `stop` is set; the batch that is being taken is finished first.
+    """Take in messages until `stop` is set; the current batch is finished first.
 
     Raises:
-        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
-        IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
-            table; nothing of the batch was taken in.
+        DamagedFile: a data file that is searched for duplicates is missing or damaged.
+        IntakeFailed: an expectation of severity `fail` was violated, the contract does not fit the table,
+            or the source has no topics; nothing of the batch was taken in.
     """
+    if not isinstance(source, KafkaSource):
+        raise _only_topics(source)
     keys = Keys()
 
     def tell(taken: IntakeResult, behind: Behind) -> None:
@@ -183,7 +198,8 @@ def _begin(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
     """Commit where each partition begins and what is lost before it, where the table does not say so."""
     if table := lake.open(topics.source.table):
         recover_positions(topics.source, table, lake, run)
-    return polars_intake.take_in(topics.beginnings(lake.positions(topics.source.table)), lake, run)
+    beginnings = topics.beginnings(lake.positions(topics.source.table))
+    return polars_intake.intake(beginnings, lake, run, report_end=False)
 
 
 class _Batches:
