@@ -1,5 +1,5 @@
-"""The command line. A module for each group of commands; each command imports what it needs when it runs,
-so that `--help` is quick."""
+"""The command line: a module for each group of commands. Commands import what they need when they run, so
+that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from medallion_platform.project import MODULE, ProjectError
 
 app = typer.Typer(
     name="medallion",
-    help="A self-healing medallion lakehouse: files to gold on Delta, as Dagster assets.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 3 the machine lacks something (a "
-    "port, disk space), 4 some input was left (files still being written, or claimed twice), "
+    help="A self-healing medallion lakehouse: from files to gold tables on Delta Lake, as Dagster assets.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the machine lacks something (a "
+    "port, disk space), 4 some input was left (still being written, or claimed by two sources), "
     "130 ended by Ctrl-C, 143 ended by SIGTERM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -52,25 +52,23 @@ def _print_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
     module: Annotated[
         str | None,
         typer.Option(
             envvar=MODULE,
-            help="Module that holds the catalog, e.g. weather.catalog.",
-            show_default="[tool.medallion] of pyproject.toml, here or above",
+            help="Module with the catalog, e.g. weather.catalog.",
+            show_default="[tool.medallion] in pyproject.toml, of this folder or one above",
         ),
     ] = None,
     log_format: Annotated[
         LogFormat | None,
-        typer.Option(envvar="MEDALLION_LOG_FORMAT", help="Log lines on stderr: text, or JSON."),
+        typer.Option(envvar="MEDALLION_LOG_FORMAT", help="Format of log lines on stderr."),
     ] = None,
     log_level: Annotated[
         LogLevel | None,
-        typer.Option(
-            envvar="MEDALLION_LOG_LEVEL", help="Say what is done from this level on; warnings if left out."
-        ),
+        typer.Option(envvar="MEDALLION_LOG_LEVEL", help="Lowest level to log; without it, warnings."),
     ] = None,
 ) -> None:
     set_up(log_format, log_level)
@@ -79,7 +77,7 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; whatever goes wrong ends in one sentence and an exit code."""
+    """Run a command; every error ends as one sentence and an exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:

@@ -1,4 +1,4 @@
-"""Tests of a project; in a checkout of the platform its own tests and benchmarks."""
+"""Commands for tests and benchmarks: of a project, or of a checkout of the platform."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the project's tests; in the platform's checkout its own, or `integration` or `faults` of them.
+    """Run the project's tests; in a checkout of the platform, its own suite (or `integration`, `faults`).
 
-    Further arguments go to pytest.
+    Further arguments are passed to pytest.
     """
     try:
         import pytest
@@ -59,12 +59,14 @@ def bench(
             "automation, many, growth, batches, layout; all if left out"
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as markdown to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures to this file, as Markdown.")] = None,
     rounds: Annotated[int, typer.Option(help="Paired runs of each figure.", min=1)] = 5,
-    short: Annotated[bool, typer.Option("--short", help="A tenth of the rows: does it work at all?")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="Use a tenth of the rows, only to see that it works.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the cost of the promises, as ratios to the bare alternative in the same run."""
+    """Measure what the promises cost, as ratios to plain Spark or Delta in the same run."""
     _tests()
     from medallion_platform_tests.benchmarks import run
 

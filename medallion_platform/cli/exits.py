@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and one sentence for whatever went wrong."""
+"""How a command ends: exit codes, and one sentence for each error."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from medallion_platform.cli import terminal
 from medallion_platform.errors import Kind, MedallionError, classify
 
 OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
-"""Exit codes: done; something failed; wrong call; the machine lacks something; some input was left."""
+"""Exit codes: done; something failed; wrong usage; the machine lacks something; some input was left."""
 _BY_SIGNAL = 128
 """Plus the signal's number: the exit code of what a signal ended."""
 FULL_DISK = "No space left on device"
 
 
 class Interruption(BaseException):
-    """Ctrl-C or SIGTERM; Typer would end a KeyboardInterrupt in its own way, without a word."""
+    """Ctrl-C or SIGTERM; Typer would end a KeyboardInterrupt silently."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -24,7 +24,7 @@ class Interruption(BaseException):
 
 
 class Stop(Exception):
-    """A reason to stop that a person can act on."""
+    """An error that the user can correct."""
 
     def __init__(self, text: str, code: int = FAILED) -> None:
         super().__init__(text)
@@ -37,15 +37,15 @@ def interrupt(number: int, _: object) -> None:
 
 
 def end_at_once(number: int) -> None:
-    """Say so and go, without waiting for threads that still work: what is not committed was never visible."""
-    terminal.error("stopped; run the same command again to go on, nothing is lost")
+    """Print a message and exit without waiting for threads: what is not committed was never visible."""
+    terminal.error("stopped; run the same command again to continue, nothing is lost")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(_BY_SIGNAL + number)
 
 
 def in_words(error: Exception) -> str:
-    """The sentence for an error that no command expected."""
+    """The sentence for an error that no command handles."""
     failure = classify(error)
     if failure.kind is Kind.DISK:
         return "the disk is full: free some space and run the same command again, nothing is lost"

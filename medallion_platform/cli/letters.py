@@ -1,4 +1,4 @@
-"""Commands for dead letters: look at them, take them back."""
+"""Commands for dead letters: list them, show them, validate them again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medallion_platform.cli.exits import USAGE, Stop
 from medallion_platform.cli.options import Home, Json, known_table, lake_of
 
 SHOWN_BYTES = 2_000
-"""Of a dead letter's payload, unless the whole is asked for."""
+"""How much of a payload is shown without `--whole`."""
 
-app = typer.Typer(help="Rows that broke their contract: look at them, take them back.")
+app = typer.Typer(help="Rejected rows: list them, show them, validate them again.")
 
 
 @app.command("list")
@@ -45,11 +45,11 @@ def list_letters(
 def show_letters(
     table: Annotated[str, typer.Argument(help="e.g. bronze.events")],
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many to show.", min=1)] = 20,
-    whole: Annotated[bool, typer.Option("--whole", help="Show payloads however long they are.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Show long payloads in full.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show the newest dead letters: where each came from, what it violates, its text (up to 2,000 bytes)."""
+    """Show the newest dead letters: their origin, what they violate, their text (up to 2,000 bytes)."""
     from medallion_platform.queries import letters
 
     found = letters.newest(lake_of(home), known_table(table), limit)
@@ -67,7 +67,7 @@ def show_letters(
     ]
     terminal.answer(f"Dead letters of {table}, newest first", rows, as_json=as_json, records=True)
     if found.left_out:
-        terminal.note(f"{found.left_out:,} older ones are left out: `--limit` shows more.")
+        terminal.note(f"{found.left_out:,} older ones are not shown: use `--limit` to see more.")
 
 
 def _payload_text(payload: bytes, *, whole: bool) -> str:
@@ -85,7 +85,7 @@ def replay_letters(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Validate dead letters again and take those that pass into their table, each once."""
+    """Validate dead letters again; those that pass now go into their table, once."""
     from medallion_platform.installation import catalog
     from medallion_platform.pipeline.intake.replay import replay, without_record
     from medallion_platform.pipeline.run import Run
@@ -93,8 +93,8 @@ def replay_letters(
     source = catalog.source_of.get(known_table(table))
     if source is None:
         raise Stop(
-            f"{table} is made from other tables: mend its contract or its upstream rows and "
-            "refresh it, its dead letters are validated again then",
+            f"{table} is made from other tables: correct its contract or its upstream rows and refresh it; "
+            "that validates its dead letters again",
             USAGE,
         )
     lake = lake_of(home)
@@ -104,6 +104,6 @@ def replay_letters(
     del told["superseded"]
     terminal.answer("Replayed", [told], as_json=as_json)
     for letter in left:
-        terminal.note(f"left, for there is no record in it to validate: {letter}")
+        terminal.note(f"left, because it contains no record to validate: {letter}")
     if counts.written and not as_json:
-        terminal.note("Refresh what follows with: medallion run")
+        terminal.note("To refresh the downstream tables: medallion run")

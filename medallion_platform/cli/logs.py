@@ -1,4 +1,4 @@
-"""What the platform says of its work while it works: lines for a person, or JSON for a machine."""
+"""The platform's own log lines: text for people, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from medallion_platform.cli.terminal import LineFormatter, plain
 
 PLATFORM = "medallion_platform"
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; anything else is a field that somebody gave with `extra`."""
+"""The attributes of every log record; all others are fields passed with `extra`."""
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """From which level on something is said."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -32,9 +32,9 @@ class LogLevel(StrEnum):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: `time` (UTC), `level`, `logger`, `message`, then the record's own fields.
+    """One JSON object per line: `time` (UTC), `level`, `logger`, `message`, then the record's own fields.
 
-    An error that is logged is told by its type alone: its text could hold values of rows.
+    Of an exception only the type is logged: its text could contain values of rows.
     """
 
     def format(self, record: logging.LogRecord) -> str:

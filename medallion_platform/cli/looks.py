@@ -1,4 +1,4 @@
-"""Commands that only look: what the tables hold, what was done to them, what a run said."""
+"""Commands that only read: the state of tables, their rows and commits, the log of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def status(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show each table: how old its data are, what a refresh would make, rows, dead letters, last commit."""
+    """Show each table: age of its data, what is out of date, rows, dead letters, last commit."""
     from medallion_platform.installation import catalog
     from medallion_platform.queries import tables as queries
 
@@ -48,7 +48,7 @@ def status(
 
 
 def _out_of_date(found: TableStatus) -> str:
-    """How much a refresh would make anew or add to, or what the table waits for."""
+    """How much a refresh would do, or which input the table waits for."""
     behind = found.behind
     if found.waits_for:
         return f"waits for {', '.join(found.waits_for)}"
@@ -73,7 +73,7 @@ def plan(
 
     named = [known_table(table) for table in tables or ()]
     if bronze := [name for name in named if name not in catalog.by_name]:
-        raise Stop(f"{bronze[0]} is taken in, not planned: `plan` is of silver and gold tables", USAGE)
+        raise Stop(f"{bronze[0]} is a bronze table: `plan` is for silver and gold tables only", USAGE)
     rows = [
         {
             "table": found.table,
@@ -93,11 +93,11 @@ def plan(
 @app.command()
 def history(
     table: Annotated[str, typer.Argument(help="e.g. silver.events")],
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many commits.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many commits to show.", min=1)] = 20,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was done to a table, newest first: version, run, and what became of the rows."""
+    """Show the commits of a table, newest first: version, run, and what happened to the rows."""
     from medallion_platform.queries import tables as queries
 
     rows = [
@@ -119,12 +119,12 @@ def history(
 def show(
     table: Annotated[str, typer.Argument(help="e.g. silver.events")],
     version: Annotated[int | None, typer.Option(help="As of this version of the table.", min=0)] = None,
-    at: Annotated[datetime | None, typer.Option(help="As of this instant (UTC).")] = None,
+    at: Annotated[datetime | None, typer.Option(help="As of this time (UTC).")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows.", min=1)] = 10,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show rows of a table, now or as of a version or an instant; personal data is masked."""
+    """Show rows of a table, now or as of a version or a time; personal data is masked."""
     from medallion_platform.installation import catalog
     from medallion_platform.queries import tables as queries
     from medallion_platform.queries.preview import preview
@@ -135,7 +135,7 @@ def show(
         meant = queries.version_of(lake, known_table(table), version, instant)
     except queries.NoSuchVersion as error:
         if at is not None and error.newest >= 0:
-            there = f"`medallion history {table}` names its versions"
+            there = f"`medallion history {table}` lists its versions"
             raise Stop(f"{table} did not exist at {at}; {there}", USAGE) from None
         raise Stop(str(error), USAGE) from None
     rows = preview(lake, catalog.contract_of(table), table, limit, meant)
@@ -145,12 +145,14 @@ def show(
 
 @app.command()
 def logs(
-    run_id: Annotated[str, typer.Argument(help="A Dagster run, or the beginning of its id.")],
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many of the newest lines.", min=1)] = 1000,
+    run_id: Annotated[str, typer.Argument(help="Id of a Dagster run, or its beginning.")],
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", help="How many of the newest lines to show.", min=1)
+    ] = 1000,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a run said, oldest line first: what it did to which table, and why it failed."""
+    """Show the log of a run, oldest line first: what it did to which table, and why it failed."""
     from medallion_platform.orchestration import runs
     from medallion_platform.orchestration.run_log import run_log
     from medallion_platform.pipeline.run import UnknownRun

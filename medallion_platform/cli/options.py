@@ -1,4 +1,4 @@
-"""What the commands share: options, and the settings, lake and tables that these name."""
+"""What the commands share: options, and how they lead to settings, lake and tables."""
 
 from __future__ import annotations
 
@@ -18,31 +18,37 @@ if TYPE_CHECKING:
 
 Home = Annotated[
     Path | None,
-    typer.Option(help="Folder of everything the platform keeps.", show_default=".medallion in the project"),
+    typer.Option(
+        help="The home: folder of all data of the platform.", show_default=".medallion in the project"
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the answer and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result and errors.")]
 
 Say = Callable[[str], None]
-"""Tells a person something beside the answer, or nobody."""
+"""Prints a message to the user beside the result, or nothing."""
 
 
 def settings_of(home: Path | None) -> Settings:
-    """The settings of this environment, for this home if one is given."""
+    """The settings from the environment; home: replaces theirs."""
     from medallion_platform.settings import Settings
 
     return Settings(home=home.resolve()) if home else Settings()
 
 
 def lake_of(home: Path | None) -> Lake:
-    """The lake, where there is one."""
+    """The lake.
+
+    Raises:
+        Stop: it does not exist yet.
+    """
     from medallion_platform.storage import in_bucket
 
     settings = settings_of(home)
     if not in_bucket(settings.lake) and not Path(settings.lake).is_dir():
         raise Stop(
-            f"there is no lake at {settings.lake} yet: `medallion demo` or `medallion run` makes it; --home "
-            "or MEDALLION_LAKE name another one",
+            f"there is no lake at {settings.lake} yet: `medallion demo` or `medallion run` creates it; "
+            "use --home or MEDALLION_LAKE for another one",
             USAGE,
         )
     from medallion_platform.lakehouse.lake_format import open_lake
@@ -51,10 +57,10 @@ def lake_of(home: Path | None) -> Lake:
 
 
 def known_table(table: str) -> str:
-    """The name of a table that the catalog has.
+    """The name of a table of the catalog.
 
     Raises:
-        Stop: it has none of this name; says which one may be meant.
+        Stop: there is no such table; suggests similar names.
     """
     from medallion_platform.installation import catalog
 
@@ -62,15 +68,15 @@ def known_table(table: str) -> str:
         return table
     near = [n for n in catalog.names if n.partition(".")[2] == table]
     near = near or get_close_matches(table, catalog.names, 3)
-    meant = f"did you mean {' or '.join(near)}?" if near else "`medallion status` lists all."
+    meant = f"did you mean {' or '.join(near)}?" if near else "`medallion status` lists all tables"
     raise Stop(f"there is no table {table}; {meant}", USAGE)
 
 
 def ready_lake(settings: Settings) -> Lake:
-    """The lake, to be written to: on storage that keeps commits, and in the format of this version.
+    """The lake, for writing: its storage supports commits, and it has the format of this version.
 
     Raises:
-        Stop: the storage loses commits or does not answer, or a newer version has written the lake.
+        Stop: the storage loses commits or does not respond, or a newer version wrote the lake.
     """
     from medallion_platform.lakehouse.lake_format import open_to_write
 
@@ -88,7 +94,7 @@ def _opened(settings: Settings, by: Callable[[Path | str], Lake]) -> Lake:
 
 
 def export(settings: Settings) -> None:
-    """Give the settings to child processes, which build their own from the environment."""
+    """Pass the settings to child processes, which read theirs from the environment."""
     os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
     os.environ["MEDALLION_HOME"] = str(settings.home)
     os.environ["MEDALLION_LAKE"] = str(settings.lake)
@@ -97,7 +103,7 @@ def export(settings: Settings) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep Dagster's event log out of the terminal; it stands in the UI."""
+    """Keep Dagster's event log out of the terminal; the UI shows it."""
     import logging
     import warnings
 

@@ -1,4 +1,4 @@
-"""Commands that make projects."""
+"""Commands that create projects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ app = typer.Typer()
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="What the project and its package are called, e.g. weather.")],
+    name: Annotated[str, typer.Argument(help="Name of the project and its package, e.g. weather.")],
 ) -> None:
-    """Make a project of your own in a new folder: a source, a contract, a table, a test."""
+    """Create a project of your own in a new folder, with a source, a contract, a table and a test."""
     from medallion_platform.new_project import make
 
     made = make(name, Path.cwd() / name)

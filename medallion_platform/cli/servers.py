@@ -1,4 +1,4 @@
-"""Commands that stay until they are ended: the Dagster UI, a worker of a topic."""
+"""Commands that run until they are stopped: the Dagster UI, a worker that reads topics."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ def dev(
         try:
             probe.bind((host, port))
         except OSError:
-            raise Stop(f"port {port} on {host} is in use: give another one with --port", NOT_READY) from None
+            raise Stop(
+                f"port {port} on {host} is in use: choose another one with --port", NOT_READY
+            ) from None
     ready_lake(settings)
     with runs.instance(settings.dagster_home):
         pass
     export(settings)
-    # `dg dev` is for projects of another layout; that this one still works is all one has to know.
+    # Dagster recommends `dg dev`, which needs another project layout; this command still works.
     quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
-    terminal.note(f"Files that land in {settings.landing} are taken in by themselves.")
-    terminal.note(f"Dagster at http://{host}:{port} in a moment (Ctrl-C ends it)")
+    terminal.note(f"Files that land in {settings.landing} are taken in automatically.")
+    terminal.note(f"Dagster starts at http://{host}:{port} (Ctrl-C stops it)")
     command = ["dagster", "dev", "-w", str(runs.workspace(settings.dagster_home)), "-h", host]
     os.execv(  # noqa: S606
         str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
@@ -51,15 +53,15 @@ def dev(
 
 @app.command()
 def stream(
-    source: Annotated[str, typer.Argument(help="A source of topics.")],
+    source: Annotated[str, typer.Argument(help="Name of a source with topics.")],
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Keep the silver tables behind it up to date as well.")
+        bool, typer.Option("--refresh", help="Also keep the silver tables made from it up to date.")
     ] = False,
     home: Home = None,
     host: Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of these; 0 takes any free one.", min=0, max=65535)] = 9108,
+    port: Annotated[int, typer.Option(help="Their port; 0 for any free port.", min=0, max=65535)] = 9108,
 ) -> None:
-    """Take in a topic's messages as they come, until Ctrl-C or SIGTERM; several workers share it."""
+    """Take in messages continuously, until Ctrl-C or SIGTERM; several workers share the partitions."""
     import logging
 
     from medallion_platform.assembly import catalog, lakehouse_of
@@ -70,7 +72,7 @@ def stream(
 
     topics = {s.name: s for s in catalog.sources if s.continuous}
     if source not in topics:
-        there = f"there are {', '.join(topics)}" if topics else "this installation has none"
+        there = f"there are {', '.join(topics)}" if topics else "this project has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
     settings = settings_of(home)
     ready_lake(settings)
@@ -85,10 +87,10 @@ def stream(
         server = serve(metrics, host, port)
     except OSError as error:
         raise Stop(
-            f"port {port} on {host}: {error.strerror}; give another one with --port", NOT_READY
+            f"port {port} on {host}: {error.strerror}; choose another one with --port", NOT_READY
         ) from None
     terminal.note(
-        f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C ends it)"
+        f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C stops it)"
     )
     with runs.instance(settings.dagster_home) as on:
         try:

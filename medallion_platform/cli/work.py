@@ -1,4 +1,4 @@
-"""Commands that change tables: take in and refresh, take back."""
+"""Commands that change tables: intake and refresh, rollback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ app = typer.Typer()
 
 @app.command()
 def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Make dirty sample data of both domains and take it to gold, with nothing lost."""
+    """Generate dirty sample data of two domains and bring it to gold tables; no row is lost."""
     from medallion_sample.sample import write_sample
 
     command = _become_the_sample(home)
@@ -54,9 +54,9 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     if not as_json:
         say(
             "Try next:\n"
-            f"  {command} status                           every table, fresh or stale\n"
+            f"  {command} status                           all tables: fresh or stale\n"
             f"  {command} dead-letters list                what was rejected, and why\n"
-            f"  {command} dead-letters show bronze.events  the rows themselves\n"
+            f"  {command} dead-letters show bronze.events  the rejected rows\n"
             f"  {command} dev                              the Dagster UI"
         )
     if left:
@@ -64,17 +64,17 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
 
 
 def _become_the_sample(home: Path | None) -> str:
-    """Make the sample what this process runs, whatever project it stands in; gives how to call it again.
+    """Use the sample's catalog, whatever project this folder belongs to; returns how to call it again.
 
     Raises:
-        Stop: the lake of another project would get the sample's tables.
+        Stop: the sample's tables would go into the lake of another project.
     """
     project = project_above(Path.cwd())
     ours = project is not None and project.module == SAMPLE
     if project is not None and not ours and home is None and "MEDALLION_HOME" not in os.environ:
         raise Stop(
-            f"{project.root} is a project of its own, and the demo would put its tables into the same lake: "
-            "name another folder, e.g. medallion demo --home /tmp/demo",
+            f"{project.root} is another project, and the demo would write its tables into the same lake: "
+            "choose another folder, e.g. medallion demo --home /tmp/demo",
             USAGE,
         )
     os.environ[MODULE] = SAMPLE
@@ -85,12 +85,12 @@ def _become_the_sample(home: Path | None) -> str:
 def run(
     tables: Annotated[
         list[str] | None,
-        typer.Argument(help="Only these and what they are made from, e.g. silver.events; all if left out"),
+        typer.Argument(help="Only these and their upstream tables, e.g. silver.events; all if left out"),
     ] = None,
     landing: Annotated[
         str | None,
         typer.Option(
-            help="The landing zone: one folder a source; s3://bucket/prefix as well.",
+            help="The landing zone: a folder, or s3://bucket/prefix.",
             show_default="landing/ in the home",
         ),
     ] = None,
@@ -98,12 +98,12 @@ def run(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take in what waits in a landing zone and refresh everything downstream, or the named tables."""
+    """Take in the new files of a landing zone and refresh everything downstream, or the named tables."""
     from medallion_platform.storage import in_bucket
 
     settings = settings_of(home)
     if landing is not None and not in_bucket(landing) and not Path(landing).is_dir():
-        raise Stop(f"{landing} is no folder; --landing names the landing zone", USAGE)
+        raise Stop(f"{landing} is not a folder; --landing has to name the landing zone", USAGE)
     if landing is not None:
         zone = landing.rstrip("/") if in_bucket(landing) else Path(landing).resolve()
         settings = settings.model_copy(update={"landing": zone})
@@ -115,11 +115,11 @@ def run(
 
 @app.command()
 def rollback(
-    run_id: Annotated[str, typer.Argument(help="The Dagster run to take back.")],
+    run_id: Annotated[str, typer.Argument(help="Id of the Dagster run to undo, or its beginning.")],
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Take back what a run did to any table, and refresh what follows; both are recorded."""
+    """Undo what a run did to all tables, and refresh everything downstream; both are recorded."""
     from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import runs
     from medallion_platform.pipeline.rollback import CannotRollBack
@@ -137,7 +137,7 @@ def rollback(
         raise Stop(str(error), USAGE) from None
     except CannotRollBack as error:
         raise Stop(str(error)) from None
-    terminal.answer(f"Run {run_id} was taken back", [asdict(t) for t in taken_back], as_json=as_json)
+    terminal.answer(f"Run {run_id} was rolled back", [asdict(t) for t in taken_back], as_json=as_json)
     if outcome.failed:
         raise Stop("\n".join(f"{step}: {why}" for step, why in outcome.failed.items()))
 
@@ -145,16 +145,16 @@ def rollback(
 def _take_in_and_refresh(
     settings: Settings, started: float, as_json: bool, say: Say, tables: Collection[str] = ()
 ) -> bool:
-    """Intake of all sources and refresh of all that follows, through Dagster, then the summary.
+    """Intake of all sources and refresh of all downstream tables, through Dagster, then the summary.
 
-    Gives whether some input was left.
+    Returns whether some input was left.
     """
     from medallion_platform.assembly import catalog, definitions_of, lakehouse_of
     from medallion_platform.orchestration import progress, runs
 
     quiet_libraries()
     ready_lake(settings)
-    export(settings)  # a project's own definitions go by the environment
+    export(settings)  # a project's own definitions read the environment
     left = _look(settings, say)
     silent = as_json or say is terminal.nothing
     with _progress(silent) as show:
@@ -165,11 +165,11 @@ def _take_in_and_refresh(
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
     for table, inputs in outcome.waiting.items():
-        say(f"{table} waits for {', '.join(inputs)}: nothing has landed there; it is made once something has")
+        say(f"{table} waits for {', '.join(inputs)}: nothing has landed there yet")
     if outcome.failed:
         raise Stop(
             "\n".join(f"{step}: {why}" for step, why in outcome.failed.items())
-            + "\nWhat follows from these waits with them, all else is up to date. Mend this and run the same "
+            + "\nTables downstream of these wait, all others are up to date. Correct this and run the same "
             "command again.",
             NOT_READY if any(FULL_DISK in why for why in outcome.failed.values()) else FAILED,
         )
@@ -177,7 +177,7 @@ def _take_in_and_refresh(
 
 
 def _look(settings: Settings, say: Say) -> bool:
-    """Name the files that will not be taken in; waits for those that are still settling."""
+    """Report the files that will not be taken in; waits for those that may still be written to."""
     from medallion_platform.installation import catalog
     from medallion_platform.sources.connectors import landing
     from medallion_platform.sources.errors import Unavailable
@@ -194,11 +194,11 @@ def _look(settings: Settings, say: Say) -> bool:
         time.sleep(settings.settle_seconds)
         seen = look()
     for path in seen.unclaimed:
-        say(f"no source claims {path}: left where it is")
+        say(f"no source claims {path}: left in place")
     for path, why in seen.left.items():
-        say(f"{path}: {why}; left where it is")
+        say(f"{path}: {why}; left in place")
     for path, owners in seen.contested.items():
-        say(f"{path} is claimed by {', '.join(owners)}: left where it is")
+        say(f"{path} is claimed by {', '.join(owners)}: left in place")
     unfinished = [p for p in seen.unfinished if not landing.hidden(p)]
     for path in unfinished:
         say(f"{path} is not complete yet: left for the next run")
@@ -206,7 +206,7 @@ def _look(settings: Settings, say: Say) -> bool:
 
 
 def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
-    """Per table what this command's runs did, by the commits' own records."""
+    """What the runs of this command did to each table, from the commit records."""
     from medallion_platform.installation import catalog
     from medallion_platform.lakehouse.counts import Counts
 
@@ -228,7 +228,7 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
 
 
 class _progress:
-    """One line that says what is being worked on; plain lines where there is no terminal."""
+    """A status line about the current work; plain lines if there is no terminal."""
 
     def __init__(self, silent: bool) -> None:
         from rich.console import Console

@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_project_is_one_sentence(tmp_path: Path) -> None:
 
 def test_the_demo_does_not_mix_its_tables_into_a_project(tmp_path: Path) -> None:
     new_project.make("shop", tmp_path / "shop")
-    assert "is a project of its own" in refused(tmp_path / "shop", "demo")
+    assert "is another project" in refused(tmp_path / "shop", "demo")
     assert not (tmp_path / "shop" / ".medallion").exists()
 
 

@@ -91,7 +91,7 @@ class FileSource(Source, kind="files"):
         from medallion_platform.sources.connectors.landing import scan
 
         found = scan(context.landing, [self], context.at, context.settle_seconds, claimed_only=True)
-        left = [f"{path}: {why}; left where it is" for path, why in found.left.items()]
+        left = [f"{path}: {why}; left in place" for path, why in found.left.items()]
         return context.register(self, found.claimed[self.name], left)
 
 
