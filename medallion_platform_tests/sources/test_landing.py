@@ -17,9 +17,9 @@ from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.landing import (
     FileInfo,
     StillGrowing,
+    all_files,
     digest_of,
     latest,
-    look,
     missing,
     register,
     scan,
@@ -111,13 +111,13 @@ def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
         (tmp_path / path).write_text("x")
         os.utime(tmp_path / path, (OLD.timestamp(), OLD.timestamp()))
     (tmp_path / "events/broken.csv").symlink_to(tmp_path / "gone")
-    got = look(tmp_path, [EVENTS, USERS], NOW + timedelta(days=3650))
+    got = scan(tmp_path, [EVENTS, USERS], NOW + timedelta(days=3650))
     assert got.unclaimed == ("stray",)
     assert [s.path for s in got.claimed["users"]] == ["users/eu/x/u.json"]
     events = {s.path: s for s in got.claimed["events"]}
     assert set(events) == {"events/a.csv"}
     assert got.left == {"events/broken.csv": "a link that leads nowhere"}
-    assert scan(tmp_path / "absent") == []
+    assert all_files(tmp_path / "absent") == []
 
 
 def test_what_has_no_content_of_its_own_is_no_file(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_link_never_leads_out_of_the_zone(tmp_path: Path, to: str):
     (zone / "events/a.csv").symlink_to(to if to.startswith("/") or ".." in to else outside / to)
     (zone / "events/beside.csv").symlink_to(tmp_path / "zone-beside")
     (zone / "events/good.csv").write_text("x")
-    got = look(zone, [EVENTS], NOW + timedelta(days=3650), 0)
+    got = scan(zone, [EVENTS], NOW + timedelta(days=3650), 0)
     assert [s.path for s in got.claimed["events"]] == ["events/good.csv"]
     assert set(got.left) == {"events/a.csv", "events/beside.csv"}
     seen = FileInfo("events/a.csv", 7, NOW)
@@ -168,7 +168,7 @@ def test_a_file_that_is_swapped_for_a_link_is_lost_and_not_followed(tmp_path: Pa
     zone = tmp_path / "zone"
     (zone / "events").mkdir(parents=True)
     (zone / "events/a.csv").write_text("x")
-    (seen,) = scan(zone)
+    (seen,) = all_files(zone)
     (tmp_path / "secret").write_text("y")
     (zone / "events/a.csv").unlink()
     (zone / "events/a.csv").symlink_to(tmp_path / "secret")
@@ -201,7 +201,7 @@ def test_a_folder_of_a_claim_that_is_a_link_is_left_alone(tmp_path: Path, linked
     ):
         (zone / linked).unlink(missing_ok=True)
         (zone / linked).symlink_to(to)
-        got = look(zone, [nested], NOW, 0, claimed_only=claimed_only)
+        got = scan(zone, [nested], NOW, 0, claimed_only=claimed_only)
         assert (got.claimed, got.left) == ({"events": ()}, {linked: why})
 
 
@@ -214,7 +214,7 @@ def test_a_landing_zone_may_be_thousands_of_folders_deep(tmp_path: Path):
         here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
         os.close(above)
     os.close(here)
-    got = look(tmp_path, [EVENTS], NOW, 0)
+    got = scan(tmp_path, [EVENTS], NOW, 0)
     assert [s.path for s in got.claimed["events"]] == ["events/a.csv"]
     ((deep, why),) = got.left.items()  # where a path is longer than the system takes
     assert deep.startswith("events/d/d/d")
@@ -245,7 +245,7 @@ def test_what_may_not_be_read_keeps_nothing_else_from_being_taken_in(tmp_path: P
     there = as_somebody_else(tmp_path, "zone_at(root).scan(['events', 'users'])")
     assert there == str(
         Listing(
-            [s for s in scan(tmp_path) if s.path in ("events/open/b.csv", "users/u.csv")],
+            [s for s in all_files(tmp_path) if s.path in ("events/open/b.csv", "users/u.csv")],
             {
                 "events/mine.csv": "the file may not be read (Permission denied)",
                 "events/shut": "the folder cannot be listed (Permission denied)",
@@ -278,7 +278,7 @@ def as_somebody_else(folder: Path, expression: str) -> str:
 def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: Path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
         (tmp_path / name).write_bytes(content)
-    a, b, c = scan(tmp_path)
+    a, b, c = all_files(tmp_path)
     assert digest_of(tmp_path, a) == digest_of(tmp_path, b) != digest_of(tmp_path, c)
     with (tmp_path / "a").open("ab") as file:
         file.write(b"more")
