@@ -29,7 +29,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
 from medallion_platform.pipeline.intake import intake
 from medallion_platform.pipeline.refresh import Run
-from medallion_platform.sources.arrivals import Batch, UnreadableRange
+from medallion_platform.sources.arrivals import Batch, Unread
 from medallion_platform.sources.landing import look
 from medallion_platform.sources.source import FileSource
 
@@ -132,7 +132,7 @@ class Gone:
         log = "clickstream.events/clicks/0"
         why = "lost offsets 3 to 8: deleted before they were read"
         gone = {"first": 3, "last": 8}
-        piece = UnreadableRange(log, 3, "clicks/0", Code.GAP, f"topic: {why}", f"clicks/0: {why}", gone)
+        piece = Unread(log, 3, "clicks/0", Code.GAP, f"topic: {why}", f"clicks/0: {why}", gone)
         yield Batch(pl.DataFrame(), [piece], {log: 9})
 
 
