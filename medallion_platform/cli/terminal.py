@@ -14,12 +14,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Row = Mapping[str, Any]
+Row = Mapping[str, object]
 """One line of an answer: snake_case names, which are the keys of the JSON and the heads of the columns."""
 
 _UNSAFE = re.compile(
@@ -85,7 +85,7 @@ def answer(title: str, rows: Sequence[Row], *, as_json: bool, records: bool = Fa
 # --- for a script ---------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A value as JSON holds it: times by ISO 8601 (`Z` for UTC), what JSON has no word for as text."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -106,11 +106,11 @@ def tab_separated(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _field(value: Any) -> str:
+def _field(value: object) -> str:
     return "" if value is None else printable(_text(value).replace("\\", "\\\\"))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
@@ -125,7 +125,7 @@ def _text(value: Any) -> str:
 # --- for a person ---------------------------------------------------------------------------------
 
 
-def cell(column: str, value: Any) -> str:
+def cell(column: str, value: object) -> str:
     """A value as a person reads it in a table."""
     if value is None:
         return "-"

@@ -16,11 +16,13 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+Parsed = Any
+"""A part of a parsed regular expression: the modules of Python that make it have no types."""
 parser: Any = import_module("re._parser")
 sre: Any = import_module("re._constants")
 
 _TOP = 0x10FFFF
-_CLASSES: dict[Any, tuple[tuple[int, int], ...]] = {
+_CLASSES: dict[Parsed, tuple[tuple[int, int], ...]] = {
     sre.CATEGORY_DIGIT: ((48, 57),),
     sre.CATEGORY_WORD: ((48, 57), (65, 90), (95, 95), (97, 122)),
     sre.CATEGORY_SPACE: ((9, 13), (32, 32)),
@@ -61,7 +63,7 @@ def portable(pattern: str, *, at_start: bool = False) -> str:
     return "".join(_written(tree, flags))
 
 
-def _open_alternative(tree: Any) -> bool:
+def _open_alternative(tree: Parsed) -> bool:
     return any(
         operation is sre.BRANCH
         and any(not (list(b) and b[0] == (sre.AT, sre.AT_BEGINNING)) for b in argument[1])
@@ -69,7 +71,7 @@ def _open_alternative(tree: Any) -> bool:
     )
 
 
-def _written(tree: Iterable[Any], flags: int) -> Iterable[str]:
+def _written(tree: Iterable[Parsed], flags: int) -> Iterable[str]:
     for operation, argument in tree:
         if operation is sre.LITERAL:
             yield _set([(argument, argument)], flags)
@@ -97,12 +99,12 @@ def _written(tree: Iterable[Any], flags: int) -> Iterable[str]:
             raise ValueError(f"{reason}")
 
 
-def _is_one_character(tree: Any) -> bool:
+def _is_one_character(tree: Parsed) -> bool:
     """Whether it needs no group to be repeated; Java steps through a group more slowly."""
     return len(tree) == 1 and tree[0][0] in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN)
 
 
-def _times(least: int, most: Any) -> str:
+def _times(least: int, most: Parsed) -> str:
     if most is sre.MAXREPEAT:
         return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
     if (least, most) == (0, 1):
@@ -110,7 +112,7 @@ def _times(least: int, most: Any) -> str:
     return f"{{{least}}}" if least == most else f"{{{least},{int(most)}}}"
 
 
-def _at(place: Any) -> str:
+def _at(place: Parsed) -> str:
     if place in (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING):
         return r"\A"
     if place in (sre.AT_END, sre.AT_END_STRING):
@@ -118,7 +120,7 @@ def _at(place: Any) -> str:
     raise ValueError(r"uses \b or \B, which the engines understand differently")
 
 
-def _in(items: Iterable[Any], flags: int) -> str:
+def _in(items: Iterable[Parsed], flags: int) -> str:
     ranges: list[tuple[int, int]] = []
     negated = False
     for operation, argument in items:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
 from medallion_platform.storage import at_once, store
 
@@ -186,7 +187,7 @@ def commit(
     record: CommitRecord,
     *,
     add: Iterable[StagedFile] = (),
-    remove: Iterable[dict[str, Any]] = (),
+    remove: Iterable[FileEntry] = (),
     whole: pa.Schema | None = None,
     positions: Mapping[str, int] | None = None,
 ) -> int:
@@ -221,7 +222,7 @@ def commit(
     return table.version()
 
 
-def in_partitions(files: Iterable[dict[str, Any]], column: str | None, partitions: set[str]) -> list[Any]:
+def in_partitions(files: Iterable[FileEntry], column: str | None, partitions: set[str]) -> list[FileEntry]:
     """The data files that belong to any of `partitions` (all of them where the table has no partition)."""
     if column is None:
         return list(files)
@@ -234,7 +235,7 @@ def _additions(files: Iterable[StagedFile]) -> list[AddAction]:
     return [AddAction(f.path, f.size, f.partition, f.modified_ms, True, f.statistics) for f in files]
 
 
-def _removals(files: Iterable[dict[str, Any]], partition_by: list[str]) -> list[RemoveAction]:
+def _removals(files: Iterable[FileEntry], partition_by: list[str]) -> list[RemoveAction]:
     from deltalake.transaction import RemoveAction
 
     now = int(time.time() * 1000)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any
 
 from medallion_platform.errors import Kind, MedallionError, classify
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.storage import store
 
@@ -68,13 +68,13 @@ def verify_all(lake: Lake, table: str) -> None:
         verify(lake, table, file)
 
 
-def files_of_newest(lake: Lake, table: str) -> list[dict[str, Any]]:
+def files_of_newest(lake: Lake, table: str) -> list[FileEntry]:
     """The lines of `files_of` of a table's newest version; none where there is no table."""
     opened = lake.open(table)
     return files_of(opened) if opened else []
 
 
-def verify(lake: Lake, table: str, file: dict[str, Any]) -> None:
+def verify(lake: Lake, table: str, file: FileEntry) -> None:
     """Read a data file whole, by its line of `files_of`.
 
     Raises:

@@ -17,12 +17,14 @@ from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import old_letters, polars_writer
 from medallion_platform.lakehouse.commit import CommitConflict, StagedFile, commit, sequence_of
 from medallion_platform.lakehouse.commit_record import CommitRecord
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import RETENTION, Lake, files_of, path_of
 from medallion_platform.storage import options
 
 if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
+    from polars._typing import PolarsDataType
 
 LAYER = "dead_letters"
 FILE_BYTES = 64 * 1024 * 1024
@@ -34,7 +36,7 @@ def name(table: str) -> str:
     return f"{LAYER}.{table}"
 
 
-def columns() -> dict[str, Any]:
+def columns() -> dict[str, PolarsDataType]:
     """Columns of every dead-letter table; `code` is a `Code`, `detail` a JSON object or null."""
     import polars as pl
 
@@ -91,7 +93,7 @@ def newest(lake: Lake, table: str, limit: int) -> pl.DataFrame:
     return kept
 
 
-def _newest_in(file: Mapping[str, Any]) -> datetime:
+def _newest_in(file: FileEntry) -> datetime:
     """No letter of a file is newer than this; the log tells milliseconds, of older files nothing."""
     at = file.get("max.at")
     if not isinstance(at, datetime):

@@ -19,6 +19,13 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.log_archive import commit_file
 from medallion_platform.storage import at_once, exists, store
 
+LogEntry = dict[str, Any]
+"""A JSON object of a Delta log, an action or a commit's info: its fields depend on writer and table."""
+
+FileEntry = dict[str, Any]
+"""A data file as delta-rs lists it: `path`, `size_bytes`, `num_records`, and `partition.*`, `min.*`, `max.*`
+and `null_count.*`, whose names and types are those of the table's columns."""
+
 _AT_MOST = 64
 
 
@@ -97,7 +104,7 @@ def touched(
     return found
 
 
-def actions(path: str, versions: Sequence[int]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def actions(path: str, versions: Sequence[int]) -> Iterator[tuple[int, list[LogEntry]]]:
     """Each of these versions, in their order, with the actions of its commit.
 
     Raises:
@@ -107,7 +114,7 @@ def actions(path: str, versions: Sequence[int]) -> Iterator[tuple[int, list[dict
         yield version, [json.loads(line) for line in text.splitlines() if line]
 
 
-def files_added(path: str, since: int, until: int) -> Iterator[dict[str, Any]]:
+def files_added(path: str, since: int, until: int) -> Iterator[LogEntry]:
     """The `add` actions, upkeep left out, of the commits after `since` up to `until`.
 
     Raises:
@@ -147,7 +154,7 @@ def commit_text(path: str, version: int) -> bytes | None:
         return None
 
 
-def infos(path: str, newest: int, after: int = -1) -> Iterator[dict[str, Any]]:
+def infos(path: str, newest: int, after: int = -1) -> Iterator[LogEntry]:
     """What each commit says of itself (`commitInfo`, with its `version`), newest first.
 
     after: the version to stop before.
@@ -185,7 +192,7 @@ def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         begin, size = begin + size, min(2 * size, _AT_MOST)
 
 
-def _info(text: bytes) -> dict[str, Any]:
+def _info(text: bytes) -> LogEntry:
     """What a commit says of itself; its other lines, which may be many, are not parsed."""
     for line in text.splitlines():
         if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
@@ -193,7 +200,7 @@ def _info(text: bytes) -> dict[str, Any]:
     return {}
 
 
-def _parse(version: int, actions: list[dict[str, Any]], partition_column: str | None) -> Commit:
+def _parse(version: int, actions: list[LogEntry], partition_column: str | None) -> Commit:
     appended: set[str] = set()
     rewritten: set[str] = set()
     record = None

@@ -17,9 +17,10 @@ from medallion_platform.lakehouse.lake import Lake
 if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
+    from polars._typing import PolarsDataType
 
 
-def columns() -> dict[str, Any]:
+def columns() -> dict[str, PolarsDataType]:
     """Columns of the file registry; `unreadable` says why a file cannot be read, else null.
 
     `etag` is null for a file of this machine, `first_row` but where a file goes on behind what was

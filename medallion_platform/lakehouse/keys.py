@@ -7,11 +7,12 @@ its keys (8 bytes a row); only a file in which a hash is found is opened again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of, path_of
 from medallion_platform.storage import options
 
@@ -38,7 +39,7 @@ class Keys:
         self,
         table: DeltaTable,
         wanted: pl.DataFrame,
-        may_hold: Callable[[dict[str, Any]], bool],
+        may_hold: Callable[[FileEntry], bool],
         also: Sequence[str] = (),
     ) -> pl.DataFrame:
         """The rows of the table with a key of `wanted`: its columns and `also`.
@@ -60,7 +61,7 @@ class Keys:
         return pl.concat(found)
 
     def _holds(
-        self, table: DeltaTable, file: dict[str, Any], kinds: pl.Schema, key: Sequence[str], hashes: Hashes
+        self, table: DeltaTable, file: FileEntry, kinds: pl.Schema, key: Sequence[str], hashes: Hashes
     ) -> bool:
         """Whether any of the hashes is one of the file's."""
         known = self._files.get(file["path"])
@@ -88,7 +89,7 @@ def _hashes(keys: pl.DataFrame) -> Hashes:
     return keys.hash_rows(seed=0).to_numpy()
 
 
-def _read(table: DeltaTable, file: dict[str, Any], kinds: pl.Schema) -> pl.DataFrame:
+def _read(table: DeltaTable, file: FileEntry, kinds: pl.Schema) -> pl.DataFrame:
     """The columns of one data file; null where it is older than a column."""
     import polars as pl
 

@@ -16,6 +16,7 @@ from medallion_platform import storage
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import delta_log, log_archive, paths, table_state
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
+from medallion_platform.lakehouse.delta_log import FileEntry, LogEntry
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -220,7 +221,7 @@ class Lake:
         found = self.table_state(table)
         return found.folded(name, go_on) if found and found.version == head else go_on(-1, None)
 
-    def _infos(self, table: str, after: int = -1) -> Iterator[dict[str, Any]]:
+    def _infos(self, table: str, after: int = -1) -> Iterator[LogEntry]:
         """What each commit still in the log says of itself, newest first."""
         with suppress(delta_log.LogGone):
             yield from delta_log.infos(self.path(table), self.version(table), after)
@@ -268,7 +269,7 @@ class LakeSnapshot(Lake):
         self._seen.pop(table, None)
 
 
-def _own(infos: Iterable[dict[str, Any]], verbs: tuple[str, ...]) -> Iterator[CommitRecord]:
+def _own(infos: Iterable[LogEntry], verbs: tuple[str, ...]) -> Iterator[CommitRecord]:
     """The accounts (of `verbs`, where some are named) among what commits say of themselves."""
     for info in infos:
         record = CommitRecord.from_json(info.get("userMetadata"))
@@ -276,14 +277,14 @@ def _own(infos: Iterable[dict[str, Any]], verbs: tuple[str, ...]) -> Iterator[Co
             yield record
 
 
-def _infos(table: TableState, after: int) -> Iterator[dict[str, Any]]:
+def _infos(table: TableState, after: int) -> Iterator[LogEntry]:
     """What each commit of a table says of itself after a version, newest first."""
     if table.version > after:
         yield table.fact("info", lambda _: next(delta_log.infos(table.path, table.version)))
         yield from delta_log.infos(table.path, table.version - 1, after)
 
 
-def _instant(info: dict[str, Any]) -> datetime:
+def _instant(info: LogEntry) -> datetime:
     return datetime.fromtimestamp(info["timestamp"] / 1000, UTC)
 
 
@@ -300,7 +301,7 @@ def _table_type() -> type[DeltaTable]:
     from deltalake import DeltaTable
 
     class Table(DeltaTable):
-        def file_uris(self, *args: Any, **options: Any) -> list[str]:
+        def file_uris(self, *args: object, **options: object) -> list[str]:
             root = self.table_uri.removeprefix("file://")
             return [unquote(root) + uri.removeprefix(root) for uri in super().file_uris(*args, **options)]
 
@@ -323,7 +324,7 @@ def follow(table: DeltaTable) -> None:
         table.update_incremental()
 
 
-def files_of(table: DeltaTable) -> list[dict[str, Any]]:
+def files_of(table: DeltaTable) -> list[FileEntry]:
     """Each data file of the table's version: path below the table, size_bytes, num_records, partition.*"""
     import polars as pl
 
@@ -331,6 +332,6 @@ def files_of(table: DeltaTable) -> list[dict[str, Any]]:
     return [{**a, "path": paths.below_table(a["path"])} for a in actions.to_dicts()]
 
 
-def partition_of(file: Mapping[str, Any], columns: Iterable[str]) -> dict[str, str | None]:
+def partition_of(file: FileEntry, columns: Iterable[str]) -> dict[str, str | None]:
     """The partition values of a line of `files_of`, as the log has them."""
     return {c: paths.text(file.get(f"partition.{c}")) for c in columns}

@@ -38,7 +38,7 @@ from medallion_platform.lakehouse.commit import (
     write_file,
 )
 from medallion_platform.lakehouse.damage import verify
-from medallion_platform.lakehouse.delta_log import commit_text
+from medallion_platform.lakehouse.delta_log import FileEntry, commit_text
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.storage import at_once, options, remove, store
 
@@ -225,7 +225,7 @@ def vacuum(
     return VacuumResult(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
 
 
-def worth_rewriting(files: Sequence[dict[str, Any]], mark: str, target_bytes: int) -> list[dict[str, Any]]:
+def worth_rewriting(files: Sequence[FileEntry], mark: str, target_bytes: int) -> list[FileEntry]:
     """Of one partition's files, those to rewrite together.
 
     Pending are files that are not clustered, or small; they are merged with each other. Once they make
@@ -282,16 +282,16 @@ def _mark(cluster_by: Sequence[str]) -> str:
     return f"clustered-{hashlib.sha256(repr(tuple(cluster_by)).encode()).hexdigest()[:8]}-"
 
 
-def _by_partition(files: Iterable[dict[str, Any]], partition_by: Sequence[str]) -> list[list[dict[str, Any]]]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+def _by_partition(files: Iterable[FileEntry], partition_by: Sequence[str]) -> list[list[FileEntry]]:
+    groups: dict[tuple[Any, ...], list[FileEntry]] = {}
     for f in sorted(files, key=lambda f: f["path"]):
         groups.setdefault(tuple(f[f"partition.{c}"] for c in partition_by), []).append(f)
     return list(groups.values())
 
 
-def _batches(files: Sequence[dict[str, Any]], most_bytes: int) -> Iterator[list[dict[str, Any]]]:
+def _batches(files: Sequence[FileEntry], most_bytes: int) -> Iterator[list[FileEntry]]:
     """Files of one partition in groups that fit into memory (a file is never split)."""
-    batch: list[dict[str, Any]] = []
+    batch: list[FileEntry] = []
     size = 0
     for f in files:
         if batch and size + f["size_bytes"] > most_bytes:
@@ -307,7 +307,7 @@ def _rewrite(
     table: DeltaTable,
     root: str,
     folder: str,
-    batch: Sequence[dict[str, Any]],
+    batch: Sequence[FileEntry],
     cluster_by: Sequence[str],
     mark: str,
     target_bytes: int,
@@ -351,7 +351,7 @@ def _commit(
     table: str,
     opened: DeltaTable,
     added: Sequence[StagedFile],
-    removed: Sequence[dict[str, Any]],
+    removed: Sequence[FileEntry],
 ) -> None:
     """Swap the files in one commit that changes no row and fences every writer.
 
@@ -374,7 +374,7 @@ def _swap(
     table: str,
     opened: DeltaTable,
     added: Sequence[StagedFile],
-    removed: Sequence[dict[str, Any]],
+    removed: Sequence[FileEntry],
 ) -> None:
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
@@ -426,7 +426,7 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
     """Files that a commit after `cutoff` took away: a version within the retention needs them."""
     found: set[str] = set()
 
-    def note(removed: dict[str, Any] | None) -> None:
+    def note(removed: FileEntry | None) -> None:
         if removed:
             stamp = removed.get("deletionTimestamp")
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
@@ -445,7 +445,7 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
     return found
 
 
-def _in_checkpoint(root: str, log: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _in_checkpoint(root: str, log: Sequence[str]) -> Iterator[FileEntry]:
     """The `remove` actions in the newest checkpoint (which may have several parts) of a log's files."""
     import polars as pl
 

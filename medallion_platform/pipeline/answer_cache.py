@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from medallion_platform.lakehouse.lake import Lake
 
@@ -19,13 +19,13 @@ class AnswerCache:
     """
 
     def __init__(self) -> None:
-        self._found: dict[Hashable, tuple[Hashable, Any]] = {}
+        self._found: dict[Hashable, tuple[Hashable, object]] = {}
 
     def answer(self, name: Hashable, found_from: Hashable, find: Callable[[], T]) -> T:
         """What is kept under a name where it was found from the same, else what `find` finds now."""
         before = self._found.get(name)
         if before is not None and before[0] == found_from:
-            return before[1]
+            return cast(T, before[1])
         found = find()
         self._found[name] = (found_from, found)
         return found

@@ -31,7 +31,7 @@ from enum import Enum
 from functools import partial
 from importlib.util import resolve_name
 from pathlib import Path, PurePath
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 from uuid import UUID
 
@@ -72,7 +72,7 @@ class _Reader:
 
     # values ---------------------------------------------------------------------------------------
 
-    def value(self, value: Any) -> str:
+    def value(self, value: object) -> str:
         """A value as text; what it uses is told before."""
         if isinstance(value, str):
             return json.dumps(value)
@@ -85,15 +85,15 @@ class _Reader:
         if isinstance(value, re.Pattern):
             return f"pattern({self.value(value.pattern)}, {int(value.flags)})"
         if isinstance(value, (set, frozenset)):
-            return f"set({sorted(map(self.value, cast('set[Any]', value)))})"
+            return f"set({sorted(map(self.value, cast('set[object]', value)))})"
         if isinstance(value, (list, tuple)):
             kind = "list" if isinstance(value, list) else "tuple"
-            return f"{kind}({[self.value(v) for v in cast('list[Any]', value)]})"
+            return f"{kind}({[self.value(v) for v in cast('list[object]', value)]})"
         if isinstance(value, Mapping):
-            pairs = cast("Mapping[Any, Any]", value).items()
+            pairs = cast("Mapping[object, object]", value).items()
             return f"dict({[(self.value(k), self.value(v)) for k, v in pairs]})"
         if isinstance(value, partial):
-            bound: partial[Any] = value
+            bound: partial[object] = value
             parts = (bound.func, bound.args, bound.keywords)
             return f"partial({', '.join(map(self.value, parts))})"
         if isinstance(value, MethodType):
@@ -104,7 +104,7 @@ class _Reader:
             return f"{type(value).__name__}:{value.__name__}"
         return self._object(value)
 
-    def _object(self, value: Any) -> str:
+    def _object(self, value: object) -> str:
         if (fingerprint := _fingerprint(value)) is not None:
             return fingerprint
         kind = type(value)
@@ -113,10 +113,10 @@ class _Reader:
             return f"{kind.__qualname__}({'' if wrapped is None else self.value(wrapped)})"
         return self._once(id(value), value, lambda: f"{self._code(kind)} {self._state(value)}")
 
-    def _state(self, value: Any) -> str:
+    def _state(self, value: object) -> str:
         if is_dataclass(value):
             return self.value({f.name: getattr(value, f.name) for f in fields(value)})
-        state: dict[str, Any] = getattr(value, "__dict__", {})
+        state: dict[str, object] = getattr(value, "__dict__", {})
         return self.value({name: state[name] for name in sorted(state)})
 
     # functions and classes ------------------------------------------------------------------------
@@ -168,7 +168,9 @@ class _Reader:
         told = [self._tree(node, space), *self._names(names, space, node)]
         return " ".join([*told, *(self.value(base) for base in kind.__mro__[1:] if base is not object)])
 
-    def _names(self, names: Iterable[str], space: Mapping[str, Any], node: ast.AST | None) -> Iterator[str]:
+    def _names(
+        self, names: Iterable[str], space: Mapping[str, object], node: ast.AST | None
+    ) -> Iterator[str]:
         """The values of global names, and of what is imported within."""
         for name in sorted(names):
             if name not in space:
@@ -180,7 +182,9 @@ class _Reader:
             for name, value in _imported_in(node, space):
                 yield from self._named(name, value, space, node)
 
-    def _named(self, name: str, value: Any, space: Mapping[str, Any], node: ast.AST | None) -> Iterator[str]:
+    def _named(
+        self, name: str, value: object, space: Mapping[str, object], node: ast.AST | None
+    ) -> Iterator[str]:
         if any(value is ignored for ignored in self.ignoring):
             return
         if isinstance(value, ModuleType):
@@ -193,11 +197,11 @@ class _Reader:
             told += self._assigned(name, space)  # of a library's object, how it was made
         yield f"{name}={told}"
 
-    def _is_foreign(self, value: Any) -> bool:
+    def _is_foreign(self, value: object) -> bool:
         known = isinstance(value, (str, PurePath, *_PLAIN, *_COLLECTIONS, FunctionType, MethodType, type))
         return not known and not self._is_own(type(value).__module__)
 
-    def _assigned(self, name: str, space: Mapping[str, Any]) -> str:
+    def _assigned(self, name: str, space: Mapping[str, object]) -> str:
         module = sys.modules.get(str(space.get("__name__")))
         tree = _tree_of(getattr(module, "__file__", None))
         for node in reversed(tree.body if tree else []):
@@ -213,13 +217,13 @@ class _Reader:
                 )
         return ""
 
-    def _expression(self, node: ast.expr, space: Mapping[str, Any]) -> str:
+    def _expression(self, node: ast.expr, space: Mapping[str, object]) -> str:
         names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
         return " ".join([self._tree(node, space), *self._names(names, space, node)])
 
     # syntax ---------------------------------------------------------------------------------------
 
-    def _tree(self, node: ast.AST, space: Mapping[str, Any], local: bool = False) -> str:
+    def _tree(self, node: ast.AST, space: Mapping[str, object], local: bool = False) -> str:
         """A syntax tree as text, without what does not count; the same in every version of Python.
 
         local: whether it stands in a function, where an annotation does nothing.
@@ -235,7 +239,7 @@ class _Reader:
         local = not isinstance(node, ast.ClassDef) and (local or isinstance(node, ast.FunctionDef))
         told: list[str] = []
         for name, value in ast.iter_fields(node):
-            items = cast("list[Any]", value) if isinstance(value, list) else [value]
+            items = cast("list[object]", value) if isinstance(value, list) else [value]
             items = [_assignment(v) if local and isinstance(v, ast.AnnAssign) else v for v in items]
             items = [v for v in items if not _says_nothing(v)]
             parts = [self._tree(v, space, local) if isinstance(v, ast.AST) else repr(v) for v in items]
@@ -243,7 +247,7 @@ class _Reader:
                 told.append(f"{name}={', '.join(parts)}")
         return f"{type(node).__name__}({'; '.join(told)})"
 
-    def _is_ignored(self, decorator: ast.expr, space: Mapping[str, Any]) -> bool:
+    def _is_ignored(self, decorator: ast.expr, space: Mapping[str, object]) -> bool:
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
         found = _looked_up(called, space)
         return any(found is ignored for ignored in self.ignoring)
@@ -255,7 +259,7 @@ class _Reader:
         return top == self.root or (top not in sys.stdlib_module_names and not _is_installed(top))
 
 
-def _fingerprint(value: Any) -> str | None:
+def _fingerprint(value: object) -> str | None:
     """What a contract, or the model that declares one, says of itself."""
     for found in (value, getattr(value, "contract", None)):
         if isinstance(told := getattr(found, "fingerprint", None), str):
@@ -271,7 +275,7 @@ def _is_installed(top: str) -> bool:
     return top != "__main__" and all(p is None or _INSTALLED & set(Path(p).parts) for p in places)
 
 
-def _is_filled(cell: Any) -> bool:
+def _is_filled(cell: CellType) -> bool:
     try:
         _ = cell.cell_contents
     except ValueError:  # what it is to hold is not defined yet
@@ -342,11 +346,11 @@ def _without_source(code: CodeType) -> str:
     return f"code({code.co_code.hex()} {consts} {code.co_names} {code.co_varnames})"
 
 
-def _attributes(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[str, Any]]:
+def _attributes(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[str, object]]:
     """What is read of a module that goes by `name`: `module.function`, `package.module.function`."""
     read = {ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     for path in sorted(p for p in read if re.fullmatch(rf"{re.escape(name)}(\.\w+)+", p)):
-        found: Any = module
+        found: object = module
         for part in path.split(".")[1:]:
             found = getattr(found, part, None)
             if not isinstance(found, ModuleType):
@@ -354,7 +358,7 @@ def _attributes(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[
                 break
 
 
-def _imported_in(node: ast.AST, space: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """What the imports within a function bind."""
     for statement in ast.walk(node):
         if isinstance(statement, ast.ImportFrom):
@@ -368,7 +372,7 @@ def _imported_in(node: ast.AST, space: Mapping[str, Any]) -> Iterator[tuple[str,
                 yield (alias.asname, whole) if alias.asname else (alias.name.partition(".")[0], top)
 
 
-def _module(statement: ast.ImportFrom, space: Mapping[str, Any]) -> ModuleType | None:
+def _module(statement: ast.ImportFrom, space: Mapping[str, object]) -> ModuleType | None:
     try:
         name = resolve_name("." * statement.level + (statement.module or ""), space.get("__package__"))
         return importlib.import_module(name)
@@ -376,7 +380,7 @@ def _module(statement: ast.ImportFrom, space: Mapping[str, Any]) -> ModuleType |
         return None
 
 
-def _looked_up(node: ast.expr, space: Mapping[str, Any]) -> Any:
+def _looked_up(node: ast.expr, space: Mapping[str, object]) -> object:
     if isinstance(node, ast.Name):
         return space.get(node.id)
     return (

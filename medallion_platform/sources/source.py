@@ -18,6 +18,8 @@ from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.kinds import Kinds
 
 if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
+
     from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext, SourceFollower
 
 Engine = Literal["polars", "spark"]
@@ -92,7 +94,7 @@ class Source:
         """What the table is told where its positions were lost; positions: by its rows, the next offset."""
         return positions
 
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, PolarsDataType]:
         """Further columns that say where a record came from, with their Polars types."""
         return {}
 

@@ -58,6 +58,9 @@ _OPENED = (
     "--enable-native-access=ALL-UNNAMED",
 )
 
+JavaObject = Any
+"""An object of the JVM: py4j gives it no type."""
+
 
 class SparkProvider(Protocol):
     """Gives the Spark session of this process, started on first use."""
@@ -102,8 +105,8 @@ class LocalSpark:
                 SparkContext._ensure_initialized(gateway=_gateway_to(jvm))
             found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
         # Another thread may have started it: without this, plans are printed by Spark's own defaults.
-        jvm: Any = SparkContext._jvm
-        sessions: Any = SparkSession._get_j_spark_session_class(jvm)
+        jvm: JavaObject = SparkContext._jvm
+        sessions: JavaObject = SparkSession._get_j_spark_session_class(jvm)
         sessions.setActiveSession(found._jsparkSession)
         return found
 
@@ -177,7 +180,7 @@ class SparkDidNotStart(MedallionError):
 
 def analyzed_plan(rows: DataFrame) -> str:
     """The plan of a frame, its first line the columns; "" where its session has no JVM in this process."""
-    frame: Any = getattr(rows, "_jdf", None)
+    frame: JavaObject = getattr(rows, "_jdf", None)
     return "" if frame is None else str(frame.queryExecution().analyzed().toString())
 
 
@@ -195,9 +198,9 @@ def delete(spark: SparkSession, folder: str) -> None:
 
 def secret_row(spark: SparkSession, values: Mapping[str, bytes]) -> DataFrame:
     """One row of binary columns that no plan, log or file shows: a plan names a local row by its columns."""
-    jvm: Any = spark._jvm
-    gateway: Any = spark.sparkContext._gateway
-    session: Any = spark._jsparkSession
+    jvm: JavaObject = spark._jvm
+    gateway: JavaObject = spark.sparkContext._gateway
+    session: JavaObject = spark._jsparkSession
     cells = gateway.new_array(jvm.Object, len(values))
     for i, value in enumerate(values.values()):
         cells[i] = bytearray(value)
@@ -207,13 +210,13 @@ def secret_row(spark: SparkSession, values: Mapping[str, bytes]) -> DataFrame:
     return DataFrame(session.createDataFrame(rows, schema), spark)
 
 
-def _hadoop_path(spark: SparkSession, path: str) -> Any:
-    jvm: Any = spark._jvm
+def _hadoop_path(spark: SparkSession, path: str) -> JavaObject:
+    jvm: JavaObject = spark._jvm
     return jvm.org.apache.hadoop.fs.Path(path)
 
 
-def _files_at(spark: SparkSession, path: Any) -> Any:
-    session: Any = spark._jsparkSession
+def _files_at(spark: SparkSession, path: JavaObject) -> JavaObject:
+    session: JavaObject = spark._jsparkSession
     return path.getFileSystem(session.sessionState().newHadoopConf())
 
 
@@ -283,7 +286,7 @@ def _leave_interrupts_to_us() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _gateway_to(jvm: _Jvm) -> Any:
+def _gateway_to(jvm: _Jvm) -> JavaObject:
     """A connection to it. pyspark finds a JVM that runs already by two variables of the environment."""
     told = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
     os.environ.update(told)

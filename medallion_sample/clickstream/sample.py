@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from medallion_sample.sample_file import SampleFile, count
 
@@ -99,7 +98,7 @@ class _Person:
     segment: str
     signed_up_on: str
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         return {
             "user_id": self.user_id,
             "email": self.email,
@@ -164,9 +163,11 @@ def _event_files(
     count(planted, EVENTS, "torn file")
 
 
-def _events_of(day: int, people: list[_Person], rng: random.Random) -> list[tuple[datetime, dict[str, Any]]]:
+def _events_of(
+    day: int, people: list[_Person], rng: random.Random
+) -> list[tuple[datetime, dict[str, object]]]:
     """One day's events in order of time, all of them good."""
-    events: list[tuple[datetime, dict[str, Any]]] = []
+    events: list[tuple[datetime, dict[str, object]]] = []
     midnight = FIRST_DAY + timedelta(days=day)
     for _ in range(_SESSIONS_A_DAY):
         # The square makes a few users very active and most of them rare.
@@ -188,7 +189,7 @@ def _events_of(day: int, people: list[_Person], rng: random.Random) -> list[tupl
             amount = None
             if kind == "purchase":
                 amount = round(rng.lognormvariate(3.2, 0.9), 2)
-            event: dict[str, Any] = {
+            event: dict[str, object] = {
                 "event_id": _identifier(rng),
                 "user_id": person.user_id,
                 "event_type": kind,
@@ -211,7 +212,7 @@ def _events_of(day: int, people: list[_Person], rng: random.Random) -> list[tupl
 
 
 def _with_dirt(
-    events: list[tuple[datetime, dict[str, Any]]],
+    events: list[tuple[datetime, dict[str, object]]],
     day: int,
     planted: dict[str, dict[str, int]],
     rng: random.Random,
@@ -246,7 +247,7 @@ def _with_dirt(
     return lines, later
 
 
-def _spoil(event: dict[str, Any], kind: str, rng: random.Random) -> dict[str, Any]:
+def _spoil(event: dict[str, object], kind: str, rng: random.Random) -> dict[str, object]:
     """The event with one kind of dirt in it."""
     spoiled = dict(event)
     match kind:
@@ -310,8 +311,8 @@ class _Change:
     lsn: int
     at: datetime
     op: str
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
+    before: dict[str, object] | None
+    after: dict[str, object] | None
     arrives: int
 
 
@@ -327,8 +328,8 @@ class _Log:
         self,
         op: str,
         at: datetime,
-        before: dict[str, Any] | None = None,
-        after: dict[str, Any] | None = None,
+        before: dict[str, object] | None = None,
+        after: dict[str, object] | None = None,
     ) -> None:
         self._lsn += 8 * (1 + len(self.changes) % 7)
         day = max(0, (at - FIRST_DAY).days)
@@ -336,7 +337,7 @@ class _Log:
 
     def envelope(self, change: _Change, with_schema: bool) -> str:
         milliseconds = int(change.at.timestamp() * 1000)
-        value: dict[str, Any] = {
+        value: dict[str, object] = {
             "before": change.before,
             "after": change.after,
             "source": {

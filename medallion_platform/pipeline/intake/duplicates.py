@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from medallion_platform.contracts.contract import Contract
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.keys import Keys
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def _accept(accepted: list[datetime | None], time: datetime | None, watermark: t
     return new
 
 
-def _may_hold(
-    batch: pl.DataFrame, contract: Contract, key: Sequence[str]
-) -> Callable[[dict[str, Any]], bool]:
+def _may_hold(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> Callable[[FileEntry], bool]:
     """Whether a data file, by its statistics, may hold a row that is the same as one of the batch.
 
     With a watermark by the event time, of any row that lies close enough; without by whole numbers in
@@ -103,7 +102,7 @@ def _may_hold(
         return lambda _: True  # it could be the same as a row of any file
     places = values.sort().to_numpy()
 
-    def may_hold(file: dict[str, Any]) -> bool:
+    def may_hold(file: FileEntry) -> bool:
         low, high = file.get(f"min.{column}"), file.get(f"max.{column}")
         if low is None or high is None or file.get(f"null_count.{column}") != 0:
             return True

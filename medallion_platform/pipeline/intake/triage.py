@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -27,13 +27,14 @@ from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from polars._typing import PolarsDataType
 
     from medallion_platform.pipeline.run import Run
 
 CLOCKS_DIFFER = timedelta(hours=1)
 """How far in the future a row may lie before it is taken for wrong."""
 
-PROVENANCE: dict[str, Any] = {
+PROVENANCE: dict[str, PolarsDataType] = {
     "_payload": pl.String,
     "_source": pl.String,
     "_file": pl.String,
@@ -81,8 +82,8 @@ def bronze_schema(source: Source) -> pa.Schema:
     return pl.DataFrame(schema=_bronze_columns(source)).to_arrow().schema
 
 
-def _bronze_columns(source: Source) -> dict[str, Any]:
-    columns: dict[str, Any] = {**contracts.polars_schema(source.contract), **source.format.facts}
+def _bronze_columns(source: Source) -> dict[str, PolarsDataType]:
+    columns: dict[str, PolarsDataType] = {**contracts.polars_schema(source.contract), **source.format.facts}
     if source.partition:
         columns[source.partition] = pl.Date
     return columns | PROVENANCE | dict(source.provenance())
@@ -135,7 +136,7 @@ def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
 
 def _out_of_time(
     source: Source, came: pl.DataFrame, validated: contracts.ValidationResult, at: datetime
-) -> Any:
+) -> contracts.ValidationResult:
     """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
     if source.partition is None:
         return validated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
@@ -15,6 +15,7 @@ from medallion_platform.lakehouse.commit import (
 )
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -41,7 +42,7 @@ class PendingRefresh:
     schema: pa.Schema | None
     lineage: Lineage
     merged: list[str] = field(default_factory=list)
-    replaced: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[FileEntry] = field(default_factory=list)
     partitions: dict[str, int] = field(default_factory=dict)
     violations: dict[str, int] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
@@ -154,7 +155,7 @@ def _stale_partitions(context: RefreshContext, pending: PendingRefresh) -> list[
     return sorted((before - context.plan.replace) | written)
 
 
-def _replaced(context: RefreshContext, pending: PendingRefresh, target: DeltaTable) -> list[dict[str, Any]]:
+def _replaced(context: RefreshContext, pending: PendingRefresh, target: DeltaTable) -> list[FileEntry]:
     """The table's files that go with this commit."""
     plan, partition = context.plan, context.table.partition
     if plan.replace and not pending.whole:

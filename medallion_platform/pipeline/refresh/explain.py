@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from medallion_platform.lakehouse.commit import in_partitions
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.lakehouse.delta_log import LogGone, files_added
+from medallion_platform.lakehouse.delta_log import FileEntry, LogGone, files_added
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.changes import named_partitions
@@ -207,6 +206,6 @@ def _rewrites(context: RefreshContext) -> Size:
     return _size_of(files)
 
 
-def _size_of(files: list[dict[str, Any]]) -> Size:
+def _size_of(files: list[FileEntry]) -> Size:
     """What data files hold, by their lines of `files_of`."""
     return Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))

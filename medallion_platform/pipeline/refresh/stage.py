@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +19,7 @@ from medallion_platform.lakehouse import spark as engine
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.pipeline.refresh import keys, personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -94,7 +95,7 @@ class OtherKeys:
 
     merged: list[str] = field(default_factory=list)
     files: list[StagedFile] = field(default_factory=list)
-    replaced: list[dict[str, Any]] = field(default_factory=list)
+    replaced: list[FileEntry] = field(default_factory=list)
 
 
 def stage(context: RefreshContext, validated: TypedRows, inspect: Inspection | None) -> StageResult:

@@ -13,12 +13,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.sources.kinds import Kinds
+
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
 
 BLOCK = 4 * 2**20
 """Bytes of text taken at once: what fits a processor's cache is read fastest."""
@@ -45,7 +48,7 @@ class Format:
     """Whether a record can be read by itself, as a message is."""
     needs_header: ClassVar[bool] = False
     """Whether a record does not name its fields, so that a stored one is read by its file's `read_header`."""
-    facts: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    facts: ClassVar[Mapping[str, PolarsDataType]] = MappingProxyType({})
     """Columns that it tells beside the fields, with their types in Polars."""
 
     def __init_subclass__(cls, kind: str = "", **others: Any) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message
     from confluent_kafka.admin import AdminClient
 
+    from medallion_platform.sources.connectors.kafka.settings import ClientSetting
     from medallion_platform.sources.connectors.kafka.source import KafkaSource
 
 TIMEOUT = 15.0
@@ -66,7 +67,7 @@ class PartitionRead:
 class KafkaClient:
     """A consumer of a source, and what it said of errors that may pass."""
 
-    def __init__(self, source: KafkaSource, further: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, source: KafkaSource, further: Mapping[str, ClientSetting] | None = None) -> None:
         _need_the_client()
         from confluent_kafka import Consumer, KafkaException
 

@@ -14,10 +14,11 @@ from medallion_platform.sources.errors import Unavailable
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+    from polars._typing import PolarsDataType
 
     from medallion_platform.sources.connectors.kafka.source import KafkaSource
 
-MESSAGE: dict[str, Any] = {
+MESSAGE: dict[str, PolarsDataType] = {
     "_key": pl.Binary,
     "_headers": pl.List(pl.Struct({"key": pl.String, "value": pl.Binary})),
     "_timestamp": pl.Datetime("us", "UTC"),

@@ -24,6 +24,8 @@ from medallion_platform.sources.connectors.kafka.source import KafkaSource
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from medallion_platform.sources.connectors.kafka.settings import ClientSetting
+
 _MILLISECONDS = int(TIMEOUT * 1000)
 _NO_TIMESTAMP = -1
 _LOGINS = {"PLAIN": "plain.Plain", "SCRAM-SHA-256": "scram.Scram", "SCRAM-SHA-512": "scram.Scram"}
@@ -40,7 +42,7 @@ class NotForSpark(MedallionError):
     kind = Kind.PERMANENT
 
 
-def for_java(settings: Mapping[str, Any]) -> dict[str, str]:
+def for_java(settings: Mapping[str, ClientSetting]) -> dict[str, str]:
     """A client's settings as the Java client spells them ("Consumer Configs" of Kafka's documentation).
 
     Raises:

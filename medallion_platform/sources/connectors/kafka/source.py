@@ -16,6 +16,8 @@ from medallion_platform.sources.connectors.kafka.settings import ours
 from medallion_platform.sources.source import Engine, Source
 
 if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
+
     from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 
 
@@ -71,7 +73,7 @@ class KafkaSource(Source, kind="kafka"):
         """The topics that it reads."""
         return "topics " + ", ".join(f"`{t}`" for t in self.topics or (self.pattern,))
 
-    def provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, PolarsDataType]:
         """Key, headers and time of the message."""
         return MESSAGE
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import polars as pl
 
@@ -23,7 +23,10 @@ from medallion_platform.sources.formats.debezium.places import OPEN
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform.sources.formats.text import TextFormat
 
-CHANGE: Mapping[str, Any] = MappingProxyType(
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
+
+CHANGE: Mapping[str, PolarsDataType] = MappingProxyType(
     {
         "_op": pl.String,
         "_sequence": pl.String,
@@ -50,7 +53,7 @@ class Debezium(TextFormat, kind="debezium"):
 
     suffixes = (".jsonl", ".ndjson", ".json")
     of_messages = True
-    facts: ClassVar[Mapping[str, Any]] = CHANGE
+    facts: ClassVar[Mapping[str, PolarsDataType]] = CHANGE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", tuple(self.key))
