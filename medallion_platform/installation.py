@@ -42,7 +42,7 @@ def _imported(project: Project) -> ModuleType:
             where = project.root or "this folder"
             raise ProjectError(
                 f"there is no module {project.module}, neither in {where} nor installed",
-                remedy="mend `module` in [tool.medallion] of pyproject.toml, or --module",
+                remedy="fix `module` in [tool.medallion] of pyproject.toml, or --module",
             ) from None
         raise _does_not_import(project, error) from error
     except Exception as error:

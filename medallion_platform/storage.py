@@ -207,7 +207,7 @@ def reason(error: BaseException) -> str:
     if status := _STATUS.search(text):  # of a HEAD request, whose answer has no body
         return f"the server says {status[1].strip()}"
     if "error sending request" in text:
-        return "the server does not answer (AWS_ENDPOINT_URL says where it is, if it is not Amazon's)"
+        return "the server does not respond (AWS_ENDPOINT_URL says where it is, if it is not Amazon's)"
     return text.partition("\n")[0][:200] or type(error).__name__
 
 

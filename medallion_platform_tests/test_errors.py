@@ -316,9 +316,9 @@ def test_an_error_of_the_platform_says_it_itself(closed: str) -> None:
         try:
             httpx.get(f"http://{closed}")
         except httpx.HTTPError as error:
-            raise Torn("torn", table="bronze.x", remedy="mend it") from error
+            raise Torn("torn", table="bronze.x", remedy="fix it") from error
 
-    assert failure(tell) == Failure(Kind.CORRUPT, "", "bronze.x", "mend it")
+    assert failure(tell) == Failure(Kind.CORRUPT, "", "bronze.x", "fix it")
 
 
 def test_one_that_does_not_say_it_is_what_caused_it() -> None:

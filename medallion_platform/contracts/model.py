@@ -245,9 +245,9 @@ def _compile(model: type[ContractModel]) -> Contract:
         info = fields[column_name][1]
         for option in _WITHOUT_EFFECT:
             if getattr(info, option, None) not in (None, False, []):
-                raise ContractError(name, column_name, f"{option} is not supported: say it in the transform")
+                raise ContractError(name, column_name, f"{option} is not supported: do it in the transform")
         if info.required is False:
-            raise ContractError(name, column_name, "required=False is not supported: say nullable=True")
+            raise ContractError(name, column_name, "required=False is not supported: use nullable=True")
         compiled = _FieldCompiler(name, column_name, declared, unique=bool(info.unique))
         columns.append(compiled.column)
         expectations.extend(compiled.expectations())
@@ -278,7 +278,7 @@ def _refuse_what_is_not_seen(name: str, model: type[ContractModel]) -> None:
     """What pandera would pass over, or name in words of its own."""
     for field_name in vars(model).get("__annotations__", {}):
         if field_name.startswith("_") and field_name not in vars(ContractModel):
-            raise ContractError(name, field_name, "names that begin with _ are the platform's own")
+            raise ContractError(name, field_name, "names that begin with _ are reserved")
     config: Any = vars(model).get("Config")
     given = {option for kind in getattr(config, "__mro__", ()) for option in vars(kind)} if config else set()
     for option in sorted(o for o in given if not o.startswith("_")):
@@ -319,7 +319,7 @@ def _refuse_table_options(name: str, schema: Any) -> None:
         raise ContractError(
             name,
             None,
-            f"frame check {schema.checks[0].name!r} is not supported: say it as SQL in metadata['rows']",
+            f"frame check {schema.checks[0].name!r} is not supported: write it as SQL in metadata['rows']",
         )
 
 
@@ -374,7 +374,7 @@ class _FieldCompiler:
         if protect is None:
             return "mask"
         if pii is None:
-            raise self.error("protect is of personal data: say which kind, as pii=...")
+            raise self.error("protect is for personal data: declare its kind, pii=...")
         if protect not in _PII[pii]:
             raise self.error(f"protect={protect!r} of {pii} is not known; known are {', '.join(_PII[pii])}")
         return protect
@@ -416,7 +416,9 @@ class _FieldCompiler:
             if isinstance(test, Values) and severity is Severity.REJECT:
                 severity = default
         if isinstance(test, Values) and severity is Severity.REJECT:
-            raise self.error("unique_values_eq validates the whole frame and can reject no row: warn or fail")
+            raise self.error(
+                "unique_values_eq checks all rows together and cannot reject single ones: use warn or fail"
+            )
         return Expectation(f"{self.name}: {label}", (self.name,), severity, test)
 
     def _severities(self, present: list[str]) -> Severity | dict[str, Severity]:
@@ -445,7 +447,7 @@ class _FieldCompiler:
         """The check's own name, its wording, and the test."""
         kind = check.registry_name or check.name or "?"
         if not check.ignore_na:
-            raise self.error(f"{kind} with ignore_na=False is not supported: say nullable=False")
+            raise self.error(f"{kind} with ignore_na=False is not supported: use nullable=False")
         told = cast(dict[str, Any], check.statistics)
         if kind in _COMPARISONS:
             return self._comparison(kind, told)
@@ -465,7 +467,7 @@ class _FieldCompiler:
         if kind == "unique_values_eq":
             values = self._constants(told["values"])
             return kind, f"{kind}({_listed(values)})", Values(values)
-        raise self.error(f"check {kind!r} is not supported: say it as SQL in metadata['rows']")
+        raise self.error(f"check {kind!r} is not supported: write it as SQL in metadata['rows']")
 
     def _comparison(self, kind: str, told: dict[str, Any]) -> tuple[str, str, Test]:
         operator = _COMPARISONS[kind]

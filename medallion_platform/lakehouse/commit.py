@@ -93,7 +93,7 @@ def writer_transaction(
 
     name = table.metadata().name
     if sequence_of(table) >= sequence:
-        raise CommitConflict(f"{name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name}: another writer committed first; run it again")
     transactions = {WRITER: sequence, **(positions or {})}
     attempt = uuid.uuid4().hex
     try:

@@ -30,11 +30,11 @@ class DamagedFile(MedallionError):
     kind = Kind.CORRUPT
 
     def __init__(self, table: str, path: str, why: str) -> None:
-        mend = "its rows are nowhere else: bring the file back from a backup"
+        fix = "its rows exist nowhere else: restore the file from a backup"
         if table.startswith(("silver.", "gold.")):
-            mend = f"materialize {table} with `rebuild: true`, which makes it anew from what it is made of"
+            fix = f"materialize {table} with `rebuild: true`, which recomputes it from its inputs"
         super().__init__(
-            f"{table}: its data file {path} {why}. Nothing was written; {mend}, and run again", table=table
+            f"{table}: its data file {path} {why}. Nothing was written; {fix}, and run again", table=table
         )
 
 

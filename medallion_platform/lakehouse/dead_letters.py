@@ -181,7 +181,7 @@ def create(lake: Lake, table: str) -> DeltaTable:
     """
     made = _ensure(lake, table)
     if sequence_of(made) >= 0:
-        raise CommitConflict(f"{name(table)}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name(table)}: another writer committed first; run it again")
     return made
 
 

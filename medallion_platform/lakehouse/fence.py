@@ -49,10 +49,10 @@ class Fence:
             ClaimLost: somebody else has claimed it meanwhile.
         """
         if not self.is_newest():
-            raise CommitConflict(f"{self.place}: another one has begun; run it again", table=self.place)
+            raise CommitConflict(f"{self.place}: another writer has begun; run it again", table=self.place)
         yield
         if not self.is_newest():
-            raise ClaimLost(f"{self.place}: another one began while this wrote", table=self.place)
+            raise ClaimLost(f"{self.place}: another writer began meanwhile", table=self.place)
 
 
 def claim(lake: Lake, place: str) -> Fence:
@@ -73,7 +73,7 @@ def claim(lake: Lake, place: str) -> Fence:
                     with suppress(FileNotFoundError):
                         storage.store(root).delete(_key(place, older))
             return fence
-    raise CommitConflict(f"{place}: others come first every time; run it again", table=place)
+    raise CommitConflict(f"{place}: another writer was first every time; run it again", table=place)
 
 
 def _newest(root: str, place: str) -> int:

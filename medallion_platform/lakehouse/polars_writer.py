@@ -36,7 +36,7 @@ def append(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, position
         CommitConflict: another writer committed meanwhile.
     """
     if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
-        raise CommitConflict(f"{table.metadata().name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{table.metadata().name}: another writer committed first; run it again")
     add_columns(table, rows.clear().to_arrow().schema)
     root, partition_by = path_of(table), table.metadata().partition_columns
     files = [write(root, path, part, values) for path, values, part in parts(rows, partition_by)]
@@ -192,7 +192,7 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
             raise
         raise CommitConflict(f"{name}: another writer added columns first ({error})") from error
     if sequence_of(table) != seen:  # the table stands behind that writer now
-        raise CommitConflict(f"{name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name}: another writer committed first; run it again")
 
 
 def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:

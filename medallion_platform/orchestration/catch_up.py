@@ -60,7 +60,7 @@ def catch_up_job(catalog: Catalog, features: Sequence[Features]) -> dg.JobDefini
     @dg.op(
         name=BRING_UP,
         out=dg.Out(dg.Nothing),
-        description="Refresh each table that is out of date, upstream first, then publish what is new.",
+        description="Refresh each table that is out of date, upstream tables first, then publish new data.",
     )
     def body(context: dg.OpExecutionContext, config: CatchUpConfig, lakehouse: Lakehouse) -> Iterator[Event]:
         yield from _CatchUp(context, config, lakehouse, catalog, features).events()
@@ -123,7 +123,7 @@ class _CatchUp:
             with _turn(self._context, pool_of(name), patient=self._config.patient):
                 return [*work(), checks.evaluation(checks.refreshed(name))]
         except _Busy:
-            self._context.log.info(f"{name}: another run works on it; it is looked at again afterwards")
+            self._context.log.info(f"{name}: another run works on it; it is checked again afterwards")
             return []
         except MissingUpstream as error:
             self._context.log.info(str(error))

@@ -74,14 +74,14 @@ def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         CURRENT,
         asset=asset,
-        description="The transform and the contract, as they are now, made every partition.",
+        description="Every partition was made by the current transform and contract.",
     )
 
 
 def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     """The check that fails when a refresh did, and says what happens next."""
     return dg.AssetCheckSpec(
-        REFRESHED, asset=asset, description="What was last tried to bring this up to date did not fail."
+        REFRESHED, asset=asset, description="The last attempt to refresh this did not fail."
     )
 
 
@@ -99,7 +99,7 @@ def not_refreshed(table: str, why: str, next_step: str = "") -> dg.AssetCheckRes
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "why": why,
-            "what_next": next_step or "It is tried again by itself, a few times, later each time.",
+            "what_next": next_step or "It is retried automatically a few times, with growing pauses.",
         },
     )
 
@@ -117,7 +117,7 @@ def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
 def published_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     """The check that fails where a consumer was handed an older version than there is."""
     return dg.AssetCheckSpec(
-        PUBLISHED, asset=asset, description="What is online is the newest version of the gold table."
+        PUBLISHED, asset=asset, description="The online store has the newest version of the gold table."
     )
 
 
@@ -137,13 +137,16 @@ def inputs_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         INPUTS,
         asset=asset,
-        description="Every table that this one is made from has landed, or none has.",
+        description="All inputs of this table exist, or none does.",
     )
 
 
 def inputs(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
     """Whether a table waits for inputs in which nothing has landed, and for which."""
-    told = {"waits_for": ", ".join(waits_for), "what_to_do": "Land them; what waits goes on by itself."}
+    told = {
+        "waits_for": ", ".join(waits_for),
+        "what_to_do": "Once they land, the tables are made automatically.",
+    }
     return dg.AssetCheckResult(
         check_name=INPUTS,
         asset_key=key_of(table),
@@ -238,7 +241,7 @@ def current_result(
     stale = findings.former_code(lake, table, partition_columns)
     told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
     if stale:
-        told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill, intake may go on beside it."
+        told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill; intake may run meanwhile."
     return dg.AssetCheckResult(
         check_name=CURRENT,
         asset_key=key_of(table.name),

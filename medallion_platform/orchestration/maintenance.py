@@ -27,7 +27,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
 
     @dg.graph(
         name="maintenance",
-        description="Cluster small files and delete dead ones, in every table; forget runs of long ago.",
+        description="Cluster small files and delete unused ones in every table; delete old runs in Dagster.",
     )
     def graph() -> None:
         forget_old_runs()

@@ -48,7 +48,7 @@ def run_log(on: dg.DagsterInstance, run_id: str) -> list[Line]:
     ids = [run_id] if on.has_run(run_id) else [r for r in on.get_run_ids() if r.startswith(run_id)]
     if len(ids) != 1:
         found = f"{len(ids)} runs begin with" if ids else "there is no run"
-        raise UnknownRun(f"{found} {run_id}: `medallion history TABLE` and the UI name the runs")
+        raise UnknownRun(f"{found} {run_id}: `medallion history TABLE` and the UI list the runs")
     return [
         Line(datetime.fromtimestamp(entry.timestamp, UTC), entry.step_key or "", message)
         for entry in on.all_logs(ids[0])

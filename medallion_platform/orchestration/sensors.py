@@ -22,8 +22,8 @@ from medallion_platform.queries import findings
 
 _LOOK_SECONDS = 5
 _GIVEN_UP = (
-    f"It was tried {ATTEMPTS} times, and waits now until what it is made from or its code changes. "
-    "Mend the reason; then materialize it here, or call `medallion run`, to try it at once."
+    f"It was tried {ATTEMPTS} times, and now waits until an upstream table or its code changes. "
+    "Fix the reason; then materialize it here, or call `medallion run`, to try it at once."
 )
 
 
@@ -136,9 +136,9 @@ def _last_reason(on: dg.DagsterInstance, name: str) -> str:
 def _why_not(decision: Decision, at_work: set[str]) -> str:
     """Why nothing is started."""
     if {INTAKE, CATCH_UP} & at_work:
-        return "a run is at it"
+        return "a run is working on it"
     if decision.held:
-        return f"failed and not to be tried yet: {', '.join(sorted(decision.held))}"
+        return f"failed, to be retried later: {', '.join(sorted(decision.held))}"
     return "nothing has arrived and nothing is out of date"
 
 

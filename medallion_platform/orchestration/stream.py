@@ -56,7 +56,7 @@ def follow(
 
     Raises:
         DamagedFile: a data file of the table is gone or damaged.
-        IntakeFailed: what came cannot be taken in before somebody mends it.
+        IntakeFailed: what came cannot be taken in before somebody fixes it.
     """
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -185,7 +185,9 @@ def _report(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInstance, stop:
             events += worker.refreshes_to_report()
             report_in_bulk(on, events)
         except Exception as error:  # the intake goes on without Dagster; what it did is in the commits
-            _LOG.warning("Dagster was not told of all that was done: %s", why_to_wait(error) or error)
+            _LOG.warning(
+                "not everything that was done could be reported to Dagster: %s", why_to_wait(error) or error
+            )
         if ended:
             return
 

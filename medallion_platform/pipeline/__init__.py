@@ -1,4 +1,4 @@
-"""What happens to rows: the verbs `intake`, `refresh`, `publish`, and those that mend.
+"""What happens to rows: the verbs `intake`, `refresh`, `publish`, and those that fix.
 
 Belongs here: the order of the steps of a verb, and the pure decisions behind it (`plan`, `triage`,
 `duplicates`, `undeclared`). Replaying dead letters and taking back a run are here too. Does not belong here:

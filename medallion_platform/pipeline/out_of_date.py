@@ -113,7 +113,7 @@ def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTa
     except NeedsRows:
         return OutOfDateTable(table.name, None, state, unsure=True)
     except DamagedLog as error:
-        # Once it is mended, that is another state: what failed for it is tried at once.
+        # Once it is fixed, that is another state: what failed for it is tried at once.
         return OutOfDateTable(table.name, None, f"{state} damaged", problem=str(error))
     if partitions is not None and not partitions:
         return None

@@ -49,7 +49,7 @@ def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[Rollba
     plans = [p for name in catalog.names for p in [_plan(catalog, lake, name, run_id)] if p]
     if not plans:
         raise UnknownRun(
-            f"no table has a commit of run {run_id}: `medallion history TABLE` names the runs of a table"
+            f"no table has a commit of run {run_id}: `medallion history TABLE` lists the runs of a table"
         )
     return [_take_back(catalog, lake, plan, run) for plan in plans]
 
@@ -59,7 +59,7 @@ def _whole(catalog: Catalog, lake: Lake, run_id: str) -> str:
     known = {r.run_id for name in catalog.names for _, r in lake.records(name)}
     meant = [r for r in known if r.startswith(run_id)] if run_id not in known else [run_id]
     if len(meant) > 1:
-        raise UnknownRun(f"{len(meant)} runs begin with {run_id}: write more of the one that is meant")
+        raise UnknownRun(f"{len(meant)} runs begin with {run_id}: give more of the id")
     return meant[0] if meant else run_id
 
 

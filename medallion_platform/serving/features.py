@@ -220,7 +220,7 @@ class OnlineFeatures:
             raise LeakyFeatures(
                 f"{view.table}: {leaky.height} rows have a {view.known_at} before their "
                 f"{view.partition.column} was over; nothing was published. A row of a day is known from "
-                "the next midnight on: mend the table.",
+                "the next midnight on: fix the table.",
                 table=view.table,
             )
 

@@ -142,7 +142,7 @@ class ClientCredentials:
         try:
             return str(json.loads(told)["access_token"])
         except (ValueError, KeyError, TypeError):
-            raise RequestError(f"{shown(self.url)} gives no token", kind=Kind.AUTH) from None
+            raise RequestError(f"{shown(self.url)} returns no token", kind=Kind.AUTH) from None
 
 
 class HttpClient:
@@ -181,7 +181,7 @@ class HttpClient:
         """
         if origin(url) != self._origin:
             raise RequestError(
-                f"{self._origin} links to {origin(url)}, another origin, which is not asked",
+                f"{self._origin} links to {origin(url)}, another origin, which is not requested",
                 kind=Kind.PERMANENT,
             )
         for _ in range(2):
@@ -189,7 +189,7 @@ class HttpClient:
                 return self._ask("GET", url, params=params, headers=self._credentials())
             except _Unauthorized:
                 self._held = None
-        raise RequestError(f"{shown(url)} refuses the credentials, renewed ones too", kind=Kind.AUTH)
+        raise RequestError(f"{shown(url)} refuses the credentials, even renewed ones", kind=Kind.AUTH)
 
     def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> HttpResponse:
         """The answer to a form, as a user with a password.
@@ -212,7 +212,7 @@ class HttpClient:
                 raise
             except Exception as error:
                 raise RequestError(
-                    f"its credentials cannot be had ({type(error).__name__})", kind=Kind.AUTH
+                    f"its credentials cannot be read ({type(error).__name__})", kind=Kind.AUTH
                 ) from None
         scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
         return {"Authorization": f"{scheme} {self._held}"}
@@ -243,10 +243,10 @@ class HttpClient:
                     body += part
                     if len(body) > LARGEST:
                         raise RequestError(
-                            f"{shown(url)} gives more than {LARGEST} bytes at once; ask for less"
+                            f"{shown(url)} returns more than {LARGEST} bytes at once; request less"
                         )
         except TimeoutError:
-            raise _TransientAnswer(f"takes longer than {LONGEST:.0f} s to answer") from None
+            raise _TransientAnswer(f"takes longer than {LONGEST:.0f} s to respond") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
             raise RequestError(
                 f"{shown(url)} leads nowhere ({type(error).__name__})", kind=Kind.PERMANENT
@@ -306,13 +306,13 @@ def origin(url: str) -> str:
     """Scheme, host and port, as RFC 6454 compares them.
 
     Raises:
-        RequestError: it is no URL of http or https.
+        RequestError: it is not an http or https URL.
     """
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        raise RequestError("a link is no URL of http or https", kind=Kind.PERMANENT) from None
+        raise RequestError("a link is not an http or https URL", kind=Kind.PERMANENT) from None
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 

@@ -182,23 +182,23 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("many lines", {"annotation": T.StringType, "str_contains": "(?m)^a"}, "x", r"uses \(\?m\)"),
     ("open alternative", {"annotation": T.StringType, "str_matches": "a|bc"}, "x", r"write \^\(\?:a\|b\)"),
     ("too large", {"annotation": T.StringType, "str_matches": "(a{999}){999}"}, "x", "Rust's engine"),
-    ("null checked", {"ge": 1, "ignore_na": False}, "x", "say nullable=False"),
+    ("null checked", {"ge": 1, "ignore_na": False}, "x", "use nullable=False"),
     ("unknown check", {"is_prime": True}, "x", "custom check 'is_prime' is not available"),
     ("reject by a whole frame", {"unique_values_eq": [1], "severity": {"unique_values_eq": "reject"}}, "x",
-     "reject no row"),
+     "cannot reject single ones"),
     ("name of the platform's", {"alias": "_row"}, "_row", "begins with _"),
     ("name with a blank", {"alias": "the x"}, "the x", "is no name of a column"),
     ("no name", {"alias": ""}, "", "is no name of a column"),
     ("two names that differ by case", {"alias": "T"}, "t", "differs from 'T' only by case"),
     ("default", {"default": 5}, "x", "default is not supported"),
     ("coerce", {"coerce": True}, "x", "coerce is not supported"),
-    ("not required", {"required": False}, "x", "say nullable=True"),
+    ("not required", {"required": False}, "x", "use nullable=True"),
     ("misspelt option of a field", {"nulable": True}, "x", "nulable"),
     ("misspelt option of Config", {"config": {"metdata": {}}}, None, r"Config.metdata is not supported"),
     ("option of Config without effect", {"config": {"coerce": True}}, None, "Config.coerce is not supported"),
     ("options as a list", {"config": {"metadata": ["x"]}}, None, "is a list, not a mapping"),
     ("severity of no uniqueness", table(unique_severity="warn"), "unique_severity", "names no"),
-    ("protection of nothing", {"annotation": T.StringType, "protect": "hash"}, "x", "say which kind"),
+    ("protection of nothing", {"annotation": T.StringType, "protect": "hash"}, "x", "declare its kind"),
     ("hash of an address", {"annotation": T.StringType, "pii": "email", "protect": "hash"}, "x",
      "known are mask, tokenize"),
     ("unknown protection", {"annotation": T.StringType, "pii": "name", "protect": "x"}, "x",
@@ -229,7 +229,7 @@ def test_a_bad_declaration_is_refused_where_it_is_written(
 
 
 def test_a_check_of_ones_own_is_refused() -> None:
-    with pytest.raises(ContractError, match="say it as SQL") as error:
+    with pytest.raises(ContractError, match="write it as SQL") as error:
 
         class Bad(ContractModel):  # pyright: ignore[reportUnusedClass]
             x: T.LongType = Field()
@@ -247,7 +247,7 @@ def test_a_name_that_is_taken() -> None:
 
 
 def test_a_field_that_pandera_does_not_see_is_refused() -> None:
-    with pytest.raises(ContractError, match=r"^Bad._id: names that begin with _ are the platform's own$"):
+    with pytest.raises(ContractError, match=r"^Bad._id: names that begin with _ are reserved$"):
         type("Bad", (ContractModel,), {"__annotations__": {"_id": T.StringType, "x": T.StringType}})
 
 

@@ -77,7 +77,7 @@ def gateway(registry: Registry) -> Iterator[Gateway]:
 
 
 def test_a_declaration_that_cannot_be_meant_is_refused() -> None:
-    with pytest.raises(ValueError, match="no URL of http"):
+    with pytest.raises(ValueError, match="not an http or https URL"):
         Avro("registry:8081")
     with pytest.raises(ValueError, match="EnvironmentUser") as caught:
         Avro("https://me:hunter2@registry:8081")
@@ -336,7 +336,7 @@ def test_a_schema_is_asked_for_once(registry: Registry, gateway: Gateway) -> Non
         ((503, b""), "answers 503, and was asked for 1 s"),
         ((404, b"<html>no such service</html>"), "answers 404 Not Found"),
         ((404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'), "answers 404 Not Found"),
-        ((200, b"<html>log in</html>"), "gives something else than a schema"),
+        ((200, b"<html>log in</html>"), "does not return a schema"),
         ((403, b""), "answers 403 Forbidden"),
     ],
 )
@@ -363,8 +363,8 @@ def test_nothing_is_taken_in_while_the_registry_gives_no_schema(
         take(source, lake)
     address = f"{gateway.url}/schemas/ids/{number}"
     assert str(caught.value) == (
-        f"source clicks: schema {number} of its messages cannot be had: {address} {told}; what was taken in "
-        "is safe, the next intake goes on from there"
+        f"source clicks: schema {number} of its messages cannot be read: {address} {told}; what was taken in "
+        "is safe, the next intake continues from there"
     )
     assert not lake.positions(source.table)(f"clicks/{topic}/0")
     assert letters(lake).is_empty()

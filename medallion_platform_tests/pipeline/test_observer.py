@@ -166,7 +166,7 @@ def test_a_refresh_tells_its_moments(
     last = zone.lake.last_record(t.name)
     assert last is not None
     assert seen.told == [
-        ("planned", t.name, "made from scratch: no earlier refresh is on record"),
+        ("planned", t.name, "rebuilt: there is no earlier refresh"),
         ("staged", t.name, last.counts),
         ("committed", t.name, zone.lake.version(t.name), last),
     ]

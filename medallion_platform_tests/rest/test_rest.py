@@ -475,7 +475,7 @@ def test_a_page_that_cannot_be_used_stops_the_pull_and_loses_nothing(
 def test_pages_without_an_end_are_told(api: Api, lake: Lake) -> None:
     circle = server.body(b'{"next": "1", "data": {"items": [7]}}')
     api.faults.extend([circle] * 3)
-    with pytest.raises(Unavailable, match="lead in a circle"):
+    with pytest.raises(Unavailable, match="link in a circle"):
         take(source_of(api), lake)
     api.faults.clear()
     api.faults.extend([server.body(b'{"data": {"items": [7]}}')] * 100)
@@ -508,7 +508,7 @@ def test_refused_credentials_are_one_sentence_without_secrets(
     with pytest.raises(Unavailable, match="the environment has no ORDERS_TOKEN"):
         take(source, lake)
     monkeypatch.setenv("ORDERS_TOKEN", "hunter2")
-    with pytest.raises(Unavailable, match="refuses the credentials, renewed ones too") as caught:
+    with pytest.raises(Unavailable, match="refuses the credentials, even renewed ones") as caught:
         take(source, lake)
     assert "hunter2" not in f"{caught.value!r}{caught.value.__cause__}{source!r}"
     assert caught.value.__suppress_context__
@@ -532,7 +532,7 @@ def test_credentials_go_to_no_other_origin(api: Api, lake: Lake, monkeypatch: py
         assert (api.seen_tokens, other.seen_tokens) == (["Bearer hunter2"], [None])
         link = {"Link": f'<{other.address}/link?page=2>; rel="next"'}
         api.faults.append(lambda h: h.answer(200, b'{"data": {"items": []}}', **link))
-        with pytest.raises(Unavailable, match="another origin, which is not asked"):
+        with pytest.raises(Unavailable, match="another origin, which is not requested"):
             take(source, lake)
         assert len(other.seen_tokens) == 1
 

@@ -264,7 +264,7 @@ def test_a_publish_that_another_one_followed_writes_nothing(
         claim(shared.lake, consumer.place)
         return found
 
-    with monkeypatch.context() as patched, pytest.raises(CommitConflict, match="another one has begun"):
+    with monkeypatch.context() as patched, pytest.raises(CommitConflict, match="another writer has begun"):
         patched.setattr(OnlineFeatures, "holds", followed)
         publish(consumer, shared.lake, RUN)
     assert online(shared, ["late"]) == {"late": features_of(None)}

@@ -81,7 +81,7 @@ def test_one_that_slept_before_it_wrote_writes_nothing(begun: tuple[Lake, Publis
     assert Publisher(lake, copy, "never").end()[0] == 0
     there = copy.stat()
     code, said = first.end()
-    assert (code, "another one has begun; run it again" in said) == (1, True), said
+    assert (code, "another writer has begun; run it again" in said) == (1, True), said
     assert copy.stat() == there
     assert held(copy) == {"a": 2, "b": 2}
 

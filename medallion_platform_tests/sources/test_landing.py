@@ -135,10 +135,10 @@ def test_what_has_no_content_of_its_own_is_no_file(tmp_path: Path):
     assert [s.path for s in there.files] == ["a", "link"]
     assert there.left == {
         "loop": "a link that leads nowhere",
-        "pipe": "a pipe, and no file",
-        "socket": "a socket, and no file",
+        "pipe": "a pipe, not a file",
+        "socket": "a socket, not a file",
         "to-folder": "a link to a folder",
-        "to-pipe": "a pipe, and no file",
+        "to-pipe": "a pipe, not a file",
     }
 
 

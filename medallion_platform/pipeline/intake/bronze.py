@@ -58,7 +58,7 @@ def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -
         Counts(),
         reached,
         next_sequence(table, letters),
-        notes=["the table had lost its positions: they are told by the last offset of each log"],
+        notes=["the table had lost its positions: they were restored from the last offset of each log"],
     )
     if letters is not None and sequence_of(letters) < 0:
         commit(letters, record, positions=_after_last(letters, "source", "offset"))

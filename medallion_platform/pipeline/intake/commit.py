@@ -96,7 +96,7 @@ def refuse_failures(source: Source, failures: Mapping[str, int]) -> None:
         names = ", ".join(f"'{n}' ({count} rows)" for n, count in failures.items())
         raise IntakeFailed(
             f"{source.table}: source {source.name} violates {names} (severity fail). Nothing of "
-            "this batch was taken in; mend the records or the contract and run again.",
+            "this batch was taken in; fix the records or the contract and run again.",
             table=source.table,
         )
 
@@ -124,7 +124,7 @@ def _refuse_moved(batch: PendingIntake) -> None:
     if is_newest(lake.path(name), table.version()):
         return
     if sequence_of(lake.open(name)) != sequence_of(table):
-        raise CommitConflict(f"{name}: another writer has moved on; run it again")
+        raise CommitConflict(f"{name}: another writer committed first; run it again")
 
 
 def _furthest(letters: DeltaTable, positions: Mapping[str, int]) -> dict[str, int]:

@@ -174,7 +174,7 @@ def _take_after_others(
     tell.planned(f"{batch.frame.height + len(batch.unread)} records of {source.name}")
     for attempt in range(ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
-            raise CommitConflict(f"{source.table}: another intake has moved on; run it again")
+            raise CommitConflict(f"{source.table}: another intake committed first; run it again")
         try:
             with telling_damage(lake, (source.table, dead_letters.name(source.table))):
                 return _take(source, table, lake, run, batch, kept, tell)
@@ -189,7 +189,7 @@ def _take_after_others(
             if is_in_log(table):
                 raise
             # As of a process that slept meanwhile: the commits that it would begin from are archived.
-            raise CommitConflict(f"{source.table}: others have moved on a long way; run it again") from error
+            raise CommitConflict(f"{source.table}: many commits were made meanwhile; run it again") from error
     raise AssertionError
 
 

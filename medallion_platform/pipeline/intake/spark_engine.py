@@ -276,7 +276,7 @@ class _Batches:
         first = discreet(self.source, first)[:300]
         return Unavailable(
             f"source {self.source.name}: Spark could not go on reading ({first}); what was taken in "
-            "is safe, the next intake goes on from there"
+            "is safe, the next intake continues from there"
         )
 
     def _take(self, checkpoint: Path, messages: DataFrame, batch: int) -> None:

@@ -61,13 +61,13 @@ def explain(table: str, error: Exception) -> RefreshFailed:
     if (expectation := violated(error)) is not None:
         return RefreshFailed(
             f"{table}: the expectation '{expectation}' (severity fail) was violated. {UNTOUCHED}. Look at "
-            "the rows upstream that break it, mend them or the contract, and refresh again.",
+            "the rows upstream that break it, fix them or the contract, and refresh again.",
             kind=Kind.DATA,
             table=table,
         )
     if (kind := classify(error).kind) in _UNREACHABLE:
         return RefreshFailed(
-            f"{table}: what it reads or writes cannot be reached: {reason(error)}. {UNTOUCHED}; mend the "
+            f"{table}: what it reads or writes cannot be reached: {reason(error)}. {UNTOUCHED}; fix the "
             "cause and refresh again.",
             kind=kind,
             table=table,
@@ -79,7 +79,7 @@ def explain(table: str, error: Exception) -> RefreshFailed:
         # SQLSTATE 22 is a data exception: the text quotes the value
         first = "a row's value does not fit"
     return RefreshFailed(
-        f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}; mend the cause and "
+        f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}; fix the cause and "
         "refresh again.",
         kind=Kind.PERMANENT if kind is Kind.UNKNOWN else kind,
         table=table,

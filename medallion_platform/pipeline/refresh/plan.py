@@ -98,9 +98,11 @@ def plan_refresh(
     heads: Position = {u: {UNPARTITIONED: v} for u, v in upstreams.heads.items()}
     heads[CODE] = {UNPARTITIONED: code}
     if last is None or not last.position:
-        return RefreshPlan(heads, whole=True, reason="made from scratch: no earlier refresh is on record")
+        return RefreshPlan(heads, whole=True, reason="rebuilt: there is no earlier refresh")
     if any(change is None for change in upstreams.changed.values()):
-        return RefreshPlan(heads, whole=True, reason="the log of an upstream does not say what changed since")
+        return RefreshPlan(
+            heads, whole=True, reason="the Delta log of an upstream table no longer says what changed"
+        )
     changed = {u: c for u, c in upstreams.changed.items() if c is not None}
     if table.partition is None:
         return _plan_whole(table, last, heads, changed, rebuild, recovering)
@@ -126,7 +128,7 @@ def plan_refresh(
         return RefreshPlan(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if requested is None or recovering:
         if rebuild:
-            return RefreshPlan(heads, whole=True, reason="rebuild was asked for")
+            return RefreshPlan(heads, whole=True, reason="rebuild was requested")
         wanted = out_of_date
     else:
         wanted = set(requested) if rebuild else out_of_date & set(requested)
@@ -166,7 +168,7 @@ def _plan_whole(
     recovering: bool,
 ) -> RefreshPlan:
     if rebuild:
-        return RefreshPlan(heads, whole=True, reason="rebuild was asked for")
+        return RefreshPlan(heads, whole=True, reason="rebuild was requested")
     if made_by_other_code(table, last, {UNPARTITIONED}):
         return RefreshPlan(heads, whole=True, reason="the table's code or contract changed")
     moved = {u for u, c in changed.items() if c.all}

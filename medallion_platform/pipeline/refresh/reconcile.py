@@ -137,7 +137,7 @@ def _counts_of_rows(
         )
         raise RefreshFailed(
             f"{table.name}: its transform returns {written + dead} rows where {read} are to be made of those "
-            f"that were read of {main}, since {each}. {UNTOUCHED}; mend the transform (a filter or a join "
+            f"that were read of {main}, since {each}. {UNTOUCHED}; fix the transform (a filter or a join "
             "that drops or doubles rows is the usual cause), or declare by `source_row_count` how many rows "
             "an upstream row gives, and refresh again.",
             table=table.name,
@@ -180,8 +180,8 @@ def _refuse_unread_rows(context: RefreshContext, read: int) -> None:
     main = context.main
     if read != (there := lake_rows(context.lake, main, context.upstreams.heads[main])):
         raise RefreshFailed(
-            f"{context.table.name}: {read} rows of {main} were read, and by its log there are {there}. "
-            f"{UNTOUCHED}; refresh again, and if that does not help, look into its files.",
+            f"{context.table.name}: {read} rows of {main} were read, and by its Delta log there are {there}. "
+            f"{UNTOUCHED}; refresh again; if that does not help, check its files.",
             kind=Kind.CORRUPT,
             table=context.table.name,
         )
@@ -203,7 +203,7 @@ def _with_counts(table: Table, came: DataFrame) -> DataFrame:
         raise RefreshFailed(
             f"{table.name}: source_row_count={table.source_row_count!r} says nothing of a row of "
             f"{table.main[1].table} ({why}). "
-            f"{UNTOUCHED}; mend the declaration and refresh again.",
+            f"{UNTOUCHED}; fix the declaration and refresh again.",
             table=table.name,
         ) from None
 
@@ -227,7 +227,7 @@ def read_by_key(
         read, made = _source_rows_of(table, came), written.count()
         if read == made:
             return read
-        _refuse(table, f"{main} has no column {told}, so nobody can tell of which keys rows are missing")
+        _refuse(table, f"{main} has no column {told}, so missing keys cannot be found")
     if merging:
         came = came.where(quoted(table.recompute_key[0]).isNotNull())
     upstream, made = _upstream_keys(table, came), _made_keys(table, written, kept)
@@ -264,7 +264,7 @@ def read_by_key(
 
 def _refuse(table: Table, why: str) -> None:
     raise RefreshFailed(
-        f"{table.name}: {why}. {UNTOUCHED}; mend the transform, or declare by `source_row_count` which "
+        f"{table.name}: {why}. {UNTOUCHED}; fix the transform, or declare by `source_row_count` which "
         "upstream rows give no row or several, and refresh again.",
         table=table.name,
     )
@@ -366,7 +366,7 @@ def refuse_lost_counts(context: RefreshContext, source_row_count: int) -> None:
     if expected != source_row_count:
         raise RefreshFailed(
             f"{table.name}: its transform counts {source_row_count} rows of {main}, and there are "
-            f"{expected} to count ({table.source_row_count}). {UNTOUCHED}; mend the transform (a join that "
+            f"{expected} to count ({table.source_row_count}). {UNTOUCHED}; fix the transform (a join that "
             "drops or doubles rows is the usual cause) and refresh again.",
             table=table.name,
         )

@@ -156,13 +156,13 @@ def _refuse_failures(context: RefreshContext, staged: engine.StagingResult, reje
     if homeless:
         raise RefreshFailed(
             f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. {UNTOUCHED}; "
-            "mend the transform (where it makes the column, give every row one) and refresh again.",
+            "fix the transform (where it makes the column, give every row one) and refresh again.",
             table=table.name,
         )
     broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
     if broken:
         raise RefreshFailed(
-            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. {UNTOUCHED}. Mend "
+            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. {UNTOUCHED}. Fix "
             "the rows upstream or the contract, and refresh again.",
             kind=Kind.DATA,
             table=table.name,
@@ -196,7 +196,7 @@ def keep_other_keys(context: RefreshContext, changed: DataFrame) -> OtherKeys:
     except paths.UnknownFile as error:
         raise RefreshFailed(
             f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}; materialize it with "
-            "`rebuild: true`, which makes it anew as a whole",
+            "`rebuild: true`, which recomputes the whole table",
             table=table.name,
         ) from error
     replaced = [files[name] for name in sorted(names)]

@@ -60,6 +60,6 @@ def _refuse_other_columns(table: Table, rows: DataFrame) -> None:
         returned = f", and returns {', '.join(further)} (not declared)" if further else ""
         raise RefreshFailed(
             f"{table.name}: its transform returns no column {', '.join(missing)} (declared){returned}. "
-            f"{UNTOUCHED}; mend the one or the other and refresh again.",
+            f"{UNTOUCHED}; fix the one or the other and refresh again.",
             table=table.name,
         )

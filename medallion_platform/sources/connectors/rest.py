@@ -331,14 +331,14 @@ class _Pull:
         last, same = 0, 0
         while request:
             if str(request) in asked:
-                raise RequestError(f"{source.url}: its pages lead in a circle")
+                raise RequestError(f"{source.url}: its pages link in a circle")
             asked.add(str(request))
             page = _page(source, http.get(request.url, request.params))
             yield page
             last, before = hash(page.text), last
             same = same + 1 if page.records and last == before else 0
             if same == _SAME:
-                raise RequestError(f"{source.url} gives the same page again and again")
+                raise RequestError(f"{source.url} returns the same page again and again")
             request = paging.following(request, page)
 
     def _unseen(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -385,7 +385,7 @@ def _page(source: RestSource, answer: HttpResponse) -> _Page:
     items = items_of(_at(text, source.records) or "")
     if items is None:
         place = f"a list at {'.'.join(source.records)}" if source.records else "a list"
-        raise RequestError(f"{source.url} gives a page that is not JSON with {place}")
+        raise RequestError(f"{source.url} returns a page that is not JSON with {place}")
     return _Page(text, [item.encode(encoding) for item in items], answer.link)
 
 

@@ -32,10 +32,10 @@ _UNUSABLE = "no object of such a key can be read (a control character, an empty 
 _OTHER_KEY = "the object has another key than can be listed (a control character, a / at its end): rename it"
 _KINDS = {
     stat.S_IFDIR: "a link to a folder",
-    stat.S_IFIFO: "a pipe, and no file",
-    stat.S_IFSOCK: "a socket, and no file",
-    stat.S_IFCHR: "a device, and no file",
-    stat.S_IFBLK: "a device, and no file",
+    stat.S_IFIFO: "a pipe, not a file",
+    stat.S_IFSOCK: "a socket, not a file",
+    stat.S_IFCHR: "a device, not a file",
+    stat.S_IFBLK: "a device, not a file",
 }
 
 
@@ -169,7 +169,7 @@ class Folder:
         except OSError as error:
             raise LostFile(path, error.strerror or str(error)) from error
         if not self._holds(str(place)):
-            raise LostFile(path, "a link that leads out of the landing zone stands in its place")
+            raise LostFile(path, "a link that leads out of the landing zone is in its place")
         return FileInfo(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     @contextmanager
@@ -177,7 +177,7 @@ class Folder:
         """The file itself, by the path behind all links: what is put in its place later is not followed."""
         place = (Path(self.root) / seen.path).resolve()
         if not self._holds(str(place)):
-            raise LostFile(seen.path, "a link that leads out of the landing zone stands in its place")
+            raise LostFile(seen.path, "a link that leads out of the landing zone is in its place")
         yield place
 
 

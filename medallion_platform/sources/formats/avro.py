@@ -72,7 +72,7 @@ class Avro(Format, kind="avro"):
 
         url = urlsplit(self.registry)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"Avro registry {shown(self.registry)!r} is no URL of http or https")
+            raise ValueError(f"Avro registry {shown(self.registry)!r} is not an http or https URL")
         if shown(self.registry) != self.registry:
             raise ValueError(
                 f"Avro registry {shown(self.registry)!r}: user, password and query are not part of its URL; "
@@ -224,10 +224,10 @@ def _schema(format: Avro, number: int) -> _Schema:
         parsed = names.parse(told["schema"])
     except RequestError as error:
         raise Unavailable(
-            f"schema {number} of its messages cannot be had: {error}", kind=error.kind
+            f"schema {number} of its messages cannot be read: {error}", kind=error.kind
         ) from None
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise DecodeError(f"schema {number} is no schema of Avro ({type(error).__name__})") from None
+        raise DecodeError(f"schema {number} is not an Avro schema ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.
     return _Schema(number, parsed, _read_py.schemaless_reader if _recurs(parsed, ()) else schemaless_reader)
 
@@ -303,7 +303,7 @@ class _Registry:
             raise DecodeError(f"the registry has no {'/'.join(path)}") from None
         told = _object(body)
         if "schema" not in told:
-            raise RequestError(f"{url} gives something else than a schema")
+            raise RequestError(f"{url} does not return a schema")
         return told
 
     def add_referred(self, schema: Mapping[str, Any], names: _Names) -> None:

@@ -329,8 +329,8 @@ def _passes(error: KafkaError) -> bool:
 def _unavailable(source: KafkaSource, said: Sequence[Complaint]) -> Unavailable:
     why = f" ({discreet(source, said[-1].text)})" if said else ""
     return Unavailable(
-        f"source {source.name}: {source.brokers} gives no answer within {TIMEOUT:.0f} s{why}; what was taken "
-        "in is safe, the next intake goes on from there",
+        f"source {source.name}: {source.brokers} does not respond within {TIMEOUT:.0f} s{why}; what was "
+        "taken in is safe, the next intake continues from there",
         kind=said[-1].kind if said else Kind.NETWORK,
     )
 

@@ -80,7 +80,7 @@ def framed(
         frame = source.format.parse(records, declared=source.contract.column_names).drop("_row")
     except Unavailable as error:
         raise Unavailable(
-            f"source {source.name}: {error}; what was taken in is safe, the next intake goes on from there",
+            f"source {source.name}: {error}; what was taken in is safe, the next intake continues from there",
             kind=error.kind,
         ) from None
     if tombstones.any():
