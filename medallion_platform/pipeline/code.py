@@ -374,7 +374,9 @@ def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[s
 
 def _module(statement: ast.ImportFrom, space: Mapping[str, object]) -> ModuleType | None:
     try:
-        name = resolve_name("." * statement.level + (statement.module or ""), space.get("__package__"))
+        package = space.get("__package__")
+        within = package if isinstance(package, str) else None
+        name = resolve_name("." * statement.level + (statement.module or ""), within)
         return importlib.import_module(name)
     except ImportError:
         return None

@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext, SourceFollower
 
 Engine = Literal["polars", "spark"]
-"""Who takes a source in: one small process, or Spark's executors where a few of these are not enough."""
+"""What executes an intake: one small process, or Spark's executors for more than a few of them can do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Records of one kind that become one bronze table, wherever they come from."""
+    """Records of one kind that become one bronze table."""
 
     name: str
-    """What it is called: it stands before the positions in the table, so it never changes."""
+    """Its name. Positions in the table contain it, so it must never change."""
     table: str
     """The bronze table that its records become."""
     contract: Contract
-    """What a good record is."""
+    """The contract of its records."""
     format: Format
-    """How its records stand where they come from."""
+    """How to read its records."""
     domain: str
-    """Whose it is: a group in Dagster."""
+    """The domain that owns it: part of the group in Dagster."""
     drop_repeated_text: bool = False
-    """For rows without a key: a record with the very text of one taken in before is a duplicate."""
+    """For rows without a key: a record with exactly the same text as an earlier one is a duplicate."""
     first_day: date = date(2021, 1, 1)
-    """Where the table is partitioned by event date: its first day. Earlier rows are dead letters."""
+    """The first day of a table partitioned by event date. Earlier rows are dead letters."""
 
     kind: ClassVar[str] = ""
     """The name of its connector."""

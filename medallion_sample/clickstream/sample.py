@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -311,8 +311,8 @@ class _Change:
     lsn: int
     at: datetime
     op: str
-    before: dict[str, object] | None
-    after: dict[str, object] | None
+    before: Mapping[str, object] | None
+    after: Mapping[str, object] | None
     arrives: int
 
 
@@ -328,8 +328,8 @@ class _Log:
         self,
         op: str,
         at: datetime,
-        before: dict[str, object] | None = None,
-        after: dict[str, object] | None = None,
+        before: Mapping[str, object] | None = None,
+        after: Mapping[str, object] | None = None,
     ) -> None:
         self._lsn += 8 * (1 + len(self.changes) % 7)
         day = max(0, (at - FIRST_DAY).days)

@@ -56,8 +56,8 @@ class FileSource(Source, kind="files"):
     """
 
     claims: tuple[str, ...] = field(kw_only=True)
-    """Globs relative to the landing zone: `*` and `?` stay within a folder, `**` spans folders. One that
-    ends with `/` stands for all files in and below the folder that end as its format's files do."""
+    """Globs relative to the landing zone: `*` and `?` match within a folder, `**` across folders. One that
+    ends with `/` matches all files in and below that folder with an ending of the source's format."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

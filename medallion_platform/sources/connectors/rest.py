@@ -196,20 +196,20 @@ class RestSource(Source, kind="rest"):
     """
 
     url: str = field(kw_only=True)
-    """The resource, without user, query and fragment."""
+    """The URL of the resource, without user, query and fragment."""
     since: ById | ByTime = field(kw_only=True)
-    """The field that grows, and how records are asked for from a value on. A record without it is a dead
+    """The growing field, and how to request the records from a value on. A record without it is a dead
     letter."""
     records: tuple[str, ...] = field(default=(), kw_only=True)
-    """Where in a page the list of records is; empty: the page is the list."""
+    """The path to the list of records in a page; empty: the page is the list."""
     paging: CursorPaginator | PageNumberPaginator | LinkHeaderPaginator = field(kw_only=True)
-    """How a page leads to the next one."""
+    """How to get from one page to the next."""
     params: Mapping[str, str] = field(default_factory=dict, kw_only=True, compare=False)
-    """What is sent with each request (page size, order, filters)."""
+    """Query parameters of every request (page size, order, filters)."""
     token: Token | None = field(default=None, kw_only=True, repr=False, compare=False)
-    """What the API asks for: `EnvironmentToken`, `EnvironmentUser` or `ClientCredentials`."""
+    """The login for the API: `EnvironmentToken`, `EnvironmentUser` or `ClientCredentials`."""
     every: timedelta = field(default=timedelta(minutes=15), kw_only=True)
-    """It is pulled no more often than this."""
+    """The shortest time between two pulls."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -58,12 +58,12 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Avro(Format, kind="avro"):
-    """Messages in Avro, whose schemas a registry keeps; a record is what it would be as JSON."""
+    """Messages in Avro with schemas from a registry; a record becomes the same as in JSON."""
 
     registry: str
-    """The URL below which `/schemas/ids/1` is the first schema."""
+    """The URL of the registry, to which `/schemas/ids/1` is added for the first schema."""
     credentials: Token | None = None
-    """What the registry asks for: `EnvironmentUser`, `EnvironmentToken` or `ClientCredentials`."""
+    """The login for the registry: `EnvironmentUser`, `EnvironmentToken` or `ClientCredentials`."""
 
     of_messages = True
 

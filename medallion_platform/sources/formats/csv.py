@@ -42,16 +42,16 @@ class Csv(TextFormat, kind="csv"):
     """Delimited text. An empty field is null."""
 
     delimiter: str = ","
-    """What stands between two fields: one ASCII character."""
+    """The character between two fields; ASCII."""
     header: bool = True
     """Whether the first record names the fields."""
     columns: tuple[str, ...] | None = None
-    """The fields' names where there is no header; where there is one, the columns that are expected: fields
-    go by the header's names, a missing one is null, one more flows through."""
+    """Without a header: the names of the fields. With one: the expected columns; fields are matched by the
+    header's names, missing ones are null, further ones are passed on."""
     encoding: str = "utf-8"
-    """What bytes stand for which characters; a byte order mark in a file goes before it."""
+    """The encoding of the text; a byte order mark in a file takes precedence."""
     quote: str | None = '"'
-    """What a field that holds delimiters or line ends stands between, doubled within it; None: nothing."""
+    """The character around fields with delimiters or line ends, doubled inside; None: there is none."""
 
     suffixes = (".csv", ".tsv", ".txt")
     needs_header = True

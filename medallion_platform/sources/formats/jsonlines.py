@@ -159,10 +159,10 @@ def _after_space(text: str, place: int) -> int:
 
 @dataclass(frozen=True)
 class JsonLines(TextFormat, kind="jsonlines"):
-    """One JSON object a line. Every field becomes a column of text, nested ones as JSON."""
+    """One JSON object per line. Every field becomes a text column, nested ones as JSON."""
 
     encoding: str = "utf-8"
-    """What bytes stand for which characters; a byte order mark in a file goes before it."""
+    """The encoding of the text; a byte order mark in a file takes precedence."""
 
     suffixes = (".jsonl", ".ndjson", ".json")
     of_messages = True

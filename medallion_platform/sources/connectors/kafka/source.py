@@ -30,13 +30,13 @@ class KafkaSource(Source, kind="kafka"):
     """
 
     topics: tuple[str, ...] = field(default=(), kw_only=True)
-    """The names of topics."""
+    """The names of the topics."""
     pattern: str = field(default="", kw_only=True)
-    """A regular expression for whole names of topics, in the place of `topics`."""
+    """A regular expression that matches whole topic names, instead of `topics`."""
     engine: Engine = field(default="polars", kw_only=True)
-    """Who takes the topics in: one small process, or Spark's executors where a few are not enough."""
+    """What reads the topics: one small process, or Spark's executors for more than a few of them can do."""
     settings: Mapping[str, str | int | float | bool] = field(kw_only=True, repr=False, compare=False)
-    """The client's settings, as it knows them (`bootstrap.servers`); only the brokers are ever shown."""
+    """The client's own settings (`bootstrap.servers`, ...); only the brokers are ever shown."""
 
     continuous: ClassVar[bool] = True
 

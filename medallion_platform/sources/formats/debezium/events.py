@@ -42,14 +42,14 @@ _NO_VALUE = b"null"
 
 @dataclass(frozen=True)
 class Debezium(TextFormat, kind="debezium"):
-    """Debezium change events, one JSON envelope a line, with or without its schema."""
+    """Debezium change events: one JSON envelope per line, with or without its schema."""
 
     key: tuple[str, ...] = ("id",)
     """The columns that identify a row of the captured table."""
     encoding: str = "utf-8"
-    """What bytes stand for which characters; a byte order mark in a file goes before it."""
+    """The encoding of the text; a byte order mark in a file takes precedence."""
     unavailable_value_placeholder: str = UNTOLD
-    """The connector's property of that name: what stands for a value that an update left alone."""
+    """The connector's property of that name: its placeholder for a value that an update did not change."""
 
     suffixes = (".jsonl", ".ndjson", ".json")
     of_messages = True
