@@ -253,23 +253,23 @@ def _compile(model: type[ContractModel]) -> Contract:
         expectations.extend(compiled.expectations())
     _refuse_names(name, columns)
     by_name = {column.name: column for column in columns}
-    table = _Table(name, by_name, options)
-    expectations.extend(table.unique(schema.unique))
-    expectations.extend(table.rows())
-    expectations.extend(table.partitions())
+    of_table = _TableOptions(name, by_name, options)
+    expectations.extend(of_table.unique(schema.unique))
+    expectations.extend(of_table.rows())
+    expectations.extend(of_table.partitions())
     twice = {e.name for e in expectations if [x.name for x in expectations].count(e.name) > 1}
     if twice:
         raise ContractError(name, None, f"two expectations are called {sorted(twice)[0]!r}")
     return Contract(
         name=str(schema.name or name),
         columns=tuple(columns),
-        key=table.key(),
-        event_time=table.event_time(),
-        partitioned_by=table.partitioned_by(),
-        watermark=table.watermark(),
+        key=of_table.key(),
+        event_time=of_table.event_time(),
+        partitioned_by=of_table.partitioned_by(),
+        watermark=of_table.watermark(),
         expectations=tuple(expectations),
-        row_count_column=table.row_count_column(),
-        tolerated_share=table.tolerated_share(),
+        row_count_column=of_table.row_count_column(),
+        tolerated_share=of_table.tolerated_share(),
         description=(model.__doc__ or "").strip() if "__doc__" in vars(model) else "",
     )
 
@@ -674,7 +674,7 @@ def _decimal(value: Any, type: ColumnType) -> Decimal:
     return whole
 
 
-class _Table:
+class _TableOptions:
     """The options of the whole table."""
 
     def __init__(self, model: str, columns: Mapping[str, Column], options: Mapping[str, Any]) -> None:

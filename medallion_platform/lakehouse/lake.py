@@ -301,7 +301,7 @@ def _table_type() -> type[DeltaTable]:
     from deltalake import DeltaTable
 
     class Table(DeltaTable):
-        def file_uris(self, *args: object, **options: object) -> list[str]:
+        def file_uris(self, *args: Any, **options: Any) -> list[str]:
             root = self.table_uri.removeprefix("file://")
             return [unquote(root) + uri.removeprefix(root) for uri in super().file_uris(*args, **options)]
 

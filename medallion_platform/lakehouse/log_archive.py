@@ -63,9 +63,9 @@ def commit_file(version: int) -> str:
     return f"_delta_log/{version:020d}.json"
 
 
-def commits(log: Iterable[str]) -> dict[int, str]:
+def commits(names: Iterable[str]) -> dict[int, str]:
     """Of a log's files the commits, by their version."""
-    return _versions(_COMMIT, log)
+    return _versions(_COMMIT, names)
 
 
 def bundle(path: str, number: int) -> dict[int, bytes]:
@@ -98,16 +98,16 @@ def archive(path: str, now: datetime | None = None) -> int:
     """
     now = now or datetime.now(UTC)
     files = store(path)
-    log = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
-    made, checkpoints = commits(log), _versions(_CHECKPOINT, log)
+    modified = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
+    made, checkpoints = commits(modified), _versions(_CHECKPOINT, modified)
     # From this checkpoint on the log can be read, were all newer ones damaged.
     base = max((c for c in checkpoints if c <= max(made, default=0) - KEPT), default=0)
     first = {v // _CHECKPOINT_EVERY: v for v in sorted(checkpoints, reverse=True)}
     needed = {base, *first.values()}
     moved = 0
     with suppress(FileNotFoundError):  # somebody else does it at this moment
-        for number, found in sorted(_by_bundle(_OF_VERSION, log).items()):
-            if (number + 1) * BUNDLE - 1 > base or any(log[f] > now - _OTHERS for f in found):
+        for number, found in sorted(_by_bundle(_OF_VERSION, modified).items()):
+            if (number + 1) * BUNDLE - 1 > base or any(modified[f] > now - _OTHERS for f in found):
                 continue
             old = {v: f for v, f in made.items() if v // BUNDLE == number}
             if not _keep(path, number, old):
@@ -127,11 +127,11 @@ def put_back(path: str, version: int) -> int:
     than the log is none of this table's: the newest commits are never archived.
     """
     files = store(path)
-    log = [f["path"] for f in files.list("_delta_log").collect()]
-    made = commits(log)
+    names = [f["path"] for f in files.list("_delta_log").collect()]
+    made = commits(names)
     if version > max(made, default=-1):
         return 0
-    base = max((c for c in _versions(_CHECKPOINT, log) if c <= version), default=-1)
+    base = max((c for c in _versions(_CHECKPOINT, names) if c <= version), default=-1)
     missing = [v for v in range(base + 1, version + 1) if v not in made]
     there = 0
     for number in sorted({v // BUNDLE for v in missing}):

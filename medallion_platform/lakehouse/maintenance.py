@@ -432,24 +432,24 @@ def _replaced_since(root: str, cutoff: datetime) -> set[str]:
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
                 found.add(paths.below_table(removed["path"]))
 
-    log = sorted(f["path"] for f in store(root).list("_delta_log").collect())
-    texts = at_once(partial(commit_text, root), log_archive.commits(log))
+    log_files = sorted(f["path"] for f in store(root).list("_delta_log").collect())
+    texts = at_once(partial(commit_text, root), log_archive.commits(log_files))
     # One that is gone by now was archived: into a bundle that was made since.
     for text in chain(filter(None, texts), log_archive.made_since(root, cutoff)):
         for line in text.splitlines():
             if b'"remove"' in line:
                 note(json.loads(line).get("remove"))
     # Commits that were cleaned from the log live on in its checkpoints.
-    for removed in _in_checkpoint(root, log):
+    for removed in _in_checkpoint(root, log_files):
         note(removed)
     return found
 
 
-def _in_checkpoint(root: str, log: Sequence[str]) -> Iterator[FileEntry]:
+def _in_checkpoint(root: str, log_files: Sequence[str]) -> Iterator[FileEntry]:
     """The `remove` actions in the newest checkpoint (which may have several parts) of a log's files."""
     import polars as pl
 
-    found = [match for f in log if (match := _CHECKPOINT.fullmatch(f))]
+    found = [match for f in log_files if (match := _CHECKPOINT.fullmatch(f))]
     for part in (match[0] for match in found if match[1] == found[-1][1]):
         rows = pl.scan_parquet(f"{root}/{part}", storage_options=options(root))
         removes = rows.select(pl.col("remove").struct.field("path", "deletionTimestamp"))

@@ -41,17 +41,17 @@ def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> i
     what is deleted of it. Gives the number of runs.
     """
     close_dead_runs(on)  # and free what they held of pools
-    runs, log = _sql_storages(on)
+    runs, event_log = _sql_storages(on)
     old = on.get_run_ids(dg.RunsFilter(statuses=list(FINISHED_STATUSES), updated_before=before), limit=most)
-    kept = _newest(log)  # asked once: what is deleted is never among it
+    kept = _newest(event_log)  # asked once: what is deleted is never among it
     for some in _in_parts(old):
-        _forget_events(log, kept, _EVENTS.c.run_id.in_(some), _CHECKS.c.run_id.in_(some))
+        _forget_events(event_log, kept, _EVENTS.c.run_id.in_(some), _CHECKS.c.run_id.in_(some))
         for run_id in some:
-            _forget_log(on, log, run_id)
+            _forget_log(on, event_log, run_id)
         with runs.connect() as base:
             base.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id.in_(some)))
             base.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(some)))
-    _forget_what_no_run_said(log, kept, before.replace(tzinfo=None))
+    _forget_what_no_run_said(event_log, kept, before.replace(tzinfo=None))
     _forget_ticks(on, before)
     return len(old)
 
@@ -59,32 +59,34 @@ def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> i
 def _sql_storages(on: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
     """The databases of an instance, which Dagster may have wrapped."""
     runs: Any = on.run_storage
-    log: Any = on.event_log_storage
+    event_log: Any = on.event_log_storage
     runs = runs if isinstance(runs, SqlRunStorage) else runs._storage.run_storage
-    log = log if isinstance(log, SqlEventLogStorage) else log._storage.event_log_storage
-    return runs, log
+    event_log = (
+        event_log if isinstance(event_log, SqlEventLogStorage) else event_log._storage.event_log_storage
+    )
+    return runs, event_log
 
 
 _Newest = tuple[set[int], set[int]]
 """Ids of events, and of results of checks."""
 
 
-def _newest(log: SqlEventLogStorage) -> _Newest:
+def _newest(event_log: SqlEventLogStorage) -> _Newest:
     """The newest events of each table, partition and kind, and the newest results of each check."""
     e, c = _EVENTS.c, _CHECKS.c
     events = sql.select(sql.func.max(e.id)).where(e.asset_key.is_not(None))
     events = events.group_by(e.asset_key, e.partition, e.dagster_event_type)
     results = sql.select(sql.func.max(c.id))
     results = results.group_by(c.asset_key, c.check_name, c.partition, c.execution_status)
-    with log.index_connection() as base:
+    with event_log.index_connection() as base:
         return {row[0] for row in base.execute(events)}, {row[0] for row in base.execute(results)}
 
 
-def _forget_events(log: SqlEventLogStorage, kept: _Newest, doomed: Any, doomed_checks: Any) -> None:
+def _forget_events(event_log: SqlEventLogStorage, kept: _Newest, doomed: Any, doomed_checks: Any) -> None:
     """Delete events and results of checks, but those that are `kept`."""
     e, c = _EVENTS.c, _CHECKS.c
     events, results = kept
-    with log.index_connection() as base:
+    with event_log.index_connection() as base:
         found = {row[0] for row in base.execute(sql.select(e.id).where(doomed))}
         for ids in _in_parts(sorted(found - events)):
             base.execute(_TAGS.delete().where(_TAGS.c.event_id.in_(ids)))
@@ -94,21 +96,21 @@ def _forget_events(log: SqlEventLogStorage, kept: _Newest, doomed: Any, doomed_c
             base.execute(_CHECKS.delete().where(c.id.in_(ids)))
 
 
-def _forget_log(on: dg.DagsterInstance, log: SqlEventLogStorage, run_id: str) -> None:
+def _forget_log(on: dg.DagsterInstance, event_log: SqlEventLogStorage, run_id: str) -> None:
     """Delete what a run said; SQLite has a file for each, and copies of what pages need elsewhere."""
     on.compute_log_manager.delete_logs(prefix=[run_id])
-    if isinstance(log, SqliteEventLogStorage):
+    if isinstance(event_log, SqliteEventLogStorage):
         for end in ("", "-wal", "-shm"):
-            Path(log.path_for_shard(run_id) + end).unlink(missing_ok=True)
+            Path(event_log.path_for_shard(run_id) + end).unlink(missing_ok=True)
 
 
-def _forget_what_no_run_said(log: SqlEventLogStorage, kept: _Newest, before: datetime) -> None:
+def _forget_what_no_run_said(event_log: SqlEventLogStorage, kept: _Newest, before: datetime) -> None:
     """What sensors and workers told, as far as it is not the newest."""
     doomed = sql.and_(_EVENTS.c.run_id == RUNLESS_RUN_ID, _EVENTS.c.timestamp < before)
     at = _CHECKS.c.evaluation_event_timestamp
-    _forget_events(log, kept, doomed, sql.and_(_CHECKS.c.run_id == RUNLESS_RUN_ID, at < before))
-    if log.is_run_sharded:
-        with log.run_connection(RUNLESS_RUN_ID) as base:
+    _forget_events(event_log, kept, doomed, sql.and_(_CHECKS.c.run_id == RUNLESS_RUN_ID, at < before))
+    if event_log.is_run_sharded:
+        with event_log.run_connection(RUNLESS_RUN_ID) as base:
             base.execute(_EVENTS.delete().where(doomed))
 
 

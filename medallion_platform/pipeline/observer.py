@@ -68,7 +68,7 @@ class EventReporter:
 
     run: Run
     table: str
-    log: logging.Logger
+    logger: logging.Logger
 
     def planned(self, reason: str) -> None:
         """There is work, and why."""
@@ -115,7 +115,7 @@ class EventReporter:
 
     def _said(self, what: str, **fields: object) -> None:
         extra = {"table": self.table, "run_id": self.run.run_id, **fields}
-        self.log.info("%s: %s", self.table, what, extra=extra)
+        self.logger.info("%s: %s", self.table, what, extra=extra)
 
     def _told(self, tell: Callable[[Observer], None]) -> None:
         try:

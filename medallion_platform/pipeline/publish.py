@@ -180,10 +180,12 @@ def _changed(
     if held.table_id != now.table_id or held.version > now.version:
         return None, "everything: the table was recomputed"
     try:
-        log = list(commits(lake.path(consumer.table), held.version, now.version, consumer.partition_column))
+        delta_commits = list(
+            commits(lake.path(consumer.table), held.version, now.version, consumer.partition_column)
+        )
     except LogGone:
         return None, "everything: the log no longer reaches back"
-    partitions = touched(log, held.version, {}).all
+    partitions = touched(delta_commits, held.version, {}).all
     if UNPARTITIONED in partitions:
         return None, "everything: rows without a partition changed"
     if not partitions:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medallion_platform.sources.connectors.files import FileSource
     from medallion_platform.sources.connectors.zones import FileInfo
 
-Position = Callable[[str], int | None]
+PositionOf = Callable[[str], int | None]
 """The next offset of a log by its name; None where nothing was ever taken from it."""
 
 
@@ -75,11 +75,11 @@ class Arrivals(Protocol):
         """What a person should know of this look."""
         ...
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         """The pieces from the positions on, each in words that change when more of it arrives."""
         ...
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The records from the positions on, in batches that end once they have `rows` or `size` bytes.
 
         A batch is committed before the next one is asked for.
@@ -98,7 +98,7 @@ class SourceContext:
     """
 
     lake: str
-    position: Position
+    position: PositionOf
     at: datetime
     landing: str
     settle_seconds: float

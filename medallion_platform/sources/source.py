@@ -20,7 +20,7 @@ from medallion_platform.sources.kinds import Kinds
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
-    from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext, SourceFollower
+    from medallion_platform.sources.arrivals import Arrivals, PositionOf, SourceContext, SourceFollower
 
 Engine = Literal["polars", "spark"]
 """What executes an intake: one small process, or Spark's executors for more than a few of them can do."""
@@ -106,7 +106,7 @@ class Source:
         """
         raise NotImplementedError(f"{type(self).__name__} says nothing of what has arrived")
 
-    def follow(self, lake: str, positions: Callable[[], Position]) -> SourceFollower:
+    def follow(self, lake: str, positions: Callable[[], PositionOf]) -> SourceFollower:
         """A worker's part of what comes, of a `continuous` source.
 
         lake: the root of the lake that it takes it into. positions: a fresh look at how far the table is.

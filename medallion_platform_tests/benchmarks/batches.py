@@ -22,7 +22,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
 from medallion_platform.pipeline.intake.stream import COMPACT_EVERY
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import Batch, Position
+from medallion_platform.sources.arrivals import Batch, PositionOf
 from medallion_platform.sources.connectors.kafka import KafkaSource
 from medallion_platform_tests.benchmarks.topics import _source, event
 
@@ -39,10 +39,10 @@ class _Came:
     notes: Sequence[str] = ()
     pieces: str = "partitions"
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         return [_LOG]
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         begin, chance = position(_LOG) or 0, random.Random(len(self.times))
         offsets = pl.Series(range(begin, begin + len(self.times)), dtype=pl.Int64)
         messages = [event(n, at, chance) for n, at in zip(offsets, self.times, strict=True)]

@@ -17,7 +17,7 @@ import polars as pl
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources.arrivals import Batch, Position, UnreadableRange
+from medallion_platform.sources.arrivals import Batch, PositionOf, UnreadableRange
 from medallion_platform.sources.connectors import landing
 from medallion_platform.sources.connectors.files import FileSource, FileVersion, offset_of, place_of
 from medallion_platform.sources.connectors.zones import FileInfo, zone_at
@@ -63,11 +63,11 @@ class LandingZone:
     notes: Sequence[str] = ()
     pieces: str = "files"
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         """The file versions that were not taken in whole."""
         return _not_taken(self.source, file_registry.read(self.lake, self.source.name), position)
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """Records from the position on, gathered over files until a batch is full.
 
         A file that is lost (or was told to be) is in no batch with records of its own, so that its dead
@@ -161,7 +161,7 @@ def _unread(
     return UnreadableRange(source.name, place, file["path"], code, f"file: {why}", note, detail)
 
 
-def _not_taken(source: FileSource, registered: pl.DataFrame, position: Position) -> list[str]:
+def _not_taken(source: FileSource, registered: pl.DataFrame, position: PositionOf) -> list[str]:
     pending = _pending(registered, position(source.name) or 0)
     return [f"{source.name} {sequence}" for sequence in pending["sequence"]]
 

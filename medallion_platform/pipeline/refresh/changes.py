@@ -191,8 +191,8 @@ def _touched(context: RefreshContext, upstream: Upstream) -> PartitionChanges | 
     ahead = {u: v for u, v in base_versions.items() if u != UNPARTITIONED}
 
     def go_on(until: int, before: PartitionChanges | None) -> PartitionChanges:
-        log = commits(lake.path(upstream.table), max(base, until), head, column)
-        new = touched(log, base, ahead, reach(table, upstream))
+        delta_commits = commits(lake.path(upstream.table), max(base, until), head, column)
+        new = touched(delta_commits, base, ahead, reach(table, upstream))
         return new if before is None else before | new
 
     name = ("touched", column, base, frozenset(ahead.items()), table.partition, upstream.lookback_days)

@@ -80,8 +80,8 @@ def _changed_between(lake: Lake, table: str, before: int, now: int) -> bool:
     """
 
     def go_on(until: int, moved: bool | None) -> bool:
-        log = list(commits(lake.path(table), max(before, until), now, None))
-        return bool(moved) or any(c.appended or c.rewritten for c in log)
+        delta_commits = list(commits(lake.path(table), max(before, until), now, None))
+        return bool(moved) or any(c.appended or c.rewritten for c in delta_commits)
 
     return lake.folded(table, now, ("moved", before), go_on)
 

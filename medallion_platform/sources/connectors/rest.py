@@ -24,7 +24,7 @@ import polars as pl
 from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.contracts.polars_engine import convert
 from medallion_platform.errors import Kind
-from medallion_platform.sources.arrivals import Arrivals, Batch, Position, SourceContext
+from medallion_platform.sources.arrivals import Arrivals, Batch, PositionOf, SourceContext
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.jsonlines import JsonLines, fields_of, items_of
 from medallion_platform.sources.formats.records import in_frame
@@ -254,14 +254,14 @@ class Resource:
     notes: Sequence[str] = ()
     pieces: str = "pulls"
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         """The pull that is due, if it is."""
         pulled = position(_clock(self.source))
         if pulled is not None and self.at < _FIRST + pulled * _MICROSECOND + self.source.every:
             return []
         return [f"{self.source.name} {'' if pulled is None else f'since {pulled}'}".rstrip()]
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The records from the position on, if a pull is due; a batch ends with a page."""
         if not self.waiting(position):
             return
@@ -280,7 +280,7 @@ class Resource:
 class _Pull:
     """One pull: what it gathered since the last batch, and how far it came."""
 
-    def __init__(self, source: RestSource, at: datetime, position: Position) -> None:
+    def __init__(self, source: RestSource, at: datetime, position: PositionOf) -> None:
         self.source = source
         self.at = at
         self.begun = position(source.name)

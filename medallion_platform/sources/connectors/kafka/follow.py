@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from medallion_platform.sources.arrivals import Batch, Position
+from medallion_platform.sources.arrivals import Batch, PositionOf
 from medallion_platform.sources.connectors.kafka.client import CHUNK, KafkaClient
 from medallion_platform.sources.connectors.kafka.messages import by_place
 from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor, begin, identity
@@ -30,7 +30,7 @@ class TopicFollower:
     `poll` raises `Unavailable` while the brokers cannot be reached: call again.
     """
 
-    def __init__(self, source: KafkaSource, group: str, positions: Callable[[], Position]) -> None:
+    def __init__(self, source: KafkaSource, group: str, positions: Callable[[], PositionOf]) -> None:
         """positions: a fresh look at how far the table is."""
         self.source = source
         self._positions = positions
@@ -136,11 +136,11 @@ class PollResult:
     notes: Sequence[str] = ()
     pieces: str = "partitions"
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         """The partitions that it is of."""
         return sorted(self.begun)
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The batch.
 
         Raises:

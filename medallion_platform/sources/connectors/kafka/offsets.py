@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.sources.arrivals import Position, UnreadableRange
+from medallion_platform.sources.arrivals import PositionOf, UnreadableRange
 from medallion_platform.sources.errors import OwnershipLost
 
 EPOCH = 2**48
@@ -55,7 +55,10 @@ class PartitionCursor:
 
 
 def begin(
-    source: str, partitions: Sequence[TopicPartitionRange], position: Position, before: Position | None = None
+    source: str,
+    partitions: Sequence[TopicPartitionRange],
+    position: PositionOf,
+    before: PositionOf | None = None,
 ) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
     """Where the reading of each partition begins, and what is lost before it.
 
@@ -70,7 +73,7 @@ def begin(
 
 
 def _known(
-    source: str, partitions: Sequence[TopicPartitionRange], position: Position
+    source: str, partitions: Sequence[TopicPartitionRange], position: PositionOf
 ) -> Iterator[TopicPartitionRange]:
     """The partitions, and those that a topic had before it was recreated with fewer."""
     yield from partitions
@@ -83,7 +86,7 @@ def _known(
 
 
 def _begin(
-    source: str, partition: TopicPartitionRange, position: Position, before: Position | None
+    source: str, partition: TopicPartitionRange, position: PositionOf, before: PositionOf | None
 ) -> tuple[PartitionCursor, UnreadableRange | None]:
     log = log_of(source, partition)
     reached, identified = position(log), identity(source, partition)
@@ -125,7 +128,7 @@ def _anew(
     )
 
 
-def _refuse_later(source: str, begin: PartitionCursor, before: Position | None) -> None:
+def _refuse_later(source: str, begin: PartitionCursor, before: PositionOf | None) -> None:
     """Stop where others took in what came after the look: that an end lies before it is no loss."""
     seen = begin.epoch * EPOCH + begin.partition.end
     if before is not None and begin.reached > seen >= (before(begin.log) or 0):
@@ -163,6 +166,6 @@ def unsure(log: str) -> str:
     return f"{log.rpartition('/')[0]}@"
 
 
-def is_unsure(log: str, position: Position) -> bool:
+def is_unsure(log: str, position: PositionOf) -> bool:
     """Whether a topic was read, but not known which of its name."""
     return position(unsure(log)) == 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medallion_platform.sources.arrivals import Batch, Position, UnreadableRange
+from medallion_platform.sources.arrivals import Batch, PositionOf, UnreadableRange
 from medallion_platform.sources.connectors.kafka import offsets
 from medallion_platform.sources.connectors.kafka.client import (
     CHUNK,
@@ -42,11 +42,11 @@ class Topics:
     source: KafkaSource
     partitions: Sequence[TopicPartitionRange]
     notes: Sequence[str] = ()
-    before: Position | None = None
+    before: PositionOf | None = None
     """The positions before the look: only what was beyond an end already then is lost."""
     pieces: str = "partitions"
 
-    def waiting(self, position: Position) -> list[str]:
+    def waiting(self, position: PositionOf) -> list[str]:
         """The partitions that hold more than was taken in, or whose position is not set yet."""
         return [
             f"{begin.log} {begin.partition.topic_id} {begin.partition.end}"
@@ -54,7 +54,7 @@ class Topics:
             if gap or begin.next < begin.partition.end or begin.reached != position(begin.log)
         ]
 
-    def batches(self, position: Position, rows: int, size: int) -> Iterator[Batch]:
+    def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions on up to where the partitions ended when looked at."""
         gathered = MessageBuffer(self.source)
         open_: dict[tuple[str, int], PartitionCursor] = {}
@@ -114,12 +114,12 @@ class Topics:
         client.unassign(reading)
         client.assign_also(reading)
 
-    def beginnings(self, position: Position) -> Topics:
+    def beginnings(self, position: PositionOf) -> Topics:
         """The same partitions without what is still to be read: what is lost before it, and identities."""
         here = [replace(r.partition, end=r.next) for r, _ in self.begin(position)]
         return replace(self, partitions=here, before=self.before or position)
 
-    def begin(self, position: Position) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
+    def begin(self, position: PositionOf) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
         """Where the reading of each partition begins, and what is lost before it."""
         return offsets.begin(self.source.name, self.partitions, position, self.before)
 
@@ -138,7 +138,7 @@ class MessageBuffer:
         self.positions: dict[str, int] = {}
         self.rows = self.size = 0
 
-    def begin(self, reading: PartitionCursor, gap: UnreadableRange | None, position: Position) -> None:
+    def begin(self, reading: PartitionCursor, gap: UnreadableRange | None, position: PositionOf) -> None:
         """Where a partition begins, as far as the table does not say so."""
         if gap:
             self.unread.append(gap)
@@ -178,7 +178,7 @@ class MessageBuffer:
         return made
 
 
-def topics_of(source: KafkaSource, before: Position | None = None) -> Topics:
+def topics_of(source: KafkaSource, before: PositionOf | None = None) -> Topics:
     """The partitions of a source and the offsets that they hold now.
 
     before: the positions, as they were read before this.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from medallion_platform.sources.arrivals import Arrivals, Position, SourceContext
+from medallion_platform.sources.arrivals import Arrivals, PositionOf, SourceContext
 from medallion_platform.sources.connectors.kafka.messages import MESSAGE
 from medallion_platform.sources.connectors.kafka.offsets import unsure
 from medallion_platform.sources.connectors.kafka.settings import ours
@@ -95,7 +95,7 @@ class KafkaSource(Source, kind="kafka"):
             return Topics(self, (), (f"source {self.name} is left to its {workers} continuous workers",))
         return topics_of(self, context.position)
 
-    def follow(self, lake: str, positions: Callable[[], Position]) -> TopicFollower:
+    def follow(self, lake: str, positions: Callable[[], PositionOf]) -> TopicFollower:
         """A member of the group of the workers that take the source into a lake."""
         from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 
