@@ -21,6 +21,8 @@ app = typer.Typer()
 _CHECKOUT = Path(__file__).resolve().parents[2]
 """The folder of the platform's own checkout, where this is one."""
 
+_SIDE_BY_SIDE = ("--numprocesses", "logical", "--maxprocesses", "2", "--dist", "worksteal")
+"""Two processes share the tests, none where a debugger is asked for; each keeps what it started."""
 _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 """Tests that start real servers, by their markers: a process for each, as a JVM has one set of jars."""
 
@@ -29,7 +31,8 @@ _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 def test(context: typer.Context) -> None:
     """Run the project's tests; in a checkout of the platform, its own suite (or `integration`, `faults`).
 
-    Further arguments are passed to pytest.
+    Further arguments are passed to pytest. The whole suite of a checkout runs in two processes, with `-n 0` in
+    one.
     """
     try:
         import pytest
@@ -46,6 +49,8 @@ def test(context: typer.Context) -> None:
         command = [sys.executable, "-m", "pytest", tests, *args[1:]]
         codes = [subprocess.call([*command, "-m", marked]) for marked in _SUITES[args[0]]]  # noqa: S603
         raise typer.Exit(next(filter(None, codes), 0))
+    if all(a.startswith("-") for a in args):
+        raise typer.Exit(int(pytest.main([tests, *_SIDE_BY_SIDE, *args])))
     named = any(Path(a.partition("::")[0]).exists() for a in args)
     raise typer.Exit(int(pytest.main([*([] if named else [tests]), *args])))
 

@@ -26,9 +26,9 @@ def measure(rounds: int, *, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
     with TemporaryDirectory(prefix="medallion-bench-") as folder:
         home = Path(folder)
         subprocess.run([*MEDALLION, "demo", "--json", "--home", str(home)], check=True, capture_output=True)
-        with _dev(home):
+        with _dev(home, rest / 2):
             found = [_land(home, n) for n in range(rounds)]
-            time.sleep(_REST_SECONDS / 2)  # the process of the last run has ended
+            time.sleep(rest / 2)  # the process of the last run has ended
             resting = spent(lambda: time.sleep(rest)) * 60 / rest
     rows = []
     for place, goal in (("bronze", ""), ("gold", "30 s"), ("the feature store", "45 s")):
@@ -50,13 +50,13 @@ def measure(rounds: int, *, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _dev(home: Path) -> Generator[None]:
+def _dev(home: Path, first_looks: float) -> Generator[None]:
     def command(port: int) -> list[str]:
         return [*MEDALLION, "dev", "--home", str(home), "--port", str(port)]
 
     with serving(command, home / "dev.log", {}) as answering:
         answering()
-        time.sleep(_REST_SECONDS / 2)  # its first looks are behind it
+        time.sleep(first_looks)  # its first looks are behind it
         yield
 
 

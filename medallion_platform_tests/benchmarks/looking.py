@@ -28,14 +28,22 @@ _DEV = (
     "from medallion_platform import cli, project; "
     "project.DEFINITIONS = 'medallion_platform_tests.benchmarks.many_location'; cli.main()",
 )
-_FIRST_LOOKS_SECONDS = 75
+FIRST_LOOKS_SECONDS = 75
 """The sensors that look once a minute have looked then."""
 _REST_SECONDS = 60
 _KINDS = {"code server": ("api", "grpc"), "daemon": ("dagster._daemon",), "webserver": ("dagster_webserver",)}
 
 
-def measure(rounds: int, sources: int = many.SOURCES, rest: int = _REST_SECONDS) -> list[dict[str, str]]:
-    """CPU seconds of commands, share of a core of an idle `dev`; of `sources` with three tables each."""
+def measure(
+    rounds: int,
+    sources: int = many.SOURCES,
+    rest: int = _REST_SECONDS,
+    first_looks: int = FIRST_LOOKS_SECONDS,
+) -> list[dict[str, str]]:
+    """CPU seconds of commands, share of a core of an idle `dev`; of `sources` with three tables each.
+
+    rest: seconds that it is watched for. first_looks: seconds before that.
+    """
     os.environ |= {"MEDALLION_MANY": str(sources), "MEDALLION_MODULE": many.__name__}
     with TemporaryDirectory(prefix="medallion-bench-") as folder:
         home = Path(folder)
@@ -44,7 +52,7 @@ def measure(rounds: int, sources: int = many.SOURCES, rest: int = _REST_SECONDS)
             _row(f"`{command}`, CPU seconds", goal, [_spent(command, home) for _ in range(rounds + 1)][1:])
             for command, goal in (("status", "at most 2"), ("run", "at most 3"))
         ]
-        resting = [_resting(home, rest, bare=bare) for bare in (False, True)]
+        resting = [_resting(home, rest, first_looks, bare=bare) for bare in (False, True)]
     for name, found in zip(("idle `dev`", "the same without the platform's sensors"), resting, strict=True):
         goal = "at most 5" if found is resting[0] else ""
         rows.append(_row(f"{name}, % of a core", goal, [found.total()]))
@@ -71,7 +79,7 @@ def _spent(command: str, home: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _resting(home: Path, seconds: int, *, bare: bool) -> Counter[str]:
+def _resting(home: Path, seconds: int, first_looks: int, *, bare: bool) -> Counter[str]:
     """Per cent of a core that each process of an idle `dev` takes."""
     group: list[int] = []
 
@@ -81,7 +89,7 @@ def _resting(home: Path, seconds: int, *, bare: bool) -> Counter[str]:
     environment = {"MEDALLION_MANY_BARE": "1"} if bare else {}
     with serving(command, home / "dev.log", environment, group.append) as answering:
         answering()
-        time.sleep(_FIRST_LOOKS_SECONDS)
+        time.sleep(first_looks)
         before = _cpu_seconds(group[0])
         time.sleep(seconds)
         after = _cpu_seconds(group[0])

@@ -54,7 +54,8 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             # A round is a minute and has no size: it is as short as it can be.
             return "Automation", automation.measure(rounds, rest=10 if short else 60)
         case "many":
-            return "Many tables", looking.measure(rounds, looking.many.SOURCES // share, rest=60 // share)
+            sources, first_looks = looking.many.SOURCES // share, looking.FIRST_LOOKS_SECONDS // share
+            return "Many tables", looking.measure(rounds, sources, 60 // share, first_looks)
         case "freshness":
             return "Freshness", topics.freshness(topics.RATES[:1] if short else topics.RATES, 60 // share)
         case "topics":
