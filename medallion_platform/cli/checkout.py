@@ -31,8 +31,7 @@ _SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
 def test(context: typer.Context) -> None:
     """Run the project's tests; in a checkout of the platform, its own suite (or `integration`, `faults`).
 
-    Further arguments are passed to pytest. The whole suite of a checkout runs in two processes, with `-n 0` in
-    one.
+    Further arguments are passed to pytest. A checkout runs all of its suite in two processes (`-n 0`: one).
     """
     try:
         import pytest

@@ -163,5 +163,5 @@ def test_a_command_that_waits_for_a_pool_ends_on_a_signal(
         rest = ours.stderr.read()
         assert ours.wait(30) == code
     said = [line for line in rest.splitlines() if "s  bronze." not in line]  # other tables went on
-    assert said == ["medallion: stopped; run the same command again to go on, nothing is lost"]
+    assert said == ["medallion: stopped; run the same command again to continue, nothing is lost"]
     assert statuses(on) == ["CANCELED", "STARTED"]
