@@ -152,7 +152,6 @@ def at_once(work: Callable[[T], R], on: Iterable[T]) -> list[R]:
         return list(pool.map(work, found))
 
 
-@cache
 @contextmanager
 def reaching(root: str) -> Generator[None]:
     """The first request to a place: why it failed, in one sentence.
@@ -170,6 +169,7 @@ def reaching(root: str) -> Generator[None]:
         raise Unusable(f"{root} cannot be used: {reason(error)}", table=root) from error
 
 
+@cache
 def prove(root: str) -> None:
     """Refuse a bucket in which two writers could both believe that they made the same commit.
 
