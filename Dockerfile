@@ -12,11 +12,11 @@ ENV UV_COMPILE_BYTECODE=1 \
 WORKDIR /opt/medallion
 # Dependencies change seldom: a layer of their own.
 COPY pyproject.toml uv.lock README.md ./
-RUN uv sync --locked --no-dev --no-install-project
+RUN uv sync --locked --all-extras --no-dev --no-install-project
 COPY medallion_platform medallion_platform
 COPY medallion_sample medallion_sample
 # The jars for a lake in a bucket as well, since the image does not know where it will lie.
-RUN uv sync --locked --no-dev --no-editable \
+RUN uv sync --locked --all-extras --no-dev --no-editable \
     && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.runtime \
     && .venv/bin/python -m medallion_platform.recording
 

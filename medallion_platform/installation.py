@@ -6,6 +6,7 @@ import traceback
 from importlib import import_module
 from types import ModuleType
 
+from medallion_platform.extras import MissingExtra
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.project import Project, ProjectError, here
 from medallion_platform.settings import Settings, WrongSetting
@@ -18,6 +19,7 @@ def catalog_of(project: Project) -> Catalog:
 
     Raises:
         ProjectError: the module does not import, or holds none or several.
+        MissingExtra: it declares what needs libraries that are not installed.
     """
     module = _imported(project)
     found = {id(v): (name, v) for name, v in vars(module).items() if isinstance(v, Catalog)}
@@ -35,7 +37,7 @@ def _imported(project: Project) -> ModuleType:
     project.make_importable()
     try:
         return import_module(project.module)
-    except WrongSetting:
+    except (MissingExtra, WrongSetting):
         raise
     except ModuleNotFoundError as error:
         if error.name and f"{project.module}.".startswith(f"{error.name}."):

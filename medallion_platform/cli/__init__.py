@@ -23,6 +23,7 @@ from medallion_platform.cli.exits import (
 )
 from medallion_platform.cli.logs import LogFormat, LogLevel, set_up
 from medallion_platform.errors import Kind, classify
+from medallion_platform.extras import MissingExtra
 from medallion_platform.project import MODULE, ProjectError
 
 app = typer.Typer(
@@ -97,4 +98,5 @@ def main() -> None:
         if os.environ.get("MEDALLION_DEBUG"):
             raise
         terminal.error(in_words(error))
-        sys.exit(NOT_READY if classify(error).kind is Kind.DISK else FAILED)
+        lacking = isinstance(error, MissingExtra) or classify(error).kind is Kind.DISK
+        sys.exit(NOT_READY if lacking else FAILED)

@@ -25,8 +25,10 @@ def dev(
     """Start the Dagster UI and daemon on this machine."""
     import socket
 
+    from medallion_platform.extras import need
     from medallion_platform.orchestration import runs
 
+    need("ui", "`medallion dev`")
     settings = settings_of(home)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

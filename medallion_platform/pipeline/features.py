@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from medallion_platform.contracts.contract import Column
+from medallion_platform.extras import need
 from medallion_platform.pipeline.table import DeclarationError, Table, TimePartition
 
 KINDS = {
@@ -31,6 +32,14 @@ class Features:
 
     keys: the entity's columns. known_at: the instant from which a row is valid. valid_for: how long
     after it; None: until the next row.
+
+    Example:
+        What `features` gives:
+
+        >>> from datetime import timedelta
+        >>> from medallion_platform import Features, daily
+        >>> Features("gold.spend", daily("day"), (), "known_at", (), timedelta(days=30)).view
+        'spend'
     """
 
     table: str
@@ -82,8 +91,10 @@ def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
         ['spend:spend']
 
     Raises:
+        MissingExtra: Feast is not installed.
         DeclarationError: the table has no partition, key or event time, or a type that Feast has not.
     """
+    need("feast", f"the feature view of {table.name}")
     contract = table.contract
 
     def refuse(reason: str) -> DeclarationError:

@@ -22,7 +22,6 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_bef
 from tenacity.wait import wait_random_exponential
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.sources.kinds import MissingLibrary
 from medallion_platform.trust import tls
 
 if TYPE_CHECKING:
@@ -86,7 +85,13 @@ class HttpResponse:
 
 @dataclass(frozen=True)
 class EnvironmentToken:
-    """A bearer token in the environment `variable`."""
+    """A bearer token in the environment `variable`.
+
+    Example:
+        >>> from medallion_platform import EnvironmentToken
+        >>> EnvironmentToken("WEATHER_TOKEN")
+        EnvironmentToken(variable='WEATHER_TOKEN')
+    """
 
     variable: str
 
@@ -101,7 +106,13 @@ class EnvironmentToken:
 
 @dataclass(frozen=True)
 class EnvironmentUser:
-    """In the place of a bearer token: `user:password` in the environment `variable` (RFC 7617)."""
+    """In the place of a bearer token: `user:password` in the environment `variable` (RFC 7617).
+
+    Example:
+        >>> from medallion_platform import EnvironmentUser
+        >>> EnvironmentUser("WEATHER_USER")
+        EnvironmentUser(variable='WEATHER_USER')
+    """
 
     variable: str
 
@@ -119,6 +130,11 @@ class ClientCredentials:
     """Bearer tokens of the authorization server at `url` (RFC 6749, section 4.4).
 
     The client's id and secret are in the environment variables of these names.
+
+    Example:
+        >>> from medallion_platform import ClientCredentials
+        >>> ClientCredentials("https://login.example/token", "CLIENT_ID", "CLIENT_SECRET").url
+        'https://login.example/token'
     """
 
     url: str
@@ -158,10 +174,7 @@ class HttpClient:
         self._held: str | None = None
 
     def __enter__(self) -> HttpClient:
-        try:
-            import httpx
-        except ModuleNotFoundError:
-            raise MissingLibrary("asking a server over HTTP", "httpx") from None
+        import httpx
 
         # A loop of its own is what bounds a response as a whole: a read times out between two bytes only.
         self._runner = asyncio.Runner()

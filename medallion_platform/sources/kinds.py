@@ -25,19 +25,15 @@ class UnknownKind(MedallionError):
     kind = Kind.PERMANENT
 
 
-class MissingLibrary(MedallionError):
-    """A kind is used whose library is not installed."""
-
-    kind = Kind.PERMANENT
-
-    def __init__(self, what: str, library: str) -> None:
-        super().__init__(f"{what} needs {library}, which is not installed", remedy=f"pip install {library}")
-
-
 class Kinds(Generic[T]):
     """All kinds of one sort.
 
     group: of the entry points that bring more of them. package: the folder of the platform's own.
+
+    Example:
+        >>> from medallion_platform import FORMATS
+        >>> FORMATS.load("csv")
+        <class 'medallion_platform.sources.formats.csv.Csv'>
     """
 
     def __init__(self, group: str, package: str) -> None:

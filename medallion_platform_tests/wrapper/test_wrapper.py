@@ -219,7 +219,7 @@ def test_the_first_call_makes_the_environment_and_the_second_does_not(bare: Path
     assert all(line.endswith(" s") for line in first.stderr.splitlines())
     made = calls.read_text().splitlines()
     assert [c.split()[0] for c in made] == ["venv", "sync"]
-    assert "sync --locked --no-dev / dev: unset / index: unset" in made[1]
+    assert "sync --locked --all-extras --no-dev / dev: unset / index: unset" in made[1]
     second = call(bare, "status")
     assert (second.stdout, second.stderr) == ("ran status\n", "")
     assert calls.read_text().splitlines() == made
@@ -234,7 +234,7 @@ def test_tests_bring_their_tools_and_keep_them(bare: Path) -> None:
     (bare / ".venv" / "bin" / "pytest").touch()
     change_lock(bare)
     call(bare, "status", **NO_INDEX)
-    assert calls.read_text().splitlines()[-1].startswith("sync --locked /")
+    assert calls.read_text().splitlines()[-1].startswith("sync --locked --all-extras /")
     assert module.is_ready({"dev"})
 
 
@@ -277,6 +277,7 @@ def test_another_index_is_asked_for_the_locked_files_by_digest(bare: Path) -> No
         "pip sync",
         "pip install",
     ]
+    assert "--all-extras" in made[1]
     assert "--require-hashes" in made[2]
     assert all(c.endswith("index: file:///mirror") for c in made)
 

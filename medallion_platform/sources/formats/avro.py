@@ -28,13 +28,13 @@ from uuid import UUID
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
+from medallion_platform.extras import need
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.formats.jsonlines import JsonLinesParser
 from medallion_platform.sources.formats.records import CODE, texts_at
 from medallion_platform.sources.formats.slices import patched
 from medallion_platform.sources.formats.text import parsed
-from medallion_platform.sources.kinds import MissingLibrary
 
 if TYPE_CHECKING:
     from medallion_platform.sources.http import HttpClient, Token
@@ -58,7 +58,13 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Avro(Format, kind="avro"):
-    """Messages in Avro with schemas from a registry; a record becomes the same as in JSON."""
+    """Messages in Avro with schemas from a registry; a record becomes the same as in JSON.
+
+    Example:
+        >>> from medallion_platform import Avro, EnvironmentUser
+        >>> Avro("https://registry.example", credentials=EnvironmentUser("REGISTRY_USER")).of_messages
+        True
+    """
 
     registry: str
     """The URL of the registry, to which `/schemas/ids/1` is added for the first schema."""
@@ -70,6 +76,7 @@ class Avro(Format, kind="avro"):
     def __post_init__(self) -> None:
         from medallion_platform.sources.http import refuse_unsafe, shown
 
+        need("kafka", "the format avro")
         url = urlsplit(self.registry)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"Avro registry {shown(self.registry)!r} is not an http or https URL")
@@ -205,11 +212,8 @@ def _finite(value: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _schema(format: Avro, number: int) -> _Schema:
     """A schema of the registry: what an id stands for never changes."""
-    try:
-        from fastavro import _read_py, schemaless_reader
-        from fastavro.schema import SchemaParseException, UnknownType
-    except ModuleNotFoundError:
-        raise MissingLibrary("the format avro", "fastavro") from None
+    from fastavro import _read_py, schemaless_reader
+    from fastavro.schema import SchemaParseException, UnknownType
 
     from medallion_platform.sources.http import HttpClient, RequestError
 

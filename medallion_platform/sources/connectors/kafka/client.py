@@ -9,14 +9,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medallion_platform.errors import Kind
 from medallion_platform.sources.connectors.kafka.offsets import PartitionCursor, TopicPartitionRange
 from medallion_platform.sources.connectors.kafka.settings import OURS, discreet, of_client
 from medallion_platform.sources.errors import Unavailable
-from medallion_platform.sources.kinds import MissingLibrary
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message
@@ -68,7 +66,6 @@ class KafkaClient:
     """A consumer of a source, and what it said of errors that may pass."""
 
     def __init__(self, source: KafkaSource, further: Mapping[str, ClientSetting] | None = None) -> None:
-        _need_the_client()
         from confluent_kafka import Consumer, KafkaException
 
         self.source = source
@@ -247,7 +244,6 @@ def members(source: KafkaSource, group: str) -> int:
     Raises:
         Unavailable: no broker answers.
     """
-    _need_the_client()
     from confluent_kafka import KafkaException
 
     said: list[Complaint] = []
@@ -298,11 +294,6 @@ def _noting(said: list[Complaint]) -> Callable[[KafkaError], None]:
             said[:] = [_complaint(error)]
 
     return note
-
-
-def _need_the_client() -> None:
-    if not find_spec("confluent_kafka"):
-        raise MissingLibrary("a source of topics", "confluent-kafka")
 
 
 @contextmanager

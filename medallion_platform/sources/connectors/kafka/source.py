@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from medallion_platform.extras import need
 from medallion_platform.sources.arrivals import Arrivals, PositionOf, SourceContext
 from medallion_platform.sources.connectors.kafka.messages import MESSAGE
 from medallion_platform.sources.connectors.kafka.offsets import unsure
@@ -27,6 +28,23 @@ class KafkaSource(Source, kind="kafka"):
 
     A message is a record, also one with line ends in it. A tombstone (a message without a value) is a
     dead letter of a JSON or Avro source and a change event without an image of a Debezium source.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field, JsonLines, KafkaSource
+        >>> class Clicks(ContractModel):
+        ...     page: T.StringType = Field()
+        >>> clicks = KafkaSource(
+        ...     name="web.clicks",
+        ...     table="bronze.clicks",
+        ...     contract=Clicks.contract,
+        ...     format=JsonLines(),
+        ...     domain="web",
+        ...     topics=("clicks",),
+        ...     settings={"bootstrap.servers": "broker:9092"},
+        ... )
+        >>> clicks.where
+        'topics `clicks`'
     """
 
     topics: tuple[str, ...] = field(default=(), kw_only=True)
@@ -46,6 +64,7 @@ class KafkaSource(Source, kind="kafka"):
         return cls(**{f.name: getattr(source, f.name) for f in fields(Source)}, **where)
 
     def __post_init__(self) -> None:
+        need("kafka", f"source {self.name!r}")
         super().__post_init__()
         object.__setattr__(self, "topics", tuple(self.topics))
         if bool(self.topics) == bool(self.pattern):
