@@ -42,6 +42,7 @@ class Catalog:
                 if upstream not in names:
                     raise DeclarationError(f"{table.name} is made from {upstream}: no such table")
                 self._refuse_unmasked(table, upstream)
+            self._refuse_token_by_clear(table)
         for view in self.features:
             if view.table not in names:
                 raise DeclarationError(f"features are made from {view.table}: no such table")
@@ -108,6 +109,17 @@ class Catalog:
                     f"protect={above.protect!r}; declare it alike here, where it is {column.pii}, "
                     f"protect={column.protect!r}"
                 )
+
+    def _refuse_token_by_clear(self, table: Table) -> None:
+        """A transform reads bronze in clear: no value there is like a token of a history."""
+        for lookup in table.lookups.values() if table.main[1].table not in self.by_name else ():
+            history = self.contract_of(lookup.table).by_name
+            for key, by in lookup.pairs:
+                if key in history and history[key].protect == "tokenize":
+                    raise DeclarationError(
+                        f"{table.name}: {key!r} of {lookup.table} holds tokens, and {by!r} comes in clear "
+                        f"from {table.main[1].table}: look it up behind this table, where both are tokens"
+                    )
 
     def origin(self, table: str) -> Source:
         """The source that a table's rows go back to, by the main upstream of each step."""

@@ -7,7 +7,7 @@ from this declaration; nothing in here does anything.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -22,7 +22,16 @@ Incremental = Literal["append", "replace_partitions", "merge_by_key"]
 
 
 class DeclarationError(ValueError):
-    """A table is declared in a way that cannot work; says which table and why."""
+    """A table is declared in a way that cannot work; says which table and why.
+
+    Example:
+        >>> from medallion_platform import DeclarationError, Lookup
+        >>> try:
+        ...     Lookup("silver.prices_history", key=("shop", "article"), by="article")
+        ... except DeclarationError as error:
+        ...     print(error)
+        lookup in silver.prices_history: key ('shop', 'article') and by 'article' have to name as many columns
+    """
 
 
 @dataclass(frozen=True)
@@ -85,17 +94,42 @@ class Upstream:
 class Lookup:
     """A history (SCD2) that rows are enriched from, as it stood at each row's event time.
 
-    `key`: the history's column that `by`, the enriched table's column, points to.
+    `key`: the history's column that `by`, the enriched table's column, points to; or several columns and as
+    many that point to these, in the same order.
 
     Example:
         >>> from medallion_platform import Lookup
-        >>> Lookup("silver.users_history", key="user_id", by="buyer_id").table
-        'silver.users_history'
+        >>> Lookup("silver.users_history", key="user_id", by="buyer_id").pairs
+        (('user_id', 'buyer_id'),)
+        >>> Lookup("silver.prices_history", key=("shop", "article"), by=("shop", "sold")).pairs
+        (('shop', 'shop'), ('article', 'sold'))
+
+    Raises:
+        DeclarationError: `by` has not as many columns as `key`, or there is none.
     """
 
     table: str
-    key: str
-    by: str
+    key: str | Sequence[str]
+    by: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        for name in ("key", "by"):
+            columns = getattr(self, name)
+            if not isinstance(columns, str):
+                object.__setattr__(self, name, tuple(columns))
+        if len(_columns(self.key)) != len(_columns(self.by)) or not self.key:
+            raise DeclarationError(
+                f"lookup in {self.table}: key {self.key!r} and by {self.by!r} have to name as many columns"
+            )
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Each column of the history's key, with the column that points to it."""
+        return tuple(zip(_columns(self.key), _columns(self.by), strict=True))
+
+
+def _columns(named: str | Sequence[str]) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else tuple(named)
 
 
 @dataclass(frozen=True)
@@ -112,6 +146,24 @@ class Table:
         refresh that does not add up to these has lost or doubled rows, and fails (see `refresh.reconcile`).
     mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
         declare, too (see `contracts.shapes`); without it such text flows on as it came.
+
+    Example:
+        What `table` makes of a transform, which a test of one's own can call by itself:
+
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field, Table, table
+        >>> class Stations(ContractModel):
+        ...     station: T.StringType = Field()
+        >>> @table(
+        ...     "silver.stations",
+        ...     contract=Stations.contract,
+        ...     inputs={"readings": "bronze.readings"},
+        ...     incremental="append",
+        ... )
+        ... def stations(readings):
+        ...     return readings.select("station")
+        >>> isinstance(stations, Table), stations.layer, stations.transform.__name__
+        (True, 'silver', 'stations')
     """
 
     name: str

@@ -5,11 +5,11 @@ What stands here counts as code of the tables that use it, as their own does (`p
 """
 
 from medallion_platform.transforms import history
-from medallion_platform.transforms.history import as_of
-from medallion_platform.transforms.several import of_several
+from medallion_platform.transforms.several import looked_up_by_several, of_several
 from medallion_platform.transforms.text import BLANKS, trimmed
 
 versions = of_several(history.versions)
 current = of_several(history.current)
+as_of = looked_up_by_several(history.as_of)
 
 __all__ = ["BLANKS", "as_of", "current", "trimmed", "versions"]

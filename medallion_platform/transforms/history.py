@@ -213,8 +213,8 @@ def as_of(
     Args:
         rows: what to enrich.
         history: versions as from `versions`.
-        key: the history's key; `by` is the column of `rows` that points to it.
-        by: see `key`.
+        key: the column that is the history's key, or several columns that are it together.
+        by: the column of `rows` that points to it, or as many; where one is null there is no version.
         at: the rows' time column.
         take: history column to the name that it gets.
         known: name of the boolean column that says whether there was a version.

@@ -1,19 +1,39 @@
-"""Keys of several columns: they are one column that holds them while a history is made."""
+"""Keys of several columns: they are one column that holds them while a history is made, or looked up in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce, wraps
 from operator import and_
+from typing import Protocol
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.spark_engine import quoted
 
 _KEY = "_key_of_several"
+_BY = "_by_of_several"
 _OfOne = Callable[[DataFrame, str], DataFrame]
 _OfSeveral = Callable[[DataFrame, str | Sequence[str]], DataFrame]
+
+
+class _LookupOfSeveral(Protocol):
+    """`as_of` for keys of any number of columns."""
+
+    def __call__(
+        self,
+        rows: DataFrame,
+        history: DataFrame,
+        *,
+        key: str | Sequence[str],
+        by: str | Sequence[str],
+        at: str,
+        take: Mapping[str, str],
+        known: str,
+    ) -> DataFrame:
+        """See `history.as_of`."""
+        ...
 
 
 def of_several(of_one: _OfOne) -> _OfSeveral:
@@ -29,11 +49,43 @@ def of_several(of_one: _OfOne) -> _OfSeveral:
             return of_one(changes, key)
         if len(key) == 1:
             return of_one(changes, key[0])
-        known = reduce(and_, (quoted(k).isNotNull() for k in key))
-        packed = changes.withColumn(_KEY, F.when(known, F.struct(*map(quoted, key)))).drop(*key)
+        packed = changes.withColumn(_KEY, _packed(key)).drop(*key)
         found = of_one(packed, _KEY)
-        unpacked = (F.col(_KEY)[k].alias(k) for k in key)
+        unpacked = (F.col(_KEY)[f"_{n}"].alias(name) for n, name in enumerate(key))
         return found.select(*unpacked, *(quoted(c) for c in found.columns if c != _KEY))
 
     vars(made)["__counts_as__"] = of_one
     return made
+
+
+def looked_up_by_several(of_one: Callable[..., DataFrame]) -> _LookupOfSeveral:
+    """The same for a lookup. A row finds nothing where one of the columns that point to the key is null."""
+
+    @wraps(of_one)
+    def made(
+        rows: DataFrame,
+        history: DataFrame,
+        *,
+        key: str | Sequence[str],
+        by: str | Sequence[str],
+        at: str,
+        take: Mapping[str, str],
+        known: str,
+    ) -> DataFrame:
+        if isinstance(key, str) and isinstance(by, str):
+            return of_one(rows, history, key=key, by=by, at=at, take=take, known=known)
+        keys, pointing = ([named] if isinstance(named, str) else list(named) for named in (key, by))
+        if len(keys) != len(pointing):
+            raise ValueError(f"key {keys} and by {pointing} have to name as many columns")
+        packed = history.withColumn(_KEY, _packed(keys))
+        pointing_there = rows.withColumn(_BY, _packed(pointing))
+        return of_one(pointing_there, packed, key=_KEY, by=_BY, at=at, take=take, known=known).drop(_BY)
+
+    vars(made)["__counts_as__"] = of_one
+    return made
+
+
+def _packed(columns: Sequence[str]) -> Column:
+    """One column of several, its fields named by their place; null where one of them is."""
+    known = reduce(and_, (quoted(c).isNotNull() for c in columns))
+    return F.when(known, F.struct(*(quoted(c).alias(f"_{n}") for n, c in enumerate(columns))))

@@ -30,7 +30,7 @@ from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.debezium import Debezium
 from medallion_platform.sources.formats.jsonlines import JsonLines
-from medallion_platform.transforms.history import as_of, current, versions
+from medallion_platform.transforms import as_of, current, versions
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.sources.reading import fields, frame_of
 
@@ -118,15 +118,17 @@ def test_dimensions_are_made_as_the_page_says(spark: SparkSession, tmp_path: Pat
 
     lines = {
         "customers/1.json": [
-            change("c", 1, "2026-02-01", customer_id="a", city="Ulm"),
-            change("u", 2, "2026-02-10", customer_id="a", city="Bonn"),
-            change("c", 3, "2026-02-01", customer_id="b", city="Linz"),
-            change("d", 4, "2026-02-05", customer_id="b", city="Linz"),
+            change("c", 1, "2026-02-01", branch="x", customer_id="1", city="Ulm"),
+            change("u", 2, "2026-02-10", branch="x", customer_id="1", city="Bonn"),
+            change("c", 3, "2026-02-01", branch="y", customer_id="1", city="Linz"),
+            change("d", 4, "2026-02-05", branch="y", customer_id="1", city="Linz"),
         ],
         "orders/1.json": [
-            {"order_id": "1", "ordered_at": "2026-02-05T10:00:00Z", "customer_id": "a"},
-            {"order_id": "2", "ordered_at": "2026-02-15T10:00:00Z", "customer_id": "a"},
-            {"order_id": "3", "ordered_at": "2026-02-15T10:00:00Z", "customer_id": "nobody"},
+            {"order_id": "1", "ordered_at": "2026-02-05T10:00:00Z", "sold_in": "x", "customer_id": "1"},
+            {"order_id": "2", "ordered_at": "2026-02-15T10:00:00Z", "sold_in": "x", "customer_id": "1"},
+            {"order_id": "3", "ordered_at": "2026-02-15T10:00:00Z", "sold_in": "y", "customer_id": "1"},
+            {"order_id": "4", "ordered_at": "2026-02-15T10:00:00Z", "sold_in": "z", "customer_id": "1"},
+            {"order_id": "5", "ordered_at": "2026-02-15T10:00:00Z", "sold_in": None, "customer_id": "1"},
         ],
     }
     for name, records in lines.items():
@@ -146,14 +148,16 @@ def test_dimensions_are_made_as_the_page_says(spark: SparkSession, tmp_path: Pat
     def rows(name: str, *columns: str) -> list[tuple[Any, ...]]:
         return sorted(pl.read_delta(lake.path(name)).select(columns).rows(), key=str)
 
-    assert rows("silver.customers", "customer_id", "city") == [("a", "Bonn")]
-    assert rows("silver.customers_history", "customer_id", "city", "is_current") == [
-        ("a", "Bonn", True),
-        ("a", "Ulm", False),
-        ("b", "Linz", False),
+    assert rows("silver.customers", "branch", "customer_id", "city") == [("x", "1", "Bonn")]
+    assert rows("silver.customers_history", "branch", "customer_id", "city", "is_current") == [
+        ("x", "1", "Bonn", True),
+        ("x", "1", "Ulm", False),
+        ("y", "1", "Linz", False),
     ]
     assert rows("silver.orders", "order_id", "city", "customer_known") == [
         ("1", "Ulm", True),
         ("2", "Bonn", True),
-        ("3", None, False),
+        ("3", "Linz", True),
+        ("4", None, False),
+        ("5", None, False),
     ]

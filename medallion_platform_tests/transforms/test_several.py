@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import doctest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 
 from medallion_platform import transforms
 from medallion_platform.pipeline.code import text_of
-from medallion_platform.transforms import current, history, versions
+from medallion_platform.transforms import as_of, current, history, versions
 from medallion_platform_tests.frames import frame, rows
 from medallion_platform_tests.transforms.test_history import (
     CHANGES,
+    HISTORY,
     ONE_JOB_EACH,
     Change,
+    looked_up,
+    lookups,
     replayed,
     upsert,
     worlds,
@@ -57,10 +61,49 @@ def test_current_rows_by_several_columns_and_what_has_half_a_key(spark: SparkSes
     assert [(r["left"], r["right"], r["name"]) for r in found] == [(False, 1, "y"), (True, 1, "z")]
 
 
+@given(case=lookups())
+@ONE_JOB_EACH
+def test_a_lookup_by_two_columns_is_as_one_by_one(
+    spark: SparkSession, case: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+) -> None:
+    """Rows may have wider numbers than the history; half a key finds nothing."""
+    versions_of, events = case
+    keyed = [{**v, "left": v["k"] in "abc", "right": ord(v["k"]) % 3} for v in versions_of]
+    asked = [
+        {**e, "n": n, "l": e["by"] and e["by"] in "abc", "r": e["by"] and ord(e["by"]) % 3}
+        for n, e in enumerate(events)
+    ]
+    asked += [{**e, "n": -1 - e["n"], half: None} for e in asked for half in "lr"][:9]
+    found = as_of(
+        frame(spark, "n int, by string, l boolean, r bigint, at timestamp", asked),
+        frame(spark, f"{HISTORY}, left boolean, right int", keyed),
+        key=["left", "right"],
+        by=["l", "r"],
+        at="at",
+        take={"v": "value", "right": "right"},
+        known="is_known",
+    )
+    expected: list[dict[str, Any]] = []
+    for event in asked:
+        whole = event["l"] is not None and event["r"] is not None
+        version = looked_up(versions_of, event["by"], event["at"]) if whole else None
+        right = ord(version["k"]) % 3 if version else None
+        told = {"value": version and version["v"], "right": right, "is_known": version is not None}
+        expected.append({**event, **told})
+    assert sorted(rows(found), key=lambda r: r["n"]) == sorted(expected, key=lambda r: r["n"])
+
+
+def test_a_lookup_names_as_many_columns_on_both_sides(spark: SparkSession) -> None:
+    one = frame(spark, "a string, b string, at timestamp", [])
+    with pytest.raises(ValueError, match="as many columns"):
+        as_of(one, one, key=["a", "b"], by="a", at="at", take={}, known="known")
+
+
 def test_tables_with_a_key_of_one_column_are_not_computed_again() -> None:
     """Before keys could have several columns, these functions stood in the tables' code themselves."""
     assert text_of(versions) == text_of(history.versions)
     assert text_of(current) == text_of(history.current)
+    assert text_of(as_of) == text_of(history.as_of)
 
 
 def test_the_examples_of_the_docstrings(spark: SparkSession) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
@@ -13,9 +15,13 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.refresh.context import VERBS, RefreshContext
 
 if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
     from medallion_platform.pipeline.table import Lookup, Table
 
 _IGNORED = ("effective_to", "is_current")
+_SAME_IN_JSON = ("string", "tinyint", "smallint", "int", "bigint", "boolean", "date")
+"""Spark's names of types whose values are the same text in a dead letter as they are here."""
 
 
 def stale(table: Table, lake: Lake) -> tuple[str, ...]:
@@ -114,41 +120,59 @@ def _affected_by(
             .exceptAll(old.select(*same))
             .unionByName(old.select(*same).exceptAll(new.select(*same)))
         )
-        since = changed.groupBy(lookup.key).agg(F.min("effective_from").alias("_since"))
-        first = (
-            new.select(*same)
-            .unionByName(old.select(*same))
-            .groupBy(lookup.key)
-            .agg(F.min("effective_from").alias("_first"))
-        )
-        since = since.join(first, lookup.key).withColumn(
-            "_since", F.when(F.col("_since") > F.col("_first"), F.col("_since"))
-        )
+        since = _since(changed, new.select(*same).unionByName(old.select(*same)), lookup)
         rows = engine.read(spark, lake, table.name, lake.version(table.name))
         event_time = F.col(str(table.contract.event_time))
+        points = [quoted(by) == F.col(key) for key, (_, by) in zip(_keys(lookup), lookup.pairs, strict=True)]
         hit = rows.join(
-            F.broadcast(since.withColumnRenamed(lookup.key, "_key")),
-            (rows[lookup.by] == F.col("_key")) & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
+            F.broadcast(since),
+            reduce(and_, points) & (F.col("_since").isNull() | (event_time >= F.col("_since"))),
         )
         partition = F.col(table.partition.column).cast("string")
         found = {str(r[0]) for r in hit.select(partition).distinct().collect()}
-        return found | _rejected_partitions(table, lake, lookup, {str(r[0]) for r in since.collect()})
+        return found | _rejected_partitions(table, lake, lookup, since)
     except PySparkException:
         return existing  # the old version is gone: whatever may be affected is recomputed
 
 
-def _rejected_partitions(table: Table, lake: Lake, lookup: Lookup, keys: set[str]) -> set[str]:
-    """Partitions of dead letters that point to `keys`: what the lookup says now may make good rows of
-    them.
+def _since(changed: DataFrame, history: DataFrame, lookup: Lookup) -> DataFrame:
+    """Each key that changed (`_keys`), and from when on it concerns rows: `_since`, null for all of them."""
+    from pyspark.sql import functions as F
+
+    from medallion_platform.contracts.spark_engine import quoted
+
+    def earliest(versions: DataFrame, name: str) -> DataFrame:
+        columns = zip(_keys(lookup), lookup.pairs, strict=True)
+        keyed = versions.select(
+            *(quoted(column).alias(key) for key, (column, _) in columns), "effective_from"
+        )
+        return keyed.groupBy(*_keys(lookup)).agg(F.min("effective_from").alias(name))
+
+    both = earliest(changed, "_since").join(earliest(history, "_first"), _keys(lookup))
+    return both.withColumn("_since", F.when(F.col("_since") > F.col("_first"), F.col("_since"))).drop(
+        "_first"
+    )
+
+
+def _keys(lookup: Lookup) -> list[str]:
+    """Names for the columns of a lookup's key that no row has."""
+    return [f"_lookup_key_{n}" for n, _ in enumerate(lookup.pairs)]
+
+
+def _rejected_partitions(table: Table, lake: Lake, lookup: Lookup, since: DataFrame) -> set[str]:
+    """Partitions of dead letters that point to one of these keys: what the lookup says now may make good
+    rows of them. All of them where a key may be written otherwise in a letter's JSON.
     """
+    names = _keys(lookup)
+    by_text = all(kind in _SAME_IN_JSON for name, kind in since.dtypes if name in names)
+    keys = {tuple(map(str, row)) for row in since.select(*names).collect()}
     found: set[str] = set()
     for letters in dead_letters.batches(lake, table.name):
-        # Not by a JSON path, for which a mark in a name has a meaning.
-        told = [json.loads(payload).get(lookup.by) for payload in letters["payload"]]
-        partitions = zip(letters["partition"], told, strict=True)
-        found |= {
-            partition
-            for partition, key in partitions
-            if partition != UNPARTITIONED and key is not None and str(key) in keys
-        }
+        for partition, payload in zip(letters["partition"], letters["payload"], strict=True):
+            # Not by a JSON path, for which a mark in a name has a meaning.
+            row = json.loads(payload)
+            told = tuple(row.get(by) for _, by in lookup.pairs)
+            known = None not in told and (not by_text or tuple(map(str, told)) in keys)
+            if known and partition != UNPARTITIONED:
+                found.add(partition)
     return found
