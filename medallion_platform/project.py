@@ -74,6 +74,21 @@ def here() -> Project:
     return above
 
 
+def refuse_home_of_another(folder: Path) -> None:
+    """A home belongs to a project: the catalog of a module that was named beside it gets one of its own.
+
+    Raises:
+        ProjectError: `folder` lies in a project of another module than the named one.
+    """
+    above, named = project_above(folder), os.environ.get(MODULE)
+    if above is not None and named and named != above.module:
+        raise ProjectError(
+            f"{above.root} is a project of its own ({above.module}), and the tables of {named} would come "
+            "into the same lake",
+            remedy=f"name another folder for these, e.g. --home /tmp/{named.partition('.')[0]}",
+        )
+
+
 def project_above(folder: Path) -> Project | None:
     """The project that `folder` lies in, None where it lies in none.
 

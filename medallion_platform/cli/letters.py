@@ -10,7 +10,7 @@ import typer
 
 from medallion_platform.cli import terminal
 from medallion_platform.cli.exits import USAGE, Stop
-from medallion_platform.cli.options import Home, Json, known_table, lake_of
+from medallion_platform.cli.options import Home, Json, existing, known_table, lake_of, ready_lake, settings_of
 
 SHOWN_BYTES = 2_000
 """How much of a payload is shown without `--whole`."""
@@ -97,7 +97,7 @@ def replay_letters(
             "that validates its dead letters again",
             USAGE,
         )
-    lake = lake_of(home)
+    lake = ready_lake(existing(settings_of(home)))
     counts = replay(source, lake, Run.now(f"replay-{uuid4().hex[:8]}"), offset).counts
     left = without_record(source, lake)
     told = {"table": table, **counts.as_dict(), "left": len(left)}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
+from medallion_platform.project import refuse_home_of_another
 
 if TYPE_CHECKING:
     from medallion_platform.lakehouse.lake import Lake
@@ -30,30 +31,46 @@ Say = Callable[[str], None]
 
 
 def settings_of(home: Path | None) -> Settings:
-    """The settings from the environment; home: replaces theirs."""
+    """The settings from the environment; home: replaces theirs.
+
+    Raises:
+        ProjectError: no home is given, and the default one belongs to a project with another catalog.
+    """
     from medallion_platform.settings import Settings
 
-    return Settings(home=home.resolve()) if home else Settings()
+    if home:
+        return Settings(home=home.resolve())
+    if not os.environ.get("MEDALLION_HOME"):
+        refuse_home_of_another(Path.cwd())
+    return Settings()
 
 
 def lake_of(home: Path | None) -> Lake:
-    """The lake.
+    """The lake, to be looked at.
+
+    Raises:
+        Stop: it does not exist yet, does not answer, or has another format than this version's.
+    """
+    from medallion_platform.lakehouse.lake_format import open_to_look
+
+    return _opened(existing(settings_of(home)), open_to_look)
+
+
+def existing(settings: Settings) -> Settings:
+    """The settings, if their lake exists; of a bucket that is not asked.
 
     Raises:
         Stop: it does not exist yet.
     """
     from medallion_platform.storage import in_bucket
 
-    settings = settings_of(home)
     if not in_bucket(settings.lake) and not Path(settings.lake).is_dir():
         raise Stop(
             f"there is no lake at {settings.lake} yet: `medallion demo` or `medallion run` creates it; "
             "use --home or MEDALLION_LAKE for another one",
             USAGE,
         )
-    from medallion_platform.lakehouse.lake_format import open_lake
-
-    return _opened(settings, open_lake)
+    return settings
 
 
 def known_table(table: str) -> str:
@@ -84,12 +101,12 @@ def ready_lake(settings: Settings) -> Lake:
 
 
 def _opened(settings: Settings, by: Callable[[Path | str], Lake]) -> Lake:
-    from medallion_platform.lakehouse.lake_format import NewerLake
+    from medallion_platform.lakehouse.lake_format import NewerLake, OlderLake
     from medallion_platform.storage import Unusable
 
     try:
         return by(settings.lake)
-    except (NewerLake, Unusable) as error:
+    except (NewerLake, OlderLake, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None
 
 

@@ -20,9 +20,9 @@ from medallion_platform.cli.options import (
     Json,
     Quiet,
     Say,
+    existing,
     export,
     known_table,
-    lake_of,
     quiet_libraries,
     ready_lake,
     settings_of,
@@ -41,7 +41,7 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     """Generate dirty sample data of two domains and bring it to gold tables; no row is lost."""
     from medallion_sample.sample import write_sample
 
-    command = _become_the_sample(home)
+    command = _become_the_sample()
     settings = settings_of(home)
     folder = settings.home / "landing"
     settings = settings.model_copy(update={"landing": folder, "settle_seconds": 0.0})
@@ -63,21 +63,11 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
         raise typer.Exit(INCOMPLETE)
 
 
-def _become_the_sample(home: Path | None) -> str:
-    """Use the sample's catalog, whatever project this folder belongs to; returns how to call it again.
-
-    Raises:
-        Stop: the sample's tables would go into the lake of another project.
-    """
+def _become_the_sample() -> str:
+    """Use the sample's catalog, whatever project this folder belongs to; returns how to call it again."""
+    os.environ[MODULE] = SAMPLE
     project = project_above(Path.cwd())
     ours = project is not None and project.module == SAMPLE
-    if project is not None and not ours and home is None and "MEDALLION_HOME" not in os.environ:
-        raise Stop(
-            f"{project.root} is another project, and the demo would write its tables into the same lake: "
-            "choose another folder, e.g. medallion demo --home /tmp/demo",
-            USAGE,
-        )
-    os.environ[MODULE] = SAMPLE
     return "./medallion" if ours else f"medallion --module {SAMPLE}"
 
 
@@ -125,8 +115,8 @@ def rollback(
     from medallion_platform.pipeline.rollback import CannotRollBack
     from medallion_platform.pipeline.run import UnknownRun
 
-    settings = settings_of(home)
-    lake_of(home)
+    settings = existing(settings_of(home))
+    ready_lake(settings)
     quiet_libraries()
     export(settings)
     try:

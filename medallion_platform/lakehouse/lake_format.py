@@ -5,8 +5,8 @@ once, by a request that fails where it is there already, and none is ever change
 as in a bucket, cannot disagree, and none brings a lake back to a format that it has left. A lake without any
 is of format 1, or there is nothing in it yet.
 
-Whoever opens a lake comes through `open_lake`: it marks a new one, migrates an older one, refuses a newer
-one.
+Who works on a lake comes through `open_lake`: it marks a new one, migrates an older one, refuses a newer
+one. Who only looks comes through `open_to_look`, which refuses an older one too: a look changes nothing.
 
 A migration is a list of steps, each of which finds by itself what is left to do: killed anywhere it is run
 again, and two at the same time do no harm. The mark comes last.
@@ -43,6 +43,31 @@ class NewerLake(MedallionError):
     kind = Kind.PERMANENT
 
 
+class OlderLake(MedallionError):
+    """A lake has an older format than this version's, and who asked only looks; nothing of it was changed."""
+
+    kind = Kind.PERMANENT
+
+
+def open_to_look(root: Path | str) -> Lake:
+    """The lake at a root as it is: nothing is written, not even where it is new.
+
+    Raises:
+        NewerLake: a newer version of the platform has written it.
+        OlderLake: an older version has written it, and none that works on it has opened it since.
+        storage.Unusable: it cannot be reached.
+    """
+    found = _known_format(str(root))
+    if 0 < found < FORMAT:
+        raise OlderLake(
+            f"the lake at {root} has format {found}, which an older version wrote; this one "
+            f"({version('medallion-platform')}) reads format {FORMAT}. Nothing was changed",
+            table=str(root),
+            remedy="end workers of the older version, then `medallion run` brings the lake up to date once",
+        )
+    return Lake(root)
+
+
 def open_lake(root: Path | str) -> Lake:
     """The lake at a root, in the format of this version: it is made so where it is new or older.
 
@@ -75,6 +100,24 @@ def bring_up(root: str) -> None:
         storage.Unusable: where it lies cannot be reached; or it is new or older, and lies in a bucket that
             cannot hold tables.
     """
+    found = _known_format(root)
+    if found < FORMAT:
+        storage.prove(root)
+    if not found:
+        mark(root, FORMAT)
+    for after in range(found or FORMAT, FORMAT):
+        for step in _MIGRATIONS[after]:
+            step(root)
+        mark(root, after + 1)
+
+
+def _known_format(root: str) -> int:
+    """The format of a lake, 0 where there is nothing yet.
+
+    Raises:
+        NewerLake: this version does not know it.
+        storage.Unusable: where it lies cannot be reached.
+    """
     with storage.reaching(root):
         found = format_of(root)
     if found > FORMAT:
@@ -84,14 +127,7 @@ def bring_up(root: str) -> None:
             table=root,
             remedy="install the version that wrote it or a newer one, or name another lake by MEDALLION_LAKE",
         )
-    if found < FORMAT:
-        storage.prove(root)
-    if not found:
-        mark(root, FORMAT)
-    for after in range(found or FORMAT, FORMAT):
-        for step in _MIGRATIONS[after]:
-            step(root)
-        mark(root, after + 1)
+    return found
 
 
 def format_of(root: str) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medallion_platform import new_project
-from medallion_platform.project import MODULE, Project, ProjectError, project_above
+from medallion_platform.project import MODULE, SAMPLE, Project, ProjectError, project_above
 from medallion_platform_tests.command import MEDALLION
+from medallion_platform_tests.ui.server import serving
 
 
 def medallion(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,10 +100,24 @@ def test_what_is_wrong_with_a_project_is_one_sentence(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path, "status")
 
 
-def test_the_demo_does_not_mix_its_tables_into_a_project(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", [("demo",), ("--module", "other.catalog", "run"), ("--module", SAMPLE, "plan")]
+)
+def test_a_home_belongs_to_a_project(tmp_path: Path, command: tuple[str, ...]) -> None:
     new_project.make("shop", tmp_path / "shop")
-    assert "is another project" in refused(tmp_path / "shop", "demo")
+    told = refused(tmp_path / "shop" / "example", *command)
+    assert f"{tmp_path / 'shop'} is a project of its own (shop.catalog)" in told
+    assert "name another folder for these, e.g. --home /tmp/" in told
     assert not (tmp_path / "shop" / ".medallion").exists()
+
+
+def test_another_catalog_works_in_a_project_with_a_home_of_its_own(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    there = tmp_path / "home"
+    (there / "lake").mkdir(parents=True)
+    done = medallion(tmp_path / "shop", "--module", SAMPLE, "status", "--home", str(there), "--json")
+    assert done.returncode == 0, done.stderr
+    assert "silver.events" in {row["table"] for row in json.loads(done.stdout)}
 
 
 def test_medallion_test_runs_the_project_s_tests(tmp_path: Path) -> None:
@@ -111,6 +129,53 @@ def test_medallion_test_runs_the_project_s_tests(tmp_path: Path) -> None:
     done = medallion(tmp_path / "shop" / "example", "test", "-q", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+LOADED = """{
+  workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } }
+  assetNodes { assetKey { path } }
+}"""
+
+
+def test_dev_shows_the_project_and_ends_by_sigterm(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    begun: list[int] = []
+    nothing_said = dict.fromkeys((MODULE, "MEDALLION_HOME", "MEDALLION_LAKE", "MEDALLION_LANDING"), "")
+    with serving(
+        lambda port: [*MEDALLION, "dev", "--port", str(port)],
+        tmp_path / "log",
+        nothing_said,
+        begun.append,
+        tmp_path / "shop" / "example",
+    ) as address:
+        asked = urllib.request.Request(
+            f"{address()}/graphql",
+            json.dumps({"query": LOADED}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            told = json.load(answer)["data"]
+        entries = [(e["name"], e["locationOrLoadError"]) for e in told["workspaceOrError"]["locationEntries"]]
+        assert entries == [("shop", {"__typename": "RepositoryLocation"})]
+        keys = {node["assetKey"]["path"][-1] for node in told["assetNodes"]}
+        assert {"bronze_orders", "gold_daily_orders"} <= keys
+        dev = psutil.Process(begun[0])
+        others = dev.children(recursive=True)
+        assert others
+        dev.terminate()
+        dev.wait(timeout=60)
+        assert psutil.wait_procs(others, timeout=30)[1] == []
+    assert (tmp_path / "shop" / ".medallion" / "dagster").is_dir()
+
+
+def test_plan_tells_what_is_to_do(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    assert "there is no lake at" in refused(tmp_path / "shop", "plan")
+    (tmp_path / "shop" / ".medallion" / "lake").mkdir(parents=True)
+    done = medallion(tmp_path / "shop" / "tests", "plan", "--json")
+    assert done.returncode == 0, done.stderr
+    (planned,) = json.loads(done.stdout)
+    assert (planned["table"], planned["action"]) == ("gold.daily_orders", "waits")
 
 
 def test_dg_understands_it(tmp_path: Path) -> None:

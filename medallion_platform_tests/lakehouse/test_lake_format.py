@@ -13,12 +13,22 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deltalake import write_deltalake
+from typer.testing import CliRunner
 
 from medallion_platform import storage
+from medallion_platform.cli import app
+from medallion_platform.cli.exits import NOT_READY, Stop
 from medallion_platform.lakehouse import dead_letters, log_archive
 from medallion_platform.lakehouse.commit_record import FORMAT, CommitRecord
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.lake_format import NewerLake, bring_up, format_of, mark, open_lake
+from medallion_platform.lakehouse.lake_format import (
+    NewerLake,
+    bring_up,
+    format_of,
+    mark,
+    open_lake,
+    open_to_look,
+)
 
 SILVER = "silver.hired_employees"
 OF_1 = Path(__file__).parents[1] / "upgrade" / "lake-of-format-1.tar.xz"
@@ -82,6 +92,45 @@ def test_a_newer_lake_is_refused_in_one_sentence_and_nothing_is_written(old: Pat
     assert "install the version that wrote it" in said
     assert "\n" not in said
     assert {p: p.stat().st_mtime_ns for p in old.rglob("*")} == before
+
+
+LOOKS = (
+    ["status"],
+    ["plan"],
+    ["history", "bronze.jobs"],
+    ["show", "bronze.jobs"],
+    ["logs", "some-run"],
+    ["dead-letters", "list"],
+    ["dead-letters", "show", SILVER],
+)
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_a_look_leaves_an_older_lake_as_it_is_and_says_what_migrates_it(
+    old: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDALLION_LAKE", str(old))
+    before = {p: p.stat().st_mtime_ns for p in old.rglob("*")}
+    done = CliRunner().invoke(app, [*command, "--home", str(old.parent / "home")])
+    assert isinstance(done.exception, Stop)
+    assert done.exception.code == NOT_READY
+    said = str(done.exception)
+    assert "has format 1" in said and f"reads format {FORMAT}" in said
+    assert "`medallion run` brings the lake up to date once" in said
+    assert "\n" not in said
+    assert {p: p.stat().st_mtime_ns for p in old.rglob("*")} == before
+
+
+def test_a_look_reads_a_lake_of_today_and_refuses_a_newer_one(old: Path, tmp_path: Path) -> None:
+    open_lake(old)
+    assert open_to_look(old).rows("bronze.jobs") == Lake(old).rows("bronze.jobs") > 0
+    mark(str(old), FORMAT + 1)
+    with pytest.raises(NewerLake):
+        open_to_look(old)
+    new = tmp_path / "new"
+    new.mkdir()
+    open_to_look(new)
+    assert list(new.iterdir()) == []
 
 
 def test_no_mark_takes_a_lake_back(tmp_path: Path) -> None:

@@ -32,15 +32,17 @@ def serving(
     log: Path,
     env: dict[str, str],
     started: Callable[[int], object] = lambda _: None,
+    where: Path | None = None,
 ) -> Generator[Callable[[], str]]:
     """Start `command(port)`; gives a function that waits until it answers and gives its address.
 
-    started: is told the process group.
+    started: is told the process group. where: the folder in which it stands, this process's unless given.
     """
     port = free_port()
     with log.open("wb") as out:
         process = subprocess.Popen(
             command(port),
+            cwd=where,
             env={**os.environ, **env},
             stdout=out,
             stderr=subprocess.STDOUT,
