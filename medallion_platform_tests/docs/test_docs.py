@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from medallion_platform.project import MODULE
 from medallion_platform_tests.command import MEDALLION, REPOSITORY
 
 PAGES = [
@@ -44,8 +45,11 @@ def commands(page: Path) -> list[list[str]]:
     return [c for c in told if not PLACEHOLDERS & set(c)]
 
 
-def run(arguments: list[str], where: Path, home: Path, package: Path = REPOSITORY) -> str:
-    environment = {**os.environ, "MEDALLION_HOME": str(home), "PYTHONPATH": str(package)}
+def run(arguments: list[str], where: Path, home: Path | None) -> str:
+    """What a command prints; home: None for that of the project which `where` lies in, as a reader has it."""
+    environment = {**os.environ, "MEDALLION_HOME": str(home or ""), "PYTHONPATH": str(REPOSITORY)}
+    if home is None:
+        del environment[MODULE]
     done = subprocess.run(
         [*MEDALLION, *arguments], cwd=where, env=environment, capture_output=True, text=True, timeout=250
     )
@@ -98,29 +102,36 @@ def test_the_way_of_a_row_leads_through_rooms_that_exist() -> None:
 @pytest.mark.timeout(600)
 def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     page = REPOSITORY / "docs" / "add-a-source.md"
-    checkout = tmp_path / "checkout"
-    for package in ("medallion_platform", "medallion_sample"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / package, checkout / package, ignore=ignored)
-    module, field, filtered, personal, api = blocks(page, "python")
-    domain = checkout / "medallion_sample" / "weather.py"
-    assert module.startswith("# medallion_sample/weather.py\n")
-    # The API is declared and not pulled: there is none.
-    people = "\n\nclass People(ContractModel):\n" + textwrap.indent(personal, "    ")
-    module += "\n\n" + filtered
-    domain.write_text(module + people + api)
-    patch(checkout / "medallion_sample" / "catalog.py", blocks(page, "diff")[0])
-    landed = tmp_path / "weather-landing" / "weather" / "2026-02-01.csv"
-    landed.parent.mkdir(parents=True)
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert [line for line in lines if not line.startswith("medallion ")] == ["cd weather"]
+    steps = [shlex.split(line)[1:] for line in lines if line.startswith("medallion ")]
+    assert [s[0] for s in steps] == (
+        ["init", "test", "run", "dead-letters", "dead-letters", "show", "dead-letters", "plan", "run"]
+    )
+    begin, test, *steps = steps
+    run(begin, tmp_path, None)
+    project = tmp_path / "weather"
+    tables, catalog, checked, field, filtered, personal, api = blocks(page, "python")
+    domain = project / "weather" / "tables.py"
+    assert tables.startswith("# weather/tables.py\n") and catalog.startswith("# weather/catalog.py\n")
+    (project / "weather" / "catalog.py").write_text(catalog)
+    shutil.rmtree(project / "example" / "orders")
+    landed = project / "example" / "weather" / "2026-02-01.csv"
+    landed.parent.mkdir()
     landed.write_text(blocks(page, "csv")[0])
     os.utime(landed, (0, 0))
-    home = tmp_path / "home"
+    tests = project / "tests" / "test_tables.py"
+    tests.write_text(tests.read_text().partition("def test_")[0] + checked)
 
     def medallion(*arguments: str) -> Any:
-        return json.loads(run([*arguments, "--json"], tmp_path, home, checkout).splitlines()[-1])
+        return json.loads(run([*arguments, "--json"], project, None).splitlines()[-1])
 
-    steps = [c for c in commands(page) if c[0] not in RUN_ELSEWHERE]
-    assert [s[0] for s in steps] == ["run", "dead-letters", "dead-letters", "show", "dead-letters", "run"]
+    domain.write_text(tables)
+    assert "1 passed" in run(test, project, None)
+    # The API is declared and not pulled: there is none.
+    people = "\n\nclass People(ContractModel):\n" + textwrap.indent(personal, "    ")
+    module = tables + "\n\n" + filtered
+    domain.write_text(module + people + api)
     first = {r["table"]: r for r in medallion(*steps[0])}
     assert [first["bronze.readings"][n] for n in ("read", "written", "dead_lettered", "duplicate")] == [
         6,
@@ -139,22 +150,12 @@ def test_a_source_is_added_as_the_page_says(tmp_path: Path) -> None:
     declared = next(line for line in module.splitlines() if line.strip().startswith("temperature:"))
     domain.write_text(module.replace(declared, "    " + field.strip()))
     assert medallion(*steps[4])[0]["written"] == 1
-    again = {r["table"]: r for r in medallion(*steps[5])}
+    planned = {r["table"]: (r["action"], r["partitions"]) for r in medallion(*steps[5])}
+    assert planned == {"gold.daily_weather": ("replace_partitions", 1), "silver.frost": ("append", 1)}
+    again = {r["table"]: r for r in medallion(*steps[6])}
     assert (again["silver.frost"]["read"], again["silver.frost"]["written"]) == (1, 1)
     days = {r["station"]: (r["readings"], r["coldest"], r["warmest"]) for r in medallion(*steps[3])}
     assert days["linz"] == (2, -300.0, 0.2)
-
-
-def patch(file: Path, diff: str) -> None:
-    """Apply a diff without line numbers; `...` stands between its hunks."""
-    text = file.read_text()
-    for hunk in diff.split("...\n"):
-        lines = hunk.splitlines(keepends=True)
-        old = "".join(line[1:] for line in lines if line[0] != "+")
-        new = "".join(line[1:] for line in lines if line[0] != "-")
-        assert text.count(old) == 1, f"{file.name} does not hold {old!r} once"
-        text = text.replace(old, new)
-    file.write_text(text)
 
 
 def test_the_page_on_own_assets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
