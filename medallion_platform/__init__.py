@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HO
         weekly,
     )
     from medallion_platform.settings import Settings
+    from medallion_platform.sources.arrivals import Arrivals, Batch
     from medallion_platform.sources.connectors.files import FileSource
     from medallion_platform.sources.connectors.kafka import KafkaSource
     from medallion_platform.sources.connectors.rest import (
@@ -51,13 +52,20 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HO
     from medallion_platform.sources.formats.avro import Avro
     from medallion_platform.sources.formats.csv import Csv
     from medallion_platform.sources.formats.debezium import Debezium
+    from medallion_platform.sources.formats.format import FORMATS, Format
     from medallion_platform.sources.formats.jsonlines import JsonLines
     from medallion_platform.sources.formats.parquet import Parquet
+    from medallion_platform.sources.formats.records import LineParser, ParseResult
+    from medallion_platform.sources.formats.text import TextFormat
     from medallion_platform.sources.http import ClientCredentials, EnvironmentToken, EnvironmentUser
-    from medallion_platform.sources.source import Source
+    from medallion_platform.sources.source import CONNECTORS, Source
 
 __all__ = [
+    "CONNECTORS",
+    "FORMATS",
+    "Arrivals",
     "Avro",
+    "Batch",
     "ById",
     "ByTime",
     "Catalog",
@@ -75,18 +83,22 @@ __all__ = [
     "Features",
     "Field",
     "FileSource",
+    "Format",
     "JsonLines",
     "KafkaSource",
+    "LineParser",
     "LinkHeaderPaginator",
     "Lookup",
     "MedallionError",
     "PageNumberPaginator",
     "Parquet",
+    "ParseResult",
     "RestSource",
     "Settings",
     "Severity",
     "Source",
     "Table",
+    "TextFormat",
     "Upstream",
     "build_defs",
     "daily",
@@ -110,13 +122,17 @@ _HOMES = {
         "ById ByTime CursorPaginator LinkHeaderPaginator PageNumberPaginator RestSource"
     ),
     "sources.http": "ClientCredentials EnvironmentToken EnvironmentUser",
+    "sources.arrivals": "Arrivals Batch",
     "sources.connectors.files": "FileSource",
     "sources.formats.avro": "Avro",
     "sources.formats.csv": "Csv",
     "sources.formats.debezium": "Debezium",
+    "sources.formats.format": "FORMATS Format",
     "sources.formats.jsonlines": "JsonLines",
     "sources.formats.parquet": "Parquet",
-    "sources.source": "Source",
+    "sources.formats.records": "LineParser ParseResult",
+    "sources.formats.text": "TextFormat",
+    "sources.source": "CONNECTORS Source",
 }
 """The module of each name."""
 

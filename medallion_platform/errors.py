@@ -53,6 +53,11 @@ class MedallionError(Exception):
 
     kind: its class. table: the table, source or repository concerned, "" where there is none. remedy: what to
     do next, "" where the text says it already.
+
+    Example:
+        >>> from medallion_platform import MedallionError
+        >>> print(MedallionError("gold.spend was not refreshed", remedy="make room and run again"))
+        gold.spend was not refreshed: make room and run again
     """
 
     kind: Kind = Kind.UNKNOWN

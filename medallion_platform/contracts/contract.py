@@ -30,7 +30,18 @@ Protect = Literal["mask", "hash", "tokenize"]
 
 
 class ContractError(Exception):
-    """A declaration that makes no sense; says which model, which field, and why."""
+    """A declaration that makes no sense; says which model, which field, and why.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractError, ContractModel, Field
+        >>> try:
+        ...     class Readings(ContractModel):
+        ...         station: T.StringType = Field(severity="sometimes")
+        ... except ContractError as error:
+        ...     print("sometimes" in str(error))
+        True
+    """
 
     def __init__(self, model: str, field: str | None, reason: str) -> None:
         self.model = model
@@ -202,7 +213,16 @@ def is_bound(test: Compare | InRange, type: ColumnType) -> bool:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A named test of one or several columns. The name holds the rule, never a value of a row."""
+    """A named test of one or several columns. The name holds the rule, never a value of a row.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field
+        >>> class Readings(ContractModel):
+        ...     humidity: T.LongType = Field(ge=0, severity="warn")
+        >>> [(e.name, e.severity.value) for e in Readings.contract.expectations if "greater" in e.name]
+        [('humidity: greater_than_or_equal_to(0)', 'warn')]
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -217,7 +237,16 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a good row of one table is."""
+    """What a good row of one table is.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import Contract, ContractModel, Field
+        >>> class Readings(ContractModel):
+        ...     station: T.StringType = Field()
+        >>> isinstance(Readings.contract, Contract), Readings.contract.column_names
+        (True, ('station',))
+    """
 
     name: str
     columns: tuple[Column, ...]

@@ -157,6 +157,15 @@ def Field(
     `severity` is one for all checks of the field, or one for each check by its name: pandera's short
     ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
     for unique_values_eq, which validates no row: fail.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ContractModel, Field
+        >>> class Customers(ContractModel):
+        ...     email: T.StringType = Field(nullable=True, pii="email", protect="tokenize")
+        ...     city: T.StringType = Field(isin=["Bonn", "Ulm"], severity={"isin": "warn"})
+        >>> dict(Customers.contract.pii)
+        {'email': 'email'}
     """
     words: dict[str, Any] = {
         "severity": severity,

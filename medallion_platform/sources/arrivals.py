@@ -48,6 +48,12 @@ class Batch:
     frame: as `Format.read` or `parse` gives it, with `_source` (the log), `_file` and `_offset`. notes: what
     a person should know of it. repeated: files of which nothing is read, because their content was taken
     in before.
+
+    Example:
+        >>> import polars as pl
+        >>> from medallion_platform import Batch
+        >>> Batch(pl.DataFrame({"id": ["1"], "_offset": [41]}), (), {"meters": 42}).positions
+        {'meters': 42}
     """
 
     frame: pl.DataFrame
@@ -58,7 +64,15 @@ class Batch:
 
 
 class Arrivals(Protocol):
-    """What has arrived at a source, as of one look at it."""
+    """What has arrived at a source, as of one look at it.
+
+    Example:
+        What `look` of a source gives; an intake goes through its batches:
+
+        >>> from medallion_platform import Arrivals
+        >>> [name for name in ("batches", "waiting") if hasattr(Arrivals, name)]
+        ['batches', 'waiting']
+    """
 
     @property
     def source(self) -> Source:

@@ -28,7 +28,13 @@ Engine = Literal["polars", "spark"]
 
 @dataclass(frozen=True)
 class Source:
-    """Records of one kind that become one bronze table."""
+    """Records of one kind that become one bronze table.
+
+    Example:
+        >>> from medallion_platform import FileSource, KafkaSource, RestSource, Source
+        >>> [made.kind for made in (FileSource, KafkaSource, RestSource) if issubclass(made, Source)]
+        ['files', 'kafka', 'rest']
+    """
 
     name: str
     """Its name. Positions in the table contain it, so it must never change."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +13,12 @@ from typing import Any
 import pyspark.sql.types as T
 import pytest
 
+from medallion_platform import new_project
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import intake
+from medallion_platform.project import MODULE
 from medallion_platform.sources.arrivals import SourceContext
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
@@ -22,7 +26,7 @@ from medallion_platform.sources.formats.format import FORMATS
 from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.sources.kinds import UnknownKind
 from medallion_platform.sources.source import CONNECTORS
-from medallion_platform_tests.command import REPOSITORY
+from medallion_platform_tests.command import MEDALLION, REPOSITORY
 from medallion_platform_tests.pipeline.toy import NOW, RUN, Zone, letters, table_rows
 
 LABELLED = '''
@@ -30,8 +34,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from medallion_platform.sources.formats.records import LineParser, ParseResult
-from medallion_platform.sources.formats.text import TextFormat
+from medallion_platform import LineParser, ParseResult, TextFormat
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from medallion_platform.sources.arrivals import Batch
-from medallion_platform.sources.source import Source
+from medallion_platform import Batch, Source
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,38 @@ def test_an_entry_point_that_is_of_no_such_kind_is_told(bring: Bring) -> None:
     assert str(told.value) == ("the package other 1.0 names other_kinds:Labelled as 'lines', which it is not")
 
 
+def test_a_project_declares_with_a_kind_of_a_package_by_its_name(bring: Bring, tmp_path: Path) -> None:
+    folder = bring("tiny", LABELLED, formats="labelled = tiny_kinds:Labelled")
+    new_project.make("shop", tmp_path / "shop")
+    declared = tmp_path / "shop" / "shop" / "tables.py"
+    text = declared.read_text()
+    assert text.count("Csv") == 2
+    declared.write_text(text.replace("Csv()", 'FORMATS.load("labelled")()').replace("Csv", "FORMATS"))
+    (landed,) = (tmp_path / "shop" / "example" / "orders").iterdir()
+    landed.write_text("order_id=1\tordered_at=2026-02-01T09:00:00Z\tamount=10\nno label\n")
+    os.utime(landed, (0, 0))
+
+    def medallion(*arguments: str, path: Path | str = "") -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if name != MODULE}
+        return subprocess.run(
+            [*MEDALLION, *arguments],
+            cwd=tmp_path / "shop",
+            env=env | {"PYTHONPATH": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    done = medallion("run", "bronze.orders", "--landing", "example", "--json", path=folder)
+    assert done.returncode == 0, done.stderr
+    counts = {row["table"]: row for row in json.loads(done.stdout)}["bronze.orders"]
+    assert (counts["read"], counts["written"], counts["dead_lettered"]) == (2, 1, 1)
+    without = medallion("status")
+    assert without.returncode == 2
+    assert "there is no kind 'labelled' of formats; there are avro, csv" in without.stderr
+    assert len(without.stderr.splitlines()) == 1
+
+
 BY_NAME = """
 import sys, warnings
 sys.path.insert(0, sys.argv[1])
@@ -281,24 +315,6 @@ def test_a_class_by_a_name_of_ours_is_refused_though_ours_was_not_imported_yet(t
         "already: give it another name",
         "True",
     ]
-
-
-WITHOUT = """
-import sys
-sys.modules["httpx"] = None
-from medallion_platform.sources.http import HttpClient
-from medallion_platform.sources.kinds import MissingLibrary
-try:
-    with HttpClient("https://example.com"):
-        pass
-except MissingLibrary as error:
-    print(error.kind, error)
-"""
-
-
-def test_who_misses_a_library_is_told_which_to_install() -> None:
-    told = "asking a server over HTTP needs httpx, which is not installed: pip install httpx"
-    assert run(WITHOUT).strip() == f"permanent {told}"
 
 
 def run(code: str, *arguments: str) -> str:

@@ -55,6 +55,11 @@ class ById:
 
     parameter: what asks for records from a number on (or behind it, if `overlap` is at least 1).
     ascending: the API gives records in this order, so that each batch moves the position.
+
+    Example:
+        >>> from medallion_platform import ById
+        >>> ById("id", parameter="since_id", overlap=1).overlap
+        1
     """
 
     field: str
@@ -86,6 +91,12 @@ class ByTime:
 
     parameter: what asks for records from a time on (or after it, if `overlap` is longer than the API's
     times are exact). ascending: as in `ById`.
+
+    Example:
+        >>> from datetime import timedelta
+        >>> from medallion_platform import ByTime
+        >>> ByTime("updated_at", parameter="updated_since", overlap=timedelta(minutes=5)).field
+        'updated_at'
     """
 
     field: str
@@ -134,6 +145,11 @@ class CursorPaginator:
     """Pages where each names the next one, by a cursor at `path` that is sent as `parameter`.
 
     counted: cursors of this API count records, so that they are read as counted pages are.
+
+    Example:
+        >>> from medallion_platform import CursorPaginator
+        >>> CursorPaginator("cursor", path=("meta", "next_cursor")).parameter
+        'cursor'
     """
 
     parameter: str
@@ -152,7 +168,13 @@ class CursorPaginator:
 
 @dataclass(frozen=True)
 class PageNumberPaginator:
-    """Pages with a number, sent as `parameter`, up to the first one without a record."""
+    """Pages with a number, sent as `parameter`, up to the first one without a record.
+
+    Example:
+        >>> from medallion_platform import PageNumberPaginator
+        >>> PageNumberPaginator("page").parameter
+        'page'
+    """
 
     parameter: str
     begin: int = 1
@@ -175,6 +197,11 @@ class LinkHeaderPaginator:
     """Pages where each links to the next one, in its `Link` header with `rel="next"` (RFC 8288).
 
     counted: unless it is known that links of this API hold no page numbers.
+
+    Example:
+        >>> from medallion_platform import LinkHeaderPaginator
+        >>> LinkHeaderPaginator(counted=False).counted
+        False
     """
 
     counted: bool = True
@@ -193,6 +220,25 @@ class RestSource(Source, kind="rest"):
     """Records of a resource of a REST API that become one bronze table.
 
     Every field of a record is a column of text, as of `JsonLines`.
+
+    Example:
+        >>> import pyspark.sql.types as T
+        >>> from medallion_platform import ById, ContractModel, Field, JsonLines
+        >>> from medallion_platform import PageNumberPaginator, RestSource
+        >>> class Readings(ContractModel):
+        ...     station: T.StringType = Field()
+        >>> readings = RestSource(
+        ...     name="weather.readings",
+        ...     table="bronze.readings",
+        ...     contract=Readings.contract,
+        ...     format=JsonLines(),
+        ...     domain="weather",
+        ...     url="https://weather.example/v1/readings",
+        ...     since=ById("id", parameter="since_id"),
+        ...     paging=PageNumberPaginator("page"),
+        ... )
+        >>> readings.every
+        datetime.timedelta(seconds=900)
     """
 
     url: str = field(kw_only=True)

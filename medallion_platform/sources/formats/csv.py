@@ -39,7 +39,13 @@ AFTER_QUOTE = "text after a closing quote"
 
 @dataclass(frozen=True)
 class Csv(TextFormat, kind="csv"):
-    """Delimited text. An empty field is null."""
+    """Delimited text. An empty field is null.
+
+    Example:
+        >>> from medallion_platform import Csv
+        >>> Csv(delimiter="|", header=False, columns=("station", "wind")).suffixes
+        ('.csv', '.tsv', '.txt')
+    """
 
     delimiter: str = ","
     """The character between two fields; ASCII."""

@@ -159,7 +159,13 @@ def _after_space(text: str, place: int) -> int:
 
 @dataclass(frozen=True)
 class JsonLines(TextFormat, kind="jsonlines"):
-    """One JSON object per line. Every field becomes a text column, nested ones as JSON."""
+    """One JSON object per line. Every field becomes a text column, nested ones as JSON.
+
+    Example:
+        >>> from medallion_platform import JsonLines
+        >>> JsonLines().suffixes
+        ('.jsonl', '.ndjson', '.json')
+    """
 
     encoding: str = "utf-8"
     """The encoding of the text; a byte order mark in a file takes precedence."""

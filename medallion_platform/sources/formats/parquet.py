@@ -22,7 +22,13 @@ from medallion_platform.sources.formats.typed import payloads, text
 
 @dataclass(frozen=True)
 class Parquet(Format, kind="parquet"):
-    """Parquet: columns keep their types, and are the payload."""
+    """Parquet: columns keep their types, and are the payload.
+
+    Example:
+        >>> from medallion_platform import Parquet
+        >>> Parquet().suffixes
+        ('.parquet',)
+    """
 
     suffixes = (".parquet",)
 

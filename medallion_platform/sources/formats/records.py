@@ -54,6 +54,13 @@ class ParseResult:
     """Records taken apart: one column of text per field, and why some are malformed (else null).
 
     further: of some records the fields that have no column. facts: columns of ours that the format tells.
+
+    Example:
+        >>> import polars as pl
+        >>> from medallion_platform import ParseResult
+        >>> wind = pl.Series("wind", ["3.2", None])
+        >>> ParseResult({"wind": wind}, malformed={1: "a field without a label"}).malformed
+        {1: 'a field without a label'}
     """
 
     columns: dict[str, pl.Series]
@@ -87,7 +94,14 @@ class Parser(Protocol):
 
 
 class LineParser:
-    """A parser of records that are lines, of a format that has nothing before the first one."""
+    """A parser of records that are lines, of a format that has nothing before the first one.
+
+    Example:
+        >>> from medallion_platform import LineParser
+        >>> class Words(LineParser):
+        ...     def parse(self, block, starts, ends):
+        ...         "Gives a `ParseResult` of the lines that stand at (starts, ends) of the block."
+    """
 
     def begin(self, block: Block, final: bool) -> int | None:
         """Nothing stands before the first record."""

@@ -33,6 +33,11 @@ class TextFormat(Format):
     """Text whose records stand one behind the other: a kind adds its options and its `parser`.
 
     One of the options is `encoding`; `quote` is another where line ends may stand between quotes.
+
+    Example:
+        >>> from medallion_platform import Csv, JsonLines, TextFormat
+        >>> issubclass(Csv, TextFormat), issubclass(JsonLines, TextFormat)
+        (True, True)
     """
 
     encoding: str

@@ -42,7 +42,13 @@ _NO_VALUE = b"null"
 
 @dataclass(frozen=True)
 class Debezium(TextFormat, kind="debezium"):
-    """Debezium change events: one JSON envelope per line, with or without its schema."""
+    """Debezium change events: one JSON envelope per line, with or without its schema.
+
+    Example:
+        >>> from medallion_platform import Debezium
+        >>> Debezium(key=("branch", "customer_id")).key
+        ('branch', 'customer_id')
+    """
 
     key: tuple[str, ...] = ("id",)
     """The columns that identify a row of the captured table."""
