@@ -1,4 +1,4 @@
-"""This process's project as Dagster runs it, for given settings."""
+"""The Dagster definitions of this process's project, built from its catalog and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dagster loads where a project has none of its own: its catalog, by the settings."""
+"""What Dagster loads if a project has no definitions of its own, built from its catalog and settings."""
 
 from __future__ import annotations
 

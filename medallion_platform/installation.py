@@ -1,4 +1,4 @@
-"""What this process runs, without Dagster: for commands that only look, which start sooner so."""
+"""The catalog and settings of this process, without Dagster, so that commands that only read start faster."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Parquet files read in pieces of bounded size, whatever their rows and values are like.
+"""Reads Parquet files in pieces of bounded size, whatever their rows and values are like.
 
-A value that many rows share takes its room in a file once, and in memory once for each row: texts are read as
-they are stored, and written out a piece at a time.
+A value that many rows share is stored once in a file but takes memory once per row: texts are read in their
+stored form, and written out piece by piece.
 """
 
 from __future__ import annotations

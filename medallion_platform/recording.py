@@ -1,7 +1,7 @@
-"""Record once what Java starts for a refresh; later sessions start from it.
+"""Records once what Java loads for a refresh, so that later sessions start faster.
 
-`python -m medallion_platform.recording` does it. The refreshes are real ones of a small lake of its own: rows
-with duplicates and mistakes, a table of each kind of `incremental`, made once and then from what changed.
+`python -m medallion_platform.recording` does it, with real refreshes of a small lake of its own: rows with
+duplicates and errors, a table of each kind of `incremental`, first created and then updated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Spark on this machine as this installation's settings say: Java, jars, memory, and what is kept for it.
+"""Spark on this machine with the settings of this installation: Java, jars, memory, caches.
 
-`python -m medallion_platform.runtime` fetches the jars that are missing, and prints where all of them are.
+`python -m medallion_platform.runtime` downloads missing jars, and prints the paths of all jars.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _in_words(error: ValidationError) -> str:
 
 
 def usual_memory() -> str:
-    """A quarter of what this machine or container has, within bounds: Dagster and intakes live beside it."""
+    """A quarter of the memory of this machine or container, within bounds; other processes need the rest."""
     import psutil
 
     has = [psutil.virtual_memory().total]
@@ -172,7 +172,7 @@ Tables = Annotated[Path | str, BeforeValidator(_location), AfterValidator(_for_t
 
 
 class Settings(BaseSettings):
-    """The settings of one installation; bad values are refused when it is made.
+    """The settings of one installation; invalid values are refused on creation.
 
     Example:
         >>> from medallion_platform import Settings
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
         '/data/lake'
 
     Raises:
-        WrongSetting: one of them cannot be meant.
+        WrongSetting: a value is invalid.
     """
 
     model_config = SettingsConfigDict(
@@ -193,36 +193,36 @@ class Settings(BaseSettings):
 
     profile: Profile = Profile.LOCAL
     home: Home = Field(default_factory=default_home)
-    """Everything that the platform keeps; `.medallion` in the project's folder unless given."""
+    """The folder of all data; by default `.medallion` in the project's folder."""
     lake: Tables = Path("/")
-    """All tables, a folder or `s3://bucket/prefix`; `lake` below home unless given."""
+    """The tables, in a folder or `s3://bucket/prefix`; by default `lake` in the home."""
     landing: Location = Path()
-    """The landing zone, one folder a source, in a bucket as well; `landing` below home unless given."""
+    """The landing zone, a folder or `s3://bucket/prefix`; by default `landing` in the home."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
     keep_runs_days: Annotated[float, Field(ge=1)] = 30.0
-    """How long Dagster keeps what it knows of a run that ended; the lake's own history is another matter."""
+    """How long Dagster keeps runs that ended; the lake's own history is not affected."""
     kafka: Annotated[dict[str, str], NoDecode, BeforeValidator(_of_client)] = Field(
         default_factory=dict, repr=False
     )
     """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
-    Clickstream comes from topics where it is given, from files where not."""
+    If set, the sample reads clickstream from topics instead of files."""
     kafka_engine: Literal["polars", "spark"] = "polars"
-    """Who takes clickstream's topics in: one small process, or Spark's executors."""
+    """What reads clickstream's topics: one small process, or Spark's executors."""
     cache: Folder = Field(default_factory=cache_home)
-    """Downloads that are kept, such as the Delta jars."""
+    """The folder for downloads, such as the Delta jars."""
     token_key: Annotated[SecretStr | None, Field(min_length=SHORTEST_KEY)] = None
-    """The key of tokens, where a contract says `protect="tokenize"`; a new one rebuilds the tables."""
+    """The key of tokens, for contracts with `protect="tokenize"`; a new key rebuilds their tables."""
     maven: SecretStr = SecretStr("https://repo1.maven.org/maven2")
-    """The Maven repository that jars come from: the address of a company's mirror (a password may be in it),
-    or a folder laid out as one."""
+    """The Maven repository for jars: the URL of a company's mirror (may contain a password) or a folder
+    with the same layout."""
     java_home: Folder | None = None
-    """Another Java than the platform's own, 17 or newer; `JAVA_HOME` names one as well."""
+    """Another Java than the platform's own, 17 or newer; `JAVA_HOME` works too."""
     spark_memory: Annotated[str, AfterValidator(_heap)] = Field(default_factory=usual_memory)
-    """The most that Spark takes for rows on this machine (`2g`): a quarter of its memory unless given, at
-    least 1 GB and at most 4."""
+    """The most memory that Spark uses for rows on this machine (`2g`); by default a quarter, at least 1 GB
+    and at most 4 GB."""
     spark_cores: Annotated[int, Field(ge=1)] | None = None
-    """Threads of Spark on this machine; as many as it has unless given."""
+    """Threads of Spark on this machine; by default one per core."""
 
     def __init__(self, **given: Any) -> None:
         try:

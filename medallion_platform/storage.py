@@ -1,8 +1,8 @@
-"""Where files lie: a folder of this machine or a prefix of an S3 bucket, through one interface.
+"""Storage of files, a local folder or a prefix of an S3 bucket, through one interface.
 
-Keys, region and endpoint come from the standard `AWS_*` variables or the machine's role. Every
-client (delta-rs, Polars, obstore, S3A) reads these by itself: none passes through a setting, a
-configuration or a command line.
+Keys, region and endpoint come from the standard `AWS_*` variables or the machine's role. Every client
+(delta-rs, Polars, obstore, S3A) reads these itself: none passes through a setting, a configuration or a
+command line.
 """
 
 from __future__ import annotations

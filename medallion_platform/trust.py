@@ -1,4 +1,4 @@
-"""The certificates that this machine trusts, as Python and as Java read them."""
+"""The certificates that this machine trusts, for Python and for Java."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How answers look: a table for a person, tab-separated lines for a pipe, JSON for a script.
+"""Output of commands: a table for a person, tab-separated lines for a pipe, JSON for a script.
 
-Answers go to stdout and nothing else does; what is said beside them (progress, notes, errors) goes to
-stderr. Text out of data, file names and messages never reaches a terminal or a log as it is: `printable`
-shows its control characters.
+Only results go to stdout; progress, notes and errors go to stderr. Text from data, file names and messages is
+never printed raw: `printable` escapes control characters.
 """
 
 from __future__ import annotations

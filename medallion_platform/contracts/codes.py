@@ -1,4 +1,4 @@
-"""Why a record is a dead letter, in words that code goes by. People have a sentence beside it."""
+"""Why a record is a dead letter, as codes for programs. The sentence beside it is for people."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The compiled form of a contract: plain, frozen data that knows neither pandera nor an engine.
+"""The compiled form of a contract: plain, frozen data, independent of pandera and of the engines.
 
-A contract is columns and expectations. Every expectation holds one test of the small language below;
-each engine translates a test into its own expression, so a new engine is one more translation.
+A contract consists of columns and expectations. Every expectation has one of the tests below; each engine
+translates a test into its own expression, so a new engine is one more translation.
 
-What all tests have in common: a null passes (except `NotNull`), a NaN equals itself, is greater than
-every number and yet passes no bound, be it above or below, and 0.0 equals -0.0. But for the bounds, these
-are the rules of Spark and of polars alike.
+For all tests: a null passes (except `NotNull`), a NaN equals itself, is greater than every number but passes
+no upper or lower bound, and 0.0 equals -0.0. Except for the bounds, these are the rules of Spark and Polars.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from functools import cached_property
 from typing import Literal
 
 EVENT_DATE = "event_date"
-"""A partition column that need not be declared: the UTC date of the event time, derived by the writer."""
+"""A partition column that need not be declared: the writer derives it as the UTC date of the event time."""
 
 Kind = Literal["string", "integer", "long", "float", "double", "boolean", "date", "timestamp", "decimal"]
 Value = str | int | float | bool | date | datetime | Decimal
@@ -51,7 +50,7 @@ class ContractError(Exception):
 
 
 class Severity(StrEnum):
-    """What follows from a violation.
+    """What happens when a row violates an expectation.
 
     Example:
         >>> from medallion_platform import Severity
@@ -69,7 +68,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class ColumnType:
-    """A logical type. `integer` has 32 bits, `long` 64; a `timestamp` is an instant of microseconds."""
+    """A logical type. `integer` has 32 bits, `long` 64; a `timestamp` is a point in time, in microseconds."""
 
     kind: Kind
     precision: int = 0
@@ -90,23 +89,23 @@ class Column:
     nullable: bool = False
     pii: Pii | None = None
     protect: Protect = "mask"
-    """What becomes of personal data behind bronze; see `masking`."""
+    """How personal data is protected downstream of bronze; see `masking`."""
     description: str = ""
 
 
 @dataclass(frozen=True)
 class IsType:
-    """The value, if there is one, can be read as the column's type."""
+    """The value, if present, can be read as the column's type."""
 
 
 @dataclass(frozen=True)
 class NotNull:
-    """There is a value. A value that cannot be read violates `IsType` instead."""
+    """The value is present. A value that cannot be read violates `IsType` instead."""
 
 
 @dataclass(frozen=True)
 class Compare:
-    """The value compares like this with a constant of the column's type."""
+    """The value compares as stated with a constant of the column's type."""
 
     operator: Comparison
     value: Value
@@ -114,7 +113,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class InRange:
-    """The value lies between two constants."""
+    """The value is between two constants."""
 
     low: Value
     high: Value
@@ -153,7 +152,7 @@ class EndsWith:
 
 @dataclass(frozen=True)
 class Length:
-    """The text has so many characters (Unicode code points)."""
+    """The text has at least and at most this many characters (Unicode code points)."""
 
     least: int | None = None
     most: int | None = None
@@ -161,29 +160,29 @@ class Length:
 
 @dataclass(frozen=True)
 class NamesFolder:
-    """The text can be a partition: not empty, and as a folder's name no longer than so many bytes."""
+    """The text can be a partition value: not empty, and as a folder name at most `most` bytes long."""
 
     most: int
 
 
 @dataclass(frozen=True)
 class Unique:
-    """No other row of the validated frame has the same values; every row of a group of equals violates.
+    """No other validated row has the same values; of several equal rows, each one violates this.
 
-    As in pandera, a null equals another null. A row with a value that cannot be read takes no part.
+    As in pandera, nulls are equal to each other. Rows with a value that cannot be read are ignored.
     """
 
 
 @dataclass(frozen=True)
 class Values:
-    """Of the frame, not of a row: the column's values, nulls left out, are exactly these."""
+    """About all rows together: the column's values, without nulls, are exactly these."""
 
     values: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Sql:
-    """A boolean SQL expression over columns of the row; null passes."""
+    """A boolean SQL expression over the columns of a row; null passes."""
 
     text: str
 
@@ -206,7 +205,7 @@ Test = (
 
 
 def is_bound(test: Compare | InRange, type: ColumnType) -> bool:
-    """Whether a test says how small or large a floating number may be: NaN is neither."""
+    """Whether a test is an upper or lower bound of a floating-point number, which NaN does not pass."""
     ordered = isinstance(test, InRange) or test.operator not in ("eq", "ne")
     return ordered and type.kind in ("float", "double")
 
@@ -231,7 +230,7 @@ class Expectation:
 
     @property
     def of_frame(self) -> bool:
-        """Whether the verdict is about the frame as a whole: it is counted as 0 or 1."""
+        """Whether it is about all rows together; violations are then counted as 0 or 1."""
         return isinstance(self.test, Values)
 
 
@@ -256,9 +255,9 @@ class Contract:
     watermark: timedelta | None = None
     expectations: tuple[Expectation, ...] = ()
     row_count_column: str | None = None
-    """The column of an aggregate that counts the source rows which a row stands for."""
+    """The column of an aggregate that counts the source rows of each row."""
     tolerated_share: float = field(default=0.05, compare=False)
-    """The share of a write's rows up to which bad ones are usual: by more of them a person is warned."""
+    """The share of bad rows in a write above which a check warns."""
     description: str = field(default="", compare=False)
 
     @cached_property
@@ -273,18 +272,18 @@ class Contract:
 
     @cached_property
     def pii(self) -> Mapping[str, Pii]:
-        """The columns that hold personal data, and which kind."""
+        """The columns with personal data, and its kind."""
         return {column.name: column.pii for column in self.columns if column.pii}
 
     @cached_property
     def has_tokens(self) -> bool:
-        """Whether a column becomes tokens, which needs a key."""
+        """Whether a column is tokenized, which requires a key."""
         return any(column.pii and column.protect == "tokenize" for column in self.columns)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A stable hash of all that decides over rows; descriptions do not count."""
-        # A word that was not there before is told only where it is used: the others' tables stay as they are.
+        """A stable hash of everything that affects rows, without descriptions."""
+        # A later option is included only if it is used, so that the hashes of other tables do not change.
         protect = {c.name: (c.protect,) if c.protect != "mask" else () for c in self.columns}
         columns = [(c.name, str(c.type), c.nullable, c.pii, *protect[c.name]) for c in self.columns]
         expectations = [(e.name, e.columns, e.severity.value, e.test) for e in self.expectations]

@@ -1,8 +1,8 @@
-"""What a partition's folder is called, and which texts can be a partition's value.
+"""Folder names of partitions, and which texts can be partition values.
 
-A partition value names a folder. What file systems and patterns take for something else is written as
-`%XX`, by Spark's rules, which hold for both engines. The empty text is none: Delta's protocol ("Partition
-Value Serialization") says that it is null.
+A partition value becomes the name of a folder. Characters with a special meaning for file systems and
+patterns are written as `%XX`, by Spark's rules, in both engines. The empty text is not allowed, because
+Delta's protocol ("Partition Value Serialization") treats it as null.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a contract is declared: a pandera model, compiled when its class is made.
+"""How a contract is declared: a pandera model, which is compiled when its class is created.
 
     class Events(ContractModel):
         event_id: T.StringType = Field(severity="reject", str_length=(1, 64))
@@ -14,11 +14,13 @@
 
     Events.contract
 
-`Field` is pandera's own with four more words (severity, pii, protect, unique) that can stand in pandera's
-`metadata` as well; it also keeps pandera's own complaints until model and field can be named with them.
-A declaration that makes no sense raises ContractError where the class is written.
+`Field` is pandera's, with four more options (severity, pii, protect, unique), which can also be given in
+pandera's `metadata`. Errors of pandera are raised when the model is compiled, with the names of model and
+field. An invalid declaration raises ContractError where the class is defined.
 
-Beware of pandera's reading of Python's types: `int` has 32 bits, and so has `float`.
+In pandera, Python's `int` and `float` have 32 bits.
+
+`Any` in this module is what pandera leaves untyped: options of fields and checks, models and their schemas.
 """
 
 from __future__ import annotations
@@ -135,7 +137,7 @@ def expect(sql: str, severity: str = "reject") -> RowRule:
 
 
 class _BadField(FieldInfo):
-    """A field whose declaration failed; says so when the model is compiled."""
+    """A field whose declaration failed; the error is raised when the model is compiled."""
 
     reason: str = ""
 
@@ -151,8 +153,8 @@ def Field(
 ) -> Any:
     """pandera's Field, with the severity of violations, the kind of personal data, and uniqueness.
 
-    `protect` is what becomes of personal data behind bronze: "mask" (the default), "tokenize", or of a
-    name "hash"; see `contracts.masking`.
+    protect: how personal data is protected downstream of bronze: "mask" (the default), "tokenize", or for
+    names "hash"; see `contracts.masking`.
 
     `severity` is one for all checks of the field, or one for each check by its name: pandera's short
     ("ge") or long ("greater_than_or_equal_to"), and "type", "not_null", "unique". Default: reject;
@@ -183,14 +185,14 @@ def Field(
 
 
 class _ContractAttribute:
-    """The attribute `contract`: a descriptor, for pandera takes any other public attribute for a field."""
+    """The attribute `contract`: a descriptor, because pandera treats other public attributes as fields."""
 
     def __get__(self, _: object, model: type[ContractModel]) -> Contract:
         return vars(model)["_contract"]
 
 
 class ContractModel(pa.DataFrameModel):
-    """A pandera model that is compiled to a `Contract` when its class is made.
+    """A pandera model that is compiled to a `Contract` when its class is created.
 
     Example:
         >>> import pyspark.sql.types as T
@@ -205,7 +207,7 @@ class ContractModel(pa.DataFrameModel):
         ('station',)
 
     Raises:
-        ContractError: the declaration makes no sense; names model and field.
+        ContractError: the declaration is invalid; the text names model and field.
     """
 
     contract = _ContractAttribute()

@@ -1,8 +1,8 @@
-"""Validates rows by a contract in polars, without a JVM.
+"""Validates rows against a contract in Polars, without a JVM.
 
-The cheapest shape found: each column is read once, by the engine's own strict cast; each expectation
-becomes one boolean column of a bit per row; their "or" splits the frame; names of violations are
-written only for the rows that fail.
+The fastest layout found: each column is read once, with Polars' own strict cast; each expectation becomes one
+boolean column; their "or" separates good rows from bad ones; names of violations are only written for bad
+rows.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-r"""What personal data looks like in text that nobody declared to hold any.
+"""Detects personal data in text that is not declared as such.
 
 - An e-mail address, whose domain ends in letters (`x@example.org`, not `icon@2x.png`).
-- A phone number as people write one: international with its `+` (`+49 170 5550123`), in the North American
-  groups (`(555) 010-4477`, `555-010-4477`), and a national one with a leading 0 and separators
-  (`030/5550123`, `0170 5550123`, `01 23 45 67 89`).
+- A phone number as people write it: international with its `+` (`+49 170 5550123`), in North American groups
+  (`(555) 010-4477`, `555-010-4477`), and national with a leading 0 and separators (`030/5550123`, `0170
+  5550123`, `01 23 45 67 89`).
 
-Bare digits have no shape. Dates, decimals, ids, UUIDs, addresses of machines and names of files have others.
+Digits without separators are not detected, nor are dates, decimals, ids, UUIDs, IP addresses and file names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Validates rows by a contract in Spark: one pass, no UDF, nothing evaluated twice.
+"""Validates rows against a contract in Spark: one pass, no UDF, nothing evaluated twice.
 
-The verdict over a row is one number whose bits are the violated expectations, in hidden columns beside
-the typed ones. Everything else is read off these bits: whether the row is good, the names of what it
-violates, the counters, the guard. Nothing here depends on the session's ANSI mode or time zone.
+The result for a row is one number whose bits are the violated expectations, in hidden columns beside the
+typed ones. Everything else is derived from these bits: whether the row is good, the names of its violations,
+the counters, the guard. Nothing here depends on the session's ANSI mode or time zone.
 """
 
 from __future__ import annotations

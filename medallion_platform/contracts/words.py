@@ -1,4 +1,4 @@
-"""What an expectation asks, in plain words for people; its name, which commits keep, is the declared rule."""
+"""Expectations in plain words for people; commits store their names, which are the declared rules."""
 
 from __future__ import annotations
 

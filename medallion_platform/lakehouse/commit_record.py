@@ -1,4 +1,4 @@
-"""What a commit says about itself: who wrote it, from where, how many rows went which way."""
+"""What a commit says about itself: who made it, from which positions, and what happened to the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conservation equation: what was read is somewhere."""
+"""The conservation equation: every row that was read is counted exactly once."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Data files that are gone, or no longer what was written: which one it is, in words.
+"""Data files that are missing or damaged: finds out which one, and says so.
 
-Parquet keeps a CRC32 of each page ("Checksumming" of its format). All that the platform writes
-has it, and Spark and the maintenance verify it when they read. Of files that other software wrote
-without, only what no longer decodes is noticed.
+Parquet stores a CRC32 of each page ("Checksumming" in its format). Everything that the platform writes has
+it, and Spark and the maintenance verify it when they read. In files of other software without it, only damage
+that prevents decoding is detected.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Rows that broke their contract, kept whole: one Delta table `dead_letters/<table>` per table.
+"""Rejected rows, stored complete: one Delta table `dead_letters/<table>` per table.
 
-A dead letter knows where it came from (`source`, `offset`, `file`, `row`), what it broke
-(`violations`, for people; `code` and `detail` say it to code), and the `partition` (or key) of the table that
-it would have gone to.
-`payload` holds the bytes as they came; for silver and gold, the masked row as JSON.
+A dead letter has its origin (`source`, `offset`, `file`, `row`), what it violates (`violations` for people,
+`code` and `detail` for programs), and the `partition` (or key) of the table that it was meant for. `payload`
+has the original bytes; for silver and gold, the masked row as JSON.
 """
 
 from __future__ import annotations

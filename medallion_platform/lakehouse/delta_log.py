@@ -1,7 +1,7 @@
-"""Reading a table's Delta log: which partitions changed since a version, and how.
+"""Reads a table's Delta log: which partitions changed since a version, and how.
 
-The log is read as the Delta protocol defines it (PROTOCOL.md, "Actions"): one JSON file a commit,
-one action a line. Commits that were archived are read from where `log_archive` keeps them.
+The log is read as the Delta protocol defines it (PROTOCOL.md, "Actions"): one JSON file per commit, one
+action per line. Archived commits are read from `log_archive`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Whose turn it is to write to a place that knows no commits: the one who claimed it last, by the lake.
+"""Fences for places without commits: the newest claim, which is stored in the lake, may write.
 
-A claim is a file `_medallion/fences/<place>/<number>`, put there by a request that fails where it is there
-already, as a commit of a table is: processes, machines and pods agree on it without a lock. Nobody waits for
-somebody who died, and nobody has to be known as dead: a newer claim ends the older ones, whose owners ask
-before and after each write. Who finds a newer claim before a write has written nothing since; who finds it
-after one may have put something old in the place of something new, and does its work again with a new claim.
+A claim is a file `_medallion/fences/<place>/<number>`, created by a request that fails if the file exists,
+like a commit of a table: processes, machines and pods agree without a lock. Nobody has to wait for, or
+detect, a dead owner: a newer claim invalidates older ones, and owners check theirs before and after each
+write. An owner that finds a newer claim before a write stops. One that finds it after a write may have
+overwritten newer data, and repeats its work with a new claim.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The file registry of a source's files: a landing zone turned into a log.
+"""The file registry of a source: it turns a landing zone into a log.
 
-Each new content of a file gets the next sequence number, in one commit, before anything is read
-from it. From then on the source is just "records from offset a on", as a Kafka partition is, and a
-crash at any instant finds the same files in the same order again. Table: `files/<source>`.
+Each new content of a file gets the next sequence number, in one commit, before anything is read from it. From
+then on the source is a sequence of records with offsets, like a Kafka partition, and after a crash the same
+files are found in the same order. Table: `files/<source>`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which keys a table holds, asked again and again by a writer that drops duplicates.
+"""The keys of a table, for a writer that searches them again and again for duplicates.
 
-The keys of a data file never change. So each file is read once and remembered as the sorted hashes of
-its keys (8 bytes a row); only a file in which a hash is found is opened again, for the rows themselves.
+The keys of a data file never change. So each file is read once and remembered as the sorted hashes of its
+keys (8 bytes per row); only a file with a matching hash is opened again, to compare the keys themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where every table of an installation lies, and the few things one asks of a table."""
+"""The lake: where its tables are, and what can be read of them without their rows."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ class DamagedLog(MedallionError):
 class Lake:
     """All tables below one root, a folder or `s3://bucket/prefix`: `<root>/<layer>/<name>`.
 
-    Each question is answered by what the table is now. Of a log that was looked at before in this process
-    only what is new is read.
+    Every method returns the current state. Of a Delta log that this process has read before, only the new
+    part is read.
     """
 
     root: Path | str
 
     def path(self, table: str) -> str:
-        """Where `silver.events` lies, or `dead_letters.silver.events`."""
+        """The path of a table, e.g. of `silver.events` or `dead_letters.silver.events`."""
         layer, _, name = table.partition(".")
         return f"{self.root}/{layer}/{name}"
 
@@ -85,11 +85,11 @@ class Lake:
             raise DamagedLog(table, path, error) from error
 
     def snapshot(self) -> LakeSnapshot:
-        """The lake at this moment, for many questions."""
+        """The lake as it is now, for consistent answers to many questions."""
         return LakeSnapshot(self.root)
 
     def table_state(self, table: str) -> TableState | None:
-        """The table as it stands now, None where it does not exist yet. Nobody commits against it.
+        """The current state of a table, None if it does not exist yet. Not for commits.
 
         Raises:
             DamagedLog: its log cannot be read.
@@ -97,7 +97,7 @@ class Lake:
         return table_state.at(self.path(table), partial(self.open, table))
 
     def state(self, table: str) -> Hashable:
-        """What is another one whenever the table is, None where it does not exist yet."""
+        """A value that changes whenever the table does, None if it does not exist yet."""
         found = self.table_state(table)
         return found and found.state
 
@@ -107,7 +107,7 @@ class Lake:
         return -1 if found is None else found.version
 
     def positions(self, table: str) -> Callable[[str], int | None]:
-        """How far a table is now: the next offset of a log by its name, None where it took nothing of it."""
+        """The positions of a table: the next offset by log name, None for a log that it has not read."""
         found = self.table_state(table)
 
         def position(log: str) -> int | None:
@@ -164,9 +164,9 @@ class Lake:
         return made
 
     def last_record(self, table: str, verbs: tuple[str, ...] = ()) -> CommitRecord | None:
-        """The newest commit's own account (of one of `verbs`), None where the log has none left.
+        """The newest commit record (of one of `verbs`), None if the log has none.
 
-        However many commits of other software are on top of it.
+        Newer commits of other software are skipped.
         """
         found = self.table_state(table)
         if found is None or self.sequence(table) < 0:
@@ -191,13 +191,13 @@ class Lake:
     def each_record(
         self, table: str, limit: int | None = None, since: int = -1
     ) -> Iterator[tuple[int, CommitRecord]]:
-        """The same one by one: of the log no more is read than is asked for."""
+        """The same as an iterator: reads no more of the log than is consumed."""
         return ((version, record) for version, _, record in self.each_commit(table, limit, since))
 
     def each_commit(
         self, table: str, limit: int | None = None, since: int = -1
     ) -> Iterator[tuple[int, datetime, CommitRecord]]:
-        """The same with the instant of each commit between the two."""
+        """The same, with the time of each commit."""
         for info in islice(self._infos(table, since), limit):
             # Upkeep carries the last record on; it counts once.
             if "maintenance" not in info and (record := CommitRecord.from_json(info.get("userMetadata"))):
@@ -208,7 +208,7 @@ class Lake:
         return {i["version"]: _instant(i) for i in self._infos(table)}
 
     def last_commit(self, table: str) -> datetime | None:
-        """When the newest version was committed, None where the table, or that commit, is not there."""
+        """When the newest version was committed, None if the table or that commit does not exist."""
         found = self.table_state(table)
         if found is None:
             return None
@@ -217,7 +217,7 @@ class Lake:
         return None
 
     def folded(self, table: str, head: int, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
-        """What a table's commits up to `head` add up to (see `TableState.folded`)."""
+        """The result of folding a table's commits up to `head` (see `TableState.folded`)."""
         found = self.table_state(table)
         return found.folded(name, go_on) if found and found.version == head else go_on(-1, None)
 
@@ -251,21 +251,21 @@ class Lake:
 
 @dataclass(frozen=True)
 class LakeSnapshot(Lake):
-    """The lake as one look finds it: each table is asked once whether it changed, when it is first named.
+    """A lake at one point in time: the state of each table is read once, when it is first used.
 
-    For who decides or tells, and writes nothing: what is committed after is not seen.
+    For reading and deciding, not for writing: later commits are not visible.
     """
 
     _seen: dict[str, TableState | None] = field(default_factory=dict, compare=False, repr=False)
 
     def table_state(self, table: str) -> TableState | None:
-        """The table as this look found it."""
+        """The state of the table in this snapshot."""
         if table not in self._seen:
             self._seen[table] = super().table_state(table)
         return self._seen[table]
 
     def reload(self, table: str) -> None:
-        """Let the next question about a table be answered by what it is then."""
+        """Read the state of a table again when it is next used."""
         self._seen.pop(table, None)
 
 

@@ -1,15 +1,15 @@
-"""The format of a lake as a whole: what its logs, registries, dead letters and archives look like.
+"""The format version of a lake: of its commit records, registries, dead letters and archives.
 
-`_medallion/format/<n>.json` says that a lake has reached format n; the highest one counts. Each is put there
-once, by a request that fails where it is there already, and none is ever changed: so two processes, on a disk
-as in a bucket, cannot disagree, and none brings a lake back to a format that it has left. A lake without any
-is of format 1, or there is nothing in it yet.
+A file `_medallion/format/<n>.json` says that a lake has reached format n; the highest one counts. Each is
+created once, by a request that fails if it exists, and never changed. So two processes cannot disagree, on a
+disk or in a bucket, and none can set a lake back to an earlier format. A lake without any is of format 1, or
+empty.
 
-Who works on a lake comes through `open_lake`: it marks a new one, migrates an older one, refuses a newer
-one. Who only looks comes through `open_to_look`, which refuses an older one too: a look changes nothing.
+Work on a lake begins with `open_lake`: it marks a new one, migrates an older one, refuses a newer one.
+Commands that only read use `open_to_look`, which refuses an older one too and changes nothing.
 
-A migration is a list of steps, each of which finds by itself what is left to do: killed anywhere it is run
-again, and two at the same time do no harm. The mark comes last.
+A migration is a list of steps, each of which finds out what is left to do: it can be killed anywhere and
+repeated, and two at the same time do no harm. The mark is written last.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Old commits of a long log, a thousand to a file.
+"""Old commits of a long Delta log, packed into files of a thousand.
 
-A table that is streamed into has a commit every half second: 170,000 a day. Whoever opens or writes a
-table lists its log, which on a disk takes 15 milliseconds for each thousand files, several times a
-commit. So commits that are behind a checkpoint, and not of the newest, are moved from `_delta_log` to
-`_log_archive`, where `delta_log` finds them. A reader of an old version has them put back first.
+A continuously fed table gets a commit every half second: 170,000 a day. Opening or writing a table lists its
+Delta log, which on a disk takes 15 milliseconds per thousand files, several times per commit. So commits that
+are before a checkpoint, and not among the newest, are moved from `_delta_log` to `_log_archive`, where
+`delta_log` finds them. To read an old version, they are put back first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Dead letters as older versions wrote them, of which no file is written anew: there may be very many.
+"""Dead letters of older versions, which are never rewritten: there may be very many.
 
-Before they had codes their sentences said what happened, which is read once and for all in here. Nothing
-else reads a code out of a sentence, and no sentence that is written today needs to be like these. Lakes of
-format 1 called the column `partition` `unit`.
+Before there were codes, only their sentences said what happened. These old sentences are translated to codes
+here, and nowhere else; sentences written today need not look like them. In lakes of format 1 the column
+`partition` was named `unit`.
 """
 
 from __future__ import annotations

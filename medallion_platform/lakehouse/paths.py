@@ -1,9 +1,9 @@
-"""How a data file is called: below its table, in the log, by Spark, and by the folders of its partition.
+"""The paths of a data file: below its table, in the Delta log, in Spark, and in the folders of its partition.
 
-The platform knows a file by its path below the table's folder, as the disk or the bucket has it:
-`region=Graz%3A West/part-0.parquet`. The log has that path percent-encoded once more ("Data Files" of
-Delta's protocol), Spark has it behind the table's folder in a URI. All translation is in here, because
-two spellings of one file, compared as text, are two files.
+The platform identifies a file by its path below the table's folder, as on the disk or in the bucket:
+`region=Graz%3A West/part-0.parquet`. The Delta log has that path percent-encoded once more ("Data Files" of
+Delta's protocol), Spark has it after the table's folder in a URI. All translation is done here, because two
+spellings of one file would otherwise be compared as two files.
 """
 
 from __future__ import annotations

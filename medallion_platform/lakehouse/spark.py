@@ -1,7 +1,7 @@
 """The Spark side of the lakehouse: reading tables at a version, staging files.
 
-Only code that processes rows with Spark imports this module. It uses what any Spark session offers; where one
-comes from is `provider`'s affair.
+Only code that processes rows with Spark imports this module. It works with any Spark session;
+`spark.provider` creates one.
 """
 
 from __future__ import annotations

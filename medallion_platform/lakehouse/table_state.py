@@ -1,8 +1,8 @@
-"""What is known of a table from one look to the next, within a process.
+"""The known state of tables, kept within a process.
 
-To open a log is to read it: two milliseconds for a short one, half a second for a long one. Who looks again
-asks two files by their names instead: whether there is a commit after the one that is known, and whether
-that one still is the same. If so nothing is read; if the log grew, just what is new.
+Opening a table reads its Delta log: two milliseconds for a short log, half a second for a long one.
+Afterwards two requests by file name are enough: is there a commit after the known one, and is the known one
+still the same? If nothing changed, nothing is read; if the log grew, only the new part.
 """
 
 from __future__ import annotations
@@ -67,26 +67,26 @@ class TableState:
 
     @property
     def state(self) -> Hashable:
-        """Equal for two standings where they are of the same commit of the same log, and nowhere else."""
+        """Equal for two states only if they are of the same commit of the same log."""
         return self if self.mark is None else (self.version, self.mark)
 
     def fact(self, name: Hashable, of: Callable[[DeltaTable], T]) -> T:
-        """What is so at this version, found out once by `of` (which does not change the table)."""
+        """A fact about this version, computed once by `of` (which must not change the table)."""
         with self._lock:
             if name not in self._facts:
                 self._facts[name] = of(self._opened())
             return self._facts[name]
 
     def ask(self, of: Callable[[DeltaTable], T]) -> T:
-        """What `of` (which does not change the table) finds at this version; too large to be kept."""
+        """The result of `of` (which must not change the table) at this version, not cached."""
         with self._lock:
             return of(self._opened())
 
     def folded(self, name: Hashable, go_on: Callable[[int, Any], T]) -> T:
-        """What the commits up to this version add up to.
+        """Fold the commits up to this version into a result, continuing from the cached one.
 
-        go_on: given what was found up to a version (-1 and None: nothing yet), reads the commits after it.
-        What it raises is not remembered.
+        go_on: gets the result up to a version (-1 and None at first) and reads the commits after it. Its
+        exceptions are not cached.
         """
         with self._folds.lock:
             until, before = self._folds.found.get(name, (-1, None))
@@ -113,11 +113,11 @@ class TableState:
         return delta_log.is_newest(self.path, self.version) and self.is_the_same()
 
     def is_the_same(self) -> bool:
-        """Whether the commit that is known still is the one in the log: not gone, and no other table's."""
+        """Whether the known commit is still the one in the log: not deleted, and not of another table."""
         return self.mark is not None and delta_log.mark(self.path, self.version) == self.mark
 
     def followed(self) -> TableState | None:
-        """The same table at its newest version; None where its log has to be read anew."""
+        """The same table at its newest version; None if its log has to be read completely."""
         from deltalake.exceptions import DeltaError
 
         with self._lock:
@@ -140,7 +140,7 @@ class TableState:
 
 
 def at(path: str, reopen: Open) -> TableState | None:
-    """The table at a path as it stands now; None where there is none.
+    """The current state of the table at a path; None if there is none.
 
     Raises:
         DamagedLog: its log cannot be read.

@@ -1,6 +1,6 @@
-"""Makes a project of one's own: a source, a contract, a table and a test, to go on from.
+"""Creates a new project: a source, a contract, a table and a test to start from.
 
-`template/` holds its files, with `.in` behind their names; NAME in paths and texts is the project's name.
+`template/` has its files, with the ending `.in`; NAME in paths and texts is replaced by the project's name.
 """
 
 from __future__ import annotations

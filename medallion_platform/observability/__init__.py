@@ -1,4 +1,4 @@
-"""What a running process tells of itself to those who watch it: metrics and health.
+"""Metrics and health of a running process.
 
-Not here: what is told of tables, which stands in their commits and in Dagster.
+Not here: what is known about tables, which is in their commits and in Dagster.
 """

@@ -1,5 +1,5 @@
-"""Turns sources and tables into what Dagster shows: assets, checks, jobs, sensors, schedules.
+"""Turns sources and tables into Dagster assets, checks, jobs, sensors and schedules.
 
-The only room that knows Dagster. It decides nothing about rows: an asset's body calls one verb of
-`pipeline` and reports what the commit's record says.
+The only package that knows Dagster. It decides nothing about rows: an asset calls one function of `pipeline`
+and reports the commit record.
 """

@@ -1,4 +1,4 @@
-"""What has arrived at a source, wherever it is, and who takes it in."""
+"""What has arrived at a source, and which engine takes it in."""
 
 from __future__ import annotations
 

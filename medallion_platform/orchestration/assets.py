@@ -1,4 +1,4 @@
-"""One asset per table, one intake op per source: each body calls one verb of `pipeline`."""
+"""One asset per table, one intake op per source: each calls one function of `pipeline`."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""One function that builds the code location from a catalog."""
+"""Builds Dagster's definitions from a catalog."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def build_defs(
     schedules: Sequence[dg.ScheduleDefinition] = (),
     sensors: Sequence[dg.SensorDefinition] = (),
 ) -> dg.Definitions:
-    """Assets, checks, jobs and sensors of everything in the catalog, and what a user has beside them.
+    """Assets, checks, jobs and sensors for everything in the catalog, together with your own.
 
-    Assets and checks stand beside ours. A resource, job, schedule or sensor that has the name of one of ours
-    takes its place; any other one stands beside them.
+    Your assets and checks are added. A resource, job, schedule or sensor with the name of one of the
+    platform's replaces it; any other is added.
 
-    lakehouse: where everything lies, as the environment's settings say unless given. spark: where Spark runs,
-    on this machine unless given. executor: of assets that are materialized by hand; one process and one JVM
-    for a run unless given.
+    lakehouse: where the data is; by default from the settings in the environment. spark: where Spark runs; by
+    default on this machine. executor: for assets that are materialized by hand; by default one process with
+    one JVM per run.
 
     Example:
         >>> from medallion_platform import Catalog, build_defs
@@ -101,6 +101,6 @@ def build_defs(
 
 
 def _with(ours: Sequence[_Named], theirs: Sequence[_Named]) -> list[_Named]:
-    """Ours, less those whose name theirs have, and theirs."""
+    """Our objects without those whose name is in theirs, then theirs."""
     taken = {one.name for one in theirs}
     return [*(one for one in ours if one.name not in taken), *theirs]

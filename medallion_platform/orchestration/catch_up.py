@@ -1,7 +1,7 @@
-"""One run that brings up everything that is out of date: silver, gold, what is published, in order.
+"""The one run that brings everything up to date: silver, gold and published features, in order.
 
-What is out of date is asked of the logs when the run begins, not of whoever asked for it. A table that
-fails stops no other one: what is made from it is made from its last good version.
+It reads from the Delta logs what is out of date when it begins, whoever requested it. A table that fails
+stops no other table: its downstream tables are made from its last good version.
 """
 
 import time

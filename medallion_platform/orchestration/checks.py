@@ -1,4 +1,4 @@
-"""What Dagster checks of a table, and the results: findings of `queries` in its words."""
+"""Dagster's asset checks of a table; their results come from `queries.findings`."""
 
 from __future__ import annotations
 

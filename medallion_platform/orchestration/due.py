@@ -1,6 +1,6 @@
-"""When what is out of date is asked for: at once, again after a failure, later each time, not for ever.
+"""When to request a run for what is out of date: at once, and after failures with growing pauses.
 
-Pure: what is out of date comes from the logs, what was asked for is given, and the clock is an argument.
+Pure: what is out of date, the earlier requests and the clock are arguments.
 """
 
 from __future__ import annotations

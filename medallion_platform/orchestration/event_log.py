@@ -1,4 +1,4 @@
-"""Many events at once: five years of partitions are told to Dagster in one transaction, not in 1,800."""
+"""Reports many events to Dagster in one transaction: five years of partitions take one, not 1,800."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs are given: where the lake and the landing zone are, where Spark runs, and the tables."""
+"""The resource of every run: where the lake and the landing zone are, where Spark runs, and the tables."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

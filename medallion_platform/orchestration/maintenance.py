@@ -1,6 +1,6 @@
-"""Maintenance as a Dagster job, once a day: cluster small files, delete what nobody can ask for.
+"""Maintenance as a Dagster job, once a day: cluster small files, delete files outside of the retention.
 
-Dagster's own storage is kept small by the same job.
+The same job keeps Dagster's own storage small.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a table is called in Dagster."""
+"""The names of tables in Dagster."""
 
 import dagster as dg
 

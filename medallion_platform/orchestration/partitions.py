@@ -1,4 +1,4 @@
-"""Partitions of tables as Dagster partitions, and how the partitions of one table follow from another's."""
+"""Partitions of tables as Dagster partitions, and the mappings between those of different tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who holds a table's pool: runs whose process is gone are closed, and give back what they held.
+"""Which run holds the pool of a table: runs whose process is gone are closed and release it.
 
-Dagster's own look at this is the daemon's, which may be what died. Everything here is asked of the
-instance, whoever started the run: the daemon, the UI, Dagster's command line or ours.
+Dagster leaves this to its daemon, which may itself be dead. Everything here is read from the instance,
+whether the daemon, the UI, Dagster's command line or the platform's started the run.
 """
 
 from __future__ import annotations

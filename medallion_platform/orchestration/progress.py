@@ -1,4 +1,4 @@
-"""Tell whoever watches this process what is being worked on (the command line shows it)."""
+"""Reports the current work to listeners in this process (the command line shows it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table and its commits in Dagster's words: metadata and events. Nothing is counted twice."""
+"""Tables and their commits as Dagster metadata and events. Nothing is counted twice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How long Dagster keeps what it knows of runs: a file that lands every minute fills no disk.
+"""Deletes old runs from Dagster's storage, so that a file every minute does not fill the disk.
 
-What tables are made from, what rollbacks and audits need, stands in the lake's commits. Of what is forgotten
-here the newest event of each table, partition and check stays: pages and sensors go by it.
+Refreshes, rollbacks and audits need only the commits in the lake. The newest event of each table, partition
+and check is kept, because pages and sensors use it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Dagster run said, for who reads it at a terminal."""
+"""The log of a Dagster run, for the terminal."""
 
 from __future__ import annotations
 

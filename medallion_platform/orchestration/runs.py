@@ -1,6 +1,6 @@
-"""Launch Dagster runs in this process: intake of what waits, then refresh of all that follows.
+"""Launches Dagster runs in this process: intake of new data, then refresh of everything downstream.
 
-`medallion demo` and `medallion run` use this; the daemon launches the same jobs and assets by itself.
+`medallion demo` and `medallion run` use this; the daemon launches the same jobs and assets itself.
 """
 
 from __future__ import annotations

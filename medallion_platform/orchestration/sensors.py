@@ -1,4 +1,4 @@
-"""What is noticed by itself: what arrived, what is out of date, dead letters that surge, changed code."""
+"""The sensors: what arrived, what is out of date, a surge of dead letters, changed code."""
 
 import json
 from collections.abc import Sequence

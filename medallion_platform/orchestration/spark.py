@@ -1,7 +1,7 @@
-"""The platform's Spark and its tables as dagster-pyspark and dagster-deltalake hand them out.
+"""The platform's Spark and its tables as resources of dagster-pyspark and dagster-deltalake.
 
-An asset of a user's own asks for them as these libraries' manuals say. Both are slow to import: this module
-is imported where a run needs it.
+Your own assets request them as the manuals of these libraries say. Both are slow to import, so this module is
+imported only when a run needs it.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,7 @@
-"""What time and other tables do to a table without anybody writing it: its data age, its inputs are missing,
-a new day begins.
+"""What changes about a table without a write: its data get older, inputs are missing, a new day begins.
 
-Dagster's own evaluation of freshness goes by the last materialization, so that a rebuild of last year's rows
-looks fresh. It is switched off (`runs.instance`); the same badge is told by `pipeline.freshness`.
+Dagster's own freshness evaluation uses the last materialization, so a rebuild of last year's rows would look
+fresh. It is switched off (`runs.instance`); `pipeline.freshness` sets the same badge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A continuous worker as Dagster sees it: its intakes and refreshes appear as materializations.
 
-The worker is no Dagster run. What it did is reported every few seconds under a run id of its own, so
-that `medallion history` shows it and `medallion rollback` takes it back.
+The worker is not a Dagster run. What it did is reported every few seconds under its own run id, so that
+`medallion history` shows it and `medallion rollback` can undo it.
 """
 
 from __future__ import annotations

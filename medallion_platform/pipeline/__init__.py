@@ -1,7 +1,7 @@
-"""What happens to rows: the verbs `intake`, `refresh`, `publish`, and those that fix.
+"""What happens to rows: `intake`, `refresh` and `publish`, and the operations that repair.
 
-Belongs here: the order of the steps of a verb, and the pure decisions behind it (`plan`, `triage`,
-`duplicates`, `undeclared`). Replaying dead letters and taking back a run are here too. Does not belong here:
-how rows are read (`sources`), validated (`contracts`) or stored (`lakehouse`), and when anything
-runs (`orchestration`).
+Belongs here: the order of the steps of an operation, and the pure decisions (`plan`, `triage`, `duplicates`,
+`undeclared`); also replay of dead letters, rollback, and what is out of date. Does not belong here: how rows
+are read (`sources`), validated (`contracts`) or stored (`lakehouse`), and when anything runs
+(`orchestration`).
 """

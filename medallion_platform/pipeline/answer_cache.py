@@ -1,4 +1,4 @@
-"""Answers that are kept from one look to the next, for who looks again and again in one process."""
+"""Caches answers between repeated questions about the same tables in one process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ T = TypeVar("T")
 
 
 class AnswerCache:
-    """Answers, each good as long as all that it was found from is the same.
+    """Cached answers, each valid while everything that it depends on is unchanged.
 
-    Of whatever is named just the newest answer is kept. It is what a fresh look would find: what it was found
-    from is told by the tables' logs, asked before the answer is looked for, so that a commit in between makes
-    the next look find it anew.
+    Only the newest answer of each name is kept. What it depends on is read from the Delta logs before the
+    answer is computed, so after a commit in between the next call computes it again.
     """
 
     def __init__(self) -> None:
         self._found: dict[Hashable, tuple[Hashable, object]] = {}
 
     def answer(self, name: Hashable, found_from: Hashable, find: Callable[[], T]) -> T:
-        """What is kept under a name where it was found from the same, else what `find` finds now."""
+        """The cached answer if it was computed from the same state, otherwise the result of `find`."""
         before = self._found.get(name)
         if before is not None and before[0] == found_from:
             return cast(T, before[1])
@@ -32,7 +31,7 @@ class AnswerCache:
 
 
 def states(lake: Lake, tables: Iterable[str]) -> Hashable:
-    """What is another one whenever one of these tables is: dropped, recomputed or committed to.
+    """A value that changes whenever one of these tables is dropped, recreated or committed to.
 
     Raises:
         DamagedLog: one of their logs cannot be read.

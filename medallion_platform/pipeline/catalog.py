@@ -1,4 +1,4 @@
-"""All sources and tables of an installation, and the order in which they follow from each other."""
+"""All sources and tables of a project, in the order in which they are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medallion_platform.sources.source import Source
 
 @dataclass(frozen=True)
 class Catalog:
-    """What an installation runs: sources, the tables made from them, and the features that are published.
+    """What a project runs: sources, the tables made from them, and the features that are published.
 
     Example:
         >>> from medallion_platform import Catalog
@@ -24,8 +24,8 @@ class Catalog:
         ()
 
     Raises:
-        DeclarationError: a name is taken twice, an upstream or the table of features is unknown, or tables go
-            in a circle.
+        DeclarationError: a name is declared twice, an upstream table or the table of features is unknown, or
+            tables depend on each other in a circle.
     """
 
     sources: tuple[Source, ...]

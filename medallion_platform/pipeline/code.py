@@ -1,14 +1,14 @@
-"""What a function does, as text: another one when something changes that its result depends on.
+"""The code of a function as text, which changes when something changes that its result depends on.
 
-What counts, wherever the project lies: the function, the functions, classes, lambdas, partials and constants
-of the project that it uses (by name, as a module's attribute, in a closure, as a default), and what these
-use. What does not: comments, docstrings, formatting, annotations of plain functions, where a file lies.
+Included, wherever the project is: the function, the project's functions, classes, lambdas, partials and
+constants that it uses (by name, as a module's attribute, in a closure, as a default), and what these use. Not
+included: comments, docstrings, formatting, annotations of plain functions, the location of a file.
 
-The project is the package (or single module) of the function itself, and every module that is neither
-installed nor Python's own. Installed libraries do not count, nor do their versions.
+The project is the package (or single module) of the function, and every module that is neither installed nor
+part of Python. Installed libraries and their versions are not included.
 
-The text comes from syntax trees and values, never from bytecode or addresses, so that it is the same in
-every process and in every version of Python.
+The text comes from syntax trees and values, never from bytecode or addresses, so that it is the same in every
+process and every version of Python.
 """
 
 from __future__ import annotations

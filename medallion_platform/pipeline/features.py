@@ -1,6 +1,6 @@
-"""The declaration of a gold table as features: numbers about a thing that models read.
+"""The declaration of a gold table as features: numbers about an entity, as input of models.
 
-`serving.features` keeps them in a Feast repository; nothing in here needs Feast.
+`serving.features` publishes them to a Feast repository; this module does not need Feast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = {
     "decimal": "Decimal",
     "timestamp": "UnixTimestamp",
 }
-"""The types that a feature may have, and what Feast calls them."""
+"""The types that a feature may have, and their names in Feast."""
 _KEY_KINDS = ("string", "integer", "long")
 
 
@@ -30,8 +30,8 @@ _KEY_KINDS = ("string", "integer", "long")
 class Features:
     """A gold table as a feature view of the same name.
 
-    keys: the entity's columns. known_at: the instant from which a row is valid. valid_for: how long
-    after it; None: until the next row.
+    keys: the columns that identify the entity. known_at: the column with the time from which a row is valid.
+    valid_for: for how long; None: until the next row.
 
     Example:
         What `features` gives:
@@ -61,7 +61,7 @@ class Features:
 
 
 def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
-    """Declare a gold table as features: every column but key, partition and event time is one.
+    """Declare a gold table as features: all columns except key, partition and event time.
 
     Example:
         >>> import pyspark.sql.types as T
@@ -92,7 +92,7 @@ def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
 
     Raises:
         MissingExtra: Feast is not installed.
-        DeclarationError: the table has no partition, key or event time, or a type that Feast has not.
+        DeclarationError: the table has no partition, key or event time, or a type that Feast does not have.
     """
     need("feast", f"the feature view of {table.name}")
     contract = table.contract

@@ -1,11 +1,12 @@
-"""How old a table's data are: not when somebody last wrote, but up to when the rows tell.
+"""The age of a table's data, which is not the age of its last write.
 
-- A table with an event time, or with partitions of days or weeks: as of its newest event, or the end of its
-  newest partition; never later than the rows came.
-- A bronze table without: as of the last intake that brought a row.
-- Any other table: as of what it was made from, as that was when it was made.
+- A table with an event time, or with partitions of days or weeks: the time of its newest event, or the end of
+  its newest partition; never later than the time when the rows were written.
+- A bronze table without these: the time of the last intake that brought a row.
+- Any other table: the age of its inputs when it was made.
 
-Upkeep, a rebuild, a refresh with nothing to do, an intake of rejected rows only: none makes data any newer.
+Maintenance, a rebuild, a refresh with nothing to do and an intake that only rejected rows do not make data
+newer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who is told what happens to tables while it happens: a log, and whoever a `Run` carries.
+"""Reports what happens to tables as it happens: to the log, and to the observer of a `Run`.
 
-Telling never harms a write: an observer that fails is named in the log, and the work goes on.
+An observer never affects a write: if it fails, the failure is logged and the work continues.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LOG = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Is told each moment of a refresh or an intake, by the thread that works, in this order.
+    """Is called for the events of a refresh or an intake, in the working thread, in this order.
 
-    Of one batch or refresh: `planned`, `staged`, `committed`. In the place of what did not come to be stand
-    `conflicted` (another writer was first) or `failed`, once; after a `conflicted`, `retried` says that it is
-    tried again. Where nothing is to do, nothing is told.
+    For one batch or refresh: `planned`, `staged`, `committed`. A write that does not succeed ends with one
+    `conflicted` (another writer was first) or `failed`; after `conflicted`, `retried` follows if it is tried
+    again. If there is nothing to do, nothing is called.
     """
 
     def planned(self, table: str, reason: str) -> None:
@@ -35,11 +35,11 @@ class Observer(Protocol):
         ...
 
     def staged(self, table: str, counts: Counts) -> None:
-        """Files are written, which nobody sees yet, and every row is accounted for."""
+        """Files are written that are not visible yet, and every row is accounted for."""
         ...
 
     def committed(self, table: str, version: int, record: CommitRecord) -> None:
-        """They are visible as this version."""
+        """The files are visible as this version."""
         ...
 
     def conflicted(self, table: str, error: CommitConflict) -> None:
@@ -47,7 +47,7 @@ class Observer(Protocol):
         ...
 
     def retried(self, table: str, attempt: int, error: Exception) -> None:
-        """It is tried again, for the `attempt`-th time (2 is the first time again), because of this."""
+        """It is tried again, for the `attempt`-th time (2 is the first retry), because of this error."""
         ...
 
     def failed(self, table: str, error: Exception) -> None:
@@ -56,14 +56,14 @@ class Observer(Protocol):
 
 
 class NullObserver(Observer):
-    """The observer of a run that nobody watches: whatever it is told, it does nothing."""
+    """An observer that does nothing."""
 
 
 @dataclass(frozen=True)
 class EventReporter:
-    """Tells the log and the run's observer what happens to one table.
+    """Reports the events of one table to the log and to the run's observer.
 
-    Logs hold names, counts and versions, never an error's text, which could quote a row.
+    Logged are names, counts and versions, never an error's text, which could contain values of rows.
     """
 
     run: Run
@@ -76,7 +76,7 @@ class EventReporter:
         self._told(lambda o: o.planned(self.table, reason))
 
     def staged(self, counts: Counts) -> None:
-        """Files wait for their commit."""
+        """Files are ready to be committed."""
         self._said("staged", **counts.as_dict())
         self._told(lambda o: o.staged(self.table, counts))
 
@@ -103,7 +103,7 @@ class EventReporter:
 
     @contextmanager
     def ended(self) -> Generator[None]:
-        """Tell how the work in the `with` ends where it does not end with a commit."""
+        """Report the error if the work in the `with` block fails."""
         try:
             yield
         except CommitConflict as error:

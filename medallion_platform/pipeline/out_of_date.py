@@ -1,7 +1,7 @@
-"""What of a catalog is out of date, by the logs alone: the one answer for the sensor, `run` and `status`.
+"""Which tables of a catalog are out of date, from the Delta logs alone, for the sensor, `run` and `status`.
 
-Nothing here is remembered: an event that was missed, a refresh that failed or was killed, and rows that
-landed while it ran are seen at the next look.
+No state is kept: the next call also finds a missed event, a refresh that failed or was killed, and rows that
+landed while it ran.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class OutOfDateTable:
     """A table that a refresh would work on now.
 
-    partitions: which of them; None for the whole table. state: what it would be made from (upstream
-    versions and code): while that stays the same, a refresh that failed will fail again, unless its
-    reason lies elsewhere. unsure: a lookup's history changed, and only the rows tell which partitions
-    that concerns. taken_back: somebody took back what was made from this very state, so that only a person
-    makes it again. problem: why its log or an upstream's cannot be read, else "".
+    partitions: those that are out of date; None for the whole table. state: identifies what it would be made
+    from (upstream versions and code): while that stays the same, a failed refresh will probably fail again.
+    unsure: a lookup's history changed, and only the rows show which partitions are affected. taken_back: a
+    refresh from this state was rolled back, so it is not repeated automatically. problem: why its Delta log
+    or an upstream table's cannot be read, else "".
     """
 
     table: str
@@ -47,10 +47,9 @@ class OutOfDateTable:
 def out_of_date_tables(
     catalog: Catalog, lake: Lake, kept: AnswerCache | None = None
 ) -> dict[str, OutOfDateTable]:
-    """Every table that is out of date, in order of making. Starts no JVM, reads no row.
+    """Every table that is out of date, upstream tables first. Starts no JVM, reads no row.
 
-    A table whose upstream does not exist yet is none of them: there is nothing to make it from.
-    kept: answers of earlier looks at this catalog.
+    A table whose upstream table does not exist yet is not included. kept: cached answers for this catalog.
     """
     kept = kept or AnswerCache()
     found = (_cached(table, catalog, lake, kept) for table in catalog.in_order)
@@ -67,9 +66,9 @@ def _cached(table: Table, catalog: Catalog, lake: Lake, kept: AnswerCache) -> Ou
 
 
 def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
-    """Tables for which rows are there, and which cannot be made before the named inputs have any.
+    """Tables with rows upstream that cannot be made because the named inputs do not exist yet.
 
-    A table of whose upstreams none exists waits for nothing that anybody could miss.
+    A table without any existing upstream table is not included.
     """
     rows = {name: _rows(lake, name) for name in catalog.names}
     there = {name: found is not None for name, found in rows.items()}
@@ -83,7 +82,7 @@ def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
 
 
 def _rows(lake: Lake, name: str) -> int | None:
-    """How many rows a table holds, None where it does not exist; none of one whose log is damaged."""
+    """The number of rows of a table, None if it does not exist, 0 if its log is damaged."""
     try:
         return lake.rows(name) if lake.exists(name) else None
     except DamagedLog:
@@ -103,7 +102,7 @@ def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> 
 
 
 def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTable | None:
-    """How far a table is behind; None where it is up to date, or has nothing to be made from."""
+    """What is out of date of a table; None if it is up to date, or its upstream tables do not exist."""
     state = ""
     try:
         state = state_of(table, lake)
@@ -125,16 +124,16 @@ def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTa
 
 
 def state_of(table: Table, lake: Lake) -> str:
-    """A short text that changes when an upstream table or what makes the table changes."""
+    """A short text that changes when an upstream table or the table's code changes."""
     versions = [f"{name}={lake.version(name)}" for name in table.upstream_names]
     told = "\n".join([f"{code_version(table):x}", *versions])
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 class NeedsRows(Exception):
-    """Only the rows themselves tell what a changed lookup concerns."""
+    """A changed lookup requires reading rows to find the affected partitions."""
 
 
 def no_rows() -> SparkSession:
-    """In the place of a session, for who reads no rows."""
+    """Used instead of a session by callers that must not read rows."""
     raise NeedsRows

@@ -1,11 +1,11 @@
-"""Publish: hand a gold version to a consumer that keeps its own copy, and remember which one.
+"""Publish: pass a gold version to a consumer that keeps its own copy, and remember which version it has.
 
-A consumer (a feature store, a warehouse, a cache) remembers in its own store which edition of the
-table it holds, and only after it holds all of it. A publish that dies anywhere is run again: it
-finds the old edition and hands over the same changes once more, which a consumer must bear.
+A consumer (a feature store, a warehouse, a cache) stores which version of the table it has, and only once it
+has all of it. A publish that dies is run again: it finds the old version and passes the same changes once
+more, which a consumer has to tolerate.
 
-Of two publishes to the same place the one that began last goes on, by a fence in the lake; nobody waits for
-one that died.
+Of two publishes to the same place, a fence in the lake lets the later one continue; nobody waits for a dead
+one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Take back what a run did to the lake. What follows from it is refreshed afterwards, by the caller.
+"""Undo what a run did to the lake. The caller refreshes the downstream tables afterwards.
 
-A refresh or a reparse is taken back by the version before it. An intake is taken back by its rows:
-those of later intakes stay, and the position stays too, so that no file is read twice. What was taken
-back is on record in the table's own log.
+A refresh or a reparse is undone by restoring the version before it. An intake is undone by removing its rows:
+those of later intakes stay, and the position stays too, so that no file is read twice. The table's own log
+records the rollback.
 """
 
 from __future__ import annotations

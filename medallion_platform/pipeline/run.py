@@ -1,4 +1,4 @@
-"""Who works on tables, what time it is for them, and who watches."""
+"""The run that works on tables: its id, its clock and its observer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The declaration of a silver or gold table: a pure function, its contract and what it is made from.
+"""The declaration of a silver or gold table: a pure function, its contract and its inputs.
 
-Everything that happens to a table (refresh, checks, partitions, dead letters, metadata) follows
-from this declaration; nothing in here does anything.
+Refresh, checks, partitions, dead letters and metadata of a table all follow from this declaration.
 """
 
 from __future__ import annotations
@@ -36,23 +35,23 @@ class DeclarationError(ValueError):
 
 @dataclass(frozen=True)
 class TimePartition:
-    """The time partition of a table: one value of `column` (a date) is one Dagster partition."""
+    """The time partitions of a table: each value of the date column `column` is one Dagster partition."""
 
     column: str
     grain: Literal["day", "week"] = "day"
 
     def of(self, day: date) -> date:
-        """The partition that holds `day`: itself, or the Monday of its week."""
+        """The partition that contains `day`: the day itself, or the Monday of its week."""
         return day if self.grain == "day" else day - timedelta(days=day.weekday())
 
     @property
     def days(self) -> int:
-        """How many days one partition spans."""
+        """The number of days in one partition."""
         return 1 if self.grain == "day" else 7
 
 
 def daily(column: str) -> TimePartition:
-    """One partition a day, by the date column `column`.
+    """One partition per day, by the date column `column`.
 
     Example:
         >>> from medallion_platform import daily
@@ -63,7 +62,7 @@ def daily(column: str) -> TimePartition:
 
 
 def weekly(column: str) -> TimePartition:
-    """One partition a week, by the date column `column` that holds the week's Monday.
+    """One partition per week, by the date column `column`, which contains the Monday of the week.
 
     Example:
         >>> from datetime import date
@@ -76,9 +75,9 @@ def weekly(column: str) -> TimePartition:
 
 @dataclass(frozen=True)
 class Upstream:
-    """A table that another one is made from.
+    """An input of a table.
 
-    `lookback_days`: how many days before a partition belong to it too (29 for a 30-day window).
+    lookback_days: how many earlier days of the input a partition is also made from (29 for a 30-day window).
 
     Example:
         >>> from medallion_platform import Upstream
@@ -92,7 +91,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Lookup:
-    """A history (SCD2) that rows are enriched from, as it stood at each row's event time.
+    """A history (SCD2) that enriches rows with the version valid at each row's event time.
 
     `key`: the history's column that `by`, the enriched table's column, points to; or several columns and as
     many that point to these, in the same order.
@@ -137,15 +136,15 @@ class Table:
     """A silver or gold table.
 
     incremental: what a refresh does with a change of the inputs.
-        `append`              each upstream row gives its own rows: new ones are appended;
-        `replace_partitions`  whole partitions are replaced (the whole table where it has none);
-        `merge_by_key`        all rows of the touched values of `recompute_key` are computed again and merged.
-    source_row_count: SQL over a row of the main upstream that says how many rows it stands for. Of `append`:
-        how many the transform makes of it. Of `merge_by_key`: 0 where it may take its key away. Of
-        `replace_partitions`, whose contract names a `row_count_column`: how many source rows to count. A
-        refresh that does not add up to these has lost or doubled rows, and fails (see `refresh.reconcile`).
-    mask_undeclared: whether e-mail addresses and phone numbers are masked in text that the contract does not
-        declare, too (see `contracts.shapes`); without it such text flows on as it came.
+        `append`              each upstream row gives its own rows: new rows are appended;
+        `replace_partitions`  whole partitions are replaced (the whole table if it has none);
+        `merge_by_key`        all rows of the changed values of `recompute_key` are computed again and merged.
+    source_row_count: SQL over a row of the main upstream table: how many rows it counts as. For `append`: how
+        many rows the transform makes from it. For `merge_by_key`: 0 if the row may remove its key. For
+        `replace_partitions` with a `row_count_column` in the contract: how many source rows to count.
+        A refresh whose numbers differ has lost or doubled rows, and fails (see `refresh.reconcile`).
+    mask_undeclared: also mask e-mail addresses and phone numbers in text columns that the contract does not
+        declare (see `contracts.shapes`); otherwise such text is passed on unchanged.
 
     Example:
         What `table` makes of a transform, which a test of one's own can call by itself:
@@ -181,7 +180,7 @@ class Table:
 
     @cached_property
     def code(self) -> str:
-        """All that the transform's result depends on, as it was when this was first asked."""
+        """The code that the transform's result depends on, read once."""
         from medallion_platform.pipeline.code import text_of
 
         return text_of(self.transform, ignoring=[table])
@@ -198,7 +197,7 @@ class Table:
 
     @property
     def main(self) -> tuple[str, Upstream]:
-        """The argument and upstream whose rows become this table's rows: the first declared."""
+        """The first declared upstream table, whose rows become this table's rows, and its argument."""
         for argument, upstream in self.inputs.items():
             if isinstance(upstream, Upstream):
                 return argument, upstream
@@ -206,17 +205,17 @@ class Table:
 
     @property
     def upstreams(self) -> dict[str, Upstream]:
-        """Argument to upstream table, lookups left out."""
+        """Upstream tables by argument, without lookups."""
         return {a: u for a, u in self.inputs.items() if isinstance(u, Upstream)}
 
     @property
     def lookups(self) -> dict[str, Lookup]:
-        """Argument to lookup."""
+        """Lookups by argument."""
         return {a: u for a, u in self.inputs.items() if isinstance(u, Lookup)}
 
     @property
     def upstream_names(self) -> tuple[str, ...]:
-        """Names of all tables that this one reads."""
+        """The names of all tables that this one reads."""
         return tuple(dict.fromkeys(u.table for u in self.inputs.values()))
 
 
@@ -234,10 +233,10 @@ def table(
     owner: str | None = None,
     mask_undeclared: bool = False,
 ) -> Callable[[Callable[..., DataFrame]], Table]:
-    """Declare the decorated transform as a table; a plain string in `inputs` is an Upstream.
+    """Declare the decorated transform as a table; a plain string in `inputs` means an `Upstream`.
 
-    The transform takes one DataFrame per key of `inputs`, by that name, and must be
-    deterministic: no clock, no random value.
+    The transform gets one DataFrame for each key of `inputs`, as the argument of that name. It has to be
+    deterministic: no clock, no random values.
 
     Example:
         >>> import pyspark.sql.types as T
@@ -287,7 +286,7 @@ def table(
 
 
 def _check(t: Table) -> None:
-    """Refuse a declaration that could only fail later, at a worse time."""
+    """Refuse a declaration that would fail at the first refresh."""
     columns = set(t.contract.column_names)
 
     def refuse(reason: str) -> None:

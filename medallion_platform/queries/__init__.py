@@ -1,5 +1,6 @@
-"""What people and programs ask of an installation, answered with types: nothing here writes, formats or knows
+"""What people and programs ask about an installation, as typed answers: nothing here writes, formats or knows
 Dagster.
 
-The command line, what Dagster shows and whoever comes next give these answers a form.
+The command line and Dagster format these answers. What the platform needs for its own decisions (which tables
+are out of date, how fresh they are) is in `pipeline`.
 """

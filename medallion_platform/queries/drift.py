@@ -1,4 +1,4 @@
-"""Is this value unlike the ones before? More than two standard deviations from a trailing window."""
+"""Is a value unusual? More than two standard deviations from a trailing window of earlier values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table's own commits say of its health: who asks, and how often, makes no difference."""
+"""The health of a table, from its own commits; the same for everybody who asks."""
 
 from __future__ import annotations
 

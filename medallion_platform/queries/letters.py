@@ -1,4 +1,4 @@
-"""The dead letters of tables: how many of which kind, and the newest of them."""
+"""The dead letters of tables: counts by kind, and the newest ones."""
 
 from __future__ import annotations
 

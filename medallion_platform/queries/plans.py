@@ -1,4 +1,4 @@
-"""What the next run would do to each silver and gold table, and why; from the logs alone, without Spark."""
+"""What the next run would do to each silver and gold table, and why; from the Delta logs, without Spark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a table as of a version or an instant, fit to be shown: personal data is masked."""
+"""Rows of a table at a version or time, with personal data masked."""
 
 from __future__ import annotations
 

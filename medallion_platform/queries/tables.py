@@ -1,4 +1,4 @@
-"""How each table is now, and what was done to it."""
+"""The current state of each table, and its history."""
 
 from __future__ import annotations
 

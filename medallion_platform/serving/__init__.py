@@ -1,5 +1,5 @@
-"""What outsiders read: features for models, and later warehouse, API and dashboards.
+"""Consumers of gold tables: features for models, later a warehouse, an API and dashboards.
 
-Belongs here: consumers of `pipeline.publish`, each with the store that it keeps. Does not belong
-here: how a table is made (`pipeline`), when anything is published (`orchestration`).
+Belongs here: consumers of `pipeline.publish`, each with its own store. Does not belong here: how a table is
+made (`pipeline`), when anything is published (`orchestration`).
 """

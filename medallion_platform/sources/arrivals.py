@@ -1,8 +1,8 @@
-"""What a source gives and an intake takes: the one interface between the two.
+"""The interface between a source and an intake.
 
-A source is one or more logs: sequences of records with growing offsets (a landing zone is one, each
-partition of a topic is one). How far a log was taken in is its position, the next offset, which the
-table holds under the log's name, in the same commit as the rows.
+A source has one or more logs: sequences of records with growing offsets (a landing zone is one, each
+partition of a topic is one). The position of a log is the next offset to take in; the table stores it under
+the log's name, in the same commit as the rows.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from medallion_platform.sources.connectors.zones import FileInfo
 
 PositionOf = Callable[[str], int | None]
-"""The next offset of a log by its name; None where nothing was ever taken from it."""
+"""Returns the position of a log by its name: the next offset, None if nothing was taken in yet."""
 
 
 @dataclass(frozen=True)
 class UnreadableRange:
-    """A whole piece of a log that cannot be read (a torn file, expired offsets): one dead letter.
+    """A range of a log that cannot be read (a truncated file, expired offsets): one dead letter.
 
-    reason, note: sentences for people, in the letter and in the commit. detail: as `Code` says.
+    reason, note: sentences for people, in the dead letter and in the commit. detail: depends on the `Code`.
     """
 
     log: str
@@ -43,7 +43,7 @@ class UnreadableRange:
 
 @dataclass(frozen=True)
 class Batch:
-    """Records that are committed together, and the positions that they reach.
+    """Records that are committed together, and the positions after them.
 
     frame: as `Format.read` or `parse` gives it, with `_source` (the log), `_file` and `_offset`. notes: what
     a person should know of it. repeated: files of which nothing is read, because their content was taken
@@ -81,34 +81,34 @@ class Arrivals(Protocol):
 
     @property
     def pieces(self) -> str:
-        """What `waiting` counts: files, partitions."""
+        """The unit that `waiting` counts: files, partitions."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a person should know of this look."""
+        """Notes for people."""
         ...
 
     def waiting(self, position: PositionOf) -> list[str]:
-        """The pieces from the positions on, each in words that change when more of it arrives."""
+        """What is there after the positions, each as a text that changes when more arrives."""
         ...
 
     def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
-        """The records from the positions on, in batches that end once they have `rows` or `size` bytes.
+        """The records from the positions on, in batches of about `rows` rows or `size` bytes.
 
-        A batch is committed before the next one is asked for.
+        Each batch is committed before the next one is requested.
         """
         ...
 
 
 @dataclass(frozen=True)
 class SourceContext:
-    """From where a source is looked at.
+    """What a source needs to know to find what has arrived.
 
-    lake: its root, by which the workers of one lake are told from those of another. position: how far the
-    source's table is. at: the time of the look. landing, settle_seconds: where files land, and for how long
-    nobody may have written to a complete one. register: gives files of a landing zone, oldest first, their
-    places in the order of their source (a commit in the lake); it is told what a person should know.
+    lake: root of the lake, which identifies its workers. position: of the source's table. at: the current
+    time. landing, settle_seconds: the landing zone, and how long a complete file must be unchanged. register:
+    registers files of a landing zone, oldest first, in the file registry (a commit in the lake), with notes
+    for people.
     """
 
     lake: str
@@ -120,7 +120,7 @@ class SourceContext:
 
 
 class SourceFollower(Protocol):
-    """A source as it is followed by one worker of several."""
+    """The part of a source that one of several continuous workers reads."""
 
     @property
     def source(self) -> Source:
@@ -128,7 +128,7 @@ class SourceFollower(Protocol):
         ...
 
     def poll(self, rows: int, size: int, within: float) -> Arrivals | None:
-        """What came within some seconds, None for nothing.
+        """What arrived within `within` seconds, None for nothing.
 
         Raises:
             Unavailable: the source cannot be reached.
@@ -136,13 +136,13 @@ class SourceFollower(Protocol):
         ...
 
     def begin_anew(self) -> None:
-        """Go on from where the table is: what was polled was not taken in."""
+        """Continue at the table's position: what was polled was not taken in."""
         ...
 
     def behind(self) -> Mapping[str, int]:
-        """How many records of each log are still to be read, as last heard."""
+        """The number of records of each log still to be read, as last reported."""
         ...
 
     def close(self) -> None:
-        """Give up what the worker holds of the source."""
+        """Release the worker's part of the source."""
         ...

@@ -1,8 +1,8 @@
-"""Asking an HTTP server so that it ends: with retries, credentials, and limits of time and size.
+"""HTTP requests with retries, credentials, and limits of time and size.
 
-A server that is overloaded, that fails, or that cannot be reached is asked again within `PATIENCE`, no
-sooner than it says (Retry-After). Credentials that it refuses are renewed once. They go to one origin
-(scheme, host and port) only: a redirect to another one is followed without them, a link is not.
+A request is repeated within `PATIENCE` if the server is overloaded, fails or cannot be reached, no sooner
+than Retry-After allows. Refused credentials are renewed once. Credentials are sent to one origin (scheme,
+host and port) only: a redirect to another origin is followed without them, a link is not followed.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class EnvironmentUser:
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """Bearer tokens of the authorization server at `url` (RFC 6749, section 4.4).
+    """Bearer tokens from the OAuth server at `url` (RFC 6749, section 4.4).
 
     The client's id and secret are in the environment variables of these names.
 

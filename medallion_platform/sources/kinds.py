@@ -1,8 +1,8 @@
-"""The kinds of formats and of connectors by name: the platform's own, and those that packages bring.
+"""The kinds of formats and connectors by name: the platform's own, and those of other packages.
 
-A kind names itself where its class is declared (`class Csv(TextFormat, kind="csv")`). One of the platform
-is the module of that name in its folder. One of another package is an entry point of the group, and is
-imported once it is asked for. The platform's own names are its own: no package can take one.
+A class declares its kind (`class Csv(TextFormat, kind="csv")`). A kind of the platform is in the module of
+that name. A kind of another package is an entry point, and is imported when it is first used. Other packages
+cannot replace the platform's own names.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The Spark that this platform starts: its Java, its jars, its session, and what makes it start sooner.
+"""How Spark starts: its Java, its jars, its session, and the cache that makes it start faster.
 
-Nothing here knows a table or a setting: `runtime.py` says with which settings a session starts. A further
-provider, such as Kubernetes or Spark Connect, belongs here.
+Nothing here knows a table or a setting: `runtime.py` has the settings of a session. A further provider, such
+as Kubernetes or Spark Connect, belongs here.
 """

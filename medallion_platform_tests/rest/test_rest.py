@@ -516,7 +516,7 @@ def test_refused_credentials_are_one_sentence_without_secrets(
     def broken() -> str:
         raise RuntimeError("hunter2")
 
-    with pytest.raises(Unavailable, match="cannot be had") as caught:
+    with pytest.raises(Unavailable, match="cannot be read") as caught:
         take(replace(source, token=broken), lake)
     assert "hunter2" not in str(caught.value)
 

@@ -149,7 +149,7 @@ def test_a_server_that_ignores_the_condition_is_refused(
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "wrong"}, "InvalidAccessKeyId"),
         ({"MEDALLION_LAKE": "s3://no-such-bucket/lake"}, "NoSuchBucket"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not answer"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not respond"),
         ({"MEDALLION_LAKE": "gs://lake"}, "MEDALLION_LAKE: is neither a folder nor s3://bucket/prefix"),
     ],
 )

@@ -1,8 +1,8 @@
-"""How many rows the next batch of a continuous worker may have. Pure.
+"""The size of a continuous worker's next batch. Pure.
 
-A large batch costs less per row, a small one is sooner done and easier on memory. So the bound
-follows the lag, with a wide range between growing and shrinking in which nothing changes: that, and
-that a batch only shrinks while the worker has time to spare, keeps it from swinging.
+A large batch costs less per row, a small one is faster and uses less memory. So the size follows the lag,
+with a wide range between growing and shrinking in which it does not change. Together with the rule that a
+batch only shrinks while the worker has spare time, this prevents oscillation.
 """
 
 from __future__ import annotations

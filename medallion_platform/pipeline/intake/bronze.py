@@ -1,4 +1,4 @@
-"""The bronze table before a batch is taken, by either engine: it keeps its types, and knows its positions."""
+"""Checks of the bronze table before a batch, by either engine: its column types and its positions."""
 
 from __future__ import annotations
 

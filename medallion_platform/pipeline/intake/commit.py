@@ -1,7 +1,7 @@
-"""The commit of a batch, the same for both engines: dead letters first, then rows with the new positions.
+"""The commit of a batch, the same for both engines: first dead letters, then rows with the new positions.
 
-A crash between the two leaves the dead letters ahead of the table. The next intake leaves out what they
-already hold: the table's commit is the truth.
+After a crash between the two, there are dead letters beyond the table's position. The next intake does not
+write these again: the table's commit decides.
 """
 
 from __future__ import annotations

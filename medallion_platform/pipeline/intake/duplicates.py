@@ -1,8 +1,8 @@
-"""Which rows of a batch are there already: the same key, within the watermark, first one wins.
+"""Which rows of a batch are duplicates: same key, within the watermark; the first one is kept.
 
-Without a watermark any earlier row with the key makes a later one a duplicate. With one, only a row
-whose event time lies at most that far from an accepted one: a key that comes again after the
-watermark is a new event, as in Spark's `dropDuplicatesWithinWatermark`.
+Without a watermark any earlier row with the key makes a later one a duplicate. With one, only a row whose
+event time is at most that far from an accepted one: a key that repeats after the watermark is a new event, as
+in Spark's `dropDuplicatesWithinWatermark`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A landing zone as a log: what lands is registered in the file registry, and read from a position on.
+"""A landing zone as a log: new files are registered in the file registry, and read from a position on.
 
-New complete files get their sequence numbers in one commit before anything is read from them; a
-record's offset is `sequence * 2**32 + row`. The one log has the name of its source.
+New complete files get their sequence numbers in one commit before anything is read from them; a record's
+offset is `sequence * 2**32 + row`. The log has the name of its source.
 """
 
 from __future__ import annotations

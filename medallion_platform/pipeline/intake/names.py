@@ -1,12 +1,12 @@
-"""The column that an undeclared field becomes: a name that every reader of the table takes as it is.
+"""The column name of an undeclared field, legal for every reader of the table.
 
-A plain name stays: letters, digits and `_` (Unicode, composed), at most 128 characters, none of the names
-that the platform gives. Any other field has a name of its own: what is legal of it, `__` and eight
-hexadecimal digits that are made of the whole name, such as `utm_source__e3a9b1c0` for `utm.source`. So
-the name of a field alone says where it goes, and two fields go to two columns.
+A plain name stays: letters, digits and `_` (Unicode, composed), at most 128 characters, not one of the
+platform's own names. Any other name is replaced by its legal characters, `__` and eight hexadecimal digits
+derived from the whole name, such as `utm_source__e3a9b1c0` for `utm.source`. So the column depends only on
+the name of the field, and two fields never share a column.
 
-Names that differ only by case are one column to Spark, Trino and DuckDB, and so they are here. Where one
-record has two of them, the one that sorts first goes to a column of its own.
+Names that differ only by case are one column for Spark, Trino and DuckDB, and therefore here. If one record
+has two of them, the first in sort order gets a column of its own.
 """
 
 from __future__ import annotations

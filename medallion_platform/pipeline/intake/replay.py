@@ -1,7 +1,7 @@
-"""Validate stored records again under today's contract: dead letters (replay), bronze rows (reparse).
+"""Validates stored records again under the current contract: dead letters (replay), bronze rows (reparse).
 
-Both write in two commits and are told apart by a record's place, so that a crash between the two
-is fixed by running again: a record is never in the table twice and never in neither.
+Both write two commits and identify a record by its place, so that a crash between the two is repaired by
+running again: a record is never in the table twice and never missing from both.
 """
 
 from __future__ import annotations

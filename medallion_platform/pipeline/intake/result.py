@@ -1,4 +1,4 @@
-"""What one intake of a source did, whichever engine took it in."""
+"""The result of one intake of a source, by either engine."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Intake of topics by Spark Structured Streaming: the steps of `intake`, most of the work on executors.
+"""Intake of topics with Spark Structured Streaming: the steps of `intake`, most of the work on executors.
 
-Executors read messages, triage them and write files that nobody sees yet. The driver drops duplicates,
-then commits as the polars engine does: dead letters first, then the rows with the new positions.
+Executors read messages, triage them and write staged files. The driver drops duplicates, then commits as the
+polars engine does: first dead letters, then rows with the new positions.
 
-A query begins where the table is, every time. Spark wants a checkpoint, but nothing in it is ever asked
-for: it lies in a temporary folder of the driver, and may be lost, damaged or old.
+Every query begins at the table's positions. Spark requires a checkpoint, but it is never used: it is a
+temporary folder of the driver, and may be lost, damaged or old.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Follow a source: intake after intake by one worker, until it is told to stop.
+"""Continuous intake by one worker, batch after batch, until it is told to stop.
 
-A source or a bucket that gives no answer is waited for. Nothing is kept between two batches but how large
-the next one may be: a worker that is killed at any instant is replaced by another one, which begins where
-the table is.
+If a source or a bucket does not respond, the worker waits. Between two batches it keeps only the size of the
+next one: a worker that is killed at any time is replaced by another one, which begins at the table's
+position.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What becomes of records: rows of the bronze table, or dead letters that name what is wrong.
+"""Separates records into rows of the bronze table and dead letters that say what is wrong.
 
-Pure: frames in, frames out. Both engines triage by this, the polars one here, Spark on its executors.
+Pure: data frames in, data frames out. Both engines use it, polars in its process and Spark on its executors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What executors do of an intake on Spark: triage messages, and write files that nobody sees yet.
+"""The executors' part of an intake on Spark: triage messages, and write staged files.
 
-Executors load no more than this; nothing in here reads a table or commits.
+Executors import only this; nothing here reads a table or commits.
 """
 
 from __future__ import annotations

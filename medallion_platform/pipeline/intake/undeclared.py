@@ -1,8 +1,8 @@
-"""What becomes of the fields that no contract declares: columns of text, within a bound.
+"""Fields that the contract does not declare: they become text columns, up to a limit.
 
-A table makes columns of 500 undeclared fields, and none of those of a record that has more than 500 of
-them. What is beyond goes to one column, `_further`: a JSON object that holds each field by its own name,
-with the text that its column would have. A column that a table has is used, however many there are.
+A table makes columns for up to 500 undeclared fields, and none for a record that has more than 500. The rest
+goes into one column, `_further`: a JSON object from field name to the text that its column would have.
+Existing columns of a table are always used, however many there are.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Refresh: bring one table up to date with the tables it is made from. The one way there is.
+"""Refresh: bring one table up to date with its inputs. The only implementation.
 
 A Dagster run, a backfill, a rebuild and the command line all call `refresh`; each of its stages is a module
-here. Nothing is visible before the last one, and everything before it can be repeated.
+here. Nothing is visible before the last stage, and everything before it can be repeated.
 
 | stage | module | |
 |---|---|---|
-| plan | `changes`, `plan` | ask the logs what changed; pure: what to do about it |
-| inputs | `inputs` | read just what the plan names |
+| plan | `changes`, `plan` | read from the Delta logs what changed; decide what to do (pure) |
+| inputs | `inputs` | read only what the plan names |
 | transform | `transform` | the table's own function |
-| validate | `validate`, `personal` | protect personal data, hold rows against the contract |
-| stage | `stage` | compute, and write files that nobody sees yet |
+| validate | `validate`, `personal` | protect personal data, check rows against the contract |
+| stage | `stage` | compute, and write files that are not visible yet |
 | reconcile | `reconcile` | no row, key or source row is lost or doubled, or nothing is committed |
 | commit | `commit` | dead letters, then rows with counts and position in one commit |
 """

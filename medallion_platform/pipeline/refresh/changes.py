@@ -1,6 +1,6 @@
-"""What changed since a table's last refresh, asked of the logs, and the plan that follows from it.
+"""What changed since a table's last refresh, from the Delta logs, and the resulting plan.
 
-Starts no JVM, but where a lookup's history changed: only rows tell which partitions that concerns.
+Starts a JVM only if a lookup's history changed: then only the rows show which partitions are affected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why a refresh stopped before its commit, in words without values of rows."""
+"""Why a refresh stopped before its commit, in sentences without values of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the next refresh of a table would do, and why, before anybody does it."""
+"""What the next refresh of a table would do, and why, without doing it."""
 
 from __future__ import annotations
 

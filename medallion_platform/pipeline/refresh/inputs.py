@@ -1,4 +1,4 @@
-"""Stage "inputs": read just what the plan names, a frame for each argument of the transform."""
+"""Stage "inputs": read only what the plan names, a DataFrame for each argument of the transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows by the keys of a table that merges: in its types, with a null that is the same as another one."""
+"""Rows selected by the keys of a merged table: in the table's types, with nulls equal to each other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which upstream columns each column of a table is computed from, read off Spark's analyzed plan.
+"""Which upstream columns each column of a table is computed from, taken from Spark's analyzed plan.
 
-The plan as text names every attribute with an id (`amount#5`), so `expression AS name#52` says what
-52 is computed from. What only filters, joins or groups rows is not counted, as in OpenLineage's
-direct lineage.
+The plan as text gives every attribute an id (`amount#5`), so `expression AS name#52` shows what 52 is
+computed from. Columns that only filter, join or group rows are not included, as in OpenLineage's direct
+lineage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a change of a lookup's history means for the rows that were enriched from it."""
+"""Which rows a change of a lookup's history affects."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Personal data on its way out of bronze: what is declared is protected, and counted.
+"""Protects and counts declared personal data of tables downstream of bronze.
 
-Undeclared text flows on as it came, unless the table asks for `mask_undeclared`.
+Undeclared text is passed on unchanged, unless the table declares `mask_undeclared`.
 """
 
 from __future__ import annotations

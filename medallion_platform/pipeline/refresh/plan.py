@@ -1,9 +1,9 @@
-"""What a refresh has to do, decided from logs alone: no Spark, no rows, no clock.
+"""What a refresh has to do, decided from the Delta logs alone: no Spark, no rows, no clock.
 
-A table is made of partitions (days, weeks, or the whole table). A partition is out of date when an upstream
-partition that it is made from changed after the version it was made from, when the code that makes it
-changed, or when a lookup's history changed under its rows. The plan names these partitions and how to
-bring them up to date; whatever it is not sure of, it makes anew.
+A table consists of partitions (days, weeks, or the whole table). A partition is out of date if an upstream
+partition that it is made from changed after the version it was made from, if the code that makes it changed,
+or if a lookup's history changed for its rows. The plan names these partitions and how to bring them up to
+date; in case of doubt, a partition is recomputed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Stage "reconcile": is every row that was read accounted for? Found out before anything is committed.
+"""Stage "reconcile": is every row that was read accounted for? Checked before anything is committed.
 
-What that means follows from what a table declares. `append`: each upstream row gives one row. `merge_by_key`:
-each key gives some row, or a change took it away, and what is beyond was superseded. An aggregate with a
-row_count_column: its counts add up. `source_row_count` says where one upstream row counts as none or as
-several. Whatever does not add up is refused; nothing is counted under a word that was not proven.
+What is checked depends on the declaration. `append`: each upstream row gives one row. `merge_by_key`: each
+key gives at least one row unless a change deleted it, and further rows are superseded. An aggregate with a
+row_count_column: its counts add up. `source_row_count` declares upstream rows that count as none or as
+several. A difference is refused.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stage "stage": compute the rows and write them as files that nobody sees yet, rejected ones apart.
+"""Stage "stage": compute the rows and write them as files that are not visible yet, rejected ones apart.
 
-One write computes everything once: good rows, rejected ones, and what is counted of both.
+One write computes everything once: good rows, rejected rows, and the counters of both.
 """
 
 from __future__ import annotations

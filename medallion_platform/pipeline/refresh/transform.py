@@ -1,4 +1,4 @@
-"""Stage "transform": what the table's own function makes of its inputs."""
+"""Stage "transform": call the table's own function on its inputs."""
 
 from __future__ import annotations
 

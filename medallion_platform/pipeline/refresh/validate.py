@@ -1,4 +1,4 @@
-"""Stage "validate": protect personal data, hold rows against the contract, give them the table's types."""
+"""Stage "validate": protect personal data, check rows against the contract, cast to the table's types."""
 
 from __future__ import annotations
 

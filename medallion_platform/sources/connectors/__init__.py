@@ -1,1 +1,1 @@
-"""Where records come from: a module, or a folder of some, for each kind of place."""
+"""Where records come from: a module or a package for each kind of connector."""

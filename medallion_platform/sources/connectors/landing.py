@@ -1,6 +1,7 @@
-"""LandingScan at a landing zone: which files are there, whose they are, and which are complete.
+"""Scans a landing zone: which files are there, which source claims each, and which are complete.
 
-`scan`, `all_files` and `digest_of` touch the landing zone; `sort_out` and `register` decide, and are pure.
+`scan`, `all_files` and `digest_of` read the landing zone; `sort_out` and `register` only decide, and are
+pure.
 """
 
 from __future__ import annotations

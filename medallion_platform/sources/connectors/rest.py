@@ -51,7 +51,7 @@ _GREATEST = 2**62
 
 @dataclass(frozen=True)
 class ById:
-    """Incremental by a whole number from 0 on that grows: an id, or seconds since 1970.
+    """Incremental by a growing whole number of at least 0: an id, or seconds since 1970.
 
     parameter: what asks for records from a number on (or behind it, if `overlap` is at least 1).
     ascending: the API gives records in this order, so that each batch moves the position.
@@ -87,7 +87,7 @@ class ById:
 
 @dataclass(frozen=True)
 class ByTime:
-    """Incremental by a time in ISO 8601, as of when a record was made or changed.
+    """Incremental by the ISO 8601 time at which a record was created or changed.
 
     parameter: what asks for records from a time on (or after it, if `overlap` is longer than the API's
     times are exact). ascending: as in `ById`.
@@ -142,7 +142,7 @@ class _Page:
 
 @dataclass(frozen=True)
 class CursorPaginator:
-    """Pages where each names the next one, by a cursor at `path` that is sent as `parameter`.
+    """Pages with a cursor to the next one at `path`, which is sent as `parameter`.
 
     counted: cursors of this API count records, so that they are read as counted pages are.
 
@@ -194,7 +194,7 @@ class PageNumberPaginator:
 
 @dataclass(frozen=True)
 class LinkHeaderPaginator:
-    """Pages where each links to the next one, in its `Link` header with `rel="next"` (RFC 8288).
+    """Pages with a link to the next one in the `Link` header with `rel="next"` (RFC 8288).
 
     counted: unless it is known that links of this API hold no page numbers.
 
@@ -219,7 +219,7 @@ class LinkHeaderPaginator:
 class RestSource(Source, kind="rest"):
     """Records of a resource of a REST API that become one bronze table.
 
-    Every field of a record is a column of text, as of `JsonLines`.
+    Every field of a record becomes a text column, as with `JsonLines`.
 
     Example:
         >>> import pyspark.sql.types as T

@@ -1,4 +1,4 @@
-"""The place of a landing zone: a folder of this machine, or a prefix of a bucket, through one interface."""
+"""A landing zone, a local folder or a prefix of a bucket, through one interface."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How records stand in files and messages: a module for each kind, and what these share."""
+"""How to read records from files and messages: a module for each format, and what they share."""

@@ -1,4 +1,4 @@
-"""Parquet: columns keep their types, row groups are streamed in pieces of bounded size."""
+"""Parquet: columns keep their types, row groups are read in pieces of bounded size."""
 
 from __future__ import annotations
 

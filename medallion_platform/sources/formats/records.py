@@ -1,4 +1,4 @@
-"""What the readers of all text formats share: the records found in a block."""
+"""What the readers of all text formats share: the records found in a block of text."""
 
 from __future__ import annotations
 

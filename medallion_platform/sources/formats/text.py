@@ -1,4 +1,4 @@
-"""Formats of text: files read in blocks, and records taken apart by a parser of the kind's own."""
+"""Formats of text: files are read in blocks, and a parser of each kind splits them into records."""
 
 from __future__ import annotations
 

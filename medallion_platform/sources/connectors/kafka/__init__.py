@@ -1,4 +1,4 @@
-"""Topics of Kafka. Each partition of a topic is a log of its own."""
+"""Kafka topics. Each partition of a topic is a log."""
 
 from medallion_platform.sources.connectors.kafka.source import KafkaSource
 

@@ -1,4 +1,4 @@
-"""The client of Kafka: asking brokers, reading partitions, and what it says of errors."""
+"""The Kafka client: requests to brokers, reading of partitions, and its errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Topics followed by continuous workers, which share the partitions by a consumer group.
+"""Continuous workers that share the partitions of topics through a consumer group.
 
-They keep no offsets in it: what was taken is said by the table alone.
+The group stores no offsets: positions are in the table alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Positions of partitions: where the reading of each begins, and what is lost before it. Pure.
+"""Where to begin reading each partition of a topic, and which records are lost. Pure.
 
-A record's offset is Kafka's; where a topic was made anew under its name, offsets go on `EPOCH` further up, so
-that a position never goes back and no two records share a place. What a position stands for is in the table:
-the next offset of each partition, and the identity of each topic that was ever read.
+A record's offset is Kafka's; if a topic was recreated under its name, offsets continue `EPOCH` higher, so
+that a position never goes back and no two records have the same offset. The table stores the next offset of
+each partition, and the identity of each topic that was ever read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Topics as Spark reads them: the same settings, places and records as by the polars engine's client."""
+"""Topics as Spark reads them: the same settings, places and records as in the polars engine's client."""
 
 from __future__ import annotations
 

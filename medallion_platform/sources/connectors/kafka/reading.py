@@ -1,6 +1,6 @@
-"""Topics read in bounded runs, from the table's positions to where the partitions ended at one look.
+"""Topics read in bounded runs, from the table's positions to the ends of the partitions when the run began.
 
-What was taken is said by the table alone: a run takes part in no consumer group.
+Positions are in the table alone: such a run does not join a consumer group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of Kafka's client: which are not for others to set, and what is never told of the others."""
+"""Settings of the Kafka client: which ones the platform sets itself, and which values must never be shown."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class KafkaSource(Source, kind="kafka"):
     """Messages of some topics that become one bronze table.
 
-    A message is a record, also one with line ends in it. A tombstone (a message without a value) is a
-    dead letter of a JSON or Avro source and a change event without an image of a Debezium source.
+    Each message is one record, even with line ends in it. A tombstone (a message without a value) is a dead
+    letter of a JSON or Avro source, and a change event without a row of a Debezium source.
 
     Example:
         >>> import pyspark.sql.types as T
@@ -60,7 +60,7 @@ class KafkaSource(Source, kind="kafka"):
 
     @classmethod
     def of(cls, source: Source, **where: Any) -> KafkaSource:
-        """The records of a source, from topics in the place of where they came from."""
+        """A copy of another source that reads topics instead."""
         return cls(**{f.name: getattr(source, f.name) for f in fields(Source)}, **where)
 
     def __post_init__(self) -> None:
