@@ -123,14 +123,14 @@ def fill(home: Path, sources: int) -> None:
     from medallion_platform.lakehouse.commit import next_sequence
     from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
     from medallion_platform.lakehouse.counts import Counts
-    from medallion_platform.lakehouse.lake import Lake
+    from medallion_platform.lakehouse.lake_format import open_lake
     from medallion_platform.pipeline.intake import landing_zone
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.refresh.plan import CODE, code_version
     from medallion_platform.pipeline.run import Run
     from medallion_platform.sources.connectors import landing
 
-    lake, zone, catalog = Lake(home / "lake"), home / "landing", catalog_of(sources)
+    lake, zone, catalog = open_lake(home / "lake"), home / "landing", catalog_of(sources)
 
     def rows(layer: str, n: int) -> pl.DataFrame:
         at = [datetime(2026, 2, day + 1, 8 + n, tzinfo=UTC) for day in range(DAYS)]
