@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sql
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter
 from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log.schema import (
@@ -22,8 +23,9 @@ from dagster._core.storage.event_log.schema import (
 )
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
-from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
+from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable, RunTagsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from medallion_platform.orchestration.pools import close_dead_runs
 
@@ -35,7 +37,7 @@ _EVENTS, _CHECKS, _TAGS = SqlEventLogStorageTable, AssetCheckExecutionsTable, As
 
 
 def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> int:
-    """Forget runs that ended before an instant (no more than `most`) with their logs; older ticks too.
+    """Forget runs that ended before an instant (no more than `most`) with their logs; older ticks, backfills.
 
     Runs that did not end stay, however old. Killed on the way it goes on the next time: a run is the last of
     what is deleted of it. Gives the number of runs.
@@ -51,6 +53,7 @@ def forget(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS) -> i
         with runs.connect() as base:
             base.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id.in_(some)))
             base.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(some)))
+    _forget_backfills(runs, before)
     _forget_what_no_run_said(event_log, kept, before.replace(tzinfo=None))
     _forget_ticks(on, before)
     return len(old)
@@ -112,6 +115,18 @@ def _forget_what_no_run_said(event_log: SqlEventLogStorage, kept: _Newest, befor
     if event_log.is_run_sharded:
         with event_log.run_connection(RUNLESS_RUN_ID) as base:
             base.execute(_EVENTS.delete().where(doomed))
+
+
+def _forget_backfills(runs: SqlRunStorage, before: datetime) -> None:
+    """Delete what is kept of backfills that are over, once none of their runs is there any more."""
+    filters = BulkActionsFilter(statuses=BULK_ACTION_TERMINAL_STATUSES, created_before=before)
+    old = {backfill.backfill_id for backfill in runs.get_backfills(filters)}
+    of_runs = sql.select(RunTagsTable.c.value).where(RunTagsTable.c.key == BACKFILL_ID_TAG)
+    with runs.connect() as base:
+        old -= {row[0] for row in base.execute(of_runs.distinct())}
+        for some in _in_parts(sorted(old)):
+            base.execute(BackfillTagsTable.delete().where(BackfillTagsTable.c.backfill_id.in_(some)))
+            base.execute(BulkActionsTable.delete().where(BulkActionsTable.c.key.in_(some)))
 
 
 def _forget_ticks(on: dg.DagsterInstance, before: datetime) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -22,6 +23,7 @@ from medallion_platform.assembly import definitions_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.retention import forget
 from medallion_platform.settings import Settings
+from medallion_platform_tests.debezium.stack import Postgres, PostgresMissing
 
 TABLE = dg.AssetKey("gold_made")
 HOLDS = dg.AssetCheckKey(TABLE, "holds")
@@ -178,3 +180,76 @@ def test_the_maintenance_forgets_by_the_setting(on: dg.DagsterInstance, tmp_path
     done = job.execute_in_process(instance=on)
     assert done.success
     assert [r.run_id for r in on.get_runs()] == [done.run_id]
+
+
+def backfill(on: dg.DagsterInstance, name: str, at: datetime, status: BulkActionStatus) -> None:
+    on.add_backfill(
+        PartitionBackfill(
+            name,
+            status,
+            from_failure=False,
+            tags={"why": "test"},
+            backfill_timestamp=at.timestamp(),
+            partition_names=["2026-01-01"],
+        )
+    )
+
+
+def test_backfills_go_with_the_last_of_their_runs(on: dg.DagsterInstance) -> None:
+    check_backfills(on)
+
+
+def check_backfills(on: dg.DagsterInstance) -> None:
+    """What is kept of backfills: those that are not over, that are new, or that have a run."""
+    old, new = datetime.now(UTC) - timedelta(days=40), datetime.now(UTC)
+    for status in BulkActionStatus:
+        backfill(on, f"old {status.value}", old, status)
+    backfill(on, "new", new, BulkActionStatus.COMPLETED_SUCCESS)
+    backfill(on, "has a run", old, BulkActionStatus.COMPLETED_SUCCESS)
+    job = DEFS.resolve_implicit_global_asset_job_def()
+    on.create_run_for_job(job, tags={"dagster/backfill": "has a run"})
+    forget(on, new - timedelta(days=30))
+    going_on = {f"old {status}" for status in ("REQUESTED", "CANCELING", "FAILING")}
+    assert {found.backfill_id for found in on.get_backfills()} == {*going_on, "new", "has a run"}
+    tagged = on.get_backfills(BulkActionsFilter(tags={"why": "test"}))
+    assert len(tagged) == 5
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    try:
+        started = Postgres.start()
+    except PostgresMissing as error:
+        pytest.skip(str(error))
+    yield started
+    started.stop()
+
+
+@pytest.mark.postgres
+def test_a_storage_in_postgres_is_bounded_too(server: Postgres, tmp_path: Path) -> None:
+    server.sql("postgres", "create database kept")
+    url = f"postgresql://postgres@127.0.0.1:{server.port}/kept"
+    storage = {"storage": {"postgres": {"postgres_url": url}}}
+
+    def held() -> dict[str, int]:
+        return {
+            table: int(server.sql("kept", f"select count(*) from {table}"))
+            for table in ("runs", "run_tags", "event_logs", "asset_check_executions", "asset_event_tags")
+        }
+
+    with dg.instance_for_test(storage, temp_dir=str(tmp_path)) as on:
+        run(on, "2026-01-01")
+        steady = None
+        for _ in range(3):
+            superseded = run(on, "2026-01-01")
+            before = now()
+            newest = run(on, "2026-01-01")
+            told = state(on)
+            assert forget(on, before) == 2, "the superseded one, and the newest of before"
+            assert state(on) == told, "pages and sensors see what they saw"
+            assert not on.has_run(superseded)
+            assert [r.run_id for r in on.get_runs()] == [newest]
+            assert on.all_logs(superseded) == []
+            assert steady in (None, held()), "what is kept does not grow"
+            steady = held()
+        check_backfills(on)
