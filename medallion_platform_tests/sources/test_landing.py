@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Contract
+from medallion_platform.sources.connectors import zones
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.landing import (
     FileInfo,
@@ -176,6 +177,59 @@ def test_a_file_that_is_swapped_for_a_link_is_lost_and_not_followed(tmp_path: Pa
         digest_of(zone, seen)
     with pytest.raises(LostFile, match="leads out"):
         zone_at(str(zone)).seen("events/a.csv")
+
+
+@pytest.mark.parametrize("swapped", ["events", "events/deep", "events/deep/a.csv"])
+@pytest.mark.parametrize("again", [True, False], ids=["by name", "by copy"])
+def test_what_is_put_in_a_file_s_place_at_the_last_instant_is_not_followed(
+    tmp_path: Path, swapped: str, again: bool, monkeypatch: pytest.MonkeyPatch
+):
+    zone, outside = tmp_path / "zone", tmp_path / "outside"
+    file = zone / "events/deep/a.csv"
+    for folder, text in ((file, "x"), (outside / "deep/a.csv", "secret"), (outside / "a.csv", "secret")):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_text(text)
+    (seen,) = zone_at(str(zone)).scan([""]).files
+    monkeypatch.setattr(zones, "_opens_again", lambda: again)
+    resolve = Path.resolve
+
+    def swap() -> None:
+        (zone / swapped).rename(tmp_path / "was")
+        (zone / swapped).symlink_to(outside / "a.csv" if swapped.endswith("csv") else outside)
+
+    def resolving(path: Path, strict: bool = False) -> Path:
+        found = resolve(path, strict)
+        if path.name == "a.csv" and not (tmp_path / "was").exists():
+            swap()  # after the look at where it leads, before it is opened
+        return found
+
+    monkeypatch.setattr(Path, "resolve", resolving)
+    with pytest.raises(LostFile, match="link was put"), zone_at(str(zone)).file(seen):
+        pass
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["by name", "by copy"])
+def test_an_opened_file_is_read_whatever_comes_into_its_place(
+    tmp_path: Path, again: bool, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a.csv").write_text("first")
+    (seen,) = zone_at(str(tmp_path)).scan([""]).files
+    monkeypatch.setattr(zones, "_opens_again", lambda: again)
+    before = len(list(Path("/dev/fd").iterdir()))
+    with zone_at(str(tmp_path)).file(seen) as path:
+        (tmp_path / "b.csv").write_text("other")
+        (tmp_path / "b.csv").rename(tmp_path / "a.csv")
+        assert [path.read_text(), path.read_text()] == ["first"] * 2
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_a_pipe_in_a_file_s_place_keeps_nobody_waiting(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("x")
+    (seen,) = zone_at(str(tmp_path)).scan([""]).files
+    (tmp_path / "a.csv").unlink()
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(LostFile, match="pipe"):
+        digest_of(tmp_path, seen)
 
 
 def test_a_zone_may_itself_be_a_link(tmp_path: Path):

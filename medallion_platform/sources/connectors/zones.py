@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from medallion_platform.errors import Kind
@@ -161,24 +163,79 @@ class Folder:
 
     def seen(self, path: str) -> FileInfo:
         """A file's size and the time of its last change."""
-        place = Path(self.root) / path
-        try:
-            facts = place.stat()
-        except FileNotFoundError:
-            raise LostFile(path, "the file was removed before it could be read") from None
-        except OSError as error:
-            raise LostFile(path, error.strerror or str(error)) from error
-        if not self._holds(str(place)):
-            raise LostFile(path, "a link that leads out of the landing zone is in its place")
+        with self._opened(path) as file:
+            facts = os.fstat(file)
         return FileInfo(path, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     @contextmanager
     def file(self, seen: FileInfo) -> Generator[Path]:
-        """The file itself, by the path behind all links: what is put in its place later is not followed."""
-        place = (Path(self.root) / seen.path).resolve()
-        if not self._holds(str(place)):
-            raise LostFile(seen.path, "a link that leads out of the landing zone is in its place")
-        yield place
+        """The file that was opened, whatever is put in its place meanwhile.
+
+        Where the system has no name for an open file under which it can be opened again, a copy of it.
+        """
+        with self._opened(seen.path) as file:
+            if _opens_again():
+                yield _name_of(file)
+                return
+            with TemporaryDirectory(prefix="medallion-landing-") as folder:
+                copy = Path(folder) / "file"
+                with os.fdopen(os.dup(file), "rb") as opened, copy.open("wb") as to:
+                    shutil.copyfileobj(opened, to)
+                yield copy
+
+    @contextmanager
+    def _opened(self, path: str) -> Generator[int]:
+        """A file, opened by a way on which nothing can be put in its place once it is known to lie within.
+
+        Links are followed first, by name. What they lead to is then opened from the landing zone's folder on,
+        one folder after the other, without following any.
+
+        Raises:
+            LostFile: it is gone, cannot be read, is no file, or lies outside.
+        """
+        root = Path(self.root).resolve()
+        place = (root / path).resolve()
+        if not place.is_relative_to(root):
+            raise LostFile(path, "a link that leads out of the landing zone is in its place")
+        *folders, name = place.relative_to(root).parts or ("",)
+        with ExitStack() as stack:
+            try:
+                at = _open(stack, str(root), os.O_DIRECTORY, None)
+                for folder in folders:
+                    at = _open(stack, folder, os.O_DIRECTORY | os.O_NOFOLLOW, at)
+                file = _open(stack, name, os.O_NOFOLLOW | os.O_NONBLOCK, at)
+            except FileNotFoundError:
+                raise LostFile(path, "the file was removed before it could be read") from None
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise LostFile(path, "a link was put in its place while it was opened") from None
+                raise LostFile(path, error.strerror or str(error)) from error
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise LostFile(path, _KINDS.get(stat.S_IFMT(os.fstat(file).st_mode), "no file"))
+            yield file
+
+
+def _open(stack: ExitStack, name: str, flags: int, folder: int | None) -> int:
+    opened = os.open(name, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=folder)
+    stack.callback(os.close, opened)
+    return opened
+
+
+def _name_of(file: int) -> Path:
+    return Path(f"/dev/fd/{file}")
+
+
+@cache
+def _opens_again() -> bool:
+    """Whether the name of an open file opens it anew, from its beginning: on Linux; on a Mac it shares."""
+    with NamedTemporaryFile(prefix="medallion-") as file:
+        file.write(b"12")
+        file.flush()
+        try:
+            with _name_of(file.fileno()).open("rb") as again:
+                return again.read() == b"12"
+        except OSError:
+            return False
 
 
 @dataclass
