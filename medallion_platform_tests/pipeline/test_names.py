@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from hypothesis import given, settings
@@ -200,6 +202,38 @@ def test_any_name_is_taken_in(zone: Zone, kind: str) -> None:
     assert {f"v{i}" for i in range(len(TRICKY))} <= values
     payload = json.loads(letters(zone.lake)["payload"][0])
     assert {k: payload[k] for k in TRICKY} == {k: row[k] for k in TRICKY}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["EMAIL", "email", "Email"],
+        ["email", "email", "email"],
+        ["email", "email_2", "email", "email_", "email (2)"],
+        ["email_", "email", "email", "email_2", "EMAIL"],
+    ],
+)
+def test_a_name_that_comes_again_takes_no_other_field_s_place(
+    zone: Zone, kind: str, header: list[str]
+) -> None:
+    """A declared column holds the first field of exactly its name; no value is lost."""
+    values = [f"{i}@x" for i in range(len(header))]
+    names, row = [*BASE, *header], [*BASE.values(), *values]
+    if kind == "csv":
+        source = CSV
+        zone.put("events/a", ",".join(names).encode() + b"\n" + ",".join(row).encode())
+    else:
+        source = replace(CSV, format=Parquet())
+        path = zone.put("events/a", b"")
+        pq.write_table(pa.table([[v] for v in row], names=names), path)
+    assert zone.take(source).counts.written == 1
+    found = table_rows(zone.lake)
+    assert found["email"].item() == values[header.index("email")]
+    for declared in ("email_2", "email_"):
+        if declared in header:
+            assert found[declared].item() == values[header.index(declared)]
+    assert set(values) <= set(map(str, found.row(0)))
 
 
 def test_a_batch_of_awkward_values_stops_nothing(zone: Zone) -> None:

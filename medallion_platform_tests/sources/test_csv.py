@@ -205,11 +205,11 @@ def test_empty_fields_are_null_quoted_or_not():
 
 
 def test_header_names():
-    content = b"\xef\xbb\xbf id ,,name,NAME,_row,name_2\n1,2,3,4,5,6\n"
+    content = b"\xef\xbb\xbf id ,,name,NAME,_row,name_2,name,name (2)\n1,2,3,4,5,6,7,8\n"
     frame = frame_of(content, Csv())
-    names = ["id", "column_2", "name", "NAME_3", "_row_", "name_2"]
+    names = ["id", "column_2", "name", "NAME", "_row_", "name_2", "name (3)", "name (2)"]
     assert fields(frame).columns == names
-    assert rows_of(frame) == [("1", "2", "3", "4", "5", "6")]
+    assert rows_of(frame) == [("1", "2", "3", "4", "5", "6", "7", "8")]
 
 
 def test_a_header_goes_before_the_declaration():

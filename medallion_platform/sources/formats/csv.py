@@ -26,7 +26,14 @@ from medallion_platform.errors import Kind
 from medallion_platform.sources.errors import UnreadableFile
 from medallion_platform.sources.formats.blocks import TextFile
 from medallion_platform.sources.formats.format import other_header
-from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, HeaderError, ParseResult, lines
+from medallion_platform.sources.formats.records import (
+    LONGEST,
+    TOO_LONG,
+    HeaderError,
+    ParseResult,
+    lines,
+    unrepeated,
+)
 from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
 from medallion_platform.sources.formats.text import TextFormat
 
@@ -170,21 +177,13 @@ class CsvParser:
 
     def named(self, header: list[str]) -> tuple[str, ...]:
         """The fields' names: a blank one is numbered, one that was there already as well."""
-        names: list[str] = []
-        taken = {name.strip().lower() for name in header}
-        seen: set[str] = set()
-        for i, name in enumerate(header):
-            name = name.strip().replace("\0", "") or f"column_{i + 1}"
-            made, n = name, 1
-            while made.lower() in seen or (n > 1 and made.lower() in taken):
-                n += 1
-                made = f"{name}_{n}"
-            seen.add(made.lower())
-            names.append(made)
+        names = unrepeated(
+            name.strip().replace("\0", "") or f"column_{i}" for i, name in enumerate(header, 1)
+        )
         wanted = self.format.columns
         if wanted and not set(wanted) & set(names):
             raise HeaderError("header: none of the declared columns is in it")
-        return tuple(names)
+        return names
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
         """The whole records from `start` on. Blank lines are none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from medallion_platform import pieces
 from medallion_platform.sources.errors import LostFile, UnreadableFile, is_lost
 from medallion_platform.sources.formats.format import BLOCK, Format
 from medallion_platform.sources.formats.jsonlines import JsonLines
-from medallion_platform.sources.formats.records import OURS, ParseResult, field_of, framed
+from medallion_platform.sources.formats.records import OURS, ParseResult, field_of, framed, unrepeated
 from medallion_platform.sources.formats.typed import payloads, text
 
 
@@ -64,7 +64,7 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
             path, memory_map=False, coerce_int96_timestamp_unit="us", read_dictionary=repeated
         ) as file:
             row = 1
-            names = _names(file)
+            names = unrepeated(file.schema_arrow.names)
             far = _counted_in_days(file)
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -113,7 +113,9 @@ def _told(instants: pa.Array, seconds: pa.ChunkedArray) -> pa.Array:
     return near.set(~reached, None).fill_null(told.cast(pl.String) + " s since 1970-01-01").to_arrow()
 
 
-def _frame(batch: pa.RecordBatch, names: list[str], seconds: Mapping[int, pa.ChunkedArray]) -> pl.DataFrame:
+def _frame(
+    batch: pa.RecordBatch, names: Sequence[str], seconds: Mapping[int, pa.ChunkedArray]
+) -> pl.DataFrame:
     """The rows; as text what no type of ours holds."""
     columns = [
         _told(column, seconds[i]) if i in seconds else _written_out(column)
@@ -162,19 +164,9 @@ def columns(path: Path) -> tuple[str, ...]:
     """The names of the file's columns."""
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
-            return tuple(_names(file))
+            return unrepeated(file.schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-
-
-def _names(file: pq.ParquetFile) -> list[str]:
-    """The columns' names; one that comes again has a `_` behind it."""
-    names: dict[str, None] = {}
-    for name in file.schema_arrow.names:
-        while name in names:
-            name += "_"
-        names[name] = None
-    return list(names)
 
 
 def _unreadable(path: Path, error: BaseException) -> UnreadableFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,6 +47,22 @@ def in_frame(field: str) -> str:
 def field_of(column: str) -> str:
     """The field of a column that is no column of ours: the reverse of `in_frame`."""
     return column[:-1] if column.rstrip("_") in OURS else column
+
+
+def unrepeated(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a file's fields, each once: `v`, `v` -> `v`, `v (2)`.
+
+    No contract declares such a name, so that a repeated field never takes the place of a declared one.
+    """
+    given = list(names)
+    made: dict[str, None] = {}
+    for name in given:
+        one, n = name, 1
+        while one in made or (n > 1 and one in given):
+            n += 1
+            one = f"{name} ({n})"
+        made[one] = None
+    return tuple(made)
 
 
 @dataclass
