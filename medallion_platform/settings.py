@@ -61,7 +61,7 @@ def _location(given: Path | str) -> Path | str:
 
 _NO_PREFIX = "%?#"
 """What clients of a bucket take for a part of a URL, each otherwise."""
-_NO_TABLES = _NO_PREFIX + "=:*[]{}|^\\"
+_NO_TABLES = "%?=[]|^\\"
 """What delta-rs, Polars or Spark take for a part of a URL, a pattern or a partition in a table's path."""
 
 

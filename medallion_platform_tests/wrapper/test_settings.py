@@ -52,7 +52,7 @@ def test_lake_and_landing_zone_may_each_lie_in_a_bucket(
 
 @pytest.mark.parametrize(
     "place",
-    ["a%20b", "100%", "c#", "who?", "8:00", "x[1]", "y=2026", "back\\slash", "a|b", "*", "{a}", "tab\t"],
+    ["a%20b", "100%", "who?", "x[1]", "y=2026", "back\\slash", "a|b", "a^b", "tab\t"],
 )
 @pytest.mark.parametrize("name", ["home", "lake"])
 def test_a_place_that_a_library_would_take_for_another_is_refused_by_its_character(
@@ -69,7 +69,22 @@ def test_a_place_that_a_library_would_take_for_another_is_refused_by_its_charact
 
 
 @pytest.mark.parametrize(
-    "place", ["a b", "haeuschen", "h\u00e4uschen", "\u65e5", "a+b", "a&b", "it's", "(x)", "@a,b;!$~"]
+    "place",
+    [
+        "a b",
+        "haeuschen",
+        "h\u00e4uschen",
+        "\u65e5",
+        "a+b",
+        "a&b",
+        "it's",
+        "(x)",
+        "@a,b;!$~",
+        "c#",
+        "8:00",
+        "*",
+        "{a}",
+    ],
 )
 def test_a_place_of_usual_names_is_taken(tmp_path: Path, place: str) -> None:
     assert Settings(home=tmp_path / place).home == tmp_path / place
