@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 from uuid import uuid4
 
@@ -33,6 +34,8 @@ def list_letters(
         {
             "table": counted.table,
             "violates": counted.expectation,
+            "code": counted.code,
+            "columns": ", ".join(counted.columns),
             "dead_letters": counted.dead_letters,
             "last": counted.last,
         }
@@ -61,6 +64,7 @@ def show_letters(
             "code": letter.code,
             "violates": "; ".join(letter.violations),
             "detail": json.dumps(letter.detail) if letter.detail else "",
+            "broken": [asdict(violation) for violation in letter.broken],
             "payload": _payload_text(letter.payload or b"", whole=whole),
         }
         for letter in found.letters

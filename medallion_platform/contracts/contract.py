@@ -131,9 +131,13 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Matches:
-    """A regular expression is found in the text; `pattern` means the same to every engine."""
+    """A regular expression is found in the text; `pattern` means the same to every engine.
+
+    declared: the pattern as it was written, for people.
+    """
 
     pattern: str
+    declared: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -517,7 +517,7 @@ class _FieldCompiler:
             _try_in_rust(common)
         except ValueError as error:
             raise self.error(f"{kind}({pattern!r}) {error}") from None
-        return kind, f"{kind}({pattern!r})", Matches(common)
+        return kind, f"{kind}({pattern!r})", Matches(common, pattern)
 
     def _length(self, told: dict[str, Any]) -> tuple[str, str, Test]:
         self._text_only("str_length")

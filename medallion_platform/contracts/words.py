@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
 from collections.abc import Iterable
 
 from medallion_platform.contracts.contract import (
@@ -43,8 +42,8 @@ def in_words(expectation: Expectation) -> str:
             )
         case OneOf(values, negated):
             return f"{'none' if negated else 'one'} of {_listed(values)}"
-        case Matches():
-            return f"matches {_declared(expectation)}"
+        case Matches() as test:
+            return f"matches {test.declared}"
         case StartsWith(text):
             return f"starts with {text}"
         case EndsWith(text):
@@ -91,8 +90,3 @@ def _listed(values: Iterable[object]) -> str:
 
 def _rule(expectation: Expectation) -> str:
     return expectation.name.removeprefix(f"{expectation.columns[0]}: ")
-
-
-def _declared(expectation: Expectation) -> str:
-    """The pattern as it was written; what is compiled of it is for engines."""
-    return str(literal_eval(_rule(expectation).partition("(")[2].removesuffix(")")))

@@ -1,7 +1,7 @@
 """Rejected rows, stored complete: one Delta table `dead_letters/<table>` per table.
 
 A dead letter has its origin (`source`, `offset`, `file`, `row`), what it violates (`violations` for people,
-`code` and `detail` for programs), and the `partition` (or key) of the table that it was meant for. `payload`
+`code`, `detail` and `broken` for programs), and the `partition` (or key) of the table that it was meant for. `payload`
 has the original bytes; for silver and gold, the masked row as JSON.
 """
 
@@ -36,8 +36,15 @@ def name(table: str) -> str:
 
 
 def columns() -> dict[str, PolarsDataType]:
-    """Columns of every dead-letter table; `code` is a `Code`, `detail` a JSON object or null."""
+    """Columns of every dead-letter table.
+
+    `code` is a `Code`, `detail` a JSON object or null, `broken` (see `contracts.broken`) an entry for each of
+    the expectations in `violations`, in their order: empty where the code is not `violates`, null in letters
+    that are older.
+    """
     import polars as pl
+
+    from medallion_platform.contracts import broken
 
     return {
         "source": pl.String,
@@ -48,6 +55,7 @@ def columns() -> dict[str, PolarsDataType]:
         "violations": pl.List(pl.String),
         "code": pl.String,
         "detail": pl.String,
+        "broken": broken.polars_type(),
         "partition": pl.String,
         "at": pl.Datetime("us", "UTC"),
         "run_id": pl.String,

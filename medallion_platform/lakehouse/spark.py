@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.spark_engine import quoted
+from medallion_platform.errors import classify
 from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import StagedFile, staged_files
 from medallion_platform.lakehouse.delta_log import FilesGone, files_added
@@ -57,6 +58,33 @@ def read(spark: SparkSession, lake: Lake, table: str, version: int) -> DataFrame
     if _is_plain(found, path, files):
         return _of_files(spark, path, found, files)
     return spark.read.format("delta").option("versionAsOf", version).load(path)
+
+
+def read_both(
+    spark: SparkSession, lake: Lake, table: str, before: int, now: int
+) -> tuple[DataFrame, DataFrame] | None:
+    """The table as of two versions, the former one first: the columns that both have, in one order.
+
+    None where their rows cannot be compared: the former version was cleaned up, or a column has another type.
+    """
+    from deltalake.exceptions import DeltaError
+
+    try:
+        found, newest = lake.open(table, before), lake.open(table, now)
+    except DeltaError as error:
+        if not classify(error).of_content:
+            raise
+        return None
+    assert found is not None
+    assert newest is not None
+    gone = {f["path"] for f in files_of(found)} - {f["path"] for f in files_of(newest)}
+    if not all(at_once(partial(exists, lake.path(table)), sorted(map(paths.below_table, gone)))):
+        return None
+    old, new = (read(spark, lake, table, version) for version in (before, now))
+    same = [c for c in new.columns if c in old.columns]
+    if any(old.schema[c].dataType != new.schema[c].dataType for c in same):
+        return None
+    return old.select(*map(quoted, same)), new.select(*map(quoted, same))
 
 
 def appended(spark: SparkSession, lake: Lake, table: str, since: int, until: int) -> DataFrame:
@@ -150,7 +178,7 @@ def stage(
     row counts are read from the files' footers. rows: `columns`, and what the checks refers to.
     Without a checks all rows are good.
 
-    reject: is given the rejected rows, some at a time: `payload` (JSON text of the row as it came),
+    reject: is given the rejected rows, some at a time: `row` (a struct: the row as it came),
     `violations`, `partition`. inspect: is given all that was written, with `DEAD`, and by column the one that
     holds a rejected row's value as it came, where the column itself does not.
     """
@@ -231,13 +259,13 @@ def _with_dead_letters(
 
 
 def _dead_rows(dead: pl.DataFrame, columns: Sequence[str], kept: Mapping[str, str]) -> pl.DataFrame:
-    """Rejected rows as they came: `payload` (JSON text), `violations`, `partition`."""
+    """Rejected rows as they came: `row` (a struct), `violations`, `partition`."""
     import polars as pl
 
     # Column by column, by name: an expression would take some names for patterns.
     row = pl.struct(dead[_KEPT + c if c in kept else c].alias(c) for c in columns if not c.startswith("_"))
     return dead.select(
-        row.struct.json_encode().alias("payload"),
+        row.alias("row"),
         pl.col(_VIOLATIONS).alias("violations"),
         pl.col(_UNIT).alias("partition"),
     )

@@ -14,12 +14,31 @@ from medallion_platform.lakehouse.lake import Lake
 
 @dataclass(frozen=True)
 class BrokenExpectation:
-    """How many dead letters of a table broke one expectation, and when the last of them was written."""
+    """How many dead letters of a table broke one expectation, and when the last of them was written.
+
+    expectation: its name, or the sentence of what else is wrong. code: the `Rule` that was broken, or the
+    `Code` of what else is wrong (`violates` in letters that are older than rules). columns: of which columns.
+    """
 
     table: str
     expectation: str
+    code: str
+    columns: tuple[str, ...]
     dead_letters: int
     last: datetime | None
+
+
+@dataclass(frozen=True)
+class Violation:
+    """An expectation that a row broke, in the fields that `contracts.broken` tells of.
+
+    bound: a value as JSON has it. values: of `columns`, in their order.
+    """
+
+    code: str
+    columns: tuple[str, ...]
+    bound: Any
+    values: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -28,8 +47,9 @@ class DeadLetter:
 
     log: the source, or the one of its logs, that it came from. file: where it lay, None where it was no
     file. row: its number there; 0 for what stands for a whole piece. code: the `Code` of what is wrong;
-    detail: what goes with it. violations: every expectation that it broke. payload: the bytes as they came,
-    None where they were not kept. at: when it was written, by which run.
+    detail: what goes with it. violations: every expectation that it broke. broken: the same in fields;
+    nothing where the code is not `violates`, and of older letters. payload: the bytes as they came, None
+    where they were not kept. at: when it was written, by which run.
     """
 
     log: str
@@ -39,6 +59,7 @@ class DeadLetter:
     code: str
     detail: Mapping[str, Any]
     violations: tuple[str, ...]
+    broken: tuple[Violation, ...]
     payload: bytes | None
     at: datetime | None
     run_id: str | None
@@ -60,16 +81,23 @@ def by_expectation(lake: Lake, tables: Collection[str] = ()) -> list[BrokenExpec
 def _counted(lake: Lake, table: str) -> Iterator[BrokenExpectation]:
     import polars as pl
 
+    letters = dead_letters.scan(lake, table).select("violations", "broken", "code", "at")
+    in_fields = pl.col("broken").list.len() == pl.col("violations").list.len()
+    told = letters.filter(in_fields).explode("violations", "broken")
+    entry = pl.col("broken").struct
+    told = told.with_columns(entry.field("code"), entry.field("columns"))
+    others = letters.filter(in_fields.not_().fill_null(value=True)).explode("violations")
+    others = others.with_columns(pl.lit(None, pl.List(pl.String)).alias("columns"))
+    by = ("violations", "code", "columns")
     counted = (
-        dead_letters.scan(lake, table)
-        .select("violations", "at")
-        .explode("violations")
-        .group_by("violations")
+        pl.concat([told.select(*by, "at"), others.select(*by, "at")])
+        .group_by(by)
         .agg(pl.len().alias("n"), pl.col("at").max())
-        .sort("n", "violations", descending=[True, False])
+        .sort("n", "violations", "code", descending=[True, False, False])
         .collect()
     )
-    return (BrokenExpectation(table, broken, n, last) for broken, n, last in counted.iter_rows())
+    for expectation, code, columns, n, last in counted.iter_rows():
+        yield BrokenExpectation(table, expectation, code, tuple(columns or ()), n, last)
 
 
 def newest(lake: Lake, table: str, limit: int) -> DeadLetters:
@@ -77,6 +105,11 @@ def newest(lake: Lake, table: str, limit: int) -> DeadLetters:
     found = dead_letters.newest(lake, table, limit)
     letters = tuple(_letter(row) for row in found.iter_rows(named=True))
     return DeadLetters(letters, dead_letters.count(lake, table) - len(letters))
+
+
+def _violation(entry: Mapping[str, Any]) -> Violation:
+    bound = None if entry["bound"] is None else json.loads(entry["bound"])
+    return Violation(entry["code"], tuple(entry["columns"]), bound, tuple(entry["values"]))
 
 
 def _letter(row: Mapping[str, Any]) -> DeadLetter:
@@ -88,6 +121,7 @@ def _letter(row: Mapping[str, Any]) -> DeadLetter:
         code=row["code"],
         detail=json.loads(row["detail"] or "{}"),
         violations=tuple(row["violations"] or ()),
+        broken=tuple(map(_violation, row["broken"] or ())),
         payload=row["payload"],
         at=row["at"],
         run_id=row["run_id"],

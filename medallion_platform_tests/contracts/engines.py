@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 from hypothesis import HealthCheck, Phase, settings
-from polars.testing import assert_frame_equal
+from polars.testing import assert_frame_equal, assert_series_equal
 from pyspark.sql import Observation, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts import polars_engine
 from medallion_platform.contracts import spark_engine as in_spark
+from medallion_platform.contracts.broken import broken, demand_of
 from medallion_platform.contracts.contract import Column, ColumnType, Contract, Expectation, Severity
 
 ROW = "_row"
@@ -96,6 +97,15 @@ def assert_agree(contract: Contract, frame: pl.DataFrame, spark: SparkSession) -
     assert_frame_equal(bits(ours.good), bits(theirs.good))
     assert_frame_equal(ours.bad, theirs.bad)
     assert ours.good.height + ours.bad.height == frame.height
+    fields = [
+        broken(contract, contract.expectations, bad, bad[polars_engine.VIOLATIONS])
+        for bad in (ours.bad, theirs.bad)
+    ]
+    assert_series_equal(*fields)
+    names = {e.name: demand_of(e, contract) for e in contract.expectations}
+    for entries, violated in zip(fields[0], ours.bad[polars_engine.VIOLATIONS], strict=True):
+        told = [(e["code"], tuple(e["columns"]), e["bound"]) for e in entries]
+        assert told == [(names[n].code, names[n].columns, names[n].bound) for n in violated]
     return ours
 
 

@@ -293,6 +293,7 @@ def dead(lake: Lake, table: str) -> Counter[str]:
             (
                 sorted((k, v) for k, v in json.loads(r["payload"]).items() if v is not None),
                 r["violations"],
+                r["broken"],
                 r["partition"],
             )
         )

@@ -267,6 +267,8 @@ def test_rejected_rows_are_written_a_file_at_a_time(
     assert (done.record.counts.written, done.record.counts.dead_lettered) == (0, 100)
     assert done.record.violations == {"n: greater_than_or_equal_to(0)": 100}
     assert (sum(held), max(held) < 20) == (100, True)
+    fields = {"code": "at_least", "columns": ["n"], "bound": "0", "values": ["-1"]}
+    assert dead_letters.read(zone.lake, STOCK.name)["broken"].to_list() == [[fields]] * 100
 
     # One that holds rejected rows of keys that changed and of others is written anew in the same way.
     arrive(zone, RAW, *({**row, "n": n % 2 - 1} for n, row in enumerate(rows[5:35])))

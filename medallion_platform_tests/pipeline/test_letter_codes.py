@@ -46,7 +46,7 @@ def in_other_words(zone: Zone, *, older: bool = False) -> None:
     found = dead_letters.read(zone.lake, "bronze.events")
     path = Path(zone.lake.path(dead_letters.name("bronze.events")))
     changed = (
-        found.drop("code", "detail")
+        found.drop("code", "detail", "broken")
         if older
         else found.with_columns(
             pl.concat_list(pl.lit("file: verloren, und record: not valid")).alias("violations")
@@ -77,6 +77,9 @@ def test_a_lost_file_is_taken_up_whatever_its_letter_says_to_people(zone: Zone, 
     zone.csv("events/c.csv", [good("c"), bad()])
     assert zone.take(UTF8).counts.written == 3
     assert letters(zone.lake)["code"].to_list() == [Code.LOST, Code.VIOLATES]
+    before, after = letters(zone.lake)["broken"].to_list()
+    assert before == (None if older else [])
+    assert [entry["columns"] for entry in after] == [["event_timestamp"]]
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -100,7 +103,8 @@ def test_each_letter_says_its_code(zone: Zone) -> None:
     zone.csv("events/a.csv", [bad(), bad("one,two"), good("a")])
     zone.put("events/torn.csv.gz", b"\x1f\x8b\x08torn")
     zone.take(UTF8)
-    told: list[dict[str, Any]] = letters(zone.lake).select("code", "detail").to_dicts()
+    told: list[dict[str, Any]] = letters(zone.lake).select("code", "detail", "broken").to_dicts()
+    assert [len(t["broken"]) for t in told] == [1, 0, 0]
     assert [t["code"] for t in told] == [Code.VIOLATES, Code.MALFORMED, Code.UNREADABLE]
     kept = json.loads(told[-1]["detail"])["kept"]
     assert (zone.root / "lake" / kept).read_bytes() == b"\x1f\x8b\x08torn"

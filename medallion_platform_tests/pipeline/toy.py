@@ -205,6 +205,7 @@ def check(zone: Zone, *sources: FileSource) -> None:
     for letter in dead.filter(pl.col("source") == sources[0].name).iter_rows(named=True):
         assert letter["payload"] == texts[letter["offset"]]
         assert letter["violations"]
+        assert len(letter["broken"]) == (len(letter["violations"]) if letter["code"] == "violates" else 0)
 
 
 def same_tables(one: Lake, other: Lake, table: str = CSV.table) -> None:

@@ -58,10 +58,37 @@ def test_the_newest_are_shown_first_and_the_others_counted(
     everything = letters.newest(lake, TABLE, 100)
     assert everything.left_out == 0
     assert [letter.offset for letter in everything.letters][10:] == [99, 21, 22, 11, 12, 1, 2, 98]
+    assert newest.broken == ()
+    assert {(c.code, c.columns) for c in letters.by_expectation(lake)} == {("violates", ())}, "older letters"
     assert [(c.table, c.expectation, c.dead_letters, c.last) for c in letters.by_expectation(lake)] == [
         (TABLE, "id: not null", 18, NOON + timedelta(days=7)),
         (TABLE, "total: above 0", 9, NOON + timedelta(days=7)),
     ]
+
+
+def test_letters_are_counted_by_rule_and_columns(lake: Lake) -> None:
+    lake.ensure(TABLE, pl.DataFrame({"id": [1]}).to_arrow().schema)
+    add(lake, 1, (1, NOON))  # without fields, as older letters are
+    entries = [
+        {"code": "not_null", "columns": ["id"], "bound": None, "values": [None]},
+        {"code": "above", "columns": ["total"], "bound": "0", "values": ["-1"]},
+    ]
+    row = {
+        **{"source": "shop.orders", "offset": 3, "file": "a.jsonl", "row": 3, "at": NOON, "run_id": "run 2"},
+        **{"payload": b"{}", "violations": ["id: not null", "total: above 0"], "broken": entries},
+    }
+    torn = {**row, "offset": 4, "violations": ["record: not JSON"], "code": "malformed", "broken": []}
+    dead_letters.append(lake, TABLE, pl.DataFrame([row, torn]), CommitRecord("intake", "r", "", sequence=2))
+    found = letters.by_expectation(lake)
+    assert sorted((c.code, c.columns, c.dead_letters) for c in found) == [
+        ("above", ("total",), 1),
+        ("malformed", (), 1),
+        ("not_null", ("id",), 1),
+        ("violates", (), 1),
+        ("violates", (), 1),
+    ]
+    (shown,) = (letter for letter in letters.newest(lake, TABLE, 9).letters if letter.offset == 3)
+    assert shown.broken[1] == letters.Violation("above", ("total",), 0, ("-1",))
 
 
 def _files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -15,8 +15,9 @@ import polars as pl
 
 from medallion_platform.contracts import polars_engine as contracts
 from medallion_platform.contracts import shapes
+from medallion_platform.contracts.broken import BROKEN, broken
 from medallion_platform.contracts.codes import Code
-from medallion_platform.contracts.contract import Contract
+from medallion_platform.contracts.contract import Compare, Contract, Expectation, Severity
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.counts import summed
@@ -115,23 +116,34 @@ def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
     if frame.is_empty() and not frame.columns:
         empty = pl.DataFrame(schema=_bronze_columns(source))
         return TriageResult(empty, pl.DataFrame(), {}, {}, {})
-    broken = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
+    malformed = frame.filter(pl.col("_malformed").is_not_null()).with_columns(
         pl.concat_list(pl.lit("record: parses")).alias(contracts.VIOLATIONS)
         if frame.height
         else pl.lit(None).alias(contracts.VIOLATIONS)
     )
     parsed = frame.filter(pl.col("_malformed").is_null()).drop("_malformed")
     verdicts = [
-        _out_of_time(source, part, contracts.validate(contract, part), at)
+        _out_of_time(source, part, _validated(contract, part), at)
         for part, contract in source.format.expected(parsed, source.contract)
     ]
     violations = summed(v.violations for v in verdicts)
-    if broken.height:
-        violations["record: parses"] = broken.height
-    bad = pl.concat([broken, *(v.bad for v in verdicts)], how="diagonal_relaxed")
+    if malformed.height:
+        violations["record: parses"] = malformed.height
+    bad = pl.concat([malformed, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset", maintain_order=True)
     warnings, failures = (summed(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
     return TriageResult(good, bad, violations, warnings, failures, _looks_personal(source.contract, good))
+
+
+def _validated(contract: Contract, frame: pl.DataFrame) -> contracts.ValidationResult:
+    """The engine's verdict, with what each bad row broke in fields."""
+    validated = contracts.validate(contract, frame)
+    return replace(validated, bad=_with_broken(contract, contract.expectations, validated.bad))
+
+
+def _with_broken(contract: Contract, expectations: Sequence[Expectation], bad: pl.DataFrame) -> pl.DataFrame:
+    told = broken(contract, expectations, bad, bad.get_column(contracts.VIOLATIONS))
+    return bad.with_columns(told.alias(BROKEN))
 
 
 def _out_of_time(
@@ -140,25 +152,31 @@ def _out_of_time(
     """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
     if source.partition is None:
         return validated
-    time = pl.col(str(source.contract.event_time))
-    first = datetime.combine(source.first_day, datetime.min.time(), UTC)
+    name = str(source.contract.event_time)
+    time = pl.col(name)
+    first, last = datetime.combine(source.first_day, datetime.min.time(), UTC), at + CLOCKS_DIFFER
     bounds = {
-        f"{time.meta.output_name()}: not before {source.first_day}": time < first,
-        f"{time.meta.output_name()}: not in the future": time > at + CLOCKS_DIFFER,
+        _bound(name, f"not before {source.first_day}", Compare("ge", first)): time < first,
+        _bound(name, "not in the future", Compare("le", last)): time > last,
     }
-    for name, outside in bounds.items():
+    for bound, outside in bounds.items():
         places = validated.good.filter(outside).select(PLACE)
         if places.is_empty():
             continue
         rejected = came.join(places, on=PLACE, how="semi", maintain_order="left")
-        rejected = rejected.with_columns(pl.concat_list(pl.lit(name)).alias(contracts.VIOLATIONS))
+        rejected = rejected.with_columns(pl.concat_list(pl.lit(bound.name)).alias(contracts.VIOLATIONS))
+        rejected = _with_broken(source.contract, [bound], rejected)
         validated = replace(
             validated,
             good=validated.good.filter(outside.not_().fill_null(value=True)),
             bad=pl.concat([validated.bad, rejected], how="diagonal_relaxed"),
-            violations={**validated.violations, name: places.height},
+            violations={**validated.violations, bound.name: places.height},
         )
     return validated
+
+
+def _bound(column: str, label: str, test: Compare) -> Expectation:
+    return Expectation(f"{column}: {label}", (column,), Severity.REJECT, test)
 
 
 def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[UnreadableRange]) -> pl.DataFrame:
@@ -174,6 +192,7 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
                 "violations": [piece.reason],
                 "code": piece.code,
                 "detail": json.dumps(piece.detail) if piece.detail else None,
+                "broken": [],
                 "partition": None,
                 "at": run.at,
                 "run_id": run.run_id,
@@ -185,6 +204,7 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
     if bad.is_empty():
         return whole
     malformed = pl.col("_malformed").is_not_null() if "_malformed" in bad.columns else pl.lit(False)
+    nothing = pl.Series([[]], dtype=dead_letters.columns()["broken"])
     rows = bad.select(
         pl.col("_source").alias("source"),
         pl.col("_offset").alias("offset"),
@@ -202,6 +222,10 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
             pl.when(malformed).then(pl.lit(Code.MALFORMED)).otherwise(pl.lit(Code.VIOLATES)),
         ).alias("code"),
         (pl.col(DETAIL) if DETAIL in bad.columns else pl.lit(None, pl.String)).alias("detail"),
+        # What does not parse has no row, which broke nothing.
+        (pl.col(BROKEN) if BROKEN in bad.columns else pl.lit(None, nothing.dtype))
+        .fill_null(pl.lit(nothing))
+        .alias("broken"),
         pl.lit(None, pl.String).alias("partition"),
         pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
         pl.lit(run.run_id).alias("run_id"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from medallion_platform.contracts.broken import broken
 from medallion_platform.contracts.contract import Severity
 from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters, paths
@@ -56,17 +57,25 @@ class Rejects:
         import polars as pl
 
         run = self.context.run
-        for rows in dead_letters.gathered(batches):
+        for rows in dead_letters.gathered(map(self._told, batches)):
             told = rows["violations"].explode().drop_nulls().value_counts()
             self.violations = summed((self.violations, dict(told.iter_rows())))
             self.homeless += int((rows["partition"] == UNPARTITIONED).sum())
             letters = rows.with_columns(
-                pl.col("payload").cast(pl.Binary),
                 pl.lit(self.context.main).alias("source"),
                 pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
                 pl.lit(run.run_id).alias("run_id"),
             )
             self.files.append(dead_letters.stage(self.context.lake, self.context.table.name, letters))
+
+    def _told(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rejected rows as letters tell them: their text, and what each broke."""
+        import polars as pl
+
+        contract, row = self.context.table.contract, rows["row"].struct
+        told = broken(contract, contract.expectations, row.unnest(), rows["violations"])
+        payload = row.json_encode().cast(pl.Binary).alias("payload")
+        return rows.drop("row").with_columns(payload, told.alias("broken"))
 
 
 @dataclass(frozen=True)

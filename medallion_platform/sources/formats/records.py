@@ -30,7 +30,8 @@ and a JSON object of what it says. Null for all others."""
 
 OURS = frozenset(
     {
-        *("_row", "_payload", "_payload_bytes", "_malformed", "_violations", CODE, DETAIL, FURTHER),
+        *("_row", "_payload", "_payload_bytes", "_malformed", "_violations", "_broken"),
+        *(CODE, DETAIL, FURTHER),
         *("_source", "_file", "_offset", "_ingested_at"),
         *("_op", "_sequence", "_changed_at", "_snapshot"),
         *("_key", "_headers", "_timestamp"),
