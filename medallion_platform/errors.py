@@ -114,10 +114,15 @@ def classify(error: BaseException) -> Failure:
     own = [e for e in chain if isinstance(e, MedallionError)]
     table = next((e.table for e in own if e.table), "")
     remedy = next((e.remedy for e in own if e.remedy), "")
-    found = [told for e in chain for link in _links(e) if (told := verdict_of(link))]
+    found = [told for link in links(error) if (told := verdict_of(link))]
     first = next((told for told in found if told.sure), found[0] if found else None)
     kind = next((e.kind for e in own if e.kind is not Kind.UNKNOWN), first.kind if first else Kind.UNKNOWN)
     return Failure(kind, first.code if first and first.kind is kind else "", table, remedy)
+
+
+def links(error: BaseException) -> Iterator[Link]:
+    """What each error in a chain of causes says of itself, from the outside to the inside."""
+    return (link for e in _chain(error) for link in _links(e))
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,10 @@ def verdict_of(link: Link) -> Verdict | None:
     """What a link tells, None where it tells nothing."""
     state = _BY_SQLSTATE.get(link.sqlstate) or _BY_SQLSTATE.get(link.sqlstate[:2])
     asked: tuple[tuple[Kind | None, str], ...] = (
-        (_BY_CODE.get(link.code), link.code),
-        (_authority(link.code), link.code),
+        (kind_of_code(link.code), link.code),
         (_BY_ERRNO.get(link.errno or 0), errno.errorcode.get(link.errno or 0, "")),
         (state, link.code or link.sqlstate),
-        (_by_status(link.status) if link.code != "NoSuchKey" else None, link.code or str(link.status)),
+        (kind_of_status(link.status) if link.code != "NoSuchKey" else None, link.code or str(link.status)),
         *((_BY_NAME.get(name), name) for name in sorted(link.names)),
         (Kind.TRANSIENT if link.retriable else None, link.code),
     )
@@ -275,11 +279,19 @@ def _marks(text: str) -> Link:
     )
 
 
-def _by_status(status: int | None) -> Kind | None:
-    """What an HTTP status says (RFC 9110, section 15; RFC 6585, section 4)."""
+def kind_of_status(status: int | None) -> Kind | None:
+    """What an HTTP status says (RFC 9110, section 15; RFC 6585, section 4); None of one that is no error."""
     if status is None or status < 400:
         return None
     return _BY_STATUS.get(status, Kind.TRANSIENT if status >= 500 else Kind.PERMANENT)
+
+
+def kind_of_code(code: str, *, retriable: bool = False) -> Kind | None:
+    """What a word of a protocol says, of S3 or Kafka; None where it is not known.
+
+    retriable: who made the error says that it passes.
+    """
+    return _BY_CODE.get(code) or _authority(code) or (Kind.TRANSIENT if retriable else None)
 
 
 def _authority(code: str) -> Kind | None:
@@ -342,7 +354,7 @@ _BY_CODE = {
         (
             *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
             *("TokenRefreshRequired", "RequestTimeTooSkewed", "ExpiredTokenException"),
-            *("_AUTHENTICATION", "_SSL"),
+            *("_AUTHENTICATION", "_SSL", "UNSUPPORTED_SASL_MECHANISM"),
         ),
         Kind.AUTH,
     ),
@@ -358,9 +370,28 @@ _BY_CODE = {
         ),
         Kind.NETWORK,
     ),
-    **dict.fromkeys(("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"), Kind.GAP),
+    # Leaders are elected, topics and coordinators come to be: a moment later they are there.
+    **dict.fromkeys(
+        (
+            *("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC"),
+            *("_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID", "REPLICA_NOT_AVAILABLE", "KAFKA_STORAGE_ERROR"),
+            *("PREFERRED_LEADER_NOT_AVAILABLE", "OFFSET_NOT_AVAILABLE", "FENCED_LEADER_EPOCH"),
+            *("UNKNOWN_LEADER_EPOCH", "COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE"),
+            *("NOT_COORDINATOR", "REBALANCE_IN_PROGRESS"),
+        ),
+        Kind.TRANSIENT,
+    ),
+    # Whether what stood there is lost, only who asks for the first and the last offset can tell.
+    **dict.fromkeys(("OFFSET_OUT_OF_RANGE", "_AUTO_OFFSET_RESET"), Kind.POSITION_LOST),
+    **dict.fromkeys(
+        (
+            *("_INVALID_ARG", "_UNSUPPORTED_FEATURE", "_NOT_IMPLEMENTED", "UNSUPPORTED_VERSION"),
+            *("INVALID_REQUEST", "UNSUPPORTED_COMPRESSION_TYPE"),
+        ),
+        Kind.PERMANENT,
+    ),
     **dict.fromkeys(("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID"), Kind.CONFLICT),
-    **dict.fromkeys(("CORRUPT_MESSAGE", "_BAD_MSG"), Kind.CORRUPT),
+    **dict.fromkeys(("CORRUPT_MESSAGE", "INVALID_MSG", "_BAD_MSG"), Kind.CORRUPT),
 }
 
 _BY_SQLSTATE = {

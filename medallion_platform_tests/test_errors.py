@@ -24,6 +24,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from obstore.store import LocalStore, S3Store
 
 from medallion_platform.errors import Failure, Kind, MedallionError, classify
+from medallion_platform.sources.http import Client, RequestError
 from medallion_platform_tests.kafka import certificates
 
 if TYPE_CHECKING:
@@ -141,6 +142,22 @@ def test_nobody_answers_in_time() -> None:
 def test_an_answer_by_its_status(status: int, kind: Kind) -> None:
     with answering(status) as url:
         assert failure(lambda: httpx.get(url).raise_for_status()) == Failure(kind, str(status))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((204, Kind.PERMANENT), (400, Kind.PERMANENT), (403, Kind.AUTH), (407, Kind.AUTH)),
+        *((408, Kind.NETWORK), (409, Kind.CONFLICT), (425, Kind.TRANSIENT), (429, Kind.RATE_LIMIT)),
+        *((500, Kind.TRANSIENT), (501, Kind.PERMANENT), (502, Kind.TRANSIENT), (503, Kind.TRANSIENT)),
+        (507, Kind.TRANSIENT),  # a disk of the server's
+    ],
+)
+def test_a_source_is_asked_again_where_its_status_says_that_it_passes(status: int, kind: Kind) -> None:
+    with answering(status) as url, Client(url, patience=0) as http, pytest.raises(RequestError) as told:
+        http.get(url)
+    assert told.value.kind is kind
+    assert ("was asked for 0 s" in str(told.value)) == kind.transient
 
 
 @pytest.mark.parametrize(
@@ -288,23 +305,32 @@ def test_no_broker(closed: str) -> None:
     [
         ("TOPIC_AUTHORIZATION_FAILED", Kind.AUTH),
         ("SASL_AUTHENTICATION_FAILED", Kind.AUTH),
-        ("OFFSET_OUT_OF_RANGE", Kind.GAP),
+        ("OFFSET_OUT_OF_RANGE", Kind.POSITION_LOST),
         ("THROTTLING_QUOTA_EXCEEDED", Kind.RATE_LIMIT),
-        ("LEADER_NOT_AVAILABLE", Kind.UNKNOWN),
+        ("LEADER_NOT_AVAILABLE", Kind.TRANSIENT),
+        ("UNSUPPORTED_VERSION", Kind.PERMANENT),
+        ("_SSL", Kind.AUTH),
+        ("INVALID_REQUIRED_ACKS", Kind.UNKNOWN),
         ("_ALL_BROKERS_DOWN", Kind.NETWORK),
     ],
 )
 def test_a_code_of_kafka(number: str, kind: Kind) -> None:
     from confluent_kafka import KafkaError, KafkaException
 
-    assert classify(KafkaException(KafkaError(getattr(KafkaError, number)))).kind is kind
+    from medallion_platform.sources.connectors.kafka import client
+
+    error = KafkaError(getattr(KafkaError, number))
+    assert classify(KafkaException(error)).kind is kind
+    # A worker waits for what nobody knows, and says what that is; whatever is known means the same to both.
+    assert client._complaint(error).kind is (Kind.NETWORK if kind is Kind.UNKNOWN else kind)
+    assert client._passes(error) is kind.transient
 
 
 def test_a_code_that_kafka_says_passes() -> None:
     from confluent_kafka import KafkaError, KafkaException
 
-    passing = KafkaError(KafkaError.LEADER_NOT_AVAILABLE, "", False, True)
-    assert classify(KafkaException(passing)) == Failure(Kind.TRANSIENT, "LEADER_NOT_AVAILABLE")
+    passing = KafkaError(KafkaError.INVALID_REQUIRED_ACKS, "", False, True)
+    assert classify(KafkaException(passing)) == Failure(Kind.TRANSIENT, "INVALID_REQUIRED_ACKS")
 
 
 class Torn(MedallionError):

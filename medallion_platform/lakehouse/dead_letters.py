@@ -1,8 +1,8 @@
 """Rejected rows, stored complete: one Delta table `dead_letters/<table>` per table.
 
 A dead letter has its origin (`source`, `offset`, `file`, `row`), what it violates (`violations` for people,
-`code`, `detail` and `broken` for programs), and the `partition` (or key) of the table that it was meant for. `payload`
-has the original bytes; for silver and gold, the masked row as JSON.
+`code`, `detail` and `broken` for programs), and the `partition` (or key) of the table that it was meant for.
+`payload` has the original bytes; for silver and gold, the masked row as JSON.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.errors import Kind, MedallionError, kind_of_status
 from medallion_platform.trust import tls
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ PATIENCE = 120.0
 LARGEST = 64 * 2**20
 """Bytes that a response may have, unpacked."""
 
-_TOO_EARLY_OR_TOO_MUCH = (408, 425, 429)
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
 Token = Callable[[], str]
@@ -275,13 +274,16 @@ class HttpClient:
 def _refuse(response: httpx.Response) -> None:
     """Raise what a status other than 200 means."""
     status = response.status_code
+    if status == 200:
+        return
     if status == 401:
         raise _Unauthorized
-    if status in _TOO_EARLY_OR_TOO_MUCH or status >= 500:
-        kind = Kind.RATE_LIMIT if status == 429 else Kind.NETWORK
+    kind = kind_of_status(status) or Kind.PERMANENT
+    if kind is Kind.DISK:
+        kind = Kind.TRANSIENT  # the disk that is full is the server's, not one that the reader could mend
+    if kind.transient:
         raise _TransientAnswer(f"answers {status}", kind, retry_after(response.headers, datetime.now(UTC)))
-    if status != 200:
-        raise RequestError(_answered(response), kind=Kind.AUTH if status == 403 else Kind.PERMANENT)
+    raise RequestError(_answered(response), kind=kind)
 
 
 def _answered(response: httpx.Response) -> str:

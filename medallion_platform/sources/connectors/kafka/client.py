@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medallion_platform.errors import Kind
+from medallion_platform.errors import Kind, kind_of_code
 from medallion_platform.sources.connectors.kafka.offsets import PartitionCursor, TopicPartitionRange
 from medallion_platform.sources.connectors.kafka.settings import OURS, discreet, of_client
 from medallion_platform.sources.errors import Unavailable
@@ -29,20 +29,7 @@ CHUNK = 10_000
 """How many messages are asked for at once."""
 PATIENCE = 0.1
 """Seconds that fewer messages than a chunk may take."""
-_PASSING = {
-    *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_TIMED_OUT", "_WAIT_COORD"),
-    *("NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "UNKNOWN_TOPIC_OR_PART"),
-}
 _NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_FEATURE"}
-
-_KINDS = {
-    **dict.fromkeys(("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED"), Kind.AUTH),
-    **dict.fromkeys(("TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED"), Kind.AUTH),
-    "CLUSTER_AUTHORIZATION_FAILED": Kind.AUTH,
-    "THROTTLING_QUOTA_EXCEEDED": Kind.RATE_LIMIT,
-    "OFFSET_OUT_OF_RANGE": Kind.POSITION_LOST,
-}
-"""What an error of the client means, by its name; any other is of the network."""
 
 
 class Complaint(NamedTuple):
@@ -314,7 +301,7 @@ def uncollected() -> Generator[None]:
 
 def _passes(error: KafkaError) -> bool:
     """Whether a client gets over an error by itself."""
-    return error.retriable() or error.name() in _PASSING
+    return error.retriable() or _kind_of(error).transient
 
 
 def _unavailable(source: KafkaSource, said: Sequence[Complaint]) -> Unavailable:
@@ -326,8 +313,15 @@ def _unavailable(source: KafkaSource, said: Sequence[Complaint]) -> Unavailable:
     )
 
 
+def _kind_of(error: KafkaError) -> Kind:
+    """What an error is; `unknown` where its name says nothing."""
+    return kind_of_code(error.name(), retriable=error.retriable()) or Kind.UNKNOWN
+
+
 def _complaint(error: KafkaError) -> Complaint:
-    return Complaint(error.str(), _KINDS.get(error.name(), Kind.NETWORK))
+    """What is said of it to people; of one that is unknown a worker waits until it is over, and says so."""
+    kind = _kind_of(error)
+    return Complaint(error.str(), Kind.NETWORK if kind is Kind.UNKNOWN else kind)
 
 
 def _thrown(error: BaseException) -> Complaint:
