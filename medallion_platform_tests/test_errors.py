@@ -24,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from obstore.store import LocalStore, S3Store
 
 from medallion_platform.errors import Failure, Kind, MedallionError, classify
-from medallion_platform.sources.http import Client, RequestError
+from medallion_platform.sources.http import HttpClient, RequestError
 from medallion_platform_tests.kafka import certificates
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_an_answer_by_its_status(status: int, kind: Kind) -> None:
     ],
 )
 def test_a_source_is_asked_again_where_its_status_says_that_it_passes(status: int, kind: Kind) -> None:
-    with answering(status) as url, Client(url, patience=0) as http, pytest.raises(RequestError) as told:
+    with answering(status) as url, HttpClient(url, patience=0) as http, pytest.raises(RequestError) as told:
         http.get(url)
     assert told.value.kind is kind
     assert ("was asked for 0 s" in str(told.value)) == kind.transient
