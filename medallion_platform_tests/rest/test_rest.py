@@ -201,6 +201,12 @@ BAD = {
     b'{"event_id": "x", "updated_at": "1969-01-05T00:00:00Z"}': "record: updated_at is no time",
     b'{"event_id": null, "updated_at": "2026-01-05T00:00:00Z"}': "event_id: not null",
     b'{"event_id": "x", "updated_at": "2026-01-05T00:00:00Z"}': "event_timestamp: not null",
+    b'{"event_id": "x", "more": {"rate": [-Infinity]}}': "record: not JSON: it has no NaN and no Infinity",
+    b'{"event_id": "x", "note": "two\r\nlines, [open"}': "record: not JSON",
+    b'{"event_id": "x", "path": "C:\\data"}': "record: not JSON",
+    b'{"event_id": undefined}': "record: not JSON",
+    b"{'event_id': None}": "record: not JSON",
+    b'{"event_id": "x", "tree": ' + b'{"a":' * 9_000 + b"1" + b"}" * 9_001: "record: nested too deeply",
 }
 
 
@@ -214,6 +220,20 @@ def test_a_bad_record_is_a_dead_letter_once_however_often_it_comes(api: Api, lak
         assert taken.counts.dead_lettered == (0 if turn else len(BAD))
     assert dict(zip(letters(lake)["payload"], letters(lake)["violations"].list.first(), strict=True)) == BAD
     whole(api, lake)
+
+
+def test_a_page_is_read_around_what_is_no_json(api: Api, lake: Lake) -> None:
+    """A byte order mark, and beside the records what no parser takes."""
+    api.event("a")
+    text = api.records[0].text
+    page = (
+        b'\xef\xbb\xbf{"rate": NaN, "note": "\\d", "data": {"items": [%s, {"event_id": NaN}]}, "next": "2"}'
+    )
+    api.faults.append(server.body(page % text))
+    assert take(source_of(api), lake).counts.written == 1
+    assert api.asked[-1]["cursor"] == "2"
+    assert letters(lake)["payload"].to_list() == [b'{"event_id": NaN}']
+    assert rows(lake)["_payload"].to_list() == [text.decode()]
 
 
 def test_fields_come_and_go(api: Api, lake: Lake) -> None:
@@ -452,6 +472,8 @@ def test_a_connection_that_is_stuck_is_ended(
         (server.body(b'{"data": {}}'), "not JSON with a list"),
         (server.body(b'{"data": {"items": 7}}'), "not JSON with a list"),
         (server.body(b'{"data": {"items": [1,]}}'), "not JSON with a list"),
+        (server.body(b'{"data": {"items": [{"id": [1}]}}'), "not JSON with a list"),
+        (server.body(b'{"data": {"items": [{"t": "a}]}}'), "not JSON with a list"),
         (server.body(b'{"data": {"items": [1 2]}}'), "not JSON with a list"),
         (server.body(b'{"data": {"items": [1]} '), "not JSON with a list"),
         (server.body(b'{"data": {"items": ["' + b"x" * 2000 + b'"]}}'), "more than 1000 bytes"),

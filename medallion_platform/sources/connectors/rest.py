@@ -14,6 +14,7 @@ by reading all pages again until nothing new is among what was there before. Onl
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from medallion_platform.contracts.polars_engine import convert
 from medallion_platform.errors import Kind
 from medallion_platform.sources.arrivals import Arrivals, Batch, PositionOf, SourceContext
 from medallion_platform.sources.errors import Unavailable
-from medallion_platform.sources.formats.jsonlines import JsonLines, fields_of, items_of
+from medallion_platform.sources.formats.jsonlines import JsonLines, items_of, members_of
 from medallion_platform.sources.formats.records import in_frame
 from medallion_platform.sources.http import (
     HttpClient,
@@ -420,14 +421,14 @@ def _clock(source: RestSource) -> str:
 
 
 def _page(source: RestSource, answer: HttpResponse) -> _Page:
-    """The records of an answer, exactly as they stand in it."""
-    encoding = "utf-8"
+    """The records of an answer, exactly as they stand in it; some may be no JSON."""
+    encoding, body = "utf-8", answer.body.removeprefix(BOM_UTF8)
     try:
-        text = answer.body.decode()
+        text = body.decode()
     except UnicodeDecodeError:
         # Every byte is one character: a record that does not decode keeps its bytes.
         encoding = "latin-1"
-        text = answer.body.decode(encoding)
+        text = body.decode(encoding)
     items = items_of(_at(text, source.records) or "")
     if items is None:
         place = f"a list at {'.'.join(source.records)}" if source.records else "a list"
@@ -436,11 +437,10 @@ def _page(source: RestSource, answer: HttpResponse) -> _Page:
 
 
 def _at(text: str, path: Sequence[str]) -> str | None:
-    """The text of the value at `path` of a JSON text; None where there is none, or null."""
+    """The text of the value at `path` of a page; None where there is none, or null."""
     value: str | None = text
     for name in path:
-        fields = fields_of(value or "")
-        value = None if isinstance(fields, str) else fields.get(name)
+        value = (members_of(value or "") or {}).get(name)
     return value
 
 

@@ -8,7 +8,9 @@ value counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from json.decoder import JSONDecodeError, scanstring  # pyright: ignore
 from typing import Any, cast
@@ -51,6 +53,8 @@ _decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refu
 scan = cast(Any, _decoder).scan_once
 _SPACE = " \t\r\n"
 _UNREADABLE = (StopIteration, JSONDecodeError, RecursionError, IndexError, _NoNumber)
+_MARK = re.compile(r"""\"(?:[^"\\]|\\.)*+"|[\[\]{},:"]|[^\s\[\]{},:"]+""", re.DOTALL)
+_CLOSES = {"[": "]", "{": "}"}
 
 
 def unescaped(text: str) -> str:
@@ -70,14 +74,64 @@ def whole(text: str) -> str | None:
 
 
 def items_of(text: str) -> list[str] | None:
-    """The JSON text of each item of the list that `text` is; None if it is none."""
-    try:
-        return _items(text)
-    except _UNREADABLE:
-        return None
+    """The text of each item of the list that `text` is; None if it is none.
+
+    An item may be no JSON (`NaN`, a line feed within a text): its quotes and brackets tell where it ends.
+    """
+    for how in (scan, _loosely):
+        try:
+            return _items(text, how)
+        except _UNREADABLE:
+            continue
+    return None
 
 
-def _items(text: str) -> list[str] | None:
+def members_of(text: str) -> dict[str, str | None] | None:
+    """The fields of the object that `text` is, some of which may hold what is no JSON; None if it is none."""
+    fields = fields_of(text)
+    if isinstance(fields, str):
+        try:
+            fields = _fields(text, _loosely)
+        except _UNREADABLE:
+            return None
+    return None if isinstance(fields, str) else fields
+
+
+_Scan = Callable[[str, int], tuple[Any, int]]
+"""Gives the value at a place of a text, and where it ends."""
+
+
+def _loosely(text: str, place: int) -> tuple[str | None, int]:
+    """The text of a value that may be no JSON: of a string its content, of a nested value as it stands.
+
+    Raises:
+        StopIteration: its brackets and quotes do not tell where it ends.
+    """
+    end = _end_of(text, place)
+    value = text[place:end]
+    if value.startswith('"'):
+        with suppress(JSONDecodeError):  # an escape that there is none of: as it stands
+            value, _ = scanstring(value, 1, False)
+    return None if value == "null" and text[place] != '"' else value, end
+
+
+def _end_of(text: str, place: int) -> int:
+    awaited: list[str] = []
+    for found in _MARK.finditer(text, place):
+        mark = found[0]
+        if mark in _CLOSES:
+            awaited.append(_CLOSES[mark])
+        elif mark in "]}" and awaited:
+            if awaited.pop() != mark:
+                break
+        elif mark == '"' or (mark in "]},:" and not awaited):
+            break
+        if not awaited:
+            return found.end()
+    raise StopIteration
+
+
+def _items(text: str, scan: _Scan) -> list[str] | None:
     place = _after_space(text, 0)
     if text[place] != "[":
         return None
@@ -99,7 +153,7 @@ def _items(text: str) -> list[str] | None:
 def fields_of(text: str) -> dict[str, str | None] | str:
     """The fields of the object that `text` is, or why it is none."""
     try:
-        return _fields(text)
+        return _fields(text, scan)
     except _NoNumber:
         return NO_NUMBER
     except RecursionError:
@@ -108,7 +162,7 @@ def fields_of(text: str) -> dict[str, str | None] | str:
         return NOT_JSON if whole(text) is None else NOT_AN_OBJECT
 
 
-def _fields(text: str) -> dict[str, str | None] | str:
+def _fields(text: str, scan: _Scan) -> dict[str, str | None] | str:
     place = _after_space(text, 0)
     if text[place] != "{":
         raise StopIteration
