@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
-from medallion_platform.project import refuse_home_of_another
+from medallion_platform.project import MODULE, SAMPLE, project_above, refuse_home_of_another
 
 if TYPE_CHECKING:
     from medallion_platform.lakehouse.lake import Lake
@@ -66,11 +66,20 @@ def existing(settings: Settings) -> Settings:
 
     if not in_bucket(settings.lake) and not Path(settings.lake).is_dir():
         raise Stop(
-            f"there is no lake at {settings.lake} yet: `medallion demo` or `medallion run` creates it; "
+            f"there is no lake at {settings.lake} yet: {_what_makes_it()} creates it; "
             "use --home or MEDALLION_LAKE for another one",
             USAGE,
         )
     return settings
+
+
+def _what_makes_it() -> str:
+    """The commands that make a lake here; the demo's tables do not come into that of another project."""
+    above = project_above(Path.cwd())
+    module = os.environ.get(MODULE) or (above.module if above else SAMPLE)
+    if module == SAMPLE:
+        return "`medallion demo` or `medallion run`"
+    return "`medallion run` (`--landing FOLDER` names the folder of the files)"
 
 
 def known_table(table: str) -> str:

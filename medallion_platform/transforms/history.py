@@ -181,6 +181,8 @@ def _told(columns: Sequence[str], texts: Sequence[str], in_order: WindowSpec) ->
 def current(changes: DataFrame, key: str) -> DataFrame:
     """The rows as they are now (SCD1), by the same rules as `versions`.
 
+    key: the column that names a row, or several columns that do so together.
+
     Example:
         >>> changes = spark.sql(
         ...     "select 'blue' as line, 1 as stops, 'c' as _op, '01' as _sequence, "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce, wraps
+from functools import WRAPPER_ASSIGNMENTS, reduce, update_wrapper
+from inspect import signature
 from operator import and_
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -16,6 +17,7 @@ _KEY = "_key_of_several"
 _BY = "_by_of_several"
 _OfOne = Callable[[DataFrame, str], DataFrame]
 _OfSeveral = Callable[[DataFrame, str | Sequence[str]], DataFrame]
+_Made = TypeVar("_Made", bound=Callable[..., DataFrame])
 
 
 class _LookupOfSeveral(Protocol):
@@ -43,7 +45,6 @@ def of_several(of_one: _OfOne) -> _OfSeveral:
     (`pipeline.code`): a key of one column is passed on as it is.
     """
 
-    @wraps(of_one)
     def made(changes: DataFrame, key: str | Sequence[str]) -> DataFrame:
         if isinstance(key, str):
             return of_one(changes, key)
@@ -54,14 +55,12 @@ def of_several(of_one: _OfOne) -> _OfSeveral:
         unpacked = (F.col(_KEY)[f"_{n}"].alias(name) for n, name in enumerate(key))
         return found.select(*unpacked, *(quoted(c) for c in found.columns if c != _KEY))
 
-    vars(made)["__counts_as__"] = of_one
-    return made
+    return _told_as(of_one, made)
 
 
 def looked_up_by_several(of_one: Callable[..., DataFrame]) -> _LookupOfSeveral:
     """The same for a lookup. A row finds nothing where one of the columns that point to the key is null."""
 
-    @wraps(of_one)
     def made(
         rows: DataFrame,
         history: DataFrame,
@@ -81,7 +80,14 @@ def looked_up_by_several(of_one: Callable[..., DataFrame]) -> _LookupOfSeveral:
         pointing_there = rows.withColumn(_BY, _packed(pointing))
         return of_one(pointing_there, packed, key=_KEY, by=_BY, at=at, take=take, known=known).drop(_BY)
 
-    vars(made)["__counts_as__"] = of_one
+    return _told_as(of_one, made)
+
+
+def _told_as(of_one: Callable[..., DataFrame], made: _Made) -> _Made:
+    """`made` by the name and text of `of_one`, but with its own types, of several columns."""
+    own = signature(made)
+    update_wrapper(made, of_one, [a for a in WRAPPER_ASSIGNMENTS if not a.startswith("__annot")])
+    vars(made).update(__signature__=own, __counts_as__=of_one)
     return made
 
 

@@ -168,6 +168,20 @@ def test_dev_shows_the_project_and_ends_by_sigterm(tmp_path: Path) -> None:
     assert (tmp_path / "shop" / ".medallion" / "dagster").is_dir()
 
 
+@pytest.mark.parametrize("command", [["status"], ["rollback", "0d24"], ["history", "bronze.orders"]])
+def test_without_a_lake_the_command_is_named_that_makes_one_here(tmp_path: Path, command: list[str]) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    told = refused(tmp_path / "shop", *command)
+    assert "there is no lake at" in told
+    assert "`medallion run`" in told
+    assert "demo" not in told, "it is refused in a project of one's own"
+
+
+def test_where_the_sample_is_meant_its_demo_is_named(tmp_path: Path) -> None:
+    told = refused(tmp_path, "--module", "medallion_sample.catalog", "status")
+    assert "`medallion demo` or `medallion run` creates it" in told
+
+
 def test_plan_tells_what_is_to_do(tmp_path: Path) -> None:
     new_project.make("shop", tmp_path / "shop")
     assert "there is no lake at" in refused(tmp_path / "shop", "plan")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +37,18 @@ def in_two_columns(spark: SparkSession, world: list[Change]) -> DataFrame:
         for change in world
     ]
     return frame(spark, f"left boolean, right int, {CHANGES.replace('id string, ', '')}", told)
+
+
+@pytest.mark.parametrize(
+    ("function", "keys"), [(versions, ["key"]), (current, ["key"]), (as_of, ["key", "by"])]
+)
+def test_help_shows_that_a_key_may_have_several_columns(
+    function: Callable[..., Any], keys: list[str]
+) -> None:
+    told = inspect.signature(function).parameters
+    assert {told[key].annotation for key in keys} == {"str | Sequence[str]"}
+    assert {function.__annotations__[key] for key in keys} == {"str | Sequence[str]"}
+    assert "several columns" in (inspect.getdoc(function) or "")
 
 
 @given(world=worlds())
