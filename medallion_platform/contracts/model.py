@@ -84,7 +84,7 @@ _TABLE_OPTIONS = (
 _FIELD_OPTIONS = ("severity", "pii", "protect", "unique")
 _CONFIG_OPTIONS = ("metadata", "name", "unique", "strict", "ordered", "dtype")
 _WITHOUT_EFFECT = ("default", "coerce", "on_missing", "parses")
-_ILLEGAL = frozenset(" ,;{}()\n\t=")
+_ILLEGAL = frozenset(" ,;{}()\n\t=\0")
 """What no name of a column may hold, for readers of Delta tables."""
 _PII: dict[Pii, tuple[Protect, ...]] = {
     "email": ("mask", "tokenize"),
@@ -309,6 +309,12 @@ def _refuse_names(name: str, columns: Iterable[Column]) -> None:
                 column.name,
                 "is no name of a column: it is empty, begins with _ (the platform's own) "
                 "or has one of ' ,;{}()='",
+            )
+        if column.name == "*" or (column.name.startswith("^") and column.name.endswith("$")):
+            raise ContractError(
+                name,
+                column.name,
+                "stands for other columns: a field of this name is kept where it is not declared",
             )
         if (other := spelled.setdefault(column.name.lower(), column.name)) != column.name:
             raise ContractError(name, column.name, f"differs from {other!r} only by case")
