@@ -135,6 +135,22 @@ def test_a_return_ends_lines_or_is_a_part_of_a_value(
         assert rows_of(again) == rows
 
 
+@pytest.mark.parametrize("block", [1000, 2**16, 2**20])
+@pytest.mark.parametrize("length", [2**16 - 2, 2**16 - 1, 2**16, 2**17 - 1])
+def test_a_first_line_as_long_as_the_look_tells_by_what_follows(length: int, block: int):
+    head = b"a,b,".ljust(length, b"-")
+    for end, written in ((b"\r\n", "x\ry"), (b"\n", "x\ry"), (b"\r", '"x\ry"')):
+        frame = frame_of(end.join((head, written.encode() + b",1,2", b"")), Csv(), block)
+        assert frame["a"].to_list() == ["x\ry"], end
+
+
+@pytest.mark.parametrize("length", [2**16, 2**18])
+def test_a_return_within_a_quoted_text_that_is_longer_than_the_look_ends_no_line(length: int):
+    long = "-" * 100 + "\r" + "-" * length
+    frame = frame_of(f'"{long}",b\nx\ry,1\n'.encode(), Csv(header=False, columns=("a", "b")))
+    assert rows_of(frame) == [(long, "b"), ("x\ry", "1")]
+
+
 def test_a_stray_quote_costs_its_line_where_returns_end_lines():
     frame = frame_of(b'a,b\r1,"x\r2,y\r3,z\r', Csv())
     assert frame["_malformed"].to_list() == [UNTERMINATED, None, None]

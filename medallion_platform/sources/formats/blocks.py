@@ -46,6 +46,8 @@ _BOMS = (
 )
 _FIRST = 2**16
 """Bytes of text by which it is told how lines end, and whether it is text at all."""
+_FURTHEST = 2**22
+"""So many where the first line is too long to tell by fewer how lines end."""
 _NULS = 16
 """So many zero bytes among these, and a quarter of them all, are no text of the encoding."""
 _END = re.compile(rb"[\r\n]")
@@ -117,16 +119,25 @@ class TextFile:
         Where it is a `\r` alone, as on old Macs and in some exports of spreadsheets, `\r`, `\n` and both
         together end lines; else `\n` does.
         """
-        begin: list[bytes] = []
-        for data in blocks:
-            begin.append(data)
-            if sum(map(len, begin)) >= _FIRST:
-                break
-        first = b"".join(begin)[:_FIRST]
-        if (nuls := first.count(0)) >= _NULS and nuls * 4 >= len(first):
-            raise UnreadableFile(self.path, f"not {self.encoding} text: is it in UTF-16, or no text at all?")
-        self.by_returns = _ends_by_returns(first, self.quote)
-        yield from chain(begin, blocks)
+        begin, size = _FIRST, 0
+        parts: list[bytes] = []
+        by_returns: bool | None = None
+        while by_returns is None:
+            while size <= begin and (data := next(blocks, None)) is not None:
+                parts.append(data)
+                size += len(data)
+            text = b"".join(parts)
+            first = text[:_FIRST]
+            if (nuls := first.count(0)) >= _NULS and nuls * 4 >= len(first):
+                raise UnreadableFile(
+                    self.path, f"not {self.encoding} text: is it in UTF-16, or no text at all?"
+                )
+            by_returns = _ends_by_returns(text[:begin], self.quote, size <= begin)
+            if begin >= _FURTHEST:
+                by_returns = bool(by_returns)
+            begin *= 2
+        self.by_returns = by_returns
+        yield from chain(parts, blocks)
 
     def _without_overlong(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         """Blocks of whole lines, those of `LONGEST` bytes or more left out; a block is shorter than that."""
@@ -234,13 +245,26 @@ def overlong(record: bytes) -> tuple[int, int] | None:
     return int(length), int(at)
 
 
-def _ends_by_returns(first: bytes, quote: str | None) -> bool:
-    if first.count(b"\r") == first.count(b"\r\n"):
-        return False
+def _ends_by_returns(begin: bytes, quote: str | None, whole: bool) -> bool | None:
+    r"""Whether lines end by `\r`; None where the `begin` of a text that is not `whole` does not tell.
+
+    So it is where no line ends in it, or where it ends within quotes or with a `\r` that a `\n` may follow.
+    """
+    if begin.count(b"\r") == begin.count(b"\r\n"):
+        return False if whole or b"\n" in begin else None
     q = re.escape((quote or "").encode())
-    quoted = q + b"[^" + q + b"]*+" + q + b"|" if q else b""
-    ends = (found[1] for found in re.finditer(quoted + rb"(\r*\n|\r)", first))
-    return next(filter(None, ends), b"") == b"\r"
+    quoted = q + b"[^" + q + b"]*+"
+    patterns = [rb"(?P<end>\r*+\n|\r)"]
+    if not whole:
+        patterns.insert(0, rb"(?P<open>" + (quoted + rb"\Z|" if q else b"") + rb"\r++\Z)")
+    if q:
+        patterns.insert(0, quoted + q)
+    for found in re.finditer(b"|".join(patterns), begin):
+        if end := found["end"]:
+            return end == b"\r"
+        if not whole and found["open"]:
+            return None
+    return False if whole else None
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
