@@ -109,6 +109,7 @@ def history(
             **commit.record.counts.as_dict(),
             "repeated_files": commit.record.repeated_files,
             "warned": sum(commit.record.warnings.values()),
+            **({"notes": commit.record.notes} if as_json else {}),
         }
         for commit in queries.history(lake_of(home), known_table(table), limit)
     ]

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
@@ -221,8 +222,8 @@ def roll_back(
     The tables themselves are left as they were before it: made again by the same code they would be
     the same again. Each is told to Dagster as an observation.
     """
-    taken_back = rollback(catalog, lakehouse.lake, run_id, Run.now("rollback"))
-    for table in taken_back:
+    taken_back = rollback(catalog, lakehouse.lake, run_id, Run.now(f"rollback-{uuid4().hex[:8]}"))
+    for table in (t for t in taken_back if t.version is not None):
         on.report_runless_asset_event(
             dg.AssetObservation(
                 key_of(table.table),

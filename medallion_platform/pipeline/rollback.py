@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.out_of_date import state_of
 from medallion_platform.pipeline.run import Run, UnknownRun
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 
 class CannotRollBack(MedallionError):
@@ -29,16 +33,20 @@ class CannotRollBack(MedallionError):
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What became of one table. rows: how many it has now, against `rows_before`."""
+    """What became of one table. rows: how many it has now, against `rows_before`.
+
+    version: that of the rollback; None where nothing of the run was left, and nothing was committed.
+    """
 
     table: str
     how: str
     rows_before: int
     rows: int
+    version: int | None
 
 
 def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[RollbackResult]:
-    """Take back every commit of a run, upstream tables first.
+    """Take back every commit of a run, upstream tables first; a table with nothing left of it stays as it is.
 
     Raises:
         UnknownRun: no table has a commit of this run, or several runs begin with this id.
@@ -120,6 +128,8 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackR
     before = lake.rows(plan.table)
     table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
     assert table is not None
+    if _nothing_left(lake, plan, table, letters):
+        return RollbackResult(plan.table, "nothing of it is left to take back", before, before, None)
     sequence = next_sequence(table, letters)
     if plan.version is None:
         account = CommitRecord(
@@ -132,7 +142,8 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackR
         if letters:
             polars_writer.delete(letters, _within(plan.ranges, "source", "offset"), account)
         polars_writer.delete(table, _within(plan.ranges, "_source", "_offset"), account)
-        return RollbackResult(plan.table, "its rows were withdrawn", before, lake.rows(plan.table))
+        now = lake.rows(plan.table)
+        return RollbackResult(plan.table, "its rows were withdrawn", before, now, lake.version(plan.table))
     made = catalog.by_name.get(plan.table)
     account = replace(
         plan.then or CommitRecord("restore", run.run_id, ""),
@@ -151,7 +162,35 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackR
         versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
         polars_writer.restore(letters, max(versions, default=0), account)
     polars_writer.restore(table, plan.version, account)
-    return RollbackResult(plan.table, f"as of version {plan.version}", before, lake.rows(plan.table))
+    how, now = f"as of version {plan.version}", lake.rows(plan.table)
+    return RollbackResult(plan.table, how, before, now, lake.version(plan.table))
+
+
+def _nothing_left(lake: Lake, plan: _Plan, table: DeltaTable, letters: DeltaTable | None) -> bool:
+    """Whether the table is as a rollback of the run leaves it: taken back before, or it never had a row."""
+    if plan.version is None:
+        held = [(table, "_source", "_offset"), (letters, "source", "offset")]
+        return not any(_has(t, plan.ranges, *names) for t, *names in held if t is not None)
+    last = lake.last_record(plan.table)
+    if last is None or last.verb != "restore":
+        return False
+    then = lake.open(plan.table, plan.version)
+    return then is not None and {f["path"] for f in files_of(table)} == {f["path"] for f in files_of(then)}
+
+
+def _has(table: DeltaTable, ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> bool:
+    """Whether a row lies in one of the ranges."""
+    import polars as pl
+
+    if not ranges:
+        return False
+    found = pl.scan_delta(table).filter(
+        pl.any_horizontal(
+            (pl.col(source) == name) & pl.col(offset).is_between(first, end, closed="left")
+            for name, first, end in ranges
+        )
+    )
+    return not found.select(offset).head(1).collect().is_empty()
 
 
 def _within(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> str:

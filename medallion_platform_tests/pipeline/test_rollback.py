@@ -75,6 +75,26 @@ def test_an_intake_s_rows_go_and_those_of_later_ones_stay(zone: Zone, spark: Spa
     assert zone.lake.records("bronze.events")[1][1].notes == ["withdrew run wrong"]
 
 
+def test_what_was_taken_back_before_is_not_committed_again(zone: Zone) -> None:
+    known = Catalog((EVENTS,), ())
+    take(zone, "first", event("a", 0, amount=1))
+    take(zone, "wrong", event("w", 0, amount=2), bad(b"["))
+    take(zone, "only-bad", bad(b"{"))
+    for run_id in ("wrong", "only-bad"):
+        (once,) = rollback(known, zone.lake, run_id, replace(LATER, run_id=f"back-{run_id}"))
+        versions = zone.lake.version("bronze.events"), zone.lake.version("dead_letters.bronze.events")
+        assert once.version == versions[0]
+        (again,) = rollback(known, zone.lake, run_id, replace(LATER, run_id="again"))
+        assert (again.version, again.rows_before, again.rows) == (None, 1, 1)
+        assert again.how == "nothing of it is left to take back"
+        now = zone.lake.version("bronze.events"), zone.lake.version("dead_letters.bronze.events")
+        assert now == versions
+    take(zone, "later", event("b", 0, amount=3))
+    (later,) = rollback(known, zone.lake, "later", replace(LATER, run_id="back-later"))
+    assert later.version is not None
+    assert ids(zone) == ["a"]
+
+
 def test_a_refresh_is_taken_back_with_its_dead_letters_and_caught_up_later(
     zone: Zone, spark: SparkSession
 ) -> None:
@@ -90,6 +110,8 @@ def test_a_refresh_is_taken_back_with_its_dead_letters_and_caught_up_later(
     done = rollback(known, zone.lake, "wrong", LATER)
     assert [(d.table, d.how) for d in done] == [(t.name, "as of version 1")]
     assert (content(zone.lake, t.name), dead(zone.lake, t.name)) == before
+    (again,) = rollback(known, zone.lake, "wrong", LATER)
+    assert (again.version, zone.lake.version(t.name)) == (None, done[0].version)
     assert out_of_date_tables(known, zone.lake)[t.name].taken_back, "nobody makes the same again unasked"
     # Nothing is lost: the next refresh starts from the position that the table is back at.
     bring(t, zone.lake, spark, known)
