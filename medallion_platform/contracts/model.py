@@ -25,6 +25,7 @@ In pandera, Python's `int` and `float` have 32 bits.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -216,8 +217,18 @@ class ContractModel(pa.DataFrameModel):
         Config: Any  # a plain class is what pandera takes
 
     def __init_subclass__(cls, **options: Any) -> None:
+        _give_each_its_own_field(cls)
         super().__init_subclass__(**options)
         cls._contract = _compile(cls)
+
+
+def _give_each_its_own_field(model: type[ContractModel]) -> None:
+    """A field knows one name, the last it was given: one that several columns share is theirs as a copy."""
+    for name, field in list(vars(model).items()):
+        if isinstance(field, FieldInfo):
+            own = copy.copy(field)
+            own.__set_name__(model, name)
+            setattr(model, name, own)
 
 
 def _compile(model: type[ContractModel]) -> Contract:

@@ -264,6 +264,32 @@ def test_an_alias_is_the_name_of_the_column() -> None:
     assert Aliased.contract.column_names == ("the-x",)
 
 
+def test_columns_may_share_a_field() -> None:
+    shared: Any = Field(ge=0)
+
+    class Shared(ContractModel):
+        net: T.DoubleType = shared
+        gross: T.LongType = shared
+        kind: T.StringType = Field()
+
+    class Elsewhere(ContractModel):
+        weight: T.DoubleType = shared
+
+    class More(Shared):
+        tax: T.DoubleType = Field()
+
+    assert Shared.contract.column_names == ("net", "gross", "kind")
+    compared = [e.columns for e in Shared.contract.expectations if isinstance(e.test, Compare)]
+    assert compared == [("net",), ("gross",)]
+    assert Elsewhere.contract.column_names == ("weight",)
+    assert More.contract.column_names == ("net", "gross", "kind", "tax")
+
+
+def test_a_name_with_a_nul_is_refused() -> None:
+    with pytest.raises(ContractError, match="is no name of a column"):
+        type("Bad", (ContractModel,), {"__annotations__": {"x": T.StringType}, "x": Field(alias="a\0b")})
+
+
 def test_a_model_may_build_on_another() -> None:
     class More(Orders):
         note: T.StringType = Field(nullable=True)
