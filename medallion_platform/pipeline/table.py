@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -297,6 +297,8 @@ def _check(t: Table) -> None:
     arguments = list(inspect.signature(t.transform).parameters)
     if arguments != list(t.inputs):
         refuse(f"the transform takes {arguments}, but inputs names {list(t.inputs)}")
+    if t.incremental not in get_args(Incremental):
+        refuse(f"incremental={t.incremental!r} is none of {', '.join(get_args(Incremental))}")
     if t.partition and t.partition.column not in columns:
         refuse(f"partition column {t.partition.column!r} is not in the contract")
     if t.partition and t.partition.column not in t.contract.partitioned_by:

@@ -70,6 +70,7 @@ USERS = Lookup("silver.users", key="k", by="k")
             "with a key",
         ),
         (one, {"cluster_by": ("nope",)}, "not in the contract"),
+        (one, {"incremental": "replace_partition"}, "is none of append, replace_partitions, merge_by_key"),
         (
             one,
             {"incremental": "merge_by_key", "partition": None, "recompute_key": ("nope",)},

@@ -148,6 +148,19 @@ def test_what_contradicts_the_contract_is_refused(
         FileSource("hr", "bronze.people", contract.contract, format, "hr", claims=("hr/**",), **options)
 
 
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ("hr/*.csv", "is one text"),
+        (("hr/../../other/*.csv",), "leads out of the landing zone"),
+        (("hr/**", ".."), "leads out of the landing zone"),
+    ],
+)
+def test_claims_that_cannot_be_meant_are_refused(claims: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"source 'hr': .*{reason}"):
+        FileSource("hr", "bronze.people", People.contract, Csv(), "hr", claims=claims)
+
+
 def test_what_agrees_with_the_contract_is_taken() -> None:
     for format in (
         Debezium(key=("person",)),

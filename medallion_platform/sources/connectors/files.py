@@ -61,7 +61,12 @@ class FileSource(Source, kind="files"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.claims, str):
+            raise ValueError(f"source {self.name!r}: claims is one text, and not a tuple of them")
         object.__setattr__(self, "claims", tuple(self.claims))
+        for claim in self.claims:
+            if ".." in claim.split("/"):
+                raise ValueError(f"source {self.name!r}: {claim!r} leads out of the landing zone")
         if not self.claims:
             raise ValueError(f"source {self.name!r} claims no file")
         if not self.format.suffixes:
