@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import string
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pyarrow as pa
@@ -111,6 +113,24 @@ def test_a_record_of_too_many_fields_adds_no_column_and_keeps_them(zone: Zone) -
     assert rows[FURTHER][1] is None
     assert taken.further == taken.record.further == 1
     assert "1 records" in taken.notes[0] and FURTHER in taken.notes[0]
+
+
+def test_work_grows_as_the_columns_of_a_file_do(tmp_path: Path) -> None:
+    """Counted in calls, which are the same each time: twice the columns are not four times the work."""
+
+    def calls(width: int) -> int:
+        zone = Zone(tmp_path / str(width))
+        fields = BASE | {f"c{i}": "x" for i in range(width)}
+        for key in "ab":
+            rows = (fields, (fields | {"event_id": key}).values())
+            zone.put(f"events/{key}.csv", "\n".join(map(",".join, rows)).encode())
+        seen = zone.seen(CSV)
+        with cProfile.Profile() as profile:
+            assert zone.take_seen(CSV, seen, zone.lake).counts.written == 2
+        return cast(Any, pstats.Stats(profile)).total_calls
+
+    calls(10)  # what is imported or compiled once
+    assert calls(2_000) < 2.5 * calls(1_000)
 
 
 def test_a_name_is_no_pattern_for_values_of_any_type(zone: Zone) -> None:

@@ -272,7 +272,8 @@ def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
     """Whether two frames may be validated as one: each value is validated in the type that its file gave
     it.
     """
-    return all(one.schema.get(name, kind) == kind for name, kind in other.schema.items())
+    types = one.schema  # asked once: polars makes it anew each time
+    return all(types.get(name, kind) == kind for name, kind in other.schema.items())
 
 
 def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
