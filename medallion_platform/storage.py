@@ -48,14 +48,31 @@ def in_bucket(root: Path | str) -> bool:
 
 @cache
 def store(root: str) -> Store:
-    """The files below a root, by their keys: list, get, put, rename, delete."""
+    """The files below a root, by their keys: list, get, put, rename, delete.
+
+    Raises:
+        Unusable: the environment names a bucket's endpoint by what is no URL.
+    """
     from obstore.store import LocalStore, S3Store
 
     if in_bucket(root):
+        _refuse_no_url(root)
         return S3Store.from_url(
             root, client_options={"allow_http": plain_http()}, retry_config={"backoff": {"base": _BACKOFF}}
         )
     return LocalStore(root, mkdir=True, automatic_cleanup=True)
+
+
+def _refuse_no_url(root: str) -> None:
+    """The client panics at such an endpoint, with what is no `Exception`."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "").lower()
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise Unusable(
+            f"{root} cannot be reached: AWS_ENDPOINT_URL is no URL",
+            kind=Kind.PERMANENT,
+            table=root,
+            remedy="put http:// or https:// before the host",
+        )
 
 
 def options(root: Path | str) -> dict[str, str] | None:
