@@ -50,7 +50,7 @@ def demo(home: Home = None, as_json: Json = False, quiet: Quiet = False) -> None
     sample = write_sample(folder)
     say = terminal.nothing if quiet else terminal.note
     say(f"{sample.files} sample files in {folder}")
-    left = _take_in_and_refresh(settings, started, as_json, say)
+    left = _take_in_and_refresh(settings, started, as_json, say, say_rejected=terminal.nothing)
     if not as_json:
         say(
             "Try next:\n"
@@ -133,9 +133,16 @@ def rollback(
 
 
 def _take_in_and_refresh(
-    settings: Settings, started: float, as_json: bool, say: Say, tables: Collection[str] = ()
+    settings: Settings,
+    started: float,
+    as_json: bool,
+    say: Say,
+    tables: Collection[str] = (),
+    say_rejected: Say | None = None,
 ) -> bool:
     """Intake of all sources and refresh of all downstream tables, through Dagster, then the summary.
+
+    say_rejected: says what was rejected; `say` where it is left out.
 
     Returns whether some input was left.
     """
@@ -154,6 +161,7 @@ def _take_in_and_refresh(
             outcome = runs.attended(on, lambda: runs.run_everything(defs, catalog, place, on, tables))
     rows = _summary(settings, outcome)
     terminal.answer(f"Done in {time.monotonic() - started:.0f} s", rows, as_json=as_json)
+    _say_rejected(settings, outcome, rows, say_rejected or say)
     for table, inputs in outcome.waiting.items():
         say(f"{table} waits for {', '.join(inputs)}: nothing has landed there yet")
     if outcome.failed:
@@ -215,6 +223,20 @@ def _summary(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _say_rejected(settings: Settings, outcome: Outcome, rows: list[dict[str, Any]], say: Say) -> None:
+    """Name the files that could not be read at all, and what shows the other rejected rows."""
+    from medallion_platform.queries.letters import unreadable_files
+
+    rejected = [row["table"] for row in rows if row["dead_lettered"]]
+    if not rejected:
+        return
+    lake = ready_lake(settings).snapshot()
+    for table in rejected:
+        for file in unreadable_files(lake, table, outcome.run_ids):
+            say(f"{table}: {file} cannot be read at all and is in quarantine")
+    say(f"Rejected rows, and why: `medallion dead-letters show {rejected[0]}`")
 
 
 class _progress:

@@ -245,6 +245,8 @@ def intake_op(source: Source) -> dg.OpDefinition:
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
         taken, pieces = _take_in(source, lakehouse, run, context.log)
+        words = reports.taken_in_words(taken, pieces)
+        context.log.info(f"{source.table}: {words}, {taken.counts.written} written to the table")
         if taken.pieces:
             untold = partitions.untold(context.instance, source.table, partitions.of_source(source), run.at)
             yield from in_bulk(context, reports.intake_events(lake, source, taken, pieces, untold))

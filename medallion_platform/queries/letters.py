@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 
@@ -98,6 +99,15 @@ def _counted(lake: Lake, table: str) -> Iterator[BrokenExpectation]:
     )
     for expectation, code, columns, n, last in counted.iter_rows():
         yield BrokenExpectation(table, expectation, code, tuple(columns or ()), n, last)
+
+
+def unreadable_files(lake: Lake, table: str, run_ids: Collection[str]) -> list[str]:
+    """The files that could not be read at all when these runs took them in; each is kept in quarantine."""
+    import polars as pl
+
+    mine = (pl.col("code") == Code.UNREADABLE) & pl.col("run_id").is_in(list(run_ids))
+    found = dead_letters.scan(lake, table).filter(mine & pl.col("file").is_not_null()).select("file").unique()
+    return found.collect()["file"].sort().to_list()
 
 
 def newest(lake: Lake, table: str, limit: int) -> DeadLetters:

@@ -177,6 +177,22 @@ def test_without_a_lake_the_command_is_named_that_makes_one_here(tmp_path: Path,
     assert "demo" not in told, "it is refused in a project of one's own"
 
 
+def test_a_run_names_the_files_that_it_cannot_read_and_its_log_tells_what_it_took_in(tmp_path: Path) -> None:
+    new_project.make("shop", tmp_path / "shop")
+    files = tmp_path / "shop" / "example" / "orders"
+    (files / "noise.csv").write_bytes(bytes(range(256)) * 40)
+    first = medallion(tmp_path / "shop", "run", "bronze.orders", "--landing", "example", "--json")
+    assert first.returncode == 0, first.stderr
+    assert "noise.csv cannot be read at all and is in quarantine" in first.stderr
+    assert "`medallion dead-letters show bronze.orders`" in first.stderr
+    (taken,) = [row for row in json.loads(first.stdout) if row["table"] == "bronze.orders"]
+    (commit, *_) = json.loads(medallion(tmp_path / "shop", "history", "bronze.orders", "--json").stdout)
+    told = medallion(tmp_path / "shop", "logs", commit["run"]).stdout
+    assert f"bronze.orders: {taken['read']} records from 2 files, {taken['written']} written" in told
+    again = medallion(tmp_path / "shop", "run", "bronze.orders", "--landing", "example", "--json")
+    assert "noise.csv" not in again.stderr, "it is said of the run that met it"
+
+
 def test_where_the_sample_is_meant_its_demo_is_named(tmp_path: Path) -> None:
     told = refused(tmp_path, "--module", "medallion_sample.catalog", "status")
     assert "`medallion demo` or `medallion run` creates it" in told
