@@ -87,12 +87,12 @@ def batches(root: str, path: str) -> Iterator[pl.DataFrame]:
 
     from medallion_platform import pieces
 
-    def opened(repeated: Sequence[str] = ()) -> pq.ParquetFile:
+    def opened(repeated: Sequence[int] = ()) -> pq.ParquetFile:
         reader = obstore.open_reader(store(root), path)
         return pq.ParquetFile(pa.PythonFile(_ObjectFile(reader), mode="r"), read_dictionary=list(repeated))
 
     with opened() as file:
-        repeated = pieces.repeated(file.schema_arrow)
+        repeated = pieces.repeated(file)
     with opened(repeated) as file:
         names = file.schema_arrow.names
         for group in range(file.num_row_groups):

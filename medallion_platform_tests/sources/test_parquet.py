@@ -162,6 +162,45 @@ def test_a_file_that_repeats_a_large_value_is_read_in_pieces(tmp_path: Path, kin
     assert seen == count
 
 
+def nested(text: pa.Array) -> dict[str, pa.Array]:
+    """The text of each row within values of every nested type."""
+    places = pa.array(range(len(text) + 1), pa.int32())
+    struct = pa.StructArray.from_arrays([text, text.cast(pa.binary())], ["a", "b.c"])
+    return {
+        "list": pa.ListArray.from_arrays(places, text),
+        "large": pa.LargeListArray.from_arrays(places.cast(pa.int64()), text),
+        "fixed": pa.FixedSizeListArray.from_arrays(text, 1),
+        "map": pa.MapArray.from_arrays(places, text.fill_null(""), text),
+        "deep": pa.ListArray.from_arrays(places, struct),
+        "view": text.cast(pa.string_view()),
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "large", "fixed", "map", "deep", "view"])
+def test_a_large_value_that_nested_texts_share_is_read_in_pieces(tmp_path: Path, kind: str) -> None:
+    """A few kB of file, 150 MB of text and more."""
+    count, value = 600, "x" * 500_000
+    text = pa.DictionaryArray.from_arrays(pa.array([0, None] * (count // 2), pa.int32()), [value])
+    column = nested(text.cast(pa.string()))[kind]
+    path = written(tmp_path, {"v": column, "n": pa.array(range(count))})
+    assert path.stat().st_size < 1_000_000
+    seen: list[int] = []
+    for _, frame in parquet.read(path, 1):
+        assert frame.estimated_size() <= pieces.BYTES * 1.1
+        assert frame.height < 300
+        assert frame["v"].to_arrow().to_pylist() == column.slice(len(seen), frame.height).to_pylist()
+        seen += frame["n"].to_list()
+    assert seen == list(range(count))
+
+
+def test_equal_numbers_are_read_in_pieces(tmp_path: Path) -> None:
+    """They take next to nothing in the file, and eight bytes each in memory."""
+    columns = {f"c{i}": pa.array([1.5] * 50_000) for i in range(400)}
+    sizes = [f.estimated_size() for _, f in parquet.read(written(tmp_path, columns), 1)]
+    assert max(sizes) <= pieces.BYTES * 1.1
+    assert sum(sizes) >= 400 * 50_000 * 8
+
+
 def test_a_file_of_zeros_is_read_in_pieces(tmp_path: Path) -> None:
     """Compressed a thousandfold: what counts is the size without compression."""
     column = pa.array([f"{i:06}" + "0" * 30_000 for i in range(8_000)])

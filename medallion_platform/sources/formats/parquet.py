@@ -58,7 +58,7 @@ def read(path: Path, first_row: int) -> Iterator[tuple[int, pl.DataFrame]]:
     """Frames of the file from `first_row` on, each with the number of its first row."""
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
-            repeated = pieces.repeated(file.schema_arrow)
+            repeated = pieces.repeated(file)
         # INT96 counts nanoseconds since noon of a day, which in 64 bits reach from 1677 to 2262 only.
         with pq.ParquetFile(
             path, memory_map=False, coerce_int96_timestamp_unit="us", read_dictionary=repeated
