@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medallion_platform import pieces
@@ -18,6 +20,9 @@ from medallion_platform.sources.formats.format import BLOCK, Format
 from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.sources.formats.records import OURS, ParseResult, field_of, framed, unrepeated
 from medallion_platform.sources.formats.typed import payloads, text
+
+_EPOCH = date(1970, 1, 1)
+_FIRST_DAY, _LAST_DAY = (date.min - _EPOCH).days, (date.max - _EPOCH).days
 
 
 @dataclass(frozen=True)
@@ -133,22 +138,48 @@ def _frame(
 
 
 def _written_out(column: pa.Array) -> pa.Array:
+    """The column in a type that we hold: what has none as text, also within lists, structs and maps."""
     column = pieces.written_out(column)
-    if pa.types.is_decimal256(column.type):
-        return column.cast(pa.string())
-    kind = _in_known_zones(column.type)
+    kind = _held(column.type)
+    if pa.types.is_nested(kind) and _has_far_day(column):
+        kind = _days_as_text(kind)
     return column if kind == column.type else column.cast(kind)
 
 
-def _in_known_zones(kind: pa.DataType) -> pa.DataType:
-    """The type with UTC in the place of a zone that nobody knows: the instants are the same."""
+def _held(kind: pa.DataType) -> pa.DataType:
+    """The type that holds the same values for us.
+
+    A zone that nobody knows is UTC, for the instants are the same; a decimal of more than 38 digits is text.
+    Keys of a map are text as in JSON; where they have none, the map is a list of keys and values.
+    """
     if pa.types.is_timestamp(kind):
         return kind if kind.tz is None or _is_zone(kind.tz) else pa.timestamp(kind.unit, "UTC")
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_in_known_zones(kind.value_type)))
+    if pa.types.is_decimal256(kind):
+        return pa.string()
+    if pa.types.is_map(kind):
+        key, item = kind.key_type, kind.item_field.with_type(_held(kind.item_type))
+        if pa.types.is_nested(key) or _held(key) != key or "binary" in str(key):
+            return pa.list_(pa.struct([kind.key_field.with_type(_held(key)), item]))
+        return pa.map_(pa.string(), item)
+    return pieces.with_inner(kind, _held)
+
+
+def _days_as_text(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_date(kind) else pieces.with_inner(kind, _days_as_text)
+
+
+def _has_far_day(column: pa.Array) -> bool:
+    """Whether there is a day within the values that the years 0001 to 9999 do not have."""
+    kind = column.type
+    if pa.types.is_date(kind):
+        days = column.cast(pa.date32()).cast(pa.int32())
+        ends = pc.call_function("min_max", [days]).as_py()
+        return days.null_count < len(days) and (ends["min"] < _FIRST_DAY or ends["max"] > _LAST_DAY)
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_in_known_zones(field.type)) for field in kind])
-    return kind
+        return any(_has_far_day(field) for field in column.flatten())
+    if pa.types.is_map(kind):
+        return _has_far_day(column.keys) or _has_far_day(column.items)
+    return pa.types.is_nested(kind) and _has_far_day(column.flatten())
 
 
 @cache

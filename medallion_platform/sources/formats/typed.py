@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from math import isfinite
 from typing import Any
 
 import polars as pl
@@ -76,11 +77,43 @@ def _text(values: pl.Series) -> pl.Series:
     if not kind.is_nested():
         return values.cast(pl.String)
     if _holds_bytes(kind):  # what polars has no JSON for
-        told = [None if v is None else json.dumps(v, default=_plain) for v in values.to_list()]
+        told = [None if v is None else json.dumps(_in_json(v), default=_plain) for v in values.to_list()]
         return pl.Series(values.name, told, pl.String)
-    wrapped = values.to_frame().select(pl.struct("v").struct.json_encode().alias("text"))
-    told = wrapped["text"].str.strip_prefix('{"v":').str.strip_suffix("}")
+    told = _as_json(values)
+    if _holds_floats(kind) and len(rows := _not_finite(values, told)):
+        told = told.scatter(rows, [json.dumps(_in_json(v), default=_plain) for v in values.gather(rows)])
     return told.set(values.is_null(), None)
+
+
+def _as_json(values: pl.Series) -> pl.Series:
+    wrapped = values.to_frame("v").select(pl.struct("v").struct.json_encode().alias("v"))
+    return wrapped["v"].str.strip_prefix('{"v":').str.strip_suffix("}")
+
+
+def _not_finite(values: pl.Series, told: pl.Series) -> pl.Series:
+    """The rows that may hold a NaN or an infinity, for which polars writes null."""
+    rows = told.str.contains("null", literal=True).fill_null(False).arg_true()
+    words = _as_json(values.gather(rows).cast(_floats_as_text(values.dtype)))
+    return rows.filter(words.str.contains(r'"(NaN|-?inf)"').fill_null(False))
+
+
+def _floats_as_text(kind: Any) -> Any:
+    if isinstance(kind, pl.Struct):
+        return pl.Struct({field.name: _floats_as_text(field.dtype) for field in kind.fields})
+    if isinstance(kind, pl.List | pl.Array):
+        inner = _floats_as_text(kind.inner)
+        return pl.List(inner) if isinstance(kind, pl.List) else pl.Array(inner, kind.size)
+    if isinstance(kind, pl.Map):
+        return pl.Map(kind.key, _floats_as_text(kind.value))
+    return pl.String if kind.is_float() else kind
+
+
+def _holds_floats(kind: Any) -> bool:
+    if isinstance(kind, pl.Struct):
+        return any(_holds_floats(field.dtype) for field in kind.fields)
+    if isinstance(kind, pl.List | pl.Array):
+        return _holds_floats(kind.inner)
+    return _holds_floats(kind.value) if isinstance(kind, pl.Map) else kind.is_float()
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -105,7 +138,16 @@ def _type_of(kind: Any) -> pl.DataType:
 
 
 def _as_they_came(value: Any) -> Any:
-    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else _in_json(value)
+
+
+def _in_json(value: Any) -> Any:
+    """A value with words in the place of the numbers that JSON does not have."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value).replace("nan", "NaN")
+    if isinstance(value, list | tuple | pl.Series):
+        return [_in_json(v) for v in value]
+    return {k: _in_json(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _plain(value: Any) -> Any:
