@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,9 @@ from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.table import DeclarationError, Table
 from medallion_platform.sources.connectors.files import FileSource, that_land
 from medallion_platform.sources.source import Source
+
+_NAME = re.compile("[A-Za-z0-9_]+")
+_BRONZE = re.compile(rf"bronze\.{_NAME.pattern}")
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Catalog:
         ()
 
     Raises:
-        DeclarationError: a name is declared twice, an upstream table or the table of features is unknown, or
-            tables depend on each other in a circle.
+        DeclarationError: a name is declared twice or has other characters than ASCII letters, digits and `_`,
+            an upstream table or the table of features is unknown, or tables depend on each other in a circle.
     """
 
     sources: tuple[Source, ...]
@@ -37,6 +41,9 @@ class Catalog:
         for name in names:
             if names.count(name) > 1:
                 raise DeclarationError(f"{name} is declared more than once")
+            if other := next((n for n in names if n != name and n.lower() == name.lower()), None):
+                raise DeclarationError(f"{name} and {other} are one table to readers that ignore case")
+        self._refuse_odd_names()
         for table in self.tables:
             for upstream in table.upstream_names:
                 if upstream not in names:
@@ -89,6 +96,23 @@ class Catalog:
         """The contract of any table."""
         source = self.source_of.get(table)
         return source.contract if source else self.by_name[table].contract
+
+    def _refuse_odd_names(self) -> None:
+        """What Dagster, or a reader of the tables, has no place for."""
+        plain = "letters of the English alphabet, digits and _"
+        for source in self.sources:
+            for what, name in (("name", source.name.replace(".", "_")), ("domain", source.domain)):
+                if not _NAME.fullmatch(name):
+                    raise DeclarationError(f"source {source.name!r}: its {what} has more than {plain}")
+            if not _BRONZE.fullmatch(source.table):
+                raise DeclarationError(
+                    f"source {source.name!r}: its table {source.table!r} is not named 'bronze.' and {plain}"
+                )
+        for table in self.tables:
+            if not _NAME.fullmatch(table.name.partition(".")[2]):
+                raise DeclarationError(
+                    f"table {table.name!r}: behind its layer a table's name has only {plain}"
+                )
 
     def _refuse_unmasked(self, table: Table, upstream: str) -> None:
         """What is personal upstream is personal here: forgotten once, it would leave bronze in clear."""

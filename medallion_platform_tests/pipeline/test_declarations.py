@@ -140,6 +140,29 @@ def test_a_catalog_that_cannot_run_is_refused(tables: tuple[Table, ...], reason:
         Catalog((source("x"),), tables)
 
 
+@pytest.mark.parametrize(
+    ("changed", "tables", "reason"),
+    [
+        ({"name": "x y"}, (), "'x y': its name has more than letters"),
+        ({"name": ""}, (), "its name has more"),
+        ({"domain": "Einkäufe"}, (), "its domain has more than"),
+        ({"domain": "a.b"}, (), "its domain has more than"),
+        ({"table": "x"}, (), "its table 'x' is not named 'bronze.'"),
+        ({"table": "bronze.x.y"}, (), r"its table 'bronze\.x\.y' is not named"),
+        ({"table": "silver.x"}, (), r"its table 'silver\.x' is not named"),
+        ({}, (made("silver.a-b", "bronze.x"),), r"table 'silver\.a-b': behind its layer"),
+        ({}, (made("gold.a.b", "bronze.x"),), r"table 'gold\.a\.b': behind its layer"),
+        ({}, (made("silver.A", "bronze.x"), made("silver.a", "bronze.x")), "are one table to readers"),
+    ],
+)
+def test_a_name_that_has_no_place_is_refused(
+    changed: dict[str, str], tables: tuple[Table, ...], reason: str
+) -> None:
+    """Dagster refused it with an error of its own, and nothing of the project could be loaded."""
+    with pytest.raises(DeclarationError, match=reason):
+        Catalog((replace(source("x"), **cast("dict[str, Any]", changed)),), tables)
+
+
 def test_personal_data_is_declared_all_the_way_down() -> None:
     email = Column("email", ColumnType("string"), pii="email")
     raw = replace(CONTRACT, columns=(*CONTRACT.columns, email))
