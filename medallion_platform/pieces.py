@@ -105,19 +105,14 @@ def _lengths(column: pa.Array) -> npt.NDArray[np.int64]:
         lengths = pc.call_function("binary_length", [column.dictionary]).take(column.indices)
         return pc.fill_null(lengths, 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
     if pa.types.is_struct(kind):
-        return sum(
-            (_lengths(column.field(i)) for i in range(kind.num_fields)), np.zeros(len(column), np.int64)
-        )
+        return _sum(column, (column.field(i) for i in range(kind.num_fields)))
     if pa.types.is_fixed_size_list(kind):
         until = np.arange(column.offset, column.offset + len(column) + 1) * kind.list_size
         inner = _lengths(column.values)
-    elif pa.types.is_map(kind) or _is_list(kind):
-        until = column.offsets.to_numpy()
-        inner = (
-            _lengths(column.keys) + _lengths(column.items)
-            if pa.types.is_map(kind)
-            else _lengths(column.values)
-        )
+    elif pa.types.is_map(kind):
+        until, inner = column.offsets.to_numpy(), _sum(column.keys, (column.keys, column.items))
+    elif _is_list(kind):
+        until, inner = column.offsets.to_numpy(), _lengths(column.values)
     else:
         return np.zeros(len(column), np.int64)
     before = np.concatenate(([0], np.cumsum(inner)))
@@ -125,4 +120,5 @@ def _lengths(column: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _sum(like: pa.Array | pa.RecordBatch, columns: Iterable[pa.Array]) -> npt.NDArray[np.int64]:
+    """The same of several columns together, as long as `like`."""
     return sum(map(_lengths, columns), np.zeros(len(like), np.int64))

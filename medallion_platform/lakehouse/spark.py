@@ -175,8 +175,8 @@ def stage(
     """Write the good rows as files of the table and the rejected ones beside them, in one pass.
 
     The split is a partition of the same write: nothing is computed twice, nothing is cached, and
-    row counts are read from the files' footers. rows: `columns`, and what the checks refers to.
-    Without a checks all rows are good.
+    row counts are read from the files' footers. rows: `columns`, and what the checks refer to.
+    Without checks all rows are good.
 
     reject: is given the rejected rows, some at a time: `row` (a struct: the row as it came),
     `violations`, `partition`. inspect: is given all that was written, with `DEAD`, and by column the one that

@@ -38,11 +38,14 @@ class Catalog:
 
     def __post_init__(self) -> None:
         names = [s.table for s in self.sources] + [t.name for t in self.tables]
+        seen: dict[str, str] = {}
         for name in names:
-            if names.count(name) > 1:
-                raise DeclarationError(f"{name} is declared more than once")
-            if other := next((n for n in names if n != name and n.lower() == name.lower()), None):
+            other = seen.setdefault(name.lower(), name)
+            if other != name:
                 raise DeclarationError(f"{name} and {other} are one table to readers that ignore case")
+        if len(seen) < len(names):
+            twice = next(name for name in seen.values() if names.count(name) > 1)
+            raise DeclarationError(f"{twice} is declared more than once")
         self._refuse_odd_names()
         for table in self.tables:
             for upstream in table.upstream_names:

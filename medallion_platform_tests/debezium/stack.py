@@ -9,11 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+import pytest
 
 from medallion_platform.runtime import jars_here
 from medallion_platform.spark.jars import Jar
@@ -31,6 +34,16 @@ _READY = 120.0
 
 class PostgresMissing(RuntimeError):
     """There is no Postgres 15 on this machine; the text says how to get it."""
+
+
+def running_postgres() -> Iterator[Postgres]:
+    """A server, for a fixture of any scope."""
+    try:
+        started = Postgres.start()
+    except PostgresMissing as error:
+        pytest.skip(str(error))
+    yield started
+    started.stop()
 
 
 def end(process: subprocess.Popen[bytes], signal_: int) -> None:

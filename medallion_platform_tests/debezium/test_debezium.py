@@ -32,7 +32,7 @@ from medallion_platform_tests.pipeline.toy import RUN
 from medallion_sample.clickstream import silver
 from medallion_sample.clickstream import sources as declared
 
-from .stack import Connect, Postgres, PostgresMissing
+from .stack import Connect, Postgres, running_postgres
 
 pytestmark = [pytest.mark.broker, pytest.mark.postgres, pytest.mark.timeout(600)]
 
@@ -75,12 +75,7 @@ LONG = "select string_agg(md5(i::text), '') from generate_series(1, 600) i"
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    try:
-        started = Postgres.start()
-    except PostgresMissing as error:
-        pytest.skip(str(error))
-    yield started
-    started.stop()
+    yield from running_postgres()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from medallion_platform.assembly import definitions_of
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.retention import forget
 from medallion_platform.settings import Settings
-from medallion_platform_tests.debezium.stack import Postgres, PostgresMissing
+from medallion_platform_tests.debezium.stack import Postgres, running_postgres
 
 TABLE = dg.AssetKey("gold_made")
 HOLDS = dg.AssetCheckKey(TABLE, "holds")
@@ -217,12 +217,7 @@ def check_backfills(on: dg.DagsterInstance) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    try:
-        started = Postgres.start()
-    except PostgresMissing as error:
-        pytest.skip(str(error))
-    yield started
-    started.stop()
+    yield from running_postgres()
 
 
 @pytest.mark.postgres

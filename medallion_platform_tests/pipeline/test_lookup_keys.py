@@ -49,6 +49,9 @@ class Members(ContractModel):
         metadata = {"key": ["club", "email", "source_position"]}  # noqa: RUF012
 
 
+OF_VISITS = {"key": ["visit"], "event_time": "came_at", "partitioned_by": ["event_date"]}
+
+
 class Visits(ContractModel):
     """Visits of a club by somebody."""
 
@@ -59,11 +62,7 @@ class Visits(ContractModel):
     visitor: T.StringType = Field(nullable=True, pii="email", protect="tokenize")
 
     class Config:
-        metadata = {  # noqa: RUF012
-            "key": ["visit"],
-            "event_time": "came_at",
-            "partitioned_by": ["event_date"],
-        }
+        metadata = OF_VISITS
 
 
 class VisitsWithCity(Visits):
@@ -73,11 +72,7 @@ class VisitsWithCity(Visits):
     is_member: T.BooleanType = Field()
 
     class Config:
-        metadata = {  # noqa: RUF012
-            "key": ["visit"],
-            "event_time": "came_at",
-            "partitioned_by": ["event_date"],
-        }
+        metadata = OF_VISITS
 
 
 class RawVisits(ContractModel):
@@ -89,11 +84,7 @@ class RawVisits(ContractModel):
     visitor: T.StringType = Field(nullable=True, pii="email", protect="tokenize")
 
     class Config:
-        metadata = {  # noqa: RUF012
-            "key": ["visit"],
-            "event_time": "came_at",
-            "partitioned_by": ["event_date"],
-        }
+        metadata = OF_VISITS
 
 
 MOVES = FileSource("moves", "bronze.moves", RawMembers.contract, JsonLines(), "club", claims=("moves/**",))

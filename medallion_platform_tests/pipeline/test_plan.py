@@ -179,6 +179,8 @@ def test_new_code_makes_everything_anew() -> None:
     rest = plan_refresh(other, CommitRecord("refresh", "r", "", position=one.position), up(), existing=DAYS)
     assert rest.replace == set(DAYS) - {DAYS[2]}
     assert not rest.append
+    whole = declared(partition=None)
+    assert plan_refresh(replace(whole, contract=contract("day", "another")), made(whole), up()).whole
 
 
 def test_partitions_whose_lookups_changed_are_made_anew() -> None:

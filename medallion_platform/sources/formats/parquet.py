@@ -158,10 +158,20 @@ def _held(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_map(kind):
         key, item = kind.key_type, kind.item_field.with_type(_held(kind.item_type))
-        if pa.types.is_nested(key) or _held(key) != key or "binary" in str(key):
+        if pa.types.is_nested(key) or _held(key) != key or _is_bytes(key):
             return pa.list_(pa.struct([kind.key_field.with_type(_held(key)), item]))
         return pa.map_(pa.string(), item)
     return pieces.with_inner(kind, _held)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kinds = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(is_one(kind) for is_one in kinds)
 
 
 def _days_as_text(kind: pa.DataType) -> pa.DataType:
