@@ -15,10 +15,10 @@ COPY pyproject.toml uv.lock README.md ./
 RUN uv sync --locked --all-extras --no-dev --no-install-project
 COPY medallion_platform medallion_platform
 COPY medallion_sample medallion_sample
-# The jars for a lake in a bucket as well, since the image does not know where it will lie.
+# Includes the jars for a lake in a bucket, because the image does not know where the lake will be.
 RUN uv sync --locked --all-extras --no-dev --no-editable \
-    && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.runtime \
-    && .venv/bin/python -m medallion_platform.recording
+    && MEDALLION_LAKE=s3://any/lake .venv/bin/python -m medallion_platform.installation.local_spark \
+    && .venv/bin/python -m medallion_platform.installation.recording
 
 FROM python:3.11.14-slim-bookworm
 RUN apt-get update \

@@ -13,8 +13,8 @@ Example:
     >>> "table" in dir(medallion_platform)
     True
 
-One row's way through the rooms: `sources` read it, `contracts` validate it, `lakehouse` keeps it,
-`pipeline` moves it (intake, refresh, publish), `orchestration` shows and schedules that in Dagster.
+The way of a row through the packages: `sources` reads it, `contracts` validates it, `lakehouse` stores it,
+`pipeline` moves it (intake, refresh, publish), `orchestration` schedules that and shows it in Dagster.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HOMES`
     from medallion_platform.contracts.contract import Contract, ContractError, Expectation, Severity
     from medallion_platform.contracts.model import ContractModel, Field, expect
-    from medallion_platform.errors import MedallionError
+    from medallion_platform.errors import DeclarationError, MedallionError
+    from medallion_platform.installation.settings import Settings
     from medallion_platform.orchestration.build import build_defs
     from medallion_platform.pipeline.catalog import Catalog
     from medallion_platform.pipeline.features import Features, features
     from medallion_platform.pipeline.table import (
-        DeclarationError,
         Lookup,
         Table,
         Upstream,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against `_HO
         table,
         weekly,
     )
-    from medallion_platform.settings import Settings
     from medallion_platform.sources.arrivals import Arrivals, Batch
     from medallion_platform.sources.connectors.files import FileSource
     from medallion_platform.sources.connectors.kafka import KafkaSource
@@ -111,12 +110,12 @@ __all__ = [
 _HOMES = {
     "contracts.contract": "Contract ContractError Expectation Severity",
     "contracts.model": "ContractModel Field expect",
-    "errors": "MedallionError",
+    "errors": "DeclarationError MedallionError",
     "orchestration.build": "build_defs",
     "pipeline.catalog": "Catalog",
     "pipeline.features": "Features features",
-    "pipeline.table": "DeclarationError Lookup Table Upstream daily table weekly",
-    "settings": "Settings",
+    "pipeline.table": "Lookup Table Upstream daily table weekly",
+    "installation.settings": "Settings",
     "sources.connectors.kafka": "KafkaSource",
     "sources.connectors.rest": (
         "ById ByTime CursorPaginator LinkHeaderPaginator PageNumberPaginator RestSource"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medallion_platform.assembly import lakehouse_of
-from medallion_platform.installation import SETTINGS, catalog
+from medallion_platform.installation.catalog import SETTINGS, catalog
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.location import lakehouse_of
 
 defs = build_defs(catalog, lakehouse_of(SETTINGS))

@@ -1,15 +1,15 @@
-"""What can go wrong, in classes that code and people share.
+"""The platform's errors, in classes for programs and sentences for people.
 
-Every error that a person is told is a `MedallionError`: it says what happened, and carries its class, the
-table concerned and what to do. What an error of a library is, `classify` tells: by types, numbers and words
-of protocols, and without any of the libraries.
+Every error that is shown to a person is a `MedallionError`: it says what happened, and has a kind, the table
+concerned and what to do. `classify` finds the kind of a library's error from its type, its numbers and the
+words of protocols, without importing any of the libraries.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,23 +52,32 @@ class MedallionError(Exception):
     """An error for people: the text says what happened, to what, and what was done about it.
 
     kind: its class. table: the table, source or repository concerned, "" where there is none. remedy: what to
-    do next, "" where the text says it already.
+    do next, "" where nothing can be done; it is told after the text.
 
     Example:
         >>> from medallion_platform import MedallionError
         >>> print(MedallionError("gold.spend was not refreshed", remedy="make room and run again"))
-        gold.spend was not refreshed: make room and run again
+        gold.spend was not refreshed; make room and run again
     """
 
     kind: Kind = Kind.UNKNOWN
     """The class of these errors where one of them does not say another."""
+    remedy: str = ""
+    """What to do next where one of them does not say anything else."""
 
     def __init__(self, text: str, *, kind: Kind | None = None, table: str = "", remedy: str = "") -> None:
         super().__init__(text)
         if kind is not None:
             self.kind = kind
         self.table = table
-        self.remedy = remedy
+        if remedy:
+            self.remedy = remedy
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., MedallionError], tuple[type, tuple[Any, ...], dict[str, Any]]]:
+        # Also of those that ask for other arguments than a text: executors send them to the driver.
+        return _unpickled, (type(self), self.args, self.__dict__)
 
     @property
     def transient(self) -> bool:
@@ -77,7 +86,31 @@ class MedallionError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text}: {self.remedy}" if self.remedy else text
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class DeclarationError(MedallionError):
+    """Something is declared in a way that cannot work or means nothing; says what, and why.
+
+    It is raised where the declaration stands, so before anything runs.
+
+    Example:
+        >>> from medallion_platform import DeclarationError, Lookup
+        >>> try:
+        ...     Lookup("silver.prices_history", key=("shop", "article"), by="article")
+        ... except DeclarationError as error:
+        ...     print(error)
+        lookup in silver.prices_history: key ('shop', 'article') and by 'article' have to name as many columns
+    """
+
+    kind = Kind.PERMANENT
+
+
+def _unpickled(of: type[MedallionError], args: tuple[Any, ...], fields: dict[str, Any]) -> MedallionError:
+    """The error again, without asking its class."""
+    error = of.__new__(of, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 @dataclass(frozen=True)
@@ -164,7 +197,7 @@ def verdict_of(link: Link) -> Verdict | None:
     for kind, code in asked:
         if kind is not None:
             return Verdict(kind, code)
-    wrapper = next((n for n in sorted(link.names) if n in _WRAPPERS), link.code.partition(".")[0])
+    wrapper = next((n for n in _WRAPPERS if n in link.names), link.code.partition(".")[0])
     kind = _WRAPPERS.get(wrapper)
     return Verdict(kind, wrapper, sure=False) if kind else None
 
@@ -214,9 +247,11 @@ def _of_python(error: BaseException) -> Link:
     if "KafkaException" in names and inner is not None:
         code, retriable = str(inner.name()), bool(inner.retriable())
     code = code or str(_asked(error, "getCondition") or "")
-    said = _marks(_text(error))
+    text = _text(error)
+    said = _marks(text)
+    undecodable = {"Undecodable"} if _UNDECODABLE.search(f"{type(error).__name__}: {text}") else set[str]()
     return Link(
-        names | said.names,
+        names | said.names | undecodable,
         # OpenSSL's numbers are others than those of the system.
         None if "SSLError" in names else getattr(error, "errno", None) or said.errno,
         status if isinstance(status, int) else said.status,
@@ -234,13 +269,16 @@ def _of_jvm(thrown: Any) -> Link:
         kind = _asked(kind, "getSuperclass")
     said = _marks(str(_asked(thrown, "getMessage") or ""))
     details = _asked(thrown, "awsErrorDetails")
-    code = _asked(thrown, "getCondition") or (_asked(details, "errorCode") if details else None)
-    status = _asked(thrown, "statusCode")
+    code = str(
+        _asked(thrown, "getCondition") or (_asked(details, "errorCode") if details else "") or said.code
+    )
+    refused_head = not code and "RefusedHead" in said.names
+    status = None if refused_head else _asked(thrown, "statusCode")
     return Link(
-        frozenset(names),
+        frozenset({*names, "RefusedHead"} if refused_head else names),
         said.errno,
         said.status if status in (None, int(_NOT_THERE)) else status,
-        str(code or said.code),
+        code,
         str(_asked(thrown, "getSqlState") or ""),
     )
 
@@ -264,10 +302,11 @@ def _marks(text: str) -> Link:
     Those in Rust (delta-rs, obstore, Polars) write `(os error 28)`, an answer of S3 as it came, and `status
     code: 503`; Java writes what the C library says of an `errno`.
     """
-    number, code, status = (mark.search(text) for mark in (_OS_ERROR, _S3_CODE, _STATUS))
+    number, status = _OS_ERROR.search(text), _STATUS.search(text)
+    code = _S3_CODE.search(text) or _S3A_CODE.search(text)
     found = int(number[1]) if number else errno.ENOSPC if _NO_SPACE in text else None
     answered = found or code or status
-    if status and status[1] == "400" and not code and _HEAD in text:
+    if status and status[1] == "400" and not code and any(head in text for head in _HEAD):
         return Link(frozenset({"RefusedHead"}))
     if _NOT_TRUSTED in text:
         return Link(frozenset({"SSLCertVerificationError"}))
@@ -301,14 +340,20 @@ def _authority(code: str) -> Kind | None:
 _DEEPEST = 20
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>")
+_S3A_CODE = re.compile(r"\(Service: S3, [^)]*\)(?: \(SDK [^)]*\))?:(?!null)(\w+)")
 _STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
 _NO_SPACE = "No space left on device"
 _NOT_THERE = "404"
 """Of a file in a bucket it is no failure by itself: whoever asked knows what it means."""
 _NOT_TRUSTED = "[SSL: CERTIFICATE_VERIFY_FAILED]"
 """OpenSSL's own word; httpcore takes the error itself back."""
-_HEAD = "Error performing HEAD "
+_HEAD = ("Error performing HEAD ", "(Service: S3, Status Code: 400")
 """S3 answers it without a code, and 400 is its status for a token that expired or cannot be one."""
+_UNDECODABLE = re.compile(
+    r"^(ComputeError|ArrowInvalid): parquet: |Parquet error|Parquet magic bytes|Couldn't deserialize thrift"
+    r"|^PanicException: .*range\.end"
+)
+"""What readers of Parquet (Polars, delta-rs, Arrow) say of a file that does not decode; they have no code."""
 _RUST = {
     "Unsent": "error sending request",
     "FailedRequest": "Error performing ",
@@ -451,4 +496,6 @@ _WRAPPERS = {
     "CommitFailedError": Kind.CONFLICT,
     "FAILED_READ_FILE": Kind.CORRUPT,
     **dict.fromkeys(("FailedRequest", "Interrupted", "NetworkError", "TransportError"), Kind.NETWORK),
+    # Behind those: what was cut off by the network does not decode either.
+    "Undecodable": Kind.CORRUPT,
 }

@@ -2,8 +2,8 @@
 
     pip install "medallion-platform[kafka]"
 
-What needs an extra asks for it where it is declared, or where a command begins: `need` then tells in one
-sentence what to install. pyproject.toml names the packages; a test holds both against each other.
+A declaration or a command that needs an extra calls `require_extra`, which says in one sentence what to
+install. pyproject.toml names the packages; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXTRAS = {
 
 
 class MissingExtra(MedallionError):
-    """Something is used whose libraries are not installed."""
+    """Something needs libraries that are not installed."""
 
     kind = Kind.PERMANENT
 
@@ -33,8 +33,8 @@ class MissingExtra(MedallionError):
         )
 
 
-def need(extra: str, what: str) -> None:
-    """See to it that what an extra brings is there; nothing is imported. `what` needs it, for people.
+def require_extra(extra: str, what: str) -> None:
+    """Check that the libraries of an extra are installed, without importing them; what: needs it, for people.
 
     Raises:
         MissingExtra: some of it is not installed.

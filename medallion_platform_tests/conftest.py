@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 from collections.abc import Generator, Iterator
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from medallion_platform.installation.project import MODULE, SAMPLE
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.project import MODULE, SAMPLE
 from medallion_platform_tests.command import REPOSITORY, demo
+from medallion_platform_tests.unsynced import leave_writing_to_the_system
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,12 +34,15 @@ SERVERS = ("broker", "faults", "s3")
 settings.register_profile("desk", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("desk"), derandomize=True, max_examples=60)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+leave_writing_to_the_system()
+# As rarely as commands do it: with Python's own thresholds, looking for cycles takes a seventh of its CPU.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """One Spark for all tests of this process, set up as the platform sets it up."""
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     started = local_spark(topics=True, memory="1g", cores=2).session()
     started.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
@@ -85,6 +90,25 @@ def pytest_configure(config: pytest.Config) -> None:
     """Report every skipped test with its reason: what was not tested must not look tested."""
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"
+
+
+USUAL = 300
+"""Seconds that a test may take unless it says otherwise, as pyproject.toml has it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with tests that may take long come first, so that no process is left alone with one at the end.
+
+    A module stays together, for what it made is there as long as its tests are.
+    """
+    marks = ((item.path, item.get_closest_marker("timeout")) for item in items)
+    long = {path for path, mark in marks if mark and mark.args[0] > USUAL}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    """Look for no cycles in what was imported and collected: it stays to the end."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -70,7 +70,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_tables(
     chance = random.Random(os.environ.get("MEDALLION_TEST_SEED"))
     killed_demo(tmp_path, lake / "files", chance.uniform(0, 0.5))
     killed_demo(tmp_path, lake / "silver", chance.uniform(0, 12))
-    with runs.instance(tmp_path / "dagster") as on:
+    with runs.open_instance(tmp_path / "dagster") as on:
         # Nobody holds a table's pool any more, and no run looks as if it were still going.
         assert not [r for r in on.get_runs() if not r.is_finished]
     demo(tmp_path)

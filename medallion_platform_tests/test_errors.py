@@ -323,7 +323,9 @@ def test_a_code_of_kafka(number: str, kind: Kind) -> None:
     assert classify(KafkaException(error)).kind is kind
     # A worker waits for what nobody knows, and says what that is; whatever is known means the same to both.
     assert client._complaint(error).kind is (Kind.NETWORK if kind is Kind.UNKNOWN else kind)
-    assert client._passes(error) is kind.transient
+    told_to_pass = KafkaError(getattr(KafkaError, number), "", False, True)
+    known = kind is not Kind.UNKNOWN
+    assert client._kind_of(told_to_pass) is (kind if known else Kind.TRANSIENT)
 
 
 def test_a_code_that_kafka_says_passes() -> None:

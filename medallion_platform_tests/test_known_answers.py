@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -23,11 +20,12 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.debezium import Debezium
 from medallion_platform.transforms.history import current, versions
+from medallion_platform_tests.command import run_here
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,36 +55,22 @@ class Product(ContractModel):
 
 def take_in(source: FileSource, folder: Path, lake: Lake) -> IntakeResult:
     now = datetime.now(UTC)
-    seen, run = landing.scan(folder, [source], now, 0), Run("test", now)
-    return intake(landing_zone.arrivals(source, folder, seen.claimed[source.name], lake, run), lake, run)
+    seen, run = landing_scan.scan_landing_zone(folder, [source], now, 0), Run("test", now)
+    return intake(landing_zone.landed_files(source, folder, seen.claimed[source.name], lake, run), lake, run)
 
 
-def test_hr_to_the_last_figure(shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("spark")
+def test_hr_to_the_last_figure(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     home = tmp_path / "home"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from medallion_platform.cli import main; main()",
-            "run",
-            "--landing",
-            str(shared_data),
-            "--home",
-            str(home),
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MEDALLION_SETTLE_SECONDS": "0"},
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = {row["table"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    rows = {row["table"]: row for row in run_here(monkeypatch, home, shared_data)}
     assert rows["bronze.hired_employees"]["written"] == 1999
     assert (rows["bronze.departments"]["written"], rows["bronze.jobs"]["written"]) == (12, 183)
     # Files that no source claims are named.
-    assert "retail/online-retail-by-day.tar.xz" in done.stderr
-    assert "debezium/postgres-products.jsonl" in done.stderr
+    said = capsys.readouterr().err
+    assert "retail/online-retail-by-day.tar.xz" in said
+    assert "debezium/postgres-products.jsonl" in said
 
     lake = Lake(home / "lake")
     record = lake.last_record("bronze.hired_employees")

@@ -13,8 +13,8 @@ import typer
 
 from medallion_platform.cli import terminal
 from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
-from medallion_platform.cli.options import Json
-from medallion_platform.project import project_above
+from medallion_platform.cli.shared_options import Json
+from medallion_platform.installation.project import project_above
 
 app = typer.Typer()
 
@@ -43,7 +43,7 @@ def test(context: typer.Context) -> None:
         os.chdir(project.root)
         project.make_importable()
         raise typer.Exit(int(pytest.main(context.args)))
-    tests, args = str(_tests()), context.args
+    tests, args = str(_tests_folder()), context.args
     if args and args[0] in _SUITES:
         command = [sys.executable, "-m", "pytest", tests, *args[1:]]
         codes = [subprocess.call([*command, "-m", marked]) for marked in _SUITES[args[0]]]  # noqa: S603
@@ -59,8 +59,8 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, freshness, "
-            "automation, many, growth, batches, layout; all if left out"
+            help="intake, topics, duplicates, avro, gate, refresh, cdc, start, backfill, memory, "
+            "freshness, automation, many, growth, batches, layout; all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file, as Markdown.")] = None,
@@ -71,19 +71,19 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure what the promises cost, as ratios to plain Spark or Delta in the same run."""
-    _tests()
+    _tests_folder()
     from medallion_platform_tests.benchmarks import run
 
     if unknown := [p for p in parts or () if p not in run.PARTS]:
         raise Stop(f"no figures named {', '.join(unknown)}; there are {', '.join(run.PARTS)}", USAGE)
     found = run.measure(parts or run.PARTS, rounds, short=short)
     for title, rows in found.items():
-        terminal.answer(title, rows, as_json=as_json)
+        terminal.print_answer(title, rows, as_json=as_json)
     if out:
         out.write_text(run.as_markdown(found))
 
 
-def _tests() -> Path:
+def _tests_folder() -> Path:
     """The folder of the tests and benchmarks, which are not installed with the package."""
     found = _CHECKOUT / "medallion_platform_tests"
     if not found.is_dir():

@@ -12,7 +12,6 @@ OK, FAILED, USAGE, NOT_READY, INCOMPLETE = 0, 1, 2, 3, 4
 """Exit codes: done; something failed; wrong usage; the machine lacks something; some input was left."""
 _BY_SIGNAL = 128
 """Plus the signal's number: the exit code of what a signal ended."""
-FULL_DISK = "No space left on device"
 
 
 class Interruption(BaseException):
@@ -31,20 +30,20 @@ class Stop(Exception):
         self.code = code
 
 
-def interrupt(number: int, _: object) -> None:
+def handle_interrupt(number: int, _: object) -> None:
     """Handle SIGINT and SIGTERM."""
     raise Interruption(number)
 
 
-def end_at_once(number: int) -> None:
-    """Print a message and exit without waiting for threads: what is not committed was never visible."""
-    terminal.error("stopped; run the same command again to continue, nothing is lost")
+def end_immediately(number: int) -> None:
+    """Print a message and exit without waiting for threads; uncommitted work was never visible."""
+    terminal.print_error("stopped; run the same command again to continue, nothing is lost")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(_BY_SIGNAL + number)
 
 
-def in_words(error: Exception) -> str:
+def error_in_words(error: Exception) -> str:
     """The sentence for an error that no command handles."""
     failure = classify(error)
     if failure.kind is Kind.DISK:
@@ -52,8 +51,8 @@ def in_words(error: Exception) -> str:
     if isinstance(error, MedallionError):
         return str(error)
     if failure.transient or failure.kind is Kind.AUTH:
-        from medallion_platform.storage import reason
+        from medallion_platform.storage import client_reason
 
-        return f"{reason(error)}; run the same command again, nothing is lost"
-    told = str(error).partition("\n")[0]  # clients in Rust go on with what only their authors read
-    return f"{type(error).__name__}: {told} (MEDALLION_DEBUG=1 shows where)"
+        return f"{client_reason(error)}; run the same command again, nothing is lost"
+    first_line = str(error).partition("\n")[0]  # clients in Rust go on with what only their authors read
+    return f"{type(error).__name__}: {first_line} (MEDALLION_DEBUG=1 shows where)"

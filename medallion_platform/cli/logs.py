@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from medallion_platform.cli.terminal import LineFormatter, plain
+from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.terminal import LineFormatter, json_value
 
 PLATFORM = "medallion_platform"
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -31,6 +33,22 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+FORMAT_VARIABLE, LEVEL_VARIABLE = "MEDALLION_LOG_FORMAT", "MEDALLION_LOG_LEVEL"
+
+
+def refuse_wrong_variables() -> None:
+    """Tell a wrong variable as those of the settings are told, without its value.
+
+    Raises:
+        Stop: a variable says what there is not.
+    """
+    for variable, words in ((FORMAT_VARIABLE, LogFormat), (LEVEL_VARIABLE, LogLevel)):
+        given = os.environ.get(variable)
+        if given and given not in set(words):
+            *first, last = (repr(str(word)) for word in words)
+            raise Stop(f"{variable}: is none of {', '.join(first)} or {last}", USAGE)
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: `time` (UTC), `level`, `logger`, `message`, then the record's own fields.
 
@@ -39,19 +57,19 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        told = {
+        entry = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info and record.exc_info[0]:
-            told["error"] = record.exc_info[0].__name__
-        further = {k: v for k, v in vars(record).items() if k not in _KNOWN and k not in told}
-        return json.dumps(plain(told | further))
+            entry["error"] = record.exc_info[0].__name__
+        further = {k: v for k, v in vars(record).items() if k not in _KNOWN and k not in entry}
+        return json.dumps(json_value(entry | further))
 
 
-def set_up(form: LogFormat | None, level: LogLevel | None) -> None:
+def set_up_logging(form: LogFormat | None, level: LogLevel | None) -> None:
     """Send log lines to stderr, as asked for; where nothing is asked for, Python's own way stays.
 
     That is: warnings and errors, by their text.

@@ -11,9 +11,18 @@ import typer
 
 from medallion_platform.cli import terminal
 from medallion_platform.cli.exits import NOT_READY, USAGE, Stop
-from medallion_platform.cli.options import Home, export, quiet_libraries, ready_lake, settings_of
+from medallion_platform.cli.shared_options import (
+    Home,
+    export_settings,
+    quiet_libraries,
+    settings_of,
+    writable_lake,
+)
 
 app = typer.Typer()
+
+_QUIET = ("--log-level", "warning")
+"""Dagster tells two lines of each look of a sensor, every few seconds; its UI has them too."""
 
 
 @app.command()
@@ -25,10 +34,10 @@ def dev(
     """Start the Dagster UI and daemon on this machine."""
     import socket
 
-    from medallion_platform.extras import need
+    from medallion_platform.extras import require_extra
     from medallion_platform.orchestration import runs
 
-    need("ui", "`medallion dev`")
+    require_extra("ui", "`medallion dev`")
     settings = settings_of(home)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,18 +47,18 @@ def dev(
             raise Stop(
                 f"port {port} on {host} is in use: choose another one with --port", NOT_READY
             ) from None
-    ready_lake(settings)
-    with runs.instance(settings.dagster_home):
+    writable_lake(settings)
+    with runs.open_instance(settings.dagster_home):
         pass
-    export(settings)
+    export_settings(settings)
     # Dagster recommends `dg dev`, which needs another project layout; this command still works.
     quiet = "ignore:Function `dev_command` is superseded:FutureWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
-    terminal.note(f"Files that land in {settings.landing} are taken in automatically.")
-    terminal.note(f"Dagster starts at http://{host}:{port} (Ctrl-C stops it)")
-    command = ["dagster", "dev", "-w", str(runs.workspace(settings.dagster_home)), "-h", host]
+    terminal.print_note(f"Files that land in {settings.landing} are taken in automatically.")
+    terminal.print_note(f"Dagster starts at http://{host}:{port} (Ctrl-C stops it)")
+    command = ["dagster", "dev", "-w", str(runs.write_workspace(settings.dagster_home)), "-h", host]
     os.execv(  # noqa: S606
-        str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port)]
+        str(Path(sys.executable).with_name("dagster")), [*command, "-p", str(port), *_QUIET]
     )
 
 
@@ -66,36 +75,38 @@ def stream(
     """Take in messages continuously, until Ctrl-C or SIGTERM; several workers share the partitions."""
     import logging
 
-    from medallion_platform.assembly import catalog, lakehouse_of
     from medallion_platform.errors import MedallionError
-    from medallion_platform.observability.worker import WorkerMetrics, serve
-    from medallion_platform.orchestration import runs
-    from medallion_platform.orchestration.stream import follow
+    from medallion_platform.observability.worker import WorkerMetrics, serve_metrics
+    from medallion_platform.orchestration import runs, stream_reports
+    from medallion_platform.orchestration.location import catalog, lakehouse_of
+    from medallion_platform.pipeline.intake import stream as topic_intake
 
     topics = {s.name: s for s in catalog.sources if s.continuous}
     if source not in topics:
         there = f"there are {', '.join(topics)}" if topics else "this project has none"
         raise Stop(f"no source of topics is named {source}; {there}", USAGE)
     settings = settings_of(home)
-    ready_lake(settings)
+    writable_lake(settings)
     quiet_libraries()
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[lines])
-    for name in ("medallion_platform.orchestration.stream", "medallion_platform.pipeline.intake.stream"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    for module in (stream_reports, topic_intake):
+        logging.getLogger(module.__name__).setLevel(logging.INFO)
     metrics = WorkerMetrics(source)
     try:
-        server = serve(metrics, host, port)
+        server = serve_metrics(metrics, host, port)
     except OSError as error:
         raise Stop(
             f"port {port} on {host}: {error.strerror}; choose another one with --port", NOT_READY
         ) from None
-    terminal.note(
+    terminal.print_note(
         f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C stops it)"
     )
-    with runs.instance(settings.dagster_home) as on:
+    with runs.open_instance(settings.dagster_home) as on:
         try:
-            follow(topics[source], catalog, lakehouse_of(settings), on, metrics, refreshing=refresh)
+            stream_reports.follow_source(
+                topics[source], catalog, lakehouse_of(settings), on, metrics, refreshing=refresh
+            )
         except MedallionError as error:
             raise Stop(str(error)) from None

@@ -1,7 +1,7 @@
 """Output of commands: a table for a person, tab-separated lines for a pipe, JSON for a script.
 
 Only results go to stdout; progress, notes and errors go to stderr. Text from data, file names and messages is
-never printed raw: `printable` escapes control characters.
+never printed raw: `printable_text` escapes control characters.
 """
 
 from __future__ import annotations
@@ -28,104 +28,109 @@ _UNSAFE = re.compile(
 width, line and paragraph ends, and halves of characters."""
 _NAMED = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _RUN_ID = 36
+_BROKEN = 24
+"""Characters in which a text with broken lines can still be read."""
 _COPIED = {"offset", "row", "version"}
 """Numbers that a person copies into the next command: no thousands separators."""
 
 
-def printable(text: str) -> str:
-    r"""The text with what a terminal would obey, or not show, as an escape (`\x1b`, `\u202e`)."""
-    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
+def printable_text(text: str) -> str:
+    r"""The text with control and invisible characters as escapes (`\x1b`, `\u202e`)."""
+    return _UNSAFE.sub(lambda found: _escape_character(found[0]), text)
 
 
-def _escape(character: str) -> str:
+def _escape_character(character: str) -> str:
     code = ord(character)
     return _NAMED.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 class LineFormatter(logging.Formatter):
-    """One line a message, whatever the message holds."""
+    """Formats each message as one line, whatever it contains."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The formatted message, fit for a terminal and a log file."""
-        return printable(super().format(record))
+        return printable_text(super().format(record))
 
 
-def note(text: str) -> None:
-    """Say something to a person, beside the answer; its line ends stay."""
-    sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
+def print_note(text: str) -> None:
+    """Print a note for a person to stderr; its line ends are kept."""
+    sys.stderr.write("\n".join(map(printable_text, text.split("\n"))) + "\n")
     sys.stderr.flush()
 
 
-def nothing(text: str) -> None:
-    """A `note` for who asked for quiet."""
+def ignore_note(text: str) -> None:
+    """Used instead of `print_note` with `--quiet`."""
 
 
-def error(text: str) -> None:
-    """Say why it goes no further."""
-    note(f"medallion: {text}")
+def print_error(text: str) -> None:
+    """Print the reason why the command stops."""
+    print_note(f"medallion: {text}")
 
 
-def answer(title: str, rows: Sequence[Row], *, as_json: bool, records: bool = False) -> None:
+def print_answer(
+    title: str, rows: Sequence[Row], *, as_json: bool, records: bool = False, first: Sequence[str] = ()
+) -> None:
     """Print rows, all with the same keys: JSON, lines for a pipe, or a table for a person.
 
     records: rows that are read one by one: where they are too wide for the terminal each becomes a block.
-    Otherwise the columns that fit are shown, and the others named.
+    Otherwise the columns that fit are shown, and the others named. first: the columns that one looks for,
+    which stay longest.
     """
     if as_json:
-        print(json.dumps([plain(row) for row in rows]))
+        print(json.dumps([json_value(row) for row in rows]))
     elif not rows:
-        note(f"{title}: none")
+        print_note(f"{title}: none")
     elif not sys.stdout.isatty():
         print("\n".join(tab_separated(rows)))
     else:
-        _draw(title, rows, records=records)
+        _draw(title, rows, records=records, first=first)
 
 
 # --- for a script ---------------------------------------------------------------------------------
 
 
-def plain(value: object) -> object:
-    """A value as JSON holds it: times by ISO 8601 (`Z` for UTC), what JSON has no word for as text."""
+def json_value(value: object) -> object:
+    """A value for JSON: times in ISO 8601 (`Z` for UTC), values that JSON does not have as text."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): json_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(v) for v in value]
+        return [json_value(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if value is None or isinstance(value, bool | int | float):
         return value
-    return _text(value)
+    return _value_text(value)
 
 
 def tab_separated(rows: Sequence[Row]) -> list[str]:
     r"""A line of names, then a line a row; `\t`, `\n`, `\r` and `\\` in a text as these two characters."""
     return [
         "\t".join(rows[0]),
-        *("\t".join(_field(value) for value in row.values()) for row in rows),
+        *("\t".join(_tab_separated_field(value) for value in row.values()) for row in rows),
     ]
 
 
-def _field(value: object) -> str:
-    return "" if value is None else printable(_text(value).replace("\\", "\\\\"))
+def _tab_separated_field(value: object) -> str:
+    return "" if value is None else printable_text(_value_text(value).replace("\\", "\\\\"))
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping | list | tuple):
-        return json.dumps(plain(value), ensure_ascii=False)
+    if isinstance(value, Mapping | list | tuple | bool):
+        return json.dumps(json_value(value), ensure_ascii=False)
     return str(value)
 
 
 # --- for a person ---------------------------------------------------------------------------------
 
 
-def cell(column: str, value: object) -> str:
-    """A value as a person reads it in a table."""
+def table_cell(column: str, value: object) -> str:
+    """A value as text for a table."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
@@ -136,29 +141,37 @@ def cell(column: str, value: object) -> str:
         return value[:8]  # as much as `rollback` and `logs` need
     if isinstance(value, int | float) and not isinstance(value, bool) and column not in _COPIED:
         return f"{value:,}"
-    return printable(_text(value))
+    return printable_text(_value_text(value))
 
 
-def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """The first columns that fit into a width, at least one; a border is three characters."""
+def columns_that_fit(rows: Sequence[Mapping[str, str]], width: int, first: Sequence[str] = ()) -> list[str]:
+    """The columns that fit into a width, at least one, in their order; a border is three characters.
+
+    first: those that are shown before any other; where one is too wide its lines are broken.
+    """
     from rich.cells import cell_len
 
-    shown: list[str] = []
+    shown: set[str] = set()
     left = width - 1
-    for name in rows[0]:
-        left -= 3 + max(cell_len(name), *(cell_len(row[name]) for row in rows))
-        if left < 0 and shown:
-            break
-        shown.append(name)
-    return shown
+    for name in dict.fromkeys((*first, *rows[0])):
+        needs = 3 + max(cell_len(name), *(cell_len(row[name]) for row in rows))
+        if needs > left and shown:
+            if name not in first:
+                break
+            if left < _BROKEN:
+                continue
+            needs = left
+        left -= needs
+        shown.add(name)
+    return [name for name in rows[0] if name in shown]
 
 
-def _draw(title: str, rows: Sequence[Row], *, records: bool) -> None:
+def _draw(title: str, rows: Sequence[Row], *, records: bool, first: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    texts = [{name: cell(name, value) for name, value in row.items()} for row in rows]
-    shown = fitting(texts, console.width)
+    texts = [{name: table_cell(name, value) for name, value in row.items()} for row in rows]
+    shown = columns_that_fit(texts, console.width, first)
     left = [name for name in rows[0] if name not in shown]
     if left and records:
         _draw_records(console, title, texts)
@@ -166,8 +179,8 @@ def _draw(title: str, rows: Sequence[Row], *, records: bool) -> None:
     numbers = {n for n, v in rows[0].items() if isinstance(v, int | float) and not isinstance(v, bool)}
     _draw_table(console, title, texts, shown, numbers)
     if left:
-        names = ", ".join(map(printable, left))
-        note(f"Not shown: {names}. A wider terminal or --json shows all.")
+        names = ", ".join(map(printable_text, left))
+        print_note(f"Not shown: {names}. A wider terminal or --json shows all.")
 
 
 def _draw_table(
@@ -176,10 +189,10 @@ def _draw_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)), title_justify="left")
+    table = Table(title=Text(printable_text(title)), title_justify="left")
     for name in shown:
         justify = "right" if name in numbers else "left"
-        table.add_column(Text(printable(name)), justify=justify, overflow="fold")
+        table.add_column(Text(printable_text(name)), justify=justify, overflow="fold")
     for text in texts:
         table.add_row(*(Text(text[name]) for name in shown))
     console.print(table)
@@ -190,12 +203,12 @@ def _draw_records(console: Console, title: str, texts: Sequence[Mapping[str, str
     from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(printable(title)))
+    console.print(Text(printable_text(title)))
     for number, text in enumerate(texts, 1):
         console.print(Rule(f"{number} of {len(texts)}", align="left", style="dim"))
         block = Table.grid(padding=(0, 2))
         block.add_column(no_wrap=True)
         block.add_column(overflow="fold")
         for name, value in text.items():
-            block.add_row(Text(printable(name)), Text(value))
+            block.add_row(Text(printable_text(name)), Text(value))
         console.print(block)

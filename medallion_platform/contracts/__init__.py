@@ -5,9 +5,9 @@ knows no engine), the validation of rows by that form in polars (`polars_engine`
 (`spark_engine`), the lexical forms of values written as text (`casts`), and the masking of personal data
 (`masking`).
 
-Does not belong here: where rows come from, where they are written, and what happens to a row that was
-rejected. This room imports nothing of the platform. This file imports nothing at all, so that who only
-needs the types (`contracts.contract`) pays neither for pandera nor for an engine:
+Does not belong here: where rows come from, where they are written, and what happens to rejected rows. Of the
+platform, this package imports only `errors`. This file imports nothing, so that code that only needs the
+types (`contracts.contract`) loads neither pandera nor an engine:
 
     from medallion_platform.contracts.model import ContractModel, Field     # to declare
     from medallion_platform.contracts.contract import Contract, Severity    # to read a declaration

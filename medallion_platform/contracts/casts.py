@@ -1,24 +1,24 @@
-r"""How a value is written as text: the lexical forms that both engines take, and no others.
+"""How values are written as text: the lexical forms that both engines accept, and no others.
 
-The engines' own casts take more, and not the same (Spark: surrounding blanks, `1d`, hexadecimal
-floats, one-digit months; polars: blanks inside dates, fractions cut off). A form is a regular
-expression in the common language of `patterns`. Where an engine's own strict cast takes exactly the
-form, it is used without the expression: polars needs none for integers and floats.
+The engines' own casts accept more, and differ (Spark: surrounding blanks, `1d`, hexadecimal floats,
+one-digit months; polars: blanks inside dates, fractions cut off). A form is a regular expression in the
+common language of `patterns`. If an engine's own strict cast accepts exactly the form, it is used without the
+expression: polars needs none for integers and floats.
 
 - integer, long: `[+-]?digits`, in range.
-- float, double: digits with optional point and exponent; NaN, Inf, Infinity in any case, with optional
-  sign. A number beyond the range is no value (it would become an infinity).
-- decimal: digits with optional point, no exponent; no digit beyond the scale except zeros, for a value
-  is never rounded.
+- float, double: digits with optional point and exponent; NaN, Inf, Infinity in any case, with optional sign.
+  A number beyond the range is invalid (it would become an infinity).
+- decimal: digits with optional point, no exponent; beyond the scale only zeros, because a value is never
+  rounded.
 - boolean: true, t, yes, y, 1, false, f, no, n, 0, in lower, upper or title case.
 - date: `YYYY-MM-DD`, a day of the calendar, years 0001 to 9999.
-- timestamp: a date, `T` or a blank, `HH:MM`, optional `:SS` and up to six digits of a fraction,
-  optional `Z` or offset (`+02`, `+0200`, `+02:00`, at most 18 hours). No zone means UTC. No leap second.
+- timestamp: a date, `T` or a blank, `HH:MM`, optional `:SS` and up to six digits of a fraction, optional `Z`
+  or offset (`+02`, `+0200`, `+02:00`, at most 18 hours). Without a zone it is UTC. No leap second.
 
-Of typed values, those are taken that the type can hold: a wider integer or a whole float in range, an
-integer as a float, a decimal or text, a decimal that need not be rounded, a date as a timestamp at
-midnight UTC, a timestamp at midnight as a date. A float that is narrowed is rounded, and must not
-become an infinity. All else is no value.
+Typed values are accepted if the column's type can represent them: a wider integer or a whole float in range,
+an integer as a float, a decimal or text, a decimal that need not be rounded, a date as a timestamp at
+midnight UTC, a timestamp at midnight as a date. A float may be narrowed, which rounds it, but must not become
+an infinity. Everything else is invalid.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ LAST_INSTANT = 253_402_300_799_999_999
 MICROSECONDS_A_DAY = 86_400_000_000
 
 
-def decimal_form(type: ColumnType) -> str:
+def decimal_pattern(type: ColumnType) -> str:
     """The form of a decimal of this precision and scale."""
     whole = type.precision - type.scale
     before = rf"0*[0-9]{{1,{whole}}}" if whole else "0+"

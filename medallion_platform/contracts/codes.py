@@ -1,4 +1,4 @@
-"""Why a record is a dead letter, as codes for programs. The sentence beside it is for people."""
+"""Codes for programs that say why a record is a dead letter; people read the sentence beside them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,39 @@ class Code(StrEnum):
     """It is too long to be a row or a payload. `bytes`: its length, `at`: the bytes before it in the text of
     the file, `kept`: where that lies in quarantine, or null."""
     UNREADABLE = "unreadable"
-    """A file cannot be read at all. `kept`: where it lies in quarantine, or null."""
+    """A file cannot be read at all. `kept`: where it lies in quarantine, or null; `why`: a `Damage`."""
     LOST = "lost"
-    """A file was not there, or another, when it should be read. `from_row`: the first record not taken."""
+    """A file was not there, or another, when it should be read. `from_row`: the first record not taken;
+    `why`: a `Damage`."""
     GAP = "gap"
     """Offsets of a partition are gone. `first`, `last`: the range; `last` is null where nobody knows it."""
+
+
+class Damage(StrEnum):
+    """Why a file cannot be read: `why` in the `detail` of its dead letter, beside the fields named here."""
+
+    COMPRESSION = "compression"
+    """It was compressed, and that is damaged. `codec`: gzip, xz, bz2, zstd, zip."""
+    ARCHIVE = "archive"
+    """A zip archive does not hold one file. `files`: how many."""
+    ENCODING = "encoding"
+    """It is no text of its `encoding`."""
+    HEADER = "header"
+    """What stands in the place of its header cannot be one."""
+    OTHER_COLUMNS = "other_columns"
+    """Its header is another source's. `found`, `expected`: the first names of both."""
+    CONTENT = "content"
+    """It is not of its `format`."""
+    REMOVED = "removed"
+    """It was removed before it was read."""
+    CHANGED = "changed"
+    """Its content changed before it was read."""
+    LINK = "link"
+    """A link that leads elsewhere is in its place."""
+    NO_FILE = "no_file"
+    """A folder, pipe or device is in its place."""
+    REFUSED = "refused"
+    """The system does not give it. `errno`: its name, as EACCES."""
 
 
 class Rule(StrEnum):

@@ -18,6 +18,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
+from medallion_platform.errors import DeclarationError
+
 EVENT_DATE = "event_date"
 """A partition column that need not be declared: the writer derives it as the UTC date of the event time."""
 
@@ -28,7 +30,7 @@ Pii = Literal["email", "phone", "name"]
 Protect = Literal["mask", "hash", "tokenize"]
 
 
-class ContractError(Exception):
+class ContractError(DeclarationError):
     """A declaration that makes no sense; says which model, which field, and why.
 
     Example:
@@ -133,11 +135,13 @@ class OneOf:
 class Matches:
     """A regular expression is found in the text; `pattern` means the same to every engine.
 
-    declared: the pattern as it was written, for people.
+    declared: the pattern as it was written, for people. anywhere: it need not be at the beginning (`pattern`
+    says that, too).
     """
 
     pattern: str
     declared: str = field(default="", compare=False, repr=False)
+    anywhere: bool = field(default=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -218,19 +222,23 @@ def is_bound(test: Compare | InRange, type: ColumnType) -> bool:
 class Expectation:
     """A named test of one or several columns. The name holds the rule, never a value of a row.
 
+    Messages, dead letters, commits and Dagster call it so. former_name: what older versions called it, by the
+    check's own name in pandera ("" where that was the same); fingerprints go on with that one.
+
     Example:
         >>> import pyspark.sql.types as T
         >>> from medallion_platform import ContractModel, Field
         >>> class Readings(ContractModel):
         ...     humidity: T.LongType = Field(ge=0, severity="warn")
-        >>> [(e.name, e.severity.value) for e in Readings.contract.expectations if "greater" in e.name]
-        [('humidity: greater_than_or_equal_to(0)', 'warn')]
+        >>> [(e.name, e.severity.value) for e in Readings.contract.expectations]
+        [('humidity: is a long', 'warn'), ('humidity: not null', 'warn'), ('humidity: at least 0', 'warn')]
     """
 
     name: str
     columns: tuple[str, ...]
     severity: Severity
     test: Test
+    former_name: str = field(default="", compare=False, repr=False)
 
     @property
     def of_frame(self) -> bool:
@@ -276,7 +284,7 @@ class Contract:
 
     @cached_property
     def pii(self) -> Mapping[str, Pii]:
-        """The columns with personal data, and its kind."""
+        """The columns with personal data, each with its kind."""
         return {column.name: column.pii for column in self.columns if column.pii}
 
     @cached_property
@@ -290,8 +298,11 @@ class Contract:
         # A later option is included only if it is used, so that the hashes of other tables do not change.
         protect = {c.name: (c.protect,) if c.protect != "mask" else () for c in self.columns}
         columns = [(c.name, str(c.type), c.nullable, c.pii, *protect[c.name]) for c in self.columns]
-        expectations = [(e.name, e.columns, e.severity.value, e.test) for e in self.expectations]
-        told = (
+        # By their former names, so that the hashes of tables do not change.
+        expectations = [
+            (e.former_name or e.name, e.columns, e.severity.value, e.test) for e in self.expectations
+        ]
+        facts = (
             self.name,
             columns,
             self.key,
@@ -301,7 +312,7 @@ class Contract:
             expectations,
             self.row_count_column,
         )
-        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def column(self, name: str) -> Column:
         """The column of this name."""

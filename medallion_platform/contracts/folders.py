@@ -21,16 +21,16 @@ ESCAPED = r"""[\x01-\x1f"#%'*/:=?\\\x7f{\[\]^]"""
 _ESCAPED = re.compile(ESCAPED)
 
 
-def escaped(text: str) -> str:
+def escape_folder_name(text: str) -> str:
     """A column's name or value as it stands in a folder's name."""
     return _ESCAPED.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
-def folder(column: str, value: str | None) -> str:
+def partition_folder(column: str, value: str | None) -> str:
     """The folder of a partition: `region=Graz%3A West`."""
-    return f"{escaped(column)}={HIVE_NULL if value is None else escaped(value)}"
+    return f"{escape_folder_name(column)}={HIVE_NULL if value is None else escape_folder_name(value)}"
 
 
-def room(column: str) -> int:
+def longest_partition_value(column: str) -> int:
     """The bytes that a value of a partition column may have in its folder's name."""
-    return FOLDER_BYTES - len(f"{escaped(column)}=".encode())
+    return FOLDER_BYTES - len(f"{escape_folder_name(column)}=".encode())

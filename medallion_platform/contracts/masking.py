@@ -1,4 +1,4 @@
-r"""What is left of personal data behind bronze, the same in both engines.
+"""What remains of personal data downstream of bronze, the same in both engines.
 
 | kind | `mask` (the default) | `hash` | `tokenize` |
 |---|---|---|---|
@@ -6,18 +6,19 @@ r"""What is left of personal data behind bronze, the same in both engines.
 | phone | `***4567` | refused | 64 hexadecimal digits |
 | name | `J. D.` | 64 hexadecimal digits | 64 hexadecimal digits |
 
-- mask of an email: the first three characters of the local part, then `***@domain`. A shorter local part
-  keeps what it has: the stars stand whatever its length, so the length is not told.
+- mask of an email: the first three characters of the local part, then `***@domain`. A shorter local part is
+  kept whole; the number of stars is always three, so it does not show the length.
 - mask of a phone: `***` and the last four digits, of 7 to 15 digits and the usual separators.
-- mask of a name: of each word and each part of a double name its first letter and a point.
-- What is none of its kind (no single @, a domain with blanks, letters in a phone, too few digits, digits or
-  an @ in a name) becomes `***`. A star ends what is kept of a local part.
-- hash: SHA-256 of the text as UTF-8. Without a key it can be found by trying names, and addresses and numbers
-  all the more, which is why these have none.
-- tokenize: HMAC-SHA-256 with the key in `MEDALLION_TOKEN_KEY`, so that equal values are equal in all tables,
-  and nobody without the key can try values. Equal is to the letter: trim and lower in the transform before.
-- Null stays null. What is protected already stays as it is, so a table behind another one changes nothing;
-  text of exactly 64 hexadecimal digits is taken for a hash or a token.
+- mask of a name: the first letter of each word, and of each part of a double name, with a point.
+- A value that is not of its kind (no single @, a domain with blanks, letters in a phone, too few digits,
+  digits or an @ in a name) becomes `***`. A star in a local part ends what is kept of it.
+- hash: SHA-256 of the text as UTF-8. Because it has no key, values can be found by trying: names, and even
+  more easily addresses and numbers, for which a hash is therefore refused.
+- tokenize: HMAC-SHA-256 with the key in `MEDALLION_TOKEN_KEY`: equal values have equal tokens in all tables,
+  and nobody without the key can try values. Values are compared exactly, so trim and lower them in the
+  transform.
+- Null stays null. A protected value stays as it is, so a further table downstream changes nothing; a text of
+  exactly 64 hexadecimal digits is assumed to be a hash or a token.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from medallion_platform.contracts.contract import Pii, Protect
+from medallion_platform.errors import Kind, MedallionError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,8 +56,10 @@ _BLOCK = 64
 _PADS = {"inner": 0x36, "outer": 0x5C}
 
 
-class NoTokenKey(Exception):
-    """Tokens are asked for, and there is no key; one sentence, without what was given."""
+class NoTokenKey(MedallionError):
+    """Tokens need a key, and there is none; the text does not quote a key that was refused."""
+
+    kind = Kind.AUTH
 
 
 def token_key() -> bytes:
@@ -68,13 +72,14 @@ def token_key() -> bytes:
     if len(key) < SHORTEST_KEY:
         what = "is too short" if key else "is not set"
         raise NoTokenKey(
-            f"{KEY_VARIABLE} {what}: set it to a secret of at least {SHORTEST_KEY} random characters"
+            f"{KEY_VARIABLE} {what}",
+            remedy=f"set it to a secret of at least {SHORTEST_KEY} random characters",
         )
     return key.encode()
 
 
 def key_fingerprint() -> str:
-    """Tells one key from another and nothing else of it; empty without a key."""
+    """A text that differs from key to key and reveals nothing else; empty without a key."""
     try:
         return hmac.digest(token_key(), b"medallion: which key is it", "sha256").hex()[:16]
     except NoTokenKey:
@@ -100,22 +105,22 @@ def _initials(text: str) -> str:
     kinds = [unicodedata.category(c)[0] for c in text]
     if "@" in text or "N" in kinds or "L" not in kinds:
         return STARS
-    kept, inside = "", False
+    initials, inside = "", False
     for character, kind in zip(text, kinds, strict=True):
         if kind == "Z" or character in "\t\n\r-":
-            kept, inside = kept + character, False
+            initials, inside = initials + character, False
         elif not inside:
             inside = kind == "L"
-            kept += f"{character}." if inside else character
-    return kept
+            initials += f"{character}." if inside else character
+    return initials
 
 
 def digest(text: str | None, key: bytes | None) -> str | None:
     """The token of one value, or without a key its hash: the reference for the two engines."""
     if text is None or re.search(DIGEST.replace(r"\z", r"\Z"), text):
         return text
-    told = text.encode()
-    return hmac.digest(key, told, "sha256").hex() if key is not None else hashlib.sha256(told).hexdigest()
+    raw = text.encode()
+    return hmac.digest(key, raw, "sha256").hex() if key is not None else hashlib.sha256(raw).hexdigest()
 
 
 def mask_polars(values: pl.Expr, pii: Pii) -> pl.Expr:
@@ -136,14 +141,14 @@ def mask_polars(values: pl.Expr, pii: Pii) -> pl.Expr:
 
 
 def digest_polars(values: pl.Expr, key: bytes | None) -> pl.Expr:
-    """The tokens of a text column, or without a key its hashes, in polars: which has no such function."""
+    """The tokens of a text column, or without a key its hashes; by Python, because Polars cannot."""
     import polars as pl
 
     return values.map_elements(lambda text: digest(text, key), return_dtype=pl.String)
 
 
-def shown_polars(values: pl.Expr, pii: Pii, protect: Protect) -> pl.Expr:
-    """A text column fit to be shown, also of bronze: hashes and tokens as they are, all else masked."""
+def mask_for_display(values: pl.Expr, pii: Pii, protect: Protect) -> pl.Expr:
+    """A text column as it may be displayed: hashes and tokens unchanged, everything else masked."""
     import polars as pl
 
     if protect == "mask":
@@ -168,20 +173,20 @@ def mask_spark(values: Column, pii: Pii) -> Column:
     return F.when(taken, masked).when(values.isNotNull(), F.lit(STARS))
 
 
-def pads_of(key: bytes) -> dict[str, bytes]:
+def hmac_pads(key: bytes) -> dict[str, bytes]:
     """The key as HMAC uses it ("HMAC" of RFC 2104): the pads `inner` and `outer`."""
     key = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
     return {name: bytes(byte ^ pad for byte in key) for name, pad in _PADS.items()}
 
 
 def digest_spark(values: Column, pads: Column | None) -> Column:
-    """The tokens of a text column, or without a key its hashes. pads: a struct as `pads_of` says."""
+    """The tokens of a text column, or without a key its hashes. pads: a struct as `hmac_pads` says."""
     from pyspark.sql import functions as F
 
-    told = values.cast("binary")
+    raw = values.cast("binary")
     if pads is None:
-        digested = F.sha2(told, 256)
+        digested = F.sha2(raw, 256)
     else:
-        inner = F.unhex(F.sha2(F.concat(pads["inner"], told), 256))
+        inner = F.unhex(F.sha2(F.concat(pads["inner"], raw), 256))
         digested = F.sha2(F.concat(pads["outer"], inner), 256)
     return F.when(values.rlike(DIGEST), values).otherwise(digested)

@@ -1,12 +1,12 @@
-r"""Regular expressions that mean the same to every engine.
+r"""Regular expressions that mean the same in every engine.
 
-Rust's engine (polars) and Java's (Spark) read the same text differently: `\d` and `\w` are Unicode
-here and ASCII there, `$` is the end here and also "before the last newline" there, `.` excludes one
-kind of line end here and five there. So a pattern is not handed on: it is read once, at import, by
-Python's parser, and written anew with only what has one meaning. The meanings chosen are the strict
-ones of data: `\d`, `\w`, `\s` and `(?i)` are ASCII, `.` is all but `\n`, `^` and `$` are the very ends
-of the text. What one of the engines cannot do (look-around, back references, possessive or atomic
-groups) or cannot be given one meaning cheaply (`\b`, `(?m)`) is refused.
+Rust's engine (polars) and Java's (Spark) read the same expression differently: `\d` and `\w` are Unicode in
+Rust and ASCII in Java; `$` is the end in Rust, and in Java also the place before the last newline; `.`
+excludes one kind of line end in Rust and five in Java. So an expression is not passed on as it is: Python's
+parser reads it once, at import, and it is written anew with only what has one meaning. The meanings are the
+strict ones: `\d`, `\w`, `\s` and `(?i)` are ASCII, `.` is everything except `\n`, `^` and `$` are the very
+ends of the text. An expression is refused if an engine does not support it (look-around, back references,
+possessive or atomic groups), or if one meaning would be expensive (`\b`, `(?m)`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _REFUSED = {
 }
 
 
-def portable(pattern: str, *, at_start: bool = False) -> str:
-    """The same expression in the common language; a ValueError says why there is none.
+def portable_pattern(pattern: str, *, at_start: bool = False) -> str:
+    """The same pattern in the common language of all engines; a ValueError says why there is none.
 
     `at_start` is pandera's str_matches: the text starts with a match. pandera does that by writing a
     "^" before the pattern, which anchors only the first of several alternatives; where that makes a
@@ -60,7 +60,7 @@ def portable(pattern: str, *, at_start: bool = False) -> str:
     flags = tree.state.flags
     if flags & re.MULTILINE:
         raise ValueError("uses (?m), which the engines understand differently")
-    return "".join(_written(tree, flags))
+    return "".join(_pattern_text(tree, flags))
 
 
 def _open_alternative(tree: Parsed) -> bool:
@@ -71,40 +71,42 @@ def _open_alternative(tree: Parsed) -> bool:
     )
 
 
-def _written(tree: Iterable[Parsed], flags: int) -> Iterable[str]:
+def _pattern_text(tree: Iterable[Parsed], flags: int) -> Iterable[str]:
     for operation, argument in tree:
         if operation is sre.LITERAL:
-            yield _set([(argument, argument)], flags)
+            yield _class_text([(argument, argument)], flags)
         elif operation is sre.NOT_LITERAL:
-            yield _set([(argument, argument)], flags, negated=True)
+            yield _class_text([(argument, argument)], flags, negated=True)
         elif operation is sre.ANY:
             yield f"[\\x{{0}}-\\x{{{_TOP:X}}}]" if flags & re.DOTALL else "[^\\n]"
         elif operation is sre.IN:
-            yield _in(argument, flags)
+            yield _character_class(argument, flags)
         elif operation is sre.AT:
-            yield _at(argument)
+            yield _anchor(argument)
         elif operation is sre.BRANCH:
-            yield "(?:" + "|".join("".join(_written(b, flags)) for b in argument[1]) + ")"
+            yield "(?:" + "|".join("".join(_pattern_text(b, flags)) for b in argument[1]) + ")"
         elif operation is sre.SUBPATTERN:
             _, added, removed, inner = argument
             if added & re.MULTILINE:
                 raise ValueError("uses (?m), which the engines understand differently")
-            yield "(?:" + "".join(_written(inner, (flags | added) & ~removed)) + ")"
+            yield "(?:" + "".join(_pattern_text(inner, (flags | added) & ~removed)) + ")"
         elif operation in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             least, most, inner = argument
-            repeated = "".join(_written(inner, flags))
-            yield (repeated if _is_one_character(inner) else f"(?:{repeated})") + _times(int(least), most)
+            repeated = "".join(_pattern_text(inner, flags))
+            yield (repeated if _is_one_character(inner) else f"(?:{repeated})") + _repetition(
+                int(least), most
+            )
         else:
             reason = _REFUSED.get(operation, f"uses {str(operation).lower()}")
             raise ValueError(f"{reason}")
 
 
 def _is_one_character(tree: Parsed) -> bool:
-    """Whether it needs no group to be repeated; Java steps through a group more slowly."""
+    """Whether it can be repeated without a group, which would be slower in Java."""
     return len(tree) == 1 and tree[0][0] in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN)
 
 
-def _times(least: int, most: Parsed) -> str:
+def _repetition(least: int, most: Parsed) -> str:
     if most is sre.MAXREPEAT:
         return {0: "*", 1: "+"}.get(least, f"{{{least},}}")
     if (least, most) == (0, 1):
@@ -112,7 +114,7 @@ def _times(least: int, most: Parsed) -> str:
     return f"{{{least}}}" if least == most else f"{{{least},{int(most)}}}"
 
 
-def _at(place: Parsed) -> str:
+def _anchor(place: Parsed) -> str:
     if place in (sre.AT_BEGINNING, sre.AT_BEGINNING_STRING):
         return r"\A"
     if place in (sre.AT_END, sre.AT_END_STRING):
@@ -120,7 +122,7 @@ def _at(place: Parsed) -> str:
     raise ValueError(r"uses \b or \B, which the engines understand differently")
 
 
-def _in(items: Iterable[Parsed], flags: int) -> str:
+def _character_class(items: Iterable[Parsed], flags: int) -> str:
     ranges: list[tuple[int, int]] = []
     negated = False
     for operation, argument in items:
@@ -133,11 +135,11 @@ def _in(items: Iterable[Parsed], flags: int) -> str:
         elif argument in _CLASSES:
             ranges.extend(_CLASSES[argument])
         else:
-            ranges.extend(_complement(_CLASSES[_NEGATED[argument]]))
-    return _set(ranges, flags, negated=negated)
+            ranges.extend(_complement_ranges(_CLASSES[_NEGATED[argument]]))
+    return _class_text(ranges, flags, negated=negated)
 
 
-def _complement(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _complement_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     start = 0
     for low, high in ranges:
@@ -148,11 +150,11 @@ def _complement(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-def _set(ranges: list[tuple[int, int]], flags: int, *, negated: bool = False) -> str:
+def _class_text(ranges: list[tuple[int, int]], flags: int, *, negated: bool = False) -> str:
     if any(low <= 0xDFFF and high >= 0xD800 and high - low < 0x800 for low, high in ranges):
         raise ValueError("names half of a surrogate pair")
     if flags & re.IGNORECASE:
-        ranges = ranges + list(_other_case(ranges))
+        ranges = ranges + list(_add_other_case(ranges))
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -160,14 +162,15 @@ def _set(ranges: list[tuple[int, int]], flags: int, *, negated: bool = False) ->
         else:
             merged.append((low, high))
     if not negated and len(merged) == 1 and merged[0][0] == merged[0][1]:
-        return _character(merged[0][0])
+        return _escape_character(merged[0][0])
     inner = "".join(
-        _character(low) if low == high else f"{_character(low)}-{_character(high)}" for low, high in merged
+        _escape_character(low) if low == high else f"{_escape_character(low)}-{_escape_character(high)}"
+        for low, high in merged
     )
     return f"[{'^' if negated else ''}{inner}]"
 
 
-def _other_case(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+def _add_other_case(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     for low, high in ranges:
         if low == high and low > 127 and chr(low).lower() != chr(low).upper():
             raise ValueError("uses (?i) with a letter beyond ASCII: spell out both cases")
@@ -176,7 +179,7 @@ def _other_case(ranges: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
                 yield max(low, first) + shift, min(high, last) + shift
 
 
-def _character(code: int) -> str:
+def _escape_character(code: int) -> str:
     character = chr(code)
     if character.isascii() and (character.isalnum() or character in "_@ "):
         return character

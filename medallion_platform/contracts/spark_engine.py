@@ -43,7 +43,7 @@ from medallion_platform.contracts.contract import (
     Values,
     is_bound,
 )
-from medallion_platform.contracts.sql import Node, parse
+from medallion_platform.contracts.sql import Node, parse_sql
 
 VIOLATIONS = "_violations"
 """The column that names the violated expectations of a bad row."""
@@ -83,9 +83,9 @@ def spark_schema(contract: Contract) -> T.StructType:
 
 @dataclass(frozen=True)
 class SparkValidationResult:
-    """A frame with its verdict beside it.
+    """A frame with hidden columns that say which expectations each row violates.
 
-    `df` has the typed columns of the contract, then what passes through, then hidden columns. Put
+    `df` has the typed columns of the contract, then the undeclared columns, then the hidden ones. Put
     `counters` into an Observation on `df`, then write `good()`; take `bad()` only if some were rejected.
     """
 
@@ -104,8 +104,8 @@ class SparkValidationResult:
     hidden: tuple[str, ...]
 
     @cached_property
-    def was(self) -> dict[str, str]:
-        """For each column that was cast, the hidden column that holds it as it came."""
+    def original_columns(self) -> dict[str, str]:
+        """For each column that was cast, the hidden column with its original values."""
         return {name.removeprefix(_WAS): name for name in self.hidden if name.startswith(_WAS)}
 
     @cached_property
@@ -114,8 +114,8 @@ class SparkValidationResult:
         return [name for name in self.df.columns if name not in self.hidden]
 
     @cached_property
-    def left_in_place(self) -> dict[str, SparkColumn]:
-        """The counters of violations that leave no rejected row behind, which tells of the others."""
+    def counters_without_letters(self) -> dict[str, SparkColumn]:
+        """The counters of violations that reject no row; rejected rows name their violations themselves."""
         named = {e.name for e in self.contract.expectations if e.of_frame or e.severity is Severity.WARN}
         return {name: counter for name, counter in self.counters.items() if name in named}
 
@@ -126,7 +126,7 @@ class SparkValidationResult:
         return df.filter(ok).select(*map(quoted, self.columns))
 
     def bad(self, df: DataFrame | None = None) -> DataFrame:
-        """The rejected rows as they came, with `VIOLATIONS` behind."""
+        """The rejected rows with their original values, `VIOLATIONS` as the last column."""
         df = self.df if df is None else df
         as_came = [
             quoted(_WAS + name).alias(name) if _WAS + name in self.hidden else quoted(name)
@@ -137,7 +137,7 @@ class SparkValidationResult:
 
 
 def validate(contract: Contract, df: DataFrame) -> SparkValidationResult:
-    """Types the columns and puts the verdict beside them; nothing runs yet.
+    """Cast the columns and add hidden ones that say what each row violates; nothing is computed yet.
 
     Columns hold text or typed values; one that is missing counts as null; one that the contract does
     not know passes through. `Unique` and `Values` see the whole frame; `Unique` costs a shuffle.
@@ -154,7 +154,7 @@ def validate(contract: Contract, df: DataFrame) -> SparkValidationResult:
         if given[column.name] == target and column.type.kind not in ("date", "timestamp"):
             typed.append(value)
             continue
-        typed.append(convert(value, given[column.name], column.type).alias(column.name))
+        typed.append(cast_column(value, given[column.name], column.type).alias(column.name))
         hidden.append(_WAS + column.name)
     known = set(contract.column_names)
     through = [quoted(name) for name in df.columns if name not in known]
@@ -165,11 +165,11 @@ def validate(contract: Contract, df: DataFrame) -> SparkValidationResult:
         (expectation, violated)
         for expectation in contract.expectations
         if not expectation.of_frame
-        for violated in (_violated(contract, expectation, cast_columns),)
+        for violated in (_violation_column(contract, expectation, cast_columns),)
         if violated is not None
     ]
     groups = [of_row[i : i + _BITS_A_COLUMN] for i in range(0, len(of_row), _BITS_A_COLUMN)]
-    bits = {f"{_BITS}{i}": _packed([v for _, v in group]) for i, group in enumerate(groups)}
+    bits = {f"{_BITS}{i}": _pack_violations([v for _, v in group]) for i, group in enumerate(groups)}
     staged = staged.withColumns(bits) if bits else staged
     verdicts = {expectation.name: F.lit(False) for expectation in contract.expectations}
     rejecting: list[SparkColumn] = []
@@ -187,9 +187,9 @@ def validate(contract: Contract, df: DataFrame) -> SparkValidationResult:
         contract=contract,
         df=staged,
         ok=reduce(lambda a, b: a & b, rejecting) if rejecting else F.lit(True),
-        violations=_names(contract, verdicts, present),
-        counters=dict(_counters(contract, verdicts)),
-        guard=_guard(contract, verdicts, present),
+        violations=_violated_names(contract, verdicts, present),
+        counters=dict(_violation_counters(contract, verdicts)),
+        guard=_guard_against_failures(contract, verdicts, present),
         verdicts=verdicts,
         hidden=(*hidden, *bits),
     )
@@ -200,78 +200,82 @@ def quoted(name: str) -> SparkColumn:
     return F.col("`" + name.replace("`", "``") + "`")
 
 
-def _packed(violated: list[SparkColumn]) -> SparkColumn:
+def _pack_violations(violated: list[SparkColumn]) -> SparkColumn:
     bits = [F.when(v, F.lit(1 << i).cast("long")) for i, v in enumerate(violated)]
     zero = F.lit(0).cast("long")
     return reduce(lambda a, b: a.bitwiseOR(b), [bit.otherwise(zero) for bit in bits])
 
 
-def _names(contract: Contract, verdicts: dict[str, SparkColumn], present: frozenset[str]) -> SparkColumn:
+def _violated_names(
+    contract: Contract, verdicts: dict[str, SparkColumn], present: frozenset[str]
+) -> SparkColumn:
     names = [name for name in contract.named(Severity.REJECT) if name in present]
     if not names:
         return F.array().cast("array<string>")
     return F.array_compact(F.array(*(F.when(verdicts[name], F.lit(name)) for name in names)))
 
 
-def _counters(contract: Contract, verdicts: dict[str, SparkColumn]) -> Iterator[tuple[str, SparkColumn]]:
+def _violation_counters(
+    contract: Contract, verdicts: dict[str, SparkColumn]
+) -> Iterator[tuple[str, SparkColumn]]:
     for expectation in contract.expectations:
         if isinstance(expectation.test, Values):
             column = contract.column(expectation.columns[0])
-            counter = _other_values(column, expectation.test).cast("long")
+            counter = _has_unexpected_values(column, expectation.test).cast("long")
         else:
             counter = F.count_if(verdicts[expectation.name])
         yield expectation.name, counter
 
 
-def _guard(
+def _guard_against_failures(
     contract: Contract, verdicts: dict[str, SparkColumn], present: frozenset[str]
 ) -> SparkColumn | None:
     guard: Any = F
     for name in contract.named(Severity.FAIL):
         if name in present:
-            told = json.dumps({"contract": contract.name, _VIOLATED: name})
-            guard = guard.when(verdicts[name], F.raise_error(F.lit(told)).cast("boolean"))
+            message = json.dumps({"contract": contract.name, _VIOLATED: name})
+            guard = guard.when(verdicts[name], F.raise_error(F.lit(message)).cast("boolean"))
     return None if guard is F else guard.otherwise(F.lit(True))
 
 
-def violated(error: BaseException) -> str | None:
-    """The expectation of severity fail by whose guard Spark stopped; None where it was something else."""
+def failed_expectation(error: BaseException) -> str | None:
+    """The expectation of severity fail that stopped Spark; None if something else did."""
     if not isinstance(error, PySparkException) or error.getCondition() != _RAISED:
         return None
     try:
-        told: Any = json.loads((error.getMessageParameters() or {}).get("errorMessage", ""))
-        return str(told[_VIOLATED])
+        message: Any = json.loads((error.getMessageParameters() or {}).get("errorMessage", ""))
+        return str(message[_VIOLATED])
     except (ValueError, TypeError, KeyError):  # raised by the transform itself
         return None
 
 
-def _other_values(column: Column, test: Values) -> SparkColumn:
-    """An aggregate: whether the values, nulls left out, are not exactly these."""
+def _has_unexpected_values(column: Column, test: Values) -> SparkColumn:
+    """An aggregate: whether the values, without nulls, differ from the expected ones."""
     value = quoted(column.name)
     if not test.values:
         return F.count(value) > 0
     each = [F.count_if(value == _literal(v, column.type)) > 0 for v in test.values]
-    alien = F.count_if(~_one_of(value, test.values, column.type)) > 0
+    alien = F.count_if(~_is_one_of(value, test.values, column.type)) > 0
     return alien | ~reduce(lambda a, b: a & b, each)
 
 
 # casts -----------------------------------------------------------------------------------------
 
 
-def convert(value: SparkColumn, source: T.DataType, type: ColumnType) -> SparkColumn:
-    """The value as this type; what cannot be read as `casts` says is null."""
+def cast_column(value: SparkColumn, source: T.DataType, type: ColumnType) -> SparkColumn:
+    """The value cast to this type; null where `casts` does not allow it."""
     target = spark_type(type)
     if source == T.NullType():
         return value.cast(target)
     converted = (
-        _from_text(value, type, target)
+        _cast_text(value, type, target)
         if isinstance(source, T.StringType)
-        else _from_typed(value, source, type, target)
+        else _cast_typed(value, source, type, target)
     )
     return F.lit(None).cast(target) if converted is None else converted
 
 
-def _from_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> SparkColumn:
+def _cast_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> SparkColumn:
     kind = type.kind
     if kind == "string":
         return text
@@ -288,33 +292,35 @@ def _from_text(text: SparkColumn, type: ColumnType, target: T.DataType) -> Spark
             .when(text.rlike(casts.INFINITY), number)
         )
     if kind == "decimal":
-        return F.when(text.rlike(casts.decimal_form(type)), text.try_cast(target))
+        return F.when(text.rlike(casts.decimal_pattern(type)), text.try_cast(target))
     if kind == "date":
         return F.when(text.rlike(casts.DATE), text.try_cast(target))
-    return _instant_of(text)
+    return _parse_timestamp(text)
 
 
-def _instant_of(text: SparkColumn) -> SparkColumn:
-    """A timestamp in its form. Only at the two ends of time can an offset lead out of the years."""
+def _parse_timestamp(text: SparkColumn) -> SparkColumn:
+    """Parse a timestamp. Only on the first and the last day can an offset lead out of the years."""
     to_seconds = F.when(F.substring(text, 17, 1) == ":", text).otherwise(
         F.concat(F.substring(text, 1, 16), F.lit(":00"), F.substring(text, 17, 6))
     )
     zoned = text.endswith("Z") | text.rlike(casts.ZONED)
     moment = F.when(zoned, to_seconds).otherwise(F.concat(to_seconds, F.lit("Z"))).try_cast("timestamp")
     at_an_end = text.startswith("0001-01-01") | text.startswith("9999-12-31")
-    return F.when(text.rlike(casts.TIMESTAMP), F.when(at_an_end, _in_years(moment)).otherwise(moment))
+    return F.when(
+        text.rlike(casts.TIMESTAMP), F.when(at_an_end, _null_outside_years(moment)).otherwise(moment)
+    )
 
 
-def _in_years(moment: SparkColumn) -> SparkColumn:
+def _null_outside_years(moment: SparkColumn) -> SparkColumn:
     inside = F.unix_micros(moment).between(F.lit(casts.FIRST_INSTANT), F.lit(casts.LAST_INSTANT))
     return F.when(inside, moment)
 
 
-def _days_in_years(day: SparkColumn) -> SparkColumn:
+def _null_days_outside_years(day: SparkColumn) -> SparkColumn:
     return F.when(F.unix_date(day).between(-719_162, 2_932_896), day)
 
 
-def _from_typed(
+def _cast_typed(
     value: SparkColumn, source: T.DataType, type: ColumnType, target: T.DataType
 ) -> SparkColumn | None:
     kind = type.kind
@@ -341,14 +347,14 @@ def _from_typed(
     elif kind == "string":
         return value.cast(target) if whole else None
     elif kind in ("date", "timestamp"):
-        return _moment(value, source, kind)
+        return _cast_to_timestamp(value, source, kind)
     return None
 
 
-def _moment(value: SparkColumn, source: T.DataType, kind: str) -> SparkColumn | None:
+def _cast_to_timestamp(value: SparkColumn, source: T.DataType, kind: str) -> SparkColumn | None:
     a_day = F.lit(casts.MICROSECONDS_A_DAY)
     if isinstance(source, T.DateType):
-        day = _days_in_years(value)
+        day = _null_days_outside_years(value)
         if kind == "date":
             return day
         return F.timestamp_micros(F.unix_date(day).cast("long") * a_day)
@@ -356,7 +362,7 @@ def _moment(value: SparkColumn, source: T.DataType, kind: str) -> SparkColumn | 
         value = F.concat(value.cast("string"), F.lit("Z")).try_cast("timestamp")
     elif not isinstance(source, T.TimestampType):
         return None
-    moment = _in_years(value)
+    moment = _null_outside_years(value)
     if kind == "timestamp":
         return moment
     number = F.unix_micros(moment)
@@ -367,10 +373,10 @@ def _moment(value: SparkColumn, source: T.DataType, kind: str) -> SparkColumn | 
 # expectations ----------------------------------------------------------------------------------
 
 
-def _violated(
+def _violation_column(
     contract: Contract, expectation: Expectation, cast_columns: frozenset[str]
 ) -> SparkColumn | None:
-    """Whether a row violates it (null: no); None where none can."""
+    """Whether a row violates it (null: no); None if no row can."""
     name = expectation.columns[0]
     test, value, was = expectation.test, quoted(name), quoted(_WAS + name)
     if isinstance(test, IsType):
@@ -378,13 +384,13 @@ def _violated(
     if isinstance(test, NotNull):
         return was.isNull() if name in cast_columns else value.isNull()
     if isinstance(test, Unique):
-        return _duplicated(expectation, cast_columns)
+        return _duplicate_column(expectation, cast_columns)
     if isinstance(test, Sql):
-        return ~_sql(parse(test.text, contract.columns))
-    return ~_passes(expectation, contract.column(name))
+        return ~_sql_column(parse_sql(test.text, contract.columns))
+    return ~_pass_column(expectation, contract.column(name))
 
 
-def _duplicated(expectation: Expectation, cast_columns: frozenset[str]) -> SparkColumn:
+def _duplicate_column(expectation: Expectation, cast_columns: frozenset[str]) -> SparkColumn:
     group = Window.partitionBy(*map(quoted, expectation.columns))
     unread = [
         quoted(_WAS + name).isNotNull() & quoted(name).isNull()
@@ -397,10 +403,10 @@ def _duplicated(expectation: Expectation, cast_columns: frozenset[str]) -> Spark
     return readable & (F.count_if(readable).over(group) > 1)
 
 
-def _passes(expectation: Expectation, column: Column) -> SparkColumn:
+def _pass_column(expectation: Expectation, column: Column) -> SparkColumn:
     test, value = expectation.test, quoted(column.name)
     if isinstance(test, Compare):
-        passes = _compared(test.operator, value, _literal(test.value, column.type))
+        passes = _comparison_column(test.operator, value, _literal(test.value, column.type))
         return passes & ~F.isnan(value) if is_bound(test, column.type) else passes
     if isinstance(test, InRange):
         low, high = _literal(test.low, column.type), _literal(test.high, column.type)
@@ -408,7 +414,7 @@ def _passes(expectation: Expectation, column: Column) -> SparkColumn:
         below = value <= high if test.include_high else value < high
         return above & below & ~F.isnan(value) if is_bound(test, column.type) else above & below
     if isinstance(test, OneOf):
-        inside = _one_of(value, test.values, column.type)
+        inside = _is_one_of(value, test.values, column.type)
         return ~inside if test.negated else inside
     if isinstance(test, Matches):
         return value.rlike(test.pattern)
@@ -417,7 +423,7 @@ def _passes(expectation: Expectation, column: Column) -> SparkColumn:
     if isinstance(test, EndsWith):
         return value.endswith(test.text)
     if isinstance(test, Length):
-        return _length(F.length(value), test)
+        return _length_column(F.length(value), test)
     if isinstance(test, NamesFolder):
         size = F.octet_length(value) + 2 * F.regexp_count(value, F.lit(folders.ESCAPED))
         other = value.isin("", folders.HIVE_NULL) | value.contains("\0")
@@ -425,7 +431,7 @@ def _passes(expectation: Expectation, column: Column) -> SparkColumn:
     raise TypeError(f"no translation of {test!r}")
 
 
-def _compared(operator: str, left: SparkColumn, right: SparkColumn) -> SparkColumn:
+def _comparison_column(operator: str, left: SparkColumn, right: SparkColumn) -> SparkColumn:
     return {
         "eq": lambda: left == right,
         "ne": lambda: left != right,
@@ -436,13 +442,13 @@ def _compared(operator: str, left: SparkColumn, right: SparkColumn) -> SparkColu
     }[operator]()
 
 
-def _one_of(value: SparkColumn, values: tuple[Value, ...], type: ColumnType) -> SparkColumn:
+def _is_one_of(value: SparkColumn, values: tuple[Value, ...], type: ColumnType) -> SparkColumn:
     if not values:
         return F.when(value.isNotNull(), F.lit(False))
     return value.isin(*(_literal(v, type) for v in values))
 
 
-def _length(length: SparkColumn, test: Length) -> SparkColumn:
+def _length_column(length: SparkColumn, test: Length) -> SparkColumn:
     if test.least is not None and test.most is not None:
         return length.between(test.least, test.most)
     return length >= F.lit(test.least) if test.least is not None else length <= F.lit(test.most)
@@ -450,13 +456,13 @@ def _length(length: SparkColumn, test: Length) -> SparkColumn:
 
 def _literal(value: Value, type: ColumnType) -> SparkColumn:
     if isinstance(value, datetime):
-        return _instant(value)
+        return _timestamp_literal(value)
     if isinstance(value, date):
         return F.date_from_unix_date(F.lit((value - _EPOCH).days))
     return F.lit(value).cast(spark_type(type))
 
 
-def _instant(value: datetime) -> SparkColumn:
+def _timestamp_literal(value: datetime) -> SparkColumn:
     since = value - datetime(1970, 1, 1, tzinfo=value.tzinfo)
     micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return F.timestamp_micros(F.lit(micros).cast("long"))
@@ -473,17 +479,17 @@ def _sql_type(node: Node) -> T.DataType:
     return _TYPES[kind]
 
 
-def _sql(node: Node) -> SparkColumn:
+def _sql_column(node: Node) -> SparkColumn:
     operation = node.operation
     if operation == "column":
         column = quoted(node.value)
         return column.cast(_sql_type(node)) if node.type.kind in ("int", "float") else column
     if operation == "literal":
         return _sql_literal(node)
-    arguments = [_sql(argument) for argument in node.arguments]
+    arguments = [_sql_column(argument) for argument in node.arguments]
     first = arguments[0]
     if operation in ("eq", "ne", "lt", "le", "gt", "ge"):
-        return _compared(operation, first, arguments[1])
+        return _comparison_column(operation, first, arguments[1])
     if operation in ("and", "or"):
         return first & arguments[1] if operation == "and" else first | arguments[1]
     if operation == "divide":
@@ -501,13 +507,13 @@ def _sql(node: Node) -> SparkColumn:
         "negate": lambda: -first,
         "abs": lambda: F.abs(first),
         "length": lambda: F.length(first).cast("long"),
-        "date": lambda: _day(first),
+        "date": lambda: _utc_day(first),
         "coalesce": lambda: F.coalesce(*arguments),
     }
     return simple[operation]()
 
 
-def _day(moment: SparkColumn) -> SparkColumn:
+def _utc_day(moment: SparkColumn) -> SparkColumn:
     """The day in UTC, whatever the session's zone: whole days since 1970, rounded down."""
     number, a_day = F.unix_micros(moment), F.lit(casts.MICROSECONDS_A_DAY)
     days = F.call_function("div", number - F.pmod(number, a_day), a_day)
@@ -530,7 +536,7 @@ def _arithmetic(node: Node, left: SparkColumn, right: SparkColumn) -> SparkColum
 def _sql_literal(node: Node) -> SparkColumn:
     value: Any = node.value
     if isinstance(value, datetime):
-        return _instant(value)
+        return _timestamp_literal(value)
     if isinstance(value, date):
         return F.date_from_unix_date(F.lit((value - _EPOCH).days))
     if node.type.wide:

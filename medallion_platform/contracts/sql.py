@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from medallion_platform.contracts.contract import Column
-from medallion_platform.contracts.patterns import portable
+from medallion_platform.contracts.patterns import portable_pattern
 
 _TOKENS = re.compile(
     r"""\s*(?:
@@ -91,8 +91,8 @@ _BOOLEAN = SqlType("boolean")
 _FLOAT = SqlType("float")
 
 
-def columns_of(text: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
-    """The columns that a boolean expression speaks of, in the order of the table; or a SqlError."""
+def columns_in_sql(text: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
+    """The columns that a boolean expression uses, in the order of the table; or a SqlError."""
     found: set[str] = set()
 
     def walk(node: Node) -> None:
@@ -101,14 +101,14 @@ def columns_of(text: str, columns: Mapping[str, Column]) -> tuple[str, ...]:
         for argument in node.arguments:
             walk(argument)
 
-    walk(parse(text, tuple(columns.values())))
+    walk(parse_sql(text, tuple(columns.values())))
     if not found:
         raise SqlError("speaks of no column")
     return tuple(name for name in columns if name in found)
 
 
 @lru_cache(maxsize=1024)
-def parse(text: str, columns: tuple[Column, ...]) -> Node:
+def parse_sql(text: str, columns: tuple[Column, ...]) -> Node:
     """The tree of a boolean expression over these columns."""
     parser = _Parser(text, {column.name: column for column in columns})
     node = parser.disjunction()
@@ -201,7 +201,7 @@ class _Parser:
         if self.kind == "sign" and self.token in _COMPARISONS:
             operation = _COMPARISONS[self.token]
             self.advance()
-            return compared(operation, node, self.sum())
+            return comparison_node(operation, node, self.sum())
         if self.word("is"):
             negated = self.word("not")
             self.must("null")
@@ -211,7 +211,9 @@ class _Parser:
         if self.word("between"):
             low = self.sum()
             self.must("and")
-            inside = Node("and", _BOOLEAN, (compared("ge", node, low), compared("le", node, self.sum())))
+            inside = Node(
+                "and", _BOOLEAN, (comparison_node("ge", node, low), comparison_node("le", node, self.sum()))
+            )
         elif self.word("in"):
             inside = self._in(node)
         elif self.at("like", "rlike"):
@@ -224,9 +226,9 @@ class _Parser:
 
     def _in(self, node: Node) -> Node:
         self.must("(")
-        test = compared("eq", node, self.sum())
+        test = comparison_node("eq", node, self.sum())
         while self.word(","):
-            test = Node("or", _BOOLEAN, (test, compared("eq", node, self.sum())))
+            test = Node("or", _BOOLEAN, (test, comparison_node("eq", node, self.sum())))
         self.must(")")
         return test
 
@@ -244,7 +246,7 @@ class _Parser:
                 + "$"
             )
         try:
-            return Node("matches", _BOOLEAN, (node,), portable(given))
+            return Node("matches", _BOOLEAN, (node,), portable_pattern(given))
         except ValueError as error:
             raise SqlError(f"the pattern {error}") from None
 
@@ -253,7 +255,7 @@ class _Parser:
         while self.at("+", "-"):
             operation = {"+": "add", "-": "subtract"}[self.token]
             self.advance()
-            node = computed(operation, node, self.product())
+            node = arithmetic_node(operation, node, self.product())
         return node
 
     def product(self) -> Node:
@@ -261,7 +263,7 @@ class _Parser:
         while self.at("*", "/"):
             operation = {"*": "multiply", "/": "divide"}[self.token]
             self.advance()
-            node = computed(operation, node, self.unary())
+            node = arithmetic_node(operation, node, self.unary())
         return node
 
     def unary(self) -> Node:
@@ -269,7 +271,7 @@ class _Parser:
             node = self.unary()
             if node.operation == "literal" and node.type.kind in ("int", "decimal", "interval"):
                 return Node("literal", node.type, (), -node.value)
-            return signed("negate", node)
+            return sign_node("negate", node)
         self.word("+")
         return self.atom()
 
@@ -283,7 +285,7 @@ class _Parser:
             raise SqlError(f"cannot be read from {self.shown!r} on")
         self.advance()
         if kind == "number":
-            return number(token)
+            return number_literal(token)
         if kind == "text":
             return Node("literal", SqlType("string"), (), token.replace("''", "'"))
         if kind != "word":
@@ -353,7 +355,7 @@ class _Parser:
         return build(*arguments)
 
 
-def number(text: str) -> Node:
+def number_literal(text: str) -> Node:
     """A literal: whole, exact decimal, or (with an exponent) floating."""
     if re.fullmatch(r"\d+", text):
         value = int(text)
@@ -374,7 +376,7 @@ def _checked(type_: SqlType) -> SqlType:
     return type_
 
 
-def _as(node: Node, type_: SqlType) -> Node:
+def _cast_node(node: Node, type_: SqlType) -> Node:
     """The same value as another type."""
     if node.type == type_:
         return node
@@ -389,7 +391,7 @@ def _decimal_of(type_: SqlType) -> SqlType:
     return SqlType("decimal", 0, len(str(2**type_.bits)), 0)
 
 
-def _common(left: Node, right: Node, doing: str) -> tuple[Node, Node]:
+def _to_common_type(left: Node, right: Node, doing: str) -> tuple[Node, Node]:
     a, b = left.type, right.type
     numbers = ("int", "float", "decimal")
     if a.kind in numbers and b.kind in numbers:
@@ -397,7 +399,7 @@ def _common(left: Node, right: Node, doing: str) -> tuple[Node, Node]:
             for node in (left, right):
                 if node.type.kind == "decimal" and node.operation != "literal":
                     raise SqlError(f"{doing} of an exact decimal with a floating number")
-            return _as(left, _FLOAT), _as(right, _FLOAT)
+            return _cast_node(left, _FLOAT), _cast_node(right, _FLOAT)
         if "decimal" in (a.kind, b.kind):
             c, d = _decimal_of(a), _decimal_of(b)
             scale = max(c.scale, d.scale)
@@ -405,27 +407,27 @@ def _common(left: Node, right: Node, doing: str) -> tuple[Node, Node]:
             if precision > 38:
                 raise SqlError(f"{doing} needs more than 38 digits")
             common = SqlType("decimal", 0, precision, scale)
-            return _as(left, common), _as(right, common)
+            return _cast_node(left, common), _cast_node(right, common)
         wide = SqlType("int", max(a.bits, b.bits))
-        return (_as(left, wide), _as(right, wide)) if wide.wide else (left, right)
+        return (_cast_node(left, wide), _cast_node(right, wide)) if wide.wide else (left, right)
     if a.kind == b.kind:
         if a.kind == "interval" and (a.wide or b.wide):
             wide = SqlType("interval", max(a.bits, b.bits))
-            return _as(left, wide), _as(right, wide)
+            return _cast_node(left, wide), _cast_node(right, wide)
         return left, right
     raise SqlError(f"{doing} of a {a.kind} with a {b.kind}")
 
 
-def compared(operation: str, left: Node, right: Node) -> Node:
+def comparison_node(operation: str, left: Node, right: Node) -> Node:
     """A comparison of two values of one type."""
-    left, right = _common(left, right, "comparison")
+    left, right = _to_common_type(left, right, "comparison")
     if left.type.kind == "boolean" and operation not in ("eq", "ne"):
         raise SqlError("order of booleans")
     return Node(operation, _BOOLEAN, (left, right))
 
 
-def computed(operation: str, left: Node, right: Node) -> Node:
-    """Arithmetic whose result cannot overflow unseen."""
+def arithmetic_node(operation: str, left: Node, right: Node) -> Node:
+    """Arithmetic whose result never overflows silently."""
     a, b = left.type.kind, right.type.kind
     if (a, b) == ("timestamp", "timestamp") and operation == "subtract":
         return Node("elapsed", SqlType("interval", 59), (left, right))
@@ -442,13 +444,13 @@ def computed(operation: str, left: Node, right: Node) -> Node:
         for node in (left, right):
             if node.type.kind == "decimal" and node.operation != "literal":
                 raise SqlError("division of an exact decimal")
-        return Node("divide", _FLOAT, (_as(left, _FLOAT), _as(right, _FLOAT)))
+        return Node("divide", _FLOAT, (_cast_node(left, _FLOAT), _cast_node(right, _FLOAT)))
     if a == b == "interval" and operation != "multiply":
         type_ = _checked(SqlType("interval", max(left.type.bits, right.type.bits) + 1))
-        return Node(operation, type_, (_as(left, type_), _as(right, type_)))
+        return Node(operation, type_, (_cast_node(left, type_), _cast_node(right, type_)))
     if not {a, b} <= {"int", "float", "decimal"}:
         raise SqlError(f"{operation} of a {a} with a {b}")
-    left, right = _common(left, right, operation)
+    left, right = _to_common_type(left, right, operation)
     kind = left.type.kind
     if kind == "float":
         return Node(operation, _FLOAT, (left, right))
@@ -458,48 +460,48 @@ def computed(operation: str, left: Node, right: Node) -> Node:
         type_ = SqlType("decimal", 0, left.type.precision + 1, left.type.scale)
         if type_.precision > 38:
             raise SqlError(f"{operation} needs more than 38 digits")
-        return Node(operation, type_, (_as(left, type_), _as(right, type_)))
+        return Node(operation, type_, (_cast_node(left, type_), _cast_node(right, type_)))
     x, y = left.type.bits, right.type.bits
     type_ = _checked(SqlType("int", x + y if operation == "multiply" else max(x, y) + 1))
-    return Node(operation, type_, (_as(left, type_), _as(right, type_)))
+    return Node(operation, type_, (_cast_node(left, type_), _cast_node(right, type_)))
 
 
-def signed(operation: str, node: Node) -> Node:
+def sign_node(operation: str, node: Node) -> Node:
     """The number negated, or without its sign."""
     if node.type.kind not in ("int", "float", "decimal", "interval"):
         raise SqlError(f"{operation} of a {node.type.kind}")
     type_ = node.type
     if type_.bits:
         type_ = _checked(SqlType(type_.kind, type_.bits + 1))
-    return Node(operation, type_, (_as(node, type_),))
+    return Node(operation, type_, (_cast_node(node, type_),))
 
 
-def _length(text: Node) -> Node:
+def _length_node(text: Node) -> Node:
     if text.type.kind != "string":
         raise SqlError(f"length of a {text.type.kind}")
     return Node("length", SqlType("int", 31), (text,))
 
 
-def _date(moment: Node) -> Node:
+def _date_node(moment: Node) -> Node:
     if moment.type.kind != "timestamp":
         raise SqlError(f"date of a {moment.type.kind}")
     return Node("date", SqlType("date"), (moment,))
 
 
-def _coalesce(*arguments: Node) -> Node:
+def _coalesce_node(*arguments: Node) -> Node:
     first, *others = arguments
     for other in others:
-        first, other = _common(first, other, "coalesce")
+        first, other = _to_common_type(first, other, "coalesce")
         bits = max(first.type.bits, other.type.bits)
         type_ = SqlType(first.type.kind, bits, first.type.precision, first.type.scale)
-        first = Node("coalesce", type_, (_as(first, type_), _as(other, type_)))
+        first = Node("coalesce", type_, (_cast_node(first, type_), _cast_node(other, type_)))
     return first
 
 
 _FUNCTIONS: dict[str, Callable[..., Node]] = {
-    "length": _length,
-    "char_length": _length,
-    "abs": lambda value: signed("abs", value),
-    "coalesce": _coalesce,
-    "date": _date,
+    "length": _length_node,
+    "char_length": _length_node,
+    "abs": lambda value: sign_node("abs", value),
+    "coalesce": _coalesce_node,
+    "date": _date_node,
 }

@@ -1,7 +1,7 @@
 """The second half of every write: staged Parquet files become rows of a table, all at once.
 
 An engine has written files below `<table>/staged-<id>/`; nobody sees them yet. They move to their
-partition's folder, still unseen, and `commit` adds them to the Delta log together with the files
+partition's folder, still unseen, and `commit_files` adds them to the Delta log together with the files
 they replace, the writer's record and a transaction identifier. A crash before it leaves orphans for
 VACUUM; after it the work is done. Two writers that started from the same version conflict on the
 identifier, and the second one fails.
@@ -10,10 +10,11 @@ identifier, and the second one fails.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -21,11 +22,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from medallion_platform.errors import Kind, MedallionError, classify
-from medallion_platform.lakehouse import paths
+from medallion_platform.lakehouse import file_ends, paths
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
+from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
-from medallion_platform.storage import at_once, store
+from medallion_platform.storage import run_in_parallel, store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction, RemoveAction
     from obstore import ObjectMeta
 
-    from medallion_platform.storage import Store
-
+_LOG = logging.getLogger(__name__)
 _ATTEMPT = "attempt"
 """The entry of a commit's information that tells it from every other try to make one."""
 _STATISTICS_COLUMNS = 32
@@ -46,6 +47,7 @@ class CommitConflict(MedallionError):
     """Another writer committed to the table first; nothing of this write is visible."""
 
     kind = Kind.CONFLICT
+    remedy = "run it again"
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,15 @@ class StagedFile:
     statistics: str
 
 
-def sequence_of(table: DeltaTable | None) -> int:
-    """The newest `CommitRecord.sequence` in a table, -1 where there is none."""
+def writer_sequence(table: DeltaTable | None) -> int:
+    """The newest `CommitRecord.sequence` in a table, -1 if there is none."""
     found = table.transaction_version(WRITER) if table is not None else None
     return -1 if found is None else found
 
 
 def next_sequence(*tables: DeltaTable | None) -> int:
-    """The `CommitRecord.sequence` of a write to tables that go together, the newest in each taken into
-    account.
-    """
-    return max(0, *map(sequence_of, tables)) + 1
+    """The `CommitRecord.sequence` of the next write to tables that are written together."""
+    return max(0, *map(writer_sequence, tables)) + 1
 
 
 @contextmanager
@@ -80,20 +80,20 @@ def writer_transaction(
     record: CommitRecord | None = None,
     positions: Mapping[str, int] | None = None,
 ) -> Generator[CommitProperties]:
-    """What a writer's commit carries, for the one commit in the `with`; `table` stands at it afterwards.
+    """The properties of a writer's commit, for the one commit in the `with` block; it updates `table`.
 
-    table: opened before the work began, so that a second writer is noticed. positions: further
+    table: opened before the work began, so that a second writer is detected. positions: further
     transaction identifiers (an intake's source and next offset).
 
     Raises:
-        CommitConflict: another writer came first.
+        CommitConflict: another writer committed first.
     """
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
 
     name = table.metadata().name
-    if sequence_of(table) >= sequence:
-        raise CommitConflict(f"{name}: another writer committed first; run it again")
+    if writer_sequence(table) >= sequence:
+        raise CommitConflict(f"{name}: another writer committed first")
     transactions = {WRITER: sequence, **(positions or {})}
     attempt = uuid.uuid4().hex
     try:
@@ -102,44 +102,59 @@ def writer_transaction(
             app_transactions=[Transaction(a, v) for a, v in transactions.items()],
         )
     except CommitFailedError as error:
-        if _is_there(table, attempt):
+        if _was_committed(table, attempt):
+            _say_committed(table, sequence, record)
             return
         if not is_conflict(error):
             raise
         raise CommitConflict(
-            f"{name}: another writer committed first ({error}); nothing of this write is visible, "
-            "run it again"
+            f"{name}: another writer committed first ({error}); nothing of this write is visible"
         ) from error
     follow(table)
+    _say_committed(table, sequence, record)
+
+
+def _say_committed(table: DeltaTable, sequence: int, record: CommitRecord | None) -> None:
+    """Log a commit, of dead letters and registries too; what it is part of is logged by whoever does that."""
+    if not _LOG.isEnabledFor(logging.DEBUG):
+        return
+    name, version = table.metadata().name, table.version()
+    told = {"verb": record.verb, "run_id": record.run_id, **record.counts.as_dict()} if record else {}
+    fields = {"table": name, "version": version, "sequence": sequence, **told}
+    _LOG.debug("%s: version %s", name, version, extra=fields)
 
 
 def is_conflict(error: CommitFailedError) -> bool:
-    """Whether another writer came first; else the commit could not be made (a full disk, no answer)."""
+    """Whether another writer committed first; else the commit failed (a full disk, no response)."""
     return classify(error).kind is Kind.CONFLICT
 
 
-def _is_there(table: DeltaTable, attempt: str) -> bool:
-    """Whether a commit that failed was made after all: its request was repeated, because the answer was
-    lost on the way, and met its own commit. `table` stands at it then.
+def _was_committed(table: DeltaTable, attempt: str) -> bool:
+    """Whether a failed commit was made after all: the response was lost, and the repeated request found its
+    own commit. If so, `table` is updated to it.
     """
     table.update_incremental()
     return attempt in [info.get(_ATTEMPT) for info in table.history(_RECENT)]
 
 
-def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> list[StagedFile]:
-    """Move the Parquet files of a staged folder to where the table keeps its files.
+def move_staged_files(
+    table_path: str, folder: str, partition_by: Sequence[str], only: Collection[str] | None = None
+) -> list[StagedFile]:
+    """Move the Parquet files of a staged folder to the table's folder, under names that tell their ends.
 
     Row counts and statistics come from the files' footers, partition values from their folders
-    (`event_date=2026-01-05`). Until the commit no reader knows of them.
+    (`event_date=2026-01-05`). They are invisible to readers until the commit. only: their paths as staged,
+    None for all.
     """
     below = store(table_path)
 
     def moved(file: ObjectMeta) -> StagedFile | None:
-        footer = _footer(below, file)
+        last = file_ends.last_bytes(table_path, file["path"], file["size"])
+        footer, end = file_ends.read_end(last, file["size"])
         if footer.num_rows == 0:
             return None
-        target = file["path"].removeprefix(f"{folder}/")
-        values = paths.values(target)
+        target = file_ends.path_with_end(file["path"].removeprefix(f"{folder}/"), end)
+        values = paths.partition_values_in_path(target)
         below.rename(file["path"], target)
         return StagedFile(
             target,
@@ -147,42 +162,49 @@ def staged_files(table_path: str, folder: str, partition_by: Sequence[str]) -> l
             int(file["last_modified"].timestamp() * 1000),
             {c: values[c] for c in partition_by},
             footer.num_rows,
-            _told(footer),
+            _statistics_json(footer),
         )
 
     files = sorted(below.list(folder).collect(), key=lambda f: f["path"])
-    found = at_once(moved, [f for f in files if f["path"].endswith(".parquet")])
-    return [file for file in found if file]
+    chosen = [f for f in files if f["path"].endswith(".parquet") and (only is None or f["path"] in only)]
+    return [file for file in run_in_parallel(moved, chosen) if file]
 
 
-def write_file(
+def write_parquet_file(
     root: str, path: str, rows: pa.Table, partition: Mapping[str, str | None] | None = None, **options: Any
 ) -> StagedFile:
-    """Write one Parquet file, with a checksum of each page; options: of `pyarrow.parquet.write_table`."""
+    """Write one Parquet file to be committed, under a name that tells its end.
+
+    path: its name without that. options: of `pyarrow.parquet.write_table`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    written = _parquet(rows, options)
+    footer = pq.read_metadata(pa.BufferReader(written))
+    named = file_ends.path_with_end(path, written[file_ends.end_of_pages(footer) :])
+    store(root).put(named, written)
+    now = int(time.time() * 1000)
+    statistics = _statistics_json(footer)
+    return StagedFile(named, len(written), now, dict(partition or {}), footer.num_rows, statistics)
+
+
+def stage_parquet_file(root: str, path: str, rows: pa.Table, **options: Any) -> None:
+    """Write one Parquet file below a staged folder, from which `move_staged_files` moves it."""
+    store(root).put(path, _parquet(rows, options))
+
+
+def _parquet(rows: pa.Table, options: Mapping[str, Any]) -> bytes:
+    """The rows as a Parquet file, with a checksum of each page."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, **options)
-    written = sink.getvalue()
-    store(root).put(path, written.to_pybytes())
-    now = int(time.time() * 1000)
-    footer = pq.read_metadata(pa.BufferReader(written))
-    return StagedFile(path, written.size, now, dict(partition or {}), footer.num_rows, _told(footer))
+    return sink.getvalue().to_pybytes()
 
 
-def _footer(below: Store, file: ObjectMeta) -> Any:
-    """A Parquet file's metadata, of which its last 8 bytes tell the length ("File Format" of Parquet)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path, end = file["path"], file["size"]
-    length = int.from_bytes(below.get_range(path, start=end - 8, length=4).to_bytes(), "little")
-    tail = below.get_range(path, start=end - 8 - length, end=end).to_bytes()
-    return pq.read_metadata(pa.BufferReader(tail))
-
-
-def commit(
+def commit_files(
     table: DeltaTable,
     record: CommitRecord,
     *,
@@ -191,13 +213,13 @@ def commit(
     whole: pa.Schema | None = None,
     positions: Mapping[str, int] | None = None,
 ) -> int:
-    """Make staged files visible and replaced ones invisible in one commit; gives its version.
+    """Make staged files visible and replaced files invisible in one commit; returns its version.
 
-    table: opened at the version that the work was based on. remove: rows of `files_of`. whole: all
-    that was there is replaced, by files of this schema. positions: further transaction identifiers.
+    table: opened at the version that the work was based on. remove: rows of `files_of`. whole: everything is
+    replaced, by files of this schema. positions: further transaction identifiers.
 
     Raises:
-        CommitConflict: another writer came first, or one that took away the same files.
+        CommitConflict: another writer committed first, or removed the same files.
     """
     from deltalake import Schema
 
@@ -205,12 +227,12 @@ def commit(
     # The log accepts the removal of a file that is no longer there, and its rows would double.
     if gone := {f["path"] for f in remove} - {f["path"] for f in files_of(table)}:
         raise CommitConflict(
-            f"{table.metadata().name}: {len(gone)} files to replace were rewritten meanwhile; nothing "
-            "of this write is visible, run it again"
+            f"{table.metadata().name}: another writer rewrote {counted(len(gone), 'files')} that this one "
+            "replaces; nothing of this write is visible"
         )
 
     partition_by = table.metadata().partition_columns
-    actions: list[AddAction | RemoveAction] = [*_removals(remove, partition_by), *_additions(add)]
+    actions: list[AddAction | RemoveAction] = [*_remove_actions(remove, partition_by), *add_actions(add)]
     with writer_transaction(table, record.sequence, record, positions) as properties:
         table.create_write_transaction(
             actions,
@@ -222,28 +244,38 @@ def commit(
     return table.version()
 
 
-def in_partitions(files: Iterable[FileEntry], column: str | None, partitions: set[str]) -> list[FileEntry]:
-    """The data files that belong to any of `partitions` (all of them where the table has no partition)."""
+def files_in_partitions(
+    files: Iterable[FileEntry], column: str | None, partitions: set[str]
+) -> list[FileEntry]:
+    """The data files of these partitions (all files if the table has no partition)."""
     if column is None:
         return list(files)
     return [f for f in files if str(f.get(f"partition.{column}") or UNPARTITIONED) in partitions]
 
 
-def _additions(files: Iterable[StagedFile]) -> list[AddAction]:
+def files_that_may_hold(table: DeltaTable, column: str, partitions: Collection[str]) -> list[FileEntry]:
+    """The data files with rows of these partitions; all, if the table is not partitioned by the column."""
+    files = files_of(table)
+    is_partitioned = column in table.metadata().partition_columns
+    return files_in_partitions(files, column, set(partitions)) if is_partitioned else files
+
+
+def add_actions(files: Iterable[StagedFile]) -> list[AddAction | RemoveAction]:
+    """What a commit that makes staged files visible says of them."""
     from deltalake.transaction import AddAction
 
     return [AddAction(f.path, f.size, f.partition, f.modified_ms, True, f.statistics) for f in files]
 
 
-def _removals(files: Iterable[FileEntry], partition_by: list[str]) -> list[RemoveAction]:
+def _remove_actions(files: Iterable[FileEntry], partition_by: list[str]) -> list[RemoveAction]:
     from deltalake.transaction import RemoveAction
 
     now = int(time.time() * 1000)
     return [RemoveAction(f["path"], True, now, f["size_bytes"], partition_of(f, partition_by)) for f in files]
 
 
-def _told(footer: Any) -> str:
-    """A file's statistics as the log has them."""
+def _statistics_json(footer: Any) -> str:
+    """A file's statistics as JSON for the Delta log."""
     # Readers of the log stumble over escaped surrogate pairs and over Infinity.
     return json.dumps(_statistics(footer), ensure_ascii=False, allow_nan=False)
 
@@ -265,7 +297,7 @@ def _statistics(footer: Any) -> dict[str, Any]:
                 nulls[name] = nulls.get(name, 0) + stats.null_count
             if stats.null_count == chunk.num_values and chunk.num_values == group.num_rows:
                 continue
-            if not stats.has_min_max or not _comparable(stats.min) or not _comparable(stats.max):
+            if not stats.has_min_max or not _fits_statistics(stats.min) or not _fits_statistics(stats.max):
                 if stats.null_count != group.num_rows:
                     unusable.add(name)
                 continue
@@ -273,20 +305,20 @@ def _statistics(footer: Any) -> dict[str, Any]:
             high[name] = max(high.get(name, stats.max), stats.max)
     return {
         "numRecords": footer.num_rows,
-        "minValues": {k: _plain(v) for k, v in low.items() if k not in unusable},
-        "maxValues": {k: _plain(v) for k, v in high.items() if k not in unusable},
+        "minValues": {k: _json_value(v) for k, v in low.items() if k not in unusable},
+        "maxValues": {k: _json_value(v) for k, v in high.items() if k not in unusable},
         "nullCount": nulls,
     }
 
 
-def _comparable(value: Any) -> bool:
-    """Whether a bound can be written into the log; decimals cannot without losing digits."""
+def _fits_statistics(value: Any) -> bool:
+    """Whether a bound can be written into the Delta log; decimals would lose digits."""
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, bool | bytes | Decimal)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, date):

@@ -26,18 +26,18 @@ Position = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """One commit's account of itself, kept as JSON in the commit's `userMetadata`.
+    """What a commit says about itself, stored as JSON in its `userMetadata`.
 
-    verb: intake, refresh, replay, reparse, restore, rollback. partitions: written rows per partition of this
-    commit.
-    source_row_count: of an aggregate, the source rows that its rows add up to.
-    masked: values by column that were masked, hashed or made tokens. looks_personal: values of an intake, by
-    column, that look like an e-mail address or a phone number where the contract does not say so.
-    notes: per source file or batch, what a person should know (a new version of a known file).
-    taken_back: of a restore, the state of what the table had been made from; nobody makes it from the same
-    again unasked.
-    repeated_files: files of an intake that have the content of one that was taken in before.
-    further: rows some of whose undeclared fields have no column of their own.
+    verb: intake, refresh, replay, reparse, restore, rollback, recover. partitions: written rows per partition
+    of this commit.
+    source_row_count: for an aggregate, the number of source rows in its rows.
+    masked: by column, the number of values that were masked, hashed or tokenized. looks_personal: by column,
+    the number of values in an intake that look like undeclared e-mail addresses or phone numbers.
+    notes: notes for people about files or batches (a new version of a known file).
+    taken_back: for a restore, the state of the inputs of the undone refresh; the table is not refreshed from
+    this state again unless somebody asks for it.
+    repeated_files: files of an intake whose content was taken in before.
+    further: rows with undeclared fields that have no column of their own.
     """
 
     verb: str
@@ -66,7 +66,7 @@ class CommitRecord:
 
     @staticmethod
     def from_json(text: str | None) -> CommitRecord | None:
-        """The record in a commit's metadata, or None where another writer made the commit."""
+        """The record in a commit's metadata, or None if other software made the commit."""
         if not text:
             return None
         try:

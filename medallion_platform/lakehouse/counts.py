@@ -20,8 +20,15 @@ class Counts:
     superseded: int = 0
 
     @property
+    def outcome(self) -> str:
+        """What became of the rows, for people: `9 written, 1 dead-lettered`."""
+        others = {"dead-lettered": self.dead_lettered, "duplicate": self.duplicate}
+        others["superseded"] = self.superseded
+        return ", ".join([f"{self.written:,} written", *(f"{n:,} {name}" for name, n in others.items() if n)])
+
+    @property
     def missing(self) -> int:
-        """Rows that nobody can account for; anything but 0 is a bug or a loss."""
+        """Rows that are not accounted for; anything but 0 is a bug or a loss."""
         return self.read - (self.written + self.dead_lettered + self.duplicate + self.superseded)
 
     def __add__(self, other: Counts) -> Counts:
@@ -32,7 +39,12 @@ class Counts:
         return asdict(self)
 
 
-def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def counted(number: int, of: str) -> str:
+    """A number of things for people: `1 file`, `2 files`; of: their plural."""
+    return f"{number:,} {of.removesuffix('s') if number == 1 else of}"
+
+
+def sum_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Numbers by name, added up; names without any are left out."""
     total: dict[str, int] = {}
     for part in parts:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import old_letters, polars_writer
-from medallion_platform.lakehouse.commit import CommitConflict, StagedFile, commit, sequence_of
+from medallion_platform.lakehouse.commit import CommitConflict, StagedFile, commit_files, writer_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
+from medallion_platform.lakehouse.damaged_files import verify_file_ends
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import RETENTION, Lake, files_of, path_of
-from medallion_platform.storage import options
+from medallion_platform.storage import delta_storage_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,13 +39,13 @@ def name(table: str) -> str:
 def columns() -> dict[str, PolarsDataType]:
     """Columns of every dead-letter table.
 
-    `code` is a `Code`, `detail` a JSON object or null, `broken` (see `contracts.broken`) an entry for each of
-    the expectations in `violations`, in their order: empty where the code is not `violates`, null in letters
-    that are older.
+    `code` is a `Code`, `detail` a JSON object or null, `broken` (see `contracts.violation_fields`) an entry
+    for each of the expectations in `violations`, in their order: empty where the code is not `violates`, null
+    in letters that are older.
     """
     import polars as pl
 
-    from medallion_platform.contracts import broken
+    from medallion_platform.contracts import violation_fields
 
     return {
         "source": pl.String,
@@ -55,7 +56,7 @@ def columns() -> dict[str, PolarsDataType]:
         "violations": pl.List(pl.String),
         "code": pl.String,
         "detail": pl.String,
-        "broken": broken.polars_type(),
+        "broken": violation_fields.polars_type(),
         "partition": pl.String,
         "at": pl.Datetime("us", "UTC"),
         "run_id": pl.String,
@@ -74,7 +75,7 @@ def scan(lake: Lake, table: str) -> pl.LazyFrame:
     found = lake.open(name(table))
     if found is None:
         return pl.LazyFrame(schema=columns())
-    return _with_columns(pl.scan_delta(found))
+    return _with_columns(polars_writer.scan_rows(found))
 
 
 def newest(lake: Lake, table: str, limit: int) -> pl.DataFrame:
@@ -88,12 +89,11 @@ def newest(lake: Lake, table: str, limit: int) -> pl.DataFrame:
     kept = pl.DataFrame(schema=columns())
     if found is None:
         return kept
-    root, files = path_of(found), [(_newest_in(file), file["path"]) for file in files_of(found)]
-    for at, path in sorted(files, reverse=True):
-        if kept.height >= limit and at < kept.item(-1, "at"):
+    for file in sorted(files_of(found), key=lambda file: (_newest_in(file), file["path"]), reverse=True):
+        if kept.height >= limit and _newest_in(file) < kept.item(-1, "at"):
             break
-        letters = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root))
-        newer = _with_columns(letters).sort("at", descending=True, nulls_last=True).head(limit).collect()
+        letters = _with_columns(_scan_file(found, file))
+        newer = letters.sort("at", descending=True, nulls_last=True).head(limit).collect()
         by = ("at", "source", "offset", "row")
         kept = pl.concat([kept, newer]).sort(by, descending=[True, False, False, False], nulls_last=True)
         kept = kept.head(limit)
@@ -113,7 +113,7 @@ def batches(lake: Lake, table: str) -> Iterator[pl.DataFrame]:
     found = lake.open(name(table))
     if found is not None:
         for file in files_of(found):
-            yield from _batches(path_of(found), file["path"])
+            yield from _batches(found, file)
 
 
 def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, dict[str, Any]]]:
@@ -122,7 +122,8 @@ def details(lake: Lake, table: str, source: str, code: Code) -> list[tuple[int, 
 
     def found(letters: DeltaTable) -> list[tuple[int, dict[str, Any]]]:
         mine = (pl.col("source") == source) & (pl.col("row") == 0) & (pl.col("code") == code)
-        rows = _with_columns(pl.scan_delta(letters)).filter(mine).select("offset", "detail").collect()
+        scan = polars_writer.scan_rows(letters, files_of(letters, {"row": (0, 0)}))
+        rows = _with_columns(scan).filter(mine).select("offset", "detail").collect()
         return [(offset, json.loads(detail or "{}")) for offset, detail in rows.iter_rows()]
 
     table_state = lake.table_state(name(table))
@@ -134,16 +135,26 @@ def _with_columns(letters: pl.LazyFrame) -> pl.LazyFrame:
     import polars as pl
 
     have = letters.collect_schema().names()
-    found = letters.with_columns(old_letters.partition(have))
+    found = letters.with_columns(old_letters.partition_of_old_letters(have))
     missing = [pl.lit(None, kind).alias(c) for c, kind in columns().items() if c not in {*have, "partition"}]
     told = found.with_columns(missing).select(pl.col(c).cast(kind) for c, kind in columns().items())
-    return old_letters.coded(told)
+    return old_letters.add_codes(told)
 
 
-def _batches(root: str, path: str) -> Iterator[pl.DataFrame]:
+def _batches(letters: DeltaTable, file: FileEntry) -> Iterator[pl.DataFrame]:
     """The letters of a file, some at a time; those columns that it has."""
-    for letters in polars_writer.batches(root, path):
-        yield letters.with_columns(old_letters.partition(letters.columns)).drop("unit", strict=False)
+    verify_file_ends(letters, [file])
+    for rows in polars_writer.read_file_batches(path_of(letters), file["path"]):
+        yield rows.with_columns(old_letters.partition_of_old_letters(rows.columns)).drop("unit", strict=False)
+
+
+def _scan_file(letters: DeltaTable, file: FileEntry) -> pl.LazyFrame:
+    """The letters of a file; those columns that it has."""
+    import polars as pl
+
+    verify_file_ends(letters, [file])
+    root = path_of(letters)
+    return pl.scan_parquet(f"{root}/{file['path']}", glob=False, storage_options=delta_storage_options(root))
 
 
 def count(lake: Lake, table: str) -> int:
@@ -166,7 +177,7 @@ def append(
     Raises:
         CommitConflict: another writer committed meanwhile, be it since these were looked at.
     """
-    polars_writer.append(letters or _ensure(lake, table), fit(rows), record, positions or {})
+    polars_writer.append_rows(letters or _ensure(lake, table), fit(rows), record, positions or {})
 
 
 def bring_up(letters: DeltaTable) -> None:
@@ -187,16 +198,16 @@ def create(lake: Lake, table: str) -> DeltaTable:
         CommitConflict: another writer has added some meanwhile.
     """
     made = _ensure(lake, table)
-    if sequence_of(made) >= 0:
-        raise CommitConflict(f"{name(table)}: another writer committed first; run it again")
+    if writer_sequence(made) >= 0:
+        raise CommitConflict(f"{name(table)}: another writer committed first")
     return made
 
 
 def stage(lake: Lake, table: str, rows: pl.DataFrame) -> StagedFile:
     """Write dead letters (one at least) as a file, which nobody sees before `replace` commits it."""
     root = path_of(_ensure(lake, table))
-    ((path, _, part),) = polars_writer.parts(fit(rows), ())
-    return polars_writer.write(root, path, part)
+    ((path, _, part),) = polars_writer.split_by_partition(fit(rows), ())
+    return polars_writer.write_partition_file(root, path, part)
 
 
 def replace(
@@ -219,27 +230,24 @@ def replace(
     if not files and not lake.exists(name(table)):
         return
     letters = _ensure(lake, table)
-    root, there = path_of(letters), files_of(letters)
+    there = files_of(letters)
     kept: list[StagedFile] = []
     if partitions is not None:
         named = pl.Series(sorted(partitions), dtype=pl.String).implode()
         gone = pl.col("partition").is_in(named).fill_null(value=False)
-        there = [f for f in there if partitions and _holds(lake, table, f["path"], gone)]
+        there = [f for f in there if partitions and _holds(letters, f, gone)]
         for file in there:
-            others = (rows.filter(~gone) for rows in _batches(root, file["path"]))
+            others = (rows.filter(~gone) for rows in _batches(letters, file))
             kept += [stage(lake, table, rows) for rows in gathered(others)]
     if there or files:
         bring_up(letters)
-        commit(letters, record, add=[*kept, *files], remove=there)
+        commit_files(letters, record, add=[*kept, *files], remove=there)
 
 
-def _holds(lake: Lake, table: str, path: str, wanted: pl.Expr) -> bool:
+def _holds(letters: DeltaTable, file: FileEntry, wanted: pl.Expr) -> bool:
     """Whether a file has any of the partitions that are looked for, of which only that column is read."""
-    import polars as pl
-
-    root = lake.path(name(table))
-    letters = pl.scan_parquet(f"{root}/{path}", glob=False, storage_options=options(root))
-    partitions = letters.select(old_letters.partition(letters.collect_schema().names()))
+    rows = _scan_file(letters, file)
+    partitions = rows.select(old_letters.partition_of_old_letters(rows.collect_schema().names()))
     return bool(partitions.select(wanted.any()).collect().item())
 
 

@@ -7,17 +7,20 @@ action per line. Archived commits are read from `log_archive`.
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import log_archive
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.log_archive import commit_file
-from medallion_platform.storage import at_once, exists, store
+from medallion_platform.storage import file_mark, in_bucket, run_in_parallel, store, text_digest
 
 LogEntry = dict[str, Any]
 """A JSON object of a Delta log, an action or a commit's info: its fields depend on writer and table."""
@@ -27,6 +30,8 @@ FileEntry = dict[str, Any]
 and `null_count.*`, whose names and types are those of the table's columns."""
 
 _AT_MOST = 64
+_CLOCK_NS = 3_000_000_000
+"""The coarsest clock of a file system ticks every two seconds."""
 
 
 class LogGone(MedallionError):
@@ -36,7 +41,7 @@ class LogGone(MedallionError):
 
 
 class FilesGone(MedallionError):
-    """Files that a commit added are deleted by now: the log reaches further back than they do."""
+    """Files that a commit added are deleted or damaged by now: the log reaches further back than they do."""
 
     kind = Kind.POSITION_LOST
 
@@ -139,7 +144,7 @@ def texts(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         for version, text in _in_log(path, wanted):
             yield version, text
             given += 1
-        rolled = log_archive.bundle(path, number) if given < len(wanted) else {}
+        rolled = log_archive.read_bundle(path, number) if given < len(wanted) else {}
         for version in wanted[given:]:
             if version not in rolled:
                 raise LogGone(f"{path}: version {version} is no longer in the log")
@@ -168,11 +173,16 @@ def infos(path: str, newest: int, after: int = -1) -> Iterator[LogEntry]:
 
 def is_newest(path: str, version: int) -> bool:
     """Whether nobody committed after a version. Asks for one file by its name: a log is long to list."""
-    return not exists(path, commit_file(version + 1))
+    return mark(path, version + 1) is None
 
 
 def mark(path: str, version: int) -> str | None:
     """What tells a commit from every other in its place, None where it is not in the log, or no longer."""
+    if not in_bucket(path):
+        try:
+            return file_mark(os.stat(f"{path}/{commit_file(version)}"))  # noqa: PTH116  # asked a lot
+        except (FileNotFoundError, NotADirectoryError):
+            return None
     try:
         found = store(path).head(commit_file(version))
     except FileNotFoundError:
@@ -180,12 +190,41 @@ def mark(path: str, version: int) -> str | None:
     return found["e_tag"] or str((found["size"], found["last_modified"]))
 
 
+def fingerprint(path: str) -> str | None:
+    """What tells a Delta log with its archive from all that was or will be in their place, by every file.
+
+    It never comes back once anything has changed, so what is kept under the one taken before reading is true
+    whenever it is found. None if it could come back: something changed so recently that another change could
+    get the same time, or the clock was set back. None also if there is no Delta log, and in a bucket, where
+    listing it costs as much as opening it.
+    """
+    if in_bucket(path):
+        return None
+    try:
+        found = [*_stats(Path(path, "_delta_log")), *_stats(Path(path, log_archive.FOLDER))]
+    except OSError:  # whoever opens it says why
+        return None
+    settled = time.time_ns() - _CLOCK_NS
+    if not found or any(max(told.st_mtime_ns, told.st_ctime_ns) > settled for _, told in found):
+        return None
+    return text_digest(*sorted(f"{name} {file_mark(told)}" for name, told in found))
+
+
+def _stats(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """A folder and all that is in it; nothing if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(folder.name, folder.stat()), *((entry.name, entry.stat()) for entry in entries)]
+    except FileNotFoundError:
+        return []
+
+
 def _in_log(path: str, versions: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     """These commits, up to the first that is not there; ever more at once."""
     begin, size = 0, 1
     while begin < len(versions):
         chunk = versions[begin : begin + size]
-        for version, text in zip(chunk, at_once(partial(commit_text, path), chunk), strict=True):
+        for version, text in zip(chunk, run_in_parallel(partial(commit_text, path), chunk), strict=True):
             if text is None:
                 return
             yield version, text

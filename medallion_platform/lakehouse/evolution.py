@@ -23,9 +23,9 @@ _WIDER = {
 
 @dataclass(frozen=True)
 class Evolution:
-    """What becomes of a table's schema.
+    """How a table's schema changes.
 
-    schema: the table's columns afterwards. added, widened: names. refused: why a column stays.
+    schema: the table's columns afterwards. added, widened: column names. refused: why a column cannot change.
     """
 
     schema: pa.Schema
@@ -34,8 +34,8 @@ class Evolution:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def evolve(current: pa.Schema, wanted: pa.Schema) -> Evolution:
-    """Compare the table's schema with the one that rows come in now; columns never disappear."""
+def evolve_schema(current: pa.Schema, wanted: pa.Schema) -> Evolution:
+    """Compare the table's schema with the schema of new rows; columns are never dropped."""
     import pyarrow as pa
 
     fields = {f.name: f for f in current}
@@ -47,7 +47,7 @@ def evolve(current: pa.Schema, wanted: pa.Schema) -> Evolution:
             fields[f.name] = pa.field(f.name, f.type, True)
         elif have.type == f.type:
             continue
-        elif _is_wider(have.type, f.type):
+        elif _is_wider_type(have.type, f.type):
             widened.append(f.name)
             fields[f.name] = pa.field(f.name, f.type, True)
         else:
@@ -55,7 +55,7 @@ def evolve(current: pa.Schema, wanted: pa.Schema) -> Evolution:
     return Evolution(pa.schema(list(fields.values())), tuple(added), tuple(widened), refused)
 
 
-def _is_wider(have: pa.DataType, wanted: pa.DataType) -> bool:
+def _is_wider_type(have: pa.DataType, wanted: pa.DataType) -> bool:
     import pyarrow as pa
 
     if pa.types.is_decimal(have) and pa.types.is_decimal(wanted):

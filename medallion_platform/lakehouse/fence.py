@@ -9,6 +9,7 @@ overwritten newer data, and repeats its work with a new claim.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,72 +19,74 @@ from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 
+_LOG = logging.getLogger(__name__)
 _FENCES = "_medallion/fences"
 _ATTEMPTS = 10
 
 
 class ClaimLost(MedallionError):
-    """Somebody else claimed a place while this one wrote: what of both is there now, nobody knows."""
+    """Another process claimed the place during a write: which of the two writes is there now is unknown."""
 
     kind = Kind.CONFLICT
 
 
 @dataclass(frozen=True)
 class Fence:
-    """A claim of a place; `number` grows from one claim to the next."""
+    """A claim of a place; each claim has a greater `number` than the one before."""
 
     root: str
     place: str
     number: int
 
     def is_newest(self) -> bool:
-        """Whether nobody claimed the place after this."""
-        return _newest(self.root, self.place) == self.number
+        """Whether nobody has claimed the place since."""
+        return _newest_claim(self.root, self.place) == self.number
 
     @contextmanager
     def writing(self) -> Generator[None]:
-        """One write to the place, in the `with`.
+        """Guard one write to the place, made in the `with` block.
 
         Raises:
-            CommitConflict: somebody else has claimed it; nothing was written.
-            ClaimLost: somebody else has claimed it meanwhile.
+            CommitConflict: another process has claimed it; nothing was written.
+            ClaimLost: another process claimed it during the write.
         """
         if not self.is_newest():
-            raise CommitConflict(f"{self.place}: another writer has begun; run it again", table=self.place)
+            raise CommitConflict(f"{self.place}: another writer has begun", table=self.place)
         yield
         if not self.is_newest():
             raise ClaimLost(f"{self.place}: another writer began meanwhile", table=self.place)
 
 
-def claim(lake: Lake, place: str) -> Fence:
-    """Claim a place; all who claimed it before are too late from now on.
+def claim_place(lake: Lake, place: str) -> Fence:
+    """Claim a place; earlier claims are no longer valid from now on.
 
     Raises:
-        CommitConflict: others come first every time.
+        CommitConflict: other processes were first every time.
     """
     root = str(lake.root)
     for _ in range(_ATTEMPTS):
-        number = _newest(root, place) + 1
-        if not storage.create(root, _key(place, number), b""):
+        number = _newest_claim(root, place) + 1
+        if not storage.create_file(root, _claim_key(place, number), b""):
             continue
         # A number may be free again, for older claims are deleted: then it is not the newest.
         if (fence := Fence(root, place, number)).is_newest():
-            for older in _claims(root, place):
+            for older in _list_claims(root, place):
                 if older < number:
                     with suppress(FileNotFoundError):
-                        storage.store(root).delete(_key(place, older))
+                        storage.store(root).delete(_claim_key(place, older))
+            _LOG.debug("%s: claimed", place, extra={"place": place, "claim": number})
             return fence
-    raise CommitConflict(f"{place}: another writer was first every time; run it again", table=place)
+    raise CommitConflict(f"{place}: another writer was first every time", table=place)
 
 
-def _newest(root: str, place: str) -> int:
-    return max(_claims(root, place), default=0)
+def _newest_claim(root: str, place: str) -> int:
+    return max(_list_claims(root, place), default=0)
 
 
-def _claims(root: str, place: str) -> list[int]:
+def _list_claims(root: str, place: str) -> list[int]:
     files = storage.store(root).list(f"{_FENCES}/{place}/").collect()
     return [int(name) for f in files if (name := f["path"].rpartition("/")[2]).isdigit()]
 
 
-def _key(place: str, number: int) -> str:
+def _claim_key(place: str, number: int) -> str:
     return f"{_FENCES}/{place}/{number:020d}"

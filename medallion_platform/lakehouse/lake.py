@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,10 +42,11 @@ class DamagedLog(MedallionError):
 
     def __init__(self, table: str, path: str, error: Exception) -> None:
         super().__init__(
-            f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written. If the "
-            "newest *.checkpoint.parquet there is damaged or missing and every commit since version 0 (or "
-            "since the checkpoint before) is there, delete it and _last_checkpoint, and run again",
+            f"{table}: its log {path}/_delta_log cannot be read ({error}). Nothing was written",
             table=table,
+            remedy="if the newest *.checkpoint.parquet there is damaged or missing and every commit since "
+            "version 0 (or since the checkpoint before) is there, delete it and _last_checkpoint, and run "
+            "again",
         )
 
 
@@ -74,9 +75,9 @@ class Lake:
 
         path = self.path(table)
         try:
-            return _table_type()(path, version=version, storage_options=storage.options(path))
+            return _table_type()(path, version=version, storage_options=storage.delta_storage_options(path))
         except DeltaError as error:
-            if version is not None and log_archive.put_back(path, version):
+            if version is not None and log_archive.put_back_commits(path, version):
                 return self.open(table, version)
             if isinstance(error, TableNotFoundError):
                 return None
@@ -152,7 +153,7 @@ class Lake:
                 partition_by=list(partition_by),
                 configuration=dict(properties),
                 name=table,
-                storage_options=storage.options(path),
+                storage_options=storage.delta_storage_options(path),
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
@@ -189,16 +190,16 @@ class Lake:
         return list(self.each_record(table, limit, since))
 
     def each_record(
-        self, table: str, limit: int | None = None, since: int = -1
+        self, table: str, limit: int | None = None, since: int = -1, until: int | None = None
     ) -> Iterator[tuple[int, CommitRecord]]:
-        """The same as an iterator: reads no more of the log than is consumed."""
-        return ((version, record) for version, _, record in self.each_commit(table, limit, since))
+        """The same as an iterator, up to version `until`: reads no more of the log than is consumed."""
+        return ((version, record) for version, _, record in self.each_commit(table, limit, since, until))
 
     def each_commit(
-        self, table: str, limit: int | None = None, since: int = -1
+        self, table: str, limit: int | None = None, since: int = -1, until: int | None = None
     ) -> Iterator[tuple[int, datetime, CommitRecord]]:
         """The same, with the time of each commit."""
-        for info in islice(self._infos(table, since), limit):
+        for info in islice(self._infos(table, since, until), limit):
             # Upkeep carries the last record on; it counts once.
             if "maintenance" not in info and (record := CommitRecord.from_json(info.get("userMetadata"))):
                 yield info["version"], _instant(info), record
@@ -221,10 +222,19 @@ class Lake:
         found = self.table_state(table)
         return found.folded(name, go_on) if found and found.version == head else go_on(-1, None)
 
-    def _infos(self, table: str, after: int = -1) -> Iterator[LogEntry]:
+    def fact_about(self, tables: Sequence[str], name: Hashable, find: Callable[[], T]) -> T:
+        """The result of `find`, which depends only on `name` and these tables.
+
+        A former command's result is used if there is one and nothing of the tables changed.
+        """
+        first, *others = [self.table_state(table) for table in tables]
+        return first.fact_with(others, name, find) if first else find()
+
+    def _infos(self, table: str, after: int = -1, until: int | None = None) -> Iterator[LogEntry]:
         """What each commit still in the log says of itself, newest first."""
+        newest = self.version(table) if until is None else until
         with suppress(delta_log.LogGone):
-            yield from delta_log.infos(self.path(table), self.version(table), after)
+            yield from delta_log.infos(self.path(table), newest, after)
 
     def partitions(self, table: str, column: str) -> set[str]:
         """The values of a partition column that hold rows now."""
@@ -315,7 +325,7 @@ def path_of(table: DeltaTable) -> str:
 
 def is_in_log(table: DeltaTable) -> bool:
     """Whether the commit that an opened table stands at is in its log still: not gone, and not archived."""
-    return storage.exists(path_of(table), log_archive.commit_file(table.version()))
+    return storage.file_exists(path_of(table), log_archive.commit_file(table.version()))
 
 
 def follow(table: DeltaTable) -> None:
@@ -324,14 +334,22 @@ def follow(table: DeltaTable) -> None:
         table.update_incremental()
 
 
-def files_of(table: DeltaTable) -> list[FileEntry]:
-    """Each data file of the table's version: path below the table, size_bytes, num_records, partition.*"""
+def files_of(table: DeltaTable, within: Mapping[str, tuple[object, object]] | None = None) -> list[FileEntry]:
+    """Each data file of the table's version: path below the table, size_bytes, num_records, partition.*
+
+    within: by column, the bounds (both included) of the values that are wanted; files whose statistics
+    exclude them are left out.
+    """
     import polars as pl
 
     actions = pl.DataFrame(table.get_add_actions(flatten=True))
-    return [{**a, "path": paths.below_table(a["path"])} for a in actions.to_dicts()]
+    for column, (low, high) in (within or {}).items():
+        if {f"min.{column}", f"max.{column}"} <= set(actions.columns):
+            outside = (pl.col(f"max.{column}") < pl.lit(low)) | (pl.col(f"min.{column}") > pl.lit(high))
+            actions = actions.filter(~outside.fill_null(False))
+    return [{**a, "path": paths.path_below_table(a["path"])} for a in actions.to_dicts()]
 
 
 def partition_of(file: FileEntry, columns: Iterable[str]) -> dict[str, str | None]:
     """The partition values of a line of `files_of`, as the log has them."""
-    return {c: paths.text(file.get(f"partition.{c}")) for c in columns}
+    return {c: paths.partition_value_text(file.get(f"partition.{c}")) for c in columns}

@@ -15,6 +15,7 @@ repeated, and two at the same time do no harm. The mark is written last.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.commit_record import FORMAT
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 
+_LOG = logging.getLogger(__name__)
 _MARKS = "_medallion/format"
 _MARK = re.compile(rf"{_MARKS}/(\d+)\.json")
 _ATTEMPTS = 5
@@ -38,23 +40,23 @@ _LAYERS = ("bronze", "silver", "gold", "dead_letters", "files")
 
 
 class NewerLake(MedallionError):
-    """A lake has a format that this version does not know; nothing of it was read or written."""
+    """A lake has a newer format than this version knows; nothing was read or written."""
 
     kind = Kind.PERMANENT
 
 
 class OlderLake(MedallionError):
-    """A lake has an older format than this version's, and who asked only looks; nothing of it was changed."""
+    """A lake has an older format, and the command only reads; nothing was changed."""
 
     kind = Kind.PERMANENT
 
 
 def open_to_look(root: Path | str) -> Lake:
-    """The lake at a root as it is: nothing is written, not even where it is new.
+    """The lake at a root, for reading: nothing is written, even if it is new.
 
     Raises:
         NewerLake: a newer version of the platform has written it.
-        OlderLake: an older version has written it, and none that works on it has opened it since.
+        OlderLake: an older version has written it, and it has not been migrated yet.
         storage.Unusable: it cannot be reached.
     """
     found = _known_format(str(root))
@@ -69,57 +71,60 @@ def open_to_look(root: Path | str) -> Lake:
 
 
 def open_lake(root: Path | str) -> Lake:
-    """The lake at a root, in the format of this version: it is made so where it is new or older.
+    """The lake at a root, in the format of this version; a new or older lake is initialized or migrated.
 
-    Asked once in a process.
+    The format is checked once in a process.
 
     Raises:
         NewerLake: a newer version of the platform has written it.
     """
-    bring_up(str(root))
+    migrate_lake(str(root))
     return Lake(root)
 
 
 def open_to_write(root: Path | str) -> Lake:
-    """The same, to be written to: on storage in which no writer overwrites another one's commit.
+    """The same, for writing: the storage must not let a writer overwrite another writer's commit.
 
     Raises:
         NewerLake: a newer version of the platform has written it.
         storage.Unusable: it cannot be reached, or cannot hold tables.
     """
-    storage.prove(str(root))
+    storage.refuse_unsafe_bucket(str(root))
     return open_lake(root)
 
 
 @cache
-def bring_up(root: str) -> None:
-    """See to it that a lake has the format of this version.
+def migrate_lake(root: str) -> None:
+    """Bring a lake to the format of this version.
 
     Raises:
         NewerLake: a newer version of the platform has written it.
-        storage.Unusable: where it lies cannot be reached; or it is new or older, and lies in a bucket that
-            cannot hold tables.
+        storage.Unusable: it cannot be reached; or it is new or older, and is in a bucket that cannot store
+            tables.
     """
     found = _known_format(root)
     if found < FORMAT:
-        storage.prove(root)
+        storage.refuse_unsafe_bucket(root)
     if not found:
-        mark(root, FORMAT)
+        write_format(root, FORMAT)
     for after in range(found or FORMAT, FORMAT):
         for step in _MIGRATIONS[after]:
             step(root)
-        mark(root, after + 1)
+            fields = {"lake": root, "format": after + 1, "step": step.__name__.strip("_")}
+            _LOG.info("%s: %s, for format %s", root, fields["step"], after + 1, extra=fields)
+        write_format(root, after + 1)
+        _LOG.info("%s: has format %s", root, after + 1, extra={"lake": root, "format": after + 1})
 
 
 def _known_format(root: str) -> int:
-    """The format of a lake, 0 where there is nothing yet.
+    """The format of a lake, 0 if there is nothing yet.
 
     Raises:
         NewerLake: this version does not know it.
-        storage.Unusable: where it lies cannot be reached.
+        storage.Unusable: it cannot be reached.
     """
-    with storage.reaching(root):
-        found = format_of(root)
+    with storage.explain_unreachable(root):
+        found = read_format(root)
     if found > FORMAT:
         raise NewerLake(
             f"the lake at {root} has format {found}, and this version of the platform "
@@ -130,56 +135,62 @@ def _known_format(root: str) -> int:
     return found
 
 
-def format_of(root: str) -> int:
-    """The format of a lake; 0 where there is nothing yet."""
+def read_format(root: str) -> int:
+    """The format of a lake; 0 if there is nothing yet."""
     listed = storage.store(root).list(f"{_MARKS}/").collect()
     if found := [int(match[1]) for f in listed if (match := _MARK.fullmatch(f["path"]))]:
         return max(found)
-    return 1 if any(_tables(root)) else 0
+    return 1 if any(_table_folders(root)) else 0
 
 
-def mark(root: str, reached: int) -> None:
-    """Say that a lake has reached a format."""
-    said = {"format": reached, "platform": version("medallion-platform"), "at": f"{datetime.now(UTC):%F %T}Z"}
-    storage.create(root, f"{_MARKS}/{reached}.json", json.dumps(said).encode())
+def write_format(root: str, reached: int) -> None:
+    """Record that a lake has reached a format."""
+    content = {
+        "format": reached,
+        "platform": version("medallion-platform"),
+        "at": f"{datetime.now(UTC):%F %T}Z",
+    }
+    storage.create_file(root, f"{_MARKS}/{reached}.json", json.dumps(content).encode())
 
 
-def _tables(root: str) -> Iterator[str]:
-    """The folders of all tables, those of dead letters and registries among them."""
+def _table_folders(root: str) -> Iterator[str]:
+    """The folders of all tables, including dead letters and registries."""
     for layer in _LAYERS:
         yield from sorted(storage.store(root).list_with_delimiter(layer)["common_prefixes"])
 
 
-def _letters_name_partitions(root: str) -> None:
-    """Dead letters called the column `partition` `unit`. No file is written anew: readers know both names.
+def _rename_unit_column(root: str) -> None:
+    """Rename the column `unit` of dead letters to `partition`. No file is rewritten: readers know both names.
 
-    A table whose log is damaged is left: it gets the column with the next letter.
+    A table with a damaged log is skipped: it gets the column with its next letter.
     """
     folders = storage.store(root).list_with_delimiter(dead_letters.LAYER)["common_prefixes"]
     for folder in sorted(folders):
         with suppress(DamagedLog):
-            _until_nobody_is_first(partial(_give_columns, Lake(root), folder.replace("/", ".", 1)))
+            _repeat_after_conflicts(partial(_add_letter_columns, Lake(root), folder.replace("/", ".", 1)))
 
 
-def _give_columns(lake: Lake, letters: str) -> None:
+def _add_letter_columns(lake: Lake, letters: str) -> None:
     if (found := lake.open(letters)) is not None:
         dead_letters.bring_up(found)
 
 
-def _until_nobody_is_first(work: Callable[[], None]) -> None:
-    """Do it again where another writer came first: it may be who migrates beside this process."""
+def _repeat_after_conflicts(work: Callable[[], None]) -> None:
+    """Repeat the work after commit conflicts: another process may be migrating the same lake."""
     for _ in range(_ATTEMPTS - 1):
         with suppress(CommitConflict):
             return work()
     return work()
 
 
-def _archives_by_their_name(root: str) -> None:
-    """Log archives lay in folders named `_rolled_log`."""
-    storage.at_once(lambda folder: log_archive.take_over(f"{root}/{folder}"), _tables(root))
+def _rename_archives(root: str) -> None:
+    """Move log archives out of folders named `_rolled_log`."""
+    storage.run_in_parallel(
+        lambda folder: log_archive.move_old_archive(f"{root}/{folder}"), _table_folders(root)
+    )
 
 
 _MIGRATIONS: dict[int, tuple[Callable[[str], None], ...]] = {
-    1: (_letters_name_partitions, _archives_by_their_name),
+    1: (_rename_unit_column, _rename_archives),
 }
 """The steps that bring a lake from a format to the next one."""

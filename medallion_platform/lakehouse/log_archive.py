@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import re
 import zlib
 from collections import defaultdict
@@ -20,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from obstore.exceptions import AlreadyExistsError
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.storage import at_once, create, store
+from medallion_platform.storage import create_file, run_in_parallel, store
 
 FOLDER = "_log_archive"
 """Below the table's folder; Delta leaves alone what begins with an underscore."""
@@ -33,6 +34,7 @@ KEPT = 1_000
 LOG_RETENTION = timedelta(days=60)
 """How long a commit can be asked for."""
 
+_LOG = logging.getLogger(__name__)
 _CHECKPOINT_EVERY = 10_000
 """Of so many versions the first checkpoint is kept: who reads an old version begins there."""
 _OTHERS = timedelta(hours=1)
@@ -52,30 +54,31 @@ class DamagedBundle(MedallionError):
 
     def __init__(self, path: str, number: int, error: Exception) -> None:
         super().__init__(
-            f"{path}/{_file(number)} is damaged ({error}): it has the commits from version {number * BUNDLE} "
-            "on. Nothing was written; bring it back from a backup, or delete it, and what it tells of the "
-            "table's history is gone, and run again"
+            f"{path}/{_bundle_file(number)} is damaged ({error}): it has the commits from version "
+            f"{number * BUNDLE} on. Nothing was written",
+            remedy="restore it from a backup and run again, or delete it; then this part of the table's "
+            "history is gone",
         )
 
 
 def commit_file(version: int) -> str:
-    """Where Delta keeps a commit, below the table's folder."""
+    """The path of a commit's file, below the table's folder."""
     return f"_delta_log/{version:020d}.json"
 
 
-def commits(names: Iterable[str]) -> dict[int, str]:
-    """Of a log's files the commits, by their version."""
-    return _versions(_COMMIT, names)
+def commits_by_version(names: Iterable[str]) -> dict[int, str]:
+    """The commits among the files of a log, by version."""
+    return _files_by_version(_COMMIT, names)
 
 
-def bundle(path: str, number: int) -> dict[int, bytes]:
-    """The commits of a bundle by their version; none where it was not made.
+def read_bundle(path: str, number: int) -> dict[int, bytes]:
+    """The commits of a bundle by version; none if the bundle does not exist.
 
     Raises:
         DamagedBundle: it cannot be read.
     """
     try:
-        packed = store(path).get(_file(number)).bytes().to_bytes()
+        packed = store(path).get(_bundle_file(number)).bytes().to_bytes()
     except FileNotFoundError:
         return {}
     try:
@@ -87,55 +90,57 @@ def bundle(path: str, number: int) -> dict[int, bytes]:
         raise DamagedBundle(path, number, error) from error
 
 
-def archive(path: str, now: datetime | None = None) -> int:
-    """Move old commits out of a table's log, and delete checkpoints that nobody needs; gives how many.
+def archive_log(path: str, now: datetime | None = None) -> int:
+    """Move old commits out of a table's log, and delete unneeded checkpoints; returns the number of commits.
 
-    Killed at any instant, or done by two at the same time, it loses nothing: a bundle is written as a
-    whole, before the first of its commits is deleted.
+    Nothing is lost if this is killed at any point or done by two processes at the same time: a bundle is
+    written completely before its first commit is deleted.
 
     Raises:
-        DamagedBundle: commits that were put back cannot be compared with what a bundle has of them.
+        DamagedBundle: a bundle that commits must be compared with cannot be read.
     """
     now = now or datetime.now(UTC)
     files = store(path)
     modified = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
-    made, checkpoints = commits(modified), _versions(_CHECKPOINT, modified)
+    by_version, checkpoints = commits_by_version(modified), _files_by_version(_CHECKPOINT, modified)
     # From this checkpoint on the log can be read, were all newer ones damaged.
-    base = max((c for c in checkpoints if c <= max(made, default=0) - KEPT), default=0)
+    base = max((c for c in checkpoints if c <= max(by_version, default=0) - KEPT), default=0)
     first = {v // _CHECKPOINT_EVERY: v for v in sorted(checkpoints, reverse=True)}
     needed = {base, *first.values()}
     moved = 0
     with suppress(FileNotFoundError):  # somebody else does it at this moment
-        for number, found in sorted(_by_bundle(_OF_VERSION, modified).items()):
+        for number, found in sorted(_files_by_bundle(_OF_VERSION, modified).items()):
             if (number + 1) * BUNDLE - 1 > base or any(modified[f] > now - _OTHERS for f in found):
                 continue
-            old = {v: f for v, f in made.items() if v // BUNDLE == number}
-            if not _keep(path, number, old):
+            old = {v: f for v, f in by_version.items() if v // BUNDLE == number}
+            if not _store_bundle(path, number, old):
                 continue
-            begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version(f) in needed}
+            begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version_in_name(f) in needed}
             files.delete(sorted(set(found) - begins))
             moved += len(old)
         expired = now - LOG_RETENTION
         files.delete([f["path"] for f in files.list(FOLDER).collect() if f["last_modified"] < expired])
+    if moved:
+        _LOG.info("%s: %s commits archived", path, moved, extra={"path": path, "commits": moved})
     return moved
 
 
-def put_back(path: str, version: int) -> int:
-    """Put those commits back into the log that a reader of an old version needs; gives how many.
+def put_back_commits(path: str, version: int) -> int:
+    """Put the commits back into the log that are needed to read an old version; returns their number.
 
-    They are those since the last checkpoint before it. `archive` takes them away again. What is newer
-    than the log is none of this table's: the newest commits are never archived.
+    These are the commits since the last checkpoint before the version. `archive_log` moves them out again.
+    Archived commits that are newer than the log belong to an earlier table: the newest are never archived.
     """
     files = store(path)
     names = [f["path"] for f in files.list("_delta_log").collect()]
-    made = commits(names)
-    if version > max(made, default=-1):
+    by_version = commits_by_version(names)
+    if version > max(by_version, default=-1):
         return 0
-    base = max((c for c in _versions(_CHECKPOINT, names) if c <= version), default=-1)
-    missing = [v for v in range(base + 1, version + 1) if v not in made]
+    base = max((c for c in _files_by_version(_CHECKPOINT, names) if c <= version), default=-1)
+    missing = [v for v in range(base + 1, version + 1) if v not in by_version]
     there = 0
     for number in sorted({v // BUNDLE for v in missing}):
-        rolled = bundle(path, number)
+        rolled = read_bundle(path, number)
         for v in (v for v in missing if v // BUNDLE == number and v in rolled):
             with suppress(AlreadyExistsError):
                 files.put(commit_file(v), rolled[v], mode="create")
@@ -143,66 +148,66 @@ def put_back(path: str, version: int) -> int:
     return there
 
 
-def take_over(path: str) -> None:
-    """Bring a table's archive from where lakes of format 1 had it; done by two at the same time, or killed
-    and done again, it is the same. What is brought counts as archived now, and is kept so much longer.
+def move_old_archive(path: str) -> None:
+    """Move a table's archive from its place in lakes of format 1. Two processes may do it at the same time,
+    and it may be killed and repeated. Moved bundles count as archived now, so they are kept longer.
     """
     files = store(path)
     for old in sorted(f["path"] for f in files.list(f"{_FOLDER_OF_1}/").collect()):
         with suppress(FileNotFoundError):  # somebody else does it at this moment
             # Never in the place of one that is there: it may have been archived anew since.
-            create(path, old.replace(_FOLDER_OF_1, FOLDER, 1), files.get(old).bytes().to_bytes())
+            create_file(path, old.replace(_FOLDER_OF_1, FOLDER, 1), files.get(old).bytes().to_bytes())
             files.delete(old)
 
 
-def made_since(path: str, since: datetime) -> Iterator[bytes]:
-    """The commits of every bundle that was made since an instant."""
+def commits_archived_since(path: str, since: datetime) -> Iterator[bytes]:
+    """The commits of every bundle that was made after an instant."""
     for file in store(path).list(FOLDER).collect():
         if file["last_modified"] >= since:
-            yield from bundle(path, _version(file["path"]) // BUNDLE).values()
+            yield from read_bundle(path, _version_in_name(file["path"]) // BUNDLE).values()
 
 
-def _keep(path: str, number: int, old: Mapping[int, str]) -> bool:
-    """See to it that these commits are in their bundle; whether they are, and can leave the log.
+def _store_bundle(path: str, number: int, old: Mapping[int, str]) -> bool:
+    """Put these commits into their bundle; returns whether they are in it and can leave the log.
 
-    A whole bundle of others is of a table that was here before, or of what this one was before it was
-    brought back from a backup. Single others are of a writer that began before the log was archived, and
-    took a version that was free again: nobody sees what it wrote, which stays for whoever looks for it.
+    A bundle with entirely different commits is from an earlier table at this path, or from before this table
+    was restored from a backup. Single different commits are from a writer that started before the log was
+    archived and took a version number that was free again: they are invisible, but stay in the log.
 
     Raises:
-        DamagedBundle: a bundle is there, and cannot be read.
-        FileNotFoundError: a commit is gone, because somebody else makes it.
+        DamagedBundle: the bundle exists and cannot be read.
+        FileNotFoundError: a commit is gone, because another process is archiving it.
     """
     files = store(path)
-    texts = at_once(lambda file: files.get(file).bytes().to_bytes(), old.values())
-    found, there = dict(zip(old, texts, strict=True)), bundle(path, number)
+    texts = run_in_parallel(lambda file: files.get(file).bytes().to_bytes(), old.values())
+    found, there = dict(zip(old, texts, strict=True)), read_bundle(path, number)
     if found.items() <= there.items():
         return True
     if there and len(found) < BUNDLE:
         return False
     lines = (json.dumps({"version": v, "commit": text.decode()}) for v, text in found.items())
-    files.put(_file(number), gzip.compress("\n".join(lines).encode()))
+    files.put(_bundle_file(number), gzip.compress("\n".join(lines).encode()))
     return True
 
 
-def _file(number: int) -> str:
+def _bundle_file(number: int) -> str:
     return f"{FOLDER}/{number * BUNDLE:020d}.jsonl.gz"
 
 
-def _by_bundle(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, list[str]]:
+def _files_by_bundle(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, list[str]]:
     found: defaultdict[int, list[str]] = defaultdict(list)
     for file in files:
         if kind.fullmatch(file):
-            found[_version(file) // BUNDLE].append(file)
+            found[_version_in_name(file) // BUNDLE].append(file)
     return found
 
 
-def _versions(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, str]:
-    """The files of a kind by their version."""
-    return {_version(file): file for file in sorted(files) if kind.fullmatch(file)}
+def _files_by_version(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, str]:
+    """The files of a kind by version."""
+    return {_version_in_name(file): file for file in sorted(files) if kind.fullmatch(file)}
 
 
-def _version(file: str) -> int:
+def _version_in_name(file: str) -> int:
     found = _NUMBER.search(file)
     assert found is not None
     return int(found[0])

@@ -1,25 +1,26 @@
-"""Keep tables quick to read and small on disk: cluster small files into few, delete dead ones.
+"""Keeps tables quick to read and small on disk: clusters small files, deletes files nobody needs any more.
 
-No JVM. `optimize` rewrites files and changes no row: its commit says `dataChange: false`, carries
-the last record on, so that a refresh finds its position on top of the log, and repeats the writer's
-transaction identifier, so that it and a writer that started from the same version fence each other.
-`vacuum` deletes files that no version within the retention needs.
+No JVM. `optimize` rewrites files and changes no row. Its commit says `dataChange: false`, repeats the last
+commit record, so that the newest commit still has the position for a refresh, and repeats the writer's
+transaction identifier, so that it conflicts with a writer that started from the same version. `vacuum`
+deletes files that no version within the retention needs.
 
-Why not the library's own commands: delta-rs 1.6 drops transaction identifiers from an OPTIMIZE, and
-an overwrite that started before one is not refused and doubles the rows; its VACUUM puts two
-commits without a record on top of the log.
+Why not the library's own commands: delta-rs 1.6 drops transaction identifiers from an OPTIMIZE, so that an
+overwrite that started before one is not refused and doubles the rows; and its VACUUM makes two commits
+without a commit record.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -33,14 +34,16 @@ from medallion_platform.lakehouse.commit import (
     CommitConflict,
     StagedFile,
     is_conflict,
-    sequence_of,
-    staged_files,
-    write_file,
+    move_staged_files,
+    stage_parquet_file,
+    writer_sequence,
 )
-from medallion_platform.lakehouse.damage import verify
+from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.damaged_files import verify_data_file
 from medallion_platform.lakehouse.delta_log import FileEntry, commit_text
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
-from medallion_platform.storage import at_once, options, remove, store
+from medallion_platform.lakehouse.polars_writer import scan_data_files
+from medallion_platform.storage import delta_storage_options, remove_folder, run_in_parallel, store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +59,7 @@ BATCH_BYTES = 512 * 1024 * 1024
 ROW_GROUP = 65_536
 """Rows that a reader skips or reads at once within a file."""
 
+_LOG = logging.getLogger(__name__)
 _ZSTD = 3
 _SMALL = 8
 """A file under an eighth of the target is worth merging with others."""
@@ -66,7 +70,7 @@ _CHECKPOINT = re.compile(r"_delta_log/(\d{20})\.checkpoint.*\.parquet")
 
 
 class UnsupportedTable(MedallionError):
-    """The table uses a feature under which its files cannot be taken at face value."""
+    """The table uses a Delta feature by which its files alone do not determine its rows."""
 
     kind = Kind.PERMANENT
 
@@ -85,7 +89,7 @@ class OptimizeResult:
 
 @dataclass(frozen=True)
 class VacuumResult:
-    """What `vacuum` deleted. kept: files that no live version needs, but the retention does."""
+    """What `vacuum` deleted. kept: files that only versions within the retention still need."""
 
     removed: int
     removed_bytes: int
@@ -104,7 +108,7 @@ class MaintenanceResult:
 
 @dataclass(frozen=True)
 class Storage:
-    """What a table takes. kept_bytes: replaced files that the retention still needs."""
+    """The storage that a table uses. kept_bytes: replaced files that the retention still needs."""
 
     files: int
     small_files: int
@@ -112,16 +116,16 @@ class Storage:
     kept_bytes: int
 
 
-def storage(lake: Lake, table: str) -> Storage:
-    """Count a table's files; a file is small under an eighth of the target, if it is not alone."""
+def measure_storage(lake: Lake, table: str) -> Storage:
+    """Count a table's files; small: below an eighth of the target size, unless it is the only file."""
     found = lake.open(table)
     sizes = [f["size_bytes"] for f in files_of(found)] if found else []
     small = sum(1 for s in sizes if s < TARGET_BYTES / _SMALL) if len(sizes) > 1 else 0
-    on_disk = sum(size for path, size, _ in _listed(lake.path(table)) if path.endswith(".parquet"))
+    on_disk = sum(size for path, size, _ in _list_files(lake.path(table)) if path.endswith(".parquet"))
     return Storage(len(sizes), small, sum(sizes), max(on_disk - sum(sizes), 0))
 
 
-def maintain(
+def maintain_table(
     lake: Lake,
     table: str,
     cluster_by: Sequence[str] = (),
@@ -129,16 +133,16 @@ def maintain(
     retention: timedelta = RETENTION,
     now: datetime | None = None,
 ) -> MaintenanceResult:
-    """Optimize, then vacuum, then roll up old commits.
+    """Optimize, then vacuum, then archive old commits.
 
     Raises:
-        CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
-        UnsupportedTable: the table's files cannot be taken at face value.
+        CommitConflict: a writer committed first; nothing was rewritten, run it again.
+        UnsupportedTable: the table's files alone do not determine its rows.
     """
     started = time.monotonic()
     optimized = optimize(lake, table, cluster_by)
     vacuumed = vacuum(lake, table, retention, now=now)
-    log_archive.archive(lake.path(table), now)
+    log_archive.archive_log(lake.path(table), now)
     return MaintenanceResult(table, optimized, vacuumed, round(time.monotonic() - started, 3))
 
 
@@ -152,22 +156,21 @@ def optimize(
 ) -> OptimizeResult:
     """Merge small files of each partition, rows sorted by `cluster_by` (several: along a Z-curve).
 
-    Files that are clustered already are left alone until what came since is worth it; a second run
-    does nothing.
+    Clustered files are not rewritten until enough new files exist; a second run does nothing.
 
     Raises:
-        CommitConflict: a writer committed meanwhile; nothing was rewritten, run it again.
+        CommitConflict: a writer committed first; nothing was rewritten, run it again.
         UnsupportedTable: the table uses deletion vectors or column mapping.
-        DamagedFile: a file to rewrite is gone or damaged.
+        DamagedFile: a file to rewrite is missing or damaged.
     """
-    opened = _open(lake, table)
+    opened = _open_supported(lake, table)
     files = files_of(opened)
     partition_by = opened.metadata().partition_columns
-    mark = _mark(cluster_by)
+    mark = _cluster_prefix(cluster_by)
     chosen = [
         batch
-        for group in _by_partition(files, partition_by)
-        for batch in _batches(worth_rewriting(group, mark, target_bytes), batch_bytes)
+        for group in _files_by_partition(files, partition_by)
+        for batch in _rewrite_batches(files_to_rewrite(group, mark, target_bytes), batch_bytes)
     ]
     before, size = len(files), sum(f["size_bytes"] for f in files)
     if not chosen:
@@ -179,17 +182,17 @@ def optimize(
     root, folder = lake.path(table), f"staged-{uuid.uuid4().hex}"
     for batch in chosen:
         for file in batch:
-            verify(lake, table, file)  # what is damaged must not get a checksum that says it is whole
-        _rewrite(opened, root, folder, batch, cluster_by, mark, target_bytes)
-    added = staged_files(root, folder, partition_by)
+            verify_data_file(opened, file)  # what is damaged must not get a checksum that says it is whole
+        _rewrite_files(opened, root, folder, batch, cluster_by, mark, target_bytes)
+    added = move_staged_files(root, folder, partition_by)
     removed = [f for batch in chosen for f in batch]
     rows = sum(f["num_records"] for f in removed)
     if sum(f.rows for f in added) != rows:
         raise RuntimeError(f"{table}: {rows} rows were read to cluster them, but not as many written")
-    remove(root, folder)
-    _commit(lake, table, opened, added, removed)
+    remove_folder(root, folder)
+    _commit_swap(lake, table, opened, added, removed)
     after = files_of(opened)
-    return OptimizeResult(
+    done = OptimizeResult(
         opened.version(),
         before,
         len(after),
@@ -197,24 +200,26 @@ def optimize(
         sum(f["size_bytes"] for f in after),
         len(removed),
     )
+    _LOG.info("%s: %s files rewritten", table, len(removed), extra={"table": table, **asdict(done)})
+    return done
 
 
 def vacuum(
     lake: Lake, table: str, retention: timedelta = RETENTION, *, now: datetime | None = None
 ) -> VacuumResult:
-    """Delete the files below the table's folder that nobody within the retention can ask for.
+    """Delete the files below the table's folder that no version within the retention needs.
 
-    Kept are: files of the newest version; files that a version replaced less than `retention` ago
-    needs; and whatever was written less than `retention` ago, referenced or not, because a running
-    refresh may yet commit it. What a dead run staged goes once it is that old.
+    Kept are files of the newest version, files of versions that were replaced less than `retention` ago, and
+    all files written less than `retention` ago, because a running refresh may still commit them. Staged files
+    of a dead run are deleted when they are that old.
     """
     cutoff = (now or datetime.now(UTC)) - retention
     root = lake.path(table)
-    listed = _listed(root)
+    listed = _list_files(root)
     # The log is read after the listing: what a writer commits in between is known.
-    opened = _open(lake, table)
+    opened = _open_supported(lake, table)
     live = {f["path"] for f in files_of(opened)}
-    needed = live | _replaced_since(root, cutoff)
+    needed = live | _files_replaced_since(root, cutoff)
     unneeded = [(p, s, modified) for p, s, modified in listed if p not in needed]
     dead = [
         (p, s)
@@ -222,14 +227,17 @@ def vacuum(
         if modified < cutoff and not PurePosixPath(p).name.startswith("deletion_vector")
     ]
     store(root).delete([path for path, _ in dead])
-    return VacuumResult(len(dead), sum(s for _, s in dead), len({p for p, _, _ in listed} - live) - len(dead))
+    kept = len({p for p, _, _ in listed} - live) - len(dead)
+    done = VacuumResult(len(dead), sum(s for _, s in dead), kept)
+    _LOG.info("%s: %s files deleted", table, done.removed, extra={"table": table, **asdict(done)})
+    return done
 
 
-def worth_rewriting(files: Sequence[FileEntry], mark: str, target_bytes: int) -> list[FileEntry]:
-    """Of one partition's files, those to rewrite together.
+def files_to_rewrite(files: Sequence[FileEntry], mark: str, target_bytes: int) -> list[FileEntry]:
+    """The files of one partition to rewrite together.
 
-    Pending are files that are not clustered, or small; they are merged with each other. Once they make
-    up a quarter of the others, all are rewritten: the better order is worth it, where there is one.
+    Files that are small or not clustered are merged with each other. When they are a quarter of the others,
+    all files are rewritten, because the better order is worth the cost.
     """
     small = target_bytes // _SMALL
     pending, settled = [], []
@@ -237,7 +245,7 @@ def worth_rewriting(files: Sequence[FileEntry], mark: str, target_bytes: int) ->
         clustered = f["path"].rpartition("/")[2].startswith(mark)
         (settled if clustered and f["size_bytes"] >= small else pending).append(f)
     waiting = sum(f["size_bytes"] for f in pending)
-    ordered = mark != _mark(())
+    ordered = mark != _cluster_prefix(())
     if ordered and settled and pending and waiting * 4 >= sum(f["size_bytes"] for f in settled):
         return list(files)
     if len(pending) == 1:
@@ -247,8 +255,8 @@ def worth_rewriting(files: Sequence[FileEntry], mark: str, target_bytes: int) ->
     return pending
 
 
-def curve(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """The rows in an order in which neighbours have close values of every one of `columns`.
+def sort_along_curve(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows in an order in which neighbours have similar values in each of `columns`.
 
     One column: sorted by it. Several: by their ranks with interleaved bits (Morton order), so that
     a filter on any of them skips most files.
@@ -270,26 +278,26 @@ def curve(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     return frame.with_columns(code).sort("_curve", *columns, maintain_order=True).drop("_curve")
 
 
-def _open(lake: Lake, table: str) -> DeltaTable:
+def _open_supported(lake: Lake, table: str) -> DeltaTable:
     found = lake.open(table)
     if found is None:
         raise FileNotFoundError(f"{table}: no such table in {lake.root}")
     return found
 
 
-def _mark(cluster_by: Sequence[str]) -> str:
-    """How the names of files begin that are clustered by these columns."""
+def _cluster_prefix(cluster_by: Sequence[str]) -> str:
+    """The prefix of the names of files that are clustered by these columns."""
     return f"clustered-{hashlib.sha256(repr(tuple(cluster_by)).encode()).hexdigest()[:8]}-"
 
 
-def _by_partition(files: Iterable[FileEntry], partition_by: Sequence[str]) -> list[list[FileEntry]]:
+def _files_by_partition(files: Iterable[FileEntry], partition_by: Sequence[str]) -> list[list[FileEntry]]:
     groups: dict[tuple[Any, ...], list[FileEntry]] = {}
     for f in sorted(files, key=lambda f: f["path"]):
         groups.setdefault(tuple(f[f"partition.{c}"] for c in partition_by), []).append(f)
     return list(groups.values())
 
 
-def _batches(files: Sequence[FileEntry], most_bytes: int) -> Iterator[list[FileEntry]]:
+def _rewrite_batches(files: Sequence[FileEntry], most_bytes: int) -> Iterator[list[FileEntry]]:
     """Files of one partition in groups that fit into memory (a file is never split)."""
     batch: list[FileEntry] = []
     size = 0
@@ -303,7 +311,7 @@ def _batches(files: Sequence[FileEntry], most_bytes: int) -> Iterator[list[FileE
         yield batch
 
 
-def _rewrite(
+def _rewrite_files(
     table: DeltaTable,
     root: str,
     folder: str,
@@ -319,26 +327,17 @@ def _rewrite(
     schema = pl.scan_delta(table).collect_schema()
     inside = {c: t for c, t in schema.items() if c not in partition_by}
     # A column that the table got after the file was written is null in it. One that the table does not
-    # have tells of a dead letter, and is null in all rows (see `spark.stage`).
-    frame = pl.scan_parquet(
-        [f"{root}/{f['path']}" for f in batch],
-        schema=inside,
-        missing_columns="insert",
-        extra_columns="ignore",
-        hive_partitioning=False,
-        glob=False,
-        storage_options=options(root),
-        cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
-    ).collect()
-    frame = curve(frame, [c for c in cluster_by if c in inside])
+    # have tells of a dead letter, and is null in all rows (see `spark_tables.stage`).
+    frame = scan_data_files(root, (f["path"] for f in batch), inside).collect()
+    frame = sort_along_curve(frame, [c for c in cluster_by if c in inside])
     partition = partition_of(batch[0], partition_by)
     pieces = max(1, math.ceil(sum(f["size_bytes"] for f in batch) / target_bytes))
     rows = max(1, math.ceil(frame.height / pieces))
     run = uuid.uuid4().hex
     for n, start in enumerate(range(0, frame.height, rows)):
-        write_file(
+        stage_parquet_file(
             root,
-            f"{folder}/{paths.below(partition, f'{mark}{run}-{n:04}.parquet')}",
+            f"{folder}/{paths.partition_file_path(partition, f'{mark}{run}-{n:04}.parquet')}",
             frame.slice(start, rows).to_arrow(),
             compression="zstd",
             compression_level=_ZSTD,
@@ -346,16 +345,16 @@ def _rewrite(
         )
 
 
-def _commit(
+def _commit_swap(
     lake: Lake,
     table: str,
     opened: DeltaTable,
     added: Sequence[StagedFile],
     removed: Sequence[FileEntry],
 ) -> None:
-    """Swap the files in one commit that changes no row and fences every writer.
+    """Swap the files in one commit that changes no row, with a conflict for concurrent writers.
 
-    What was only appended meanwhile does not matter; where a file is gone, its rows are no longer these.
+    Files that were appended since do not matter; if a file to swap is gone, the swap is refused.
     """
     for _ in range(_ATTEMPTS):
         opened.update_incremental()
@@ -363,13 +362,13 @@ def _commit(
         if any(f["path"] not in live for f in removed):
             break
         try:
-            return _swap(lake, table, opened, added, removed)
+            return _swap_files(lake, table, opened, added, removed)
         except CommitConflict:
             continue
-    raise CommitConflict(f"{table}: a writer committed meanwhile; optimize it again")
+    raise CommitConflict(f"{table}: a writer committed meanwhile", remedy="optimize it again")
 
 
-def _swap(
+def _swap_files(
     lake: Lake,
     table: str,
     opened: DeltaTable,
@@ -388,11 +387,11 @@ def _swap(
     swap += [
         RemoveAction(f["path"], False, stamp, f["size_bytes"], partition_of(f, partition_by)) for f in removed
     ]
-    metadata = {"maintenance": f"{len(removed)} files clustered into {len(added)}"}
+    metadata = {"maintenance": f"{counted(len(removed), 'files')} clustered into {len(added)}"}
     last = lake.last_record(table)
     if last is not None:
         metadata["userMetadata"] = last.to_json()
-    sequence = sequence_of(opened)
+    sequence = writer_sequence(opened)
     try:
         opened.create_write_transaction(
             swap,
@@ -409,12 +408,12 @@ def _swap(
     except CommitFailedError as error:
         if not is_conflict(error):
             raise
-        raise CommitConflict(f"{table}: a writer committed meanwhile; optimize it again") from error
+        raise CommitConflict(f"{table}: a writer committed meanwhile", remedy="optimize it again") from error
     opened.update_incremental()
 
 
-def _listed(root: str) -> list[tuple[str, int, datetime]]:
-    """(path, size, modified) of every file below the table's folder, the log left out."""
+def _list_files(root: str) -> list[tuple[str, int, datetime]]:
+    """(path, size, modified) of every file below the table's folder, without its Delta log."""
     return sorted(
         (f["path"], f["size"], f["last_modified"])
         for f in store(root).list().collect()
@@ -422,35 +421,35 @@ def _listed(root: str) -> list[tuple[str, int, datetime]]:
     )
 
 
-def _replaced_since(root: str, cutoff: datetime) -> set[str]:
-    """Files that a commit after `cutoff` took away: a version within the retention needs them."""
+def _files_replaced_since(root: str, cutoff: datetime) -> set[str]:
+    """Files that were removed by a commit after `cutoff`: a version within the retention needs them."""
     found: set[str] = set()
 
     def note(removed: FileEntry | None) -> None:
         if removed:
             stamp = removed.get("deletionTimestamp")
             if stamp is None or stamp >= cutoff.timestamp() * 1000:
-                found.add(paths.below_table(removed["path"]))
+                found.add(paths.path_below_table(removed["path"]))
 
     log_files = sorted(f["path"] for f in store(root).list("_delta_log").collect())
-    texts = at_once(partial(commit_text, root), log_archive.commits(log_files))
+    texts = run_in_parallel(partial(commit_text, root), log_archive.commits_by_version(log_files))
     # One that is gone by now was archived: into a bundle that was made since.
-    for text in chain(filter(None, texts), log_archive.made_since(root, cutoff)):
+    for text in chain(filter(None, texts), log_archive.commits_archived_since(root, cutoff)):
         for line in text.splitlines():
             if b'"remove"' in line:
                 note(json.loads(line).get("remove"))
     # Commits that were cleaned from the log live on in its checkpoints.
-    for removed in _in_checkpoint(root, log_files):
+    for removed in _removes_in_checkpoint(root, log_files):
         note(removed)
     return found
 
 
-def _in_checkpoint(root: str, log_files: Sequence[str]) -> Iterator[FileEntry]:
-    """The `remove` actions in the newest checkpoint (which may have several parts) of a log's files."""
+def _removes_in_checkpoint(root: str, log_files: Sequence[str]) -> Iterator[FileEntry]:
+    """The `remove` actions in the newest checkpoint of a log; it may have several parts."""
     import polars as pl
 
     found = [match for f in log_files if (match := _CHECKPOINT.fullmatch(f))]
     for part in (match[0] for match in found if match[1] == found[-1][1]):
-        rows = pl.scan_parquet(f"{root}/{part}", storage_options=options(root))
+        rows = pl.scan_parquet(f"{root}/{part}", storage_options=delta_storage_options(root))
         removes = rows.select(pl.col("remove").struct.field("path", "deletionTimestamp"))
         yield from removes.filter(pl.col("path").is_not_null()).collect().to_dicts()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def partition(columns: Collection[str]) -> pl.Expr:
-    """The `partition` (String) of letters that have these columns, null where these have none for it."""
+def partition_of_old_letters(columns: Collection[str]) -> pl.Expr:
+    """The `partition` (String) of letters with these columns; null if none of them holds it."""
     import polars as pl
 
     return pl.coalesce(*(c for c in ("partition", "unit") if c in columns), pl.lit(None, pl.String)).alias(
@@ -26,8 +26,8 @@ def partition(columns: Collection[str]) -> pl.Expr:
     )
 
 
-def coded(letters: pl.LazyFrame) -> pl.LazyFrame:
-    """The letters, those without a `code` (String) with it, and the `detail` (JSON text) of lost files."""
+def add_codes(letters: pl.LazyFrame) -> pl.LazyFrame:
+    """The letters, with a `code` (String) where it is missing, and the `detail` (JSON text) of lost files."""
     import polars as pl
 
     sentence = pl.col("violations").list.first()

@@ -10,99 +10,131 @@ from medallion_platform.lakehouse import paths
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
     StagedFile,
-    commit,
+    commit_files,
     is_conflict,
-    sequence_of,
-    write_file,
+    stage_parquet_file,
+    write_parquet_file,
+    writer_sequence,
     writer_transaction,
 )
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.lake import path_of
-from medallion_platform.lakehouse.log_archive import put_back
-from medallion_platform.storage import store
+from medallion_platform.lakehouse.damaged_files import verify_file_ends
+from medallion_platform.lakehouse.lake import files_of, path_of
+from medallion_platform.lakehouse.log_archive import put_back_commits
+from medallion_platform.storage import delta_storage_options, store
 
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from deltalake import DeltaTable
 
+    from medallion_platform.lakehouse.delta_log import FileEntry
 
-def append(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, positions: Mapping[str, int]) -> int:
-    """Append rows, their record and the positions they reach in one commit; gives its version.
 
-    table: opened before the work began, so that a second writer is noticed. New columns are added.
+def append_rows(
+    table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, positions: Mapping[str, int]
+) -> int:
+    """Append rows with their record and positions in one commit; returns its version.
+
+    table: opened before the work began, so that a second writer is detected. New columns are added.
 
     Raises:
-        CommitConflict: another writer committed meanwhile.
+        CommitConflict: another writer committed first.
     """
     if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
-        raise CommitConflict(f"{table.metadata().name}: another writer committed first; run it again")
+        raise CommitConflict(f"{table.metadata().name}: another writer committed first")
     add_columns(table, rows.clear().to_arrow().schema)
     root, partition_by = path_of(table), table.metadata().partition_columns
-    files = [write(root, path, part, values) for path, values, part in parts(rows, partition_by)]
-    return commit(table, record, add=files, positions=positions)
+    files = [
+        write_partition_file(root, path, part, values)
+        for path, values, part in split_by_partition(rows, partition_by)
+    ]
+    return commit_files(table, record, add=files, positions=positions)
 
 
-def parts(
+def split_by_partition(
     rows: pl.DataFrame, partition_by: Sequence[str], folder: str = ""
 ) -> Iterator[tuple[str, dict[str, str | None], pl.DataFrame]]:
-    """The rows of each partition, with a new file's path below a folder, and the partition's values."""
+    """For each partition: the path of a new file below `folder`, the partition's values, and its rows."""
     if rows.is_empty():
         return
     for part in rows.partition_by(list(partition_by), maintain_order=True) if partition_by else [rows]:
-        values = {c: paths.text(part[c].item(0)) for c in partition_by}
-        file = paths.below(values, f"{uuid4().hex}.parquet")
+        values = {c: paths.partition_value_text(part[c].item(0)) for c in partition_by}
+        file = paths.partition_file_path(values, f"{uuid4().hex}.parquet")
         yield f"{folder}/{file}" if folder else file, values, part
 
 
-def write(
+def write_partition_file(
     root: str, path: str, rows: pl.DataFrame, partition: Mapping[str, str | None] | None = None
 ) -> StagedFile:
-    """Rows of one partition as a file, written cheaply, with bounds of what is not text.
+    """Write the rows of one partition as a file to be committed (see `write_parquet_file`)."""
+    table = _in_arrow(rows, partition)
+    return write_parquet_file(root, path, table, partition, **_as_written(table))
 
-    Clustering compresses them for good; dictionaries of payloads and keys would be built for nothing.
-    """
+
+def stage_partition_file(
+    root: str, path: str, rows: pl.DataFrame, partition: Mapping[str, str | None] | None = None
+) -> None:
+    """Write the rows of one partition as a file below a staged folder (see `move_staged_files`)."""
+    table = _in_arrow(rows, partition)
+    stage_parquet_file(root, path, table, **_as_written(table))
+
+
+def _in_arrow(rows: pl.DataFrame, partition: Mapping[str, str | None] | None) -> pa.Table:
     import polars as pl
+
+    return rows.drop(partition or ()).to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _as_written(table: pa.Table) -> dict[str, Any]:
+    """Options of a file: little compression, no dictionaries, and bounds except for text.
+
+    Clustering compresses better later; dictionaries of payloads and keys would be of no use.
+    """
     import pyarrow as pa
 
-    table = rows.drop(partition or ()).to_arrow(compat_level=pl.CompatLevel.oldest())
     bounded = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
-    return write_file(
-        root,
-        path,
-        table,
-        partition,
-        compression="snappy",
-        use_dictionary=False,
-        write_statistics=bounded,
-    )
+    return {"compression": "snappy", "use_dictionary": False, "write_statistics": bounded}
 
 
-def batches(root: str, path: str) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file, some at a time (see `pieces`)."""
+def read_file_batches(root: str, path: str) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file in pieces of bounded size (see `storage.pieces`)."""
     import obstore
     import polars as pl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from medallion_platform import pieces
+    from medallion_platform.storage import pieces
 
-    def opened(repeated: Sequence[int] = ()) -> pq.ParquetFile:
+    def opened(**options: Any) -> pq.ParquetFile:
         reader = obstore.open_reader(store(root), path)
-        return pq.ParquetFile(pa.PythonFile(_ObjectFile(reader), mode="r"), read_dictionary=list(repeated))
+        return pq.ParquetFile(pa.PythonFile(_ObjectFile(reader), mode="r"), **options)
 
-    with opened() as file:
-        repeated = pieces.repeated(file)
-    with opened(repeated) as file:
-        names = file.schema_arrow.names
-        for group in range(file.num_row_groups):
-            for piece in pieces.of_group(file, group):
-                columns = [pieces.written_out(column) for column in piece.columns]
-                yield pl.DataFrame(pl.from_arrow(pa.Table.from_arrays(columns, names=names)))
+    for piece in pieces.of_file(opened):
+        yield pl.DataFrame(pl.from_arrow(pa.Table.from_batches([piece])))
+
+
+def scan_data_files(root: str, files: Iterable[str], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """These columns of a table's data files; null where they are newer than a file.
+
+    schema: of columns that files hold, so of none by which the table is partitioned.
+    """
+    import polars as pl
+
+    return pl.scan_parquet(
+        [f"{root}/{file}" for file in files],
+        schema=dict(schema) or None,
+        missing_columns="insert",
+        extra_columns="ignore",
+        hive_partitioning=False,
+        glob=False,
+        storage_options=delta_storage_options(root),
+        cast_options=pl.ScanCastOptions(datetime_cast=["nanosecond-downcast", "convert-timezone"]),
+    )
 
 
 class _ObjectFile:
-    """An object as Arrow wants a file."""
+    """An object in the form of a file for Arrow."""
 
     closed = False
 
@@ -116,18 +148,18 @@ class _ObjectFile:
         self.closed = True
 
 
-def replace(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, predicate: str | None) -> int:
-    """Put rows in the place of those that match `predicate` (None: of all); gives the version.
+def replace_rows(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, predicate: str | None) -> int:
+    """Replace the rows that match `predicate` (None: all rows); returns the version.
 
-    Where all are replaced, columns take the types of the rows. No column goes.
+    If all rows are replaced, columns take the types of the new rows. No column is dropped.
 
     Raises:
-        CommitConflict: another writer committed meanwhile.
+        CommitConflict: another writer committed first.
     """
     import polars as pl
     from deltalake import write_deltalake
 
-    schema_mode: Literal["merge", "overwrite"] | None = _schema_mode(table, rows)
+    schema_mode: Literal["merge", "overwrite"] | None = _schema_mode_for(table, rows)
     if predicate is None:
         have = pl.scan_delta(table).collect_schema()
         if any(rows.schema.get(name, kind) != kind for name, kind in have.items()):
@@ -145,35 +177,35 @@ def replace(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, predica
     return table.version()
 
 
-def delete(table: DeltaTable, predicate: str, record: CommitRecord) -> None:
-    """Take away the rows that match a predicate; on record also where none does.
+def delete_rows(table: DeltaTable, predicate: str, record: CommitRecord) -> None:
+    """Delete the rows that match a predicate; a commit is made even if none matches.
 
     Raises:
-        CommitConflict: another writer committed meanwhile.
+        CommitConflict: another writer committed first.
     """
     with writer_transaction(table, record.sequence, record) as properties:
         table.delete(predicate, commit_properties=properties)
-    if sequence_of(table) < record.sequence:
-        commit(table, record)
+    if writer_sequence(table) < record.sequence:
+        commit_files(table, record)
 
 
-def restore(table: DeltaTable, version: int, record: CommitRecord) -> None:
-    """Bring the rows back that the table had at a version, where it is not that one still.
+def restore_version(table: DeltaTable, version: int, record: CommitRecord) -> None:
+    """Restore the rows of an earlier version; does nothing if this is still the newest version.
 
     Raises:
-        CommitConflict: another writer committed meanwhile.
+        CommitConflict: another writer committed first.
     """
     if table.version() > version:
-        put_back(path_of(table), version)
+        put_back_commits(path_of(table), version)
         with writer_transaction(table, record.sequence, record) as properties:
             table.restore(version, commit_properties=properties)
 
 
 def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
-    """Give a table those of these columns that it lacks, null in the rows that are there.
+    """Add the columns that a table lacks; they are null in existing rows.
 
     Raises:
-        CommitConflict: another writer changed the table's columns meanwhile, or committed.
+        CommitConflict: another writer changed the table's columns, or committed first.
     """
     from deltalake import Field, Schema
     from deltalake.exceptions import CommitFailedError
@@ -184,35 +216,52 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
     ]
     if not new:
         return
-    name, seen = table.metadata().name, sequence_of(table)
+    name, seen = table.metadata().name, writer_sequence(table)
     try:
         table.alter.add_columns(new)
     except CommitFailedError as error:
         if not is_conflict(error):
             raise
         raise CommitConflict(f"{name}: another writer added columns first ({error})") from error
-    if sequence_of(table) != seen:  # the table stands behind that writer now
-        raise CommitConflict(f"{name}: another writer committed first; run it again")
+    if writer_sequence(table) != seen:  # the table stands behind that writer now
+        raise CommitConflict(f"{name}: another writer committed first")
 
 
-def _schema_mode(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:
-    """Rows may have more columns than the table, and fewer."""
+def _schema_mode_for(table: DeltaTable, rows: pl.DataFrame) -> Literal["merge"] | None:
+    """The schema mode for rows with more or fewer columns than the table."""
     return "merge" if set(rows.columns) != {f.name for f in table.schema().fields} else None
 
 
-def key_rows(
+def scan_rows(table: DeltaTable, files: Iterable[FileEntry] | None = None) -> pl.LazyFrame:
+    """The rows of a table, for work to which a column that is read as nulls would be a loss.
+
+    files: those that have the rows to which the caller limits the result, None for all.
+
+    Raises:
+        DamagedFile: one of them is missing, or its end is damaged.
+    """
+    import polars as pl
+
+    verify_file_ends(table, files_of(table) if files is None else files)
+    return pl.scan_delta(table)
+
+
+def read_key_columns(
     table: DeltaTable,
     key: Iterable[str],
     bounds: Mapping[str, tuple[object, object]],
     also: Iterable[str] = (),
 ) -> pl.DataFrame:
-    """The key columns (and `also`) of rows whose columns lie within `bounds` (both ends included).
+    """The key columns (and `also`) of rows with values within `bounds` (both ends included).
 
-    Files whose statistics lie outside are not opened.
+    Files with statistics outside the bounds are not opened.
+
+    Raises:
+        DamagedFile: a file is missing, or its end is damaged.
     """
     import polars as pl
 
-    scan = pl.scan_delta(table)
+    scan = scan_rows(table, files_of(table, bounds))
     for column, (low, high) in bounds.items():
         scan = scan.filter(pl.col(column).is_between(pl.lit(low), pl.lit(high)))
     return scan.select(*dict.fromkeys([*key, *also])).collect()

@@ -1,4 +1,4 @@
-"""The known state of tables, kept within a process.
+"""The known state of tables, kept within a process (`known_facts`: from one command to the next).
 
 Opening a table reads its Delta log: two milliseconds for a short log, half a second for a long one.
 Afterwards two requests by file name are enough: is there a commit after the known one, and is the known one
@@ -8,15 +8,17 @@ still the same? If nothing changed, nothing is read; if the log grew, only the n
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medallion_platform.lakehouse import delta_log
+from medallion_platform.lakehouse import delta_log, known_facts
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
+
+    from medallion_platform.lakehouse.known_facts import KnownTable
 
 T = TypeVar("T")
 
@@ -49,21 +51,29 @@ class TableState:
     def __init__(
         self,
         path: str,
-        table: DeltaTable,
+        version: int,
         reopen: Open,
+        table: DeltaTable | None = None,
+        *,
         opened_at: int | None = None,
         folds: _Folds | None = None,
+        known: KnownTable | None = None,
     ) -> None:
-        self.path, self.version = path, table.version()
+        self.path, self.version = path, version
         # None where the commit is gone already: then this is not the table any more, and is not kept.
         self.mark = delta_log.mark(path, self.version)
-        self.files: int = table.get_add_actions().num_rows
         self._reopen = reopen
-        self._opened_at = self.version if opened_at is None else opened_at
-        self._table: DeltaTable | None = table
+        self._opened_at = version if opened_at is None else opened_at
+        self._table = table
+        self._known = known
         self._facts: dict[Hashable, Any] = {}
         self._folds = folds or _Folds()
         self._lock = RLock()
+
+    @property
+    def files(self) -> int:
+        """How many data files it has."""
+        return self.fact("files", lambda table: table.get_add_actions().num_rows)
 
     @property
     def state(self) -> Hashable:
@@ -74,8 +84,18 @@ class TableState:
         """A fact about this version, computed once by `of` (which must not change the table)."""
         with self._lock:
             if name not in self._facts:
-                self._facts[name] = of(self._opened())
+                self._facts[name] = self._known_or_found(("fact", name), lambda: of(self._opened()))
             return self._facts[name]
+
+    def fact_with(self, others: Sequence[TableState | None], name: Hashable, find: Callable[[], T]) -> T:
+        """A fact about this version and those of other tables (None: there is no such table).
+
+        It is cached if facts are kept for the next command, under the fingerprints of all their Delta logs.
+        """
+        logs = ["" if other is None else other._log for other in others]
+        if self._log is None or None in logs:
+            return find()
+        return self.fact((name, *logs), lambda _: find())
 
     def ask(self, of: Callable[[DeltaTable], T]) -> T:
         """The result of `of` (which must not change the table) at this version, not cached."""
@@ -94,7 +114,7 @@ class TableState:
             return before
         if until > self.version:  # somebody else has looked meanwhile, and sees more
             return go_on(-1, None)
-        found = go_on(until, before)
+        found = self._known_or_found(("fold", name), lambda: go_on(until, before))
         with self._folds.lock:
             kept = self._folds.found
             if kept.get(name, (-1, None))[0] < self.version:
@@ -128,9 +148,20 @@ class TableState:
             table.update_incremental()
         except (DeltaError, OSError):  # whoever opens it anew says why
             return None
-        if table.version() > self._opened_at + FOLLOWED:
+        version = table.version()
+        if version > self._opened_at + FOLLOWED:
             return None
-        return TableState(self.path, table, self._reopen, self._opened_at, self._folds)
+        return TableState(
+            self.path, version, self._reopen, table, opened_at=self._opened_at, folds=self._folds
+        )
+
+    @property
+    def _log(self) -> str | None:
+        """The fingerprint of its Delta log, if facts are kept under it for the next command."""
+        return self._known and self._known.log
+
+    def _known_or_found(self, name: Hashable, find: Callable[[], T]) -> T:
+        return self._known.fact(name, find) if self._known else find()
 
     def _opened(self) -> DeltaTable:
         if self._table is None:  # it went on to a later standing
@@ -162,8 +193,20 @@ def _now(known: TableState | None, path: str, reopen: Open) -> TableState | None
             # Asked again: what was read in between is of the log that was known.
             if later is not None and known.is_the_same():
                 return later
+    return _opened(path, reopen)
+
+
+def _opened(path: str, reopen: Open) -> TableState | None:
+    """The table as a former command found it if its Delta log is unchanged, otherwise as it is read now."""
+    known = known_facts.tables()
+    log = delta_log.fingerprint(path) if known else None
+    if known and log and (recalled := known.recall(path, log)):
+        return TableState(path, recalled.version, reopen, known=recalled)
     table = reopen(None)
-    return None if table is None else TableState(path, table, reopen)
+    if table is None:
+        return None
+    kept = known.add(path, log, table.version()) if known and log else None
+    return TableState(path, table.version(), reopen, table, known=kept)
 
 
 @dataclass

@@ -11,28 +11,28 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from medallion_platform.project import ProjectError
+from medallion_platform.installation.project import ProjectError
 
 _TEMPLATE = Path(__file__).with_name("template")
 
 
-def make(name: str, folder: Path) -> list[Path]:
-    """Write a new project into `folder`, which is not there yet or empty; gives its files.
+def make_project(name: str, folder: Path) -> list[Path]:
+    """Write a new project into `folder`, which must be new or empty; returns its files.
 
     Raises:
-        ProjectError: the name cannot be that of a module or is taken, or the folder is not empty.
+        ProjectError: the name is no valid module name or is taken, or the folder is not empty.
     """
     _refuse_name(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ProjectError(f"{folder} is not empty", remedy="choose another name, or empty it")
-    made: list[Path] = []
+    written: list[Path] = []
     for source in sorted(p for p in _TEMPLATE.rglob("*.in") if p.is_file()):
         path = str(source.relative_to(_TEMPLATE)).removesuffix(".in")
         target = folder / path.replace("NAME", name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(source.read_text(encoding="utf-8").replace("NAME", name), encoding="utf-8")
-        made.append(target)
-    return made
+        written.append(target)
+    return written
 
 
 def _refuse_name(name: str) -> None:
@@ -42,13 +42,13 @@ def _refuse_name(name: str) -> None:
         raise ProjectError(
             f"{name!r} cannot name a Python package", remedy=f"use small letters, digits and _: {meant}"
         )
-    if name in sys.stdlib_module_names or name in ("example", "tests") or _is_module(name):
+    if name in sys.stdlib_module_names or name in ("example", "tests") or _is_importable(name):
         raise ProjectError(
             f"{name} is the name of a module that is there already", remedy="choose another one"
         )
 
 
-def _is_module(name: str) -> bool:
-    """Whether a module of this name can be imported; a mere folder of this name is none."""
+def _is_importable(name: str) -> bool:
+    """Whether a module of this name can be imported; a folder without a module does not count."""
     found = find_spec(name)
     return found is not None and found.loader is not None and found.origin is not None

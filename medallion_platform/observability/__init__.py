@@ -1,4 +1,4 @@
 """Metrics and health of a running process.
 
-Not here: what is known about tables, which is in their commits and in Dagster.
+Does not belong here: the state of tables, which is in their commits and in Dagster.
 """

@@ -63,11 +63,11 @@ class WorkerMetrics:
         self._last.labels(self._source).set_to_current_time()
 
     def idle(self) -> None:
-        """Nothing came."""
+        """No records arrived."""
         self._turn("")
 
     def waits(self, why: str) -> None:
-        """Nothing can be taken in now."""
+        """Nothing can be taken in now, for this reason."""
         self._turn(why)
         self._waits.labels(self._source).inc()
 
@@ -78,14 +78,14 @@ class WorkerMetrics:
 
     @property
     def not_ready(self) -> str:
-        """Why nothing can be taken in now; empty where it can."""
+        """Why nothing can be taken in now; empty if it can."""
         return self._why if self.alive else f"the worker has not responded for {STUCK:.0f} s"
 
     def _turn(self, why: str) -> None:
         self._turned, self._why = self._clock(), why
 
 
-def serve(metrics: WorkerMetrics, host: str, port: int) -> WSGIServer:
+def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> WSGIServer:
     """Serve in a thread of its own until the process ends; port 0 takes any free port.
 
     Raises:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from medallion_platform.orchestration import checks, partitions, reports
-from medallion_platform.orchestration.event_log import in_bulk
-from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, pool_of, serving_of
-from medallion_platform.orchestration.progress import tell
+from medallion_platform.orchestration.event_log import log_partitions_in_bulk
+from medallion_platform.orchestration.failures import TableFailure, failure
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
+from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.run_log_observer import RunLogObserver
+from medallion_platform.orchestration.written_tables_tag import report_written_tables
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.freshness import FRESH_WITHIN
@@ -24,8 +27,14 @@ if TYPE_CHECKING:
     from medallion_platform.pipeline.intake.result import IntakeResult
 
 
+_BY_ITSELF = (
+    "Made by the job `catch_up`, which the sensor `catch_up_sensor` starts once the Delta logs show that "
+    "this is out of date: it needs no automation of its own."
+)
+
+
 class IntakeConfig(dg.Config):
-    """What a bronze table is to do when launched by hand."""
+    """How a bronze table is materialized when it is launched by hand."""
 
     parse_again: bool = False
     """Validate the stored records of the chosen partitions again under today's contract, instead of taking in
@@ -43,13 +52,13 @@ class RefreshConfig(dg.Config):
 
 def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     """A silver or gold table: refreshed for the run's partitions, checked by its own counts."""
-    key = key_of(table.name)
+    key = asset_key(table.name)
     partition_columns = catalog.partition_columns
     origin = catalog.origin(table.name)
     deps = [
         dg.AssetDep(
-            key_of(u.table),
-            partition_mapping=partitions.mapping(table, u, partition_columns[u.table] is not None),
+            asset_key(u.table),
+            partition_mapping=partitions.partition_mapping(table, u, partition_columns[u.table] is not None),
         )
         for u in {u.table: u for u in table.inputs.values()}.values()
     ]
@@ -57,20 +66,20 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     @dg.asset(
         key=key,
         deps=deps,
-        group_name=_group(origin.domain, table.layer),
-        description=table.description,
+        group_name=_asset_group(origin.domain, table.layer),
+        description=f"{table.description}\n\n{_BY_ITSELF}".strip(),
         kinds={"deltalake", "spark", table.layer},
-        owners=[table.owner or _team(origin.domain)],
+        owners=[table.owner or _default_owner(origin.domain)],
         tags={"layer": table.layer, "domain": origin.domain},
         metadata={
             **reports.definition_metadata(lakehouse.lake, table.name, table.contract),
             **reports.code_reference(table.transform),
         },
-        partitions_def=partitions.definition_of(table.partition, origin.first_day),
+        partitions_def=partitions.partitions_definition(table.partition, origin.first_day),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
-        code_version=reports.code_of(table),
-        pool=pool_of(table.name),
+        code_version=reports.code_version_text(table),
+        pool=pool_name(table.name),
         check_specs=[
             *checks.check_specs(key, table.contract, blocking=True, drifts=table.partition is not None),
             checks.current_spec(key),
@@ -82,37 +91,39 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         context: dg.AssetExecutionContext, config: RefreshConfig, lakehouse: Lakehouse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         lake = lakehouse.lake
-        tell(table.name, "refreshing")
+        report_progress(table.name, "refreshing")
         done = refresh(
             table,
             lake,
             lakehouse.session,
-            Run(context.run.run_id, datetime.now(UTC)),
-            partitions=_requested(context),
+            Run(context.run.run_id, datetime.now(UTC), RunLogObserver(context.log)),
+            partitions=_requested_partitions(context),
             rebuild=config.rebuild,
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             partition_columns=partition_columns,
         )
-        tell(table.name, done.reason)
-        told = {
-            **reports.metadata(lake, table.contract, table.name, done.version, done.record, done.reason),
+        report_progress(table.name, done.reason)
+        metadata = {
+            **reports.table_metadata(
+                lake, table.contract, table.name, done.version, done.record, done.reason
+            ),
             **reports.column_lineage(done.lineage),
         }
-        context.log.info(f"{table.name}: {told['what_was_done']}")
+        context.log.info(f"{table.name}: {metadata['what_was_done']}")
         of = None
         if table.partition:
-            done_so = told["what_was_done"]
-            of = reports.of_partitions(
+            done_so = str(metadata["what_was_done"])
+            of = reports.partition_report(
                 lake, table.name, table.partition.column, done.version, done_so, done.record
             )
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=_told(context, told, of),
+            metadata=_metadata_of_event(context, metadata, of),
             check_results=[
                 *checks.check_results(lake, table.name, table.contract, partition_columns[table.name]),
                 checks.current_result(lake, table, partition_columns),
-                checks.refreshed(table.name),
-                checks.inputs(table.name, ()),
+                checks.refreshed_result(table.name),
+                checks.inputs_result(table.name, ()),
             ],
         )
 
@@ -120,24 +131,25 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
 
 
 def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
-    """A bronze table as an asset: to materialize it is to take in what waits, as the intake job does."""
-    key = key_of(source.table)
+    """A bronze table as an asset; materializing it takes in what is waiting, like the intake job."""
+    key = asset_key(source.table)
 
     @dg.asset(
         key=key,
-        group_name=_group(source.domain, "bronze"),
+        group_name=_asset_group(source.domain, "bronze"),
         description=f"{source.contract.description}\n\nSource `{source.name}`: {source.where}. To materialize"
-        " it takes in what waits, as the intake job does by itself. With `parse_again: true` in the launchpad"
-        " the stored records of the chosen partitions are validated again under today's contract.",
+        " it takes in what waits, as the job `intake` does, which the sensor `catch_up_sensor` starts. With"
+        " `parse_again: true` in the launchpad the stored records of the chosen partitions are validated"
+        " again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
-        owners=[_team(source.domain)],
+        owners=[_default_owner(source.domain)],
         tags={"layer": "bronze", "domain": source.domain},
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
-        partitions_def=partitions.of_source(source),
+        partitions_def=partitions.source_partitions(source),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         code_version=source.contract.fingerprint,
-        pool=pool_of(source.table),
+        pool=pool_name(source.table),
         check_specs=[
             *checks.check_specs(key, source.contract, blocking=False, drifts=False),
             checks.personal_spec(key),
@@ -146,32 +158,34 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     def body(
         context: dg.AssetExecutionContext, config: IntakeConfig, lakehouse: Lakehouse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from medallion_platform.pipeline.intake.replay import reparse
+        from medallion_platform.pipeline.intake.replay import parse_table_again
 
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
-        partitions = _requested(context)
+        partitions = _requested_partitions(context)
         if config.parse_again:
-            version, record = reparse(source, lake, run, partitions)
+            version, record = parse_table_again(source, lake, run, partitions)
             reason = "parsed again" if record else "every stored record is as it was"
         else:
-            taken, pieces = _take_in(source, lakehouse, run, context.log)
-            reason = reports.taken_in_words(taken, pieces)
+            taken, pieces = _take_in_source(source, lakehouse, run, context.log)
+            reason = reports.intake_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
-        told = reports.metadata(lake, source.contract, source.table, version, record, reason, source)
-        context.log.info(f"{source.table}: {told['what_was_done']}")
+        metadata = reports.table_metadata(
+            lake, source.contract, source.table, version, record, reason, source
+        )
+        context.log.info(f"{source.table}: {metadata['what_was_done']}")
         of = None
         if source.partition:
-            of = reports.of_partitions(
-                lake, source.table, source.partition, version, told["what_was_done"], record
+            of = reports.partition_report(
+                lake, source.table, source.partition, version, str(metadata["what_was_done"]), record
             )
             for partition in sorted(of.written.keys() - (partitions or set())):
                 # It got rows, though it was not asked for.
                 context.log_event(
-                    dg.AssetMaterialization(key, partition=partition, metadata=of.told(partition))
+                    dg.AssetMaterialization(key, partition=partition, metadata=of.metadata_of(partition))
                 )
         return dg.MaterializeResult(
             asset_key=key,
-            metadata=_told(context, told, of),
+            metadata=_metadata_of_event(context, metadata, of),
             check_results=[
                 *checks.check_results(lake, source.table, source.contract),
                 checks.personal_result(lake, source.table, source.contract),
@@ -182,17 +196,18 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
 
 
 def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.AssetsDefinition:
-    """The online store's copy of a gold table, brought up to its newest version."""
-    name = serving_of(view.view)
-    key = key_of(name)
+    """The online store's copy of a gold table; materializing it publishes the newest version."""
+    name = serving_name(view.view)
+    key = asset_key(name)
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetDep(key_of(view.table), partition_mapping=dg.AllPartitionMapping())],
-        group_name=_group(domain, "serving"),
-        description=f"The newest row of each entity of `{view.table}`, in Feast's online store.",
+        deps=[dg.AssetDep(asset_key(view.table), partition_mapping=dg.AllPartitionMapping())],
+        group_name=_asset_group(domain, "serving"),
+        description=f"The newest row of each entity of `{view.table}`, in Feast's online store."
+        f"\n\n{_BY_ITSELF}",
         kinds={"feast", "sqlite", "serving"},
-        owners=[_team(domain)],
+        owners=[_default_owner(domain)],
         tags={"layer": "serving", "domain": domain},
         metadata={
             "features": view.references,
@@ -201,69 +216,77 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
             "dagster/column_schema": reports.feature_columns(view),
         },
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
-        pool=pool_of(name),
+        pool=pool_name(name),
         check_specs=[checks.refreshed_spec(key), checks.published_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.publish import publish
-        from medallion_platform.serving.features import FeatureRepository, OnlineFeatures
+        from medallion_platform.serving.feature_repository import FeatureRepository, OnlineFeatures
 
-        tell(name, "publishing")
+        report_progress(name, "publishing")
         repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
         run = Run(context.run.run_id, datetime.now(UTC))
         done = publish(OnlineFeatures(repository, view), lakehouse.lake, run)
-        tell(name, done.reason)
+        report_progress(name, done.reason)
         return dg.MaterializeResult(
             asset_key=key,
             metadata=reports.published_metadata(done),
             check_results=[
-                checks.refreshed(name),
-                checks.published(key, done.edition.version, lakehouse.lake.version(view.table)),
+                checks.refreshed_result(name),
+                checks.published_result(key, done.edition.version, lakehouse.lake.version(view.table)),
             ],
         )
 
     return body
 
 
-def op_of(source: Source) -> str:
-    """What the op is called that takes a source in."""
+def intake_op_name(source: Source) -> str:
+    """The name of the op that takes in a source."""
     return "intake_" + source.name.replace(".", "_")
 
 
 def intake_op(source: Source) -> dg.OpDefinition:
-    """Takes in what waits for one source, and reports each partition that got rows."""
+    """An op that takes in what is waiting for one source, and reports each partition with new rows."""
 
     @dg.op(
-        name=op_of(source),
+        name=intake_op_name(source),
         out=dg.Out(dg.Nothing),
         description=f"Takes what is new in `{source.name}` into `{source.table}`.",
-        pool=pool_of(source.table),
+        pool=pool_name(source.table),
         tags={"domain": source.domain},
     )
     def body(
         context: dg.OpExecutionContext, lakehouse: Lakehouse
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
         lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
-        taken, pieces = _take_in(source, lakehouse, run, context.log)
-        words = reports.taken_in_words(taken, pieces)
-        context.log.info(f"{source.table}: {words}, {taken.counts.written} written to the table")
+        try:
+            taken, pieces = _take_in_source(source, lakehouse, run, context.log)
+        except Exception as error:
+            raise failure({source.table: TableFailure.of(source.table, error)}) from error
+        words = reports.intake_in_words(taken, pieces)
+        context.log.info(f"{source.table}: {words}, {taken.counts.outcome}")
         if taken.pieces:
-            untold = partitions.untold(context.instance, source.table, partitions.of_source(source), run.at)
-            yield from in_bulk(context, reports.intake_events(lake, source, taken, pieces, untold))
+            report_written_tables(context.instance, context.run.run_id, [source.table])
+            untold = partitions.unreported_partitions(
+                context.instance, source.table, partitions.source_partitions(source), run.at
+            )
+            yield from log_partitions_in_bulk(
+                context, reports.intake_events(lake, source, taken, pieces, untold)
+            )
 
     return body
 
 
-def _take_in(
+def _take_in_source(
     source: Source, lakehouse: Lakehouse, run: Run, log: dg.DagsterLogManager
 ) -> "tuple[IntakeResult, str]":
     """Take in what waits for a source; gives also what its pieces are called."""
-    from medallion_platform.orchestration.arrivals import arrivals_of, take_in
+    from medallion_platform.orchestration.intakes import look_at_arrivals, take_in_arrivals
 
-    tell(source.table, "taking in what arrived")
-    arrived = arrivals_of(source, lakehouse, run)
-    taken = take_in(arrived, lakehouse, run)
-    tell(source.table, reports.taken_in_words(taken, arrived.pieces))
+    report_progress(source.table, "taking in what arrived")
+    arrived = look_at_arrivals(source, lakehouse, run)
+    taken = take_in_arrivals(arrived, lakehouse, run)
+    report_progress(source.table, reports.intake_in_words(taken, arrived.pieces))
     for note in taken.notes:
         log.info(note)
     return taken, arrived.pieces
@@ -281,31 +304,31 @@ def intake_job(sources: tuple[Source, ...]) -> dg.JobDefinition:
     return graph.to_job(executor_def=dg.in_process_executor)
 
 
-def _requested(context: dg.AssetExecutionContext) -> set[str] | None:
-    """The partitions that this run is for; None where the asset has none."""
+def _requested_partitions(context: dg.AssetExecutionContext) -> set[str] | None:
+    """The partitions that this run is for; None if the asset has no partitions."""
     if not (context.has_partition_key or context.has_partition_key_range):
         return None
     return set(context.partition_keys)
 
 
-def _group(domain: str, layer: str) -> str:
-    """The box that an asset is drawn in: the graph names a node by the end of its key alone."""
+def _asset_group(domain: str, layer: str) -> str:
+    """The group of an asset in the graph, which labels a node only with the end of its key."""
     return f"{domain}_{layer}"
 
 
-def _team(domain: str) -> str:
-    """Who owns what nobody is named for."""
+def _default_owner(domain: str) -> str:
+    """The owner of assets without a declared owner."""
     return f"team:{domain}"
 
 
-def _told(
+def _metadata_of_event(
     context: dg.AssetExecutionContext, told: Mapping[str, Any], of: reports.PartitionReport | None
 ) -> Mapping[str, Any]:
-    """The metadata of the run's one event; where it has partitions, each gets its own, the last one both."""
-    requested = sorted(_requested(context) or ())
+    """The metadata of the run's event; partitions get their own metadata, the last one gets both."""
+    requested = sorted(_requested_partitions(context) or ())
     if of is None or not requested:
         return told
     for name in requested:
-        own = {**of.told(name), **(told if name == requested[-1] else {})}
+        own = {**of.metadata_of(name), **(told if name == requested[-1] else {})}
         context.add_asset_metadata(own, partition_key=name)
     return {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import dagster as dg
 
+from medallion_platform.contracts import options
 from medallion_platform.orchestration.assets import (
     bronze_asset,
     feature_asset,
@@ -15,10 +16,10 @@ from medallion_platform.orchestration.assets import (
     table_asset,
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
-from medallion_platform.orchestration.event_log import take_batches_at_once
-from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of
-from medallion_platform.orchestration.lakehouse import resources as resources_of
-from medallion_platform.orchestration.maintenance import maintenance_job, maintenance_schedule
+from medallion_platform.orchestration.event_log import store_events_in_batches
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
+from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
+from medallion_platform.orchestration.maintenance_job import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
@@ -65,14 +66,15 @@ def build_defs(
         >>> [job.name for job in defs.jobs]
         ['intake', 'catch_up', 'maintenance']
     """
-    from medallion_platform.settings import Settings
+    from medallion_platform.installation.settings import Settings
 
+    options.instance("build_defs: catalog", catalog, Catalog, "a catalog")
     # Single-run backfills and freshness policies are marked beta in Dagster; one warning per asset
     # would hide what matters.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     sleep_while_waiting()
-    take_batches_at_once()
+    store_events_in_batches()
     place = lakehouse or lakehouse_of(Settings(), catalog)
     place = place.on(spark) if spark else place
     features = catalog.features
@@ -92,15 +94,17 @@ def build_defs(
     return dg.Definitions(
         assets=[*bronze, *made, *published, *assets],
         asset_checks=asset_checks,
-        jobs=_with([intake, catch_up, maintenance], jobs),
-        schedules=_with([catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)], schedules),
+        jobs=_replace_by_name([intake, catch_up, maintenance], jobs),
+        schedules=_replace_by_name(
+            [catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)], schedules
+        ),
         resources={**resources_of(place, tables), **(resources or {})},
         executor=executor or dg.in_process_executor,
-        sensors=_with(our_sensors, sensors),
+        sensors=_replace_by_name(our_sensors, sensors),
     )
 
 
-def _with(ours: Sequence[_Named], theirs: Sequence[_Named]) -> list[_Named]:
+def _replace_by_name(ours: Sequence[_Named], theirs: Sequence[_Named]) -> list[_Named]:
     """Our objects without those whose name is in theirs, then theirs."""
     taken = {one.name for one in theirs}
     return [*(one for one in ours if one.name not in taken), *theirs]

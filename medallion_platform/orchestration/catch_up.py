@@ -18,18 +18,21 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, partitions, reports
-from medallion_platform.orchestration.event_log import in_bulk
-from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, pool_of, serving_of
-from medallion_platform.orchestration.progress import tell
+from medallion_platform.orchestration.event_log import log_partitions_in_bulk
+from medallion_platform.orchestration.failures import TableFailure, failure
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
+from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.run_log_observer import RunLogObserver
+from medallion_platform.orchestration.written_tables_tag import report_written_tables
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
-from medallion_platform.pipeline.out_of_date import out_of_date_tables, state_of
+from medallion_platform.pipeline.out_of_date import input_state, out_of_date_tables
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
-from medallion_platform.serving.features import published
+from medallion_platform.serving.feature_repository import published_edition
 
 CATCH_UP = "catch_up"
 BRING_UP = "bring_up"
@@ -44,7 +47,7 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 class CatchUpConfig(dg.Config):
-    """What the run shall not touch."""
+    """The tables that the run must not touch."""
 
     held: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     """Tables that failed, by the state of what they are made from: not tried again in that state."""
@@ -85,12 +88,13 @@ class _CatchUp:
     ) -> None:
         self._context, self._config, self._lakehouse = context, config, lakehouse
         self._catalog, self._features, self._lake = catalog, features, lakehouse.lake
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, TableFailure] = {}
+        self._touched: list[str] = []
 
     def events(self) -> Iterator[Event]:
-        """Do it all; fails at the end where a table did."""
-        if _under_way(self._context.instance):
-            warm_up(self._lakehouse)
+        """Refresh and publish everything; fails at the end if a table failed."""
+        if _intake_is_running(self._context.instance):
+            start_spark_early(self._lakehouse)
             _wait_for_intakes(self._context.instance)
         late = out_of_date_tables(self._catalog, self._lake.snapshot())
         written: set[str] = set()
@@ -100,28 +104,29 @@ class _CatchUp:
                 events = self._attempt(table.name, partial(self._refresh, table))
                 if any(isinstance(event, dg.AssetMaterialization) for event in events):
                     written.add(table.name)
-                yield from in_bulk(self._context, events)
+                yield from log_partitions_in_bulk(self._context, events)
         for view in self._features:
-            name = serving_of(view.view)
-            if name not in self._config.leave and edition_behind(view, self._lakehouse):
+            name = serving_name(view.view)
+            if name not in self._config.leave and unpublished_edition(view, self._lakehouse):
                 yield from self._attempt(name, partial(self._publish, view, name))
+        report_written_tables(self._context.instance, self._context.run.run_id, self._touched)
         if self._failed:
-            raise dg.Failure(
-                "\n".join(f"{name}: {why}" for name, why in self._failed.items()),
-                metadata=dict(self._failed),
-                allow_retries=False,
-            )
+            raise failure(self._failed)
 
     def _left(self, table: Table) -> bool:
-        """Whether the table is not to be tried in this run."""
+        """Whether the table is skipped in this run."""
         held = self._config.held.get(table.name)
-        return table.name in self._config.leave or (held is not None and held == state_of(table, self._lake))
+        return table.name in self._config.leave or (
+            held is not None and held == input_state(table, self._lake)
+        )
 
     def _attempt(self, name: str, work: Callable[[], Iterable[Event]]) -> list[Event]:
-        """The events of `work`, done while nobody else works on the same; a failure is one of them."""
+        """The events of `work`, done while no other run works on the table; a failure is also an event."""
         try:
-            with _turn(self._context, pool_of(name), patient=self._config.patient):
-                return [*work(), checks.evaluation(checks.refreshed(name))]
+            with _hold_pool(self._context, pool_name(name), patient=self._config.patient):
+                events = list(work())
+                self._touched += [name] if events else []
+                return [*events, checks.check_evaluation(checks.refreshed_result(name))]
         except _Busy:
             self._context.log.info(f"{name}: another run works on it; it is checked again afterwards")
             return []
@@ -129,54 +134,56 @@ class _CatchUp:
             self._context.log.info(str(error))
             return []
         except Exception as error:
-            why = str(error).strip() or type(error).__name__
-            self._context.log.error(f"{name}: {why}", exc_info=error)
-            tell(name, "failed")
-            self._failed[name] = why
-            return [checks.evaluation(checks.not_refreshed(name, why))]
+            failed = self._failed[name] = TableFailure.of(name, error)
+            self._context.log.error(f"{name}: {failed.why}", exc_info=error)
+            report_progress(name, "failed")
+            self._touched.append(name)
+            return [checks.check_evaluation(checks.not_refreshed_result(name, failed.why))]
 
     def _refresh(self, table: Table) -> Iterable[Event]:
-        tell(table.name, "refreshing")
+        report_progress(table.name, "refreshing")
         columns = self._catalog.partition_columns
-        run = Run(self._context.run.run_id, datetime.now(UTC))
+        run = Run(self._context.run.run_id, datetime.now(UTC), RunLogObserver(self._context.log))
         done = refresh(table, self._lake, self._lakehouse.session, run, partition_columns=columns)
-        tell(table.name, done.reason)
-        self._context.log.info(f"{table.name}: {done.reason}")
+        report_progress(table.name, done.reason)
         if done.record is None:
+            self._context.log.info(f"{table.name}: {done.reason}")
             return ()
-        on, definition = self._context.instance, partitions.of_table(self._catalog, table.name)
-        untold = partitions.untold(on, table.name, definition, run.at)
+        on, definition = self._context.instance, partitions.table_partitions(self._catalog, table.name)
+        untold = partitions.unreported_partitions(on, table.name, definition, run.at)
         provenance = reports.provenance(on, table)
         return reports.refresh_events(self._lake, table, done, columns, provenance, untold)
 
     def _publish(self, view: Features, name: str) -> Iterable[Event]:
         from medallion_platform.pipeline.publish import publish
-        from medallion_platform.serving.features import FeatureRepository, OnlineFeatures
+        from medallion_platform.serving.feature_repository import FeatureRepository, OnlineFeatures
 
-        tell(name, "publishing")
+        report_progress(name, "publishing")
         repository = FeatureRepository(Path(self._lakehouse.feature_repo), self._lake, (view,))
         run = Run(self._context.run.run_id, datetime.now(UTC))
         done = publish(OnlineFeatures(repository, view), self._lake, run)
-        tell(name, done.reason)
+        report_progress(name, done.reason)
         self._context.log.info(f"{name}: {done.reason}")
-        yield dg.AssetMaterialization(key_of(name), metadata=reports.published_metadata(done))
+        yield dg.AssetMaterialization(asset_key(name), metadata=reports.published_metadata(done))
+        newest = self._lake.version(view.table)
+        yield checks.check_evaluation(checks.published_result(asset_key(name), done.edition.version, newest))
 
 
-def edition_behind(view: Features, lakehouse: Lakehouse, lake: Lake | None = None) -> str:
-    """The edition of a gold table that its consumer does not hold yet, as text; "" where it holds it.
+def unpublished_edition(view: Features, lakehouse: Lakehouse, lake: Lake | None = None) -> str:
+    """The newest edition of a gold table as text, if its consumer does not have it yet, else "".
 
-    lake: as somebody looked at it; else it is looked at now.
+    lake: a snapshot to use; by default the current state.
     """
     found = (lake or lakehouse.lake).table_state(view.table)
     if found is None:
         return ""
-    held = published(Path(lakehouse.feature_repo), view)
+    held = published_edition(Path(lakehouse.feature_repo), view)
     newest = (found.fact("id", lambda table: str(table.metadata().id)), found.version)
     return "" if held and (held.table_id, held.version) == newest else f"{newest[0]}@{newest[1]}"
 
 
-def warm_up(lakehouse: Lakehouse) -> None:
-    """Start the JVM, which what waits will need, beside the intake, which needs none."""
+def start_spark_early(lakehouse: Lakehouse) -> None:
+    """Start the JVM for the following refreshes while the intake runs, which needs none."""
 
     def start() -> None:
         with suppress(Exception):  # whoever needs it meets the same error, and tells it
@@ -185,28 +192,28 @@ def warm_up(lakehouse: Lakehouse) -> None:
     Thread(target=start, daemon=True).start()
 
 
-def _under_way(on: dg.DagsterInstance) -> bool:
-    """Whether an intake runs, or is about to."""
+def _intake_is_running(on: dg.DagsterInstance) -> bool:
+    """Whether an intake is running or about to start."""
     return bool(on.get_run_ids(dg.RunsFilter(job_name=INTAKE, statuses=UNFINISHED), limit=1))
 
 
 def _wait_for_intakes(on: dg.DagsterInstance) -> None:
-    """Until the intakes are over that began before: what they bring is refreshed in this run as well.
+    """Wait until earlier intakes are finished, so that this run also refreshes from their rows.
 
-    Not for ever: what comes later is out of date then, and is seen at the next look.
+    The wait is limited: rows of later intakes make tables out of date, which the sensor sees next time.
     """
     until = time.monotonic() + _INTAKE_SECONDS
-    while _under_way(on) and time.monotonic() < until:
+    while _intake_is_running(on) and time.monotonic() < until:
         time.sleep(_LOOK_EVERY)
 
 
 class _Busy(Exception):
-    """Another run works on the table."""
+    """Another run is working on the table."""
 
 
 @contextmanager
-def _turn(context: dg.OpExecutionContext, pool: str, *, patient: bool) -> Generator[None]:
-    """This run's turn at a table, as a step of its own would have it: one writer at a time."""
+def _hold_pool(context: dg.OpExecutionContext, pool: str, *, patient: bool) -> Generator[None]:
+    """Hold the pool of a table in the `with` block, like a step of its own: one writer at a time."""
     with InstanceConcurrencyContext(context.instance, context.run) as pools:
         while not pools.claim(pool, pool):
             if not patient:

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from medallion_platform.contracts.contract import Contract, IsType, Severity
-from medallion_platform.contracts.words import sentence
+from medallion_platform.contracts.expectations_in_words import expectation_sentence
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.names import asset_key
 from medallion_platform.pipeline.table import Table
 from medallion_platform.queries import findings
 from medallion_platform.queries.drift import Drift
@@ -29,7 +29,7 @@ PERSONAL = "personal_data_is_declared"
 def check_specs(
     asset: dg.AssetKey, contract: Contract, *, blocking: bool, drifts: bool
 ) -> list[dg.AssetCheckSpec]:
-    """The checks that come out of every write's own counts."""
+    """The checks that are derived from the counts of each write."""
     specs = [
         dg.AssetCheckSpec(
             CONSERVED,
@@ -42,7 +42,8 @@ def check_specs(
             CONTRACT,
             asset=asset,
             description=f"Of the last write that did something, no more than {contract.tolerated_share:.0%} "
-            "of the rows were rejected, or warned about by one expectation.\n\n" + _asked(contract),
+            "of the rows were rejected, or warned about by one expectation.\n\n"
+            + _contract_in_words(contract),
         ),
         dg.AssetCheckSpec(
             SURGE,
@@ -63,10 +64,10 @@ def check_specs(
     return specs
 
 
-def _asked(contract: Contract) -> str:
-    """The contract in words, an expectation a line; the types are told beside the columns."""
-    told = [e for e in contract.expectations if not isinstance(e.test, IsType)]
-    return "\n".join(f"- `{sentence(e)}` ({e.severity.value})" for e in told)
+def _contract_in_words(contract: Contract) -> str:
+    """The contract in words, one expectation per line; the types are shown with the columns."""
+    expectations = [e for e in contract.expectations if not isinstance(e.test, IsType)]
+    return "\n".join(f"- `{expectation_sentence(e)}` ({e.severity.value})" for e in expectations)
 
 
 def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -79,21 +80,21 @@ def current_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
 
 
 def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """The check that fails when a refresh did, and says what happens next."""
+    """The check that fails when a refresh failed, and says what happens next."""
     return dg.AssetCheckSpec(
         REFRESHED, asset=asset, description="The last attempt to refresh this did not fail."
     )
 
 
-def refreshed(table: str) -> dg.AssetCheckResult:
+def refreshed_result(table: str) -> dg.AssetCheckResult:
     """A table was brought up to date."""
-    return dg.AssetCheckResult(asset_key=key_of(table), check_name=REFRESHED, passed=True)
+    return dg.AssetCheckResult(asset_key=asset_key(table), check_name=REFRESHED, passed=True)
 
 
-def not_refreshed(table: str, why: str, next_step: str = "") -> dg.AssetCheckResult:
+def not_refreshed_result(table: str, why: str, next_step: str = "") -> dg.AssetCheckResult:
     """A table could not be brought up to date; next_step: what happens now, and what to do."""
     return dg.AssetCheckResult(
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         check_name=REFRESHED,
         passed=False,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -115,13 +116,13 @@ def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
 
 
 def published_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """The check that fails where a consumer was handed an older version than there is."""
+    """The check that fails if a consumer has an older version than the newest one."""
     return dg.AssetCheckSpec(
         PUBLISHED, asset=asset, description="The online store has the newest version of the gold table."
     )
 
 
-def published(asset: dg.AssetKey, version: int, newest: int) -> dg.AssetCheckResult:
+def published_result(asset: dg.AssetKey, version: int, newest: int) -> dg.AssetCheckResult:
     """Whether the published version is the newest one."""
     return dg.AssetCheckResult(
         check_name=PUBLISHED,
@@ -133,7 +134,7 @@ def published(asset: dg.AssetKey, version: int, newest: int) -> dg.AssetCheckRes
 
 
 def inputs_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """The check that fails where rows wait for another input, which has none."""
+    """The check that fails if a table waits for another input that has no rows yet."""
     return dg.AssetCheckSpec(
         INPUTS,
         asset=asset,
@@ -141,53 +142,54 @@ def inputs_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def inputs(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
-    """Whether a table waits for inputs in which nothing has landed, and for which."""
-    told = {
+def inputs_result(table: str, waits_for: Sequence[str]) -> dg.AssetCheckResult:
+    """Whether a table waits for inputs without rows, and for which ones."""
+    metadata = {
         "waits_for": ", ".join(waits_for),
         "what_to_do": "Once they land, the tables are made automatically.",
     }
     return dg.AssetCheckResult(
         check_name=INPUTS,
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         passed=not waits_for,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata=told if waits_for else {},
+        metadata=metadata if waits_for else {},
     )
 
 
 def check_results(
     lake: Lake, table: str, contract: Contract, partition_column: str | None = None
 ) -> list[dg.AssetCheckResult]:
-    """The results of `check_specs`, from the state of the table: who looks makes no difference."""
+    """The results of `check_specs`, from the state of the table alone."""
     writes = findings.writes(lake, table)
-    counts = findings.counts(writes)
+    counts = findings.last_write_counts(writes)
     results = [
         dg.AssetCheckResult(
             check_name=CONSERVED,
-            asset_key=key_of(table),
+            asset_key=asset_key(table),
             passed=counts.missing == 0,
             metadata={**counts.as_dict(), "missing": counts.missing},
         ),
-        contract_result(table, contract, findings.contract_health(lake, table, contract, writes)),
-        surge_result(table, findings.surge(writes)),
+        contract_result(table, findings.contract_health(lake, table, contract, writes)),
+        surge_result(table, findings.rejection_surge(writes)),
     ]
     if partition_column:
-        results.append(drift_result(table, findings.drifted(lake, table, partition_column, writes)))
+        results.append(
+            drift_result(table, findings.drifted_partitions(lake, table, partition_column, writes))
+        )
     return results
 
 
-def contract_result(table: str, contract: Contract, health: findings.ContractHealth) -> dg.AssetCheckResult:
+def contract_result(table: str, health: findings.ContractHealth) -> dg.AssetCheckResult:
     """Whether bad rows are as few as the contract tolerates; the numbers in any case."""
-    words = {expectation.name: sentence(expectation) for expectation in contract.expectations}
     broken = {
-        f"last write, {severity.value}: {words.get(name, name)}": n
+        f"last write, {severity.value}: {name}": n
         for severity, found in ((Severity.REJECT, health.rejected), (Severity.WARN, health.warned))
         for name, n in found.items()
     }
     return dg.AssetCheckResult(
         check_name=CONTRACT,
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         passed=health.holds,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
@@ -197,15 +199,15 @@ def contract_result(table: str, contract: Contract, health: findings.ContractHea
             **broken,
             "dead_letters_now": health.dead_letters,
             "rows_now": health.rows,
-            "look": _look(table),
+            "look": _where_to_look(table),
         },
     )
 
 
 def surge_result(table: str, found: findings.Surge) -> dg.AssetCheckResult:
-    """Whether the last write rejected unusually many rows, and what they broke."""
+    """Whether the last write rejected unusually many rows, and which expectations they violated."""
     return dg.AssetCheckResult(
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         check_name=SURGE,
         passed=not found.surges,
         severity=dg.AssetCheckSeverity.WARN,
@@ -214,7 +216,7 @@ def surge_result(table: str, found: findings.Surge) -> dg.AssetCheckResult:
             "share": found.share,
             "usual_share": found.usual_share,
             "violations": dg.MetadataValue.json(dict(found.violations)),
-            "look": _look(table),
+            "look": _where_to_look(table),
         },
     )
 
@@ -223,7 +225,7 @@ def drift_result(table: str, unusual: Mapping[str, Drift]) -> dg.AssetCheckResul
     """Which partitions of the last write have unusually many or few rows."""
     return dg.AssetCheckResult(
         check_name=DRIFT,
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         passed=not unusual,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
@@ -239,41 +241,43 @@ def current_result(
 ) -> dg.AssetCheckResult:
     """Whether any partition was made by a former transform or contract, and what to do then."""
     stale = findings.former_code(lake, table, partition_columns)
-    told: dict[str, Any] = {"partitions_of_former_code": len(stale)}
+    metadata: dict[str, Any] = {"partitions_of_former_code": len(stale)}
     if stale:
-        told["what_to_do"] = f"Materialize {_said(table, stale)}: one backfill; intake may run meanwhile."
+        metadata["what_to_do"] = (
+            f"Materialize {_partitions_in_words(table, stale)}: one backfill; intake may run meanwhile."
+        )
     return dg.AssetCheckResult(
         check_name=CURRENT,
-        asset_key=key_of(table.name),
+        asset_key=asset_key(table.name),
         passed=not stale,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata=told,
+        metadata=metadata,
     )
 
 
 def personal_result(lake: Lake, table: str, contract: Contract) -> dg.AssetCheckResult:
-    """Where personal data seems to be that nobody declared, with the number of values, and what to do."""
+    """The columns that seem to have undeclared personal data, with the number of values and what to do."""
     found = findings.looks_personal(contract, findings.writes(lake, table))
-    told: dict[str, Any] = dict(found)
+    metadata: dict[str, Any] = dict(found)
     if found:
-        told["what_to_do"] = (
+        metadata["what_to_do"] = (
             'They flow on as they came. Declare the column as personal, pii="email", or let the tables '
             "behind it leave it out."
         )
     return dg.AssetCheckResult(
-        asset_key=key_of(table),
+        asset_key=asset_key(table),
         check_name=PERSONAL,
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata=told,
+        metadata=metadata,
     )
 
 
-def _look(table: str) -> str:
+def _where_to_look(table: str) -> str:
     return f"medallion dead-letters show {table}"
 
 
-def _said(table: Table, partitions: Sequence[str]) -> str:
+def _partitions_in_words(table: Table, partitions: Sequence[str]) -> str:
     if table.partition is None:
         return "the table"
     return (
@@ -283,19 +287,19 @@ def _said(table: Table, partitions: Sequence[str]) -> str:
     )
 
 
-def evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """A result as an event of its own, for what no asset of Dagster's wrote or who looks at it later."""
+def check_evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A result as an event of its own, for writes that were not made by a Dagster asset."""
     assert result.asset_key and result.check_name
     return dg.AssetCheckEvaluation(
         result.asset_key, result.check_name, result.passed, result.metadata, severity=result.severity
     )
 
 
-def last_results(
+def last_check_results(
     on: dg.DagsterInstance, tables: Collection[str], check: str
 ) -> dict[str, dg.AssetCheckEvaluation]:
-    """What was told last of a check, by table; asked at once for all of them."""
-    names = {dg.AssetCheckKey(key_of(table), check): table for table in tables}
+    """The last result of a check by table, in one query for all tables."""
+    names = {dg.AssetCheckKey(asset_key(table), check): table for table in tables}
     records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
-    told = {key: record.event and record.event.dagster_event for key, record in records.items()}
-    return {names[key]: event.asset_check_evaluation_data for key, event in told.items() if event}
+    events = {key: record.event and record.event.dagster_event for key, record in records.items()}
+    return {names[key]: event.asset_check_evaluation_data for key, event in events.items() if event}

@@ -28,23 +28,23 @@ _LARGEST_BATCH = 1000
 Told = TypeVar("Told", bound=dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation)
 
 
-def take_batches_at_once() -> None:
-    """Let Dagster give its storage the partitions of a step in batches, and SQLite take each at once.
+def store_events_in_batches() -> None:
+    """Let Dagster store the partitions of a step in batches, also in SQLite.
 
-    Dagster 1.13 asks for batches only where this variable says so, and its SQLite takes them event by event,
-    each in four transactions and with a look at the schema; Postgres takes them at once by itself.
+    Dagster 1.13 uses batches only if this variable is set, and its SQLite storage writes each event in four
+    transactions with a check of the schema; Postgres stores batches by itself.
     """
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_LARGEST_BATCH))
     SqliteEventLogStorage.store_event_batch = _store_batch  # type: ignore[method-assign]
 
 
-def in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[Told]:
-    """Log the partitions among a step's events in one batch; give what is left for the step to yield.
+def log_partitions_in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[Told]:
+    """Log the partitions among a step's events in one batch; returns the events that the step must yield.
 
-    The last partition is left: whoever looks at the step's events sees that the table was written.
+    The last partition is returned too, so that the step's events show that the table was written.
     """
     events = list(events)
-    first = _partitions(events)[:-1]
+    first = _partition_events(events)[:-1]
     step, batch = context.get_step_execution_context(), generate_event_batch_id()
     for event in first:
         ends = DagsterEventBatchMetadata(batch, event is first[-1])
@@ -54,22 +54,22 @@ def in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[
 
 
 def report_in_bulk(on: dg.DagsterInstance, events: Iterable[Told]) -> None:
-    """Tell what no run did; partitions in one batch, before the rest."""
+    """Report events without a run: partitions in one batch, then the rest."""
     events = list(events)
-    partitions = _partitions(events)
+    partitions = _partition_events(events)
     if partitions:
-        _store_at_once(on.event_log_storage, [_runless(event) for event in partitions])
+        _store_events(on.event_log_storage, [_event_without_run(event) for event in partitions])
     batched = {id(event) for event in partitions}
     for event in events:
         if id(event) not in batched:
             on.report_runless_asset_event(event)
 
 
-def _partitions(events: Sequence[object]) -> list[dg.AssetMaterialization]:
+def _partition_events(events: Sequence[object]) -> list[dg.AssetMaterialization]:
     return [e for e in events if isinstance(e, dg.AssetMaterialization) and e.partition]
 
 
-def _runless(event: dg.AssetMaterialization) -> EventLogEntry:
+def _event_without_run(event: dg.AssetMaterialization) -> EventLogEntry:
     return EventLogEntry(
         user_message="",
         level=logging.INFO,
@@ -86,8 +86,8 @@ def _runless(event: dg.AssetMaterialization) -> EventLogEntry:
     )
 
 
-def _store_at_once(storage: EventLogStorage, events: Sequence[EventLogEntry]) -> None:
-    """The events in one batch, whether or not this process builds what `take_batches_at_once` prepares."""
+def _store_events(storage: EventLogStorage, events: Sequence[EventLogEntry]) -> None:
+    """Store the events in one batch, whether or not `store_events_in_batches` was called in this process."""
     if isinstance(storage, SqliteEventLogStorage):
         _store_batch(storage, events)
     else:
@@ -95,7 +95,7 @@ def _store_at_once(storage: EventLogStorage, events: Sequence[EventLogEntry]) ->
 
 
 def _store_batch(self: SqliteEventLogStorage, events: Sequence[EventLogEntry]) -> None:
-    """What `store_event` does with each event, in one transaction of the run's log and one of the index."""
+    """The work of `store_event` for all events, in one transaction of the run's log and one of the index."""
     kinds = {event.dagster_event_type for event in events}
     runs = {event.run_id for event in events}
     if len(runs) != 1 or not kinds <= ASSET_EVENTS & BATCH_WRITABLE_EVENTS:
@@ -108,10 +108,10 @@ def _store_batch(self: SqliteEventLogStorage, events: Sequence[EventLogEntry]) -
         keys = [index.execute(self.prepare_insert_event(event)).inserted_primary_key for event in events]
         ids = [int(key[0]) for key in keys if key is not None]
         self._store_asset_event_tags(index, events, ids)
-        newest = {(e.dagster_event_type, _asset(e)): (e, at) for e, at in zip(events, ids, strict=True)}
+        newest = {(e.dagster_event_type, _asset_key(e)): (e, at) for e, at in zip(events, ids, strict=True)}
         for event, at in newest.values():
             self._store_asset_event(index, event, at)
 
 
-def _asset(entry: EventLogEntry) -> dg.AssetKey | None:
+def _asset_key(entry: EventLogEntry) -> dg.AssetKey | None:
     return entry.dagster_event.asset_key if entry.dagster_event else None

@@ -3,16 +3,21 @@
 import dagster as dg
 
 
-def key_of(table: str) -> dg.AssetKey:
-    """`silver.events` -> `silver_events`: the graph labels a node by the last part of its key alone."""
+def asset_key(table: str) -> dg.AssetKey:
+    """`silver.events` -> `silver_events`: the graph labels a node only with the last part of its key."""
     return dg.AssetKey(table.replace(".", "_"))
 
 
-def pool_of(table: str) -> str:
-    """One pool a table with one slot: two runs never write one table at once."""
+def pool_name(table: str) -> str:
+    """The pool of a table, with one slot: two runs never write a table at the same time."""
     return table.replace(".", "_")
 
 
-def serving_of(view: str) -> str:
+def table_of(pool: str) -> str:
+    """The table of a pool: a layer has no `_` in its name."""
+    return pool.replace("_", ".", 1)
+
+
+def serving_name(view: str) -> str:
     """What the online copy of a gold table is called, like a table: `serving.user_features`."""
     return f"serving.{view}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.definitions.data_version import (
@@ -17,18 +17,25 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.definitions.metadata import RawMetadataValue
 
 from medallion_platform.contracts.contract import Contract, IsType, NotNull
-from medallion_platform.contracts.words import in_words
+from medallion_platform.contracts.expectations_in_words import rule_in_words
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import CommitRecord
+from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.checks import check_results, current_result, evaluation, personal_result
-from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.checks import (
+    check_evaluation,
+    check_results,
+    current_result,
+    personal_result,
+)
+from medallion_platform.orchestration.names import asset_key
 from medallion_platform.pipeline.refresh.lineage import Lineage
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries.findings import repeated_files, rows_by_partition
-from medallion_platform.queries.preview import preview
+from medallion_platform.queries.preview import preview_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,6 +46,9 @@ if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh.commit import RefreshResult
     from medallion_platform.pipeline.table import Table
     from medallion_platform.sources.source import Source
+
+Metadata = dict[str, RawMetadataValue]
+"""The metadata of an event in Dagster, by name."""
 
 _NOTHING = "nothing to do"
 PREVIEW = 5
@@ -55,7 +65,7 @@ def feature_columns(view: Features) -> dg.TableSchema:
     )
 
 
-def metadata(
+def table_metadata(
     lake: Lake,
     contract: Contract,
     table: str,
@@ -63,18 +73,18 @@ def metadata(
     record: CommitRecord | None,
     reason: str,
     source: Source | None = None,
-) -> dict[str, Any]:
-    """What an asset's materialization says of itself: the table as it is now, and what this run did to it.
+) -> Metadata:
+    """The metadata of a materialization: the current table, and what this run did to it.
 
-    source: of a bronze table. `run_...` is of the run as a whole; a run that did nothing has none.
+    source: of a bronze table. `run_...` describes the whole run; a run that did nothing has none.
     """
-    found: dict[str, Any] = {
+    found: Metadata = {
         "dagster/row_count": lake.rows(table),
         "dagster/uri": lake.path(table),
         "delta_version": version,
         "what_was_done": reason if record else f"{_NOTHING}: {reason}",
         "dead_letters_now": dead_letters.count(lake, table),
-        "preview": dg.MetadataValue.md(as_markdown(preview(lake, contract, table, PREVIEW))),
+        "preview": dg.MetadataValue.md(rows_as_markdown(preview_rows(lake, contract, table, PREVIEW))),
     }
     if source:
         found["repeated_files_now"] = repeated_files(lake, source)
@@ -100,10 +110,10 @@ def metadata(
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """What the partitions' own events say: their rows, and what the run did to them.
+    """The content of the partitions' events: their rows, and what the run did to them.
 
-    rows: of every partition now. written: by the run, in the partitions that it made. reason: what the run
-    did, "" where there was none.
+    rows: current rows of every partition. written: rows written by the run in each of its partitions. reason:
+    what the run did, "" without a run.
     """
 
     version: int
@@ -111,7 +121,7 @@ class PartitionReport:
     rows: Mapping[str, int]
     written: Mapping[str, int]
 
-    def told(self, partition: str) -> dict[str, Any]:
+    def metadata_of(self, partition: str) -> Metadata:
         """The metadata of one partition's event."""
         rows = self.rows.get(partition, 0)
         concerned = partition in self.written or not self.written
@@ -126,21 +136,21 @@ class PartitionReport:
     def events(
         self,
         table: str,
-        told: Mapping[str, Any],
-        untold: Collection[str] = (),
+        metadata: Mapping[str, RawMetadataValue],
+        missing: Collection[str] = (),
         tags: Mapping[str, str] | None = None,
     ) -> Iterator[dg.AssetMaterialization]:
-        """An event for each partition that was made or is `untold`; the last one tells of the table, too.
+        """An event for each written or `missing` partition; the last one also describes the table.
 
-        Whoever opens the table's page sees the last event's metadata.
+        The table's page shows the metadata of the last event.
         """
-        names = [*sorted(set(untold) - self.written.keys()), *sorted(self.written)]
+        names = [*sorted(set(missing) - self.written.keys()), *sorted(self.written)]
         for name in names:
-            own = {**self.told(name), **(told if name == names[-1] else {})}
-            yield dg.AssetMaterialization(key_of(table), partition=name, metadata=own, tags=tags)
+            own = {**self.metadata_of(name), **(metadata if name == names[-1] else {})}
+            yield dg.AssetMaterialization(asset_key(table), partition=name, metadata=own, tags=tags)
 
 
-def of_partitions(
+def partition_report(
     lake: Lake,
     table: str,
     partition_column: str,
@@ -148,40 +158,42 @@ def of_partitions(
     reason: str = "",
     record: CommitRecord | None = None,
 ) -> PartitionReport:
-    """What is told of a table's partitions after a run, or of how they stand without one."""
+    """The report about a table's partitions after a run, or about their current state without a run."""
     return PartitionReport(
         version, reason, rows_by_partition(lake, table, partition_column), record.partitions if record else {}
     )
 
 
-def taken_in_words(taken: IntakeResult, pieces: str) -> str:
+def intake_in_words(taken: IntakeResult, pieces: str) -> str:
     """What an intake did; pieces: what its `pieces` are."""
-    return f"{taken.counts.read} records from {taken.pieces} {pieces}"
+    return f"{counted(taken.counts.read, 'records')} from {counted(taken.pieces, pieces)}"
 
 
 def intake_events(
-    lake: Lake, source: Source, taken: IntakeResult, pieces: str, untold: Collection[str] = ()
+    lake: Lake, source: Source, taken: IntakeResult, pieces: str, missing: Collection[str] = ()
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """What an intake tells of its bronze table: each partition that got rows, then the checks.
+    """The events of an intake: each partition of the bronze table with new rows, then the checks.
 
-    untold: partitions of which Dagster was never told. Where no row was written nothing is materialized:
-    it is an observation, which makes nothing look newer.
+    missing: partitions that were never reported to Dagster. If no row was written, the event is an
+    observation and not a materialization, so nothing looks newer than it is.
     """
-    reason = taken_in_words(taken, pieces)
-    told = metadata(lake, source.contract, source.table, taken.version, taken.record, reason, source)
-    told[pieces] = taken.pieces
+    reason = intake_in_words(taken, pieces)
+    metadata = table_metadata(
+        lake, source.contract, source.table, taken.version, taken.record, reason, source
+    )
+    metadata[pieces] = taken.pieces
     if not taken.counts.written:
-        yield dg.AssetObservation(key_of(source.table), metadata=told)
-        yield from map(evaluation, check_results(lake, source.table, source.contract))
+        yield dg.AssetObservation(asset_key(source.table), metadata=metadata)
+        yield from map(check_evaluation, check_results(lake, source.table, source.contract))
         return
     if source.partition:
-        of = of_partitions(lake, source.table, source.partition, taken.version, reason, taken.record)
-        yield from of.events(source.table, told, untold)
+        of = partition_report(lake, source.table, source.partition, taken.version, reason, taken.record)
+        yield from of.events(source.table, metadata, missing)
     else:
-        yield dg.AssetMaterialization(key_of(source.table), metadata=told)
+        yield dg.AssetMaterialization(asset_key(source.table), metadata=metadata)
     # Of this run and after what they validate: the UI shows older results as "not evaluated".
-    yield from map(evaluation, check_results(lake, source.table, source.contract))
-    yield evaluation(personal_result(lake, source.table, source.contract))
+    yield from map(check_evaluation, check_results(lake, source.table, source.contract))
+    yield check_evaluation(personal_result(lake, source.table, source.contract))
 
 
 def refresh_events(
@@ -190,35 +202,37 @@ def refresh_events(
     done: RefreshResult,
     partition_columns: Mapping[str, str | None],
     provenance: Mapping[str, str],
-    untold: Collection[str] = (),
+    missing: Collection[str] = (),
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """What a refresh that wrote tells of its table: each partition that it made, then the checks.
+    """The events of a refresh that wrote rows: each partition that it made, then the checks.
 
-    untold: partitions that are up to date as well, and of which Dagster was never told.
+    missing: partitions that are up to date too, and were never reported to Dagster.
     """
     assert done.record is not None
-    told = metadata(lake, table.contract, table.name, done.version, done.record, done.reason)
-    told |= column_lineage(done.lineage)
-    tags = versions(table, done.version, provenance)
+    metadata = table_metadata(lake, table.contract, table.name, done.version, done.record, done.reason)
+    metadata |= column_lineage(done.lineage)
+    tags = data_version_tags(table, done.version, provenance)
     if table.partition:
-        of = of_partitions(lake, table.name, table.partition.column, done.version, done.reason, done.record)
-        yield from of.events(table.name, told, untold, tags)
+        of = partition_report(
+            lake, table.name, table.partition.column, done.version, done.reason, done.record
+        )
+        yield from of.events(table.name, metadata, missing, tags)
     else:
-        yield dg.AssetMaterialization(key_of(table.name), metadata=told, tags=tags)
+        yield dg.AssetMaterialization(asset_key(table.name), metadata=metadata, tags=tags)
     results = check_results(lake, table.name, table.contract, partition_columns[table.name])
-    yield from map(evaluation, [*results, current_result(lake, table, partition_columns)])
+    yield from map(check_evaluation, [*results, current_result(lake, table, partition_columns)])
 
 
-def versions(table: Table, version: int, provenance: Mapping[str, str]) -> dict[str, str]:
-    """The tags by which Dagster tells what is stale."""
-    return {**provenance, DATA_VERSION_TAG: str(version), CODE_VERSION_TAG: code_of(table)}
+def data_version_tags(table: Table, version: int, provenance: Mapping[str, str]) -> dict[str, str]:
+    """The tags by which Dagster decides what is stale."""
+    return {**provenance, DATA_VERSION_TAG: str(version), CODE_VERSION_TAG: code_version_text(table)}
 
 
 def provenance(on: dg.DagsterInstance, table: Table) -> dict[str, str]:
-    """The upstream tables' newest events, in the tags by which Dagster tells what is stale."""
+    """The upstream tables' newest events, as the tags by which Dagster decides what is stale."""
     found: dict[str, str] = {}
     for name in table.upstream_names:
-        key = key_of(name)
+        key = asset_key(name)
         record = on.get_latest_data_version_record(key)
         version = extract_data_version_from_entry(record.event_log_entry) if record else None
         found[get_input_data_version_tag(key)] = (version or DEFAULT_DATA_VERSION).value
@@ -226,8 +240,8 @@ def provenance(on: dg.DagsterInstance, table: Table) -> dict[str, str]:
     return found
 
 
-def published_metadata(done: PublishResult) -> dict[str, Any]:
-    """What a publish says of itself."""
+def published_metadata(done: PublishResult) -> Metadata:
+    """The metadata of a publish."""
     return {
         "published_version": done.edition.version,
         "run_rows_written": done.written,
@@ -235,39 +249,39 @@ def published_metadata(done: PublishResult) -> dict[str, Any]:
     }
 
 
-def code_of(table: Table) -> str:
-    """What made a table, as Dagster shows it."""
+def code_version_text(table: Table) -> str:
+    """The version of the code that makes a table, as text for Dagster."""
     return f"{code_version(table):012x}"
 
 
-def as_markdown(rows: pl.DataFrame | None) -> str:
+def rows_as_markdown(rows: pl.DataFrame | None) -> str:
     """A few rows as a markdown table."""
     if rows is None:
         return "no rows yet"
     lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * rows.width]
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows.iter_rows()]
+    lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows.iter_rows()]
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def _markdown_cell(value: object) -> str:
     text = "" if value is None else str(value)
     text = text if len(text) <= 60 else text[:59] + "\N{HORIZONTAL ELLIPSIS}"
     return text.replace("|", "\\|").replace("\n", " ").replace("\r", " ")
 
 
-def column_lineage(found: Lineage) -> dict[str, Any]:
+def column_lineage(found: Lineage) -> Metadata:
     """The upstream columns of each column, in Dagster's words."""
     if not found:
         return {}
     deps = {
-        column: [dg.TableColumnDep(key_of(table), name) for table, name in origins]
+        column: [dg.TableColumnDep(asset_key(table), name) for table, name in origins]
         for column, origins in found.items()
     }
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
-def code_reference(transform: Callable[..., object]) -> dict[str, Any]:
-    """Where the transform stands, so that the UI can open it."""
+def code_reference(transform: Callable[..., object]) -> Metadata:
+    """The file and line of the transform, so that the UI can open it."""
     file = inspect.getsourcefile(transform)
     if file is None:
         return {}
@@ -276,8 +290,8 @@ def code_reference(transform: Callable[..., object]) -> dict[str, Any]:
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[found])}
 
 
-def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str, Any]:
-    """What is known of a table before it was ever written: columns, constraints, place."""
+def definition_metadata(lake: Lake, table: str, contract: Contract) -> Metadata:
+    """What is known about a table before its first write: columns, constraints, path."""
     columns = [
         dg.TableColumn(
             c.name,
@@ -285,9 +299,9 @@ def definition_metadata(lake: Lake, table: str, contract: Contract) -> dict[str,
             description=c.description or None,
             constraints=dg.TableColumnConstraints(
                 nullable=c.nullable,
-                # The type and null are told beside it.
+                # The type and nullability are shown separately.
                 other=[
-                    in_words(e)
+                    rule_in_words(e)
                     for e in contract.expectations
                     if c.name in e.columns and not isinstance(e.test, IsType | NotNull)
                 ],

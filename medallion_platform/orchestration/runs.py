@@ -27,20 +27,33 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from medallion_platform.installation.project import current_project
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import states
-from medallion_platform.orchestration.arrivals import waiting
-from medallion_platform.orchestration.assets import op_of
-from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, edition_behind, warm_up
-from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, serving_of
-from medallion_platform.orchestration.pools import PID_TAG, PoolHolder, blocking, close_dead_runs, own_runs
-from medallion_platform.orchestration.progress import tell
+from medallion_platform.orchestration.assets import intake_op_name
+from medallion_platform.orchestration.catch_up import (
+    BRING_UP,
+    CATCH_UP,
+    INTAKE,
+    start_spark_early,
+    unpublished_edition,
+)
+from medallion_platform.orchestration.failures import TableFailure, failures_of
+from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, serving_name, table_of
+from medallion_platform.orchestration.pools import (
+    PID_TAG,
+    PoolHolder,
+    close_dead_runs,
+    own_runs,
+    runs_holding_pools,
+)
+from medallion_platform.orchestration.progress import report_progress
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
 from medallion_platform.pipeline.run import Run
-from medallion_platform.project import here
 from medallion_platform.storage import write_whole
 
 if TYPE_CHECKING:
@@ -58,6 +71,10 @@ _LOOK_EVERY = 0.5
 _LONGEST_ENDING = 1.0
 
 _SETTINGS = """\
+# Dagster's processes do less while nothing happens.
+instance_class:
+  module: medallion_platform.orchestration.instance
+  class: Instance
 # Freshness is the age of the data, which a sensor of the platform tells; Dagster's goes by the last run.
 freshness:
   enabled: false
@@ -78,8 +95,8 @@ run_monitoring:
   free_slots_after_run_end_seconds: 60
 """
 
-_SETTINGS_OF_0_1 = _SETTINGS[_SETTINGS.index("telemetry:") :]
-"""What version 0.1 wrote, and nobody changed."""
+_FORMER_SETTINGS = {_SETTINGS[_SETTINGS.index(begin) :] for begin in ("# Freshness", "telemetry:")}
+"""What former versions wrote; it is replaced where nobody changed it."""
 
 Result = TypeVar("Result")
 
@@ -92,17 +109,17 @@ class Outcome:
     """
 
     run_ids: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, TableFailure] = field(default_factory=dict)
     waiting: dict[str, list[str]] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
-def instance(home: Path) -> Generator[dg.DagsterInstance]:
+def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
     """The Dagster instance below `home`, made on first use, with dead runs closed."""
     home.mkdir(parents=True, exist_ok=True)
     settings = home / "dagster.yaml"
-    if not settings.exists() or settings.read_text() == _SETTINGS_OF_0_1:
+    if not settings.exists() or settings.read_text() in _FORMER_SETTINGS:
         write_whole(settings, _SETTINGS)
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.from_config(str(home)) as found:
@@ -110,18 +127,18 @@ def instance(home: Path) -> Generator[dg.DagsterInstance]:
         yield found
 
 
-def workspace(home: Path) -> Path:
+def write_workspace(home: Path) -> Path:
     """The file that tells Dagster what to load, below its `home`: what the project's pyproject.toml says."""
-    project, found = here(), home / "workspace.yaml"
-    told = {"module_name": project.definitions, "location_name": project.location}
+    project, found = current_project(), home / "workspace.yaml"
+    target = {"module_name": project.definitions, "location_name": project.location}
     if project.root:
-        told["working_directory"] = str(project.root)
+        target["working_directory"] = str(project.root)
     # JSON is YAML, whatever a path holds.
-    write_whole(found, json.dumps({"load_from": [{"python_module": told}]}, indent=2))
+    write_whole(found, json.dumps({"load_from": [{"python_module": target}]}, indent=2))
     return found
 
 
-def attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
+def run_attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
     """Do `work`, which launches runs, in a thread of its own, and look after it from this one.
 
     What it waits for is said once, and a run is closed that died holding it. A signal that this thread hears
@@ -137,10 +154,10 @@ def attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
             done.set_exception(error)
 
     Thread(target=do, daemon=True).start()
-    said: set[PoolHolder] = set()
+    known: set[PoolHolder] = set()
     try:
         while not wait([done], _LOOK_EVERY).done:
-            said = _look_after(on, said)
+            known = _free_and_report_pools(on, known)
     except BaseException:
         # Whoever stops a command does not wait; a run that is not told of in time is closed by the next one.
         ending = Thread(target=_cancel_own_runs, args=(on,), daemon=True)
@@ -156,16 +173,18 @@ def _cancel_own_runs(on: dg.DagsterInstance) -> None:
         on.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _look_after(on: dg.DagsterInstance, said: set[PoolHolder]) -> set[PoolHolder]:
+def _free_and_report_pools(on: dg.DagsterInstance, known: set[PoolHolder]) -> set[PoolHolder]:
     """Where this process's runs wait for a pool: free it of the dead, and say once who else has it."""
     ours = [run.run_id for run in own_runs(on, os.getpid())]
-    if not ours or not blocking(on, ours):
-        return said
+    if not ours or not runs_holding_pools(on, ours):
+        return known
     close_dead_runs(on)
-    found = set(blocking(on, ours))
-    for holder in found - said:
-        tell(holder.pool, f"waits for run {holder.run_id[:8]}, which works on the same table")
-    return said | found
+    found = set(runs_holding_pools(on, ours))
+    for holder in found - known:
+        report_progress(
+            table_of(holder.pool), f"waits for run {holder.run_id[:8]}, which works on the same table"
+        )
+    return known | found
 
 
 def run_everything(
@@ -181,31 +200,31 @@ def run_everything(
     upstream's last good version. Where there is nothing to do no run is made, and `defs` is not asked for.
     """
     defs, lake = cache(defs), lakehouse.lake.snapshot()
-    outcome, served = Outcome(before=_versions(catalog, lake)), states.served(catalog.features)
+    outcome, served = Outcome(before=_table_versions(catalog, lake)), states.served(catalog.features)
     if tables:
         wanted = catalog.with_upstream(tables)
-        ops = [op_of(s) for s in catalog.sources if s.table in wanted]
-        _execute(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
+        ops = [intake_op_name(s) for s in catalog.sources if s.table in wanted]
+        _execute_job(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
         if wanted & catalog.by_name.keys():
-            others = {*catalog.by_name, *(serving_of(view.view) for view in catalog.features)} - wanted
-            _catch_up(defs(), on, outcome, leave=others)
+            others = {*catalog.by_name, *(serving_name(view.view) for view in catalog.features)} - wanted
+            _run_catch_up(defs(), on, outcome, leave=others)
     else:
-        if waiting(catalog, lakehouse, datetime.now(UTC), lake):
-            warm_up(lakehouse)
-            _execute(defs().resolve_job_def(INTAKE), on, outcome, {})
+        if waiting_arrivals(catalog, lakehouse, datetime.now(UTC), lake):
+            start_spark_early(lakehouse)
+            _execute_job(defs().resolve_job_def(INTAKE), on, outcome, {})
             lake = lakehouse.lake.snapshot()
-        behind = any(edition_behind(f, lakehouse, lake) for f in catalog.features)
+        behind = any(unpublished_edition(f, lakehouse, lake) for f in catalog.features)
         if behind or out_of_date.out_of_date_tables(catalog, lake):
-            _catch_up(defs(), on, outcome)
+            _run_catch_up(defs(), on, outcome)
     lake = lakehouse.lake.snapshot()
-    outcome.waiting = out_of_date.waiting(catalog, lake)
+    outcome.waiting = out_of_date.tables_waiting_for_inputs(catalog, lake)
     now = datetime.now(UTC)
-    states.tell_states(catalog, served, lake, on, now)
-    states.tell_tables(catalog, lake, on, now)
+    states.report_states(catalog, served, lake, on, now)
+    states.report_tables(catalog, lake, on, now)
     return outcome
 
 
-def _versions(catalog: Catalog, lake: Lake) -> dict[str, int]:
+def _table_versions(catalog: Catalog, lake: Lake) -> dict[str, int]:
     """The version of each table; none of one whose log is damaged, which whoever works on it says."""
     found: dict[str, int] = {}
     for name in catalog.names:
@@ -226,25 +245,25 @@ def roll_back(
     for table in (t for t in taken_back if t.version is not None):
         on.report_runless_asset_event(
             dg.AssetObservation(
-                key_of(table.table),
+                asset_key(table.table),
                 description=f"Run {run_id} was taken back: {table.how}.",
                 metadata={"rows_before": table.rows_before, "rows": table.rows, "taken_back_run": run_id},
             )
         )
     outcome = Outcome()
-    _catch_up(defs, on, outcome, leave=[t.table for t in taken_back])
+    _run_catch_up(defs, on, outcome, leave=[t.table for t in taken_back])
     return taken_back, outcome
 
 
-def _catch_up(
+def _run_catch_up(
     defs: dg.Definitions, on: dg.DagsterInstance, outcome: Outcome, leave: Collection[str] = ()
 ) -> None:
     """Refresh and publish whatever is out of date; what failed before is tried again."""
     config = {BRING_UP: {"config": {"leave": sorted(leave)}}}
-    _execute(defs.resolve_job_def(CATCH_UP), on, outcome, config)
+    _execute_job(defs.resolve_job_def(CATCH_UP), on, outcome, config)
 
 
-def _execute(
+def _execute_job(
     job: dg.JobDefinition, on: dg.DagsterInstance, outcome: Outcome, ops: Mapping[str, object]
 ) -> None:
     """Run a job in this process, known to the UI as one of the code location that it shows."""
@@ -253,27 +272,25 @@ def _execute(
         run_config={**_QUIET, "ops": ops},
         tags={**job.run_tags, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line"},
         asset_selection=job.asset_selection,
-        remote_job_origin=_repository().get_job_origin(job.name),
+        remote_job_origin=_repository_origin().get_job_origin(job.name),
     )
     outcome.run_ids.append(run.run_id)
     for event in execute_run_iterator(InMemoryJob(job), run, on):
         if event.is_step_failure:
-            told = event.step_failure_data.user_failure_data
-            if told and told.metadata:  # which tables, and why
-                outcome.failed |= {name: str(why.value) for name, why in told.metadata.items()}
-            else:
-                outcome.failed[str(event.step_key)] = in_words(event.step_failure_data.error)
+            step = event.step_failure_data
+            unnamed = {str(event.step_key): TableFailure(run_error_in_words(step.error))}
+            outcome.failed |= failures_of(step) or unnamed
 
 
-def _repository() -> RemoteRepositoryOrigin:
+def _repository_origin() -> RemoteRepositoryOrigin:
     """What `medallion dev` and workspace.yaml load, as the UI names it."""
-    project = here()
+    project = current_project()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=project.definitions)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, project.location)
     return RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME)
 
 
-def in_words(error: SerializableErrorInfo | None) -> str:
+def run_error_in_words(error: SerializableErrorInfo | None) -> str:
     """What our own code said, without Dagster's wrapper and without what caused it further down."""
     if error and error.cause and (error.cls_name or "").startswith("Dagster"):
         error = error.cause

@@ -4,7 +4,7 @@ import dagster as dg
 
 
 def catch_up_by_the_hour(job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """Bring up everything that is out of date once an hour; off by default."""
+    """Refresh everything that is out of date once an hour; off by default."""
     return dg.ScheduleDefinition(
         name="catch_up_by_the_hour",
         job=job,

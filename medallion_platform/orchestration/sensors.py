@@ -7,12 +7,25 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from medallion_platform.orchestration import checks
-from medallion_platform.orchestration.arrivals import waiting
-from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE, UNFINISHED, edition_behind
-from medallion_platform.orchestration.due import ATTEMPTS, Decision, decide, digest, read, written
-from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, pool_of, serving_of
+from medallion_platform.orchestration.catch_up import (
+    BRING_UP,
+    CATCH_UP,
+    INTAKE,
+    UNFINISHED,
+    unpublished_edition,
+)
+from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.pools import close_dead_runs
+from medallion_platform.orchestration.run_requests import (
+    ATTEMPTS,
+    Decision,
+    decide_requests,
+    digest_of_texts,
+    requests_from_text,
+    requests_to_text,
+)
 from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
@@ -30,13 +43,13 @@ _GIVEN_UP = (
 def catch_up_sensor(
     catalog: Catalog, features: Sequence[Features], intake: dg.JobDefinition, catch_up: dg.JobDefinition
 ) -> dg.SensorDefinition:
-    """Take in what waits, and bring up what is out of date, by the state of the landing zone and the logs.
+    """Take in what is waiting, and refresh what is out of date, from the state of the sources and Delta logs.
 
-    An intake and the run that follows it are asked for together: the second one's process and JVM start
-    beside the first.
+    An intake and the following run are requested together, so that the process and JVM of the second start
+    while the first one works.
     """
 
-    kept = AnswerCache()
+    cache = AnswerCache()
 
     @dg.sensor(
         name="catch_up_sensor",
@@ -50,17 +63,17 @@ def catch_up_sensor(
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on = datetime.now(UTC), context.instance
         at_work = _jobs_at_work(on)
-        wanted, taken_back, pieces = _wanted(catalog, features, lakehouse, now, kept)
-        busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy(on, set(wanted) - {INTAKE})
+        wanted, taken_back, pieces = _find_wanted(catalog, features, lakehouse, now, cache)
+        busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy_tables(on, set(wanted) - {INTAKE})
         busy |= {INTAKE} & at_work
-        asked = read(context.cursor)
+        requested = requests_from_text(context.cursor)
         if CATCH_UP in at_work:
-            busy |= asked.keys() - {INTAKE}
-        decision = decide(
+            busy |= requested.keys() - {INTAKE}
+        decision = decide_requests(
             {name: state for name, state in wanted.items() if name not in busy},
-            {name: a for name, a in asked.items() if name not in busy},
+            {name: a for name, a in requested.items() if name not in busy},
             now,
-            endless={INTAKE},
+            retry_forever={INTAKE},
         )
         requests: list[dg.RunRequest] = []
         if INTAKE in decision.ask:
@@ -68,7 +81,7 @@ def catch_up_sensor(
             requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
         if decision.ask and CATCH_UP not in at_work:
             config = {
-                "held": {**decision.held, **taken_back},
+                "held": {**decision.on_hold, **taken_back},
                 "leave": sorted(busy - {INTAKE}),
                 "patient": False,
             }
@@ -79,35 +92,39 @@ def catch_up_sensor(
                     run_config={"ops": {BRING_UP: {"config": config}}},
                 )
             )
-        told = [checks.not_refreshed(n, _last_reason(on, n), _GIVEN_UP) for n in decision.given_up]
-        told += [checks.refreshed(n) for n in decision.recovered]
+        results = [
+            checks.not_refreshed_result(n, _last_failure_reason(on, n), _GIVEN_UP) for n in decision.given_up
+        ]
+        results += [checks.refreshed_result(n) for n in decision.recovered]
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else dg.SkipReason(_why_not(decision, at_work)),
-            cursor=written({n: a for n, a in asked.items() if n in busy} | dict(decision.asked)),
-            asset_events=[checks.evaluation(result) for result in told],
+            skip_reason=None if requests else dg.SkipReason(_skip_reason(decision, at_work)),
+            cursor=requests_to_text(
+                {n: a for n, a in requested.items() if n in busy} | dict(decision.requested)
+            ),
+            asset_events=[checks.check_evaluation(result) for result in results],
         )
 
     return sensor
 
 
-def _wanted(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, kept: AnswerCache
+def _find_wanted(
+    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, cache: AnswerCache
 ) -> tuple[dict[str, str], dict[str, str], int]:
-    """What is to be brought up, and what somebody took back, each with its state; how many files wait."""
+    """What to refresh, and what was rolled back, each with its state; and the number of waiting files."""
     lake = lakehouse.lake.snapshot()
-    pieces = waiting(catalog, lakehouse, now, lake, kept)
-    wanted = {INTAKE: digest(pieces)} if pieces else {}
+    pieces = waiting_arrivals(catalog, lakehouse, now, lake, cache)
+    wanted = {INTAKE: digest_of_texts(pieces)} if pieces else {}
     taken_back: dict[str, str] = {}
-    for name, found in out_of_date_tables(catalog, lake, kept).items():
+    for name, found in out_of_date_tables(catalog, lake, cache).items():
         (taken_back if found.taken_back else wanted)[name] = found.state
-    editions = {serving_of(view.view): edition_behind(view, lakehouse, lake) for view in features}
+    editions = {serving_name(view.view): unpublished_edition(view, lakehouse, lake) for view in features}
     wanted |= {name: edition for name, edition in editions.items() if edition}
     return wanted, taken_back, len(pieces)
 
 
 def _jobs_at_work(on: dg.DagsterInstance) -> set[str]:
-    """The jobs that have a run which is not over; runs whose process died are over."""
+    """The jobs with an active run; runs whose process died are closed first."""
 
     def look() -> set[str]:
         return {run.job_name for run in on.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
@@ -118,27 +135,27 @@ def _jobs_at_work(on: dg.DagsterInstance) -> set[str]:
     return look()
 
 
-def _busy(on: dg.DagsterInstance, names: set[str]) -> set[str]:
-    """Of these tables, those that another run works on (a backfill, the maintenance)."""
-    pools = {pool_of(name): name for name in names}
+def _busy_tables(on: dg.DagsterInstance, names: set[str]) -> set[str]:
+    """The tables among these that another run is working on (a backfill, maintenance)."""
+    pools = {pool_name(name): name for name in names}
     found = on.event_log_storage.get_concurrency_infos(list(pools))
     return {pools[pool] for pool, info in found.items() if info.claimed_slots}
 
 
-def _last_reason(on: dg.DagsterInstance, name: str) -> str:
-    """Why a table could not be brought up, as its check says."""
-    told = checks.last_results(on, [name], checks.REFRESHED).get(name)
-    if told and not told.passed:
-        return str(told.metadata["why"].value)
+def _last_failure_reason(on: dg.DagsterInstance, name: str) -> str:
+    """Why a table could not be refreshed, from its check."""
+    result = checks.last_check_results(on, [name], checks.REFRESHED).get(name)
+    if result and not result.passed:
+        return str(result.metadata["why"].value)
     return "its runs ended without saying why: their process was killed, or the machine lacked memory"
 
 
-def _why_not(decision: Decision, at_work: set[str]) -> str:
+def _skip_reason(decision: Decision, at_work: set[str]) -> str:
     """Why nothing is started."""
     if {INTAKE, CATCH_UP} & at_work:
         return "a run is working on it"
-    if decision.held:
-        return f"failed, to be retried later: {', '.join(sorted(decision.held))}"
+    if decision.on_hold:
+        return f"failed, to be retried later: {', '.join(sorted(decision.on_hold))}"
     return "nothing has arrived and nothing is out of date"
 
 
@@ -155,12 +172,14 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
         events, lake = [], lakehouse.lake.snapshot()
         for name in catalog.names:
-            version, key = lake.version(name), key_of(name).to_user_string()
+            version, key = lake.version(name), asset_key(name).to_user_string()
             if version < 0 or seen.get(key) == version:
                 continue
             seen[key] = version
             events.append(
-                checks.evaluation(checks.surge_result(name, findings.surge(findings.writes(lake, name))))
+                checks.check_evaluation(
+                    checks.surge_result(name, findings.rejection_surge(findings.writes(lake, name)))
+                )
             )
         return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))
 
@@ -168,7 +187,7 @@ def surge_sensor(catalog: Catalog) -> dg.SensorDefinition:
 
 
 def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
-    """Fail a table's check `made_by_current_code` when its transform or contract is another one now."""
+    """Fail a table's check `made_by_current_code` when its transform or contract has changed."""
 
     @dg.sensor(
         name="code_changed",
@@ -179,10 +198,10 @@ def code_sensor(catalog: Catalog) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         seen: dict[str, int] = json.loads(context.cursor or "{}")
         lake, columns = lakehouse.lake.snapshot(), catalog.partition_columns
-        made = {key_of(t.name).to_user_string(): t for t in catalog.tables if lake.exists(t.name)}
-        codes = {key: code_version(t) for key, t in made.items()}
-        changed = [t for key, t in made.items() if codes[key] != seen.get(key)]
-        events = [checks.evaluation(checks.current_result(lake, t, columns)) for t in changed]
+        tables = {asset_key(t.name).to_user_string(): t for t in catalog.tables if lake.exists(t.name)}
+        codes = {key: code_version(t) for key, t in tables.items()}
+        changed = [t for key, t in tables.items() if codes[key] != seen.get(key)]
+        events = [checks.check_evaluation(checks.current_result(lake, t, columns)) for t in changed]
         return dg.SensorResult(asset_events=events, cursor=json.dumps(codes))
 
     return sensor

@@ -1,7 +1,7 @@
 """What changes about a table without a write: its data get older, inputs are missing, a new day begins.
 
 Dagster's own freshness evaluation uses the last materialization, so a rebuild of last year's rows would look
-fresh. It is switched off (`runs.instance`); `pipeline.freshness` sets the same badge.
+fresh. It is switched off (`runs.open_instance`); `pipeline.freshness` sets the same badge.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dagster._core.definitions.freshness import FreshnessState, FreshnessStateCh
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.event_log import report_in_bulk
-from medallion_platform.orchestration.lakehouse import Lakehouse
-from medallion_platform.orchestration.names import key_of, serving_of
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, serving_name
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
-from medallion_platform.pipeline.freshness import Freshness, freshness
-from medallion_platform.pipeline.out_of_date import out_of_date_tables, waiting
+from medallion_platform.pipeline.freshness import Freshness, Known, freshness
+from medallion_platform.pipeline.out_of_date import out_of_date_tables, tables_waiting_for_inputs
 
 _COMPLETE = "medallion/complete_tables"
 """The state of each table in which Dagster knew all of it."""
@@ -37,20 +37,21 @@ _SHOWN = {
 
 
 def served(features: Sequence[Features]) -> dict[dg.AssetKey, str]:
-    """What serves a table, and which."""
-    return {key_of(serving_of(view.view)): view.table for view in features}
+    """The asset of each published table: asset key -> table."""
+    return {asset_key(serving_name(view.view)): view.table for view in features}
 
 
-def tell_states(
+def report_states(
     catalog: Catalog, served: Mapping[dg.AssetKey, str], lake: Lake, on: dg.DagsterInstance, now: datetime
 ) -> None:
-    """Tell Dagster of each table whether it is fresh, and whether it waits for an input, where that changed.
+    """Report to Dagster whether each table is fresh and whether it waits for an input, if that changed.
 
-    served: what serves a table, and which.
+    served: the assets of published tables.
     """
-    fresh = {key_of(name): _shown(catalog, lake, name, now) for name in catalog.names}
+    ages: Known = {}
+    fresh = {asset_key(name): _shown_freshness(catalog, lake, name, now, ages) for name in catalog.names}
     # Online features are as old as the table that they copy.
-    fresh |= {key: fresh[key_of(table)] for key, table in served.items()}
+    fresh |= {key: fresh[asset_key(table)] for key, table in served.items()}
     known = on.get_freshness_state_records(list(fresh))
     for key, state in fresh.items():
         old = known[key].freshness_state if key in known else FreshnessState.UNKNOWN
@@ -60,93 +61,101 @@ def tell_states(
                     key=key, previous_state=old, new_state=state, state_change_timestamp=now.timestamp()
                 )
             )
-    waits, told = waiting(catalog, lake), checks.last_results(on, catalog.by_name, checks.INPUTS)
+    waits, told = (
+        tables_waiting_for_inputs(catalog, lake),
+        checks.last_check_results(on, catalog.by_name, checks.INPUTS),
+    )
     for name in catalog.by_name:
-        now_told, before = checks.evaluation(checks.inputs(name, waits.get(name, ()))), told.get(name)
+        now_told, before = (
+            checks.check_evaluation(checks.inputs_result(name, waits.get(name, ()))),
+            told.get(name),
+        )
         if before is None:
             # Of a table that nobody made yet there is nothing to say but what it waits for.
-            changed = not now_told.passed or fresh[key_of(name)] is not FreshnessState.UNKNOWN
+            changed = not now_told.passed or fresh[asset_key(name)] is not FreshnessState.UNKNOWN
         else:
-            changed = (now_told.passed, _waits_for(now_told)) != (before.passed, _waits_for(before))
+            changed = (now_told.passed, _waits_in_check(now_told)) != (before.passed, _waits_in_check(before))
         if changed:
             on.report_runless_asset_event(now_told)
 
 
-def tell_tables(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
-    """Tell Dagster of tables and partitions that are as they should be and that it takes for missing.
+def report_tables(catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
+    """Report to Dagster the tables and partitions that are up to date and that it shows as missing.
 
-    A day without rows is done: a new one after midnight, or one of which a run was killed before it told.
-    What is out of date or waits, or is made from what does, stays missing. In which state nothing was missing
-    of a table any more is kept beside Dagster's own cursors; in that state it is not looked at again.
+    A day without rows is complete: a new day after midnight, or one whose run was killed before it reported.
+    Tables that are out of date or waiting, and those made from them, stay missing. The state in which nothing
+    of a table was missing is stored with Dagster's cursors; in that state the table is not checked again.
     """
     marks: dict[str, str] = {}
     for name in catalog.names:
-        definition = partitions.of_table(catalog, name)
+        definition = partitions.table_partitions(catalog, name)
         if lake.version(name) < 0:
             continue
         if definition is not None:
-            marks[name] = f"{lake.state(name)} {partitions.current(definition, now)}"
+            marks[name] = f"{lake.state(name)} {partitions.current_partition(definition, now)}"
         elif lake.rows(name):
             marks[name] = _MADE
-    complete = _complete(catalog, on)
+    complete = _complete_states(catalog, on)
     if marks == complete:
         return
     late = out_of_date_tables(catalog, lake)
     unsettled: set[str] = set()
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in catalog.names:
         upstream = set(catalog.by_name[name].upstream_names) if name in catalog.by_name else set[str]()
         if name in late or unsettled & upstream or any(lake.version(u) < 0 for u in upstream):
             unsettled.add(name)
         elif name in marks and marks[name] != complete.get(name):
-            told |= _tell_untold(catalog, lake, on, now, name, again=bool(told & upstream))
+            reported |= _report_missing_partitions(
+                catalog, lake, on, now, name, again=bool(reported & upstream)
+            )
     settled = {name: mark for name, mark in marks.items() if name not in unsettled}
     on.daemon_cursor_storage.set_cursor_values({_COMPLETE: json.dumps(settled, sort_keys=True)})
 
 
-def _complete(catalog: Catalog, on: dg.DagsterInstance) -> dict[str, str]:
-    """The states in which nothing was missing, as they were kept.
+def _complete_states(catalog: Catalog, on: dg.DagsterInstance) -> dict[str, str]:
+    """The stored states in which nothing was missing.
 
-    Once, what was told under former names is taken back, since nothing would be told of these assets again:
-    all of it stands in the tables' commits too, and how they are now is told under the new names.
+    Once, the events of assets with former names are deleted, because nothing would update them: all of it is
+    also in the tables' commits, and the current state is reported under the new names.
     """
     cursors = on.daemon_cursor_storage
-    kept = cursors.get_cursor_values({_COMPLETE, _FORMER_NAMES})
-    if kept.get(_FORMER_NAMES):
+    values = cursors.get_cursor_values({_COMPLETE, _FORMER_NAMES})
+    if values.get(_FORMER_NAMES):
         former = [dg.AssetKey(name.split(".")) for name in catalog.names]
         on.wipe_assets([key for key in former if on.has_asset_key(key)])
         cursors.set_cursor_values({_FORMER_NAMES: ""})
-    return json.loads(kept.get(_COMPLETE) or "{}")
+    return json.loads(values.get(_COMPLETE) or "{}")
 
 
-def _tell_untold(
+def _report_missing_partitions(
     catalog: Catalog, lake: Lake, on: dg.DagsterInstance, now: datetime, name: str, *, again: bool
 ) -> set[str]:
-    """Tell of what Dagster misses of a table; gives its name where that was anything.
+    """Report what Dagster shows as missing of a table; returns its name if there was anything.
 
-    again: tell of the current partition in any case, since a new one upstream belongs to it: a day to its
-    week.
+    again: report the current partition in any case, because it contains a new upstream partition: a week a
+    day.
     """
-    definition = partitions.of_table(catalog, name)
-    untold = partitions.untold(on, name, definition, now)
-    if again and definition and (current := partitions.current(definition, now)):
+    definition = partitions.table_partitions(catalog, name)
+    untold = partitions.unreported_partitions(on, name, definition, now)
+    if again and definition and (current := partitions.current_partition(definition, now)):
         untold.add(current)
-    if not untold and (definition or on.get_latest_materialization_event(key_of(name))):
+    if not untold and (definition or on.get_latest_materialization_event(asset_key(name))):
         return set()
     table, version = catalog.by_name.get(name), lake.version(name)
     contract, source = catalog.contract_of(name), catalog.source_of.get(name)
-    told = reports.metadata(lake, contract, name, version, None, "it is as it should be", source)
-    tags = reports.versions(table, version, reports.provenance(on, table)) if table else None
+    metadata = reports.table_metadata(lake, contract, name, version, None, "it is as it should be", source)
+    tags = reports.data_version_tags(table, version, reports.provenance(on, table)) if table else None
     if definition:
-        of = reports.of_partitions(lake, name, str(catalog.partition_columns[name]), version)
-        report_in_bulk(on, of.events(name, told, untold, tags))
+        of = reports.partition_report(lake, name, str(catalog.partition_columns[name]), version)
+        report_in_bulk(on, of.events(name, metadata, untold, tags))
     else:
-        report_in_bulk(on, [dg.AssetMaterialization(key_of(name), metadata=told, tags=tags)])
+        report_in_bulk(on, [dg.AssetMaterialization(asset_key(name), metadata=metadata, tags=tags)])
     return {name}
 
 
 def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.SensorDefinition:
-    """Tell what became of each table's freshness, inputs and partitions, every minute."""
+    """Report each table's freshness, inputs and partitions, every minute."""
 
     @dg.sensor(
         name="data_grew_old",
@@ -157,20 +166,20 @@ def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.Sens
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.snapshot()
-        tell_states(catalog, served, lake, on, now)
-        tell_tables(catalog, lake, on, now)
+        report_states(catalog, served, lake, on, now)
+        report_tables(catalog, lake, on, now)
         return dg.SensorResult(skip_reason=dg.SkipReason("it starts no run"))
 
     return sensor
 
 
-def _shown(catalog: Catalog, lake: Lake, name: str, now: datetime) -> FreshnessState:
+def _shown_freshness(catalog: Catalog, lake: Lake, name: str, now: datetime, ages: Known) -> FreshnessState:
     try:
-        return _SHOWN[freshness(catalog, lake, name, now)[0]]
+        return _SHOWN[freshness(catalog, lake, name, now, ages)[0]]
     except DamagedLog:
         return FreshnessState.UNKNOWN
 
 
-def _waits_for(told: dg.AssetCheckEvaluation) -> str:
-    found = told.metadata.get("waits_for")
+def _waits_in_check(evaluation: dg.AssetCheckEvaluation) -> str:
+    found = evaluation.metadata.get("waits_for")
     return str(found.value) if found else ""

@@ -13,7 +13,7 @@ T = TypeVar("T")
 class AnswerCache:
     """Cached answers, each valid while everything that it depends on is unchanged.
 
-    Only the newest answer of each name is kept. What it depends on is read from the Delta logs before the
+    Only the newest answer of each name is kept. Its dependencies are read from the Delta logs before the
     answer is computed, so after a commit in between the next call computes it again.
     """
 
@@ -30,7 +30,7 @@ class AnswerCache:
         return found
 
 
-def states(lake: Lake, tables: Iterable[str]) -> Hashable:
+def table_states(lake: Lake, tables: Iterable[str]) -> Hashable:
     """A value that changes whenever one of these tables is dropped, recreated or committed to.
 
     Raises:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from typing import cast
 
+from medallion_platform.contracts import options
 from medallion_platform.contracts.contract import Contract
+from medallion_platform.errors import DeclarationError
+from medallion_platform.pipeline import row_counts
 from medallion_platform.pipeline.features import Features
-from medallion_platform.pipeline.table import DeclarationError, Table
-from medallion_platform.sources.connectors.files import FileSource, that_land
+from medallion_platform.pipeline.table import Table
+from medallion_platform.sources.connectors.files import FileSource, file_sources_of
 from medallion_platform.sources.source import Source
 
 _NAME = re.compile("[A-Za-z0-9_]+")
@@ -37,6 +41,7 @@ class Catalog:
     features: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
+        self._refuse_other_kinds()
         names = [s.table for s in self.sources] + [t.name for t in self.tables]
         seen: dict[str, str] = {}
         for name in names:
@@ -52,10 +57,15 @@ class Catalog:
                 if upstream not in names:
                     raise DeclarationError(f"{table.name} is made from {upstream}: no such table")
                 self._refuse_unmasked(table, upstream)
+            self._refuse_unknown_key(table)
             self._refuse_token_by_clear(table)
+            self._refuse_unfit_count(table)
         for view in self.features:
             if view.table not in names:
                 raise DeclarationError(f"features are made from {view.table}: no such table")
+        _refuse_twice("source", [s.name for s in self.sources])
+        _refuse_twice("features of", [f.table for f in self.features])
+        self._refuse_same_claims()
         _ = self.in_order
 
     @cached_property
@@ -66,7 +76,7 @@ class Catalog:
     @cached_property
     def file_sources(self) -> tuple[FileSource, ...]:
         """The sources whose records land as files."""
-        return that_land(self.sources)
+        return file_sources_of(self.sources)
 
     @cached_property
     def spark_reads_topics(self) -> bool:
@@ -99,6 +109,45 @@ class Catalog:
         """The contract of any table."""
         source = self.source_of.get(table)
         return source.contract if source else self.by_name[table].contract
+
+    def _refuse_other_kinds(self) -> None:
+        """What stands among the sources, tables or features and is none."""
+        for option, kind, hint in (
+            ("sources", Source, "a source"),
+            ("tables", Table, "a table, as @table makes it of a function"),
+            ("features", Features, "features, as features(table) makes them"),
+        ):
+            given: object = getattr(self, option)
+            options.instance(f"catalog: {option}", given, Iterable, f"a tuple with {hint} in each place")
+            every = tuple(cast("Iterable[object]", given))
+            for one in every:
+                options.instance(f"catalog: one of {option}", one, kind, hint)
+            object.__setattr__(self, option, every)
+
+    def _refuse_same_claims(self) -> None:
+        """A claim of two sources: each of its files would be left in place, for nobody knows whose it is."""
+        owners: dict[str, str] = {}
+        for source in self.file_sources:
+            for claim in source.claims:
+                other = owners.setdefault(claim, source.name)
+                if other != source.name:
+                    raise DeclarationError(f"sources {other!r} and {source.name!r} both claim {claim!r}")
+
+    def _refuse_unknown_key(self, table: Table) -> None:
+        """A lookup by a column that its history does not declare."""
+        for lookup in table.lookups.values():
+            history = self.contract_of(lookup.table)
+            if unknown := [key for key, _ in lookup.pairs if key not in history.by_name]:
+                raise DeclarationError(
+                    f"{table.name}: its lookup has the key {unknown[0]!r}, a column that {history.name}, the "
+                    f"contract of {lookup.table}, does not declare"
+                )
+
+    def _refuse_unfit_count(self, table: Table) -> None:
+        """A source_row_count that says nothing of a row of the main upstream."""
+        upstream = table.main_upstream.table
+        if reason := row_counts.unfit(table.source_row_count, self.contract_of(upstream)):
+            raise DeclarationError(f"table {table.name}, made from {upstream}: {reason}")
 
     def _refuse_odd_names(self) -> None:
         """What Dagster, or a reader of the tables, has no place for."""
@@ -139,19 +188,20 @@ class Catalog:
 
     def _refuse_token_by_clear(self, table: Table) -> None:
         """A transform reads bronze in clear: no value there is like a token of a history."""
-        for lookup in table.lookups.values() if table.main[1].table not in self.by_name else ():
+        upstream = table.main_upstream.table
+        for lookup in table.lookups.values() if upstream not in self.by_name else ():
             history = self.contract_of(lookup.table).by_name
             for key, by in lookup.pairs:
                 if key in history and history[key].protect == "tokenize":
                     raise DeclarationError(
                         f"{table.name}: {key!r} of {lookup.table} holds tokens, and {by!r} comes in clear "
-                        f"from {table.main[1].table}: look it up behind this table, where both are tokens"
+                        f"from {upstream}: look it up behind this table, where both are tokens"
                     )
 
     def origin(self, table: str) -> Source:
         """The source that a table's rows go back to, by the main upstream of each step."""
         while table in self.by_name:
-            table = self.by_name[table].main[1].table
+            table = self.by_name[table].main_upstream.table
         return self.source_of[table]
 
     def with_upstream(self, names: Collection[str]) -> set[str]:
@@ -166,3 +216,12 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         """Every table, bronze first, then in order of making."""
         return tuple(s.table for s in self.sources) + tuple(t.name for t in self.in_order)
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    """Names that are one to a file system that ignores case."""
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            raise DeclarationError(f"{what} {name} is declared more than once")
+        seen.add(name.lower())

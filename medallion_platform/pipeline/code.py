@@ -44,21 +44,21 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
-def text_of(function: Callable[..., object], *, ignoring: Iterable[object] = ()) -> str:
-    """All that the function's result depends on; ignoring: decorators that do not count."""
+def code_text(function: Callable[..., object], *, ignoring: Iterable[object] = ()) -> str:
+    """A text of all code that the function's result depends on; ignoring: decorators that do not count."""
     return _Reader(function, list(ignoring)).text
 
 
-def forget() -> None:
-    """Read the files of the project again: a module of it was loaded anew."""
+def forget_files() -> None:
+    """Forget the files that were read, because a module of the project was reloaded."""
     _tree_of.cache_clear()
-    _definitions.cache_clear()
+    _definitions_in_file.cache_clear()
     _is_installed.cache_clear()
     linecache.checkcache()
 
 
 class _Reader:
-    """Follows what a function uses; every function and class is told once."""
+    """Follows the code that a function uses; every function and class appears once."""
 
     def __init__(self, function: Callable[..., object], ignoring: list[object]) -> None:
         self.root = str(getattr(function, "__module__", "")).partition(".")[0]
@@ -73,7 +73,7 @@ class _Reader:
     # values ---------------------------------------------------------------------------------------
 
     def value(self, value: object) -> str:
-        """A value as text; what it uses is told before."""
+        """A value as text; the code that it uses is added before."""
         if isinstance(value, str):
             return json.dumps(value)
         if isinstance(value, Enum):
@@ -105,7 +105,7 @@ class _Reader:
         return self._object(value)
 
     def _object(self, value: object) -> str:
-        if (fingerprint := _fingerprint(value)) is not None:
+        if (fingerprint := _contract_fingerprint(value)) is not None:
             return fingerprint
         kind = type(value)
         if not self._is_own(kind.__module__):
@@ -131,13 +131,15 @@ class _Reader:
 
     def _code(self, code: FunctionType | type) -> str:
         code = getattr(code, "__counts_as__", code)  # a wrapper names what it passes on to
-        if (fingerprint := _fingerprint(code)) is not None:
+        if (fingerprint := _contract_fingerprint(code)) is not None:
             return fingerprint
         if not self._is_own(code.__module__):
             wrapped = getattr(code, "__wrapped__", None)
             return f"{code.__qualname__}({'' if wrapped is None else self.value(wrapped)})"
         if isinstance(code, type):
             return self._once(code, code, lambda: self._class(code))
+        if (implementations := _registered(code)) is not None:
+            return self._once(id(code), code, lambda: f"singledispatch({self.value(implementations)})")
         return self._once(id(code), code, lambda: self._function(code))
 
     def _function(self, function: FunctionType) -> str:
@@ -158,7 +160,7 @@ class _Reader:
 
     def _class(self, kind: type) -> str:
         space = vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
-        node = _definitions(getattr(sys.modules.get(kind.__module__), "__file__", None))[1].get(
+        node = _definitions_in_file(getattr(sys.modules.get(kind.__module__), "__file__", None))[1].get(
             kind.__qualname__
         )
         if node is None:
@@ -171,7 +173,7 @@ class _Reader:
     def _names(
         self, names: Iterable[str], space: Mapping[str, object], node: ast.AST | None
     ) -> Iterator[str]:
-        """The values of global names, and of what is imported within."""
+        """The values of global names, and of names imported inside the code."""
         for name in sorted(names):
             if name not in space:
                 if not hasattr(builtins, name):
@@ -181,6 +183,15 @@ class _Reader:
         if node is not None:
             for name, value in _imported_in(node, space):
                 yield from self._named(name, value, space, node)
+            for module in _loaded_in(node, space):
+                if self._is_own(module.__name__):
+                    yield self._once(("module", module.__name__), module, partial(self._whole, module))
+
+    def _whole(self, module: ModuleType) -> str:
+        """All of a module: what is taken from it may be said by a text."""
+        space = vars(module)
+        names = sorted(name for name in space if not name.startswith("__"))
+        return " ".join(told for name in names for told in self._named(name, space[name], space, None))
 
     def _named(
         self, name: str, value: object, space: Mapping[str, object], node: ast.AST | None
@@ -189,7 +200,7 @@ class _Reader:
             return
         if isinstance(value, ModuleType):
             if node is not None and self._is_own(value.__name__):
-                for path, found in _attributes(node, name, value):
+                for path, found in _attributes_read(node, name, value):
                     yield f"{path}={self.value(found)}"
             return
         told = self.value(value)
@@ -207,7 +218,7 @@ class _Reader:
         for node in reversed(tree.body if tree else []):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
-                    if (alias.asname or alias.name) == name and (found := _module(node, space)):
+                    if (alias.asname or alias.name) == name and (found := _imported_module(node, space)):
                         own = self._is_own(found.__name__)
                         return self._assigned(alias.name, vars(found)) if own else ""
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -224,9 +235,9 @@ class _Reader:
     # syntax ---------------------------------------------------------------------------------------
 
     def _tree(self, node: ast.AST, space: Mapping[str, object], local: bool = False) -> str:
-        """A syntax tree as text, without what does not count; the same in every version of Python.
+        """A syntax tree as text, without parts that do not count; the same in every version of Python.
 
-        local: whether it stands in a function, where an annotation does nothing.
+        local: whether it is inside a function, where annotations have no effect.
         """
         if isinstance(node, ast.Constant):
             return json.dumps(node.value) if isinstance(node.value, str) else repr(node.value)
@@ -240,8 +251,8 @@ class _Reader:
         told: list[str] = []
         for name, value in ast.iter_fields(node):
             items = cast("list[object]", value) if isinstance(value, list) else [value]
-            items = [_assignment(v) if local and isinstance(v, ast.AnnAssign) else v for v in items]
-            items = [v for v in items if not _says_nothing(v)]
+            items = [_as_plain_assignment(v) if local and isinstance(v, ast.AnnAssign) else v for v in items]
+            items = [v for v in items if not _has_no_effect(v)]
             parts = [self._tree(v, space, local) if isinstance(v, ast.AST) else repr(v) for v in items]
             if name not in _NOT_TOLD and value is not None and parts:
                 told.append(f"{name}={', '.join(parts)}")
@@ -249,7 +260,7 @@ class _Reader:
 
     def _is_ignored(self, decorator: ast.expr, space: Mapping[str, object]) -> bool:
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        found = _looked_up(called, space)
+        found = _resolve_name(called, space)
         return any(found is ignored for ignored in self.ignoring)
 
     def _is_own(self, module: str) -> bool:
@@ -259,17 +270,27 @@ class _Reader:
         return top == self.root or (top not in sys.stdlib_module_names and not _is_installed(top))
 
 
-def _fingerprint(value: object) -> str | None:
-    """What a contract, or the model that declares one, says of itself."""
+def _contract_fingerprint(value: object) -> str | None:
+    """The fingerprint of a contract, or of the model that declares one."""
     for found in (value, getattr(value, "contract", None)):
         if isinstance(told := getattr(found, "fingerprint", None), str):
             return f"contract:{told}"
     return None
 
 
+def _registered(function: FunctionType) -> Mapping[str, object] | None:
+    """The implementations of a `functools.singledispatch` by their types; None of any other function."""
+    known = getattr(function, "registry", None)
+    if not isinstance(known, Mapping) or not hasattr(function, "dispatch"):
+        return None
+    implementations = cast("Mapping[type, object]", known)
+    named = {f"{kind.__module__}.{kind.__qualname__}": found for kind, found in implementations.items()}
+    return {name: named[name] for name in sorted(named)}
+
+
 @functools.cache
 def _is_installed(top: str) -> bool:
-    """Whether a top-level module lies where packages are installed, or in no file at all."""
+    """Whether a top-level module is in a folder for installed packages, or has no file."""
     module = sys.modules.get(top)
     places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
     return top != "__main__" and all(p is None or _INSTALLED & set(Path(p).parts) for p in places)
@@ -292,7 +313,7 @@ def _tree_of(file: str | None) -> ast.Module | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _definitions(file: str | None) -> tuple[dict[int, list[_Function]], dict[str, ast.ClassDef]]:
+def _definitions_in_file(file: str | None) -> tuple[dict[int, list[_Function]], dict[str, ast.ClassDef]]:
     """A file's functions by their first lines, and its classes by their qualified names."""
     functions: dict[int, list[_Function]] = {}
     classes: dict[str, ast.ClassDef] = {}
@@ -312,12 +333,12 @@ def _definitions(file: str | None) -> tuple[dict[int, list[_Function]], dict[str
 
 
 def _node_of(function: FunctionType) -> _Function | None:
-    """The syntax of a function, by the place that its code names."""
+    """The syntax tree of a function, found by the line in its code."""
     code = function.__code__
-    here = _definitions(code.co_filename)[0].get(code.co_firstlineno, [])
+    here = _definitions_in_file(code.co_filename)[0].get(code.co_firstlineno, [])
     if code.co_name != "<lambda>":
         return next((n for n in here if getattr(n, "name", None) == code.co_name), None)
-    inside = [n for n in here if isinstance(n, ast.Lambda) and _holds(n.body, code)]
+    inside = [n for n in here if isinstance(n, ast.Lambda) and _contains_code(n.body, code)]
     # Of lambdas within each other the outer one holds all, and the inner one is the shortest that does.
     return min(inside, key=lambda n: (n.end_lineno or 0, n.end_col_offset or 0, -n.col_offset), default=None)
 
@@ -326,7 +347,7 @@ def _first_line(node: _Function) -> int:
     return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
 
 
-def _holds(body: ast.expr, code: CodeType) -> bool:
+def _contains_code(body: ast.expr, code: CodeType) -> bool:
     places = [(a, c) for a, _, c, _ in code.co_positions() if a is not None and c is not None]
     ends = [(b, d) for _, b, _, d in code.co_positions() if b is not None and d is not None]
     start, end = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
@@ -334,20 +355,20 @@ def _holds(body: ast.expr, code: CodeType) -> bool:
 
 
 def _globals_in(code: CodeType) -> set[str]:
-    """The global names that code and all code within it read."""
+    """The global names that are read by code and by all code inside it."""
     inner = [c for c in code.co_consts if isinstance(c, CodeType)]
     own = {str(i.argval) for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return own.union(*map(_globals_in, inner))
 
 
 def _without_source(code: CodeType) -> str:
-    """Of code that stands in no file: only the same in one version of Python."""
+    """The text of code without a file; it is only stable within one version of Python."""
     consts = [_without_source(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
     return f"code({code.co_code.hex()} {consts} {code.co_names} {code.co_varnames})"
 
 
-def _attributes(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[str, object]]:
-    """What is read of a module that goes by `name`: `module.function`, `package.module.function`."""
+def _attributes_read(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[str, object]]:
+    """The attributes read from a module called `name`: `module.function`, `package.module.function`."""
     read = {ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     for path in sorted(p for p in read if re.fullmatch(rf"{re.escape(name)}(\.\w+)+", p)):
         found: object = module
@@ -359,10 +380,10 @@ def _attributes(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[
 
 
 def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """What the imports within a function bind."""
+    """The names and values that imports inside a function bind."""
     for statement in ast.walk(node):
         if isinstance(statement, ast.ImportFrom):
-            module = _module(statement, space)
+            module = _imported_module(statement, space)
             for alias in statement.names if module else ():
                 yield alias.asname or alias.name, getattr(module, alias.name, None)
         elif isinstance(statement, ast.Import):
@@ -372,7 +393,19 @@ def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[s
                 yield (alias.asname, whole) if alias.asname else (alias.name.partition(".")[0], top)
 
 
-def _module(statement: ast.ImportFrom, space: Mapping[str, object]) -> ModuleType | None:
+def _loaded_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[ModuleType]:
+    """The modules that `import_module` loads by a literal name."""
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2] != "import_module":
+            continue
+        told = [a.value for a in call.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        for name in told:
+            level = len(name) - len(name.lstrip("."))
+            if found := _imported_module(ast.ImportFrom(name[level:], [], level), space):
+                yield found
+
+
+def _imported_module(statement: ast.ImportFrom, space: Mapping[str, object]) -> ModuleType | None:
     try:
         package = space.get("__package__")
         within = package if isinstance(package, str) else None
@@ -382,11 +415,13 @@ def _module(statement: ast.ImportFrom, space: Mapping[str, object]) -> ModuleTyp
         return None
 
 
-def _looked_up(node: ast.expr, space: Mapping[str, object]) -> object:
+def _resolve_name(node: ast.expr, space: Mapping[str, object]) -> object:
     if isinstance(node, ast.Name):
         return space.get(node.id)
     return (
-        getattr(_looked_up(node.value, space), node.attr, None) if isinstance(node, ast.Attribute) else None
+        getattr(_resolve_name(node.value, space), node.attr, None)
+        if isinstance(node, ast.Attribute)
+        else None
     )
 
 
@@ -401,12 +436,12 @@ def _without_annotations(arguments: ast.arguments) -> ast.arguments:
     return found
 
 
-def _says_nothing(statement: object) -> bool:
-    """A docstring, or anything else that stands there without being used."""
+def _has_no_effect(statement: object) -> bool:
+    """Whether a statement is a docstring or another expression without effect."""
     constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return constant or isinstance(statement, ast.Pass)
 
 
-def _assignment(annotated: ast.AnnAssign) -> ast.stmt:
+def _as_plain_assignment(annotated: ast.AnnAssign) -> ast.stmt:
     """`x: int = 1` as `x = 1`."""
     return ast.Assign([annotated.target], annotated.value) if annotated.value else ast.Pass()

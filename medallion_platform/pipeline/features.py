@@ -1,6 +1,6 @@
 """The declaration of a gold table as features: numbers about an entity, as input of models.
 
-`serving.features` publishes them to a Feast repository; this module does not need Feast.
+`serving.feature_repository` publishes them to a Feast repository; this module does not need Feast.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from medallion_platform.contracts import options
 from medallion_platform.contracts.contract import Column
-from medallion_platform.extras import need
-from medallion_platform.pipeline.table import DeclarationError, Table, TimePartition
+from medallion_platform.errors import DeclarationError
+from medallion_platform.extras import require_extra
+from medallion_platform.pipeline.table import Table, TimePartition
 
 KINDS = {
     "string": "String",
@@ -94,7 +96,10 @@ def features(table: Table, *, valid_for: timedelta | None = None) -> Features:
         MissingExtra: Feast is not installed.
         DeclarationError: the table has no partition, key or event time, or a type that Feast does not have.
     """
-    need("feast", f"the feature view of {table.name}")
+    require_extra("feast", f"the feature view of {table.name}")
+    options.instance("features are of", table, Table, "a table, as @table makes it")
+    if valid_for is not None:
+        options.duration(f"features of {table.name}: valid_for", valid_for, least=timedelta(seconds=1))
     contract = table.contract
 
     def refuse(reason: str) -> DeclarationError:

@@ -27,7 +27,8 @@ class Observer(Protocol):
 
     For one batch or refresh: `planned`, `staged`, `committed`. A write that does not succeed ends with one
     `conflicted` (another writer was first) or `failed`; after `conflicted`, `retried` follows if it is tried
-    again. If there is nothing to do, nothing is called.
+    again. `retried` is also called if a part of a table cannot be made alone, so that all of it is made.
+    If there is nothing to do, nothing is called.
     """
 
     def planned(self, table: str, reason: str) -> None:
@@ -72,34 +73,36 @@ class EventReporter:
 
     def planned(self, reason: str) -> None:
         """There is work, and why."""
-        self._said("planned", reason=reason)
-        self._told(lambda o: o.planned(self.table, reason))
+        self._log_event("planned", reason=reason)
+        self._call_observer(lambda o: o.planned(self.table, reason))
 
     def staged(self, counts: Counts) -> None:
         """Files are ready to be committed."""
-        self._said("staged", **counts.as_dict())
-        self._told(lambda o: o.staged(self.table, counts))
+        self._log_event("staged", **counts.as_dict())
+        self._call_observer(lambda o: o.staged(self.table, counts))
 
     def committed(self, version: int, record: CommitRecord) -> None:
         """They are visible."""
         seconds = record.seconds
-        self._said("committed", version=version, verb=record.verb, seconds=seconds, **record.counts.as_dict())
-        self._told(lambda o: o.committed(self.table, version, record))
+        self._log_event(
+            "committed", version=version, verb=record.verb, seconds=seconds, **record.counts.as_dict()
+        )
+        self._call_observer(lambda o: o.committed(self.table, version, record))
 
     def conflicted(self, error: CommitConflict) -> None:
         """Another writer was first."""
-        self._said("conflicted", **_kind(error))
-        self._told(lambda o: o.conflicted(self.table, error))
+        self._log_event("conflicted", **_error_fields(error))
+        self._call_observer(lambda o: o.conflicted(self.table, error))
 
     def retried(self, attempt: int, error: Exception) -> None:
         """It is tried again."""
-        self._said("retried", attempt=attempt, **_kind(error))
-        self._told(lambda o: o.retried(self.table, attempt, error))
+        self._log_event("retried", attempt=attempt, **_error_fields(error))
+        self._call_observer(lambda o: o.retried(self.table, attempt, error))
 
     def failed(self, error: Exception) -> None:
         """It ended without a commit."""
-        self._said("failed", **_kind(error))
-        self._told(lambda o: o.failed(self.table, error))
+        self._log_event("failed", **_error_fields(error))
+        self._call_observer(lambda o: o.failed(self.table, error))
 
     @contextmanager
     def ended(self) -> Generator[None]:
@@ -113,11 +116,11 @@ class EventReporter:
             self.failed(error)
             raise
 
-    def _said(self, what: str, **fields: object) -> None:
+    def _log_event(self, what: str, **fields: object) -> None:
         extra = {"table": self.table, "run_id": self.run.run_id, **fields}
         self.logger.info("%s: %s", self.table, what, extra=extra)
 
-    def _told(self, tell: Callable[[Observer], None]) -> None:
+    def _call_observer(self, tell: Callable[[Observer], None]) -> None:
         try:
             tell(self.run.observer)
         except Exception as error:
@@ -127,9 +130,14 @@ class EventReporter:
                 self.table,
                 observer,
                 type(error).__name__,
-                extra={"table": self.table, "run_id": self.run.run_id, "observer": observer, **_kind(error)},
+                extra={
+                    "table": self.table,
+                    "run_id": self.run.run_id,
+                    "observer": observer,
+                    **_error_fields(error),
+                },
             )
 
 
-def _kind(error: Exception) -> dict[str, str]:
+def _error_fields(error: Exception) -> dict[str, str]:
     return {"error": type(error).__name__, "kind": classify(error).kind.value}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
-from medallion_platform.pipeline.answer_cache import AnswerCache, states
+from medallion_platform.pipeline.answer_cache import AnswerCache, table_states
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.changes import out_of_date_partitions
 from medallion_platform.pipeline.refresh.context import VERBS
@@ -45,43 +45,43 @@ class OutOfDateTable:
 
 
 def out_of_date_tables(
-    catalog: Catalog, lake: Lake, kept: AnswerCache | None = None
+    catalog: Catalog, lake: Lake, cache: AnswerCache | None = None
 ) -> dict[str, OutOfDateTable]:
     """Every table that is out of date, upstream tables first. Starts no JVM, reads no row.
 
-    A table whose upstream table does not exist yet is not included. kept: cached answers for this catalog.
+    A table whose upstream table does not exist yet is not included. cache: cached answers for this catalog.
     """
-    kept = kept or AnswerCache()
-    found = (_cached(table, catalog, lake, kept) for table in catalog.in_order)
+    cache = cache or AnswerCache()
+    found = (_cached_answer(table, catalog, lake, cache) for table in catalog.in_order)
     return {table.table: table for table in found if table is not None}
 
 
-def _cached(table: Table, catalog: Catalog, lake: Lake, kept: AnswerCache) -> OutOfDateTable | None:
+def _cached_answer(table: Table, catalog: Catalog, lake: Lake, cache: AnswerCache) -> OutOfDateTable | None:
     tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
     try:
-        found_from = (code_version(table), states(lake, tables))
+        found_from = (code_version(table), table_states(lake, tables))
     except DamagedLog:
         return out_of_date_table(table, catalog, lake)
-    return kept.answer(("behind", table.name), found_from, lambda: out_of_date_table(table, catalog, lake))
+    return cache.answer(("behind", table.name), found_from, lambda: out_of_date_table(table, catalog, lake))
 
 
-def waiting(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
+def tables_waiting_for_inputs(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:
     """Tables with rows upstream that cannot be made because the named inputs do not exist yet.
 
-    A table without any existing upstream table is not included.
+    Also those made from such. A table without rows anywhere upstream is not included.
     """
-    rows = {name: _rows(lake, name) for name in catalog.names}
+    rows = {name: _row_count(lake, name) for name in catalog.names}
     there = {name: found is not None for name, found in rows.items()}
-    found = {}
+    found: dict[str, list[str]] = {}
     for table in catalog.in_order:
         missing = [name for name in table.upstream_names if not there[name]]
-        waits = missing and any(rows[name] for name in table.upstream_names)
-        if waits and (inputs := _inputs(missing, catalog, there)):
+        waits = missing and any(rows[name] or name in found for name in table.upstream_names)
+        if waits and (inputs := _missing_bronze_inputs(missing, catalog, there)):
             found[table.name] = inputs
     return found
 
 
-def _rows(lake: Lake, name: str) -> int | None:
+def _row_count(lake: Lake, name: str) -> int | None:
     """The number of rows of a table, None if it does not exist, 0 if its log is damaged."""
     try:
         return lake.rows(name) if lake.exists(name) else None
@@ -89,7 +89,7 @@ def _rows(lake: Lake, name: str) -> int | None:
         return 0
 
 
-def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> list[str]:
+def _missing_bronze_inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> list[str]:
     """The bronze tables behind missing ones in which nothing has landed."""
     found: set[str] = set()
     for name in missing:
@@ -97,16 +97,18 @@ def _inputs(missing: list[str], catalog: Catalog, there: Mapping[str, bool]) -> 
         if table is None:
             found.add(name)
         else:
-            found.update(_inputs([u for u in table.upstream_names if not there[u]], catalog, there))
+            found.update(
+                _missing_bronze_inputs([u for u in table.upstream_names if not there[u]], catalog, there)
+            )
     return sorted(found)
 
 
 def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTable | None:
-    """What is out of date of a table; None if it is up to date, or its upstream tables do not exist."""
+    """What of a table is out of date; None if it is up to date, or its upstream tables do not exist."""
     state = ""
     try:
-        state = state_of(table, lake)
-        partitions = out_of_date_partitions(table, lake, no_rows, catalog.partition_columns)
+        state = input_state(table, lake)
+        partitions = out_of_date_partitions(table, lake, refuse_reading_rows, catalog.partition_columns)
     except MissingUpstream:
         return None
     except NeedsRows:
@@ -123,17 +125,17 @@ def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTa
     )
 
 
-def state_of(table: Table, lake: Lake) -> str:
+def input_state(table: Table, lake: Lake) -> str:
     """A short text that changes when an upstream table or the table's code changes."""
     versions = [f"{name}={lake.version(name)}" for name in table.upstream_names]
-    told = "\n".join([f"{code_version(table):x}", *versions])
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    state = "\n".join([f"{code_version(table):x}", *versions])
+    return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 class NeedsRows(Exception):
     """A changed lookup requires reading rows to find the affected partitions."""
 
 
-def no_rows() -> SparkSession:
+def refuse_reading_rows() -> SparkSession:
     """Used instead of a session by callers that must not read rows."""
     raise NeedsRows

@@ -10,6 +10,7 @@ one.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterable
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
-from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.lakehouse.commit import CommitConflict, files_that_may_hold
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
+from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.delta_log import LogGone, commits, touched
-from medallion_platform.lakehouse.fence import ClaimLost, Fence, claim
+from medallion_platform.lakehouse.fence import ClaimLost, Fence, claim_place
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.polars_writer import scan_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,13 +34,16 @@ if TYPE_CHECKING:
     from medallion_platform.pipeline.run import Run
 
 
+_LOG = logging.getLogger(__name__)
 _ATTEMPTS = 6
 _STEP_BACK = 1.0
 """Seconds at the most before the second attempt; twice as many before each further one."""
 
 
-class NothingToPublish(Exception):
-    """The table that a consumer takes does not exist yet."""
+class NothingToPublish(MedallionError):
+    """The table of a consumer does not exist yet."""
+
+    kind = Kind.PERMANENT
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,10 @@ class Edition:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a consumer is handed: the rows of the partitions that changed since the edition it holds.
+    """The rows for a consumer, from the partitions that changed since the edition that it has.
 
-    partitions: None for all rows; empty where only files changed, no row. A partition that is named here and
-    has no rows is empty now. reason: for people.
+    partitions: None for all rows; empty if only files changed and no rows. A partition that is listed here
+    without rows is empty now. reason: for people.
     """
 
     edition: Edition
@@ -64,12 +71,19 @@ class Delivery:
     partition_column: str | None = None
 
     def rows(self, columns: Iterable[str]) -> pl.DataFrame:
-        """The rows handed over, as of the edition whatever is committed meanwhile."""
+        """The rows of the edition, whatever is committed in the meantime.
+
+        Raises:
+            DamagedFile: a file with these rows is missing, or its end is damaged.
+        """
         import polars as pl
 
-        scan = pl.scan_delta(self.source)
-        if self.partitions is not None:
+        if self.partitions is None:
+            scan = scan_rows(self.source)
+        else:
             assert self.partition_column is not None
+            files = files_that_may_hold(self.source, self.partition_column, self.partitions)
+            scan = scan_rows(self.source, files)
             partition = pl.col(self.partition_column)
             if scan.collect_schema()[self.partition_column] == pl.Date:
                 scan = scan.filter(partition.is_in([date.fromisoformat(u) for u in self.partitions]))
@@ -79,52 +93,52 @@ class Delivery:
 
 
 class Consumer(Protocol):
-    """Who takes a gold table. `partition_column`: the table's partition, None where it has none."""
+    """A consumer of a gold table. `partition_column`: the table's partition column, None if it has none."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
         ...
 
     @property
     def table(self) -> str:
-        """The table that it takes."""
+        """The table that it consumes."""
         ...
 
     @property
     def partition_column(self) -> str | None:
-        """The column whose values are handed over one by one."""
+        """The column whose values are published one by one."""
         ...
 
     @property
     def place(self) -> str:
-        """Where it keeps its copy, as a path of names: one publish at a time writes there."""
+        """The place of its copy, as a path of names: only one publish at a time writes there."""
         ...
 
     def prepare(self) -> None:
-        """Make room for the copy where there is none yet."""
+        """Create the place for the copy, if it does not exist yet."""
         ...
 
     def holds(self) -> Edition | None:
-        """The edition that it holds, None where it holds none or has lost it."""
+        """The edition that it has, None if it has none or lost it."""
         ...
 
     def take(self, delivery: Delivery) -> int:
-        """Take the rows over, then remember the edition; gives how many rows it wrote.
+        """Store the rows, then the edition; returns the number of rows written.
 
-        Must come to the same result when it is done again after dying anywhere, and must never put
-        an older value in the place of a newer one. Each write is done while `delivery.fence.writing()`.
+        It must have the same result if it is repeated after a crash at any point, and must never replace a
+        newer value by an older one. Each write is done within `delivery.fence.writing()`.
         """
         ...
 
     def forget(self) -> None:
-        """Drop everything, the edition first: the next delivery has all rows."""
+        """Delete everything, the edition first: the next delivery has all rows."""
         ...
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What a publish did. edition: what the consumer holds now. written: rows it wrote."""
+    """What a publish did. edition: the consumer's edition now. written: rows that it wrote."""
 
     consumer: str
     table: str
@@ -135,27 +149,46 @@ class PublishResult:
 
 
 def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> PublishResult:
-    """Bring a consumer up to the table's newest version; does nothing where it is there already.
+    """Bring a consumer to the table's newest version; does nothing if it has this version already.
 
-    anew: it forgets what it holds first, also values of rows that are in the table no more.
+    anew: delete the consumer's copy first, including values of rows that are no longer in the table.
 
     Raises:
         NothingToPublish: the table does not exist.
-        CommitConflict: another publish to the same place has begun; run it again.
+        CommitConflict: another publish to the same place has started; run it again.
     """
     for attempt in range(_ATTEMPTS):
         try:
-            return _publish(consumer, lake, claim(lake, consumer.place), run, anew=anew)
-        except ClaimLost:  # let the other one come to its end
+            done = _publish_changes(consumer, lake, claim_place(lake, consumer.place), run, anew=anew)
+        except ClaimLost as error:  # let the other one come to its end
+            _say(consumer, run, "another publish began", attempt=attempt + 2, kind=error.kind.value)
             time.sleep(random.uniform(0, _STEP_BACK * 2**attempt))  # noqa: S311 no secret
-    raise CommitConflict(f"{consumer.name}: other publishes begin every time; run it again")
+        else:
+            _say(
+                consumer,
+                run,
+                "published",
+                version=done.edition.version,
+                reason=done.reason,
+                partitions=None if done.partitions is None else len(done.partitions),
+                written=done.written,
+            )
+            return done
+    raise CommitConflict(f"{consumer.name}: other publishes begin every time", table=consumer.table)
 
 
-def _publish(consumer: Consumer, lake: Lake, fence: Fence, run: Run, *, anew: bool) -> PublishResult:
+def _say(consumer: Consumer, run: Run, what: str, **fields: object) -> None:
+    told = {"consumer": consumer.name, "table": consumer.table, "run_id": run.run_id, **fields}
+    _LOG.info("%s: %s", consumer.name, what, extra=told)
+
+
+def _publish_changes(consumer: Consumer, lake: Lake, fence: Fence, run: Run, *, anew: bool) -> PublishResult:
     source = lake.open(consumer.table)
     if source is None:
         raise NothingToPublish(
-            f"{consumer.name} takes {consumer.table}, which does not exist yet: refresh it first"
+            f"{consumer.name} takes {consumer.table}, which does not exist yet",
+            table=consumer.table,
+            remedy="refresh it first",
         )
     with fence.writing():
         consumer.prepare()
@@ -165,16 +198,16 @@ def _publish(consumer: Consumer, lake: Lake, fence: Fence, run: Run, *, anew: bo
     edition = Edition(str(source.metadata().id), source.version())
     if held == edition:
         return PublishResult(consumer.name, consumer.table, edition, "up to date")
-    partitions, reason = _changed(lake, consumer, held, edition)
+    partitions, reason = _changed_partitions(lake, consumer, held, edition)
     delivery = Delivery(edition, partitions, reason, source, run, fence, consumer.partition_column)
     written = consumer.take(delivery)
     return PublishResult(consumer.name, consumer.table, edition, reason, partitions, written)
 
 
-def _changed(
+def _changed_partitions(
     lake: Lake, consumer: Consumer, held: Edition | None, now: Edition
 ) -> tuple[frozenset[str] | None, str]:
-    """The partitions that changed between two editions, None for all; and why."""
+    """The partitions that changed between two editions (None: all), and the reason."""
     if held is None:
         return None, "everything: it holds nothing yet"
     if held.table_id != now.table_id or held.version > now.version:
@@ -190,4 +223,4 @@ def _changed(
         return None, "everything: rows without a partition changed"
     if not partitions:
         return frozenset(), "no row changed"
-    return frozenset(partitions), f"{len(partitions)} partitions changed"
+    return frozenset(partitions), f"{counted(len(partitions), 'partitions')} changed"

@@ -1,14 +1,15 @@
 """Undo what a run did to the lake. The caller refreshes the downstream tables afterwards.
 
 A refresh or a reparse is undone by restoring the version before it. An intake is undone by removing its rows:
-those of later intakes stay, and the position stays too, so that no file is read twice. The table's own log
+those of later intakes stay, and the position stays too, so that no file is read twice. The table's Delta log
 records the rollback.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError
@@ -18,24 +19,26 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitReco
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.out_of_date import state_of
+from medallion_platform.pipeline.out_of_date import input_state
 from medallion_platform.pipeline.run import Run, UnknownRun
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
+_LOG = logging.getLogger(__name__)
+
 
 class CannotRollBack(MedallionError):
-    """The run cannot be taken back; nothing was changed, the text says why and what to do."""
+    """The run cannot be rolled back; nothing was changed; the text says why and what to do."""
 
     kind = Kind.PERMANENT
 
 
 @dataclass(frozen=True)
 class RollbackResult:
-    """What became of one table. rows: how many it has now, against `rows_before`.
+    """What happened to one table. rows: its current rows, compared with `rows_before`.
 
-    version: that of the rollback; None where nothing of the run was left, and nothing was committed.
+    version: of the rollback; None if nothing of the run was left, so that nothing was committed.
     """
 
     table: str
@@ -46,34 +49,41 @@ class RollbackResult:
 
 
 def rollback(catalog: Catalog, lake: Lake, run_id: str, run: Run) -> list[RollbackResult]:
-    """Take back every commit of a run, upstream tables first; a table with nothing left of it stays as it is.
+    """Undo every commit of a run, upstream tables first; a table with nothing left of the run is unchanged.
 
     Raises:
         UnknownRun: no table has a commit of this run, or several runs begin with this id.
         CannotRollBack: a later commit depends on one of the run's commits.
-        CommitConflict: another run committed to a table meanwhile; run it again.
+        CommitConflict: another run committed to a table first; run it again.
     """
-    run_id = _whole(catalog, lake, run_id)
-    plans = [p for name in catalog.names for p in [_plan(catalog, lake, name, run_id)] if p]
+    run_id = _complete_run_id(catalog, lake, run_id)
+    plans = [p for name in catalog.names for p in [_plan_rollback(catalog, lake, name, run_id)] if p]
     if not plans:
         raise UnknownRun(
-            f"no table has a commit of run {run_id}: `medallion history TABLE` lists the runs of a table"
+            f"no table has a commit of run {run_id}",
+            remedy="`medallion history TABLE` lists the runs of a table",
         )
-    return [_take_back(catalog, lake, plan, run) for plan in plans]
+    return [_logged(_roll_back_table(catalog, lake, plan, run), run_id, run) for plan in plans]
 
 
-def _whole(catalog: Catalog, lake: Lake, run_id: str) -> str:
-    """The run that a beginning of its id can only mean."""
+def _logged(done: RollbackResult, run_id: str, run: Run) -> RollbackResult:
+    fields = {"run_id": run.run_id, "rolled_back": run_id, **asdict(done)}
+    _LOG.info("%s: rolled back", done.table, extra=fields)
+    return done
+
+
+def _complete_run_id(catalog: Catalog, lake: Lake, run_id: str) -> str:
+    """The complete id of the only run that begins with this text."""
     known = {r.run_id for name in catalog.names for _, r in lake.records(name)}
     meant = [r for r in known if r.startswith(run_id)] if run_id not in known else [run_id]
     if len(meant) > 1:
-        raise UnknownRun(f"{len(meant)} runs begin with {run_id}: give more of the id")
+        raise UnknownRun(f"{len(meant)} runs begin with {run_id}", remedy="give more of the id")
     return meant[0] if meant else run_id
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Either a version to go back to, `then` its record, or ranges of offsets to withdraw."""
+    """Either a version to restore, `then` its record, or ranges of offsets to remove."""
 
     table: str
     run_id: str
@@ -82,8 +92,8 @@ class _Plan:
     ranges: tuple[tuple[str, int, int], ...] = ()
 
 
-def _plan(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None:
-    """How a table's commits of a run are taken back; None where it has none."""
+def _plan_rollback(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None:
+    """How to undo a run's commits to a table; None if it has none."""
     records = sorted(lake.records(table), key=lambda pair: pair[0])
     mine = [(version, r) for version, r in records if r.run_id == run_id]
     if not mine:
@@ -92,43 +102,51 @@ def _plan(catalog: Catalog, lake: Lake, table: str, run_id: str) -> _Plan | None
         if catalog.source_of[table].repeats:
             raise CannotRollBack(
                 f"{table}: what run {run_id} took in would come again with the next pull of source "
-                f"{catalog.source_of[table].name}. Nothing was changed.",
+                f"{catalog.source_of[table].name}. Nothing was changed",
                 table=table,
             )
-        return _Plan(table, run_id, ranges=tuple(_ranges(records, run_id)))
+        whole_log = 0 in lake.committed_at(table)
+        return _Plan(table, run_id, ranges=tuple(_offset_ranges(table, records, run_id, whole_log)))
     first, (_, last) = mine[0][0], records[-1]
     if table.startswith("bronze.") and last.run_id != run_id:
         raise CannotRollBack(
-            f"{table}: run {last.run_id} wrote to it after run {run_id} and would be lost; take that one "
-            "back first. Nothing was changed.",
+            f"{table}: run {last.run_id} wrote to it after run {run_id} and would be lost. Nothing was "
+            "changed",
             table=table,
+            remedy="roll that one back first",
         )
     before = [r for version, r in records if version < first]
     return _Plan(table, run_id, first - 1, before[-1] if before else None)
 
 
-def _ranges(records: list[tuple[int, CommitRecord]], run_id: str) -> Iterator[tuple[str, int, int]]:
-    """The offsets that each intake commit of a run took in: from the position before to its own."""
+def _offset_ranges(
+    table: str, records: list[tuple[int, CommitRecord]], run_id: str, whole_log: bool
+) -> Iterator[tuple[str, int, int]]:
+    """The offsets that each intake commit of a run took in: from the previous position to its own.
+
+    whole_log: no commit is gone from the log, so a source without an earlier position began with the run.
+    """
     reached: dict[str, int] = {}
-    from_the_start = records[0][0] <= 1
     for _, record in records:
         if record.verb != "intake":
             continue
         for source, position in record.position.items():
-            if record.run_id == run_id and source not in reached and not from_the_start:
+            if record.run_id == run_id and source not in reached and not whole_log:
                 raise CannotRollBack(
-                    f"the log no longer says where run {run_id} began in {source}. Nothing was changed."
+                    f"{table}: its log no longer says where run {run_id} began in {source}. Nothing was "
+                    "changed",
+                    table=table,
                 )
             if record.run_id == run_id:
                 yield source, reached.get(source, 0), position[UNPARTITIONED]
             reached[source] = position[UNPARTITIONED]
 
 
-def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackResult:
+def _roll_back_table(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackResult:
     before = lake.rows(plan.table)
     table, letters = lake.open(plan.table), lake.open(dead_letters.name(plan.table))
     assert table is not None
-    if _nothing_left(lake, plan, table, letters):
+    if _has_nothing_left(lake, plan, table, letters):
         return RollbackResult(plan.table, "nothing of it is left to take back", before, before, None)
     sequence = next_sequence(table, letters)
     if plan.version is None:
@@ -140,11 +158,11 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackR
             notes=[f"withdrew run {plan.run_id}"],
         )
         if letters:
-            polars_writer.delete(letters, _within(plan.ranges, "source", "offset"), account)
-        polars_writer.delete(table, _within(plan.ranges, "_source", "_offset"), account)
+            polars_writer.delete_rows(letters, _range_predicate(plan.ranges, "source", "offset"), account)
+        polars_writer.delete_rows(table, _range_predicate(plan.ranges, "_source", "_offset"), account)
         now = lake.rows(plan.table)
         return RollbackResult(plan.table, "its rows were withdrawn", before, now, lake.version(plan.table))
-    made = catalog.by_name.get(plan.table)
+    table_made = catalog.by_name.get(plan.table)
     account = replace(
         plan.then or CommitRecord("restore", run.run_id, ""),
         verb="restore",
@@ -154,23 +172,23 @@ def _take_back(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> RollbackR
         sequence=sequence,
         partitions={},
         notes=[f"took back run {plan.run_id}"],
-        taken_back=state_of(made, lake) if made else "",
+        taken_back=input_state(table_made, lake) if table_made else "",
     )
     if letters:
         # They go back to what they were with the rows: they carry the same sequence numbers.
         reached = plan.then.sequence if plan.then else 0
         versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
-        polars_writer.restore(letters, max(versions, default=0), account)
-    polars_writer.restore(table, plan.version, account)
+        polars_writer.restore_version(letters, max(versions, default=0), account)
+    polars_writer.restore_version(table, plan.version, account)
     how, now = f"as of version {plan.version}", lake.rows(plan.table)
     return RollbackResult(plan.table, how, before, now, lake.version(plan.table))
 
 
-def _nothing_left(lake: Lake, plan: _Plan, table: DeltaTable, letters: DeltaTable | None) -> bool:
-    """Whether the table is as a rollback of the run leaves it: taken back before, or it never had a row."""
+def _has_nothing_left(lake: Lake, plan: _Plan, table: DeltaTable, letters: DeltaTable | None) -> bool:
+    """Whether the table has nothing of the run: it was rolled back before, or had no rows."""
     if plan.version is None:
         held = [(table, "_source", "_offset"), (letters, "source", "offset")]
-        return not any(_has(t, plan.ranges, *names) for t, *names in held if t is not None)
+        return not any(_has_rows_in(t, plan.ranges, *names) for t, *names in held if t is not None)
     last = lake.last_record(plan.table)
     if last is None or last.verb != "restore":
         return False
@@ -178,13 +196,15 @@ def _nothing_left(lake: Lake, plan: _Plan, table: DeltaTable, letters: DeltaTabl
     return then is not None and {f["path"] for f in files_of(table)} == {f["path"] for f in files_of(then)}
 
 
-def _has(table: DeltaTable, ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> bool:
-    """Whether a row lies in one of the ranges."""
+def _has_rows_in(
+    table: DeltaTable, ranges: tuple[tuple[str, int, int], ...], source: str, offset: str
+) -> bool:
+    """Whether a row is in one of the ranges."""
     import polars as pl
 
     if not ranges:
         return False
-    found = pl.scan_delta(table).filter(
+    found = polars_writer.scan_rows(table).filter(
         pl.any_horizontal(
             (pl.col(source) == name) & pl.col(offset).is_between(first, end, closed="left")
             for name, first, end in ranges
@@ -193,8 +213,8 @@ def _has(table: DeltaTable, ranges: tuple[tuple[str, int, int], ...], source: st
     return not found.select(offset).head(1).collect().is_empty()
 
 
-def _within(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> str:
-    """A predicate over numbers and declared names only."""
+def _range_predicate(ranges: tuple[tuple[str, int, int], ...], source: str, offset: str) -> str:
+    """An SQL predicate that contains only numbers and declared names."""
     parts = []
     for name, first, end in ranges:
         quoted = name.replace("'", "''")

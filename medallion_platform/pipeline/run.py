@@ -17,9 +17,9 @@ class UnknownRun(MedallionError):
 
 @dataclass(frozen=True)
 class Run:
-    """Who works on tables, and what time it is for them: the only clock that intake and refresh know.
+    """The run that works on tables, and its time: the only clock of intake and refresh.
 
-    observer: is told each moment of the work, while it happens.
+    observer: is called for each event of the work.
     """
 
     run_id: str

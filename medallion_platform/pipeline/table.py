@@ -6,31 +6,25 @@ Refresh, checks, partitions, dead letters and metadata of a table all follow fro
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, get_args
+
+from medallion_platform.contracts import contract as contracts
+from medallion_platform.contracts import options
+from medallion_platform.errors import DeclarationError
+from medallion_platform.pipeline import row_counts
+from medallion_platform.pipeline.row_counts import EACH_IS_ONE
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from medallion_platform.contracts.contract import Contract
-
 Incremental = Literal["append", "replace_partitions", "merge_by_key"]
-
-
-class DeclarationError(ValueError):
-    """A table is declared in a way that cannot work; says which table and why.
-
-    Example:
-        >>> from medallion_platform import DeclarationError, Lookup
-        >>> try:
-        ...     Lookup("silver.prices_history", key=("shop", "article"), by="article")
-        ... except DeclarationError as error:
-        ...     print(error)
-        lookup in silver.prices_history: key ('shop', 'article') and by 'article' have to name as many columns
-    """
+Grain = Literal["day", "week"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,12 @@ class TimePartition:
     """The time partitions of a table: each value of the date column `column` is one Dagster partition."""
 
     column: str
-    grain: Literal["day", "week"] = "day"
+    grain: Grain = "day"
+
+    def __post_init__(self) -> None:
+        options.text("the column of a partition", self.column)
+        if self.grain not in get_args(Grain):
+            raise DeclarationError(f"a partition is one of {', '.join(get_args(Grain))}, not {self.grain!r}")
 
     def of(self, day: date) -> date:
         """The partition that contains `day`: the day itself, or the Monday of its week."""
@@ -88,6 +87,10 @@ class Upstream:
     table: str
     lookback_days: int = 0
 
+    def __post_init__(self) -> None:
+        options.text("the table of an upstream", self.table)
+        options.whole(f"lookback_days of {self.table}", self.lookback_days, least=0, most=_LONGEST_LOOKBACK)
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -112,10 +115,12 @@ class Lookup:
     by: str | Sequence[str]
 
     def __post_init__(self) -> None:
+        options.text("the table of a lookup", self.table)
         for name in ("key", "by"):
             columns = getattr(self, name)
             if not isinstance(columns, str):
-                object.__setattr__(self, name, tuple(columns))
+                columns = options.texts(f"lookup in {self.table}: {name}", columns, once=name == "key")
+                object.__setattr__(self, name, columns)
         if len(_columns(self.key)) != len(_columns(self.by)) or not self.key:
             raise DeclarationError(
                 f"lookup in {self.table}: key {self.key!r} and by {self.by!r} have to name as many columns"
@@ -139,12 +144,15 @@ class Table:
         `append`              each upstream row gives its own rows: new rows are appended;
         `replace_partitions`  whole partitions are replaced (the whole table if it has none);
         `merge_by_key`        all rows of the changed values of `recompute_key` are computed again and merged.
+    recompute_key: for `merge_by_key`, the columns that find the rows to compute again.
+    fresh_within: how old its data may be; a minute at least.
+    owner: an e-mail address, or `team:` and a name; by default the team of the domain.
     source_row_count: SQL over a row of the main upstream table: how many rows it counts as. For `append`: how
         many rows the transform makes from it. For `merge_by_key`: 0 if the row may remove its key. For
         `replace_partitions` with a `row_count_column` in the contract: how many source rows to count.
-        A refresh whose numbers differ has lost or doubled rows, and fails (see `refresh.reconcile`).
+        A refresh whose numbers differ has lost or doubled rows, and fails.
     mask_undeclared: also mask e-mail addresses and phone numbers in text columns that the contract does not
-        declare (see `contracts.shapes`); otherwise such text is passed on unchanged.
+        declare; otherwise such text is passed on unchanged.
 
     Example:
         What `table` makes of a transform, which a test of one's own can call by itself:
@@ -166,14 +174,14 @@ class Table:
     """
 
     name: str
-    contract: Contract
+    contract: contracts.Contract
     transform: Callable[..., DataFrame]
     inputs: Mapping[str, Upstream | Lookup]
     incremental: Incremental
     partition: TimePartition | None = None
     recompute_key: tuple[str, ...] = ()
     cluster_by: tuple[str, ...] = ()
-    source_row_count: str = "1"
+    source_row_count: str = EACH_IS_ONE
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
     mask_undeclared: bool = False
@@ -181,9 +189,9 @@ class Table:
     @cached_property
     def code(self) -> str:
         """The code that the transform's result depends on, read once."""
-        from medallion_platform.pipeline.code import text_of
+        from medallion_platform.pipeline.code import code_text
 
-        return text_of(self.transform, ignoring=[table])
+        return code_text(self.transform, ignoring=[table])
 
     @property
     def layer(self) -> str:
@@ -196,12 +204,16 @@ class Table:
         return inspect.getdoc(self.transform) or ""
 
     @property
-    def main(self) -> tuple[str, Upstream]:
-        """The first declared upstream table, whose rows become this table's rows, and its argument."""
-        for argument, upstream in self.inputs.items():
-            if isinstance(upstream, Upstream):
-                return argument, upstream
+    def main_argument(self) -> str:
+        """The argument of the main upstream table: the first declared one, whose rows become this table's."""
+        for argument in self.upstreams:
+            return argument
         raise DeclarationError(f"{self.name}: made from lookups only; name an upstream table")
+
+    @property
+    def main_upstream(self) -> Upstream:
+        """The main upstream table."""
+        return self.upstreams[self.main_argument]
 
     @property
     def upstreams(self) -> dict[str, Upstream]:
@@ -222,13 +234,13 @@ class Table:
 def table(
     name: str,
     *,
-    contract: Contract,
+    contract: contracts.Contract,
     inputs: Mapping[str, Upstream | Lookup | str],
     incremental: Incremental,
     partition: TimePartition | None = None,
     recompute_key: tuple[str, ...] = (),
     cluster_by: tuple[str, ...] = (),
-    source_row_count: str = "1",
+    source_row_count: str = EACH_IS_ONE,
     fresh_within: timedelta = timedelta(days=1),
     owner: str | None = None,
     mask_undeclared: bool = False,
@@ -264,6 +276,7 @@ def table(
     """
 
     def declare(transform: Callable[..., DataFrame]) -> Table:
+        options.instance(f"table {name}: inputs", inputs, Mapping, '{"argument": "silver.table"}')
         sources = {a: Upstream(u) if isinstance(u, str) else u for a, u in inputs.items()}
         declared = Table(
             name,
@@ -286,48 +299,112 @@ def table(
 
 
 def _check(t: Table) -> None:
-    """Refuse a declaration that would fail at the first refresh."""
-    columns = set(t.contract.column_names)
+    """Refuse a declaration that would fail at the first refresh, or says what has no meaning.
 
-    def refuse(reason: str) -> None:
+    Raises:
+        DeclarationError: says which table, which option, and why.
+    """
+    _check_types(t)
+    for reason in chain(_input_problems(t), _incremental_problems(t), _column_problems(t)):
         raise DeclarationError(f"table {t.name}: {reason}")
 
+
+def _check_types(t: Table) -> None:
+    """Refuse what is none of what an option takes, before anything is asked of it."""
+    here = f"table {t.name}"
+    options.text(f"{here}: name", t.name)
+    options.instance(f"{here}: contract", t.contract, contracts.Contract, "a contract: MyModel.contract")
+    options.instance(
+        f"{here}: partition", t.partition, TimePartition | None, 'daily("column") or weekly("column")'
+    )
+    for argument, given in t.inputs.items():
+        what = f"{here}: input {argument!r}"
+        options.instance(what, given, Upstream | Lookup, "the name of a table, an Upstream or a Lookup")
+    for option, columns in (("recompute_key", t.recompute_key), ("cluster_by", t.cluster_by)):
+        options.texts(f"{here}: {option}", columns)
+    options.text(f"{here}: source_row_count", t.source_row_count)
+    options.flag(f"{here}: mask_undeclared", t.mask_undeclared)
+    if not callable(t.transform):
+        raise DeclarationError(f"{here}: {t.transform!r:.80} is decorated, and not a function")
+    options.duration(f"{here}: fresh_within", t.fresh_within, least=_SHORTEST)
+
+
+def _input_problems(t: Table) -> Iterator[str]:
+    """What is wrong with the name, the transform's arguments, and what is read."""
     if t.layer not in ("silver", "gold"):
-        refuse("the name must start with 'silver.' or 'gold.'; bronze tables come from sources")
-    arguments = list(inspect.signature(t.transform).parameters)
+        yield "the name must start with 'silver.' or 'gold.'; bronze tables come from sources"
+    parameters = inspect.signature(t.transform).parameters
+    if odd := [str(p) for p in parameters.values() if p.kind not in _BY_NAME]:
+        yield f"the transform is called with its inputs by their names, and {odd[0]!r} cannot be given so"
+    if inspect.iscoroutinefunction(t.transform) or inspect.isgeneratorfunction(t.transform):
+        yield "the transform has to return a DataFrame, and cannot be a generator or async"
+    arguments = list(parameters)
     if arguments != list(t.inputs):
-        refuse(f"the transform takes {arguments}, but inputs names {list(t.inputs)}")
-    if t.incremental not in get_args(Incremental):
-        refuse(f"incremental={t.incremental!r} is none of {', '.join(get_args(Incremental))}")
-    if t.partition and t.partition.column not in columns:
-        refuse(f"partition column {t.partition.column!r} is not in the contract")
-    if t.partition and t.partition.column not in t.contract.partitioned_by:
-        refuse(f"the contract must be partitioned by the partition column {t.partition.column!r}")
-    if t.incremental == "merge_by_key" and not t.recompute_key:
-        refuse("incremental='merge_by_key' needs recompute_key")
-    if t.incremental == "merge_by_key" and not t.contract.key:
-        refuse("incremental='merge_by_key' needs a contract with a key to merge by")
+        yield f"the transform takes {arguments}, but inputs names {list(t.inputs)}"
     tables = [u.table for u in t.upstreams.values()]
     if twice := sorted({u for u in tables if tables.count(u) > 1}):
-        refuse(f"{twice} is named twice in inputs: name it once, with the longest window")
-    if missing := [c for c in (*t.recompute_key, *t.cluster_by) if c not in columns]:
-        refuse(f"columns {missing} are not in the contract")
+        yield f"{twice} is named twice in inputs: name it once, with the longest window"
+    if not tables:
+        yield "made from lookups only; name an upstream table"
+    looking_back = [u.table for u in t.upstreams.values() if u.lookback_days]
+    if looking_back and not t.partition:
+        yield f"lookback_days of {looking_back[0]} needs a partition: without one, all of it is read"
+    if t.owner is not None and not _OWNER.fullmatch(t.owner):
+        yield f"owner={t.owner!r} is neither an e-mail address nor 'team:' and a name"
+
+
+def _incremental_problems(t: Table) -> Iterator[str]:
+    """What is wrong with `incremental`, and with options that do not fit it."""
+    if t.incremental not in get_args(Incremental):
+        yield f"incremental={t.incremental!r} is none of {', '.join(get_args(Incremental))}"
+    if t.incremental == "merge_by_key" and not t.recompute_key:
+        yield "incremental='merge_by_key' needs recompute_key"
+    if t.incremental == "merge_by_key" and not t.contract.key:
+        yield "incremental='merge_by_key' needs a contract with a key to merge by"
+    if t.incremental != "merge_by_key" and t.recompute_key:
+        yield f"recompute_key is for incremental='merge_by_key', and not for {t.incremental!r}"
+    if t.incremental == "append" and t.main_upstream.lookback_days:
+        yield (
+            f"incremental='append' reads each row of {t.main_upstream.table} once, so its lookback_days mean "
+            "nothing: leave them out, or use 'replace_partitions'"
+        )
     if t.lookups and (t.incremental != "append" or not t.partition or not t.contract.event_time):
-        refuse("lookups are point in time: they need incremental='append', a partition and an event time")
-    if (
-        t.source_row_count != "1"
-        and t.incremental == "replace_partitions"
-        and not t.contract.row_count_column
-    ):
-        refuse("source_row_count is compared with a row_count_column, and the contract names none")
-    masked = [
-        c for c in t.recompute_key if t.contract.column(c).pii and t.contract.column(c).protect == "mask"
-    ]
-    if masked:
-        refuse(f"several keys are one once {masked[0]!r} is masked: hash or tokenize it (protect=...)")
-    main = t.main[1]
-    if t.contract.row_count_column and (t.incremental != "replace_partitions" or main.lookback_days):
-        refuse(
+        yield "lookups are point in time: they need incremental='append', a partition and an event time"
+    if reason := row_counts.unreadable(t.source_row_count):
+        yield reason
+    counts, aggregate = t.contract.row_count_column, t.incremental == "replace_partitions"
+    if t.source_row_count != EACH_IS_ONE and aggregate and not counts:
+        yield "source_row_count is compared with a row_count_column, and the contract names none"
+    if counts and (not aggregate or t.main_upstream.lookback_days):
+        yield (
             "a row_count_column adds up to source rows: it needs incremental='replace_partitions' and an "
             "upstream without lookback_days"
         )
+
+
+def _column_problems(t: Table) -> Iterator[str]:
+    """What is wrong with the columns that the table names."""
+    columns = t.contract.by_name
+    if t.partition:
+        column = columns.get(t.partition.column)
+        if column is None:
+            yield f"partition column {t.partition.column!r} is not in the contract"
+        elif column.name not in t.contract.partitioned_by:
+            yield f"the contract must be partitioned by the partition column {column.name!r}"
+        elif column.type.kind != "date":
+            yield f"partition column {column.name!r} is a {column.type}, and not a date"
+    if missing := [c for c in (*t.recompute_key, *t.cluster_by) if c not in columns]:
+        yield f"columns {missing} are not in the contract"
+    if t.partition and t.partition.column in t.cluster_by:
+        yield f"cluster_by names {t.partition.column!r}, which has one value in each partition"
+    masked = [c for c in t.recompute_key if c in columns and columns[c].pii and columns[c].protect == "mask"]
+    if masked:
+        yield f"several keys are one once {masked[0]!r} is masked: hash or tokenize it (protect=...)"
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_LONGEST_LOOKBACK = 36_500
+"""A hundred years: beyond, days before the first one that Python knows would be asked for."""
+_SHORTEST = timedelta(minutes=1)
+"""The shortest time within which Dagster looks whether a table is fresh."""
+_OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s.]+")

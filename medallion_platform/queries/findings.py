@@ -9,12 +9,12 @@ from statistics import median
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.counts import Counts, sum_counts
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.refresh.changes import of_other_code
 from medallion_platform.pipeline.table import Table
 from medallion_platform.queries.drift import Drift, drift
-from medallion_platform.sources.connectors.landing import REPEATED
+from medallion_platform.sources.connectors.landing_scan import REPEATED
 from medallion_platform.sources.source import Source
 
 WRITES = 31
@@ -27,10 +27,10 @@ SURGE_TIMES = 3
 
 @dataclass(frozen=True)
 class ContractHealth:
-    """How well a contract was kept by the newest write that did something.
+    """How well the newest write with rows kept the contract.
 
-    read: its rows. rejected and warned: how many broke each expectation. worst_share: of its rows, those
-    rejected or, where they are more, those warned about by one expectation. tolerated_share: what of it the
+    read: its rows. rejected and warned: violations of each expectation. worst_share: the share of rejected
+    rows, or of rows with a warning of one expectation if that is greater. tolerated_share: the share that the
     contract tolerates. dead_letters and rows: of the table now.
     """
 
@@ -44,15 +44,15 @@ class ContractHealth:
 
     @property
     def holds(self) -> bool:
-        """Whether bad rows were no more than the contract tolerates."""
+        """Whether the share of bad rows is within what the contract tolerates."""
         return self.worst_share <= self.tolerated_share
 
 
 @dataclass(frozen=True)
 class Surge:
-    """How many rows the newest write that did something rejected, compared with those before.
+    """The rows that the newest write with rows rejected, compared with earlier writes.
 
-    share and usual_share: of the rows read. violations: what they broke.
+    share and usual_share: of the rows read. violations: by expectation.
     """
 
     rejected: int
@@ -62,35 +62,35 @@ class Surge:
 
     @property
     def surges(self) -> bool:
-        """Whether these are unusually many."""
+        """Whether these are unusually many rows."""
         return self.rejected >= SURGE_ROWS and self.share > max(SURGE_SHARE, SURGE_TIMES * self.usual_share)
 
 
 def writes(lake: Lake, table: str) -> list[CommitRecord]:
-    """The accounts of the newest writes, newest first: read once, for all that are to look at them."""
+    """The records of the newest writes, newest first; read once for all findings."""
     return [record for _, record in lake.records(table, WRITES)]
 
 
-def _with_rows(writes: Sequence[CommitRecord]) -> list[CommitRecord]:
-    """Those that did something to the table's rows."""
+def _writes_with_rows(writes: Sequence[CommitRecord]) -> list[CommitRecord]:
+    """The writes that changed the table's rows."""
     return [record for record in writes if record.counts.read]
 
 
-def _last(writes: Sequence[CommitRecord]) -> CommitRecord | None:
-    return next(iter(_with_rows(writes)), None)
+def _last_write(writes: Sequence[CommitRecord]) -> CommitRecord | None:
+    return next(iter(_writes_with_rows(writes)), None)
 
 
-def counts(writes: Sequence[CommitRecord]) -> Counts:
-    """What became of the rows of the newest write that did something."""
-    last = _last(writes)
+def last_write_counts(writes: Sequence[CommitRecord]) -> Counts:
+    """What happened to the rows of the newest write with rows."""
+    last = _last_write(writes)
     return last.counts if last else Counts()
 
 
 def contract_health(
     lake: Lake, table: str, contract: Contract, writes: Sequence[CommitRecord]
 ) -> ContractHealth:
-    """How well the contract was kept by one write: a total that only grows would fail for ever."""
-    last = _last(writes)
+    """How well the newest write kept the contract (a total over all writes would fail forever)."""
+    last = _last_write(writes)
     read = last.counts.read if last else 0
     warned = last.warnings if last else {}
     worst = max([last.counts.dead_lettered, *warned.values()]) if last else 0
@@ -105,9 +105,9 @@ def contract_health(
     )
 
 
-def surge(writes: Sequence[CommitRecord]) -> Surge:
-    """Whether the newest write that did something rejected unusually many rows, and what they broke."""
-    writes = _with_rows(writes)
+def rejection_surge(writes: Sequence[CommitRecord]) -> Surge:
+    """Whether the newest write with rows rejected unusually many rows, and what they violated."""
+    writes = _writes_with_rows(writes)
     if not writes:
         return Surge(0, 0.0, 0.0, {})
     newest, *before = [write.counts.dead_lettered / write.counts.read for write in writes]
@@ -117,23 +117,23 @@ def surge(writes: Sequence[CommitRecord]) -> Surge:
 
 
 def former_code(lake: Lake, table: Table, partition_columns: Mapping[str, str | None]) -> list[str]:
-    """The partitions that a former transform or contract made, in order."""
+    """The partitions that were made by an earlier transform or contract, in order."""
     return sorted(of_other_code(table, lake, partition_columns))
 
 
 def looks_personal(contract: Contract, writes: Sequence[CommitRecord]) -> dict[str, int]:
-    """Values that look personal in the newest writes, by a column that the contract does not declare so."""
-    found = summed(record.looks_personal for record in writes)
+    """Values that look personal in the newest writes, by column not declared as personal data."""
+    found = sum_counts(record.looks_personal for record in writes)
     return {column: n for column, n in found.items() if column not in contract.pii}
 
 
 def repeated_files(lake: Lake, source: Source) -> int:
-    """How many files of a source had the content of one before, so that nothing was read of them."""
-    return file_registry.count(lake, source.name, REPEATED)
+    """The number of files of a source that were not read because their content was taken in before."""
+    return file_registry.count_file_versions(lake, source.name, REPEATED)
 
 
 def rows_by_partition(lake: Lake, table: str, partition_column: str) -> dict[str, int]:
-    """Rows of each partition now, by the log's statistics, in order of the partition."""
+    """The current rows of each partition, from the Delta log's statistics, in order of the partition."""
     found = lake.open(table)
     rows: dict[str, int] = {}
     for file in files_of(found) if found else ():
@@ -142,18 +142,18 @@ def rows_by_partition(lake: Lake, table: str, partition_column: str) -> dict[str
     return dict(sorted(rows.items()))
 
 
-def drifted(
+def drifted_partitions(
     lake: Lake, table: str, partition_column: str, writes: Sequence[CommitRecord]
 ) -> dict[str, Drift]:
-    """Of the partitions of the newest write, those whose row count is unlike that of the ones before them."""
-    last = _last(writes)
+    """The partitions of the newest write with an unusual row count, compared with earlier partitions."""
+    last = _last_write(writes)
     if last is None:
         return {}
-    return unusual(rows_by_partition(lake, table, partition_column), last.partitions)
+    return unusual_partitions(rows_by_partition(lake, table, partition_column), last.partitions)
 
 
-def unusual(rows: Mapping[str, int], partitions: Iterable[str]) -> dict[str, Drift]:
-    """Of `partitions`, those whose row count drifted from the partitions before them, and how far."""
+def unusual_partitions(rows: Mapping[str, int], partitions: Iterable[str]) -> dict[str, Drift]:
+    """The `partitions` with an unusual row count, compared with the partitions before them, and how far."""
     names = list(rows)
     compared = {
         partition: drift([rows[name] for name in names[: names.index(partition)]], rows[partition])

@@ -11,11 +11,12 @@ from typing import Any
 from medallion_platform.contracts.codes import Code
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.pipeline.catalog import Catalog
 
 
 @dataclass(frozen=True)
 class BrokenExpectation:
-    """How many dead letters of a table broke one expectation, and when the last of them was written.
+    """The number of dead letters of a table that violate one expectation, and the time of the last one.
 
     expectation: its name, or the sentence of what else is wrong. code: the `Rule` that was broken, or the
     `Code` of what else is wrong (`violates` in letters that are older than rules). columns: of which columns.
@@ -31,7 +32,7 @@ class BrokenExpectation:
 
 @dataclass(frozen=True)
 class Violation:
-    """An expectation that a row broke, in the fields that `contracts.broken` tells of.
+    """An expectation that a row violates, in the fields of `contracts.violation_fields`.
 
     bound: a value as JSON has it. values: of `columns`, in their order.
     """
@@ -68,18 +69,34 @@ class DeadLetter:
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """The newest dead letters of a table, newest first, and how many older ones were left out."""
+    """The newest dead letters of a table, newest first, and the number of older ones."""
 
     letters: tuple[DeadLetter, ...]
     left_out: int
 
 
-def by_expectation(lake: Lake, tables: Collection[str] = ()) -> list[BrokenExpectation]:
-    """Dead letters counted by what they broke, most first in each table; of all tables if none is named."""
-    return [counted for table in tables or lake.tables() for counted in _counted(lake, table)]
+def count_by_expectation(
+    lake: Lake, tables: Collection[str] = (), catalog: Catalog | None = None
+) -> list[BrokenExpectation]:
+    """Dead letters counted by what they broke, most first in each table; of all tables if none is named.
+
+    catalog: whose contracts tell by what name an older version called an expectation.
+    """
+    return [
+        counted
+        for table in tables or lake.tables()
+        for counted in _count_in_table(lake, table, former_names(catalog, table))
+    ]
 
 
-def _counted(lake: Lake, table: str) -> Iterator[BrokenExpectation]:
+def former_names(catalog: Catalog | None, table: str) -> dict[str, str]:
+    """What expectations of a table are called, by what an older version called them."""
+    if catalog is None or table not in catalog.names:
+        return {}
+    return {e.former_name: e.name for e in catalog.contract_of(table).expectations if e.former_name}
+
+
+def _count_in_table(lake: Lake, table: str, former: Mapping[str, str]) -> Iterator[BrokenExpectation]:
     import polars as pl
 
     letters = dead_letters.scan(lake, table).select("violations", "broken", "code", "at")
@@ -92,6 +109,7 @@ def _counted(lake: Lake, table: str) -> Iterator[BrokenExpectation]:
     by = ("violations", "code", "columns")
     counted = (
         pl.concat([told.select(*by, "at"), others.select(*by, "at")])
+        .with_columns(pl.col("violations").replace(former))
         .group_by(by)
         .agg(pl.len().alias("n"), pl.col("at").max())
         .sort("n", "violations", "code", descending=[True, False, False])
@@ -110,19 +128,22 @@ def unreadable_files(lake: Lake, table: str, run_ids: Collection[str]) -> list[s
     return found.collect()["file"].sort().to_list()
 
 
-def newest(lake: Lake, table: str, limit: int) -> DeadLetters:
-    """The newest dead letters of a table, `limit` at the most: no more files are read than hold them."""
-    found = dead_letters.newest(lake, table, limit)
-    letters = tuple(_letter(row) for row in found.iter_rows(named=True))
+def newest_dead_letters(lake: Lake, table: str, limit: int, catalog: Catalog | None = None) -> DeadLetters:
+    """The newest dead letters of a table, `limit` at the most: no more files are read than hold them.
+
+    catalog: as in `count_by_expectation`.
+    """
+    found, former = dead_letters.newest(lake, table, limit), former_names(catalog, table)
+    letters = tuple(_letter_of_row(row, former) for row in found.iter_rows(named=True))
     return DeadLetters(letters, dead_letters.count(lake, table) - len(letters))
 
 
-def _violation(entry: Mapping[str, Any]) -> Violation:
+def _violation_of(entry: Mapping[str, Any]) -> Violation:
     bound = None if entry["bound"] is None else json.loads(entry["bound"])
     return Violation(entry["code"], tuple(entry["columns"]), bound, tuple(entry["values"]))
 
 
-def _letter(row: Mapping[str, Any]) -> DeadLetter:
+def _letter_of_row(row: Mapping[str, Any], former: Mapping[str, str]) -> DeadLetter:
     return DeadLetter(
         log=row["source"],
         offset=row["offset"],
@@ -130,8 +151,8 @@ def _letter(row: Mapping[str, Any]) -> DeadLetter:
         row=row["row"],
         code=row["code"],
         detail=json.loads(row["detail"] or "{}"),
-        violations=tuple(row["violations"] or ()),
-        broken=tuple(map(_violation, row["broken"] or ())),
+        violations=tuple(former.get(name, name) for name in row["violations"] or ()),
+        broken=tuple(map(_violation_of, row["broken"] or ())),
         payload=row["payload"],
         at=row["at"],
         run_id=row["run_id"],

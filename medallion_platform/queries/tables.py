@@ -7,25 +7,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.freshness import Freshness, freshness
-from medallion_platform.pipeline.out_of_date import OutOfDateTable, out_of_date_tables, waiting
+from medallion_platform.pipeline.freshness import Freshness, Known, freshness
+from medallion_platform.pipeline.out_of_date import (
+    OutOfDateTable,
+    out_of_date_tables,
+    tables_waiting_for_inputs,
+)
 from medallion_platform.queries import findings
 
 
 @dataclass(frozen=True)
 class TableStatus:
-    """How a table is now.
+    """The current status of a table.
 
-    data_as_of: up to when its data tell, None where it holds none. waits_for: the inputs without which it
-    cannot be made, in which nothing has landed; empty where it waits for none. behind: what a refresh would
-    work on, None where it is up to date (or waits). rows and dead_letters: how many there are now.
-    repeated_files: how many files of its source repeated the content of one before, so that nothing was read
-    of them; None of a table that is made from others. version, last_commit and run_id: of its newest commit;
-    -1 and None where it was never made.
+    data_as_of: the time up to which it has data, None without rows. waits_for: inputs without rows that it
+    needs, if any. behind: what a refresh would work on, None if it is up to date or waits. rows and
+    dead_letters: their current numbers. repeated_files: files of its source that were not read because their
+    content was taken in before; None for silver and gold tables. version, last_commit and run_id: of the
+    newest commit; -1 and None if there is none.
     """
 
     table: str
@@ -43,33 +47,39 @@ class TableStatus:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One commit of a table: its version, when it was made, and its own account of what it did."""
+    """One commit of a table: its version, its time, and its commit record."""
 
     version: int
     at: datetime
     record: CommitRecord
 
 
-class NoSuchVersion(LookupError):
-    """A table has no version like the one that was asked for; newest: the newest it has, -1 without any."""
+class NoSuchVersion(MedallionError):
+    """A table does not have the requested version; newest: its newest version, -1 if there is none."""
+
+    kind = Kind.PERMANENT
 
     def __init__(self, table: str, newest: int) -> None:
-        super().__init__(f"{table} has no such version; its newest is {newest}")
+        there = f"has no such version; its newest is {newest}" if newest >= 0 else "has not been made yet"
+        super().__init__(f"{table} {there}", table=table)
         self.newest = newest
 
 
-def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] = ()) -> list[TableStatus]:
-    """How tables are at this moment, bronze first, then in order of making; all of them if none is named.
+def table_status(
+    catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] = ()
+) -> list[TableStatus]:
+    """The current status of tables, upstream tables first; all of them if none is named.
 
     Raises:
         DamagedLog: the log of a table cannot be read.
     """
     snapshot = lake.snapshot()
-    late, waits = out_of_date_tables(catalog, snapshot), waiting(catalog, snapshot)
+    late, waits = out_of_date_tables(catalog, snapshot), tables_waiting_for_inputs(catalog, snapshot)
+    known: Known = {}
 
     def one(name: str) -> TableStatus:
         record, source = snapshot.last_record(name), catalog.source_of.get(name)
-        fresh, as_of = freshness(catalog, snapshot, name, now)
+        fresh, as_of = freshness(catalog, snapshot, name, now, known)
         return TableStatus(
             table=name,
             freshness=fresh,
@@ -87,16 +97,16 @@ def status(catalog: Catalog, lake: Lake, now: datetime, tables: Collection[str] 
     return [one(name) for name in tables or catalog.names]
 
 
-def history(lake: Lake, table: str, limit: int) -> list[HistoryEntry]:
-    """The newest commits of a table that are still in its log, newest first, `limit` at the most."""
+def table_history(lake: Lake, table: str, limit: int) -> list[HistoryEntry]:
+    """The newest commits of a table that are still in its Delta log, newest first, at most `limit`."""
     return [HistoryEntry(*found) for found in islice(lake.each_commit(table), limit)]
 
 
-def version_of(lake: Lake, table: str, version: int | None = None, at: datetime | None = None) -> int:
-    """The version that is meant: the named one, the newest one at an instant, or else the newest.
+def resolve_version(lake: Lake, table: str, version: int | None = None, at: datetime | None = None) -> int:
+    """The given version, or the newest one at a time, or else the newest.
 
     Raises:
-        NoSuchVersion: the table does not exist, or has none like that.
+        NoSuchVersion: the table does not exist, or has no such version.
     """
     newest = lake.version(table)
     wanted = lake.version_at(table, at) if at is not None else newest if version is None else version

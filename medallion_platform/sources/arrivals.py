@@ -19,7 +19,7 @@ from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
     from medallion_platform.sources.connectors.files import FileSource
-    from medallion_platform.sources.connectors.zones import FileInfo
+    from medallion_platform.sources.connectors.landing_zones import FileInfo
 
 PositionOf = Callable[[str], int | None]
 """Returns the position of a log by its name: the next offset, None if nothing was taken in yet."""
@@ -29,7 +29,7 @@ PositionOf = Callable[[str], int | None]
 class UnreadableRange:
     """A range of a log that cannot be read (a truncated file, expired offsets): one dead letter.
 
-    reason, note: sentences for people, in the dead letter and in the commit. detail: depends on the `Code`.
+    reason, note: sentences for people, in the dead letter and in the commit. detail: fields by `Code`.
     """
 
     log: str
@@ -45,9 +45,8 @@ class UnreadableRange:
 class Batch:
     """Records that are committed together, and the positions after them.
 
-    frame: as `Format.read` or `parse` gives it, with `_source` (the log), `_file` and `_offset`. notes: what
-    a person should know of it. repeated: files of which nothing is read, because their content was taken
-    in before.
+    frame: from `Format.read` or `parse`, with `_source` (the log), `_file` and `_offset`. notes: for people.
+    repeated: files that are not read, because their content was taken in before.
 
     Example:
         >>> import polars as pl
@@ -64,10 +63,10 @@ class Batch:
 
 
 class Arrivals(Protocol):
-    """What has arrived at a source, as of one look at it.
+    """What has arrived at a source, at one point in time.
 
     Example:
-        What `look` of a source gives; an intake goes through its batches:
+        `Source.arrivals` returns it; an intake takes in its batches:
 
         >>> from medallion_platform import Arrivals
         >>> [name for name in ("batches", "waiting") if hasattr(Arrivals, name)]
@@ -90,7 +89,7 @@ class Arrivals(Protocol):
         ...
 
     def waiting(self, position: PositionOf) -> list[str]:
-        """What is there after the positions, each as a text that changes when more arrives."""
+        """What is waiting after the positions, each item as a text that changes when more arrives."""
         ...
 
     def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
@@ -107,8 +106,8 @@ class SourceContext:
 
     lake: root of the lake, which identifies its workers. position: of the source's table. at: the current
     time. landing, settle_seconds: the landing zone, and how long a complete file must be unchanged. register:
-    registers files of a landing zone, oldest first, in the file registry (a commit in the lake), with notes
-    for people.
+    adds files of a landing zone, oldest first, to the file registry (a commit in the lake), with notes for
+    people.
     """
 
     lake: str
@@ -136,7 +135,7 @@ class SourceFollower(Protocol):
         ...
 
     def begin_anew(self) -> None:
-        """Continue at the table's position: what was polled was not taken in."""
+        """Continue at the table's position, because the polled records were not taken in."""
         ...
 
     def behind(self) -> Mapping[str, int]:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from medallion_platform.errors import Kind, MedallionError, kind_of_status
-from medallion_platform.trust import tls
+from medallion_platform.certificates import tls_context
+from medallion_platform.errors import DeclarationError, Kind, MedallionError, kind_of_status
 
 if TYPE_CHECKING:
     import httpx
@@ -39,6 +41,8 @@ PATIENCE = 120.0
 LARGEST = 64 * 2**20
 """Bytes that a response may have, unpacked."""
 
+_LOG = logging.getLogger(__name__)
+
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
 Token = Callable[[], str]
@@ -46,13 +50,13 @@ Token = Callable[[], str]
 
 
 class RequestError(MedallionError):
-    """A request came to nothing; one sentence says why, without secrets."""
+    """A request failed; the text says why, without secrets."""
 
     kind = Kind.DATA
 
 
 class NotFound(RequestError):
-    """There is nothing at a URL; `told` is what the server says of that."""
+    """There is nothing at a URL; `told` is the body of the server's response."""
 
     kind = Kind.PERMANENT
 
@@ -62,7 +66,7 @@ class NotFound(RequestError):
 
 
 class _TransientAnswer(Exception):
-    """It may be over when asked again, `after` seconds from now at the earliest."""
+    """A response that may be different on the next try, after at least `after` seconds."""
 
     def __init__(self, why: str, kind: Kind = Kind.NETWORK, after: float = 0.0) -> None:
         super().__init__(why)
@@ -76,7 +80,7 @@ class _Unauthorized(Exception):
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What a server gave, and its link to the next page (RFC 8288) if there is one."""
+    """A response, and its link to the next page (RFC 8288) if there is one."""
 
     body: bytes
     link: str | None
@@ -100,12 +104,12 @@ class EnvironmentToken:
         Raises:
             RequestError: the variable is not set.
         """
-        return _environment(self.variable)
+        return _read_variable(self.variable)
 
 
 @dataclass(frozen=True)
 class EnvironmentUser:
-    """In the place of a bearer token: `user:password` in the environment `variable` (RFC 7617).
+    """Instead of a bearer token: `user:password` in the environment `variable` (RFC 7617).
 
     Example:
         >>> from medallion_platform import EnvironmentUser
@@ -116,12 +120,12 @@ class EnvironmentUser:
     variable: str
 
     def __call__(self) -> str:
-        """What is sent for them.
+        """The base64 text of the user and password, for the `Authorization` header.
 
         Raises:
             RequestError: the variable is not set.
         """
-        return b64encode(_environment(self.variable).encode()).decode()
+        return b64encode(_read_variable(self.variable).encode()).decode()
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class ClientCredentials:
     scope: str = ""
 
     def __post_init__(self) -> None:
-        refuse_unsafe(self.url)
+        refuse_unencrypted(self.url)
 
     def __call__(self) -> str:
         """A new token.
@@ -151,23 +155,23 @@ class ClientCredentials:
             RequestError: the server gives none, or a variable is not set.
         """
         form = {"grant_type": "client_credentials", **({"scope": self.scope} if self.scope else {})}
-        client = (_environment(self.client_id), _environment(self.client_secret))
+        client = (_read_variable(self.client_id), _read_variable(self.client_secret))
         with HttpClient(self.url) as http:
-            told = http.post(self.url, form, client).body
+            body = http.post(self.url, form, client).body
         try:
-            return str(json.loads(told)["access_token"])
+            return str(json.loads(body)["access_token"])
         except (ValueError, KeyError, TypeError):
-            raise RequestError(f"{shown(self.url)} returns no token", kind=Kind.AUTH) from None
+            raise RequestError(f"{public_url(self.url)} returns no token", kind=Kind.AUTH) from None
 
 
 class HttpClient:
-    """Requests to the origin of `url`, one at a time; close it by `with`.
+    """Sends requests to the origin of `url`, one at a time; use it in a `with` block.
 
-    patience: in the place of `PATIENCE`.
+    patience: seconds to keep trying, instead of `PATIENCE`.
     """
 
     def __init__(self, url: str, token: Token | None = None, patience: float | None = None) -> None:
-        self._origin = origin(url)
+        self._origin = url_origin(url)
         self._token = token
         self._patience = PATIENCE if patience is None else patience
         self._held: str | None = None
@@ -177,7 +181,7 @@ class HttpClient:
 
         # A loop of its own is what bounds a response as a whole: a read times out between two bytes only.
         self._runner = asyncio.Runner()
-        self._http = httpx.AsyncClient(verify=tls(), timeout=TIMEOUT, follow_redirects=True)
+        self._http = httpx.AsyncClient(verify=tls_context(), timeout=TIMEOUT, follow_redirects=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,36 +189,38 @@ class HttpClient:
         self._runner.close()
 
     def get(self, url: str, params: Mapping[str, str] | None = None) -> HttpResponse:
-        """What is at `url`; `params` take the place of its query, if given.
+        """The response at `url`; `params`, if given, replace its query.
 
         Raises:
             NotFound: there is nothing.
-            RequestError: there is no answer within `PATIENCE`, or none that can be used.
+            RequestError: there is no usable response within `PATIENCE`.
         """
-        if origin(url) != self._origin:
+        if url_origin(url) != self._origin:
             raise RequestError(
-                f"{self._origin} links to {origin(url)}, another origin, which is not requested",
+                f"{self._origin} links to {url_origin(url)}, another origin, which is not requested",
                 kind=Kind.PERMANENT,
             )
         for _ in range(2):
             try:
-                return self._ask("GET", url, params=params, headers=self._credentials())
+                return self._send_with_retries("GET", url, params=params, headers=self._authorization())
             except _Unauthorized:
                 self._held = None
-        raise RequestError(f"{shown(url)} refuses the credentials, even renewed ones", kind=Kind.AUTH)
+        raise RequestError(f"{public_url(url)} refuses the credentials, even renewed ones", kind=Kind.AUTH)
 
     def post(self, url: str, form: Mapping[str, str], basic: tuple[str, str]) -> HttpResponse:
-        """The answer to a form, as a user with a password.
+        """The response to a form, sent with user and password.
 
         Raises:
-            RequestError: there is no answer within `PATIENCE`, or none that can be used.
+            RequestError: there is no usable response within `PATIENCE`.
         """
         try:
-            return self._ask("POST", url, data=form, auth=basic)
+            return self._send_with_retries("POST", url, data=form, auth=basic)
         except _Unauthorized:
-            raise RequestError(f"{shown(url)} refuses the client's id or secret", kind=Kind.AUTH) from None
+            raise RequestError(
+                f"{public_url(url)} refuses the client's id or secret", kind=Kind.AUTH
+            ) from None
 
-    def _credentials(self) -> dict[str, str]:
+    def _authorization(self) -> dict[str, str]:
         if self._token is None:
             return {}
         if self._held is None:
@@ -229,50 +235,53 @@ class HttpClient:
         scheme = "Basic" if isinstance(self._token, EnvironmentUser) else "Bearer"
         return {"Authorization": f"{scheme} {self._held}"}
 
-    def _ask(self, method: str, url: str, **request: Any) -> HttpResponse:
+    def _send_with_retries(self, method: str, url: str, **request: Any) -> HttpResponse:
         retrying = Retrying(
             retry=retry_if_exception_type(_TransientAnswer),
-            wait=_pause,
+            wait=_pause_before_retry,
             stop=stop_before_delay(self._patience),
+            before_sleep=partial(_say_retry, public_url(url)),
             reraise=True,
         )
         try:
-            return retrying(lambda: self._runner.run(self._once(method, url, request)))
+            return retrying(lambda: self._runner.run(self._send_once(method, url, request)))
         except _TransientAnswer as error:
             raise RequestError(
-                f"{shown(url)} {error}, and was asked for {self._patience:.0f} s", kind=error.kind
+                f"{public_url(url)} {error}, and was asked for {self._patience:.0f} s",
+                kind=error.kind,
             ) from None
 
-    async def _once(self, method: str, url: str, request: Mapping[str, Any]) -> HttpResponse:
+    async def _send_once(self, method: str, url: str, request: Mapping[str, Any]) -> HttpResponse:
         import httpx
 
         try:
             async with asyncio.timeout(LONGEST), self._http.stream(method, url, **request) as response:
                 if response.status_code != 404:
-                    _refuse(response)
+                    _raise_for_status(response)
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > LARGEST:
                         raise RequestError(
-                            f"{shown(url)} returns more than {LARGEST} bytes at once; request less"
+                            f"{public_url(url)} returns more than {LARGEST} bytes at once; request less"
                         )
         except TimeoutError:
             raise _TransientAnswer(f"takes longer than {LONGEST:.0f} s to respond") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
             raise RequestError(
-                f"{shown(url)} leads nowhere ({type(error).__name__})", kind=Kind.PERMANENT
+                f"{public_url(url)} leads nowhere ({type(error).__name__})", kind=Kind.PERMANENT
             ) from None
         except httpx.HTTPError as error:
             raise _TransientAnswer(f"cannot be read ({type(error).__name__})") from None
         if response.status_code == 404:
-            raise NotFound(_answered(response), bytes(body))
+            raise NotFound(_status_text(response), bytes(body))
+        _LOG.debug("%s answers", public_url(url), extra={"url": public_url(url), "bytes": len(body)})
         link = response.links.get("next", {}).get("url")
         return HttpResponse(bytes(body), str(response.url.join(link)) if link else None)
 
 
-def _refuse(response: httpx.Response) -> None:
-    """Raise what a status other than 200 means."""
+def _raise_for_status(response: httpx.Response) -> None:
+    """Raise the error that a status other than 200 stands for."""
     status = response.status_code
     if status == 200:
         return
@@ -282,27 +291,33 @@ def _refuse(response: httpx.Response) -> None:
     if kind is Kind.DISK:
         kind = Kind.TRANSIENT  # the disk that is full is the server's, not one that the reader could mend
     if kind.transient:
-        raise _TransientAnswer(f"answers {status}", kind, retry_after(response.headers, datetime.now(UTC)))
-    raise RequestError(_answered(response), kind=kind)
+        raise _TransientAnswer(
+            f"answers {status}", kind, retry_after_seconds(response.headers, datetime.now(UTC))
+        )
+    raise RequestError(_status_text(response), kind=kind)
 
 
-def _answered(response: httpx.Response) -> str:
-    return f"{shown(str(response.request.url))} answers {response.status_code} {response.reason_phrase}"
+def _status_text(response: httpx.Response) -> str:
+    return f"{public_url(str(response.request.url))} answers {response.status_code} {response.reason_phrase}"
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float:
-    """The seconds that Retry-After says (RFC 9110, section 10.2.3), 0 where it says none.
+def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float:
+    """The seconds in `Retry-After` (RFC 9110, section 10.2.3), 0 without this header.
 
-    A date counts from the server's own Date, if that is told: clocks differ.
+    A date is compared with the server's own `Date` if there is one, because clocks differ.
     """
-    told = headers.get("retry-after", "")
-    if told.isascii() and told.isdigit():
-        return float(told)
-    until = _date(told)
-    return max(0.0, (until - (_date(headers.get("date", "")) or now)).total_seconds()) if until else 0.0
+    text = headers.get("retry-after", "")
+    if text.isascii() and text.isdigit():
+        return float(text)
+    until = _parse_http_date(text)
+    return (
+        max(0.0, (until - (_parse_http_date(headers.get("date", "")) or now)).total_seconds())
+        if until
+        else 0.0
+    )
 
 
-def _date(text: str) -> datetime | None:
+def _parse_http_date(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
     except (TypeError, ValueError):
@@ -310,14 +325,23 @@ def _date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _pause(state: RetryCallState) -> float:
-    """Seconds until the next try: what the server asks for, else more each time, at random."""
+def _say_retry(place: str, state: RetryCallState) -> None:
+    """Log that a request is repeated, without what may be secret."""
+    error = state.outcome.exception() if state.outcome else None
+    kind = error.kind.value if isinstance(error, _TransientAnswer) else ""
+    pause = round(state.next_action.sleep, 1) if state.next_action else 0.0
+    fields = {"url": place, "attempt": state.attempt_number + 1, "kind": kind, "pause": pause}
+    _LOG.info("%s %s: asked again in %s s", place, error, pause, extra=fields)
+
+
+def _pause_before_retry(state: RetryCallState) -> float:
+    """Seconds until the next try: those the server asks for, else growing ones with a random part."""
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, _TransientAnswer) else 0.0
     return after or _backoff(state)
 
 
-def origin(url: str) -> str:
+def url_origin(url: str) -> str:
     """Scheme, host and port, as RFC 6454 compares them.
 
     Raises:
@@ -331,21 +355,21 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
-def shown(url: str) -> str:
-    """A URL without what may be secret: user, password, query."""
+def public_url(url: str) -> str:
+    """A URL without the parts that may be secret: user, password, query."""
     parts = urlsplit(url)
     return SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "").geturl()
 
 
-def refuse_unsafe(url: str) -> None:
-    """Raise ValueError where credentials must not go: not encrypted, unless to this machine."""
+def refuse_unencrypted(url: str) -> None:
+    """Raise DeclarationError where credentials must not go: not encrypted, unless to this machine."""
     parts = urlsplit(url)
     local = parts.hostname in ("127.0.0.1", "localhost", "::1")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise ValueError(f"{shown(url)}: credentials go to https only")
+        raise DeclarationError(f"{public_url(url)}: credentials go to https only")
 
 
-def _environment(variable: str) -> str:
+def _read_variable(variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
         raise RequestError(f"there are no credentials: the environment has no {variable}", kind=Kind.AUTH)

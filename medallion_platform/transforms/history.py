@@ -1,7 +1,7 @@
 """Histories of changing rows: built from change events, and looked up as of a point in time.
 
-Both functions are pure in the set of their rows: arrival order, batches and duplicates do not
-matter, so that an increment and a rebuild give the same table.
+Both functions depend only on the set of their rows: arrival order, batches and duplicates do not matter, so
+that an increment and a rebuild give the same table.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
 from medallion_platform.contracts.spark_engine import quoted
-from medallion_platform.pipeline.intake.names import PLATFORM, folded, own_name
-from medallion_platform.sources.formats.debezium.places import TRANSACTION
+from medallion_platform.pipeline.intake.column_names import PLATFORM, folded, own_name
+from medallion_platform.sources.formats.debezium.source_position import TRANSACTION
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 
 DELETED = "d"
@@ -68,7 +68,8 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
     )
     own = events.where(quoted(key).isNotNull() & F.col("_op").isin(*_UPSERTS, DELETED))
     truncates = events.where(F.col("_op") == TRUNCATED).drop(key)
-    everyone = own.select(quoted(key)).distinct().crossJoin(F.broadcast(truncates))
+    # Made distinct at the end: where there are no truncates, Spark leaves out all of it.
+    everyone = own.select(quoted(key)).crossJoin(F.broadcast(truncates)).distinct()
     events = own.unionByName(everyone).select(
         quoted(key),
         *places,
@@ -125,25 +126,27 @@ def _with_eras(events: DataFrame, key: str) -> DataFrame:
     A connector tells events again, and after a failover those of another server: what counts is when a
     transaction (`gtid`), or else an event (position and time), came first, and from which log.
     """
+    # All of these windows are of one key: without this, each wider one shuffles the rows anew.
+    events = events.repartition(quoted(key))
     # How far the source's clock was when an event came: what two topics, or a topic and files, share.
     in_log = Window.partitionBy(quoted(key), "_source").orderBy("_offset")
-    told_again = Window.partitionBy(quoted(key), "_told")
     position = F.col("_position")
     transaction = F.split_part(position, F.lit(TRANSACTION), F.lit(2))
     number = F.split_part(position, F.lit(TRANSACTION), F.lit(3))
     file = F.substring_index(position, ".", 1)
+    named = F.coalesce(transaction != "", F.lit(False))
+    told = (
+        F.when(named, transaction),
+        F.when(named, number),
+        F.when(~named, position),
+        F.when(~named, F.col("_at")),
+    )
+    first_told = F.min(F.struct(F.struct("_clock", "_source", "_offset").alias("came"), file.alias("log")))
     first = (
         events.withColumn("_clock", F.max("_at").over(in_log))
-        .withColumn("_came", F.struct("_clock", "_source", "_offset"))
-        .withColumn(
-            "_told",
-            F.when(transaction != "", F.concat_ws(TRANSACTION, transaction, number)).otherwise(
-                F.concat_ws(TRANSACTION, position, "_at")
-            ),
-        )
-        .withColumn("_log", F.min_by(file, "_came").over(told_again))
-        .where(F.col("_log").eqNullSafe(file))
-        .withColumn("_came", F.min("_came").over(told_again))
+        .withColumn("_first", first_told.over(Window.partitionBy(quoted(key), *told)))
+        .where(F.col("_first.log").eqNullSafe(file))
+        .withColumn("_came", F.col("_first.came"))
     )
     came = Window.partitionBy(quoted(key)).orderBy("_came", "_position")
     before = came.rowsBetween(Window.unboundedPreceding, -1)
@@ -161,7 +164,7 @@ def _with_eras(events: DataFrame, key: str) -> DataFrame:
     back = position <= F.greatest(last_of("_newer"), F.lag(position).over(came))
     anew = newer.withColumn("_anew", (F.col("_newer") & F.coalesce(back, F.lit(False))).cast("int"))
     return anew.withColumn("_era", F.sum("_anew").over(came)).drop(
-        *_PLACE, "_clock", "_came", "_told", "_log", "_later", "_newer", "_anew"
+        *_PLACE, "_clock", "_came", "_first", "_later", "_newer", "_anew"
     )
 
 

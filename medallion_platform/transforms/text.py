@@ -1,4 +1,4 @@
-"""Text as people type it, made fit to compare."""
+"""Text as people type it, made comparable."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _costs(rounds: int, commits: int, days: int, merged: bool) -> dict[str, str]
 
         def take(times: Sequence[datetime], kept: OpenTables) -> float:
             came, began = _Came(source, times), time.perf_counter()
-            taken = intake(came, lake, Run("bench", _NOW), kept=kept)
+            taken = intake(came, lake, Run("bench", _NOW), open_tables=kept)
             assert taken.counts.written == len(times), taken
             return (time.perf_counter() - began) * 1000
 

@@ -97,7 +97,7 @@ def _overlaps(group: Any, column: str, low: Any, high: Any) -> bool:
 
 def liquid(lake: Lake, source: str, columns: str) -> None:
     """The same rows by Spark's liquid clustering."""
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     session = local_spark(cores=2).session()
     session.conf.set("spark.databricks.delta.optimize.maxFileSize", TARGET)

@@ -22,8 +22,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.lakehouse import spark as engine
-from medallion_platform.runtime import local_spark
+from medallion_platform.installation.local_spark import local_spark
+from medallion_platform.lakehouse import spark_tables
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 
 ROWS = 2_000_000
@@ -141,13 +141,13 @@ def _bare(contract: Contract, rows: DataFrame, to: str) -> None:
 
 def _gate(contract: Contract, rows: DataFrame, to: str) -> None:
     validated = contracts.validate(contract, rows)
-    verdict = engine.ContractColumns(
+    verdict = spark_tables.ContractColumns(
         validated.ok,
         validated.violations,
         F.lit("*"),
-        validated.was,
-        validated.left_in_place,
+        validated.original_columns,
+        validated.counters_without_letters,
         validated.guard,
     )
     Path(to).mkdir()
-    engine.stage(validated.df, to, contract.partitioned_by, columns=validated.columns, checks=verdict)
+    spark_tables.stage(validated.df, to, contract.partitioned_by, columns=validated.columns, checks=verdict)

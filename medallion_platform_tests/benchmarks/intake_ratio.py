@@ -98,10 +98,10 @@ def _in_own_process(engine: str, form: str, landing: Path, lake: Path) -> float:
 
 def _lean(form: str, landing: Path, lake: Path) -> float:
     from medallion_platform.lakehouse.lake import Lake
-    from medallion_platform.pipeline.intake.landing_zone import arrivals
+    from medallion_platform.pipeline.intake.landing_zone import landed_files
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors import landing as zone
+    from medallion_platform.sources.connectors import landing_scan as zone
     from medallion_platform.sources.connectors.files import FileSource
     from medallion_platform.sources.formats.csv import Csv
     from medallion_platform.sources.formats.jsonlines import JsonLines
@@ -113,10 +113,10 @@ def _lean(form: str, landing: Path, lake: Path) -> float:
         source = FileSource(
             folder, f"bronze.{folder}", BronzeEvents.contract, kind, "x", claims=(f"{folder}/**",)
         )
-        seen = zone.scan(landing, [source], datetime.now(UTC), 0).claimed[folder]
+        seen = zone.scan_landing_zone(landing, [source], datetime.now(UTC), 0).claimed[folder]
         before = cpu_seconds()
         run = Run.now()
-        taken = intake(arrivals(source, landing, seen, where, run), where, run)
+        taken = intake(landed_files(source, landing, seen, where, run), where, run)
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
@@ -127,7 +127,7 @@ def _spark(form: str, landing: Path, lake: Path) -> float:
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import spark_schema
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
     from medallion_sample.clickstream.contracts import BronzeEvents
 
     spark = local_spark().session(quick=False)

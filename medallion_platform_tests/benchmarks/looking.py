@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,7 +27,7 @@ TABLES_A_SOURCE = 3
 _MEDALLION = (sys.executable, "-c", "from medallion_platform.cli import main; main()")
 _DEV = (
     *(sys.executable, "-c"),
-    "from medallion_platform import cli, project; "
+    "from medallion_platform import cli; from medallion_platform.installation import project; "
     "project.DEFINITIONS = 'medallion_platform_tests.benchmarks.many_location'; cli.main()",
 )
 FIRST_LOOKS_SECONDS = 75
@@ -44,7 +46,7 @@ def measure(
 
     rest: seconds that it is watched for. first_looks: seconds before that.
     """
-    os.environ |= {"MEDALLION_MANY": str(sources), "MEDALLION_MODULE": many.__name__}
+    os.environ |= {"MEDALLION_TEST_MANY": str(sources), "MEDALLION_MODULE": many.__name__}
     with TemporaryDirectory(prefix="medallion-bench-") as folder:
         home = Path(folder)
         subprocess.run([sys.executable, "-m", many.__name__, str(home), str(sources)], check=True)
@@ -86,27 +88,53 @@ def _resting(home: Path, seconds: int, first_looks: int, *, bare: bool) -> Count
     def command(port: int) -> list[str]:
         return [*_DEV, "dev", "--home", str(home), "--port", str(port)]
 
-    environment = {"MEDALLION_MANY_BARE": "1"} if bare else {}
+    environment = {"MEDALLION_TEST_MANY_BARE": "1"} if bare else {}
     with serving(command, home / "dev.log", environment, group.append) as answering:
         answering()
         time.sleep(first_looks)
-        before = _cpu_seconds(group[0])
+        before = processes(group[0])
         time.sleep(seconds)
-        after = _cpu_seconds(group[0])
-    return Counter({kind: 100 * (after[kind] - before[kind]) / seconds for kind in after})
+        spent = cpu_seconds(before, processes(group[0]))
+    return Counter({kind: 100 * share / seconds for kind, share in spent.items()})
 
 
-def _cpu_seconds(group: int) -> Counter[str]:
-    """CPU seconds of the processes of a group so far, by what they are."""
-    found: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Used:
+    """What a process is, and the CPU seconds of it and of those children that it has waited for."""
+
+    kind: str
+    parent: int
+    seconds: float
+
+
+def processes(group: int) -> dict[int, Used]:
+    """The processes of a group now, by their ids."""
+    found: dict[int, Used] = {}
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == group:
-                times = process.cpu_times()
-                found[_kind(process.cmdline())] += times.user + times.system
+                # Not on every system does a process tell of its children.
+                seconds = sum(getattr(process.cpu_times(), name, 0.0) for name in _TIMES)
+                found[process.pid] = Used(_kind(process.cmdline()), process.ppid(), seconds)
         except (psutil.Error, ProcessLookupError):
             continue
     return found
+
+
+_TIMES = ("user", "system", "children_user", "children_system")
+
+
+def cpu_seconds(before: Mapping[int, Used], after: Mapping[int, Used]) -> Counter[str]:
+    """CPU seconds between two looks, by what processes are; those of a child that ended are its parent's."""
+    grown = {p: used.seconds - (before[p].seconds if p in before else 0) for p, used in after.items()}
+    for ended in before.keys() - after.keys():
+        parent, seconds = before[ended].parent, before[ended].seconds
+        if grown.get(parent, 0) >= seconds:  # else nobody waited for it
+            grown[parent] -= seconds
+    spent: Counter[str] = Counter()
+    for process, seconds in grown.items():
+        spent[after[process].kind] += seconds
+    return spent
 
 
 def _kind(command: list[str]) -> str:

@@ -1,6 +1,6 @@
 """An installation of many small tables: sources with a silver and a gold table each, in a home of its own.
 
-It is the module of a project (MEDALLION_MODULE) for which `MEDALLION_MANY` tells how many sources.
+It is the module of a project (MEDALLION_MODULE) for which `MEDALLION_TEST_MANY` tells how many sources.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def fill(home: Path, sources: int) -> None:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.refresh.plan import CODE, code_version
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors import landing
+    from medallion_platform.sources.connectors import landing_scan
 
     lake, zone, catalog = open_lake(home / "lake"), home / "landing", catalog_of(sources)
 
@@ -148,8 +148,8 @@ def fill(home: Path, sources: int) -> None:
             file.write_text("\n".join(["sold_at,euros,shop", *lines, f"never,1,{source.name}-{n}"]) + "\n")
             os.utime(file, (0, 0))  # complete long ago
             run = Run.now(f"intake-{n}")
-            seen = landing.scan(zone, [source], run.at, 0).claimed[source.name]
-            intake(landing_zone.arrivals(source, zone, seen, lake, run), lake, run)
+            seen = landing_scan.scan_landing_zone(zone, [source], run.at, 0).claimed[source.name]
+            intake(landing_zone.landed_files(source, zone, seen, lake, run), lake, run)
         for made in catalog.in_order:
             new = rows(made.layer, n)
             target = lake.ensure(made.name, new.to_arrow().schema, ["event_date"])
@@ -162,10 +162,10 @@ def fill(home: Path, sources: int) -> None:
                 position={**position, CODE: {UNPARTITIONED: code_version(made)}},
                 sequence=next_sequence(target),
             )
-            polars_writer.append(target, new, record, {})
+            polars_writer.append_rows(target, new, record, {})
 
 
-if sources := int(os.environ.get("MEDALLION_MANY", "0")):
+if sources := int(os.environ.get("MEDALLION_TEST_MANY", "0")):
     catalog = catalog_of(sources)
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The code location of `many`, as Dagster loads it (`MEDALLION_MANY` tells how many sources).
+"""The code location of `many`, as Dagster loads it (`MEDALLION_TEST_MANY` tells how many sources).
 
-`MEDALLION_MANY_BARE` leaves the platform's sensors out: what Dagster itself costs with as many assets.
+`MEDALLION_TEST_MANY_BARE` leaves the platform's sensors out: what Dagster itself costs with as many assets.
 """
 
 import os
@@ -16,4 +16,4 @@ def _without_sensors(found: dg.Definitions) -> dg.Definitions:
     return dg.Definitions(found.assets, jobs=found.jobs, resources=found.resources, executor=found.executor)
 
 
-defs = _without_sensors(definitions.defs) if os.environ.get("MEDALLION_MANY_BARE") else definitions.defs
+defs = _without_sensors(definitions.defs) if os.environ.get("MEDALLION_TEST_MANY_BARE") else definitions.defs

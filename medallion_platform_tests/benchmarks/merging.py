@@ -15,6 +15,7 @@ from statistics import median
 
 import polars as pl
 
+from medallion_platform.installation.local_spark import local_spark
 from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
@@ -23,7 +24,6 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.triage import bronze_schema
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
-from medallion_platform.runtime import local_spark
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 from medallion_sample.catalog import catalog_of
 
@@ -116,7 +116,7 @@ def _append(lake: Lake, frame: pl.DataFrame) -> None:
     table = lake.ensure(SOURCE.table, bronze_schema(SOURCE), SOURCE.contract.partitioned_by)
     counts = Counts(frame.height, frame.height)
     at = datetime.now(UTC).isoformat()
-    polars_writer.append(
+    polars_writer.append_rows(
         table, frame, CommitRecord("intake", "r", at, counts, sequence=next_sequence(table)), {}
     )
 

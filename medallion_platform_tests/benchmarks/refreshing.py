@@ -19,16 +19,16 @@ from statistics import median
 import polars as pl
 from deltalake import DeltaTable
 
+from medallion_platform.installation.local_spark import local_spark
 from medallion_platform.lakehouse import polars_writer
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.maintenance import maintain
+from medallion_platform.lakehouse.maintenance import maintain_table
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.changes import out_of_date_partitions
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
-from medallion_platform.runtime import local_spark
 from medallion_platform_tests.benchmarks.figure import Figure, spent
 from medallion_sample.catalog import catalog_of
 
@@ -95,7 +95,7 @@ def growth(rounds: int, sizes: Sequence[tuple[int, int]] = SIZES) -> list[dict[s
             _grow(lake, partitions, commits)
             found.append(_costs(lake, partitions, commits, rounds))
             if commits >= MAINTAINED:
-                maintain(lake, SOURCE.name)
+                maintain_table(lake, SOURCE.name)
                 found.append(_costs(lake, partitions, commits, rounds))
     return found
 
@@ -141,7 +141,7 @@ def _grow(lake: Lake, partitions: int, commits: int) -> None:
     )
     made = pl.DataFrame({"event_date": days, "user_id": ["u"] * partitions})
     table = lake.ensure(TABLE.name, made.to_arrow().schema, ["event_date"])
-    polars_writer.append(table, made, CommitRecord(**{**record.__dict__, "sequence": 1}), {})
+    polars_writer.append_rows(table, made, CommitRecord(**{**record.__dict__, "sequence": 1}), {})
 
 
 def _repeat_last_commit(lake: Lake, times: int) -> None:
@@ -173,7 +173,7 @@ def _write(lake: Lake, frame: pl.DataFrame) -> None:
     table = lake.ensure(SOURCE.name, frame.to_arrow().schema, ["event_date"])
     sequence = max(table.transaction_version("writer") or 0, 0) + 1
     at = datetime.now(UTC).isoformat()
-    polars_writer.append(
+    polars_writer.append_rows(
         table,
         frame,
         CommitRecord("refresh", "r", at, sequence=sequence, counts=Counts(frame.height, frame.height)),

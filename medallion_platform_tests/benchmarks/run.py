@@ -8,11 +8,13 @@ from multiprocessing import get_context
 
 from medallion_platform_tests.benchmarks import (
     automation,
+    backfill,
     batches,
     clustering,
     gate,
     intake_ratio,
     looking,
+    memory,
     merging,
     refreshing,
     starting,
@@ -22,7 +24,7 @@ from medallion_platform_tests.benchmarks.figure import as_markdown_table, machin
 
 PARTS = (
     *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
-    *("freshness", "automation", "many", "growth", "batches", "layout"),
+    *("backfill", "memory", "freshness", "automation", "many", "growth", "batches", "layout"),
 )
 
 Tables = dict[str, list[dict[str, str]]]
@@ -68,6 +70,11 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             figures = topics.of_avro(rounds, topics.ROWS // share)
         case "intake":
             figures = intake_ratio.measure(rounds, intake_ratio.ROWS // share)
+        case "backfill":
+            # Of two months, what both sides need to start is most.
+            figures = backfill.measure(rounds, backfill.DAYS // (30 if short else 1))
+        case "memory":
+            figures = memory.measure(rounds, memory.MEGABYTES // share)
         case "gate":
             figures = gate.measure(rounds, gate.ROWS // share)
         case "refresh":

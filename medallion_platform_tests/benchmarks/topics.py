@@ -245,11 +245,11 @@ def _lean(
 ) -> float:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka.reading import topics_of
+    from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 
     for topic in topics:
         before = cpu_seconds()
-        taken = intake(topics_of(_source(topic, address, format)), Lake(lake), Run.now())
+        taken = intake(look_at_topics(_source(topic, address, format)), Lake(lake), Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
     assert taken.counts.written == taken.counts.read > WARM_ROWS, taken
@@ -273,24 +273,24 @@ def _keyless(topic: str, address: str) -> KafkaSource:
 def _booked(address: str, lake: Path) -> float:
     from medallion_platform.pipeline.intake.polars_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka.reading import topics_of
+    from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
         before = cpu_seconds()
-        intake(topics_of(source), Lake(lake), Run.now())
+        intake(look_at_topics(source), Lake(lake), Run.now())
         spent = cpu_seconds() - before
     return spent
 
 
 def _plain(address: str, lake: Path) -> float:
     """The same reading, validating and writing; nothing counted, no position, no look at dead letters."""
-    from medallion_platform.lakehouse.commit import _additions
-    from medallion_platform.lakehouse.polars_writer import parts, write
+    from medallion_platform.lakehouse.commit import add_actions
+    from medallion_platform.lakehouse.polars_writer import split_by_partition, write_partition_file
     from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, BATCH_ROWS
-    from medallion_platform.pipeline.intake.triage import bronze_schema, finish, validate
+    from medallion_platform.pipeline.intake.triage import bronze_schema, finish_bronze_rows, validate
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.sources.connectors.kafka.reading import topics_of
+    from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 
     for topic in ("warm", "events"):
         source = _keyless(topic, address)
@@ -298,26 +298,31 @@ def _plain(address: str, lake: Path) -> float:
         run = Run.now()
         table = Lake(lake).ensure(source.table, bronze_schema(source), source.contract.partitioned_by)
         known = pl.scan_delta(table).collect_schema()
-        for batch in topics_of(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
-            rows = finish(source, run, validate(source, batch.frame, run.at).good, known)
+        for batch in look_at_topics(source).batches(lambda _: None, BATCH_ROWS, BATCH_BYTES):
+            rows = finish_bronze_rows(source, run, validate(source, batch.frame, run.at).good, known)
             by = source.contract.partitioned_by
             root = str(lake / "bronze" / topic)
-            added = _additions([write(root, path, part, values) for path, values, part in parts(rows, by)])
+            added = add_actions(
+                [
+                    write_partition_file(root, path, part, values)
+                    for path, values, part in split_by_partition(rows, by)
+                ]
+            )
             table.create_write_transaction(added, "append", table.schema(), list(by))
         spent = cpu_seconds() - before
     return spent
 
 
 def _spark(address: str, lake: Path, source_of: Callable[[str, str], KafkaSource] | None = None) -> float:
+    from medallion_platform.installation.local_spark import local_spark
     from medallion_platform.pipeline.intake.spark_engine import intake
     from medallion_platform.pipeline.run import Run
-    from medallion_platform.runtime import local_spark
-    from medallion_platform.sources.connectors.kafka.reading import topics_of
+    from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 
     spark = local_spark(topics=True).session(quick=False)
     for n, topic in enumerate(("warm", "warm", "events")):
         before = cpu_seconds()
-        topics = topics_of((source_of or _source)(topic, address))
+        topics = look_at_topics((source_of or _source)(topic, address))
         taken = intake(topics, Lake(lake / str(n)), spark, Run.now())
         spent = cpu_seconds() - before
     assert taken.counts.missing == 0, taken
@@ -338,7 +343,7 @@ def _bare(address: str, lake: Path, *, state: bool = False) -> float:
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import spark_schema
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     spark = local_spark(topics=True).session(quick=False)
     schema = spark_schema(Events.contract)

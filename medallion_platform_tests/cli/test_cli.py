@@ -9,18 +9,13 @@ import pty
 import re
 import shutil
 import struct
-import subprocess
 import sys
 import termios
 from pathlib import Path
 
 import pytest
 
-from medallion_platform_tests.command import MEDALLION
-
-
-def medallion(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MEDALLION, *arguments], capture_output=True, text=True, timeout=120)
+from medallion_platform_tests.command import MEDALLION, medallion
 
 
 def in_a_terminal(columns: int, *arguments: str) -> list[str]:
@@ -56,6 +51,10 @@ def test_eighty_columns_are_enough_for_a_person(home: Path) -> None:
     names = [line.split("│")[1].strip() for line in status if line.startswith("│")]
     assert "gold.regional_rollups_weekly" in names
     assert any("Not shown: " in line and "--json" in line for line in status)
+    (heads,) = (line for line in status if "freshness" in line)
+    assert "dead_letters" in heads and "out_of_date" in heads, "what one looks for stays"
+    history = in_a_terminal(80, "history", "silver.events", "--home", str(home))
+    assert any("written" in line and "dead_lettered" in line for line in history)
 
     shown = in_a_terminal(80, "show", "silver.users_history", "-n", "2", "--home", str(home))
     assert max(map(len, shown)) <= 80
@@ -84,10 +83,33 @@ def test_a_run_tells_what_it_did_and_a_beginning_of_its_id_is_enough(home: Path)
     lines = json.loads(medallion("logs", run[:8], "--json", "--home", str(home)).stdout)
     assert any(line["message"].startswith("gold.user_features: ") for line in lines)
     assert any(line["message"].startswith("serving.user_features: ") for line in lines)
+    mine = [line["message"] for line in lines if line["message"].startswith("silver.events: ")]
+    planned, committed = (next(m for m in mine if word in m) for word in (": planned: ", ": version "))
+    assert mine.index(planned) < mine.index(committed)
+    (first,) = medallion(
+        "history", "silver.events", "-n", "1", "--json", "--home", str(home)
+    ).stdout.splitlines()
+    counts = json.loads(first)[0]
+    told = (
+        f"{counts['read']:,} read, {counts['written']:,} written, {counts['dead_lettered']:,} dead-lettered"
+    )
+    assert committed.endswith(told)
     assert lines == sorted(lines, key=lambda line: line["at"])
     unknown = medallion("logs", "no-such-run", "--home", str(home))
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
     assert "no-such-run" in unknown.stderr
+
+
+@pytest.mark.timeout(600)
+def test_the_list_of_runs_names_tables_and_every_check_of_what_is_served_was_evaluated(home: Path) -> None:
+    from medallion_platform.orchestration import checks, runs, written_tables_tag
+
+    with runs.open_instance(home / "dagster") as on:
+        tags = {run.job_name: run.tags.get(written_tables_tag.TAG, "") for run in on.get_runs()}
+        online = checks.last_check_results(on, ["serving.user_features"], checks.PUBLISHED)
+    assert tags["intake"].startswith("bronze.")
+    assert re.fullmatch(r"silver\.\w+(, \w+\.\w+){4} and \d+ more", tags["catch_up"])
+    assert online["serving.user_features"].passed
 
 
 @pytest.mark.parametrize(
@@ -116,6 +138,16 @@ def test_a_home_without_a_lake_is_told(command: str, tmp_path: Path) -> None:
     assert str(tmp_path / "nope") in done.stderr
 
 
+def test_a_misspelt_setting_is_told_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MEDALLION_LANDNG", "/in")
+    done = medallion("status", "--home", str(tmp_path))
+    first, second = done.stderr.splitlines()
+    assert "MEDALLION_LANDING?" in first
+    assert "there is no lake" in second
+
+
 def test_a_port_that_is_none_is_refused() -> None:
     done = medallion("dev", "--port", "70000")
     assert done.returncode == 2
@@ -139,13 +171,27 @@ def test_replay_names_the_dead_letters_that_hold_no_record(home: Path) -> None:
     assert "part-0009.jsonl.gz" in done.stderr
 
 
+@pytest.mark.timeout(600)
+def test_only_what_was_asked_for_is_replayed_and_told(home: Path) -> None:
+    replay = ("dead-letters", "replay", "bronze.events", "--home", str(home), "--json")
+    shown = ("dead-letters", "show", "bronze.events", "-n", "999", "--json", "--home", str(home))
+    letters = json.loads(medallion(*shown).stdout)
+    known = next(letter["offset"] for letter in letters if letter["row"])
+    done = medallion(*replay, "--offset", str(known))
+    (told,) = json.loads(done.stdout)
+    assert (told["read"], told["left"], done.stderr) == (1, 0, ""), "the cut file was not asked for"
+    unknown = medallion(*replay, "--offset", str(known), "--offset", "5")
+    assert (unknown.returncode, unknown.stdout, len(unknown.stderr.splitlines())) == (2, "", 1)
+    assert "bronze.events has no dead letter of offset 5; " in unknown.stderr
+
+
 def test_long_payloads_are_cut_unless_the_whole_is_asked_for() -> None:
-    from medallion_platform.cli.letters import SHOWN_BYTES, _payload_text
+    from medallion_platform.cli.dead_letter_commands import SHOWN_BYTES, _printable_payload
 
     short, long = b"\xffab", "é".encode() * SHOWN_BYTES
-    assert _payload_text(short, whole=False) == "\\xffab"
-    assert _payload_text(long, whole=True) == "é" * SHOWN_BYTES
-    cut = _payload_text(long, whole=False)
+    assert _printable_payload(short, whole=False) == "\\xffab"
+    assert _printable_payload(long, whole=True) == "é" * SHOWN_BYTES
+    cut = _printable_payload(long, whole=False)
     assert cut.startswith("é" * (SHOWN_BYTES // 2) + " ...")
     assert "4,000 bytes" in cut
     assert "--whole" in cut

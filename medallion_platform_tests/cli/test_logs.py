@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -9,15 +11,15 @@ from datetime import datetime
 import pytest
 
 from medallion_platform.cli.logs import JsonFormatter
-from medallion_platform_tests.command import MEDALLION, REPOSITORY
+from medallion_platform_tests.command import REPOSITORY, medallion
 
 INTAKE = """
 import sys
 from pathlib import Path
-from medallion_platform.cli.logs import LogFormat, LogLevel, set_up
+from medallion_platform.cli.logs import LogFormat, LogLevel, set_up_logging
 from medallion_platform_tests.pipeline.toy import Zone, good
 form, level, root = sys.argv[1:]
-set_up(LogFormat(form) if form else None, LogLevel(level) if level else None)
+set_up_logging(LogFormat(form) if form else None, LogLevel(level) if level else None)
 zone = Zone(Path(root))
 zone.csv("events/1.csv", [good("a", email="jane.roe@example.com")])
 zone.take()
@@ -77,8 +79,13 @@ def test_an_error_is_logged_by_its_type_and_not_by_its_text() -> None:
 
 
 def test_a_level_that_is_none_is_refused() -> None:
-    done = subprocess.run(
-        [*MEDALLION, "--log-level", "loud", "status"], capture_output=True, text=True, timeout=60
-    )
+    done = medallion("--log-level", "loud", "status")
     assert done.returncode == 2
     assert "loud" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["MEDALLION_LOG_LEVEL", "MEDALLION_LOG_FORMAT"])
+def test_a_wrong_variable_is_told_as_other_settings_are(variable: str) -> None:
+    done = medallion("status", env=os.environ | {variable: "a secret in the wrong place"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"medallion: {variable}: is none of '\w+'(, '\w+')* or '\w+'\n", done.stderr)

@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts import polars_engine
 from medallion_platform.contracts import spark_engine as in_spark
-from medallion_platform.contracts.broken import broken, demand_of
 from medallion_platform.contracts.contract import Column, ColumnType, Contract, Expectation, Severity
+from medallion_platform.contracts.violation_fields import broken, demand_of
 
 ROW = "_row"
 """A column that passes through and tells the rows apart."""

@@ -115,7 +115,7 @@ KNOWN: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("name", "text", "value"), KNOWN)
 def test_a_known_text(name: str, text: str, value: Any) -> None:
-    found = polars_engine.convert(pl.Series([text]), TYPES[name])
+    found = polars_engine.cast_column(pl.Series([text]), TYPES[name])
     assert repr(found.to_list()) == repr([value]) or found.to_list() == [value]
 
 
@@ -185,7 +185,7 @@ def test_the_engines_agree_on_generated_texts(spark: SparkSession, found: list[s
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.floats(), st.floats(width=32)))
 def test_a_written_double_is_read_back(value: float) -> None:
-    found = polars_engine.convert(pl.Series([repr(value)]), ColumnType("double")).to_list()
+    found = polars_engine.cast_column(pl.Series([repr(value)]), ColumnType("double")).to_list()
     assert repr(found) == repr([value])
 
 
@@ -193,7 +193,7 @@ def test_a_written_double_is_read_back(value: float) -> None:
 @given(st.datetimes(timezones=st.timezones()))
 def test_a_written_timestamp_is_read_back(value: datetime) -> None:
     text = value.isoformat()
-    found = polars_engine.convert(pl.Series([text]), ColumnType("timestamp")).to_list()
+    found = polars_engine.cast_column(pl.Series([text]), ColumnType("timestamp")).to_list()
     try:
         expected = value.astimezone(UTC)
     except OverflowError:
@@ -252,4 +252,4 @@ def test_the_engines_agree_on_typed_values(spark: SparkSession, source: str) -> 
     ],
 )
 def test_a_known_typed_value(given_: pl.Series, type_: str, expected: list[Any]) -> None:
-    assert polars_engine.convert(given_, TYPES[type_]).to_list() == expected
+    assert polars_engine.cast_column(given_, TYPES[type_]).to_list() == expected

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from medallion_platform.contracts.contract import NamesFolder
-from medallion_platform.contracts.folders import folder
+from medallion_platform.contracts.folders import partition_folder
 from medallion_platform.contracts.model import ContractModel, Field
 
 from .engines import assert_agree
@@ -42,10 +42,10 @@ def test_a_text_is_refused_exactly_where_no_folder_can_be_called_so(
     told = "straße: names a folder (not empty, at most 247 bytes)"
     assert validated.bad["_violations"].to_list() == [[told]] * len(BAD)
     for text in GOOD:
-        (tmp_path / folder("straße", text)).mkdir()
+        (tmp_path / partition_folder("straße", text)).mkdir()
     assert len(list(tmp_path.iterdir())) == len(GOOD)
     with pytest.raises(OSError, match="too long"):
-        (tmp_path / folder("straße", "x" * (ROOM + 1))).mkdir()
+        (tmp_path / partition_folder("straße", "x" * (ROOM + 1))).mkdir()
 
 
 def test_only_texts_are_asked() -> None:

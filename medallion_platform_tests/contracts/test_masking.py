@@ -21,12 +21,12 @@ from medallion_platform.contracts.masking import (
     digest_spark,
     key_fingerprint,
     mask,
+    mask_for_display,
     mask_polars,
     mask_spark,
-    shown_polars,
     token_key,
 )
-from medallion_platform.pipeline.refresh.personal import pads
+from medallion_platform.pipeline.refresh.personal import key_pads
 
 from .engines import ROW, numbered, quick, to_polars
 
@@ -149,7 +149,7 @@ def test_tokens_and_hashes_are_those_of_the_standard(
     expected = [digested(text, key) for text in found]
     assert frame.select(digest_polars(pl.col("x"), key))["x"].to_list() == expected
     df = spark.createDataFrame(numbered(frame).to_arrow())
-    held = pads(spark, key) if key is not None else None
+    held = key_pads(spark, key) if key is not None else None
     told = to_polars(df.select(ROW, digest_spark(F.col("x"), held).alias("x"))).sort(ROW)
     assert told["x"].to_list() == expected
     again = to_polars(
@@ -161,7 +161,7 @@ def test_tokens_and_hashes_are_those_of_the_standard(
 def test_no_plan_tells_the_key(spark: SparkSession) -> None:
     key = b"a secret key of 32 characters..."
     rows = spark.range(3).selectExpr("cast(id as string) as x")
-    tokens = rows.select(digest_spark(F.col("x"), pads(spark, key)).alias("x"))
+    tokens = rows.select(digest_spark(F.col("x"), key_pads(spark, key)).alias("x"))
     tokens.collect()
     jvm_frame = tokens._jdf  # pyright: ignore[reportPrivateUsage]
     ran = jvm_frame.queryExecution()
@@ -189,12 +189,12 @@ def test_no_plan_tells_the_key(spark: SparkSession) -> None:
 def test_what_is_shown_of_a_column_of_tokens() -> None:
     token = digested("x", b"k")
     frame = pl.DataFrame({"x": ["jane.doe@example.com", token, None]})
-    assert frame.select(shown_polars(pl.col("x"), "email", "tokenize"))["x"].to_list() == [
+    assert frame.select(mask_for_display(pl.col("x"), "email", "tokenize"))["x"].to_list() == [
         "jan***@example.com",
         token,
         None,
     ]
-    assert frame.select(shown_polars(pl.col("x"), "email", "mask"))["x"].to_list() == [
+    assert frame.select(mask_for_display(pl.col("x"), "email", "mask"))["x"].to_list() == [
         "jan***@example.com",
         "***",
         None,
@@ -203,13 +203,13 @@ def test_what_is_shown_of_a_column_of_tokens() -> None:
 
 def test_a_key_is_asked_for_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    with pytest.raises(NoTokenKey, match=r"^MEDALLION_TOKEN_KEY is not set: set it to a secret"):
+    with pytest.raises(NoTokenKey, match=r"^MEDALLION_TOKEN_KEY is not set; set it to a secret"):
         token_key()
     assert key_fingerprint() == ""
     monkeypatch.setenv(KEY_VARIABLE, "too short")
     with pytest.raises(NoTokenKey, match="is too short") as error:
         token_key()
-    assert "too short:" in str(error.value)
+    assert "too short;" in str(error.value)
     monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdef")
     one = key_fingerprint()
     monkeypatch.setenv(KEY_VARIABLE, "0123456789abcdeF")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts.patterns import portable
+from medallion_platform.contracts.patterns import portable_pattern
 
 from .engines import ROW, numbered, quick, to_polars
 from .rows import TEXTS
@@ -33,7 +33,7 @@ expressions = st.builds(
 
 def allowed(expression: str) -> bool:
     try:
-        portable(expression)
+        portable_pattern(expression)
     except ValueError as error:
         assert "beyond ASCII" in str(error)
         return False
@@ -51,7 +51,7 @@ def in_python(expression: str, texts: list[str]) -> list[bool]:
 @settings(max_examples=400, deadline=None)
 @given(expressions.filter(allowed), st.lists(TEXTS, min_size=1, max_size=20))
 def test_rust_finds_what_is_meant(expression: str, texts: list[str]) -> None:
-    found = pl.Series(texts).str.contains(portable(expression)).to_list()
+    found = pl.Series(texts).str.contains(portable_pattern(expression)).to_list()
     assert found == in_python(expression, texts)
 
 
@@ -62,7 +62,7 @@ def test_rust_finds_what_is_meant(expression: str, texts: list[str]) -> None:
 )
 def test_java_finds_what_is_meant(spark: SparkSession, found: list[str], texts: list[str]) -> None:
     df = spark.createDataFrame(numbered(pl.DataFrame({"x": texts})).to_arrow())
-    told = df.select(ROW, *(F.col("x").rlike(portable(e)).alias(str(i)) for i, e in enumerate(found)))
+    told = df.select(ROW, *(F.col("x").rlike(portable_pattern(e)).alias(str(i)) for i, e in enumerate(found)))
     frame = to_polars(told).sort(ROW)
     for i, expression in enumerate(found):
         assert frame[str(i)].to_list() == in_python(expression, texts), expression
@@ -84,14 +84,14 @@ def test_java_finds_what_is_meant(spark: SparkSession, found: list[str], texts: 
     ],
 )
 def test_the_common_language(expression: str, common: str) -> None:
-    assert portable(expression) == common
+    assert portable_pattern(expression) == common
 
 
 @pytest.mark.parametrize(
     "expression", ["ab", "^a$|^b$", "^(?:a|bc)"]
 )  # fmt: skip
 def test_held_to_the_start(expression: str) -> None:
-    found = portable(expression, at_start=True)
+    found = portable_pattern(expression, at_start=True)
     for text in ("a", "ab", "b", "xb", "bc", "xab"):
         told = pl.Series([text]).str.contains(found).item()
         assert told == bool(re.match(expression, text)), text

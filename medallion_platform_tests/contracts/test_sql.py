@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts import polars_engine
 from medallion_platform.contracts.contract import Column, ColumnType, Sql
-from medallion_platform.contracts.sql import SqlError, columns_of, parse
+from medallion_platform.contracts.sql import SqlError, columns_in_sql, parse_sql
 
 from .engines import assert_agree, contract_of, expectation, quick
 from .rows import VALUES, column
@@ -120,12 +120,12 @@ def frame_of(*rows: dict[str, Any]) -> pl.DataFrame:
 
 @pytest.mark.parametrize(("text", "value"), MEANS, ids=[text for text, _ in MEANS])
 def test_what_it_means(text: str, value: bool | None) -> None:
-    found = frame_of(ROW).select(polars_engine._sql(parse(text, COLUMNS))).item()
+    found = frame_of(ROW).select(polars_engine._sql_expression(parse_sql(text, COLUMNS))).item()
     assert found is value
 
 
 def test_both_engines_mean_it(spark: SparkSession) -> None:
-    rules = [expectation(text, columns_of(text, by_name()), Sql(text)) for text, _ in MEANS]
+    rules = [expectation(text, columns_in_sql(text, by_name()), Sql(text)) for text, _ in MEANS]
     found = assert_agree(contract_of(TYPES, *rules), frame_of(ROW), spark)
     assert {name for name, n in found.counts.items() if n} == {t for t, value in MEANS if value is False}
 
@@ -199,7 +199,7 @@ conditions = st.recursive(
 
 def _readable(text: str) -> bool:
     try:
-        return bool(columns_of(text, by_name()))
+        return bool(columns_in_sql(text, by_name()))
     except SqlError as error:
         allowed = ("speaks of no", "too large", "38 digits", "floating number", "exact decimal")
         assert any(reason in str(error) for reason in allowed), text
@@ -227,7 +227,7 @@ def test_both_engines_mean_the_same_by_generated_expressions(
             for name, t in TYPES.items()
         }
     )
-    rules = [expectation(text, columns_of(text, by_name()), Sql(text)) for text in texts]
+    rules = [expectation(text, columns_in_sql(text, by_name()), Sql(text)) for text in texts]
     assert_agree(contract_of(TYPES, *rules), frame, spark)
 
 
@@ -235,7 +235,7 @@ def test_both_engines_mean_the_same_by_generated_expressions(
 @given(st.text("ijs'`\"()<>=+-*/,. 0129andornotbetweenislike", max_size=25))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(SqlError):
-        columns_of(text, by_name())
+        columns_in_sql(text, by_name())
 
 
 @pytest.mark.parametrize(
@@ -265,4 +265,4 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 )
 def test_what_is_refused(text: str, reason: str) -> None:
     with pytest.raises(SqlError, match=reason):
-        columns_of(text, by_name())
+        columns_in_sql(text, by_name())

@@ -18,9 +18,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from medallion_platform.runtime import jars_here
+from medallion_platform.installation.local_spark import jars_here
 from medallion_platform.spark.jars import Jar
-from medallion_platform.spark.java import java
+from medallion_platform.spark.java import find_java
 from medallion_platform_tests.kafka.broker import free_ports
 
 JARS = tuple(
@@ -159,7 +159,7 @@ class Connect:
         }
         config.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
         classpath = os.pathsep.join(str(j) for j in jars_here(JARS))
-        command = [java().program, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        command = [find_java().program, "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with (self.folder / "connect.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "-cp", classpath, "org.apache.kafka.connect.cli.ConnectStandalone", str(config)],

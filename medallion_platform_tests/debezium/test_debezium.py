@@ -22,7 +22,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 from medallion_platform.spark.jars import JarsUnavailable
 from medallion_platform.transforms.history import UNTOLD
 from medallion_platform_tests.kafka.broker import Broker
@@ -155,7 +155,7 @@ class Shop:
 
     def messages(self, table: str = "users") -> int:
         """How many messages a topic holds."""
-        found = topics_of(from_kafka(declared.USERS, self.broker, f"{self.name}.public.{table}"))
+        found = look_at_topics(from_kafka(declared.USERS, self.broker, f"{self.name}.public.{table}"))
         return sum(p.end for p in found.partitions)
 
     def refresh(self) -> None:
@@ -163,7 +163,7 @@ class Shop:
         self.settled()
         for source in self.catalog.sources:
             assert isinstance(source, KafkaSource)
-            intake(topics_of(source), self.lake, RUN)
+            intake(look_at_topics(source), self.lake, RUN)
         bring_all(self.lake, self.spark, self.catalog)
         self.conserved()
 

@@ -18,6 +18,8 @@ from pyspark.sql import functions as F
 
 from medallion_platform.contracts.contract import Severity
 from medallion_platform.contracts.model import ContractModel, Field, expect
+from medallion_platform.contracts.sql import SqlError, columns_in_sql
+from medallion_platform.errors import DeclarationError
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import landing_zone
@@ -25,7 +27,7 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Lookup, daily, table
-from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.debezium import Debezium
@@ -54,11 +56,11 @@ def declared(page: str) -> tuple[dict[str, Any], list[str]]:
 
 def test_severities_are_as_the_page_says() -> None:
     contract = declared("severities.md")[0]["Payments"].contract
-    told = {e.name.partition("(")[0]: e.severity for e in contract.expectations}
-    assert told["amount: less_than_or_equal_to"] is Severity.WARN
-    assert told["amount: greater_than_or_equal_to"] is Severity.REJECT
-    assert told["amount: is a decimal"] is told["payment_id: not null"] is Severity.REJECT
-    assert told["till: isin"] is told["till: is a string"] is Severity.WARN
+    told = {e.name: e.severity for e in contract.expectations}
+    assert told["amount: at most 10000"] is Severity.WARN
+    assert told["amount: at least 0"] is Severity.REJECT
+    assert told["amount: is a decimal(12,2)"] is told["payment_id: not null"] is Severity.REJECT
+    assert told["till: one of north, south"] is told["till: is a string"] is Severity.WARN
     assert told["a refund names its till"] is Severity.WARN
     assert contract.tolerated_share == 0.2
 
@@ -69,6 +71,26 @@ def test_severities_are_as_the_page_says() -> None:
 
     severities = [e.severity for e in OneCheck.contract.expectations]
     assert severities == [Severity.WARN, Severity.FAIL]
+
+
+def test_the_sql_of_rules_is_understood_as_the_page_says() -> None:
+    class Payments(ContractModel):
+        """What the examples speak of."""
+
+        till: T.StringType = Field(nullable=True)
+        amount: T.DoubleType = Field(nullable=True)
+        paid_at: T.TimestampType = Field(nullable=True)
+        booked_at: T.TimestampType = Field(nullable=True)
+
+    columns = Payments.contract.by_name
+    section = (REPOSITORY / "docs" / "severities.md").read_text().partition("\n## Rules in SQL\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    examples = [found for row in rows for found in re.findall(r"`` (.+?) ``|`([^`]+)`", row)]
+    assert len(examples) > 20
+    for quoted, plain in examples:
+        assert columns_in_sql(quoted or plain, columns)
+    with pytest.raises(SqlError):
+        columns_in_sql("amount = 'north'", columns)
 
 
 def test_csv_is_read_as_the_page_says(spark: SparkSession) -> None:
@@ -82,7 +104,7 @@ def test_csv_is_read_as_the_page_says(spark: SparkSession) -> None:
     assert fields(read["NO_HEADER"]).rows() == [("1", "Meyer", "Ulm"), ("2", None, "Bonn")]
     assert fields(frame_of(b'a,b\nNA,""\n', Csv())).rows() == [("NA", None)]
     for wrong in ("::", "\N{BROKEN BAR}"):
-        with pytest.raises(ValueError, match="delimiter"):
+        with pytest.raises(DeclarationError, match="delimiter"):
             Csv(delimiter=wrong)
 
     wind = spark.createDataFrame([("1.5",), ("NA",), ("n/a",), ("-",), ("calm",), (None,)], "wind string")
@@ -138,9 +160,10 @@ def test_dimensions_are_made_as_the_page_says(spark: SparkSession, tmp_path: Pat
         os.utime(file, (0, 0))
     run = Run.now("docs")
     for source in sources:
-        seen = landing.scan(zone, [source], datetime.now(UTC), 0).claimed[source.name]
+        seen = landing_scan.scan_landing_zone(zone, [source], datetime.now(UTC), 0).claimed[source.name]
         assert (
-            intake(landing_zone.arrivals(source, zone, seen, lake, run), lake, run).counts.dead_lettered == 0
+            intake(landing_zone.landed_files(source, zone, seen, lake, run), lake, run).counts.dead_lettered
+            == 0
         )
     for one in catalog.in_order:
         refresh(one, lake, lambda: spark, run, partition_columns=catalog.partition_columns)

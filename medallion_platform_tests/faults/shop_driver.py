@@ -20,9 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 STEPS = {
     "staging": "stage",
-    "moving what was staged": "staged_files",
+    "moving what was staged": "move_staged_files",
     "dead letters": "_commit_dead_letters",
-    "rows and positions": "commit",
+    "rows and positions": "commit_files",
 }
 """What a refresh does between rows that were made and a position that is known, in this order."""
 
@@ -87,7 +87,7 @@ def _zone(root: str) -> Zone:
 
 
 def _session(root: str) -> SparkSession:
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     spark = local_spark(root, cores=2).session()
     spark.sparkContext.setLogLevel("OFF")
@@ -104,19 +104,19 @@ def small_shop() -> Catalog:
 
 def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
-    from medallion_platform.cli.exits import in_words
+    from medallion_platform.cli.exits import error_in_words
     from medallion_platform.pipeline.refresh.errors import RefreshFailed
     from medallion_platform_tests.pipeline import shop
     from medallion_platform_tests.pipeline.shop import bring, bring_all, take_all
 
     small = small_shop()
     if shot:
-        from medallion_platform.lakehouse import spark as engine
+        from medallion_platform.lakehouse import spark_tables
         from medallion_platform.pipeline.refresh import commit as steps
         from medallion_platform_tests.faults.victim import Aim, load
 
         step, call, after = shot
-        modules = dict(zip(STEPS, (engine, engine, steps, steps), strict=True))
+        modules = dict(zip(STEPS, (spark_tables, spark_tables, steps, steps), strict=True))
         load({s: (modules[s], name) for s, name in STEPS.items()}, Aim(step, int(call), after == "True"))
 
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -134,7 +134,7 @@ def main(root: str, *shot: str) -> None:
         except RefreshFailed as error:
             said = str(error)
         except Exception as error:
-            said = in_words(error)
+            said = error_in_words(error)
         print(json.dumps(said), file=answers, flush=True)
 
 

@@ -24,7 +24,7 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.replay import replay
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.conftest import running_broker
 from medallion_platform_tests.kafka.test_kafka import conserved, event, ids, letters, rows, source_of, take
@@ -165,7 +165,7 @@ def test_a_consumer_far_behind_meets_expired_offsets_under_a_worker(
     (why,) = letters(lake)["violations"].to_list()
     assert why == ["topic: lost offsets 100 to 4999: deleted before they were read"]
     assert len(set(ids(lake))) == 35_100
-    assert topics_of(source).waiting(lake.positions("bronze.clicks")) == []
+    assert look_at_topics(source).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 
@@ -223,8 +223,8 @@ def test_a_machine_whose_clock_jumps_loses_and_doubles_nothing(
         at = noon + timedelta(minutes=n)
         broker.send(topic, [event(f"{n}-{i}", event_timestamp=at.isoformat()) for i in range(5)])
         run = Run(f"run-{n}", at + jump)
-        assert intake(topics_of(source), lake, run).counts.read == 5
-        assert intake(topics_of(source), lake, run).counts.read == 0
+        assert intake(look_at_topics(source), lake, run).counts.read == 5
+        assert intake(look_at_topics(source), lake, run).counts.read == 0
     assert sorted({key[0] for key in ids(lake)}) == ["0", "2", "4"]
     assert set(letters(lake)["violations"].list.first()) == {"event_timestamp: not in the future"}
     conserved(lake)
@@ -252,7 +252,7 @@ def test_records_that_come_hours_and_days_late_reach_their_silver_partitions(
         """The counts of an intake, and the days of silver that the refresh after it made."""
         for n, record in enumerate(records):
             broker.send(topic, [record.text], n % 2)
-        counts = intake(topics_of(source), lake, RUN, batch_rows=3).counts
+        counts = intake(look_at_topics(source), lake, RUN, batch_rows=3).counts
         done = shop.bring_all(lake, spark, catalog)[1].record
         assert done
         return counts, set(done.partitions)

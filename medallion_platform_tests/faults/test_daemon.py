@@ -90,7 +90,7 @@ def daemon(world: World, stack: ExitStack, log: Path) -> int:
 
 def test_what_arrived_is_in_every_table_whatever_happens(world: World, tmp_path: Path) -> None:
     log = tmp_path / "dev.log"
-    with ExitStack() as stack, runs.instance(world.home / "dagster") as on:
+    with ExitStack() as stack, runs.open_instance(world.home / "dagster") as on:
 
         def check(key: dg.AssetKey) -> tuple[bool, str] | None:
             name = dg.AssetCheckKey(key, "refresh_succeeds")

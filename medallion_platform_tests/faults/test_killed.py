@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 from medallion_platform_tests.faults import shop_driver
 from medallion_platform_tests.faults.shop_driver import Killed, Shop, small_shop
 from medallion_platform_tests.faults.victim import STEPS, STREAM_STEPS, Aim, follow, start
@@ -71,7 +71,7 @@ def test_killed_hundreds_of_times_nothing_is_lost_or_doubled(
         take(source, lake)
     assert ids(lake) == sorted(sent)
     assert sorted(letters(lake)["payload"].to_list()) == sorted(bad)
-    assert topics_of(source).waiting(lake.positions("bronze.clicks")) == []
+    assert look_at_topics(source).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 

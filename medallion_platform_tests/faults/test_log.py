@@ -127,11 +127,11 @@ def test_maintenance_and_intake_beside_each_other(
 
 
 def intake_once(source: Any, lake: Lake) -> None:
-    from medallion_platform.sources.connectors.kafka.reading import topics_of
+    from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 
     while True:
         try:
-            intake(topics_of(source), lake, Run.now("test"))
+            intake(look_at_topics(source), lake, Run.now("test"))
             return
         except CommitConflict:
             continue

@@ -16,13 +16,13 @@ import pyspark.sql.types as T
 from pandera.api.pyspark.model_config import BaseConfig
 from pyspark.sql import DataFrame
 
-from medallion_platform.assembly import lakehouse_of
 from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.location import lakehouse_of
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import triage
 from medallion_platform.pipeline.table import Upstream, daily, table
-from medallion_platform.settings import Settings
 from medallion_platform_tests.sales import DailySales, source, summed
 
 HOLD, HELD, FAIL = "hold", "held", "fail"

@@ -28,7 +28,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import stream as worker
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors.kafka import reading
+from medallion_platform.sources.connectors.kafka import bounded_run
 from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
@@ -37,11 +37,11 @@ from medallion_platform_tests.kafka.worker import Printing
 _IMPORTED = (confluent_kafka, polars)
 
 STEPS: dict[str, tuple[Any, str]] = {
-    "a look at the topic": (reading, "topics_of"),
+    "a look at the topic": (bounded_run, "look_at_topics"),
     "triage": (steps, "triage"),
     "dead letters": (dead_letters, "append"),
-    "rows and positions": (steps.polars_writer, "append"),
-    "their files": (steps.polars_writer, "write"),
+    "rows and positions": (steps.polars_writer, "append_rows"),
+    "their files": (steps.polars_writer, "write_partition_file"),
     "the commit itself": (deltalake.DeltaTable, "create_write_transaction"),
 }
 """What happens between a message that was read and a position that is known, in this order."""
@@ -101,7 +101,7 @@ def _take(address: str, topic: str, lake: str, rows: int, aim: Aim | None) -> No
         load(STEPS, aim)
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     run = Run(f"run-{os.getpid()}", datetime(2026, 11, 21, 12, tzinfo=UTC))
-    steps.intake(reading.topics_of(source), Lake(Path(lake)), run, batch_rows=rows)
+    steps.intake(bounded_run.look_at_topics(source), Lake(Path(lake)), run, batch_rows=rows)
 
 
 def _shot(step: Callable[..., Any], aim: Aim) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from medallion_platform.extras import EXTRAS, MissingExtra, need
+from medallion_platform.extras import EXTRAS, MissingExtra, require_extra
 from medallion_platform_tests.command import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -39,11 +39,11 @@ def test_the_readme_has_them_all() -> None:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_who_lacks_one_is_told_which(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    need(extra, "this")
+    require_extra(extra, "this")
     for module in EXTRAS[extra]:
         with monkeypatch.context() as without:
             without.setitem(sys.modules, module, None)
             with pytest.raises(MissingExtra) as told:
-                need(extra, "this")
+                require_extra(extra, "this")
         install = f'pip install "medallion-platform[{extra}]"'
-        assert str(told.value) == f"this needs the extra [{extra}], which is not installed: {install}"
+        assert str(told.value) == f"this needs the extra [{extra}], which is not installed; {install}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import psutil
 import pytest
 
 from medallion_platform import new_project
-from medallion_platform.project import MODULE, SAMPLE, Project, ProjectError, project_above
-from medallion_platform_tests.command import MEDALLION
+from medallion_platform.installation.project import MODULE, SAMPLE, Project, ProjectError, project_above
+from medallion_platform_tests import command as commands
 from medallion_platform_tests.ui.server import serving
 
 
@@ -22,9 +23,7 @@ def medallion(where: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user calls it, without what this process's environment says of a project."""
     ours = {MODULE, "MEDALLION_HOME", "MEDALLION_LAKE", "MEDALLION_LANDING"}
     env = {name: value for name, value in os.environ.items() if name not in ours}
-    return subprocess.run(
-        [*MEDALLION, *arguments], cwd=where, env=env, capture_output=True, text=True, timeout=200
-    )
+    return commands.medallion(*arguments, where=where, env=env, seconds=200)
 
 
 def refused(where: Path, *arguments: str) -> str:
@@ -36,7 +35,7 @@ def refused(where: Path, *arguments: str) -> str:
 
 
 def test_a_project_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     expected = Project("shop.catalog", tmp_path / "shop", "shop.definitions", "shop")
     assert project_above(tmp_path / "shop") == expected
     assert project_above(tmp_path / "shop" / "example" / "orders") == expected
@@ -44,7 +43,7 @@ def test_a_project_is_found_from_each_of_its_folders(tmp_path: Path) -> None:
 
 
 def test_the_new_project_is_whole_and_names_itself_everywhere(tmp_path: Path) -> None:
-    made = new_project.make("corner_shop", tmp_path / "corner_shop")
+    made = new_project.make_project("corner_shop", tmp_path / "corner_shop")
     names = {str(path.relative_to(tmp_path / "corner_shop")) for path in made}
     assert names == {
         ".github/workflows/ci.yml",
@@ -70,7 +69,7 @@ def test_the_new_project_is_whole_and_names_itself_everywhere(tmp_path: Path) ->
 )
 def test_a_name_that_cannot_be_or_is_taken_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ProjectError):
-        new_project.make(name, tmp_path / "folder")
+        new_project.make_project(name, tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,7 +103,7 @@ def test_what_is_wrong_with_a_project_is_one_sentence(tmp_path: Path) -> None:
     "command", [("demo",), ("--module", "other.catalog", "run"), ("--module", SAMPLE, "plan")]
 )
 def test_a_home_belongs_to_a_project(tmp_path: Path, command: tuple[str, ...]) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     told = refused(tmp_path / "shop" / "example", *command)
     assert f"{tmp_path / 'shop'} is a project of its own (shop.catalog)" in told
     assert "name another folder for these, e.g. --home /tmp/" in told
@@ -112,7 +111,7 @@ def test_a_home_belongs_to_a_project(tmp_path: Path, command: tuple[str, ...]) -
 
 
 def test_another_catalog_works_in_a_project_with_a_home_of_its_own(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     there = tmp_path / "home"
     (there / "lake").mkdir(parents=True)
     done = medallion(tmp_path / "shop", "--module", SAMPLE, "status", "--home", str(there), "--json")
@@ -121,7 +120,7 @@ def test_another_catalog_works_in_a_project_with_a_home_of_its_own(tmp_path: Pat
 
 
 def test_medallion_test_runs_the_project_s_tests(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     (tmp_path / "shop" / "tests" / "test_tables.py").write_text(
         "from shop.catalog import catalog\n\n"
         "def test_it():\n    assert catalog.names == ('bronze.orders', 'gold.daily_orders')\n"
@@ -138,11 +137,11 @@ LOADED = """{
 
 
 def test_dev_shows_the_project_and_ends_by_sigterm(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     begun: list[int] = []
     nothing_said = dict.fromkeys((MODULE, "MEDALLION_HOME", "MEDALLION_LAKE", "MEDALLION_LANDING"), "")
     with serving(
-        lambda port: [*MEDALLION, "dev", "--port", str(port)],
+        lambda port: [*commands.MEDALLION, "dev", "--port", str(port)],
         tmp_path / "log",
         nothing_said,
         begun.append,
@@ -159,6 +158,9 @@ def test_dev_shows_the_project_and_ends_by_sigterm(tmp_path: Path) -> None:
         assert entries == [("shop", {"__typename": "RepositoryLocation"})]
         keys = {node["assetKey"]["path"][-1] for node in told["assetNodes"]}
         assert {"bronze_orders", "gold_daily_orders"} <= keys
+        time.sleep(8)  # longer than a sensor waits between two looks
+        said = (tmp_path / "log").read_text().splitlines()
+        assert len(said) == 2, f"a line for each look of a sensor hides what matters: {said}"
         dev = psutil.Process(begun[0])
         others = dev.children(recursive=True)
         assert others
@@ -170,7 +172,7 @@ def test_dev_shows_the_project_and_ends_by_sigterm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["status"], ["rollback", "0d24"], ["history", "bronze.orders"]])
 def test_without_a_lake_the_command_is_named_that_makes_one_here(tmp_path: Path, command: list[str]) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     told = refused(tmp_path / "shop", *command)
     assert "there is no lake at" in told
     assert "`medallion run`" in told
@@ -178,7 +180,7 @@ def test_without_a_lake_the_command_is_named_that_makes_one_here(tmp_path: Path,
 
 
 def test_a_run_names_the_files_that_it_cannot_read_and_its_log_tells_what_it_took_in(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     files = tmp_path / "shop" / "example" / "orders"
     (files / "noise.csv").write_bytes(bytes(range(256)) * 40)
     first = medallion(tmp_path / "shop", "run", "bronze.orders", "--landing", "example", "--json")
@@ -199,7 +201,7 @@ def test_where_the_sample_is_meant_its_demo_is_named(tmp_path: Path) -> None:
 
 
 def test_plan_tells_what_is_to_do(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     assert "there is no lake at" in refused(tmp_path / "shop", "plan")
     (tmp_path / "shop" / ".medallion" / "lake").mkdir(parents=True)
     done = medallion(tmp_path / "shop" / "tests", "plan", "--json")
@@ -209,7 +211,7 @@ def test_plan_tells_what_is_to_do(tmp_path: Path) -> None:
 
 
 def test_dg_understands_it(tmp_path: Path) -> None:
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     dg = Path(sys.executable).with_name("dg")
     env = {**os.environ, "MEDALLION_HOME": str(tmp_path / "home"), "DAGSTER_HOME": str(tmp_path)}
     env |= {"PYTHONPATH": str(tmp_path / "shop"), "VIRTUAL_ENV": sys.prefix}

@@ -19,9 +19,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollectio
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from confluent_kafka.cimpl import TopicPartition
 
-from medallion_platform.runtime import jars_here
+from medallion_platform.installation.local_spark import jars_here
 from medallion_platform.spark.jars import Jar
-from medallion_platform.spark.java import java
+from medallion_platform.spark.java import find_java
 
 from . import certificates
 
@@ -206,7 +206,7 @@ class Broker:
 
 def _java() -> list[str]:
     classpath = os.pathsep.join(str(j) for j in jars_here(JARS))
-    return [java().program, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
+    return [find_java().program, "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath]
 
 
 def _launched(folder: Path) -> subprocess.Popen[bytes]:

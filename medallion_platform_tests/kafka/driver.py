@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import intake
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
 from medallion_platform_tests.pipeline.toy import RUN
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     address, topic, lake = sys.argv[1:]
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     print("begins", flush=True)
-    intake(topics_of(source), Lake(Path(lake)), RUN, batch_rows=7)
+    intake(look_at_topics(source), Lake(Path(lake)), RUN, batch_rows=7)

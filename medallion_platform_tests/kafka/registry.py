@@ -22,9 +22,9 @@ from urllib.request import Request, urlopen
 
 import fastavro
 
-from medallion_platform.runtime import jars_here
+from medallion_platform.installation.local_spark import jars_here
 from medallion_platform.spark.jars import Jar
-from medallion_platform.spark.java import java
+from medallion_platform.spark.java import find_java
 
 from .broker import free_ports
 
@@ -56,7 +56,7 @@ class Registry:
             packed.extractall(folder, filter="data")
         port, management = free_ports(2)
         command = [
-            *(java().program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            *(find_java().program, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
             *("-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}"),
             *("-Dquarkus.management.host=127.0.0.1", f"-Dquarkus.management.port={management}"),
             *("-jar", f"{folder}/apicurio-registry-app-{APP.revision}-runner.jar"),

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medallion_platform.errors import DeclarationError
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.pipeline.intake.replay import reparse, replay
+from medallion_platform.pipeline.intake.replay import parse_table_again, replay
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.connectors.kafka import KafkaSource
 from medallion_platform.sources.connectors.kafka.follow import TopicFollower
@@ -77,14 +78,14 @@ def gateway(registry: Registry) -> Iterator[Gateway]:
 
 
 def test_a_declaration_that_cannot_be_meant_is_refused() -> None:
-    with pytest.raises(ValueError, match="not an http or https URL"):
+    with pytest.raises(DeclarationError, match="not an http or https URL"):
         Avro("registry:8081")
-    with pytest.raises(ValueError, match="EnvironmentUser") as caught:
+    with pytest.raises(DeclarationError, match="EnvironmentUser") as caught:
         Avro("https://me:hunter2@registry:8081")
     assert "hunter2" not in str(caught.value)
-    with pytest.raises(ValueError, match="credentials go to https only"):
+    with pytest.raises(DeclarationError, match="credentials go to https only"):
         Avro("http://registry:8081", EnvironmentUser("REGISTRY_USER"))
-    with pytest.raises(ValueError, match="from topics, not from files"):
+    with pytest.raises(DeclarationError, match="from topics, not from files"):
         FileSource("a", "bronze.a", EVENTS, Avro("http://registry"), "toy", claims=("a/**",))
     sent = pickle.loads(pickle.dumps(Avro("https://registry/", EnvironmentUser("REGISTRY_USER"))))
     assert sent == Avro("https://registry", EnvironmentUser("REGISTRY_USER"))
@@ -310,9 +311,9 @@ def test_stored_records_and_dead_letters_are_validated_again(
     assert rows(lake).filter(event_id="early")["color"].to_list() == ["red"]
     assert letters(lake)["payload"].to_list() == [b"{}"]
     before = rows(lake)
-    reparse(lax, lake, RUN)
+    parse_table_again(lax, lake, RUN)
     assert rows(lake).drop("_ingested_at").equals(before.drop("_ingested_at"))
-    reparse(source, lake, RUN)
+    parse_table_again(source, lake, RUN)
     assert ids(lake) == ["b", "early"]
 
 

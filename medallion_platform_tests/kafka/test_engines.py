@@ -16,16 +16,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from medallion_platform.installation.local_spark import local_spark
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.polars_writer import write
+from medallion_platform.lakehouse.polars_writer import stage_partition_file
 from medallion_platform.pipeline.intake import spark_engine
-from medallion_platform.pipeline.intake.commit import IntakeFailed, refuse_unaccounted
+from medallion_platform.pipeline.intake.batch_commit import IntakeFailed, refuse_unaccounted
 from medallion_platform.pipeline.intake.polars_engine import OpenTables, intake
-from medallion_platform.runtime import local_spark
-from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, for_java
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
+from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, java_settings
 from medallion_platform.sources.errors import OwnershipLost
 from medallion_platform_tests.pipeline.toy import EVENTS, RUN
 
@@ -160,7 +160,7 @@ def test_a_spark_worker_lives_through_kills_and_lost_checkpoints(
             assert worker.end(signal.SIGTERM) == 0, worker.said()
     assert len(ids(lake)) == len(set(ids(lake))) == 100 * sent
     assert letters(lake).height == 2 * sent
-    assert topics_of(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
+    assert look_at_topics(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
 
 
@@ -205,14 +205,14 @@ def test_a_look_that_is_older_than_the_table_is_no_loss(
     take(by_polars, lake)
     broker.send(topic, [event(f"b{i}") for i in range(5)])
     before = lake.positions(spark.table)
-    old = topics_of(spark, before)
+    old = look_at_topics(spark, before)
     broker.send(topic, [event(f"c{i}") for i in range(more)])
     take(by_polars, lake)
-    for look in (old, topics_of(spark).beginnings(before)):
+    for look in (old, look_at_topics(spark).beginnings(before)):
         with pytest.raises(OwnershipLost, match="another intake took in more"):
             intake(look, lake, RUN)
     session = local_spark(topics=True, cores=2).session()
-    assert spark_engine.intake(topics_of(spark), lake, session, RUN).counts.read == 0
+    assert spark_engine.intake(look_at_topics(spark), lake, session, RUN).counts.read == 0
     assert len(set(ids(lake))) == 15 + more
     assert letters(lake).is_empty()
 
@@ -224,10 +224,10 @@ def test_a_table_that_was_deleted_under_a_worker_is_made_anew(broker: Broker, to
     source, kept = source_of(broker, topic), OpenTables(lake)
     for n in range(2):
         broker.send(topic, [event(f"{n}"), b"{"])
-        assert intake(topics_of(source), lake, RUN, kept=kept).counts.read == 2
+        assert intake(look_at_topics(source), lake, RUN, open_tables=kept).counts.read == 2
     shutil.rmtree(lake.path("bronze.clicks"))
     shutil.rmtree(lake.path("dead_letters.bronze.clicks"))
-    assert intake(topics_of(source), lake, RUN, kept=kept).counts.read == 4
+    assert intake(look_at_topics(source), lake, RUN, open_tables=kept).counts.read == 4
     assert ids(lake) == ["0", "1"]
     conserved(lake)
 
@@ -248,9 +248,11 @@ def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, top
 
 def test_what_a_lost_task_wrote_is_not_taken(tmp_path: Path) -> None:
     for name in ("named", "stranger"):
-        write(str(tmp_path), f"staged-1/event_date=2026-01-05/{name}.parquet", pl.DataFrame({"n": [1, 2]}))
+        stage_partition_file(
+            str(tmp_path), f"staged-1/event_date=2026-01-05/{name}.parquet", pl.DataFrame({"n": [1, 2]})
+        )
     named = ["staged-1/event_date=2026-01-05/named.parquet"]
-    (found,) = spark_engine._finished(str(tmp_path), "staged-1", named, ["event_date"])
+    (found,) = spark_engine._list_staged_files(str(tmp_path), "staged-1", named, ["event_date"])
     assert (found.rows, found.partition) == (2, {"event_date": "2026-01-05"})
 
 
@@ -273,7 +275,7 @@ def test_a_clock_that_counts_microseconds_does_not_stop_spark(broker: Broker, to
 def test_settings_are_spelled_for_java(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     authority.write_text("-----BEGIN CERTIFICATE-----")
-    said = for_java(
+    said = java_settings(
         {
             "bootstrap.servers": "b:9093",
             "security.protocol": "SASL_SSL",
@@ -297,4 +299,4 @@ def test_settings_are_spelled_for_java(tmp_path: Path) -> None:
         "ssl.endpoint.identification.algorithm": "",
     }
     with pytest.raises(NotForSpark, match=r"ssl\.crl\.location has no counterpart"):
-        for_java({"ssl.crl.location": "x"})
+        java_settings({"ssl.crl.location": "x"})

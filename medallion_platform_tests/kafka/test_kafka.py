@@ -18,20 +18,21 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
+from medallion_platform.errors import DeclarationError
+from medallion_platform.installation.local_spark import local_spark
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import polars_engine as steps
 from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.polars_engine import intake
-from medallion_platform.pipeline.intake.replay import reparse, replay
+from medallion_platform.pipeline.intake.replay import parse_table_again, replay
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.rollback import rollback
 from medallion_platform.pipeline.run import Run
-from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka import KafkaSource, client
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
 from medallion_platform.sources.connectors.kafka.offsets import EPOCH, TopicPartitionRange, begin
-from medallion_platform.sources.connectors.kafka.reading import topics_of
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.debezium import Debezium
@@ -61,8 +62,8 @@ def event(key: str, **fields: Any) -> bytes:
 def take(source: KafkaSource, lake: Lake, **options: Any) -> IntakeResult:
     if source.engine == "spark":
         spark = local_spark(topics=True, cores=2).session()
-        return spark_engine.intake(topics_of(source), lake, spark, RUN)
-    return intake(topics_of(source), lake, RUN, **options)
+        return spark_engine.intake(look_at_topics(source), lake, spark, RUN)
+    return intake(look_at_topics(source), lake, RUN, **options)
 
 
 def rows(lake: Lake) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def letters(lake: Lake) -> pl.DataFrame:
 
 
 def waits(source: KafkaSource, lake: Lake) -> list[str]:
-    return topics_of(source).waiting(lake.positions(source.table))
+    return look_at_topics(source).waiting(lake.positions(source.table))
 
 
 def conserved(lake: Lake) -> None:
@@ -95,12 +96,20 @@ def conserved(lake: Lake) -> None:
 
 def test_a_declaration_that_cannot_be_meant_is_refused() -> None:
     nowhere = Broker("127.0.0.1:1", None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="either topics or a pattern"):
+    with pytest.raises(DeclarationError, match="either topics or a pattern"):
         source_of(nowhere)
-    with pytest.raises(ValueError, match="messages are JSON"):
+    with pytest.raises(DeclarationError, match="messages are JSON"):
         source_of(nowhere, "t", format=Csv())
-    with pytest.raises(ValueError, match=r"isolation\.level cannot be set"):
+    with pytest.raises(DeclarationError, match=r"isolation\.level cannot be set"):
         source_of(nowhere, "t", settings={"isolation.level": "read_uncommitted"})
+    with pytest.raises(DeclarationError, match="topics is 'clicks', and not a tuple of texts"):
+        replace(source_of(nowhere, "clicks"), topics="clicks")
+    with pytest.raises(DeclarationError, match="'a b' is no name of a topic"):
+        source_of(nowhere, "a b")
+    with pytest.raises(DeclarationError, match=r"the pattern 'a\(' cannot be read"):
+        source_of(nowhere, pattern="a(")
+    with pytest.raises(DeclarationError, match="engine='duckdb' is none of polars, spark"):
+        source_of(nowhere, "t", engine="duckdb")
 
 
 def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
@@ -115,7 +124,7 @@ def test_a_broker_that_cannot_be_reached_is_one_sentence_without_secrets(
         settings={"security.protocol": "SASL_PLAINTEXT", **secret},
     )
     with pytest.raises(Unavailable) as caught:
-        topics_of(source)
+        look_at_topics(source)
     assert re.fullmatch(r"source clicks: 127\.0\.0\.1:\d+ does not respond within 2 s .*", str(caught.value))
     assert "hunter2" not in f"{caught.value}{source!r}{capfd.readouterr()}"
 
@@ -230,7 +239,7 @@ def test_what_expires_while_it_is_read_is_told(broker: Broker, topic: str, lake:
     broker.create(topic)
     source = source_of(broker, topic)
     broker.send(topic, [event(f"{n}") for n in range(10)])
-    seen = topics_of(source)
+    seen = look_at_topics(source)
     broker.expire(topic, 0, 6)
     taken = intake(seen, lake, RUN)
     assert taken.notes == [f"{topic}/0: lost offsets 0 to 5: deleted before they were read"]
@@ -285,7 +294,7 @@ def test_partitions_and_topics_that_are_added_are_read_from_their_beginning(
     assert ids(lake) == ["a", "m", "p10", "p11", "p21"]
     assert taken.notes == [f"{topic}/2: lost offsets 0 to 0: deleted before they were read"]
     with pytest.raises(Unavailable, match="there is no topic nowhere"):
-        topics_of(source_of(broker, "nowhere"))
+        look_at_topics(source_of(broker, "nowhere"))
 
 
 @pytest.mark.broker
@@ -306,7 +315,7 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
     for n in range(2):
         broker.send(topic, [event(f"{n}-{i}") if i % 3 else b"[]" for i in range(12)], n)
     module, name = {
-        "append": (steps.polars_writer, "append"),
+        "append": (steps.polars_writer, "append_rows"),
         "validate": (steps, "triage"),
         "letters": (dead_letters, "append"),
     }[step]
@@ -370,9 +379,9 @@ def test_two_partitions_share_offsets_and_are_told_apart(
     assert ids(lake) == ["a", "b", "c", "d", "e"]
     assert letters(lake).height == 1
     before = rows(lake)
-    reparse(lax, lake, RUN)
+    parse_table_again(lax, lake, RUN)
     assert rows(lake).drop("_ingested_at").equals(before.drop("_ingested_at"))
-    reparse(strict, lake, RUN)
+    parse_table_again(strict, lake, RUN)
     assert ids(lake) == ["b", "c", "e"]
     assert letters(lake).height == 3
 
@@ -399,9 +408,9 @@ def test_change_events_and_their_tombstones_are_taken(
 def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str, tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
-    from medallion_platform.orchestration.arrivals import waiting
     from medallion_platform.orchestration.build import build_defs
-    from medallion_platform.orchestration.lakehouse import Lakehouse
+    from medallion_platform.orchestration.intakes import waiting_arrivals
+    from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 
     broker.create(topic, 2)
     broker.send(topic, [event("a"), b"{"])
@@ -409,7 +418,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
     place = Lakehouse(
         lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
     )
-    assert len(waiting(catalog, place, datetime.now(UTC), place.lake)) == 2
+    assert len(waiting_arrivals(catalog, place, datetime.now(UTC), place.lake)) == 2
     with dg.DagsterInstance.ephemeral() as on:
         done = build_defs(catalog, place).resolve_job_def("intake").execute_in_process(instance=on)
         assert done.success
@@ -417,7 +426,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
         assert written
         assert written.asset_materialization
         assert written.asset_materialization.metadata["partitions"].value == 2
-    assert waiting(catalog, place, datetime.now(UTC), place.lake) == []
+    assert waiting_arrivals(catalog, place, datetime.now(UTC), place.lake) == []
     assert ids(place.lake) == ["a"]
 
 
@@ -459,7 +468,7 @@ def test_an_intake_is_taken_back_with_its_dead_letters(
     for run_id in ("first", "second"):
         for n in range(2):
             broker.send(topic, [event(f"{run_id}{n}"), b"{"], n)
-        intake(topics_of(source), lake, Run(run_id, RUN.at), batch_rows=1)
+        intake(look_at_topics(source), lake, Run(run_id, RUN.at), batch_rows=1)
     rollback(Catalog((source,), ()), lake, "second", RUN)
     assert ids(lake) == ["first0", "first1"]
     assert letters(lake)["offset"].to_list() == [1, 1]

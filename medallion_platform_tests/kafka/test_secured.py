@@ -10,13 +10,13 @@ import dagster as dg
 import pytest
 
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.arrivals import waiting
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.sources.connectors.kafka import KafkaSource, client
-from medallion_platform.sources.connectors.kafka.client import members
-from medallion_platform.sources.connectors.kafka.reading import topics_of
+from medallion_platform.sources.connectors.kafka.bounded_run import look_at_topics
+from medallion_platform.sources.connectors.kafka.client import count_group_members
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.source import Engine
 from medallion_platform_tests.pipeline.toy import NOW
@@ -47,7 +47,7 @@ def test_a_topic_is_taken_in_over_tls_by_a_user(
     broker.send(topic, [event("a"), b"{"])
     broker.send(topic, [event("b")], 1)
     assert len(waits(source, lake)) == 2
-    assert members(source, "nobody") == 0
+    assert count_group_members(source, "nobody") == 0
     take(source, lake)
     assert ids(lake) == ["a", "b"]
     assert letters(lake)["payload"].to_list() == [b"{"]
@@ -79,7 +79,7 @@ def test_who_is_not_let_in_is_told_why_in_one_sentence(
     certificates.make(Path("other.pem"), Path("its-broker.pem"))
     broker.create(topic)
     source = of(broker, topic, **mistake)
-    asks: list[Any] = [lambda: topics_of(source), lambda: members(source, "group")]
+    asks: list[Any] = [lambda: look_at_topics(source), lambda: count_group_members(source, "group")]
     for ask in asks:
         with pytest.raises(Unavailable, match=r"^source clicks: ") as caught:
             ask()
@@ -115,7 +115,7 @@ def test_no_secret_is_in_a_table_a_log_or_what_dagster_keeps(
     with dg.DagsterInstance.local_temp(str(home)) as on:
         for source in (wrong, right):
             catalog = Catalog((source,), ())
-            assert waiting(catalog, place, NOW, place.lake)
+            assert waiting_arrivals(catalog, place, NOW, place.lake)
             job = build_defs(catalog, place).resolve_job_def("intake")
             done = job.execute_in_process(instance=on, raise_on_error=False)
             assert done.success is (source is right)

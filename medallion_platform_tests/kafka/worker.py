@@ -9,11 +9,11 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from medallion_platform.installation.local_spark import local_spark
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import spark_engine
 from medallion_platform.pipeline.intake.stream import stream
 from medallion_platform.pipeline.run import Run
-from medallion_platform.runtime import local_spark
 from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import KEYLESS, source_of

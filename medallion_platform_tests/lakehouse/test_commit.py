@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from medallion_platform.lakehouse import dead_letters, file_registry, polars_writer
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
-    commit,
-    in_partitions,
-    sequence_of,
-    staged_files,
+    commit_files,
+    files_in_partitions,
+    move_staged_files,
+    writer_sequence,
 )
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
@@ -60,7 +60,7 @@ def stage(lake: Lake, rows: Iterable[dict[str, Any]], group: int = 2) -> list[An
         target.mkdir(parents=True, exist_ok=True)
         part = part.drop("unit").to_arrow().cast(pa.schema([f for f in SCHEMA if f.name != "unit"]))
         pq.write_table(part, target / f"part-{uuid.uuid4()}.parquet", row_group_size=group)
-    return staged_files(lake.path(TABLE), "staged/x", ["unit"])
+    return move_staged_files(lake.path(TABLE), "staged/x", ["unit"])
 
 
 def rows_in(lake: Lake) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_staged_rows_are_the_table_s_rows(
     table = lake.ensure(TABLE, SCHEMA, ["unit"])
     files = stage(lake, given_rows, group)
     assert lake.rows(TABLE) == 0
-    commit(table, record(1), add=files)
+    commit_files(table, record(1), add=files)
     assert sorted(map(plain, rows_in(lake))) == sorted(map(plain, given_rows))
     assert lake.rows(TABLE) == len(given_rows)
     # Statistics never hide a row: what lies in the table is found by its own value.
@@ -119,7 +119,7 @@ def test_statistics_that_readers_stumble_over(tmp_path: Path, column: str, value
     row = dict.fromkeys(SCHEMA.names) | {"unit": "a", "s": "z", column: value}
     files = stage(lake, [row])
     json.loads(files[0].statistics, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    commit(table, record(1), add=files)
+    commit_files(table, record(1), add=files)
     assert pl.scan_delta(lake.path(TABLE)).filter(pl.col(column) == value).collect().height == 1
 
 
@@ -127,16 +127,16 @@ def test_of_two_writers_from_one_version_one_is_fenced(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     one, other = lake.ensure(TABLE, SCHEMA, ["unit"]), lake.ensure(TABLE, SCHEMA, ["unit"])
     row = {"unit": "a", "n": 1, "x": 1.0, "s": "s", "d": NOW.date(), "t": NOW}
-    commit(one, record(1), add=stage(lake, [row]))
+    commit_files(one, record(1), add=stage(lake, [row]))
     with pytest.raises(CommitConflict):
-        commit(other, record(1), add=stage(lake, [row]))
+        commit_files(other, record(1), add=stage(lake, [row]))
     fresh = lake.open(TABLE)
     assert fresh is not None
     with pytest.raises(CommitConflict):
-        commit(fresh, record(1), add=stage(lake, [row]))
+        commit_files(fresh, record(1), add=stage(lake, [row]))
     assert len(rows_in(lake)) == 1
-    assert sequence_of(fresh) == 1
-    assert sequence_of(None) == -1
+    assert writer_sequence(fresh) == 1
+    assert writer_sequence(None) == -1
 
 
 def test_a_partition_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
@@ -146,17 +146,17 @@ def test_a_partition_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     def row(partition: str | None, n: int) -> dict[str, Any]:
         return {"unit": partition, "n": n, "x": None, "s": None, "d": None, "t": None}
 
-    commit(table, record(1), add=stage(lake, [row("a b", 1), row("c%d", 2), row(None, 3)]))
-    gone = in_partitions(files_of(table), "unit", {"a b", "c%d"})
+    commit_files(table, record(1), add=stage(lake, [row("a b", 1), row("c%d", 2), row(None, 3)]))
+    gone = files_in_partitions(files_of(table), "unit", {"a b", "c%d"})
     assert {f["partition.unit"] for f in gone} == {"a b", "c%d"}
-    commit(table, record(2), add=stage(lake, [row("a b", 4)]), remove=gone)
+    commit_files(table, record(2), add=stage(lake, [row("a b", 4)]), remove=gone)
     assert [(r["unit"], r["n"]) for r in rows_in(lake)] == [("a b", 4), (None, 3)]
     assert lake.partitions(TABLE, "unit") == {"a b", "*"}
-    gone = in_partitions(files_of(table), "unit", {"*"})
-    commit(table, record(3), remove=gone)
+    gone = files_in_partitions(files_of(table), "unit", {"*"})
+    commit_files(table, record(3), remove=gone)
     assert [r["n"] for r in rows_in(lake)] == [4]
     wider = SCHEMA.append(pa.field("more", pa.string()))
-    commit(table, record(4), add=stage(lake, [row("z", 5)]), whole=wider)
+    commit_files(table, record(4), add=stage(lake, [row("z", 5)]), whole=wider)
     assert [(r["n"], r["more"]) for r in rows_in(lake)] == [(5, None)]
     assert [r.sequence for _, r in lake.records(TABLE)] == [4, 3, 2, 1]
     last = lake.last_record(TABLE)
@@ -172,16 +172,16 @@ def test_a_lean_writer_is_fenced_as_well(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     schema = pa.schema([("n", pa.int64())])
     one, other = lake.ensure("bronze.t", schema), lake.ensure("bronze.t", schema)
-    polars_writer.append(one, frame(1), record(1), {"s": 10})
+    polars_writer.append_rows(one, frame(1), record(1), {"s": 10})
     for write in (
-        lambda t: polars_writer.append(t, frame(2), record(1), {"s": 10}),
-        lambda t: polars_writer.replace(t, frame(2), record(1), None),
-        lambda t: polars_writer.append(t, frame(2), record(2), {"s": 9}),
+        lambda t: polars_writer.append_rows(t, frame(2), record(1), {"s": 10}),
+        lambda t: polars_writer.replace_rows(t, frame(2), record(1), None),
+        lambda t: polars_writer.append_rows(t, frame(2), record(2), {"s": 9}),
     ):
         with pytest.raises(CommitConflict):
             write(lake.open("bronze.t"))
     with pytest.raises(CommitConflict):
-        polars_writer.append(other, frame(2), record(2), {"s": 11})
+        polars_writer.append_rows(other, frame(2), record(2), {"s": 11})
     assert pl.read_delta(lake.path("bronze.t"))["n"].to_list() == [1]
     assert one.transaction_version("s") == 10
 
@@ -239,6 +239,7 @@ def registry_row(sequence: int) -> dict[str, Any]:
         "state": "new",
         "header": ["a", "b"],
         "unreadable": None,
+        "damage": None,
         "first_row": None,
         "registered_at": NOW,
         "run_id": "r",
@@ -247,9 +248,9 @@ def registry_row(sequence: int) -> dict[str, Any]:
 
 def test_a_sequence_number_is_given_once(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    assert file_registry.read(lake, "s").is_empty()
-    file_registry.append(lake, "s", [registry_row(1), registry_row(2)])
+    assert file_registry.read_registry(lake, "s").is_empty()
+    file_registry.register_file_versions(lake, "s", [registry_row(1), registry_row(2)])
     with pytest.raises(CommitConflict):
-        file_registry.append(lake, "s", [registry_row(2)])
-    file_registry.append(lake, "s", [registry_row(3)])
-    assert file_registry.read(lake, "s").to_dicts() == [registry_row(n) for n in (1, 2, 3)]
+        file_registry.register_file_versions(lake, "s", [registry_row(2)])
+    file_registry.register_file_versions(lake, "s", [registry_row(3)])
+    assert file_registry.read_registry(lake, "s").to_dicts() == [registry_row(n) for n in (1, 2, 3)]

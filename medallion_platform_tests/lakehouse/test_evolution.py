@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse.evolution import evolve
+from medallion_platform.lakehouse.evolution import evolve_schema
 
 TYPES = [
     pa.int8(),
@@ -46,7 +46,7 @@ def holds_all(kind: pa.DataType, of: pa.DataType) -> bool:
 
 @given(schemas, schemas)
 def test_nothing_goes_and_nothing_narrows(current: pa.Schema, wanted: pa.Schema) -> None:
-    after = evolve(current, wanted)
+    after = evolve_schema(current, wanted)
     assert after.schema.names == [*current.names, *(n for n in wanted.names if n not in current.names)]
     assert list(after.added) == [n for n in wanted.names if n not in current.names]
     for name in after.schema.names:
@@ -64,8 +64,8 @@ def test_nothing_goes_and_nothing_narrows(current: pa.Schema, wanted: pa.Schema)
 
 @given(schemas, schemas)
 def test_the_same_again_changes_nothing(current: pa.Schema, wanted: pa.Schema) -> None:
-    once = evolve(current, wanted)
-    twice = evolve(once.schema, wanted)
+    once = evolve_schema(current, wanted)
+    twice = evolve_schema(once.schema, wanted)
     assert twice.schema == once.schema
     assert not twice.added
     assert not twice.widened
@@ -84,4 +84,4 @@ def test_the_same_again_changes_nothing(current: pa.Schema, wanted: pa.Schema) -
     ],
 )
 def test_known_changes(have: pa.DataType, wanted: pa.DataType, becomes: pa.DataType) -> None:
-    assert evolve(pa.schema({"a": have}), pa.schema({"a": wanted})).schema.field("a").type == becomes
+    assert evolve_schema(pa.schema({"a": have}), pa.schema({"a": wanted})).schema.field("a").type == becomes

@@ -23,11 +23,11 @@ from medallion_platform.lakehouse.commit_record import FORMAT, CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.lake_format import (
     NewerLake,
-    bring_up,
-    format_of,
-    mark,
+    migrate_lake,
     open_lake,
     open_to_look,
+    read_format,
+    write_format,
 )
 
 SILVER = "silver.hired_employees"
@@ -69,20 +69,20 @@ def old(tmp_path: Path) -> Path:
 
 def test_a_new_lake_says_the_format_of_this_version(tmp_path: Path) -> None:
     root = str(tmp_path / "lake")
-    assert format_of(root) == 0
+    assert read_format(root) == 0
     open_lake(root)
-    assert format_of(root) == FORMAT
+    assert read_format(root) == FORMAT
 
 
 @pytest.mark.parametrize("beside", ["bronze/x", "files/y", "dead_letters/silver.z"])
 def test_a_lake_with_any_table_and_no_mark_is_of_the_first_format(tmp_path: Path, beside: str) -> None:
     (tmp_path / beside / "_delta_log").mkdir(parents=True)
     (tmp_path / beside / "_delta_log" / "0.json").write_text("{}")
-    assert format_of(str(tmp_path)) == 1
+    assert read_format(str(tmp_path)) == 1
 
 
 def test_a_newer_lake_is_refused_in_one_sentence_and_nothing_is_written(old: Path) -> None:
-    mark(str(old), FORMAT + 1)
+    write_format(str(old), FORMAT + 1)
     before = {p: p.stat().st_mtime_ns for p in old.rglob("*")}
     with pytest.raises(NewerLake) as refused:
         open_lake(old)
@@ -124,7 +124,7 @@ def test_a_look_leaves_an_older_lake_as_it_is_and_says_what_migrates_it(
 def test_a_look_reads_a_lake_of_today_and_refuses_a_newer_one(old: Path, tmp_path: Path) -> None:
     open_lake(old)
     assert open_to_look(old).rows("bronze.jobs") == Lake(old).rows("bronze.jobs") > 0
-    mark(str(old), FORMAT + 1)
+    write_format(str(old), FORMAT + 1)
     with pytest.raises(NewerLake):
         open_to_look(old)
     new = tmp_path / "new"
@@ -135,9 +135,9 @@ def test_a_look_reads_a_lake_of_today_and_refuses_a_newer_one(old: Path, tmp_pat
 
 def test_no_mark_takes_a_lake_back(tmp_path: Path) -> None:
     root = str(tmp_path)
-    mark(root, 7)
-    mark(root, 3)
-    assert format_of(root) == 7
+    write_format(root, 7)
+    write_format(root, 3)
+    assert read_format(root) == 7
 
 
 def what_it_holds(root: Path) -> dict[str, object]:
@@ -145,11 +145,11 @@ def what_it_holds(root: Path) -> dict[str, object]:
     jobs = lake.path("bronze.jobs")
     return {
         "history": [(v, r.verb) for v, r in lake.records("bronze.jobs")],
-        "archived": {v: len(t) for v, t in log_archive.bundle(jobs, 0).items()},
+        "archived": {v: len(t) for v, t in log_archive.read_bundle(jobs, 0).items()},
         "letters": dead_letters.read(lake, SILVER).sort("offset", "row", "partition").to_dicts(),
         "columns": lake.open(dead_letters.name(SILVER)).schema().to_json(),  # type: ignore[union-attr]
         "left": sorted(p.name for p in root.rglob("_rolled_log/*")),
-        "format": format_of(str(root)),
+        "format": read_format(str(root)),
     }
 
 
@@ -229,6 +229,6 @@ def test_nothing_but_the_one_door_opens_a_lake() -> None:
 
 
 def test_a_mark_says_who_put_it_there(tmp_path: Path) -> None:
-    bring_up(str(tmp_path))
+    migrate_lake(str(tmp_path))
     said = json.loads(storage.store(str(tmp_path)).get(f"_medallion/format/{FORMAT}.json").bytes().to_bytes())
     assert (said["format"], bool(said["platform"])) == (FORMAT, True)

@@ -15,15 +15,15 @@ import pytest
 from deltalake.exceptions import DeltaError
 
 from medallion_platform.lakehouse import log_archive, maintenance, polars_writer
-from medallion_platform.lakehouse.commit import commit, next_sequence
+from medallion_platform.lakehouse.commit import commit_files, next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.delta_log import LogGone, commits, texts, touched
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import DamagedBundle
-from medallion_platform.lakehouse.spark import appended, read
+from medallion_platform.lakehouse.spark_tables import appended, read
 from medallion_platform.pipeline.intake.stream import COMPACT_EVERY, BackgroundMaintenance
-from medallion_platform.storage import at_once
+from medallion_platform.storage import run_in_parallel
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -43,7 +43,7 @@ def small_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def archive(path: str, now: datetime = LATER) -> int:
-    return log_archive.archive(path, now)
+    return log_archive.archive_log(path, now)
 
 
 def record(n: int) -> CommitRecord:
@@ -62,9 +62,9 @@ def stream_into(lake: Lake) -> None:
             table.update_incremental()
         if n % 5 == 0:
             rows = pl.DataFrame({"unit": ["ab"[n % 10 // 5]], "n": [n]})
-            polars_writer.append(table, rows, record(n), {"log": n})
+            polars_writer.append_rows(table, rows, record(n), {"log": n})
         else:
-            commit(table, record(n), positions={"log": n})
+            commit_files(table, record(n), positions={"log": n})
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_old_versions_can_still_be_read_and_restored(lake: Lake, streamed: Path)
     assert commits_in(lake) == kept  # what was put back for the readers is gone again
     table = lake.open(TABLE)
     assert table is not None
-    polars_writer.restore(table, 123, record(next_sequence(table)))
+    polars_writer.restore_version(table, 123, record(next_sequence(table)))
     assert content(lake) == expected[123]
 
 
@@ -158,7 +158,7 @@ def test_writers_and_readers_go_on_beside_it(lake: Lake, known: dict[str, object
 
     def write() -> None:
         for n in range(COMMITS, COMMITS + 40):
-            commit(table, record(n), positions={"log": n})
+            commit_files(table, record(n), positions={"log": n})
 
     with ThreadPoolExecutor(4) as pool:
         writing = pool.submit(write)
@@ -180,7 +180,7 @@ def test_one_that_died_in_the_middle_is_followed_by_the_next(
     """The bundle is there, and of its commits some are deleted."""
     folder = Path(lake.path(TABLE)) / "_delta_log"
     first = commits_in(lake)[:BUNDLE]
-    log_archive._keep(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
+    log_archive._store_bundle(lake.path(TABLE), 0, {int(name[:20]): f"_delta_log/{name}" for name in first})  # pyright: ignore[reportPrivateUsage]
     for name in first[::-1][:deleted]:
         (folder / name).unlink()
     assert told(lake) == known
@@ -243,9 +243,9 @@ def test_vacuum_goes_on_where_the_log_is_rolled_up_under_it(
 
     def after_roll_up(work: Callable[[int], bytes], on: list[int]) -> list[bytes]:
         assert archive(lake.path(TABLE)) == 2 * BUNDLE
-        return at_once(work, on)
+        return run_in_parallel(work, on)
 
-    monkeypatch.setattr(maintenance, "at_once", after_roll_up)
+    monkeypatch.setattr(maintenance, "run_in_parallel", after_roll_up)
     assert maintenance.vacuum(lake, TABLE).removed == 0
     assert content(lake, 48) == content(Lake(streamed), 48)
 

@@ -19,7 +19,12 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from medallion_platform.lakehouse import dead_letters, delta_log, file_registry, maintenance, polars_writer
-from medallion_platform.lakehouse.commit import CommitConflict, commit, sequence_of, staged_files
+from medallion_platform.lakehouse.commit import (
+    CommitConflict,
+    commit_files,
+    move_staged_files,
+    writer_sequence,
+)
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.delta_log import commits, touched
@@ -65,7 +70,7 @@ def table_of(root: Path, parts: list[pl.DataFrame], name: str = TABLE) -> Lake:
     for n, part in enumerate(parts):
         target = lake.open(name)
         assert target is not None
-        polars_writer.append(target, part, record(n + 1), {})
+        polars_writer.append_rows(target, part, record(n + 1), {})
     return lake
 
 
@@ -103,7 +108,7 @@ def test_optimize_changes_no_row_and_a_second_run_does_nothing(
     assert lake.rows(TABLE) == before.height
     if parts:
         assert lake.last_record(TABLE, ("refresh",)) == record(len(parts))
-    assert sequence_of(lake.open(TABLE)) == (len(parts) or -1)
+    assert writer_sequence(lake.open(TABLE)) == (len(parts) or -1)
     changed = touched(commits(lake.path(TABLE), base, lake.version(TABLE), "unit"), base, {})
     assert changed.all == set()
     again = maintenance.optimize(lake, TABLE, cluster_by)
@@ -123,7 +128,7 @@ def test_a_column_that_came_later_is_null_in_older_rows(tmp_path: Path) -> None:
     lake = table_of(tmp_path, [rows([1, 2])])
     target = lake.open(TABLE)
     assert target is not None
-    polars_writer.append(target, rows([3]).with_columns(extra=pl.lit(7)), record(2), {})
+    polars_writer.append_rows(target, rows([3]).with_columns(extra=pl.lit(7)), record(2), {})
     before = content(lake)
     assert maintenance.optimize(lake, TABLE, ("k",)).files_after == 1
     assert_frame_equal(content(lake), before)
@@ -135,18 +140,18 @@ def file(name: str, size: int) -> dict[str, Any]:
 
 
 def test_what_is_merged_is_not_merged_again_where_there_is_no_order_to_gain() -> None:
-    mark = maintenance._mark(())
+    mark = maintenance._cluster_prefix(())
     old, new = [file(f"{mark}{n}", 100) for n in range(2)], [file("new", 40), file("newer", 60)]
-    assert maintenance.worth_rewriting([*old, *new], mark, 100) == new
+    assert maintenance.files_to_rewrite([*old, *new], mark, 100) == new
 
 
 def test_what_is_clustered_is_left_alone_until_enough_is_new(tmp_path: Path) -> None:
-    mark = maintenance._mark(("k",))
+    mark = maintenance._cluster_prefix(("k",))
     old = [file(f"{mark}{n}", 100) for n in range(8)]
     little, much = [file("new", 10), file("newer", 5)], [file("new", 150), file("newer", 60)]
 
     def chosen(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return maintenance.worth_rewriting(files, mark, 100)
+        return maintenance.files_to_rewrite(files, mark, 100)
 
     assert chosen(old) == []
     assert chosen([*old, little[0]]) == []
@@ -154,7 +159,7 @@ def test_what_is_clustered_is_left_alone_until_enough_is_new(tmp_path: Path) -> 
     assert chosen([*old, *much]) == [*old, *much]
     assert chosen([file("one tiny", 3)]) == []
     assert chosen([file("one big", 50)]) != []
-    other = [file(f"{maintenance._mark(('n',))}{n}", 100) for n in range(8)]
+    other = [file(f"{maintenance._cluster_prefix(('n',))}{n}", 100) for n in range(8)]
     assert chosen(other) == other
 
 
@@ -184,13 +189,13 @@ def test_a_writer_that_started_before_and_the_optimizer_do_not_undo_each_other(
     assert mine is not None
     assert theirs is not None
     writes: dict[str, Callable[[], object]] = {
-        "append": lambda: polars_writer.append(mine, rows([3]), record(3), {}),
-        "replace": lambda: polars_writer.replace(mine, rows([3]), record(3), None),
-        "replace one": lambda: polars_writer.replace(mine, rows([3]), record(3), "unit = 'a'"),
-        "commit": lambda: commit(mine, record(3)),
-        "remove": lambda: commit(mine, record(3), remove=files_of(mine)),
+        "append": lambda: polars_writer.append_rows(mine, rows([3]), record(3), {}),
+        "replace": lambda: polars_writer.replace_rows(mine, rows([3]), record(3), None),
+        "replace one": lambda: polars_writer.replace_rows(mine, rows([3]), record(3), "unit = 'a'"),
+        "commit": lambda: commit_files(mine, record(3)),
+        "remove": lambda: commit_files(mine, record(3), remove=files_of(mine)),
     }
-    monkeypatch.setattr(maintenance, "_open", lambda *_: theirs)
+    monkeypatch.setattr(maintenance, "_open_supported", lambda *_: theirs)
 
     def optimize() -> object:
         return maintenance.optimize(lake, TABLE, ("k",))
@@ -213,14 +218,16 @@ def test_dead_letters_and_ledgers_are_maintained_and_still_written(tmp_path: Pat
     for n in range(4):
         one = pl.DataFrame([{**dict.fromkeys(empty), "source": "s", "offset": n, "payload": b"\xff"}], empty)
         dead_letters.append(lake, TABLE, one, record(n + 1), {"s": n})
-        entry = dict.fromkeys(file_registry.columns()) | {"sequence": n, "path": f"f{n}"}
-        file_registry.append(lake, "s", [entry])
-    for table in (dead_letters.name(TABLE), file_registry.name("s")):
-        done = maintenance.maintain(lake, table, now=datetime.now(UTC) + timedelta(days=40))
+        entry = dict.fromkeys(file_registry.registry_columns()) | {"sequence": n, "path": f"f{n}"}
+        file_registry.register_file_versions(lake, "s", [entry])
+    for table in (dead_letters.name(TABLE), file_registry.registry_table("s")):
+        done = maintenance.maintain_table(lake, table, now=datetime.now(UTC) + timedelta(days=40))
         assert (done.optimized.files_before, done.optimized.files_after) == (4, 1)
         assert done.vacuumed.removed == 4
-    file_registry.append(lake, "s", [dict.fromkeys(file_registry.columns()) | {"sequence": 4, "path": "f4"}])
-    assert file_registry.read(lake, "s")["path"].to_list() == [f"f{n}" for n in range(5)]
+    file_registry.register_file_versions(
+        lake, "s", [dict.fromkeys(file_registry.registry_columns()) | {"sequence": 4, "path": "f4"}]
+    )
+    assert file_registry.read_registry(lake, "s")["path"].to_list() == [f"f{n}" for n in range(5)]
     dead_letters.append(lake, TABLE, dead_letters.read(lake, TABLE)[:1], record(5), {"s": 5})
     assert dead_letters.read(lake, TABLE).height == 5
     letters = lake.open(dead_letters.name(TABLE))
@@ -242,7 +249,7 @@ def test_a_table_whose_files_cannot_be_taken_at_face_value_is_refused(
         def protocol(self) -> Any:
             return type("P", (), {"reader_features": ["someFeature"]})
 
-    monkeypatch.setattr(maintenance, "_open", lambda *_: Foreign())
+    monkeypatch.setattr(maintenance, "_open_supported", lambda *_: Foreign())
     with pytest.raises(maintenance.UnsupportedTable, match="someFeature"):
         maintenance.optimize(lake, TABLE)
 
@@ -252,9 +259,9 @@ def test_a_table_whose_files_cannot_be_taken_at_face_value_is_refused(
 def test_the_curve_is_a_permutation_and_one_column_is_sorted(values: list[Any]) -> None:
     frame = pl.DataFrame(values, schema={"a": pl.Int64, "b": pl.Int64}, orient="row").with_row_index("i")
     for columns in ([], ["a"], ["a", "b"], ["b", "a"]):
-        along = maintenance.curve(frame, columns)
+        along = maintenance.sort_along_curve(frame, columns)
         assert_frame_equal(along.sort("i"), frame)
-    assert maintenance.curve(frame, ["b"])["b"].equals(frame["b"].sort())
+    assert maintenance.sort_along_curve(frame, ["b"])["b"].equals(frame["b"].sort())
 
 
 def test_along_the_curve_a_filter_on_any_column_skips_most_files() -> None:
@@ -268,7 +275,7 @@ def test_along_the_curve_a_filter_on_any_column_skips_most_files() -> None:
         files = [ordered.slice(n * 100, 100)[column] for n in range(64)]
         return sum(float(f.min()) <= 0.5 <= float(f.max()) for f in files)  # type: ignore[arg-type]
 
-    along = maintenance.curve(frame, ["a", "b"])
+    along = maintenance.sort_along_curve(frame, ["a", "b"])
     assert max(hit(along, "a"), hit(along, "b")) <= 16
     assert min(hit(frame, "a"), hit(frame, "b")) == 64
 
@@ -326,7 +333,7 @@ def test_live_files_of_staged_folders_with_underscores_are_never_removed(tmp_pat
     age(root)
     assert maintenance.vacuum(lake, TABLE, timedelta(0)).removed == 0
     assert_frame_equal(as_arrow(lake), before)
-    done = maintenance.maintain(lake, TABLE, ("k", "n"), now=datetime.now(UTC) + 2 * DAYS)
+    done = maintenance.maintain_table(lake, TABLE, ("k", "n"), now=datetime.now(UTC) + 2 * DAYS)
     assert done.optimized.rewritten == 0
     assert_frame_equal(as_arrow(lake), before)
 
@@ -348,19 +355,19 @@ def test_every_version_within_the_retention_reads_as_before(
     for n, step in enumerate(steps):
         target = lake.open(TABLE)
         assert target is not None
-        following = replace(record(n + 1), sequence=max(sequence_of(target), 0) + 1)
+        following = replace(record(n + 1), sequence=max(writer_sequence(target), 0) + 1)
         if step == "append":
-            polars_writer.append(target, rows([n, n + 50], "a" if n % 2 else "b"), following, {})
+            polars_writer.append_rows(target, rows([n, n + 50], "a" if n % 2 else "b"), following, {})
         elif step == "replace":
-            polars_writer.replace(target, rows([n, n + 9]), following, None)
+            polars_writer.replace_rows(target, rows([n, n + 9]), following, None)
         elif step == "one":
-            polars_writer.replace(target, rows([n], "b"), following, "unit = 'b'")
+            polars_writer.replace_rows(target, rows([n], "b"), following, "unit = 'b'")
         elif step == "stage":
             folder = Path(lake.path(TABLE)) / "staged" / str(n) / "unit=a"
             folder.mkdir(parents=True)
             rows([n]).drop("unit").write_parquet(folder / f"{n}.parquet")
-            staged = staged_files(lake.path(TABLE), f"staged/{n}", ["unit"])
-            commit(target, following, add=staged, remove=files_of(target))
+            staged = move_staged_files(lake.path(TABLE), f"staged/{n}", ["unit"])
+            commit_files(target, following, add=staged, remove=files_of(target))
         elif step == "checkpoint":
             target.create_checkpoint()
         else:
@@ -395,7 +402,7 @@ def test_tombstones_outlive_their_commits_in_the_checkpoint(tmp_path: Path) -> N
     lake = table_of(tmp_path, [rows([1])])
     target = lake.open(TABLE)
     assert target is not None
-    polars_writer.replace(target, rows([2]), record(2), None)
+    polars_writer.replace_rows(target, rows([2]), record(2), None)
     opened = lake.open(TABLE)
     assert opened is not None
     opened.create_checkpoint()
@@ -417,7 +424,7 @@ def test_dates_and_numbers_partition_as_well(tmp_path: Path) -> None:
     )
     target = lake.ensure(TABLE, frame.to_arrow().schema, ["day", "q"])
     for n in (1, 2):
-        polars_writer.append(target, frame, record(n), {})
+        polars_writer.append_rows(target, frame, record(n), {})
     assert maintenance.optimize(lake, TABLE, ("n",)).files_after == 2
     opened = lake.open(TABLE)
     assert opened is not None

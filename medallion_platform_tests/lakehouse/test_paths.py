@@ -16,13 +16,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts import folders
-from medallion_platform.lakehouse import paths, polars_writer
-from medallion_platform.lakehouse import spark as engine
-from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse import paths, polars_writer, spark_tables
+from medallion_platform.lakehouse.commit import commit_files
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.maintenance import optimize, vacuum
-from medallion_platform.spark.provider import name_of
+from medallion_platform.spark.provider import spark_uri
 
 NAME = "silver.things"
 letters = st.sampled_from("aA9%25/\\:=+ ?#&;[]{}*.~^|'\"<>`\t\nü😀\x01\x7f\u0301")
@@ -35,16 +34,16 @@ names = st.text(letters | st.characters(exclude_categories=["Cs"]), min_size=1, 
     st.dictionaries(names, st.none() | names, max_size=3), st.sampled_from(["a.parquet", "part-0.parquet"])
 )
 def test_what_a_folder_is_called_is_read_back(partition: dict[str, str | None], name: str) -> None:
-    path = paths.below(partition, name)
-    assert paths.values(path) == partition
+    path = paths.partition_file_path(partition, name)
+    assert paths.partition_values_in_path(path) == partition
     assert path.count("/") == len(partition)
 
 
 @given(names, names)
 def test_room_is_what_a_folder_s_name_may_still_have(column: str, value: str) -> None:
-    named = len(folders.folder(column, value).encode())
+    named = len(folders.partition_folder(column, value).encode())
     assert (named <= folders.FOLDER_BYTES) == (
-        len(folders.folder("", value).encode()) - 1 <= folders.room(column)
+        len(folders.partition_folder("", value).encode()) - 1 <= folders.longest_partition_value(column)
     )
 
 
@@ -55,11 +54,11 @@ def test_room_is_what_a_folder_s_name_may_still_have(column: str, value: str) ->
 def test_a_file_that_is_not_the_table_s_is_never_taken_for_one(texts: list[str], root: str) -> None:
     from urllib.parse import quote
 
-    files = [paths.below({"p": text}, "f.parquet") for text in texts]
+    files = [paths.partition_file_path({"p": text}, "f.parquet") for text in texts]
     uris = [f"{root}/{quote(f, safe='/=+~')}" for f in files]
-    assert paths.by_spark(uris, root, files) == set(files)
+    assert paths.paths_from_spark(uris, root, files) == set(files)
     with pytest.raises(paths.UnknownFile):
-        paths.by_spark(uris, root, files[1:])
+        paths.paths_from_spark(uris, root, files[1:])
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_a_file_that_is_not_the_table_s_is_never_taken_for_one(texts: list[str],
     ],
 )  # fmt: skip
 def test_partition_values_stand_in_the_log_as_delta_wants_them(value: object, text: str | None) -> None:
-    assert paths.text(value) == text
+    assert paths.partition_value_text(value) == text
 
 
 @settings(
@@ -89,25 +88,25 @@ def test_both_engines_and_the_log_agree_on_every_file(
     table = lake.ensure(NAME, pa.schema([("p", pa.string()), ("n", pa.int64())]), ["p"])
     mine = pl.DataFrame({"p": texts, "n": range(len(texts))})
     theirs = spark.createDataFrame([(t, n + 1000) for n, t in enumerate(texts)], "p string, n long")
-    polars_writer.append(table, mine, CommitRecord("refresh", "r", "", sequence=1), {})
-    commit(
+    polars_writer.append_rows(table, mine, CommitRecord("refresh", "r", "", sequence=1), {})
+    commit_files(
         table,
         CommitRecord("refresh", "r", "", sequence=2),
-        add=engine.stage(theirs, path, ["p"], columns=["p", "n"]).files,
+        add=spark_tables.stage(theirs, path, ["p"], columns=["p", "n"]).files,
     )
 
     files = {f["path"]: f for f in files_of(table)}
     assert {str(p.relative_to(path)) for p in Path(path).rglob("*.parquet")} == set(files)
     for f in files.values():
-        assert paths.values(f["path"]) == partition_of(f, ["p"]) == {"p": f["partition.p"]}
+        assert paths.partition_values_in_path(f["path"]) == partition_of(f, ["p"]) == {"p": f["partition.p"]}
     # Both name the folder of a value alike.
     assert len({f.rpartition("/")[0] for f in files}) == len(texts)
-    rows = engine.read(spark, lake, NAME, table.version())
+    rows = spark_tables.read(spark, lake, NAME, table.version())
     located = rows.select(F.col("_metadata.file_path").alias("file"), "p", "n").collect()
     want = sorted([(t, n + more) for n, t in enumerate(texts) for more in (0, 1000)])
     assert sorted((r.p, r.n) for r in located) == want
     for row in located:
-        (name,) = paths.by_spark([row.file], name_of(spark, path), files)
+        (name,) = paths.paths_from_spark([row.file], spark_uri(spark, path), files)
         assert files[name]["partition.p"] == row.p
 
     optimize(lake, NAME)

@@ -29,7 +29,7 @@ def append(lake: Lake, days: list[str], table: str = TABLE) -> None:
     target = lake.ensure(table, frame.to_arrow().schema, ["day"])
     sequence = next_sequence(target)
     record = CommitRecord("refresh", f"run-{sequence}", "now", Counts(read=len(days)), sequence=sequence)
-    polars_writer.append(target, frame, record, {"a log": sequence * 10})
+    polars_writer.append_rows(target, frame, record, {"a log": sequence * 10})
 
 
 def by_others(lake: Lake, table: str = TABLE) -> None:
@@ -105,8 +105,8 @@ def test_a_look_asks_a_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     append(lake, ["a"])
     answers(lake)
     asked: list[int] = []
-    exists = delta_log.exists
-    monkeypatch.setattr(delta_log, "exists", lambda root, key: asked.append(1) or exists(root, key))
+    is_newest = delta_log.is_newest
+    monkeypatch.setattr(delta_log, "is_newest", lambda *of: asked.append(1) or is_newest(*of))
     look = lake.snapshot()
     answers(look)
     answers(look)
@@ -163,7 +163,7 @@ def test_a_log_that_was_rolled_up_meanwhile_is_read_anew(
     for _ in range(5):
         append(lake, ["c"])
     later = log_archive.datetime.now(log_archive.UTC) + 2 * log_archive._OTHERS
-    assert log_archive.archive(lake.path(TABLE), later)
+    assert log_archive.archive_log(lake.path(TABLE), later)
     # The next commit after the known one is archived as well: it is not there, and yet not the newest.
     assert delta_log.is_newest(lake.path(TABLE), 3)
     assert lake.rows(TABLE) == 20

@@ -11,14 +11,15 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 from pyspark.sql import SparkSession
 
-from medallion_platform.assembly import lakehouse_of
+from medallion_platform.errors import Kind
+from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
-from medallion_platform.orchestration.names import key_of
-from medallion_platform.orchestration.states import tell_tables
+from medallion_platform.orchestration.location import lakehouse_of
+from medallion_platform.orchestration.names import asset_key
+from medallion_platform.orchestration.states import report_tables
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
-from medallion_platform.settings import Settings
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog
 
 FRAGILE = "gold.fragile"
@@ -34,7 +35,7 @@ def test_a_table_that_fails_stops_no_other_one(
     file = Path(place.landing) / "shop" / "sales.csv"
     file.parent.mkdir(parents=True)
     file.write_text(f"till,sold_at,euros\n1,{TODAY}T00:00:00Z,10\n")
-    with runs.instance(tmp_path / "dagster") as on:
+    with runs.open_instance(tmp_path / "dagster") as on:
         job = defs.resolve_job_def(CATCH_UP)
 
         def catch_up(**config: object) -> dg.ExecuteInProcessResult:
@@ -42,7 +43,7 @@ def test_a_table_that_fails_stops_no_other_one(
             return job.execute_in_process(instance=on, run_config={"ops": ops}, raise_on_error=False)
 
         def check() -> dg.AssetCheckEvaluation:
-            key = dg.AssetCheckKey(key_of(FRAGILE), "refresh_succeeds")
+            key = dg.AssetCheckKey(asset_key(FRAGILE), "refresh_succeeds")
             record = on.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
             assert record.event
             assert record.event.dagster_event
@@ -55,15 +56,16 @@ def test_a_table_that_fails_stops_no_other_one(
         assert defs.resolve_job_def(INTAKE).execute_in_process(instance=on).success
         (tmp_path / FAIL).touch()
         outcome = runs.Outcome()
-        runs._catch_up(defs, on, outcome)
+        runs._run_catch_up(defs, on, outcome)
         assert outcome.failed.keys() == {FRAGILE}
-        assert "the test wants it so" in outcome.failed[FRAGILE]
+        assert "the test wants it so" in outcome.failed[FRAGILE].why
+        assert outcome.failed[FRAGILE].kind is Kind.PERMANENT
         late = out_of_date_tables(catalog, place.lake)
         assert late.keys() == {FRAGILE}
-        tell_tables(catalog, place.lake, on, datetime.now(UTC))
+        report_tables(catalog, place.lake, on, datetime.now(UTC))
         assert on.get_materialized_partitions(GOLD[0]) == set(), "it failed: nothing of it is done"
         assert not check().passed
-        assert check().metadata["why"].value == outcome.failed[FRAGILE]
+        assert check().metadata["why"].value == outcome.failed[FRAGILE].why
 
         # Who says that it failed in this state is not made to try again, and who says nothing is.
         assert catch_up(held={FRAGILE: late[FRAGILE].state}).success
@@ -81,7 +83,7 @@ def test_a_table_that_fails_stops_no_other_one(
         assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
         assert stale(days) == []
         tomorrow = datetime.combine(TODAY + timedelta(days=1), time(0, 1), UTC)
-        tell_tables(catalog, place.lake, on, tomorrow)
+        report_tables(catalog, place.lake, on, tomorrow)
         days.add(str(tomorrow.date()))
         assert {key: on.get_materialized_partitions(key) for key in keys} == dict.fromkeys(keys, days)
         assert stale(days) == []

@@ -16,10 +16,11 @@ from dagster._core.loader import LoadingContextForTest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.assembly import lakehouse_of
+from medallion_platform.installation.settings import Settings
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.location import lakehouse_of
 from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform.orchestration.sensors import code_sensor
 from medallion_platform.pipeline.catalog import Catalog
@@ -27,8 +28,7 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, daily, table
-from medallion_platform.settings import Settings
-from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors import landing_scan
 from medallion_platform_tests.sales import DailySales, source, summed
 
 FIRST = date(2026, 2, 1)
@@ -64,9 +64,11 @@ def land(settings: Settings, lake: Lake, name: str, days: list[str]) -> None:
     file = settings.landing / "shop" / f"{name}.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("sold_at,euros,till\n" + "".join(f"{d}T08:00:00Z,10,{name}\n" for d in days))
-    seen = landing.scan(settings.landing, [SOURCE], datetime.now(UTC), 0).claimed[SOURCE.name]
+    seen = landing_scan.scan_landing_zone(settings.landing, [SOURCE], datetime.now(UTC), 0).claimed[
+        SOURCE.name
+    ]
     run = Run.now(name)
-    intake(landing_zone.arrivals(SOURCE, settings.landing, seen, lake, run), lake, run)
+    intake(landing_zone.landed_files(SOURCE, settings.landing, seen, lake, run), lake, run)
 
 
 def test_a_changed_transform_is_shown_and_one_backfill_mends_it(spark: SparkSession, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from medallion_platform.assembly import catalog, lakehouse_of
+from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.event_log import report_in_bulk, take_batches_at_once
-from medallion_platform.orchestration.names import key_of
+from medallion_platform.orchestration.event_log import report_in_bulk, store_events_in_batches
+from medallion_platform.orchestration.location import catalog, lakehouse_of
+from medallion_platform.orchestration.names import asset_key
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.settings import Settings
 
 KEY = dg.AssetKey("bronze_bulk")
 MADE = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -29,7 +29,7 @@ MADE = dg.DagsterEventType.ASSET_MATERIALIZATION
 
 @pytest.fixture
 def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    take_batches_at_once()
+    store_events_in_batches()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as found:
         yield found
 
@@ -129,7 +129,7 @@ def test_months_of_days_are_told_in_batches(
                 f'"event_timestamp": "{first + timedelta(days=n)}T10:00:00Z"}}\n'
             )
     alone = _count_single(monkeypatch)
-    key = key_of(events.table)
+    key = asset_key(events.table)
     if by_hand:
         job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={key})
         tags = {

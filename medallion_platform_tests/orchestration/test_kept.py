@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,13 +17,20 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.lakehouse import dead_letters, file_registry, polars_writer, table_state
+from medallion_platform.lakehouse import (
+    dead_letters,
+    delta_log,
+    file_registry,
+    known_facts,
+    polars_writer,
+    table_state,
+)
 from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.arrivals import waiting
-from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.intake import landing_zone
@@ -30,19 +38,22 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform_tests.benchmarks.many import catalog_of
 
 CATALOG = catalog_of(2)
-NAMES = [*CATALOG.names, *(file_registry.name(s.name) for s in CATALOG.sources)]
+NAMES = [*CATALOG.names, *(file_registry.registry_table(s.name) for s in CATALOG.sources)]
 NAMES += [dead_letters.name(name) for name in CATALOG.names]
+TICK_SECONDS = 0.02
+"""What stands for the coarsest clock of a file system here: more than this one's."""
 
 
 class World:
     """A lake and a landing zone in which things happen, each by a few numbers."""
 
     def __init__(self, home: Path) -> None:
+        self.facts = home / "known_facts.json"
         self.place = Lakehouse(
             lake_root=str(home / "lake"),
             landing=str(home / "landing"),
@@ -63,8 +74,8 @@ class World:
 
     def take_in(self, n: int, _: int) -> None:
         source, run = self.source(n), Run.now("intake")
-        seen = landing.scan(self.zone, [source], run.at, 0).claimed[source.name]
-        intake(landing_zone.arrivals(source, self.zone, seen, self.lake, run), self.lake, run)
+        seen = landing_scan.scan_landing_zone(self.zone, [source], run.at, 0).claimed[source.name]
+        intake(landing_zone.landed_files(source, self.zone, seen, self.lake, run), self.lake, run)
 
     def refresh(self, n: int, day: int) -> None:
         """As a refresh commits: it says from which versions."""
@@ -78,7 +89,7 @@ class World:
         record = CommitRecord(
             "refresh", f"r{n}", "now", Counts(1, 1), position=position, sequence=next_sequence(target)
         )
-        polars_writer.append(target, new, record, {})
+        polars_writer.append_rows(target, new, record, {})
 
     def by_others(self, n: int, day: int) -> None:
         if table := self.lake.open(self.table(n)):
@@ -116,8 +127,19 @@ class World:
 
     def look(self, kept: AnswerCache | None = None) -> tuple[object, object]:
         lake = self.lake.snapshot()
-        waits = waiting(CATALOG, self.place, datetime.now(UTC), lake, kept)
+        waits = waiting_arrivals(CATALOG, self.place, datetime.now(UTC), lake, kept)
         return waits, out_of_date_tables(CATALOG, lake, kept)
+
+    def look_remembering(self) -> tuple[object, object]:
+        """The same by a process that knows what the one before it kept."""
+        known, table_state._places = table_state._places, type(table_state._places)()
+        time.sleep(1.5 * TICK_SECONDS)
+        try:
+            with pytest.MonkeyPatch.context() as patch, known_facts.use_known_facts(self.facts):
+                patch.setattr(delta_log, "_CLOCK_NS", int(TICK_SECONDS * 1e9))
+                return self.look()
+        finally:
+            table_state._places = known
 
     def look_afresh(self) -> tuple[object, object]:
         """The same by who never looked before."""
@@ -142,10 +164,10 @@ def test_a_kept_look_finds_what_a_fresh_one_finds(rounds: list[list[tuple[int, i
             world.refresh(2 * n, 0)
             world.refresh(2 * n + 1, 0)
         for changes in rounds:
-            assert world.look(kept) == world.look_afresh()
+            assert world.look(kept) == world.look_afresh() == world.look_remembering()
             for what, n, day in changes:
                 world.changes[what](n, day)
-        assert world.look(kept) == world.look_afresh()
+        assert world.look(kept) == world.look_afresh() == world.look_remembering()
 
 
 def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +175,7 @@ def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch:
     world.land(0, 0)
     world.take_in(0, 0)
     asked: Counter[str] = Counter()
-    out_of_date_table, files_waiting = out_of_date.out_of_date_table, landing_zone.waiting
+    out_of_date_table, files_waiting = out_of_date.out_of_date_table, landing_zone.waiting_files
 
     def one_behind(table: out_of_date.Table, *others: object) -> object:
         asked[table.name] += 1
@@ -164,7 +186,7 @@ def test_what_did_not_change_is_not_found_out_again(tmp_path: Path, monkeypatch:
         return files_waiting(source, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(out_of_date, "out_of_date_table", one_behind)
-    monkeypatch.setattr(landing_zone, "waiting", one_waiting)
+    monkeypatch.setattr(landing_zone, "waiting_files", one_waiting)
     world.look(kept)
     assert len(asked) == 6
     asked.clear()
@@ -187,10 +209,10 @@ def test_a_damaged_log_keeps_no_other_source_from_being_taken_in(tmp_path: Path)
     assert len(world.look()[0]) == 1  # type: ignore[arg-type]
     for commit in (Path(world.lake.path("bronze.sales_000")) / "_delta_log").glob("*.json"):
         commit.write_text("{ damaged")
-    damaged, other = waiting(CATALOG, world.place, datetime.now(UTC), world.lake.snapshot())
+    damaged, other = waiting_arrivals(CATALOG, world.place, datetime.now(UTC), world.lake.snapshot())
     assert "bronze.sales_000" in damaged, "its intake says why"
     assert other.startswith("sales_001/0.csv")
-    assert out_of_date.waiting(CATALOG, world.lake.snapshot()) == {}
+    assert out_of_date.tables_waiting_for_inputs(CATALOG, world.lake.snapshot()) == {}
 
 
 def test_the_state_of_a_table_tells_it_from_one_made_anew(tmp_path: Path) -> None:

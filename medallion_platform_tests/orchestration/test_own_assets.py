@@ -11,20 +11,20 @@ import pytest
 from dagster_deltalake import DeltaTableResource
 from dagster_pyspark import LazyPySparkResource, PySparkResource
 
+from medallion_platform.installation.settings import Settings
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.lakehouse import Lakehouse, lakehouse_of
-from medallion_platform.orchestration.names import key_of
-from medallion_platform.orchestration.spark import delta_table
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
+from medallion_platform.orchestration.names import asset_key
+from medallion_platform.orchestration.spark_resources import delta_table
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.settings import Settings
 from medallion_platform_tests.pipeline import toy
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 CATALOG = Catalog((toy.CSV,), ())
-BRONZE = key_of("bronze.events")
+BRONZE = asset_key("bronze.events")
 
 
 class Given:

@@ -38,7 +38,7 @@ with dg.DagsterInstance.from_config(sys.argv[1]) as on:
 
 @pytest.fixture
 def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.instance(tmp_path / "dagster") as found:
+    with runs.open_instance(tmp_path / "dagster") as found:
         yield found
 
 
@@ -85,7 +85,7 @@ def take_the_pool(on: dg.DagsterInstance) -> runs.Outcome:
 
     outcome = runs.Outcome()
     pools.sleep_while_waiting()
-    runs.attended(on, lambda: runs._execute(ours, on, outcome, {}))
+    runs.run_attended(on, lambda: runs._execute_job(ours, on, outcome, {}))
     return outcome
 
 
@@ -127,9 +127,9 @@ def test_a_run_that_dies_while_ours_waits_for_it_is_noticed_and_said(
 def test_a_living_run_is_left_alone_and_a_recycled_process_number_is_not_one(on: dg.DagsterInstance) -> None:
     with foreign_run(on, holding=True) as holder:
         assert pools.close_dead_runs(on) == []
-        assert pools._is_alive(holder.pid, time.time())
-        assert not pools._is_alive(holder.pid, time.time() - 3600), "that process was not there then"
-    assert not pools._is_alive(holder.pid, time.time())
+        assert pools._process_is_alive(holder.pid, time.time())
+        assert not pools._process_is_alive(holder.pid, time.time() - 3600), "that process was not there then"
+    assert not pools._process_is_alive(holder.pid, time.time())
 
 
 def test_what_an_ended_or_deleted_run_held_is_free(on: dg.DagsterInstance) -> None:

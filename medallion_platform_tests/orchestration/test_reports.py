@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import dagster as dg
 import polars as pl
@@ -12,13 +12,13 @@ import pytest
 from deltalake import write_deltalake
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.commit import commit_files
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, reports
 from medallion_platform.queries import findings
-from medallion_platform.queries.preview import preview
+from medallion_platform.queries.preview import preview_rows
 
 
 def write(read: int, dead: int) -> CommitRecord:
@@ -41,12 +41,12 @@ def write(read: int, dead: int) -> CommitRecord:
 def test_a_surge_of_dead_letters(
     lake: Lake, newest: CommitRecord, before: list[CommitRecord], passed: bool
 ) -> None:
-    assert not findings.surge(findings.writes(lake, "bronze.events")).surges
+    assert not findings.rejection_surge(findings.writes(lake, "bronze.events")).surges
     table = lake.ensure("bronze.events", pl.DataFrame({"n": [1]}).to_arrow().schema)
     for n, record in enumerate([*before, newest], start=1):
-        commit(table, replace(record, sequence=n))
-    told = checks.evaluation(
-        checks.surge_result("bronze.events", findings.surge(findings.writes(lake, "bronze.events")))
+        commit_files(table, replace(record, sequence=n))
+    told = checks.check_evaluation(
+        checks.surge_result("bronze.events", findings.rejection_surge(findings.writes(lake, "bronze.events")))
     )
     assert told.passed is passed
     last = newest if newest.counts.read else before[-1]
@@ -61,7 +61,7 @@ class People(ContractModel):
 
 
 def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
-    assert reports.as_markdown(preview(lake, People.contract, "bronze.people", 5)) == "no rows yet"
+    assert reports.rows_as_markdown(preview_rows(lake, People.contract, "bronze.people", 5)) == "no rows yet"
     rows = {
         "id": [1, 2],
         "email": ["planted.name@example.com", None],
@@ -72,12 +72,29 @@ def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
     }
     lake.ensure("bronze.people", pl.DataFrame(rows).to_arrow().schema)
     write_deltalake(lake.path("bronze.people"), pl.DataFrame(rows), mode="append")
-    lines = reports.as_markdown(preview(lake, People.contract, "bronze.people", 5)).splitlines()
+    lines = reports.rows_as_markdown(preview_rows(lake, People.contract, "bronze.people", 5)).splitlines()
     assert lines[:2] == ["| id | email | note | undeclared | at |", "|---|---|---|---|---|"]
     masked = "pla***@example.com"
     assert lines[2] == f"| 1 | {masked} | a\\|b c | {masked} | 2026-01-05 00:00:00+00:00 |"
     assert "planted.name" not in "".join(lines)
     assert all(len(line) < 160 for line in lines)
+
+
+def test_a_preview_is_in_order_of_partition_and_key(lake: Lake) -> None:
+    class Days(ContractModel):
+        shop: T.StringType = Field()
+        day: T.DateType = Field()
+
+        class Config:
+            metadata = {"key": ["day", "shop"], "partitioned_by": ["day"]}  # noqa: RUF012
+
+    rows = pl.DataFrame(
+        {"shop": ["b", "a", "a"], "day": [date(2026, 2, 5), date(2026, 2, 5), date(2026, 2, 1)]}
+    )
+    write_deltalake(lake.path("gold.days"), rows, partition_by=["day"])
+    shown = preview_rows(lake, Days.contract, "gold.days", 5)
+    assert shown is not None
+    assert shown.rows() == [("a", date(2026, 2, 1)), ("a", date(2026, 2, 5)), ("b", date(2026, 2, 5))]
 
 
 def test_lineage_in_the_words_of_dagster() -> None:

@@ -19,10 +19,10 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 
-from medallion_platform.assembly import definitions_of
+from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration import runs
-from medallion_platform.orchestration.retention import forget
-from medallion_platform.settings import Settings
+from medallion_platform.orchestration.location import definitions_of
+from medallion_platform.orchestration.retention import forget_runs
 from medallion_platform_tests.debezium.stack import Postgres, running_postgres
 
 TABLE = dg.AssetKey("gold_made")
@@ -43,7 +43,7 @@ DEFS = dg.Definitions([made], executor=dg.in_process_executor)
 
 @pytest.fixture
 def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.instance(tmp_path / "dagster") as found:
+    with runs.open_instance(tmp_path / "dagster") as found:
         yield found
 
 
@@ -102,7 +102,7 @@ def test_old_runs_go_and_tables_stay_as_they_are(on: dg.DagsterInstance, tmp_pat
     assert told["partitions"] == {"2026-01-01", "2026-01-02", "2026-01-03"}
     assert files_of(home, superseded)
 
-    assert forget(on, before) == 3
+    assert forget_runs(on, before) == 3
     assert state(on) == told
     assert {r.run_id for r in on.get_runs()} == {waiting, started, new}
     for gone in (superseded, first, failed):
@@ -113,7 +113,7 @@ def test_old_runs_go_and_tables_stay_as_they_are(on: dg.DagsterInstance, tmp_pat
     with sqlite3.connect(home / "history" / "runs.db") as base:
         orphans = "select count(*) from run_tags where run_id not in (select run_id from runs)"
         assert base.execute(orphans).fetchone() == (0,)
-    assert forget(on, before) == 0
+    assert forget_runs(on, before) == 0
     assert state(on) == told
     again = run(on, "2026-01-02")
     assert on.get_latest_data_version_record(TABLE, partition_key="2026-01-02").run_id == again  # type: ignore[union-attr]
@@ -123,9 +123,9 @@ def test_one_maintenance_forgets_so_many_and_the_next_one_the_rest(on: dg.Dagste
     for _ in range(3):
         run(on, "2026-01-01")
     before = now()
-    assert forget(on, before, most=2) == 2
+    assert forget_runs(on, before, most=2) == 2
     assert len(on.get_runs()) == 1
-    assert forget(on, before, most=2) == 1
+    assert forget_runs(on, before, most=2) == 1
     assert on.get_materialized_partitions(TABLE) == {"2026-01-01"}
 
 
@@ -133,7 +133,7 @@ def test_what_sensors_told_is_bounded_and_the_last_tick_stays(on: dg.DagsterInst
     for n in range(5):
         on.report_runless_asset_event(dg.AssetMaterialization(TABLE, partition="2026-01-01"))
         on.report_runless_asset_event(dg.AssetCheckEvaluation(TABLE, "holds", passed=n == 4))
-    origin = runs._repository().get_instigator_origin("a_sensor")
+    origin = runs._repository_origin().get_instigator_origin("a_sensor")
     on.add_instigator_state(
         InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData())
     )
@@ -149,7 +149,7 @@ def test_what_sensors_told_is_bounded_and_the_last_tick_stays(on: dg.DagsterInst
             )
         )
     told = state(on)
-    forget(on, now())
+    forget_runs(on, now())
     assert state(on) == told
     assert told["check"][1].value == "SUCCEEDED"
     assert len(on.event_log_storage.get_asset_check_execution_history(HOLDS, limit=9)) == 2
@@ -163,7 +163,7 @@ def test_pools_of_runs_that_are_gone_are_free(on: dg.DagsterInstance) -> None:
     storage = on.event_log_storage
     storage.set_concurrency_slots("made", 1)
     assert storage.claim_concurrency_slot("made", "a run that nobody knows", "step").is_claimed
-    forget(on, datetime.now(UTC))
+    forget_runs(on, datetime.now(UTC))
     assert not storage.get_concurrency_info("made").claimed_slots
 
 
@@ -172,11 +172,15 @@ def test_the_maintenance_forgets_by_the_setting(on: dg.DagsterInstance, tmp_path
     assert Settings().keep_runs_days == 30
     job = definitions_of(Settings(home=tmp_path)).resolve_job_def("maintenance")
     with sqlite3.connect(tmp_path / "dagster" / "history" / "runs.db") as base:
-        base.execute("update runs set update_timestamp = ?", (datetime.now(UTC) - timedelta(days=29),))
+        ended = datetime.now(UTC) - timedelta(days=29)
+        # As text: Feast, where it is loaded, has SQLite store a datetime as a number.
+        base.execute("update runs set update_timestamp = ?", (f"{ended:%Y-%m-%d %H:%M:%S.%f}",))
     assert job.execute_in_process(instance=on).success
     assert len(on.get_runs()) == 2
     with sqlite3.connect(tmp_path / "dagster" / "history" / "runs.db") as base:
-        base.execute("update runs set update_timestamp = ?", (datetime.now(UTC) - timedelta(days=31),))
+        ended = datetime.now(UTC) - timedelta(days=31)
+        # As text: Feast, where it is loaded, has SQLite store a datetime as a number.
+        base.execute("update runs set update_timestamp = ?", (f"{ended:%Y-%m-%d %H:%M:%S.%f}",))
     done = job.execute_in_process(instance=on)
     assert done.success
     assert [r.run_id for r in on.get_runs()] == [done.run_id]
@@ -208,7 +212,7 @@ def check_backfills(on: dg.DagsterInstance) -> None:
     backfill(on, "has a run", old, BulkActionStatus.COMPLETED_SUCCESS)
     job = DEFS.resolve_implicit_global_asset_job_def()
     on.create_run_for_job(job, tags={"dagster/backfill": "has a run"})
-    forget(on, new - timedelta(days=30))
+    forget_runs(on, new - timedelta(days=30))
     going_on = {f"old {status}" for status in ("REQUESTED", "CANCELING", "FAILING")}
     assert {found.backfill_id for found in on.get_backfills()} == {*going_on, "new", "has a run"}
     tagged = on.get_backfills(BulkActionsFilter(tags={"why": "test"}))
@@ -240,7 +244,7 @@ def test_a_storage_in_postgres_is_bounded_too(server: Postgres, tmp_path: Path) 
             before = now()
             newest = run(on, "2026-01-01")
             told = state(on)
-            assert forget(on, before) == 2, "the superseded one, and the newest of before"
+            assert forget_runs(on, before) == 2, "the superseded one, and the newest of before"
             assert state(on) == told, "pages and sensors see what they saw"
             assert not on.has_run(superseded)
             assert [r.run_id for r in on.get_runs()] == [newest]

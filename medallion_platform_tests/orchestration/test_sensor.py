@@ -12,17 +12,22 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from medallion_platform.assembly import catalog, lakehouse_of
+from medallion_platform.installation.settings import Settings
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
-from medallion_platform.orchestration.due import ATTEMPTS, Request, read, written
-from medallion_platform.orchestration.lakehouse import Lakehouse
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.location import catalog, lakehouse_of
+from medallion_platform.orchestration.run_requests import (
+    ATTEMPTS,
+    Request,
+    requests_from_text,
+    requests_to_text,
+)
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
-from medallion_platform.settings import Settings
 
 SILVER = "silver.departments"
 FEW = Catalog((catalog.source_of["bronze.departments"],), (catalog.by_name[SILVER],))
@@ -59,7 +64,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with runs.instance(tmp_path / "dagster") as on:
+    with runs.open_instance(tmp_path / "dagster") as on:
         yield World(lakehouse_of(Settings(home=tmp_path, settle_seconds=0)), on)
 
 
@@ -93,7 +98,7 @@ def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world
     world.take_in()
     state = out_of_date_tables(FEW, world.place.lake)[SILVER].state
     long_ago = datetime.now(UTC) - timedelta(days=1)
-    world.cursor = written({SILVER: Request(state, ATTEMPTS, long_ago)})
+    world.cursor = requests_to_text({SILVER: Request(state, ATTEMPTS, long_ago)})
     result = world.tick()
     assert not result.run_requests
     (told,) = result.asset_events
@@ -120,7 +125,7 @@ def test_a_table_that_another_run_works_on_is_left_to_it_and_not_counted(world: 
     with InstanceConcurrencyContext(world.on, backfill) as pools:
         assert pools.claim("silver_departments", "step")
         assert world.jobs() == []
-        assert SILVER not in read(world.cursor)
+        assert SILVER not in requests_from_text(world.cursor)
         pools.free_step("step")
     assert world.jobs() == [CATCH_UP]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from medallion_platform.assembly import catalog, definitions_of
-from medallion_platform.orchestration.names import key_of
-from medallion_platform.settings import Settings
+from medallion_platform.installation.settings import Settings
+from medallion_platform.orchestration.location import catalog, definitions_of
+from medallion_platform.orchestration.names import asset_key
 from medallion_platform_tests.command import REPOSITORY
 
 
@@ -36,7 +36,7 @@ def test_the_code_location_is_valid(tool: str, arguments: list[str], verdict: st
 def test_every_table_says_where_it_is_declared() -> None:
     graph = definitions_of(Settings()).resolve_asset_graph()
     for name, table in catalog.by_name.items():
-        told = graph.get(key_of(name)).metadata["dagster/code_references"]
+        told = graph.get(asset_key(name)).metadata["dagster/code_references"]
         assert isinstance(told, dg.CodeReferencesMetadataValue)
         (found,) = told.code_references
         assert isinstance(found, dg.LocalFileCodeReference)

@@ -61,7 +61,7 @@ class Simulated:
             self.arrived += (waited + worked) * per_second
             self.taken += batch
             left = int(self.arrived - self.taken)
-            self.pace.after(batch, left, worked, waited + worked)
+            self.pace.learn_from_batch(batch, left, worked, waited + worked)
             self.sizes.append(self.pace.rows)
             self.behind.append(left)
 
@@ -85,5 +85,5 @@ def test_a_tenfold_spike_is_caught_up_with_and_batches_do_not_swing(monkeypatch:
 def test_memory_that_runs_short_shrinks_a_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = _Pace(rows=200_000)
     monkeypatch.setattr("medallion_platform.pipeline.intake.stream.memory_is_short", lambda: True)
-    pace.after(200_000, 10**9, 4.0, 4.0)
+    pace.learn_from_batch(200_000, 10**9, 4.0, 4.0)
     assert pace.rows == 100_000

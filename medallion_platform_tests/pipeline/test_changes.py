@@ -11,7 +11,7 @@ import pyspark.sql.types as T
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.pipeline.intake.triage import validate
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.messages import framed
+from medallion_platform.sources.connectors.kafka.messages import parse_messages
 from medallion_platform.sources.formats.debezium import Debezium
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform_tests.pipeline.toy import RUN
@@ -47,7 +47,7 @@ def validated(*messages: tuple[Any, Any]) -> Any:
         "_offset": pl.Series(range(len(values)), dtype=pl.Int64),
         "_key": pl.Series([json.dumps(key).encode() for key, _ in messages], dtype=pl.Binary),
     }
-    return validate(SOURCE, framed(SOURCE, values, told), RUN.at)
+    return validate(SOURCE, parse_messages(SOURCE, values, told), RUN.at)
 
 
 def event(op: str, **row: Any) -> dict[str, Any]:

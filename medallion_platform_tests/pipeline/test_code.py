@@ -143,10 +143,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         tops = {name.partition(".")[0] for name in files}
         for name in [m for m in sys.modules if m.partition(".")[0] in tops]:
             del sys.modules[name]
-        code.forget()
+        code.forget_files()
         monkeypatch.syspath_prepend(str(root))
         importlib.invalidate_caches()
-        return code.text_of(importlib.import_module(f"{package}silver").transform)
+        return code.code_text(importlib.import_module(f"{package}silver").transform)
 
     yield told
     for name in [m for m in sys.modules if m.partition(".")[0] in ("weather", "silver", "helpers", "rates")]:
@@ -210,6 +210,44 @@ def test_nothing_else_counts(
     assert " at 0x" not in before
 
 
+DISPATCHED = {
+    "def unused(row):": "@functools.singledispatch\ndef read(row):\n    return row\n\n\n"
+    "@read.register\ndef _(row: int):\n    return row + 7\n\n\ndef unused(row):",
+    "return row.strip()": "return read(row.strip())",
+}
+LOADED = {
+    "RATE = 1.5": "RATE = 1.5\nDIGITS = 2",
+    "import functools\nfrom enum": "import functools\nimport importlib\nfrom enum",
+    "return str(row)": "return round(row, getattr(importlib.import_module('weather.rates'), 'DIG' + 'ITS'))",
+}
+
+
+@pytest.mark.parametrize(
+    ("uses", "change"),
+    [
+        (DISPATCHED, {"row + 7": "row + 8"}),
+        (DISPATCHED, {"def read(row):\n    return row\n": "def read(row):\n    return -row\n"}),
+        (DISPATCHED, {"row: int": "row: float"}),
+        (LOADED, {"DIGITS = 2": "DIGITS = 3"}),
+        (
+            LOADED | {"import importlib\n": "from importlib import import_module\n", "importlib.i": "i"},
+            {"DIGITS = 2": "DIGITS = 3"},
+        ),
+        (LOADED | {"'weather.rates'": "'.rates', __package__"}, {"DIGITS = 2": "DIGITS = 3"}),
+    ],
+)
+def test_what_is_registered_or_loaded_by_its_name_counts(
+    project: Callable[..., str], uses: dict[str, str], change: dict[str, str]
+) -> None:
+    assert project(uses) == project(uses)
+    assert project(uses) != project(uses | change)
+
+
+def test_a_module_that_nobody_loads_does_not_count(project: Callable[..., str]) -> None:
+    unused = {"RATE = 1.5": "RATE = 1.5\nDIGITS = 2"}
+    assert project(unused) == project(unused | {"DIGITS = 2": "DIGITS = 3"})
+
+
 def test_installed_libraries_do_not_count(project: Callable[..., str]) -> None:
     uses = {"return str(row)": "return pl.lit(row)", "import functools\n": "import functools, polars as pl\n"}
     told = project(uses)
@@ -219,14 +257,14 @@ def test_installed_libraries_do_not_count(project: Callable[..., str]) -> None:
 
 def test_lambdas_of_one_line_are_told_apart() -> None:
     first, second = (lambda x: x + 1), (lambda x: x + 2)
-    assert code.text_of(first) != code.text_of(second)
+    assert code.code_text(first) != code.code_text(second)
     outer = lambda x: lambda y: x + y  # noqa: E731
-    assert code.text_of(outer) != code.text_of(outer(1))
-    assert code.text_of(outer(1)) != code.text_of(outer(2)), "what is closed over counts"
+    assert code.code_text(outer) != code.code_text(outer(1))
+    assert code.code_text(outer(1)) != code.code_text(outer(2)), "what is closed over counts"
 
 
 def test_functions_that_call_each_other_end() -> None:
-    assert code.text_of(ping) == code.text_of(ping)
+    assert code.code_text(ping) == code.code_text(ping)
 
 
 def ping(n: int) -> int:
@@ -249,7 +287,7 @@ def test_it_is_the_same_in_every_process_and_version_of_python(tmp_path: Path) -
     program = (
         "import sys, importlib.util as u; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv[1])\n"
         "spec = u.spec_from_file_location('code_', sys.argv[2]); m = u.module_from_spec(spec)\n"
-        "spec.loader.exec_module(m); import silver; print(m.text_of(silver.transform))"
+        "spec.loader.exec_module(m); import silver; print(m.code_text(silver.transform))"
     )
     told = {
         subprocess.run(

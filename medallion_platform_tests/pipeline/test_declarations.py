@@ -12,8 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
+from medallion_platform.errors import DeclarationError, Kind
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.table import DeclarationError, Lookup, Table, Upstream, daily, table, weekly
+from medallion_platform.pipeline.table import (
+    Lookup,
+    Table,
+    TimePartition,
+    Upstream,
+    daily,
+    table,
+    weekly,
+)
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
 
@@ -28,6 +37,7 @@ CONTRACT = Contract(
     event_time="t",
     partitioned_by=("day",),
 )
+BY_TEXT = replace(CONTRACT, partitioned_by=("k",))
 BARE = Contract("B", (Column("k", ColumnType("string")), Column("day", ColumnType("date"))))
 
 
@@ -83,6 +93,62 @@ USERS = Lookup("silver.users", key="k", by="k")
             "point in time",
         ),
         (one, {"inputs": {"up": USERS}}, "lookups only"),
+        # what has no meaning here
+        (one, {"recompute_key": ("k",)}, "recompute_key is for incremental='merge_by_key', and not for 'app"),
+        (
+            one,
+            {"incremental": "replace_partitions", "recompute_key": ("k",)},
+            "recompute_key is for incremental='merge_by_key', and not for 'repl",
+        ),
+        (one, {"inputs": {"up": Upstream("silver.up", 2)}}, "its lookback_days mean nothing"),
+        (
+            one,
+            {
+                "inputs": {"up": Upstream("silver.up", 2)},
+                "partition": None,
+                "incremental": "replace_partitions",
+            },
+            "lookback_days of silver.up needs a partition",
+        ),
+        # what is none of what the option takes
+        (
+            one,
+            {"contract": object()},
+            "contract is <object .*, and not a contract: MyModel.contract",
+        ),
+        (one, {"contract": str}, "contract is the class str, and not a contract"),
+        (one, {"partition": "day"}, "partition is 'day', and not daily"),
+        (one, {"inputs": ["silver.up"]}, r"inputs is \['silver.up'\], and not"),
+        (one, {"inputs": {"up": 7}}, "input 'up' is 7, and not the name of a table"),
+        (one, {"recompute_key": "k"}, r"recompute_key is 'k', and not a tuple of texts: \('k',\)"),
+        (one, {"cluster_by": "k"}, "cluster_by is 'k', and not a tuple"),
+        (one, {"cluster_by": ("k", "k")}, "cluster_by names 'k' twice"),
+        (one, {"cluster_by": (None,)}, "cluster_by: None is no text"),
+        (one, {"cluster_by": ("k\0",)}, "has a NUL"),
+        (
+            one,
+            {"fresh_within": timedelta(-1)},
+            "fresh_within is -1 day.*: it has to be at least 0:01:00",
+        ),
+        (one, {"fresh_within": timedelta(seconds=5)}, "it has to be at least 0:01:00"),
+        (one, {"fresh_within": 3600}, "fresh_within is 3600, and not a timedelta"),
+        (one, {"owner": "the data team"}, "is neither an e-mail address nor 'team:'"),
+        (one, {"owner": "team:"}, "is neither an e-mail address nor 'team:'"),
+        (one, {"mask_undeclared": "no"}, "mask_undeclared is 'no', and neither True nor False"),
+        (one, {"cluster_by": ("day",)}, "cluster_by names 'day', which has one value in each partition"),
+        ("select 1", {}, "'select 1' is decorated, and not a function"),
+        (lambda *up: up, {}, "is called with its inputs by their names, and '.up' cannot be given so"),
+        (lambda up: (yield up), {}, "cannot be a generator or async"),
+        (one, {"source_row_count": "n >"}, "source_row_count='n >' is no SQL expression"),
+        (one, {"source_row_count": "select 1"}, "is no SQL expression"),
+        (one, {"source_row_count": "k as n"}, "is no SQL expression"),
+        (one, {"source_row_count": "size(split(k, 'x'))"}, "that Spark and Polars both know"),
+        (one, {"source_row_count": 1}, "source_row_count: 1 is no text"),
+        (
+            one,
+            {"contract": BY_TEXT, "partition": daily("k")},
+            "column 'k' is a string, and not a date",
+        ),
         (two, {"inputs": {"up": "silver.up", "users": Upstream("silver.up", 7)}}, "named twice"),
     ],
 )
@@ -95,13 +161,33 @@ def test_what_cannot_work_is_refused(
 
 
 def test_a_declaration_tells_its_parts() -> None:
-    t = declare(two, inputs={"up": Upstream("silver.up", 3), "users": USERS})
+    t = declare(two, inputs={"up": Upstream("silver.up"), "users": USERS})
     assert t.layer == "gold"
-    assert t.main == ("up", Upstream("silver.up", 3))
-    assert t.upstreams == {"up": Upstream("silver.up", 3)}
+    assert (t.main_argument, t.main_upstream) == ("up", Upstream("silver.up"))
+    assert t.upstreams == {"up": Upstream("silver.up")}
     assert t.lookups == {"users": USERS}
     assert t.upstream_names == ("silver.up", "silver.users")
     assert declare().description == "One row."
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        (lambda: Upstream("silver.up", -1), "lookback_days of silver.up is -1: it has to be at least 0"),
+        (lambda: Upstream("silver.up", cast(Any, 1.5)), "is 1.5, and not a whole number"),
+        (lambda: Upstream("silver.up", 10**6), "is 1000000: it has to be at most 36500"),
+        (lambda: Upstream("silver.up", True), "is True, and not a whole number"),
+        (lambda: Upstream(""), "the table of an upstream: '' is empty"),
+        (lambda: Upstream(cast(Any, declare())), "is no text"),
+        (lambda: Lookup("silver.users", key=("k", "k"), by=("a", "b")), "key names 'k' twice"),
+        (lambda: TimePartition("day", cast(Any, "month")), "a partition is one of day, week, not 'month'"),
+        (lambda: daily(""), "the column of a partition: '' is empty"),
+    ],
+)
+def test_a_part_that_cannot_be_meant_is_refused(declared: Callable[[], object], reason: str) -> None:
+    with pytest.raises(DeclarationError, match=reason) as refused:
+        declared()
+    assert refused.value.kind is Kind.PERMANENT
 
 
 @given(st.dates(date(1, 1, 8), date(9999, 12, 24)))
@@ -144,7 +230,7 @@ def test_a_catalog_that_cannot_run_is_refused(tables: tuple[Table, ...], reason:
     ("changed", "tables", "reason"),
     [
         ({"name": "x y"}, (), "'x y': its name has more than letters"),
-        ({"name": ""}, (), "its name has more"),
+        ({"name": ""}, (), "name: '' is empty"),
         ({"domain": "Einkäufe"}, (), "its domain has more than"),
         ({"domain": "a.b"}, (), "its domain has more than"),
         ({"table": "x"}, (), "its table 'x' is not named 'bronze.'"),
@@ -161,6 +247,72 @@ def test_a_name_that_has_no_place_is_refused(
     """Dagster refused it with an error of its own, and nothing of the project could be loaded."""
     with pytest.raises(DeclarationError, match=reason):
         Catalog((replace(source("x"), **cast("dict[str, Any]", changed)),), tables)
+
+
+@pytest.mark.parametrize(
+    ("given_options", "reason"),
+    [
+        ({"sources": source("x")}, r"catalog: sources is FileSource\("),
+        ({"sources": (FileSource,)}, "one of sources is the class FileSource, and not a source"),
+        (
+            {"sources": (replace(source("x"), table="bronze.y"), source("x"))},
+            "source x is declared more than once",
+        ),
+        (
+            {"sources": (source("X"), replace(source("x"), table="bronze.y"))},
+            "source x is declared more than once",
+        ),
+        (
+            {
+                "sources": (
+                    source("x"),
+                    FileSource("y", "bronze.y", CONTRACT, Csv(), "y", claims=("y/*", "x/*")),
+                )
+            },
+            "sources 'x' and 'y' both claim 'x/.'",
+        ),
+        (
+            {
+                "tables": (
+                    made("silver.h", "bronze.x"),
+                    declare(two, inputs={"up": "bronze.x", "users": Lookup("silver.h", key="nope", by="k")}),
+                )
+            },
+            "gold.t: its lookup has the key 'nope', a column that C, the contract of silver.h, does not",
+        ),
+        ({"tables": (one,)}, "one of tables is <function one .*, and not a table, as @table makes it"),
+        ({"features": (made("gold.t", "bronze.x"),)}, "one of features is .*and not features"),
+    ],
+)
+def test_a_catalog_holds_declarations_only(given_options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        Catalog(**({"sources": (source("x"),), "tables": ()} | given_options))
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        ("1", None),
+        ("2", None),
+        ("k is not null", None),
+        ("case when k = 'a' then 2 else 0 end", None),
+        ("_offset > 7", None),
+        ("event_date is null", None),
+        ("nope > 1", "speaks of 'nope', which C does not declare"),
+        ("K is null", "speaks of 'K', which C does not declare"),
+        ("k", "is neither a condition nor a whole number"),
+        ("k + day", "cannot be computed of C"),
+        ("0.5", "is neither a condition nor a whole number"),
+    ],
+)
+def test_a_count_of_source_rows_speaks_of_the_upstream(count: str, reason: str | None) -> None:
+    counting = declare(lambda up: up, "silver.a", inputs={"up": "bronze.x"}, source_row_count=count)
+    if reason is None:
+        Catalog((source("x"),), (counting,))
+        return
+    with pytest.raises(DeclarationError, match=reason) as refused:
+        Catalog((source("x"),), (counting,))
+    assert "silver.a, made from bronze.x" in str(refused.value)
 
 
 def test_personal_data_is_declared_all_the_way_down() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
 from medallion_platform.contracts.polars_engine import polars_schema
-from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.duplicates import find_duplicates
 
 START = datetime(2026, 1, 5, 23, 50, tzinfo=UTC)
 WATERMARK = timedelta(minutes=10)
@@ -90,7 +90,7 @@ def test_batches_find_what_a_replay_of_single_rows_finds(
     while at < frame.height:
         size = data.draw(st.integers(1, frame.height - at), label="batch")
         batch = frame.slice(at, size)
-        twice = duplicates(batch, declared, DeltaTable(path))
+        twice = find_duplicates(batch, declared, DeltaTable(path))
         found += twice.to_list()
         accepted = batch.filter(~twice)
         if accepted.height:
@@ -107,7 +107,7 @@ def test_a_chain_of_repeats_is_measured_from_the_accepted_row(tmp_path: Path) ->
         schema=polars_schema(declared),
     ).with_columns(pl.col("t").dt.date().alias("event_date"))
     write_deltalake(tmp_path, frame.clear(), partition_by=["event_date"])
-    assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, True, False, True]
+    assert find_duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, True, False, True]
 
 
 def test_at_the_ends_of_the_calendar_repeats_are_found_too(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_at_the_ends_of_the_calendar_repeats_are_found_too(tmp_path: Path) -> No
         [{"k": "a", "n": 1, "t": t, "r": 0} for t in ends], schema=polars_schema(declared)
     ).with_columns(pl.col("t").dt.date().alias("event_date"))
     write_deltalake(tmp_path, frame.clear(), partition_by=["event_date"])
-    assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, False]
+    assert find_duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [False, False]
     write_deltalake(tmp_path, frame, mode="append")
-    assert duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [True, True]
+    assert find_duplicates(frame, declared, DeltaTable(tmp_path)).to_list() == [True, True]
 
 
 def test_the_event_time_may_be_part_of_the_key(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_event_time_may_be_part_of_the_key(tmp_path: Path) -> None:
         for r in (there, batch)
     ]
     write_deltalake(tmp_path, frames[0], partition_by=["event_date"])
-    found = duplicates(frames[1], told, DeltaTable(tmp_path))
+    found = find_duplicates(frames[1], told, DeltaTable(tmp_path))
     assert found.to_list() == [True, False, False, True]
 
 
@@ -141,4 +141,4 @@ def test_without_a_key_nothing_repeats(tmp_path: Path) -> None:
     declared = contract(None, ())
     frame = pl.DataFrame([{"k": "a", "n": 1, "t": START, "r": 0}] * 3, schema=polars_schema(declared))
     write_deltalake(tmp_path, frame)
-    assert not duplicates(frame, declared, DeltaTable(tmp_path)).any()
+    assert not find_duplicates(frame, declared, DeltaTable(tmp_path)).any()

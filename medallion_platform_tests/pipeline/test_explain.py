@@ -17,13 +17,13 @@ from medallion_platform.pipeline.refresh.explain import (
     Explanation,
     Size,
     Why,
-    action_of,
     causes,
-    explain,
+    explain_plan,
+    planned_action,
 )
 from medallion_platform.pipeline.refresh.plan import Upstreams, plan_refresh
 from medallion_platform.pipeline.table import Table
-from medallion_platform.queries.plans import plans
+from medallion_platform.queries.plans import plans_of_tables
 from medallion_platform_tests.pipeline.shop import EVENTS, bring, event, no_spark
 from medallion_platform_tests.pipeline.test_plan import DAYS, declared, made, up
 from medallion_platform_tests.pipeline.test_refresh import arrive
@@ -43,7 +43,7 @@ def test_a_table_that_is_up_to_date_reads_nothing() -> None:
     t = declared()
     upstreams = up()
     plan = plan_refresh(t, made(t), upstreams, existing=DAYS)
-    assert explain(context(t, made(t), upstreams, plan=plan)) == Explanation("gold.t", Action.NOTHING)
+    assert explain_plan(context(t, made(t), upstreams, plan=plan)) == Explanation("gold.t", Action.NOTHING)
     assert why(t, made(t), upstreams) == []
 
 
@@ -60,13 +60,13 @@ def test_the_upstream_that_changed_is_named_with_its_versions() -> None:
 )
 def test_the_action_is_the_plan_s(incremental: str, action: Action) -> None:
     t = declared(incremental)
-    assert action_of(plan_refresh(t, made(t), up({DAYS[0]}), existing=DAYS)) is action
-    assert action_of(plan_refresh(t, None, up())) is Action.REBUILD
+    assert planned_action(plan_refresh(t, made(t), up({DAYS[0]}), existing=DAYS)) is action
+    assert planned_action(plan_refresh(t, None, up())) is Action.REBUILD
 
 
 def test_a_merge_is_named_as_such() -> None:
     t = declared("merge_by_key", None)
-    assert action_of(plan_refresh(t, made(t), up({UNPARTITIONED}))) is Action.MERGE_BY_KEY
+    assert planned_action(plan_refresh(t, made(t), up({UNPARTITIONED}))) is Action.MERGE_BY_KEY
 
 
 def test_causes_other_than_rows() -> None:
@@ -90,11 +90,13 @@ def test_it_is_what_the_refresh_then_does(tmp_path: Path, spark: SparkSession) -
     def doubled(events: DataFrame) -> DataFrame:
         return t.transform(events).withColumn("amount", t.transform(events)["amount"] * 2)
 
-    follows = replace(numbers(), name="gold.numbers", inputs={"events": replace(t.main[1], table=t.name)})
+    follows = replace(
+        numbers(), name="gold.numbers", inputs={"events": replace(t.main_upstream, table=t.name)}
+    )
     catalog = Catalog((EVENTS,), (t, follows))
 
     def planned(known: Catalog = catalog) -> list[Explanation]:
-        return plans(known, zone.lake)
+        return plans_of_tables(known, zone.lake)
 
     assert [(p.action, p.causes) for p in planned()] == [
         (Action.WAITS, (Cause(Why.INPUT_MISSING, "bronze.events"),)),

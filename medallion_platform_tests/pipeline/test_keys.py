@@ -13,7 +13,6 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform import pieces
 from medallion_platform.contracts.model import ContractModel, Field
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import StagedFile
@@ -24,6 +23,7 @@ from medallion_platform.pipeline.refresh.errors import RefreshFailed
 from medallion_platform.pipeline.table import Table, table
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.jsonlines import JsonLines
+from medallion_platform.storage import pieces
 
 from .shop import bring, content, dead, rebuilt
 from .toy import Row, Zone
@@ -78,7 +78,7 @@ STOCK = table(
 
 @pytest.fixture
 def zone(tmp_path: Path) -> Zone:
-    return Zone(tmp_path / "häus chen;+{y}*")
+    return Zone(tmp_path / "häus chen;+")
 
 
 def arrive(zone: Zone, source: FileSource, *rows: dict[str, object]) -> None:
@@ -102,8 +102,9 @@ def bring_as_rebuilt(t: Table, source: FileSource, zone: Zone, spark: SparkSessi
     assert dead(fresh, t.name) == dead(zone.lake, t.name)
 
 
-def test_a_changed_key_is_replaced_in_a_partition_of_any_text(zone: Zone, spark: SparkSession) -> None:
-    t, catalog = STOCK, Catalog((RAW,), (STOCK,))
+def test_a_changed_key_is_replaced_in_a_partition_of_any_text(tmp_path: Path, spark: SparkSession) -> None:
+    """In a folder, too, that Spark reads by Delta's own reader alone, which is slow: in this test alone."""
+    zone, t, catalog = Zone(tmp_path / "häus chen;+{y}*"), STOCK, Catalog((RAW,), (STOCK,))
     first = [{"place": text, "sku": f"{side}{n}", "n": 1} for n, text in enumerate(TEXTS) for side in "xy"]
     arrive(zone, RAW, *first, {"place": None, "sku": "xz", "n": 1})
     bring(t, zone.lake, spark, catalog)
@@ -163,7 +164,7 @@ def test_one_row_of_several_of_a_key_is_not_lost_by_a_mistake(zone: Zone, spark:
 
     arrive(zone, RAW, *({"place": "a", "sku": f"k{n}", "n": n % 3} for n in range(6)))
     for wrong, why in [
-        (some, "4 keys (sku) of bronze.stock are neither"),
+        (some, "leaves out 4 keys (sku) of bronze.stock"),
         (doubled, "more rows of 6 keys (sku) than bronze.stock has"),
     ]:
         t = replace(STOCK, transform=wrong)
@@ -178,7 +179,7 @@ def test_one_row_of_several_of_a_key_is_not_lost_by_a_mistake(zone: Zone, spark:
     # An increment is held to the same.
     before = content(zone.lake, STOCK.name)
     arrive(zone, RAW, {"place": "b", "sku": " k1", "n": 7}, {"place": "b", "sku": "k2", "n": 1})
-    for wrong, why in [(some, "1 keys"), (renamed, "neither in the rows")]:
+    for wrong, why in [(some, "1 key "), (renamed, "neither in the rows")]:
         t = replace(STOCK, transform=wrong)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(RefreshFailed, match=why):
             patch.setattr(plan, "code_version", lambda _: int(done.record.code, 16))  # type: ignore[union-attr]
@@ -203,7 +204,7 @@ def test_a_key_is_gone_where_the_declaration_says_so(zone: Zone, spark: SparkSes
     bring_as_rebuilt(t, RAW, zone, spark)
     assert rows_of(zone.lake, t.name, ["sku", "n"]) == [("k0", 5), ("k2", 2), ("k3", 3)]
     arrive(zone, RAW, {"place": "a", "sku": "k2", "n": -1})
-    with pytest.raises(RefreshFailed, match="1 keys"):
+    with pytest.raises(RefreshFailed, match="1 key "):
         bring(t, zone.lake, spark, catalog)
 
 
@@ -250,7 +251,7 @@ def test_rejected_rows_are_written_a_file_at_a_time(
     zone: Zone, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are: none is lost, none doubled, and those of other keys stay."""
-    monkeypatch.setattr(pieces, "_NESTED_ROWS", 7)
+    monkeypatch.setattr(pieces, "ROWS", 7)
     monkeypatch.setattr(dead_letters, "FILE_BYTES", 1000)
     held: list[int] = []
     stage = dead_letters.stage
@@ -265,7 +266,7 @@ def test_rejected_rows_are_written_a_file_at_a_time(
     done = bring(STOCK, zone.lake, spark, Catalog((RAW,), (STOCK,)))
     assert done.record
     assert (done.record.counts.written, done.record.counts.dead_lettered) == (0, 100)
-    assert done.record.violations == {"n: greater_than_or_equal_to(0)": 100}
+    assert done.record.violations == {"n: at least 0": 100}
     assert (sum(held), max(held) < 20) == (100, True)
     fields = {"code": "at_least", "columns": ["n"], "bound": "0", "values": ["-1"]}
     assert dead_letters.read(zone.lake, STOCK.name)["broken"].to_list() == [[fields]] * 100

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medallion_platform.sources.connectors.files import offset_of
+from medallion_platform.sources.connectors.files import record_offset
 
 from .toy import CSV, Row, Zone, bad, check, good, letters, table_rows
 
@@ -43,7 +43,7 @@ def drive(root: Path, turns: int, seed: int, mode: str) -> list[str]:
     return ended.stdout.split()
 
 
-@pytest.mark.parametrize("seed", [int(os.environ.get("MEDALLION_SEED", "1"))])
+@pytest.mark.parametrize("seed", [int(os.environ.get("MEDALLION_TEST_SEED", "1"))])
 def test_killed_at_any_instant_nothing_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
     zone = Zone(tmp_path)
     dirty(zone, 60, seed)
@@ -72,5 +72,5 @@ def test_killed_with_files_that_cannot_be_read(tmp_path: Path) -> None:
     zone.take(CSV)
     rows, dead = table_rows(zone.lake), letters(zone.lake)
     assert rows["event_id"].sort().to_list() == sorted(f"k{n}" for n in range(12))
-    assert dead["offset"].to_list() == [offset_of(s, 0) for s in range(1, 24, 2)]
+    assert dead["offset"].to_list() == [record_offset(s, 0) for s in range(1, 24, 2)]
     assert len(list((zone.lake.root / "quarantine").rglob("*.gz"))) == 12

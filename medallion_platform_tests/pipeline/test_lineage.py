@@ -9,12 +9,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from medallion_platform.pipeline.refresh.lineage import Lineage, lineage
+from medallion_platform.pipeline.refresh.lineage import Lineage, column_lineage_of_plan
 
 
 def found(rows: DataFrame, **sources: DataFrame) -> Lineage:
     plan = rows.select(*rows.columns)._jdf.queryExecution().analyzed().toString()
-    return lineage(plan, rows.columns, {name: frame.columns for name, frame in sources.items()})
+    return column_lineage_of_plan(
+        plan, rows.columns, {name: frame.columns for name, frame in sources.items()}
+    )
 
 
 def of(table: str, *columns: str) -> list[tuple[str, str]]:
@@ -50,8 +52,8 @@ def test_expressions_joins_and_renames(frames: tuple[DataFrame, DataFrame]) -> N
 def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
     frames: tuple[DataFrame, DataFrame],
 ) -> None:
-    from medallion_platform.pipeline.refresh.transform import analyzed
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
+    from medallion_platform.pipeline.refresh.transform import analyzed_plan_text
 
     a, _ = frames
     wide = a.select("*", *(F.col("amount").alias(f"c{n}") for n in range(40)))
@@ -59,7 +61,7 @@ def test_a_wide_frame_planned_in_a_thread_that_did_not_start_spark(
 
     def plan() -> None:
         local_spark(cores=2).session()
-        told.append(lineage(analyzed(wide), wide.columns, {"a": a.columns}))
+        told.append(column_lineage_of_plan(analyzed_plan_text(wide), wide.columns, {"a": a.columns}))
 
     thread = Thread(target=plan)
     thread.start()

@@ -14,10 +14,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.errors import DeclarationError
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.table import DeclarationError, Lookup, Table, daily, table
+from medallion_platform.pipeline.table import Lookup, Table, daily, table
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform.transforms import as_of

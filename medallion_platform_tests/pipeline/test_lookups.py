@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.explain import Action, Cause, Why
 from medallion_platform.pipeline.refresh.plan import code_version
-from medallion_platform.queries.plans import plans
+from medallion_platform.queries.plans import plans_of_tables
 
 from .shop import EVENTS, SHOP, USERS, bring, change, content, dead, event, events, history, rebuilt
 from .toy import Zone, bad
@@ -64,14 +64,14 @@ def test_a_history_and_the_rows_that_it_enriches(zone: Zone, spark: SparkSession
 
     # When it is back, what it changes is recomputed and nothing else; the plan says so beforehand.
     both = Catalog((EVENTS, USERS), (history, events))
-    first, then = plans(both, zone.lake)
+    first, then = plans_of_tables(both, zone.lake)
     assert (first.action, [c.why for c in first.causes]) == (Action.MERGE_BY_KEY, [Why.UPSTREAM_CHANGED])
     assert first.rewrites and first.rewrites.rows == zone.lake.rows(history.name) > 0
     assert first.reads and first.reads.rows == zone.lake.rows("bronze.users")
     assert [c.why for c in then.causes] == [Why.LOOKUP_WAS_STALE, Why.FOLLOWS]
     before = zone.lake.version(history.name)
     bring(history, zone.lake, spark)
-    _, then = plans(both, zone.lake)
+    _, then = plans_of_tables(both, zone.lake)
     moved = Cause(Why.LOOKUP_MOVED, history.name, before, zone.lake.version(history.name))
     assert (then.action, then.causes) == (Action.UNSURE, (moved, Cause(Why.LOOKUP_WAS_STALE)))
     done = bring(events, zone.lake, spark)

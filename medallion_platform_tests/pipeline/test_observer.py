@@ -11,10 +11,10 @@ from pyspark.sql import DataFrame, SparkSession
 from medallion_platform.errors import Kind
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake import polars_engine as steps
-from medallion_platform.pipeline.intake.commit import IntakeFailed
+from medallion_platform.pipeline.intake.batch_commit import IntakeFailed
 from medallion_platform.pipeline.refresh import commit as refresh_steps
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import RefreshFailed
@@ -71,6 +71,22 @@ def take(zone: Zone, observer: Any) -> None:
     zone.take_seen(CSV, zone.seen(CSV), zone.lake, Run("watched", NOW, observer))
 
 
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        (Counts(), "0 written"),
+        (Counts(3, 3), "3 written"),
+        (Counts(1_004, 1_000, 1, 1, 2), "1,000 written, 1 dead-lettered, 1 duplicate, 2 superseded"),
+    ],
+)
+def test_what_became_of_rows_is_told_without_what_there_is_none_of(counts: Counts, told: str) -> None:
+    assert counts.outcome == told
+
+
+def test_one_of_a_thing_is_not_several() -> None:
+    assert [counted(n, "files") for n in (0, 1, 2, 1_000)] == ["0 files", "1 file", "2 files", "1,000 files"]
+
+
 def test_an_intake_tells_each_batch(zone: Zone) -> None:
     zone.csv("events/1.csv", [good("a"), good("b"), bad()])
     seen = Watching()
@@ -92,7 +108,7 @@ def test_an_intake_that_another_one_overtakes_is_tried_again(
     zone: Zone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zone.csv("events/1.csv", [good("a")])
-    write, calls, seen = steps.polars_writer.append, [0], Watching()
+    write, calls, seen = steps.polars_writer.append_rows, [0], Watching()
 
     def second(*given: Any) -> int:
         calls[0] += 1
@@ -100,17 +116,17 @@ def test_an_intake_that_another_one_overtakes_is_tried_again(
             raise CommitConflict("others")
         return write(*given)
 
-    monkeypatch.setattr(steps.polars_writer, "append", second)
+    monkeypatch.setattr(steps.polars_writer, "append_rows", second)
     take(zone, seen)
     assert seen.moments == ["planned", "staged", "conflicted", "retried", "staged", "committed"]
     conflicted, retried = seen.told[2], seen.told[3]
-    assert (str(conflicted[2]), retried[2:]) == ("others", (2, conflicted[2]))
+    assert (str(conflicted[2]), retried[2:]) == ("others; run it again", (2, conflicted[2]))
 
     def never(*_: Any) -> int:
         raise CommitConflict("others")
 
     zone.csv("events/2.csv", [good("b")])
-    monkeypatch.setattr(steps.polars_writer, "append", never)
+    monkeypatch.setattr(steps.polars_writer, "append_rows", never)
     monkeypatch.setattr(steps, "ATTEMPTS", 2)
     seen.told.clear()
     with pytest.raises(CommitConflict):
@@ -139,7 +155,7 @@ def test_who_fails_to_listen_harms_no_write(zone: Zone, caplog: pytest.LogCaptur
     assert zone.lake.rows(CSV.table) == 1
     warned = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert [(r.observer, r.table) for r in warned] == [("Deaf", CSV.table)] * 3  # type: ignore[attr-defined]
-    told = [r for r in caplog.records if r.levelno == logging.INFO]
+    told = [r for r in caplog.records if r.levelno == logging.INFO and r.name.endswith(".polars_engine")]
     assert [r.getMessage() for r in told] == [f"{CSV.table}: {m}" for m in ("planned", "staged", "committed")]
     committed = told[-1]
     assert (committed.run_id, committed.version, committed.read, committed.written) == (  # type: ignore[attr-defined]
@@ -175,12 +191,14 @@ def test_a_refresh_tells_its_moments(
     assert seen.told == []
 
     arrive(zone, event("b", 0, amount=2))
-    commit = refresh_steps.commit
-    monkeypatch.setattr(refresh_steps, "commit", lambda *_, **__: (_ for _ in ()).throw(CommitConflict("x")))
+    commit = refresh_steps.commit_files
+    monkeypatch.setattr(
+        refresh_steps, "commit_files", lambda *_, **__: (_ for _ in ()).throw(CommitConflict("x"))
+    )
     with pytest.raises(CommitConflict):
         bring(t, seen)
     assert seen.moments == ["planned", "staged", "conflicted"]
-    monkeypatch.setattr(refresh_steps, "commit", commit)
+    monkeypatch.setattr(refresh_steps, "commit_files", commit)
 
     def dropping(events: DataFrame) -> DataFrame:
         return t.transform(events).limit(0)

@@ -19,8 +19,8 @@ from medallion_platform.pipeline.refresh.plan import (
     RefreshPlan,
     Upstreams,
     code_version,
+    partitions_reached,
     plan_refresh,
-    reach,
     upstream_days,
 )
 from medallion_platform.pipeline.table import Table, TimePartition, Upstream, daily, table, weekly
@@ -80,7 +80,7 @@ def made(t: Table, version: int = 0, **ahead: int) -> CommitRecord:
 def up(appended: Iterable[str] = (), rewritten: Iterable[str] = (), t: Table | None = None) -> Upstreams:
     """One commit to the upstream since the position."""
     log = [Commit(5, frozenset(appended), frozenset(rewritten))]
-    seen = touched(log, 0, {}, reach(t, t.main[1])) if t else touched(log, 0, {})
+    seen = touched(log, 0, {}, partitions_reached(t, t.main_upstream)) if t else touched(log, 0, {})
     return Upstreams({"silver.up": 5}, {"silver.up": seen}, {"silver.up": DAYS})
 
 
@@ -240,7 +240,7 @@ def test_a_partition_that_is_ahead_is_never_appended_to() -> None:
     t = declared()
     last = made(t, 0, **{DAYS[0]: 3})
     log = [Commit(n, frozenset({DAYS[0], DAYS[1]})) for n in range(1, 6)]
-    seen = touched(log, 0, {DAYS[0]: 3}, reach(t, t.main[1]))
+    seen = touched(log, 0, {DAYS[0]: 3}, partitions_reached(t, t.main_upstream))
     work = plan_refresh(
         t, last, Upstreams({"silver.up": 5}, {"silver.up": seen}, {"silver.up": DAYS}), existing=DAYS
     )
@@ -272,7 +272,7 @@ class World:
     def partitions(self, version: int, only: set[str] | None = None) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         assert self.t.partition
-        lookback_days = self.t.main[1].lookback_days
+        lookback_days = self.t.main_upstream.lookback_days
         own = {str(self.t.partition.of(date.fromisoformat(d))) for d, _ in self.at[version]}
         for partition in own if only is None else own & only:
             days = upstream_days(self.t, "silver.up", [partition])
@@ -287,7 +287,9 @@ class World:
             versions = self.last.position["silver.up"]
             base = versions[UNPARTITIONED]
             ahead = {u: v for u, v in versions.items() if u != UNPARTITIONED}
-            changed["silver.up"] = touched(self.log, base, ahead, reach(self.t, self.t.main[1]))
+            changed["silver.up"] = touched(
+                self.log, base, ahead, partitions_reached(self.t, self.t.main_upstream)
+            )
         days = {d for d, _ in self.at[head]}
         work = plan_refresh(
             self.t,

@@ -28,15 +28,16 @@ from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake import replay as steps
-from medallion_platform.pipeline.intake.commit import IntakeFailed
-from medallion_platform.pipeline.intake.replay import reparse, replay
+from medallion_platform.pipeline.intake.batch_commit import IntakeFailed
+from medallion_platform.pipeline.intake.replay import parse_table_again, replay
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
+from medallion_platform.sources.formats.parquet import Parquet
 
 from .test_intake import Crash, Crashed, with_severity
 from .toy import CSV, FIELDS, JSON, RUN, Row, Zone, bad, csv_files, good, json_files, letters, table_rows
 
-LAX = with_severity("amount: greater_than_or_equal_to(0.0)", "warn")
+LAX = with_severity("amount: at least 0", "warn")
 quick = settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
 
 
@@ -89,6 +90,22 @@ def test_letters_that_did_not_decode_come_back_by_the_right_encoding(zone: Zone)
     assert replay(replace(LAX, format=Csv(encoding="cp1252")), zone.lake, RUN).still_dead == 0
     assert table_rows(zone.lake).select("event_id", "email").rows() == [("a", "é"), ("b", "é")]
     assert table_rows(zone.lake)["_payload"][0].endswith(",é")
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le")])
+def test_letters_of_a_file_with_a_byte_order_mark_are_read_by_it(
+    zone: Zone, mark: bytes, encoding: str
+) -> None:
+    """By the declared encoding a replay took them in with other characters."""
+    text = ",".join(FIELDS) + "\na,2026-01-05T00:00:00Z,5,M\u00fcller"
+    no_text = b"\xff" if encoding == "utf-8" else b"\x00\xdc"
+    zone.put("events/a.csv", mark + text.encode(encoding) + no_text + "\n".encode(encoding))
+    source = replace(CSV, format=Csv(encoding="cp1252"))
+    zone.take(source)
+    before = letters(zone.lake)
+    assert before["violations"].to_list() == [[f"record: not valid {encoding}"]]
+    assert replay(source, zone.lake, RUN).still_dead == 1
+    assert letters(zone.lake).equals(before)
 
 
 def test_letters_that_did_not_decode_stay_what_they_came_as(zone: Zone) -> None:
@@ -144,7 +161,7 @@ def test_a_replay_that_dies_is_mended_by_the_next(
 ) -> None:
     zone.csv("events/a.csv", [good("a"), good("b", 0, "-1"), bad(), good("c", 0, "-2")])
     zone.take()
-    name = "append" if call == 1 else "replace"
+    name = "append_rows" if call == 1 else "replace_rows"
     with Crash(monkeypatch, steps.polars_writer, name, after=after), pytest.raises(Crashed):
         replay(LAX, zone.lake, RUN)
     if then == "intake and replay":
@@ -164,7 +181,7 @@ def test_a_record_without_a_key_comes_back_once_as_well(zone: Zone, monkeypatch:
     before, lax = (replace(s, contract=replace(s.contract, key=(), watermark=None)) for s in (CSV, LAX))
     zone.csv("events/a.csv", [good("a", 0, "-1"), good("a", 0, "-1"), good("b")])
     zone.take(before)
-    with Crash(monkeypatch, steps.polars_writer, "append", after=True), pytest.raises(Crashed):
+    with Crash(monkeypatch, steps.polars_writer, "append_rows", after=True), pytest.raises(Crashed):
         replay(lax, zone.lake, RUN)
     done = replay(lax, zone.lake, RUN)
     assert done.counts.missing == 0
@@ -186,7 +203,7 @@ def test_reparse_under_the_same_contract_changes_nothing(
         zone.take(batch_rows=data.draw(st.integers(1, 8)))
     rows, dead = table_rows(zone.lake), letters(zone.lake)
     partitions = data.draw(st.sampled_from([None, {"2026-01-05"}, set()]))
-    reparse(CSV, zone.lake, RUN, partitions)
+    parse_table_again(CSV, zone.lake, RUN, partitions)
     after = table_rows(zone.lake)
     assert after.select(sorted(after.columns)).equals(rows.select(sorted(rows.columns)))
     assert letters(zone.lake).equals(dead)
@@ -200,7 +217,7 @@ def test_reparse_of_json_changes_nothing(tmp_path_factory: Any, given_files: lis
         zone.json(f"clicks/{i}.json", rows)
     zone.take(JSON)
     rows, dead = table_rows(zone.lake), letters(zone.lake)
-    reparse(JSON, zone.lake, RUN)
+    parse_table_again(JSON, zone.lake, RUN)
     after = table_rows(zone.lake)
     assert after.select(sorted(after.columns)).equals(rows.select(sorted(rows.columns)))
     assert letters(zone.lake).equals(dead)
@@ -215,14 +232,14 @@ def test_a_stricter_contract_moves_rows_out_and_a_laxer_one_brings_them_back(zon
     )
     zone.take()
     before = table_rows(zone.lake)
-    _, record = reparse(stricter(10), zone.lake, RUN)
+    _, record = parse_table_again(stricter(10), zone.lake, RUN)
     assert record is not None
     assert (record.counts.written, record.counts.dead_lettered, record.counts.missing) == (1, 2, 0)
     assert table_rows(zone.lake)["event_id"].to_list() == ["a"]
     assert len(places(zone.lake)) == 4
-    reparse(stricter(100), zone.lake, RUN)
+    parse_table_again(stricter(100), zone.lake, RUN)
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
-    reparse(CSV, zone.lake, RUN)
+    parse_table_again(CSV, zone.lake, RUN)
     after = table_rows(zone.lake)
     assert after.select(sorted(after.columns)).equals(before.select(sorted(before.columns)))
     assert letters(zone.lake)["row"].to_list() == [3]
@@ -231,9 +248,9 @@ def test_a_stricter_contract_moves_rows_out_and_a_laxer_one_brings_them_back(zon
 def test_a_contract_that_takes_everything_out_leaves_a_table(zone: Zone) -> None:
     zone.csv("events/a.csv", [good("a", 0, "5"), good("b", 0, "50")])
     zone.take()
-    reparse(stricter(1), zone.lake, RUN)
+    parse_table_again(stricter(1), zone.lake, RUN)
     assert table_rows(zone.lake).is_empty()
-    reparse(CSV, zone.lake, RUN)
+    parse_table_again(CSV, zone.lake, RUN)
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
     assert letters(zone.lake).is_empty()
 
@@ -241,7 +258,7 @@ def test_a_contract_that_takes_everything_out_leaves_a_table(zone: Zone) -> None
 def test_reparse_of_some_days_leaves_the_others(zone: Zone) -> None:
     zone.csv("events/a.csv", [good("a", 0, "50"), good("b", 1441, "50")])
     zone.take()
-    reparse(stricter(10), zone.lake, RUN, {"2026-01-05"})
+    parse_table_again(stricter(10), zone.lake, RUN, {"2026-01-05"})
     assert table_rows(zone.lake)["event_id"].to_list() == ["b"]
     assert letters(zone.lake)["row"].to_list() == [1]
 
@@ -259,8 +276,8 @@ def test_only_days_with_a_row_that_changes_are_written(zone: Zone) -> None:
         return {k: {f for f in found if f"={day}/" in f} for k, day in day_of.items()}
 
     there, version = files(), zone.lake.version(CSV.table)
-    assert reparse(CSV, zone.lake, RUN) == (version, None), "nothing changes: nothing is written"
-    _, record = reparse(stricter(10), zone.lake, RUN)
+    assert parse_table_again(CSV, zone.lake, RUN) == (version, None), "nothing changes: nothing is written"
+    _, record = parse_table_again(stricter(10), zone.lake, RUN)
     assert record
     assert record.partitions == {}, "the day of b holds no row any more"
     assert (record.counts.read, record.counts.dead_lettered, record.counts.missing) == (1, 1, 0)
@@ -268,9 +285,9 @@ def test_only_days_with_a_row_that_changes_are_written(zone: Zone) -> None:
     assert (after["a"], after["c"], after["b"]) == (there["a"], there["c"], set())
 
     # What comes back is what belongs to the day that was asked for.
-    reparse(CSV, zone.lake, RUN, {day_of["a"]})
+    parse_table_again(CSV, zone.lake, RUN, {day_of["a"]})
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "c"]
-    reparse(CSV, zone.lake, RUN, {day_of["b"]})
+    parse_table_again(CSV, zone.lake, RUN, {day_of["b"]})
     assert table_rows(zone.lake).sort("event_id").equals(before.sort("event_id"))
     assert letters(zone.lake)["row"].to_list() == [4]
 
@@ -287,8 +304,8 @@ def test_a_row_that_belongs_to_another_day_now_moves_there(zone: Zone) -> None:
         .alias("event_date")
     )
     record = CommitRecord(verb="test", run_id="test", at=RUN.at.isoformat(), sequence=next_sequence(table))
-    polars_writer.replace(table, wrong, record, None)
-    _, told = reparse(CSV, zone.lake, RUN, {"2026-01-06"})
+    polars_writer.replace_rows(table, wrong, record, None)
+    _, told = parse_table_again(CSV, zone.lake, RUN, {"2026-01-06"})
     assert told
     assert told.partitions == {"2026-01-05": 1, "2026-01-06": 1}
     found = table_rows(zone.lake).sort("event_id")
@@ -302,7 +319,7 @@ def test_reparse_of_some_days_leaves_rows_without_a_day(zone: Zone) -> None:
     source = replace(CSV, contract=contract)
     zone.csv("events/a.csv", [good("a"), Row(b"b,,5,", True)])
     zone.take(source)
-    reparse(source, zone.lake, RUN, {"2026-01-05"})
+    parse_table_again(source, zone.lake, RUN, {"2026-01-05"})
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
 
 
@@ -315,7 +332,7 @@ def test_a_column_that_the_contract_gained_is_filled(zone: Zone) -> None:
     wider = replace(contract, columns=(*contract.columns, Column("size", ColumnType("long"), nullable=True)))
     zone.csv("events/c.csv", [good("c", 0, "5", "", "9")], (*header[:4], "size"))
     source = replace(CSV, contract=wider)
-    reparse(source, zone.lake, RUN)
+    parse_table_again(source, zone.lake, RUN)
     zone.take(source)
     rows = table_rows(zone.lake)
     assert rows.select("event_id", "size").rows() == [("a", None), ("b", None), ("c", 9)]
@@ -344,7 +361,7 @@ def test_a_type_of_a_contract_changes_by_a_reparse(zone: Zone) -> None:
         with pytest.raises(IntakeFailed, match="column amount is") as failed:
             zone.take(source)
         assert str(2**41) not in str(failed.value)
-        reparse(source, zone.lake, RUN)
+        parse_table_again(source, zone.lake, RUN)
         zone.take(source)
         rows = table_rows(zone.lake)
         if known:
@@ -396,8 +413,8 @@ def test_a_column_of_a_type_that_no_contract_knows_keeps_it(zone: Zone) -> None:
     table.alter.add_columns([Field("color", ArrayType("string"))])
     zone.csv("events/b.csv", [good("b", 0, "5", "", "red")], COLORED)
     zone.take()
-    assert table_rows(zone.lake).select("event_id", "color").rows() == [("a", None), ("b", None)]
-    assert table_rows(zone.lake)["_payload"][1].endswith("red")
+    rows = [("a", None, None), ("b", None, '{"color": "red"}')]
+    assert table_rows(zone.lake).select("event_id", "color", "_further").rows() == rows
 
 
 def test_a_column_that_the_contract_gave_up_keeps_its_type(zone: Zone) -> None:
@@ -414,14 +431,21 @@ def test_a_column_that_the_contract_gave_up_keeps_its_type(zone: Zone) -> None:
     )
     zone.csv("events/b.csv", [good("b", 0, "7"), good("c", 0, "much")])
     zone.take(source)
-    amounts = [("a", 5.5), ("b", 7.0), ("c", None)]
-    assert table_rows(zone.lake).select("event_id", "amount").rows() == amounts
-    reparse(source, zone.lake, RUN)
-    assert table_rows(zone.lake).select("event_id", "amount").rows() == amounts
-    assert table_rows(zone.lake)["_payload"][2].split(",")[2] == "much"
+    amounts = [("a", 5.5, None), ("b", 7.0, None), ("c", None, '{"amount": "much"}')]
+    assert table_rows(zone.lake).select("event_id", "amount", "_further").rows() == amounts
+    parse_table_again(source, zone.lake, RUN)
+    assert table_rows(zone.lake).select("event_id", "amount", "_further").rows() == amounts
+    parquet = replace(source, format=Parquet())  # whose rows have no payload
+    later = {"event_id": ["d", "e"], "amount": ["high", "8"], "x": ["y", "z"]}
+    at = pl.lit("2026-01-05T00:00:00Z").alias("event_timestamp")
+    pl.DataFrame(later).with_columns(at).write_parquet(zone.landing / "events/c.parquet")
+    zone.take(parquet)
+    amounts += [("d", None, '{"amount": "high"}'), ("e", 8.0, None)]
+    assert table_rows(zone.lake).select("event_id", "amount", "_further").rows() == amounts
+    assert table_rows(zone.lake)["x"].to_list()[3:] == ["y", "z"]
 
 
-@pytest.mark.parametrize("name", ["append", "replace"])
+@pytest.mark.parametrize("name", ["append_rows", "replace_rows"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_reparse_that_dies_is_mended_by_the_next(
@@ -432,15 +456,15 @@ def test_a_reparse_that_dies_is_mended_by_the_next(
     lax = with_limit(LAX, 10)
     try:
         with Crash(monkeypatch, steps.polars_writer, name, after=after, call=call):
-            reparse(lax, zone.lake, RUN)
+            parse_table_again(lax, zone.lake, RUN)
     except Crashed:
         pass
     zone.csv("events/b.csv", [good("z"), bad()])
     zone.take(lax)
-    reparse(lax, zone.lake, RUN)
+    parse_table_again(lax, zone.lake, RUN)
     assert len(places(zone.lake)) == 6
     assert sorted(table_rows(zone.lake)["event_id"]) == ["a", "c", "z"]
-    reparse(LAX, zone.lake, RUN)
+    parse_table_again(LAX, zone.lake, RUN)
     assert len(places(zone.lake)) == 6
     assert sorted(table_rows(zone.lake)["event_id"]) == ["a", "b", "c", "z"]
 
@@ -460,6 +484,6 @@ def test_rows_of_another_source_are_left_alone(zone: Zone) -> None:
         [Row(b'{"event_id":"j","event_timestamp":"2026-01-05T00:00:00Z","amount":50}', True, "j")],
     )
     zone.take(JSON)
-    reparse(stricter(10), zone.lake, RUN)
+    parse_table_again(stricter(10), zone.lake, RUN)
     assert table_rows(zone.lake)["event_id"].to_list() == ["j"]
     assert pl.Series(letters(zone.lake)["source"]).to_list() == ["events"]

@@ -16,8 +16,8 @@ from medallion_platform.pipeline.refresh import commit as steps
 from .shop import SHOP, assert_same, bring, bring_all, change, event, rebuilt, take_all
 from .toy import Row, Zone, bad
 
-STEPS = int(os.environ.get("MEDALLION_STEPS", "5"))
-SEEDS = range(int(os.environ.get("MEDALLION_SEQUENCES", "1")))
+STEPS = int(os.environ.get("MEDALLION_TEST_STEPS", "5"))
+SEEDS = range(int(os.environ.get("MEDALLION_TEST_SEQUENCES", "1")))
 
 
 class Crashed(BaseException):
@@ -104,7 +104,9 @@ class Shop:
         for t in self.chance.sample(SHOP.in_order, self.chance.randint(1, 2)):
             partitions = None
             if t.partition and self.chance.random() < 0.6:
-                known = sorted(self.zone.lake.partitions(t.main[1].table, "event_date") | {"2026-01-08"})
+                known = sorted(
+                    self.zone.lake.partitions(t.main_upstream.table, "event_date") | {"2026-01-08"}
+                )
                 partitions = {
                     str(t.partition.of(day_of(u))) for u in self.chance.sample(known, min(2, len(known)))
                 }
@@ -119,7 +121,7 @@ class Shop:
             raise Crashed
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(steps, "commit", die)
+            patch.setattr(steps, "commit_files", die)
             try:
                 bring(t, self.zone.lake, self.spark)
                 self.say("nothing to crash", t.name)

@@ -56,7 +56,7 @@ def test_its_letter_points_to_the_file_and_all_else_is_taken_in(
     assert detail["bytes"] == 4 * blocks.BLOCK
     assert (zone.root / "lake" / detail["kept"]).read_bytes() == content
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "b"]
-    assert landing_zone.waiting(CSV, zone.seen(CSV), zone.lake) == []
+    assert landing_zone.waiting_files(CSV, zone.seen(CSV), zone.lake) == []
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.connectors.files import FileSource, offset_of
+from medallion_platform.sources.connectors import landing_scan
+from medallion_platform.sources.connectors.files import FileSource, record_offset
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.jsonlines import JsonLines
 
@@ -102,19 +102,24 @@ class Zone:
         """A file of JSON lines of these rows."""
         return self.put(path, b"".join(r.text + b"\n" for r in rows), rows)
 
-    def seen(self, source: FileSource) -> Sequence[landing.FileInfo]:
+    def seen(self, source: FileSource) -> Sequence[landing_scan.FileInfo]:
         """What an intake of the source would be given."""
-        return landing.scan(self.landing, [source], NOW, 0).claimed[source.name]
+        return landing_scan.scan_landing_zone(self.landing, [source], NOW, 0).claimed[source.name]
 
     def take(self, source: FileSource = CSV, lake: Lake | None = None, **options: Any) -> IntakeResult:
         """Run the source's intake."""
         return self.take_seen(source, self.seen(source), lake or self.lake, **options)
 
     def take_seen(
-        self, source: FileSource, seen: Sequence[landing.FileInfo], lake: Lake, run: Run = RUN, **options: Any
+        self,
+        source: FileSource,
+        seen: Sequence[landing_scan.FileInfo],
+        lake: Lake,
+        run: Run = RUN,
+        **options: Any,
     ) -> IntakeResult:
         """Run the source's intake of what was seen before."""
-        return intake(landing_zone.arrivals(source, self.landing, seen, lake, run), lake, run, **options)
+        return intake(landing_zone.landed_files(source, self.landing, seen, lake, run), lake, run, **options)
 
 
 def good(key: str, minutes: float = 0, amount: str = "5", email: str = "", *more: str) -> Row:
@@ -162,11 +167,11 @@ def expected(
     found = {}
     for source in sources:
         table, dead, twice = [], [], 0
-        for file in file_registry.read(zone.lake, source.name).iter_rows(named=True):
-            if file["state"] == landing.REPEATED:
+        for file in file_registry.read_registry(zone.lake, source.name).iter_rows(named=True):
+            if file["state"] == landing_scan.REPEATED:
                 continue
             for n, row in enumerate(zone.rows[file["path"]], 1):
-                offset = offset_of(file["sequence"], n)
+                offset = record_offset(file["sequence"], n)
                 if not row.good:
                     dead.append(offset)
                 elif any(abs(row.time - t) <= watermark for t in accepted.setdefault(row.key, [])):
@@ -195,9 +200,9 @@ def check(zone: Zone, *sources: FileSource) -> None:
     assert total.dead_lettered == dead.height
     assert total.duplicate == sum(o.duplicate for o in want.values())
     texts = {
-        offset_of(f["sequence"], n): row.text
+        record_offset(f["sequence"], n): row.text
         for source in sources[:1]
-        for f in file_registry.read(lake, source.name).iter_rows(named=True)
+        for f in file_registry.read_registry(lake, source.name).iter_rows(named=True)
         for n, row in enumerate(zone.rows[f["path"]], 1)
     }
     for row in rows.filter(pl.col("_source") == sources[0].name).iter_rows(named=True):

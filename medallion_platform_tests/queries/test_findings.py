@@ -9,7 +9,7 @@ import pyspark.sql.types as T
 import pytest
 
 from medallion_platform.contracts.model import ContractModel, Field
-from medallion_platform.lakehouse.commit import commit
+from medallion_platform.lakehouse.commit import commit_files
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.lake import Lake
@@ -43,7 +43,7 @@ def test_a_contract_holds_while_a_write_has_no_more_bad_rows_than_it_tolerates(
 ) -> None:
     table = lake.ensure("bronze.orders", pl.DataFrame({"id": [1]}).to_arrow().schema)
     for n, record in enumerate(writes, start=1):
-        commit(table, replace(record, sequence=n))
+        commit_files(table, replace(record, sequence=n))
     found = findings.contract_health(
         lake, "bronze.orders", Orders.contract, findings.writes(lake, "bronze.orders")
     )
@@ -53,6 +53,6 @@ def test_a_contract_holds_while_a_write_has_no_more_bad_rows_than_it_tolerates(
 
 def test_a_partition_drifts_from_those_before_it() -> None:
     rows = {f"2026-01-{day:02}": 100 for day in range(1, 11)} | {"2026-01-11": 5}
-    found = findings.unusual(rows, ["2026-01-10", "2026-01-11", "2026-02-01"])
+    found = findings.unusual_partitions(rows, ["2026-01-10", "2026-01-11", "2026-02-01"])
     assert found.keys() == {"2026-01-11"}
     assert (found["2026-01-11"].value, found["2026-01-11"].usual) == (5, 100)

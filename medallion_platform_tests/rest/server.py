@@ -85,6 +85,8 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    """A body follows its headers at once, and not once the client has acknowledged these, 40 ms later."""
     api: Api
 
     def do_GET(self) -> None:

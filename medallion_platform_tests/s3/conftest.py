@@ -41,7 +41,7 @@ def bucket(server: Server) -> str:
 @pytest.fixture(scope="session")
 def spark(server: Server) -> Iterator[SparkSession]:
     """One Spark for all tests of this room, as the platform sets it up for a lake in a bucket."""
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     started = local_spark("s3://lake", topics=True, cores=2).session()
     started.sparkContext.setLogLevel("ERROR")

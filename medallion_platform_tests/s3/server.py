@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
-from medallion_platform.settings import Settings
+from medallion_platform.installation.settings import Settings
 
 VERSION = "1.8.0"
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-tests", "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests"}

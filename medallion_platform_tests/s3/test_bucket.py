@@ -12,22 +12,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 from obstore.exceptions import BaseError
 from pyarrow.fs import S3FileSystem
 
-from medallion_platform.errors import classify
+from medallion_platform.errors import Kind, classify
 from medallion_platform.lakehouse import file_registry
-from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.connectors.zones import Bucket, zone_at
+from medallion_platform.sources.connectors import landing_scan
+from medallion_platform.sources.connectors.landing_zones import BucketLandingZone, zone_at
 from medallion_platform.sources.errors import LostFile, StillGrowing
-from medallion_platform.storage import reason, store
+from medallion_platform.storage import client_reason, store
 from medallion_platform_tests.pipeline.toy import CSV, NOW, bad, check, good, letters, table_rows
 
-from .server import SKEWED, Server, proxy
+from .server import EXPIRED, SKEWED, Refusal, Server, proxy
 from .zone import BucketZone
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = [pytest.mark.s3, pytest.mark.timeout(600)]
 DRIVER = Path(__file__).with_name("driver.py")
@@ -90,7 +94,7 @@ def test_an_object_that_is_lost_between_registration_and_reading_is_told(
     zone = BucketZone(bucket)
     zone.csv("events/a.csv", [good("a")])
     zone.csv("events/b.csv", [good("b")])
-    append = file_registry.append
+    append = file_registry.register_file_versions
 
     def and_lose(*given: object) -> None:
         append(*given)  # type: ignore[arg-type]
@@ -99,7 +103,7 @@ def test_an_object_that_is_lost_between_registration_and_reading_is_told(
         else:
             zone.csv("events/b.csv", [good("x"), good("y", 20)])
 
-    monkeypatch.setattr(file_registry, "append", and_lose)
+    monkeypatch.setattr(file_registry, "register_file_versions", and_lose)
     taken = zone.take()
     monkeypatch.undo()
     assert (taken.counts.read, taken.counts.written, taken.counts.dead_lettered) == (2, 1, 1)
@@ -134,7 +138,7 @@ def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, b
         os.environ.update(through.environment)
         store.cache_clear()
         try:
-            zone = Bucket(root)
+            zone = BucketLandingZone(root)
 
             def look() -> tuple[int, int]:
                 through.seen.clear()
@@ -148,7 +152,7 @@ def test_a_process_that_looks_again_lists_only_what_may_be_new(server: Server, b
             assert look() == (KNOWN + 1, 1)
             objects.put("events/000000-late.csv", b"x")
             assert look() == (KNOWN + 1, 1), "a name that sorts before is found with the next whole list"
-            zone.list_whole_seconds = 0
+            zone.full_listing_seconds = 0
             assert look() == (KNOWN + 2, KNOWN // 1000 + 1)
             assert "other/a.csv" not in {seen.path for seen in zone.scan(["events"]).files}
         finally:
@@ -164,9 +168,9 @@ def test_an_object_of_an_unusable_key_is_named_and_all_others_are_taken_in(bucke
     zone.csv("events/2026/a.csv", [good("a")])
     zone.csv("events/z.csv", [good("z")])
     put_under_any_key(f"{zone.landing}/events/2026/{name}")
-    look = landing.scan(zone.landing, [CSV], NOW)
+    look = landing_scan.scan_landing_zone(zone.landing, [CSV], NOW)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv", "events/z.csv"]
-    ((left, why),) = look.left.items()
+    ((left, why),) = look.skipped.items()
     assert left.startswith("events/2026/")
     assert left.isprintable()
     assert "rename it" in why
@@ -182,14 +186,14 @@ def test_a_look_again_finds_what_came_behind_an_unusable_key(bucket: str) -> Non
     root = f"{bucket}/landing"
     objects = store(root)
     objects.put("events/a.csv", b"x")
-    zone = Bucket(root)
+    zone = BucketLandingZone(root)
     assert len(zone.scan(["events"]).files) == 1
     put_under_any_key(f"{root}/events/b\t.csv")
     objects.put("events/c.csv", b"x")
     for _ in range(2):
         found = zone.scan(["events"])
         assert [seen.path for seen in found.files] == ["events/a.csv", "events/c.csv"]
-        assert list(found.left) == ["events/b\t.csv"]
+        assert list(found.skipped) == ["events/b\t.csv"]
     assert {seen.etag is None for seen in found.files} == {False}
 
 
@@ -200,9 +204,9 @@ def test_the_marks_of_folders_are_no_files(bucket: str) -> None:
         put_under_any_key(f"{zone.landing}/{mark}", b"")
     zone.put("events/2026_$folder$", b"")
     zone.put("events/2026/01_$folder$", b"")
-    look = landing.scan(zone.landing, [CSV], NOW)
+    look = landing_scan.scan_landing_zone(zone.landing, [CSV], NOW)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/2026/a.csv"]
-    assert (look.left, look.unclaimed, look.unfinished) == ({}, (), ())
+    assert (look.skipped, look.unclaimed, look.unfinished) == ({}, (), ())
     taken = zone.take()
     assert (taken.counts.read, taken.counts.dead_lettered) == (1, 0)
 
@@ -222,19 +226,19 @@ def test_an_object_whose_key_ends_in_a_slash_is_named_where_it_has_content(
         os.environ.update(through.environment)
         store.cache_clear()
         try:
-            look = landing.scan(zone.landing, [CSV], NOW)
+            look = landing_scan.scan_landing_zone(zone.landing, [CSV], NOW)
         finally:
             os.environ.update(server.environment)
             store.cache_clear()
-    assert list(look.left) == ["events/full.csv"]
-    assert "a / at its end" in look.left["events/full.csv"]
+    assert list(look.skipped) == ["events/full.csv"]
+    assert "a / at its end" in look.skipped["events/full.csv"]
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/full.csv/a.csv"]
 
 
 def test_nobody_waits_for_an_object_to_settle(bucket: str) -> None:
     zone = BucketZone(bucket)
     zone.csv("events/a.csv", [good("a")])
-    look = landing.scan(zone.landing, [CSV], datetime.now(UTC), 3600)
+    look = landing_scan.scan_landing_zone(zone.landing, [CSV], datetime.now(UTC), 3600)
     assert [seen.path for seen in look.claimed[CSV.name]] == ["events/a.csv"]
 
 
@@ -279,4 +283,23 @@ def test_a_refusal_is_told_in_words_also_where_the_answer_has_none(
             os.environ.update(server.environment)
             store.cache_clear()
     assert not classify(caught.value).of_content
-    assert reason(caught.value) == f"the server says {told}"
+    assert client_reason(caught.value) == f"the server says {told}"
+
+
+@pytest.mark.parametrize("refusal", [EXPIRED, SKEWED])
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_refusal_that_spark_meets_is_one_of_credentials_also_where_the_answer_has_no_code(
+    server: Server, bucket: str, spark: SparkSession, refusal: Refusal, method: str
+) -> None:
+    folder = bucket.replace("s3://", "s3a://") + "/rows"
+    spark.range(3).write.parquet(folder)
+    with proxy(server, lambda request: refusal if request.method == method else None) as through:
+        endpoint = {
+            "fs.s3a.endpoint": through.environment["AWS_ENDPOINT_URL"],
+            "fs.s3a.impl.disable.cache": "true",
+        }
+        with pytest.raises(Exception) as caught:
+            spark.read.options(**endpoint).parquet(folder)
+    assert classify(caught.value).kind is Kind.AUTH
+    assert client_reason(caught.value).startswith("the server says ")
+    assert (refusal.code in client_reason(caught.value)) is (method == "GET")

@@ -85,7 +85,7 @@ def test_upkeep_clusters_and_vacuums_in_a_bucket(bucket: str) -> None:
         zone.csv(f"events/{n}.csv", [good(f"k{n}", n * 20)])
         zone.take()
     before = content(zone.lake, "bronze.events")
-    done = maintenance.maintain(
+    done = maintenance.maintain_table(
         zone.lake,
         "bronze.events",
         ("event_id",),
@@ -94,7 +94,7 @@ def test_upkeep_clusters_and_vacuums_in_a_bucket(bucket: str) -> None:
     )
     assert (done.optimized.files_before, done.optimized.files_after, done.vacuumed.removed) == (4, 1, 4)
     assert content(zone.lake, "bronze.events") == before
-    assert maintenance.storage(zone.lake, "bronze.events").kept_bytes == 0
+    assert maintenance.measure_storage(zone.lake, "bronze.events").kept_bytes == 0
     check(zone)  # type: ignore[arg-type]
 
 
@@ -211,8 +211,8 @@ def test_of_two_writers_from_one_version_the_second_is_fenced(bucket: str) -> No
     assert stale is not None
     zone.csv("events/2.csv", [good("b", 20)])
     zone.take()
-    from medallion_platform.lakehouse.commit import commit
+    from medallion_platform.lakehouse.commit import commit_files
     from medallion_platform.lakehouse.commit_record import CommitRecord
 
     with pytest.raises(CommitConflict):
-        commit(stale, CommitRecord("intake", "late", "", sequence=2))
+        commit_files(stale, CommitRecord("intake", "late", "", sequence=2))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from medallion_platform.storage import options
+from medallion_platform.storage import delta_storage_options
 
 
 def with_spark(table: str) -> Callable[[str, int], None]:
-    from medallion_platform.runtime import local_spark
+    from medallion_platform.installation.local_spark import local_spark
 
     spark = local_spark(table, cores=1).session()
     spark.sparkContext.setLogLevel("ERROR")
@@ -31,7 +31,7 @@ def with_delta_rs(table: str) -> Callable[[str, int], None]:
 
     def append(name: str, n: int) -> None:
         rows = pl.DataFrame({"writer": [name], "n": [n]})
-        write_deltalake(table, rows, mode="append", storage_options=options(table))
+        write_deltalake(table, rows, mode="append", storage_options=delta_storage_options(table))
 
     return append
 

@@ -11,9 +11,9 @@ from medallion_platform.pipeline.intake import landing_zone
 from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.connectors import landing
+from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import FileSource
-from medallion_platform.sources.connectors.zones import FileInfo, zone_at
+from medallion_platform.sources.connectors.landing_zones import FileInfo, zone_at
 from medallion_platform.storage import store
 from medallion_platform_tests.pipeline.toy import CSV, FIELDS, NOW, RUN, Row
 
@@ -42,7 +42,7 @@ class BucketZone:
 
     def seen(self, source: FileSource) -> Sequence[FileInfo]:
         zone_at.cache_clear()  # as a new process would look
-        return landing.scan(self.landing, [source], NOW).claimed[source.name]
+        return landing_scan.scan_landing_zone(self.landing, [source], NOW).claimed[source.name]
 
     def json(self, path: str, rows: Sequence[Row]) -> None:
         self.put(path, b"".join(r.text + b"\n" for r in rows), rows)
@@ -51,5 +51,5 @@ class BucketZone:
         self, source: FileSource = CSV, lake: Lake | None = None, run: Run = RUN, **options: Any
     ) -> IntakeResult:
         lake = lake or self.lake
-        arrived = landing_zone.arrivals(source, self.landing, self.seen(source), lake, run)
+        arrived = landing_zone.landed_files(source, self.landing, self.seen(source), lake, run)
         return intake(arrived, lake, run, **options)

@@ -16,14 +16,14 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Column, ColumnType
+from medallion_platform.errors import DeclarationError
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.lakehouse.fence import claim
+from medallion_platform.lakehouse.fence import claim_place
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.features import features
 from medallion_platform.pipeline.publish import Edition, publish
-from medallion_platform.pipeline.table import DeclarationError
-from medallion_platform.serving.features import (
+from medallion_platform.serving.feature_repository import (
     FeatureRepository,
     LeakyFeatures,
     OnlineFeatures,
@@ -169,7 +169,7 @@ class dying_after:
 
     def __init__(self, patch: pytest.MonkeyPatch, writes: int) -> None:
         self.left = writes
-        patch.setattr("medallion_platform.serving.features._CHUNK", 1)
+        patch.setattr("medallion_platform.serving.feature_repository._CHUNK", 1)
         for name in ("_write", "_remember"):
             patch.setattr(OnlineFeatures, name, self._counted(getattr(OnlineFeatures, name)))
 
@@ -233,7 +233,7 @@ def test_a_lost_online_store_is_filled_again(tmp_path: Path) -> None:
 
 
 def test_more_rows_than_one_chunk_are_all_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medallion_platform.serving.features._CHUNK", 3)
+    monkeypatch.setattr("medallion_platform.serving.feature_repository._CHUNK", 3)
     repo = repository(tmp_path)
     users = {f"u{n}": n for n in range(10)}
     write(repo.lake, {d: {u: n for u, n in users.items() if n % 4 == d} for d in range(4)})
@@ -245,9 +245,7 @@ def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_pa
     repo = repository(tmp_path)
     early = frame(1, {"a": 1}).with_columns(pl.col("feature_timestamp") - pl.duration(microseconds=1))
     early.write_delta(repo.lake.path(TABLE), mode="append")
-    with pytest.raises(
-        LeakyFeatures, match="1 rows have a feature_timestamp before their event_date was over"
-    ):
+    with pytest.raises(LeakyFeatures, match="in 1 row feature_timestamp lies before the end of event_date"):
         publish(consumer_of(repo), repo.lake, RUN)
     assert online(repo, ["a"]) == {"a": features_of(None)}
 
@@ -261,7 +259,7 @@ def test_a_publish_that_another_one_followed_writes_nothing(
 
     def followed(self: OnlineFeatures) -> Edition | None:
         found = holds(self)
-        claim(shared.lake, consumer.place)
+        claim_place(shared.lake, consumer.place)
         return found
 
     with monkeypatch.context() as patched, pytest.raises(CommitConflict, match="another writer has begun"):
@@ -309,7 +307,7 @@ def test_what_cannot_be_a_feature_is_refused_where_it_is_declared(
 
 
 def test_declaring_features_does_not_import_feast() -> None:
-    code = "import sys, medallion_platform.serving.features as f; sys.exit('feast' in sys.modules)"
+    code = "import sys, medallion_platform.serving.feature_repository as f; sys.exit('feast' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from medallion_platform.lakehouse import fence
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.lakehouse.fence import ClaimLost, claim
+from medallion_platform.lakehouse.fence import ClaimLost, claim_place
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.serving.world import lake_of, write
 
@@ -100,29 +100,29 @@ def test_one_that_slept_within_a_write_does_its_work_again(begun: tuple[Lake, Pu
 def test_each_claim_is_the_newest_once(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda _: claim(lake, "publish/x"), range(8)))
+        claims = list(pool.map(lambda _: claim_place(lake, "publish/x"), range(8)))
     assert len({c.number for c in claims}) == 8
     assert [c.is_newest() for c in sorted(claims, key=lambda c: c.number)] == [False] * 7 + [True]
-    assert claim(lake, "publish/y").number == 1
+    assert claim_place(lake, "publish/y").number == 1
     assert max(claims, key=lambda c: c.number).is_newest()
 
 
 def test_a_number_that_is_free_again_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = Lake(tmp_path)
-    late, newest = [1], fence._newest
+    late, newest = [1], fence._newest_claim
     for _ in range(5):
-        claim(lake, "publish/x")
+        claim_place(lake, "publish/x")
     # As of one who looked when there was one claim, and slept until four more had come and gone.
-    monkeypatch.setattr(fence, "_newest", lambda *at: late.pop() if late else newest(*at))
-    assert claim(lake, "publish/x").number == 6
+    monkeypatch.setattr(fence, "_newest_claim", lambda *at: late.pop() if late else newest(*at))
+    assert claim_place(lake, "publish/x").number == 6
 
 
 def test_before_a_write_it_is_too_late_and_after_one_it_is_unsure(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    mine = claim(lake, "publish/x")
+    mine = claim_place(lake, "publish/x")
     with mine.writing():
         pass
     with pytest.raises(ClaimLost), mine.writing():
-        claim(lake, "publish/x")
+        claim_place(lake, "publish/x")
     with pytest.raises(CommitConflict), mine.writing():
         pytest.fail("it is not this one's turn")

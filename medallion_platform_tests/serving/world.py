@@ -11,7 +11,7 @@ import polars as pl
 
 from medallion_platform.contracts.contract import Column, ColumnType, Contract
 from medallion_platform.lakehouse import polars_writer
-from medallion_platform.lakehouse.commit import sequence_of
+from medallion_platform.lakehouse.commit import writer_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.run import Run
@@ -95,5 +95,5 @@ def write(lake: Lake, days: dict[int, Day]) -> int:
     assert target is not None
     rows = pl.concat([frame(day, users) for day, users in days.items()])
     names = ", ".join(f"'{FIRST + timedelta(days=day)}'" for day in days)
-    record = CommitRecord("refresh", "r", "", sequence=max(sequence_of(target), 0) + 1)
-    return polars_writer.replace(target, rows, record, f"event_date IN ({names})")
+    record = CommitRecord("refresh", "r", "", sequence=max(writer_sequence(target), 0) + 1)
+    return polars_writer.replace_rows(target, rows, record, f"event_date IN ({names})")

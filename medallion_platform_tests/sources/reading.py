@@ -53,7 +53,7 @@ def fields(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 MAGIC = (
-    *(b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK\x03\x04", b"BZh"),
+    *(b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK\x03\x04", b"PK\x05\x06", b"BZh"),
     *(b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\0\0\xfe\xff"),
 )
 

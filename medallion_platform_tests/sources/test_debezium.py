@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medallion_platform.sources.formats.debezium import Debezium
-from medallion_platform.sources.formats.debezium.events import keyed
-from medallion_platform.sources.formats.debezium.places import position
+from medallion_platform.sources.formats.debezium.events import add_message_key
+from medallion_platform.sources.formats.debezium.source_position import source_position
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform_tests.sources.reading import frame_of, is_text, same
 
@@ -198,7 +198,7 @@ def test_decimals(unscaled: int, scale: int):
 
 def test_positions_sort_as_the_source_does():
     def in_order(*sources: tuple[str, Mapping[str, Any]]) -> None:
-        places = [position({k: str(v) for k, v in s.items()}, op) for op, s in sources]
+        places = [source_position({k: str(v) for k, v in s.items()}, op) for op, s in sources]
         assert places == sorted(places)
         assert len(set(places)) == len(places)
 
@@ -434,11 +434,13 @@ def test_a_delete_that_tells_no_row_has_that_of_its_key(wrapped: bool):
         return json.dumps({"schema": None, "payload": told} if wrapped else told).encode()
 
     document = text(mongo("d"))
-    row = Debezium().parse([keyed(document, text({"id": '{"$oid": "65bc"}'}))]).row(0, named=True)
+    row = Debezium().parse([add_message_key(document, text({"id": '{"$oid": "65bc"}'}))]).row(0, named=True)
     assert (row["_malformed"], row["_op"], row["id"]) == (None, "d", "65bc")
-    number = Debezium().parse([keyed(document, text({"id": "7"}))]).row(0, named=True)
+    number = Debezium().parse([add_message_key(document, text({"id": "7"}))]).row(0, named=True)
     assert number["id"] == "7"
-    table = Debezium().parse([keyed(text(event("d")), text({"id": 5, "part": "x"}))]).row(0, named=True)
+    table = (
+        Debezium().parse([add_message_key(text(event("d")), text({"id": 5, "part": "x"}))]).row(0, named=True)
+    )
     assert (table["_malformed"], table["id"], table["part"]) == (None, "5", "x")
     # The payload alone says it again.
     again = Debezium().parse_again(pl.Series([table["_payload"]])).row(0, named=True)
@@ -452,7 +454,7 @@ def test_a_delete_that_tells_no_row_has_that_of_its_key(wrapped: bool):
         (b'{"d', text({"id": 5})),
         (b'"d"', text({"id": 5})),
     ):
-        assert keyed(value, key) == value
+        assert add_message_key(value, key) == value
 
 
 def test_a_real_capture(real_data: Any):

@@ -77,6 +77,16 @@ def test_members_one_after_the_other_are_one_file(codec: str):
     assert same(frame_of(packed, FORMAT), frame_of(CONTENT, FORMAT))
 
 
+@pytest.mark.parametrize("declared", ["cp1252", "utf-8", "utf-16", "gb18030", "shift_jis"])
+@pytest.mark.parametrize("written", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_takes_precedence(declared: str, written: str):
+    """What a spreadsheet saved as UTF-8 came as the characters of its bytes, where cp1252 was declared."""
+    content = "a,b\n1,Müller\n2,€\n".encode(written)
+    for packed in (content, gzip.compress(content)):
+        frame = frame_of(packed, Csv(encoding=declared))
+        assert frame.select("a", "b").rows() == [("1", "Müller"), ("2", "€")]
+
+
 def test_a_flipped_bit_in_the_content_is_damage():
     packed = bytearray(gzip.compress(CONTENT))
     packed[-6] ^= 1
@@ -84,13 +94,23 @@ def test_a_flipped_bit_in_the_content_is_damage():
         frame_of(bytes(packed), FORMAT, 2**10)
 
 
-def test_an_archive_of_many_is_not_read():
+def archive_of(*names: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("a.csv", "1")
-        archive.writestr("b.csv", "2")
-    with pytest.raises(UnreadableFile, match="a zip archive of 2 files"):
-        frame_of(out.getvalue(), FORMAT)
+        for name in names:
+            archive.writestr(name, "" if name.endswith("/") else "1,2\n")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("x/", "x/a.csv", "x/b.csv", "__MACOSX/._a.csv"), ()])
+def test_an_archive_of_many_or_none_is_not_read(names: tuple[str, ...]):
+    with pytest.raises(UnreadableFile, match=f"a zip archive of {2 if names else 0} files"):
+        frame_of(archive_of(*names), FORMAT)
+
+
+@pytest.mark.parametrize("names", [("__MACOSX/._a.csv", "a.csv"), ("d/", "d/a.csv", "__MACOSX/d/._a.csv")])
+def test_what_macos_adds_to_an_archive_is_no_file_of_it(names: tuple[str, ...]):
+    assert frame_of(archive_of(*names), FORMAT)["b"].to_list() == ["2"]
 
 
 @pytest.mark.parametrize("format", [FORMAT, JsonLines(), Debezium(), Parquet()])
@@ -187,7 +207,7 @@ def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path):
 
 
 def test_parquet_is_typed_and_streamed(tmp_path: Path):
-    from medallion_platform.sources.formats.parquet import payloads
+    from medallion_platform.sources.formats.typed import rows_as_json
 
     made = pl.DataFrame({"id": range(1000), "at": ["x"] * 1000, "_row": [1.5] * 1000})
     path = tmp_path / "x.parquet"
@@ -200,7 +220,7 @@ def test_parquet_is_typed_and_streamed(tmp_path: Path):
     assert got.select("id", "at", pl.col("_row_").alias("_row")).equals(made)
     resumed = pl.concat(Parquet().read(path, first_row=450))
     assert resumed.equals(got[449:])
-    assert payloads(got[:1].drop(OURS, strict=False)).to_list() == ['{"id": 0, "at": "x", "_row_": 1.5}']
+    assert rows_as_json(got[:1].drop(OURS, strict=False)).to_list() == ['{"id": 0, "at": "x", "_row_": 1.5}']
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnreadableFile, match="not readable as Parquet"):
         next(Parquet().read(path))

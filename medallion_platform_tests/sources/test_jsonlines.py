@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.jsonlines import NO_NUMBER, JsonLines, fields_of
+from medallion_platform.sources.formats.jsonlines import NO_NUMBER, JsonLines, parse_object
 from medallion_platform_tests.sources.reading import fields, frame_of, is_text, lines_kept, same
 
 KEYS = st.sampled_from(["a", "b", "c", "é", "a b", 'q"', "_row", "\\", ""])
@@ -79,7 +79,7 @@ def test_the_fast_way_and_the_scanner_say_the_same(data: Any):
     texts = [line for line in lines if not any(0xD800 <= ord(c) < 0xE000 for c in line)]
     frame = JsonLines().parse_again(pl.Series(texts, dtype=pl.String))
     for text, row in zip(texts, frame.iter_rows(named=True), strict=True):
-        expected = fields_of(text)
+        expected = parse_object(text)
         if isinstance(expected, str):
             assert row["_malformed"] == expected
             assert all(v is None for n, v in row.items() if n not in ("_row", "_payload", "_malformed"))
@@ -149,9 +149,9 @@ def test_the_scanner_agrees_with_the_standard_library(text: str):
     try:
         value = json.loads(text)
     except ValueError:
-        assert fields_of(text) == "not JSON"
+        assert parse_object(text) == "not JSON"
         return
-    got = fields_of(text)
+    got = parse_object(text)
     if not isinstance(value, dict):
         assert got == "not an object"
     else:
@@ -252,14 +252,14 @@ def test_few_bad_lines_do_not_slow_the_rest():
     good = [json.dumps({"id": i, "name": f"n{i}", "x": None if i % 3 else 1.5}) for i in range(3000)]
     lines = [line for i, line in enumerate(good) for line in ([line, "{"] if i % 300 == 0 else [line])]
     scanned: list[str] = []
-    real = module.fields_of
+    real = module.parse_object
 
     def counted(text: str) -> Any:
         scanned.append(text)
         return real(text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "fields_of", counted)
+        patch.setattr(module, "parse_object", counted)
         frame = frame_of("\n".join(lines).encode(), JsonLines())
     assert frame["_malformed"].drop_nulls().len() == 10
     assert len(scanned) < 40

@@ -15,10 +15,10 @@ import pytest
 
 from medallion_platform import new_project
 from medallion_platform.contracts.model import ContractModel, Field
+from medallion_platform.installation.project import MODULE
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.intake.polars_engine import intake
-from medallion_platform.project import MODULE
 from medallion_platform.sources.arrivals import SourceContext
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
@@ -237,7 +237,7 @@ def test_an_entry_point_that_is_of_no_such_kind_is_told(bring: Bring) -> None:
 
 def test_a_project_declares_with_a_kind_of_a_package_by_its_name(bring: Bring, tmp_path: Path) -> None:
     folder = bring("tiny", LABELLED, formats="labelled = tiny_kinds:Labelled")
-    new_project.make("shop", tmp_path / "shop")
+    new_project.make_project("shop", tmp_path / "shop")
     declared = tmp_path / "shop" / "shop" / "tables.py"
     text = declared.read_text()
     assert text.count("Csv") == 2
@@ -312,7 +312,7 @@ def test_a_class_by_a_name_of_ours_is_refused_though_ours_was_not_imported_yet(t
     (tmp_path / "taker_kinds.py").write_text(LABELLED.replace('"labelled"', '"csv"'))
     assert run(TAKER, str(tmp_path)).splitlines() == [
         "UnknownKind taker_kinds.Labelled is named 'csv', as medallion_platform.sources.formats.csv.Csv is "
-        "already: give it another name",
+        "already; give it another name",
         "True",
     ]
 

@@ -13,22 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.contracts.contract import Contract
-from medallion_platform.sources.connectors import zones
+from medallion_platform.sources.connectors import landing_zones
 from medallion_platform.sources.connectors.files import FileSource
-from medallion_platform.sources.connectors.landing import (
+from medallion_platform.sources.connectors.landing_scan import (
     FileInfo,
     StillGrowing,
     all_files,
-    digest_of,
-    latest,
+    file_digest,
+    is_unfinished_name,
+    latest_versions,
     missing,
-    register,
-    scan,
-    sort_out,
-    unfinished_name,
+    new_file_versions,
+    scan_landing_zone,
+    sort_files,
     wanted,
 )
-from medallion_platform.sources.connectors.zones import Listing, zone_at
+from medallion_platform.sources.connectors.landing_zones import Listing, zone_at
 from medallion_platform.sources.errors import LostFile
 from medallion_platform.sources.formats.csv import Csv
 
@@ -59,7 +59,7 @@ def test_every_file_is_told_apart():
         seen("users/eu/u.jsonl.gz"),
         seen("readme.txt"),
     ]
-    got = sort_out(files, [EVENTS, USERS], NOW, 10)
+    got = sort_files(files, [EVENTS, USERS], NOW, 10)
     assert [s.path for s in got.claimed["events"]] == ["events/a.csv", "events/b.csv"]
     assert [s.path for s in got.claimed["users"]] == ["users/eu/u.jsonl.gz"]
     assert got.unclaimed == ("readme.txt",)
@@ -83,26 +83,26 @@ GLOBS = ("a/*.csv", "*/x.csv", "x.csv", "**", "**/x.csv", "a/b/**", "[ab]/*", "/
 )
 def test_a_file_is_of_whoever_claims_it_wherever_that_begins(claims: list[list[str]], paths: list[str]):
     sources = [source(f"s{n}", *globs) for n, globs in enumerate(claims)]
-    got = sort_out(map(seen, paths), sources, NOW, 10)
+    got = sort_files(map(seen, paths), sources, NOW, 10)
     told = {file.path: (name,) for name, files in got.claimed.items() for file in files} | got.contested
     assert told == {p: own for p in paths if (own := tuple(s.name for s in sources if s.claims_path(p)))}
 
 
 def test_a_file_that_two_sources_claim_is_taken_by_none():
-    got = sort_out([seen("events/a.csv")], [EVENTS, source("all", "**/*.csv")], NOW, 10)
+    got = sort_files([seen("events/a.csv")], [EVENTS, source("all", "**/*.csv")], NOW, 10)
     assert got.contested == {"events/a.csv": ("events", "all")}
     assert not any(got.claimed.values())
 
 
 def test_a_clock_ahead_delays_a_file_only_while_it_may_be_growing():
-    got = sort_out([seen("events/a.csv", -5), seen("events/b.csv", -999)], [EVENTS], NOW, 10)
+    got = sort_files([seen("events/a.csv", -5), seen("events/b.csv", -999)], [EVENTS], NOW, 10)
     assert got.unfinished == ("events/a.csv",)
     assert [s.path for s in got.claimed["events"]] == ["events/b.csv"]
 
 
 @pytest.mark.parametrize("name", ["a.CRDOWNLOAD", "a.csv._COPYING_", "a.csv~", "x/.hidden/a.csv"])
 def test_unfinished_by_name(name: str):
-    assert unfinished_name(name)
+    assert is_unfinished_name(name)
 
 
 def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
@@ -112,12 +112,12 @@ def test_a_zone_is_looked_at_in_depth(tmp_path: Path):
         (tmp_path / path).write_text("x")
         os.utime(tmp_path / path, (OLD.timestamp(), OLD.timestamp()))
     (tmp_path / "events/broken.csv").symlink_to(tmp_path / "gone")
-    got = scan(tmp_path, [EVENTS, USERS], NOW + timedelta(days=3650))
+    got = scan_landing_zone(tmp_path, [EVENTS, USERS], NOW + timedelta(days=3650))
     assert got.unclaimed == ("stray",)
     assert [s.path for s in got.claimed["users"]] == ["users/eu/x/u.json"]
     events = {s.path: s for s in got.claimed["events"]}
     assert set(events) == {"events/a.csv"}
-    assert got.left == {"events/broken.csv": "a link that leads nowhere"}
+    assert got.skipped == {"events/broken.csv": "a link that leads nowhere"}
     assert all_files(tmp_path / "absent") == []
 
 
@@ -134,7 +134,7 @@ def test_what_has_no_content_of_its_own_is_no_file(tmp_path: Path):
     listening.close()
     there = zone_at(str(tmp_path)).scan([""])
     assert [s.path for s in there.files] == ["a", "link"]
-    assert there.left == {
+    assert there.skipped == {
         "loop": "a link that leads nowhere",
         "pipe": "a pipe, not a file",
         "socket": "a socket, not a file",
@@ -157,9 +157,9 @@ def test_a_link_never_leads_out_of_the_zone(tmp_path: Path, to: str):
     (zone / "events/a.csv").symlink_to(to if to.startswith("/") or ".." in to else outside / to)
     (zone / "events/beside.csv").symlink_to(tmp_path / "zone-beside")
     (zone / "events/good.csv").write_text("x")
-    got = scan(zone, [EVENTS], NOW + timedelta(days=3650), 0)
+    got = scan_landing_zone(zone, [EVENTS], NOW + timedelta(days=3650), 0)
     assert [s.path for s in got.claimed["events"]] == ["events/good.csv"]
-    assert set(got.left) == {"events/a.csv", "events/beside.csv"}
+    assert set(got.skipped) == {"events/a.csv", "events/beside.csv"}
     seen = FileInfo("events/a.csv", 7, NOW)
     with pytest.raises(LostFile, match="leads out"), zone_at(str(zone)).file(seen):
         pass
@@ -174,7 +174,7 @@ def test_a_file_that_is_swapped_for_a_link_is_lost_and_not_followed(tmp_path: Pa
     (zone / "events/a.csv").unlink()
     (zone / "events/a.csv").symlink_to(tmp_path / "secret")
     with pytest.raises(LostFile, match="leads out"):
-        digest_of(zone, seen)
+        file_digest(zone, seen)
     with pytest.raises(LostFile, match="leads out"):
         zone_at(str(zone)).seen("events/a.csv")
 
@@ -190,7 +190,7 @@ def test_what_is_put_in_a_file_s_place_at_the_last_instant_is_not_followed(
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.write_text(text)
     (seen,) = zone_at(str(zone)).scan([""]).files
-    monkeypatch.setattr(zones, "_opens_again", lambda: again)
+    monkeypatch.setattr(landing_zones, "_can_reopen", lambda: again)
     resolve = Path.resolve
 
     def swap() -> None:
@@ -214,7 +214,7 @@ def test_an_opened_file_is_read_whatever_comes_into_its_place(
 ):
     (tmp_path / "a.csv").write_text("first")
     (seen,) = zone_at(str(tmp_path)).scan([""]).files
-    monkeypatch.setattr(zones, "_opens_again", lambda: again)
+    monkeypatch.setattr(landing_zones, "_can_reopen", lambda: again)
     before = len(list(Path("/dev/fd").iterdir()))
     with zone_at(str(tmp_path)).file(seen) as path:
         (tmp_path / "b.csv").write_text("other")
@@ -229,7 +229,7 @@ def test_a_pipe_in_a_file_s_place_keeps_nobody_waiting(tmp_path: Path):
     (tmp_path / "a.csv").unlink()
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(LostFile, match="pipe"):
-        digest_of(tmp_path, seen)
+        file_digest(tmp_path, seen)
 
 
 def test_a_zone_may_itself_be_a_link(tmp_path: Path):
@@ -238,7 +238,7 @@ def test_a_zone_may_itself_be_a_link(tmp_path: Path):
     (tmp_path / "real/events/b.csv").symlink_to(tmp_path / "real/events/a.csv")
     (tmp_path / "zone").symlink_to(tmp_path / "real")
     there = zone_at(str(tmp_path / "zone")).scan([""])
-    assert ([s.path for s in there.files], there.left) == (["events/a.csv", "events/b.csv"], {})
+    assert ([s.path for s in there.files], there.skipped) == (["events/a.csv", "events/b.csv"], {})
 
 
 @pytest.mark.parametrize("claimed_only", [False, True])
@@ -255,8 +255,8 @@ def test_a_folder_of_a_claim_that_is_a_link_is_left_alone(tmp_path: Path, linked
     ):
         (zone / linked).unlink(missing_ok=True)
         (zone / linked).symlink_to(to)
-        got = scan(zone, [nested], NOW, 0, claimed_only=claimed_only)
-        assert (got.claimed, got.left) == ({"events": ()}, {linked: why})
+        got = scan_landing_zone(zone, [nested], NOW, 0, claimed_only=claimed_only)
+        assert (got.claimed, got.skipped) == ({"events": ()}, {linked: why})
 
 
 def test_a_landing_zone_may_be_thousands_of_folders_deep(tmp_path: Path):
@@ -268,9 +268,9 @@ def test_a_landing_zone_may_be_thousands_of_folders_deep(tmp_path: Path):
         here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
         os.close(above)
     os.close(here)
-    got = scan(tmp_path, [EVENTS], NOW, 0)
+    got = scan_landing_zone(tmp_path, [EVENTS], NOW, 0)
     assert [s.path for s in got.claimed["events"]] == ["events/a.csv"]
-    ((deep, why),) = got.left.items()  # where a path is longer than the system takes
+    ((deep, why),) = got.skipped.items()  # where a path is longer than the system takes
     assert deep.startswith("events/d/d/d")
     assert why == "the folder cannot be listed (File name too long)"
     subprocess.run(["rm", "-rf", tmp_path / "events"], check=True)  # pytest's own clean-up recurses
@@ -279,10 +279,10 @@ def test_a_landing_zone_may_be_thousands_of_folders_deep(tmp_path: Path):
 def test_names_of_any_language_are_taken_in_and_controls_are_told():
     good = ["events/\N{NO-BREAK SPACE}.csv", "events/\u58f2\N{IDEOGRAPHIC SPACE}a.csv", "events/a\u200db.csv"]
     bad = ["events/a\tb.csv", "events/\x1b[2J.csv", "events/\N{LINE SEPARATOR}.csv", "events/\udcff.csv"]
-    got = sort_out([seen(p) for p in (*good, *bad, "x\ty")], [EVENTS], NOW, 0)
+    got = sort_files([seen(p) for p in (*good, *bad, "x\ty")], [EVENTS], NOW, 0)
     assert {s.path for s in got.claimed["events"]} == set(good)
     assert got.unclaimed == ("x\\ty",)
-    assert list(got.left) == [
+    assert list(got.skipped) == [
         r"events/a\tb.csv",
         r"events/\x1b[2J.csv",
         r"events/\u2028.csv",
@@ -333,40 +333,40 @@ def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: 
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
         (tmp_path / name).write_bytes(content)
     a, b, c = all_files(tmp_path)
-    assert digest_of(tmp_path, a) == digest_of(tmp_path, b) != digest_of(tmp_path, c)
+    assert file_digest(tmp_path, a) == file_digest(tmp_path, b) != file_digest(tmp_path, c)
     with (tmp_path / "a").open("ab") as file:
         file.write(b"more")
     with pytest.raises(StillGrowing):
-        digest_of(tmp_path, a)
+        file_digest(tmp_path, a)
 
 
 def test_registering():
     a, b = seen("a"), seen("b")
-    versions = register([], [(a, "1"), (b, "2"), (seen("c"), "1")], {})
+    versions = new_file_versions([], [(a, "1"), (b, "2"), (seen("c"), "1")], {})
     assert [(v.sequence, v.path, v.state) for v in versions] == [
         *((1, "a", "new"), (2, "b", "new"), (3, "c", "repeated"))
     ]
-    touched = register(versions, [(seen("b", 5), "2"), (seen("c", 5), "1"), (a, "1")], {})
+    touched = new_file_versions(versions, [(seen("b", 5), "2"), (seen("c", 5), "1"), (a, "1")], {})
     assert [(v.sequence, v.path, v.state) for v in touched] == [(4, "b", "repeated"), (5, "c", "repeated")]
     assert wanted([*versions, *touched], [a, seen("b", 5), seen("c", 5)], {}) == [], "read once, then known"
     versions.pop()
-    more = register(versions, [(seen("a", 60), "3"), (b, "2")], {})
+    more = new_file_versions(versions, [(seen("a", 60), "3"), (b, "2")], {})
     assert [(v.sequence, v.path, v.state) for v in more] == [(3, "a", "new version")]
-    assert latest([*more, *versions])["a"].sequence == 3
+    assert latest_versions([*more, *versions])["a"].sequence == 3
     both = [*more, *versions]
     assert wanted(both, [a, b, seen("a", 60), seen("z")], {}) == [a, seen("z")]
     assert wanted(both, [b, seen("a", 60)], {"2": 1}) == [b]
-    back = register([*versions, *more], [(seen("a", 70), "1")], {})
+    back = new_file_versions([*versions, *more], [(seen("a", 70), "1")], {})
     assert [(v.path, v.digest, v.state) for v in back] == [("a", "1", "new version")]
 
 
 def test_a_content_that_was_lost_is_wanted_once_more():
     a, b = seen("a"), seen("b")
-    known = register([], [(a, "1"), (b, "2")], {})
+    known = new_file_versions([], [(a, "1"), (b, "2")], {})
     assert missing(known, {1: 5}) == {"1": 5}
     for path in ("a", "c"):
         found = [(seen(path, 60), "1"), (seen("d", 50), "1"), (b, "2")]
-        again, copy = register(known, found, {"1": 5})
+        again, copy = new_file_versions(known, found, {"1": 5})
         assert (again.sequence, again.path, again.state, again.first_row) == (3, path, "again", 5)
         assert (copy.sequence, copy.path, copy.state) == (4, "d", "repeated")
         assert missing([*known, again, copy], {1: 5, 3: 7}) == {"1": 7}, "a copy was never read"
@@ -378,9 +378,9 @@ def test_a_content_that_was_lost_is_wanted_once_more():
 def test_registering_in_parts_is_registering_at_once(files: list[tuple[str, str]], data: Any):
     found = [(seen(path), digest) for path, digest in files]
     cut = data.draw(st.integers(0, len(found)))
-    first = register([], found[:cut], {})
-    second = register(first, found[cut:], {})
-    at_once = register([], found, {})
+    first = new_file_versions([], found[:cut], {})
+    second = new_file_versions(first, found[cut:], {})
+    at_once = new_file_versions([], found, {})
     assert [*first, *second] == at_once
     for path in {v.path for v in at_once}:
         digests = [v.digest for v in at_once if v.path == path]

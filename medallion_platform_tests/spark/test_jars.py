@@ -14,8 +14,8 @@ from threading import Thread
 import pytest
 
 from medallion_platform.errors import Kind
-from medallion_platform.runtime import jars_here
-from medallion_platform.spark.jars import DigestMismatch, Jar, JarsUnavailable, jars
+from medallion_platform.installation.local_spark import jars_here
+from medallion_platform.spark.jars import DigestMismatch, Jar, JarsUnavailable, fetch_jars
 from medallion_platform_tests.kafka import certificates
 
 CONTENT = b"a jar as good as any"
@@ -60,21 +60,21 @@ def server(repository: str, authority: Path) -> Iterator[str]:
 
 def test_what_is_missing_is_fetched_and_the_rest_is_not(repository: str, tmp_path: Path) -> None:
     cache, wanted = tmp_path / "cache", [a_jar("one"), a_jar("two")]
-    (one,) = jars(wanted[:1], cache, repository)
+    (one,) = fetch_jars(wanted[:1], cache, repository)
     before = one.stat().st_mtime_ns
-    found = jars(wanted, cache, repository)
+    found = fetch_jars(wanted, cache, repository)
     assert [p.name for p in found] == ["one-1.0.jar", "two-1.0.jar"]
     assert [p.read_bytes() for p in found] == [CONTENT, CONTENT]
     assert one.stat().st_mtime_ns == before
     assert sorted(p.name for p in (cache / "jars").iterdir()) == ["one-1.0.jar", "two-1.0.jar"]
     # From here on no repository is needed.
-    assert jars(wanted, cache, str(tmp_path / "gone")) == found
+    assert fetch_jars(wanted, cache, str(tmp_path / "gone")) == found
 
 
 def test_a_damaged_jar_is_fetched_again(repository: str, tmp_path: Path) -> None:
-    (path,) = jars([a_jar("one")], tmp_path, repository)
+    (path,) = fetch_jars([a_jar("one")], tmp_path, repository)
     path.write_bytes(CONTENT[:5])
-    assert jars([a_jar("one")], tmp_path, repository) == [path]
+    assert fetch_jars([a_jar("one")], tmp_path, repository) == [path]
     assert path.read_bytes() == CONTENT
 
 
@@ -82,7 +82,7 @@ def test_another_file_than_the_pinned_one_never_enters_the_cache(repository: str
     with pytest.raises(
         DigestMismatch, match=r"one-1\.0\.jar .* the repository serves another file"
     ) as failed:
-        jars([a_jar("one", b"the real one")], tmp_path / "cache", repository)
+        fetch_jars([a_jar("one", b"the real one")], tmp_path / "cache", repository)
     assert failed.value.kind is Kind.CORRUPT
     assert list((tmp_path / "cache" / "jars").iterdir()) == []
 
@@ -91,12 +91,12 @@ def test_a_company_s_authority_is_trusted_as_the_machine_says(
     server: str, authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(JarsUnavailable, match=r"one-1\.0\.jar could not be fetched \(.*certificate"):
-        jars([a_jar("one")], tmp_path / "cache", server)
+        fetch_jars([a_jar("one")], tmp_path / "cache", server)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    (path,) = jars([a_jar("one")], tmp_path / "cache", server)
+    (path,) = fetch_jars([a_jar("one")], tmp_path / "cache", server)
     assert path.read_bytes() == CONTENT
     with pytest.raises(JarsUnavailable, match="the repository answers 404"):
-        jars([a_jar("none")], tmp_path / "cache", server)
+        fetch_jars([a_jar("none")], tmp_path / "cache", server)
 
 
 def test_the_environment_names_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_the_environment_names_a_proxy(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     try:
-        (path,) = jars([a_jar("one")], tmp_path, "http://maven.invalid/m2")
+        (path,) = fetch_jars([a_jar("one")], tmp_path, "http://maven.invalid/m2")
     finally:
         proxy.shutdown()
         thread.join()
@@ -131,20 +131,20 @@ def test_the_environment_names_a_proxy(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("place", ["{folder}", "http://me:hunter2@127.0.0.1:9", "ftp://me:hunter2@x"])
 def test_what_cannot_be_fetched_is_one_sentence(repository: str, tmp_path: Path, place: str) -> None:
     with pytest.raises(JarsUnavailable, match=r"none-1\.0\.jar could not be fetched") as failed:
-        jars([a_jar("none")], tmp_path / "cache", place.format(folder=repository))
+        fetch_jars([a_jar("none")], tmp_path / "cache", place.format(folder=repository))
     assert "\n" not in str(failed.value)
     assert "hunter2" not in str(failed.value)
 
 
 def test_a_cache_without_a_place(repository: str) -> None:
     with pytest.raises(JarsUnavailable, match="cannot be kept in /proc/nowhere"):
-        jars([a_jar("one")], Path("/proc/nowhere"), repository)
+        fetch_jars([a_jar("one")], Path("/proc/nowhere"), repository)
 
 
 def test_two_at_once_both_get_them(repository: str, tmp_path: Path) -> None:
     wanted = [a_jar("one"), a_jar("two")]
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: jars(wanted, tmp_path / "c", repository), range(2))
+        first, second = pool.map(lambda _: fetch_jars(wanted, tmp_path / "c", repository), range(2))
     assert first == second
     assert {p.read_bytes() for p in first} == {CONTENT}
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from medallion_platform.certificates import java_truststore, tls_context
 from medallion_platform.spark.aot_cache import AlreadyRecording, AotCache
-from medallion_platform.spark.java import Java, JavaMissing, _in, _major, java
-from medallion_platform.trust import tls, truststore
+from medallion_platform.spark.java import Java, JavaMissing, _java_in, _major_version, find_java
 from medallion_platform_tests.kafka import certificates
 
 
@@ -25,7 +26,7 @@ from medallion_platform_tests.kafka import certificates
     ],
 )
 def test_what_java_says_of_itself(text: str, version: int | None) -> None:
-    assert _major(text, r'^\w+ version "(?:1\.)?(\d+)') == version
+    assert _major_version(text, r'^\w+ version "(?:1\.)?(\d+)') == version
 
 
 def a_java(home: Path, says: str, release: str = "") -> Path:
@@ -43,7 +44,7 @@ def test_without_any_java_on_the_machine_ours_is_used(
 ) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = java()
+    found = find_java()
     assert (found.ours, found.version) == (True, 25)
     assert not found.has_vectors
     said = subprocess.run([found.program, "-version"], capture_output=True, text=True, check=True)
@@ -52,22 +53,22 @@ def test_without_any_java_on_the_machine_ours_is_used(
 
 def test_java_home_counts_where_spark_runs_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(a_java(tmp_path / "21", 'openjdk version "21.0.1"')))
-    assert (java().home, java().version, java().ours) == (tmp_path / "21", 21, False)
+    assert (find_java().home, find_java().version, find_java().ours) == (tmp_path / "21", 21, False)
     monkeypatch.setenv("JAVA_HOME", str(a_java(tmp_path / "11", "", 'JAVA_VERSION="11.0.22"\n')))
-    assert java().ours
+    assert find_java().ours
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
-    assert java().ours
+    assert find_java().ours
 
 
 def test_a_setting_counts_more_and_has_to_be_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JAVA_HOME", str(a_java(tmp_path / "21", 'openjdk version "21.0.1"')))
-    assert java(a_java(tmp_path / "17", "", 'X="9"\nJAVA_VERSION="17.0.1"\n')).version == 17
-    with pytest.raises(JavaMissing, match="is Java 8: name Java 17 or newer"):
-        java(a_java(tmp_path / "8", 'java version "1.8.0_402"'))
+    assert find_java(a_java(tmp_path / "17", "", 'X="9"\nJAVA_VERSION="17.0.1"\n')).version == 17
+    with pytest.raises(JavaMissing, match="is Java 8; name Java 17 or newer"):
+        find_java(a_java(tmp_path / "8", 'java version "1.8.0_402"'))
     with pytest.raises(JavaMissing, match="no java runs there"):
-        java(a_java(tmp_path / "broken", "Error: no JVM"))
+        find_java(a_java(tmp_path / "broken", "Error: no JVM"))
     with pytest.raises(JavaMissing, match="no java runs there"):
-        java(tmp_path / "nothing")
+        find_java(tmp_path / "nothing")
 
 
 def test_a_java_built_without_vectors_is_not_asked_for_them(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_java_built_without_vectors_is_not_asked_for_them(tmp_path: Path) -> N
     )
     small = a_java(tmp_path / "small", "", 'JAVA_VERSION="21.0.1"\nMODULES="java.base java.se"\n')
     unknown = a_java(tmp_path / "unknown", 'openjdk version "21.0.1"')
-    found = [_in(home) for home in (whole, small, unknown)]
+    found = [_java_in(home) for home in (whole, small, unknown)]
     assert [runtime and runtime.has_vectors for runtime in found] == [True, False, True]
 
 
@@ -89,23 +90,23 @@ def test_java_trusts_whom_this_machine_trusts(tmp_path: Path, monkeypatch: pytes
     broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     bundle.write_bytes(b"# a comment\n" + b"\n".join([*authorities, broken, authorities[0]]))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    store = truststore(tmp_path / "kept")
+    store = java_truststore(tmp_path / "kept")
     assert store is not None
-    assert truststore(tmp_path / "kept") == store
+    assert java_truststore(tmp_path / "kept") == store
     listed = subprocess.run(
-        [java().home / "bin" / "keytool", "-list", "-keystore", store, "-storepass", ""],
+        [find_java().home / "bin" / "keytool", "-list", "-keystore", store, "-storepass", ""],
         capture_output=True,
         text=True,
     )
     assert listed.stdout.count("trustedCertEntry") == 2, listed.stdout + listed.stderr
     bundle.write_bytes(authorities[1] + b"\n")
-    assert truststore(tmp_path / "kept") != store  # what the machine trusts has changed
+    assert java_truststore(tmp_path / "kept") != store  # what the machine trusts has changed
 
 
 def test_python_trusts_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificates.make(tmp_path / "one.pem", tmp_path / "own.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
-    assert len(tls().get_ca_certs()) == 1
+    assert len(tls_context().get_ca_certs()) == 1
 
 
 # --- ahead-of-time cache
@@ -140,6 +141,24 @@ def test_what_was_recorded_is_used_where_it_fits(tmp_path: Path, jar: Path) -> N
     assert code(folder, jar, version=26).options() == []
     jar.write_bytes(b"another jar")
     assert code(folder, jar).options() == []
+
+
+def test_with_both_compilers_java_forgets_which_one_was_recorded(
+    tmp_path: Path, jar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    assert code(tmp_path, jar).options(quick=False) == []
+    record(code(tmp_path, jar))
+
+    def follows_the_recording(options: list[str]) -> bool:
+        # Asked for first, for the file is none: on its own Java would follow nothing.
+        asked = ("-XX:+UnlockDiagnosticVMOptions", "-XX:+AOTReplayTraining")
+        command = [find_java().program, *asked, *options, "-XX:+PrintFlagsFinal", "-version"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return bool(re.search(r"\bAOTReplayTraining\s+= true", said))
+
+    assert follows_the_recording(code(tmp_path, jar).options())
+    assert not follows_the_recording(code(tmp_path, jar).options(quick=False))
 
 
 @pytest.mark.parametrize("content", [b"", b"cod", b"cOde", b"code and more"])

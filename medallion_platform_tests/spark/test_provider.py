@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import medallion_platform
-from medallion_platform.spark.provider import SparkDidNotStart, _started
+from medallion_platform.spark.provider import SparkDidNotStart, _start_jvm
 
 ROOM = Path(medallion_platform.__file__).parent
 OF_A_JVM = {"_jvm", "_jdf", "_jc", "_jsparkSession", "_jreader", "_jwrite", "_gateway", "_sc", "sparkContext"}
@@ -60,5 +60,5 @@ def test_only_the_provider_knows_of_a_jvm() -> None:
 def test_a_jvm_that_does_not_start_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     says = "echo Setting default log level to WARN >&2; echo Invalid maximum heap size: -Xmx0 >&2; exit 1"
     with pytest.raises(SparkDidNotStart, match=r"^Java ended .*: Invalid maximum heap size: -Xmx0$"):
-        _started(["/bin/sh", "-c", says])
+        _start_jvm(["/bin/sh", "-c", says])
     assert "log level" not in capfd.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from medallion_platform.sources.formats.debezium.places import changed_at, position
+from medallion_platform.sources.formats.debezium.source_position import changed_at, source_position
 from medallion_platform.transforms.history import UNTOLD, as_of, current, versions
 from medallion_platform_tests.frames import SHARED, frame, minutes, needs_shared, rows
 
@@ -283,7 +283,7 @@ class Told:
     key: str | None = "k"
 
     def row(self, log: str, offset: int) -> dict[str, Any]:
-        place = position(self.source, self.op)
+        place = source_position(self.source, self.op)
         return {
             "_source": log,
             "_offset": offset,

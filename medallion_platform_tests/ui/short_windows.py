@@ -7,10 +7,10 @@ transform, and how a declared `fresh_within` becomes a policy.
 from dataclasses import replace
 from datetime import timedelta
 
-from medallion_platform.assembly import catalog, lakehouse_of
+from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.location import catalog, lakehouse_of
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.settings import Settings
 
 WINDOW = timedelta(seconds=120)
 

@@ -1,7 +1,7 @@
 """The Dagster UI as a person uses it: a real browser, mouse and keyboard, against `medallion dev`.
 
 What the page shows is asserted, and then held against Dagster's own records and the Delta tables.
-With MEDALLION_SCREENSHOTS naming a folder, pictures of what was seen are written there.
+With MEDALLION_TEST_SCREENSHOTS naming a folder, pictures of what was seen are written there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from medallion_platform_tests.command import MEDALLION
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PICTURES = os.environ.get("MEDALLION_SCREENSHOTS")
+PICTURES = os.environ.get("MEDALLION_TEST_SCREENSHOTS")
 DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
 METRICS = dg.AssetKey("gold_daily_user_metrics")
 SECOND = 1000
@@ -83,7 +83,7 @@ def ui(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
     )
     assert made.returncode == 0, made.stderr[-3000:]
     # It would make what is left to the mouse.
-    stop = [*DAGSTER, "sensor", "stop", "catch_up_sensor", "-w", str(runs.workspace(home / "dagster"))]
+    stop = [*DAGSTER, "sensor", "stop", "catch_up_sensor", "-w", str(runs.write_workspace(home / "dagster"))]
     env = {**os.environ, "MEDALLION_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
     stopped = subprocess.run(stop, env=env, capture_output=True, text=True, timeout=100)
     assert stopped.returncode == 0, stopped.stderr[-3000:]
@@ -224,7 +224,7 @@ def test_a_table_goes_stale_as_time_passes(departments: Page) -> None:
     _see_freshness(departments, "Failed", 300)
 
 
-@pytest.mark.skipif(not PICTURES, reason="MEDALLION_SCREENSHOTS names no folder for pictures")
+@pytest.mark.skipif(not PICTURES, reason="MEDALLION_TEST_SCREENSHOTS names no folder for pictures")
 def test_pictures_of_the_demo(browser: Browser, tmp_path: Path) -> None:
     home = Path("/tmp/medallion-demo")
     home.mkdir()

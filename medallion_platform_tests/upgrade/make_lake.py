@@ -23,7 +23,7 @@ import polars as pl
 from medallion_platform.contracts.codes import Code
 from medallion_platform.domains.clickstream.sources import EVENTS
 from medallion_platform.lakehouse import dead_letters, log_archive
-from medallion_platform.lakehouse.commit import commit, next_sequence
+from medallion_platform.lakehouse.commit import commit_files, next_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline import landing_zone
@@ -93,8 +93,8 @@ def in_process(landing: Path) -> None:
     assert table is not None
     for _ in range(COMMITS):
         record = CommitRecord("intake", "many", run.at.isoformat(), sequence=next_sequence(table))
-        commit(table, record)
-    moved = log_archive.archive(lake.path("bronze.jobs"), datetime.now(UTC) + timedelta(hours=2))
+        commit_files(table, record)
+    moved = log_archive.archive_log(lake.path("bronze.jobs"), datetime.now(UTC) + timedelta(hours=2))
     assert moved == 1_000
 
 

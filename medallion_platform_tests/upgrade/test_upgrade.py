@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import FORMAT
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.lake_format import format_of, mark
-from medallion_platform_tests.command import MEDALLION
+from medallion_platform.lakehouse.lake_format import read_format, write_format
+from medallion_platform_tests.command import medallion, run_here
 
 OLD = Path(__file__).with_name("lake-of-0.1.tar.xz")
 FORMAT_1 = Path(__file__).with_name("lake-of-format-1.tar.xz")
@@ -58,17 +57,17 @@ def old_home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(600)
-def test_a_lake_of_the_first_version_goes_on_under_todays_code(old_home: Path) -> None:
+@pytest.mark.usefixtures("spark")
+def test_a_lake_of_the_first_version_goes_on_under_todays_code(
+    old_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lake = Lake(old_home / "lake")
     assert holdings(lake, BEFORE) == BEFORE
     old = dead_letters.read(lake, "bronze.events")
     first = {name: lake.version(name) for name in AFTER}
 
-    command = [*MEDALLION, "run", "--json", "--home", str(old_home)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    told = {row["table"]: row for row in run_here(monkeypatch, old_home)}
 
-    assert done.returncode == 0, done.stderr
-    told = {row["table"]: row for row in json.loads(done.stdout.splitlines()[-1])}
     # It goes on behind what was taken in, and does not begin again.
     assert told["bronze.events"]["read"] == 438
     assert told["bronze.users"]["read"] == 778
@@ -83,8 +82,7 @@ def test_a_lake_of_the_first_version_goes_on_under_todays_code(old_home: Path) -
     history = [record.verb for _, record in lake.records("bronze.events")]
     assert history[-1] == "intake", "what the old version did is on record still"
 
-    replay = [*MEDALLION, "dead-letters", "replay", "bronze.events", "--json", "--home", str(old_home)]
-    again = subprocess.run(replay, capture_output=True, text=True, timeout=100)
+    again = medallion("dead-letters", "replay", "bronze.events", "--json", "--home", str(old_home))
     assert again.returncode == 0, again.stderr
     assert holdings(lake, {"bronze.events": (0, 0)}) == {"bronze.events": AFTER["bronze.events"]}
 
@@ -94,7 +92,8 @@ def letters_of(lake: Lake, table: str) -> pl.DataFrame:
 
 
 @pytest.mark.timeout(600)
-def test_a_lake_of_format_1_goes_on(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("spark")
+def test_a_lake_of_format_1_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All codes of dead letters, a replay, files in quarantine, an archived log, positions of a topic."""
     for archive in (OLD, FORMAT_1):
         with tarfile.open(archive) as packed:
@@ -102,18 +101,15 @@ def test_a_lake_of_format_1_goes_on(tmp_path: Path) -> None:
             members = [m for m in packed if wanted in Path(m.name).parts]
             packed.extractall(tmp_path, filter="data", members=members)
     lake = Lake(tmp_path / "lake")
-    assert format_of(str(lake.root)) == 1
+    assert read_format(str(lake.root)) == 1
     old = {name: letters_of(lake, name) for name in ("bronze.events", SILVER)}
     quarantined = sorted(p for p in (tmp_path / "lake/quarantine").rglob("*") if p.is_file())
     rows = {name: lake.rows(name) for name in AFTER}
     moved = {log: lake.positions("bronze.events")(log) for log in ("clickstream.events", CLICKS)}
 
-    command = [*MEDALLION, "run", "--json", "--home", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    told = {row["table"]: row for row in run_here(monkeypatch, tmp_path)}
 
-    assert done.returncode == 0, done.stderr
-    assert format_of(str(lake.root)) == FORMAT
-    told = {row["table"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    assert read_format(str(lake.root)) == FORMAT
     # Nothing of the days that were there is taken in again.
     assert told["bronze.events"]["read"] == 584
     assert told["bronze.hired_employees"]["read"] == 609
@@ -135,8 +131,7 @@ def test_a_lake_of_format_1_goes_on(tmp_path: Path) -> None:
         assert tmp_path / "lake" / path in quarantined
     assert len(lake.records("bronze.jobs")) == 2_061, "with those that are archived"
 
-    replay = [*MEDALLION, "dead-letters", "replay", "bronze.events", "--json", "--home", str(tmp_path)]
-    again = subprocess.run(replay, capture_output=True, text=True, timeout=100)
+    again = medallion("dead-letters", "replay", "bronze.events", "--json", "--home", str(tmp_path))
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)[0]["written"] == 0
     assert lake.rows("bronze.events") == events.height
@@ -144,7 +139,7 @@ def test_a_lake_of_format_1_goes_on(tmp_path: Path) -> None:
 
 def test_a_newer_lake_is_refused_by_every_command(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
-    mark(str(lake), FORMAT + 1)
+    write_format(str(lake), FORMAT + 1)
     before = sorted(lake.rglob("*"))
     for command in (
         ["run"],
@@ -157,9 +152,7 @@ def test_a_newer_lake_is_refused_by_every_command(tmp_path: Path) -> None:
         ["rollback", "a-run"],
         ["dev"],
     ):
-        done = subprocess.run(
-            [*MEDALLION, *command, "--home", str(tmp_path)], capture_output=True, text=True, timeout=100
-        )
+        done = medallion(*command, "--home", str(tmp_path))
         assert done.returncode == 3, (command, done.stderr)
         assert f"has format {FORMAT + 1}" in " ".join(done.stderr.split()), (command, done.stderr)
         assert "Traceback" not in done.stderr

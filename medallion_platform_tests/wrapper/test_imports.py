@@ -16,7 +16,7 @@ import pytest
             {"dagster", "fastavro", "feast", "pandas", "polars", "pyarrow", "pydantic", "pyspark"},
         ),
         ("medallion_platform.definitions", {"feast"}),  # a contract is a pandera.pyspark model
-        ("medallion_platform.runtime", {"dagster", "pydantic", "pyspark"}),
+        ("medallion_platform.installation.local_spark", {"dagster", "pydantic", "pyspark"}),
         (
             "medallion_platform.pipeline.intake.polars_engine",
             {"dagster", "fastavro", "feast", "httpx", "pyspark"},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from medallion_platform.settings import Profile, Settings, WrongSetting
+from medallion_platform.installation.settings import Profile, Settings, WrongSetting, misspelt
 
 from .test_wrapper import REPOSITORY, load
 
@@ -39,6 +39,37 @@ def test_the_environment_counts_and_an_argument_counts_more(monkeypatch: pytest.
     settings = Settings(settle_seconds=2)
     assert (settings.landing, settings.settle_seconds) == (Path("/in"), 2.0)
     assert settings.home.name == ".medallion"
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("MEDALLION_SPARK_CORE", "MEDALLION_SPARK_CORES"),
+        ("MEDALLION_TOKENKEY", "MEDALLION_TOKEN_KEY"),
+        ("MEDALLION_KEEP_RUN_DAYS", "MEDALLION_KEEP_RUNS_DAYS"),
+        ("MEDALLION_LOGLEVEL", "MEDALLION_LOG_LEVEL"),
+        ("MEDALLION_QWERTY", ""),
+        ("MEDALLION_SPARK_CORES", None),
+        ("MEDALLION_MODULE", None),
+        ("MEDALLION_DEBUG", None),
+        ("MEDALLION_TEST_SEED", None),
+        ("MEDALLION_API_SERVICE_HOST", None),
+        ("MEDALLION_API_SERVICE_PORT_HTTP", None),
+        ("MEDALLION_API_PORT_80_TCP_ADDR", None),
+        ("MEDALLION", None),
+        ("SPARK_CORE", None),
+    ],
+)
+def test_a_variable_that_no_setting_has_is_told_with_the_nearest_name(
+    variable: str, told: str | None
+) -> None:
+    found = misspelt([variable, "PATH"])
+    if told is None:
+        assert found == []
+    else:
+        (line,) = found
+        assert line.startswith(f"no setting is named {variable}, ")
+        assert line.endswith(f"did you mean {told}?" if told else "no effect")
 
 
 def test_lake_and_landing_zone_may_each_lie_in_a_bucket(
@@ -107,6 +138,18 @@ def test_bad_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: s
         Settings()
 
 
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_what_is_wrong_with_a_value_is_said_of_every_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for value in ("much", "-1", "1.5", "\0", "nan", "1e999"):
+        try:
+            Settings(**{name: value})
+        except WrongSetting as error:
+            assert str(error).startswith(f"MEDALLION_{name.upper()}: ")
+            assert "a value that it cannot have" not in str(error), (value, str(error))
+
+
 SECRET = "hunter2-hunter2"
 BROKER = {"bootstrap.servers": "broker:9092"}
 
@@ -152,7 +195,8 @@ def test_good_settings_do_not_show_theirs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "debug"), [("medallion_platform.cli", "1"), ("medallion_platform.runtime", "")]
+    ("command", "debug"),
+    [("medallion_platform.cli", "1"), ("medallion_platform.installation.local_spark", "")],
 )
 def test_each_problem_is_one_sentence_wherever_settings_are_read(
     tmp_path: Path, command: str, debug: str

@@ -20,8 +20,8 @@ BUSY = 0.7
 def next_rows(rows: int, lag: float, busy: float, *, pressed: bool = False) -> int:
     """The bound of the next batch.
 
-    lag: seconds that it takes to catch up at the present rate. busy: share of its time that the worker
-    works. pressed: memory runs short.
+    lag: seconds needed to catch up at the present rate. busy: the share of time in which the worker works.
+    pressed: memory is short.
     """
     if pressed:
         rows //= 2

@@ -16,7 +16,7 @@ import polars as pl
 
 from medallion_platform.contracts.contract import Contract
 from medallion_platform.lakehouse.delta_log import FileEntry
-from medallion_platform.lakehouse.keys import Keys
+from medallion_platform.lakehouse.key_index import Keys
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -27,17 +27,17 @@ _CUT = 1000
 """Microseconds by which a bound may lie too low: some writers keep milliseconds."""
 
 
-def duplicates(
+def find_duplicates(
     batch: pl.DataFrame,
     contract: Contract,
     table: DeltaTable,
     key: Sequence[str] | None = None,
     keys: Keys | None = None,
 ) -> pl.Series:
-    """A Boolean per row of `batch` (in arrival order): whether an accepted row is the same.
+    """A Boolean per row of `batch` (in arrival order): whether it repeats an accepted row.
 
-    table: the bronze table at the version that the batch will be appended to. key: the contract's
-    unless given. keys: what is known of the table's files from batches before.
+    table: the bronze table at the version that the batch will be appended to. key: by default the contract's
+    key. keys: the known keys of the table's files, from earlier batches.
     """
     key = list(contract.key if key is None else key)
     none = pl.Series("duplicate", [False], dtype=pl.Boolean).new_from_index(0, batch.height)
@@ -45,7 +45,7 @@ def duplicates(
         return none
     time = contract.event_time if contract.watermark else None
     also = [time] if time else []
-    there = (keys or Keys()).rows(table, batch.select(key), _may_hold(batch, contract, key), also)
+    there = (keys or Keys()).rows(table, batch.select(key), _file_filter(batch, contract, key), also)
     # Under a name of its own: the time may be part of the key.
     existing = there.select(*key, *(pl.col(c).alias("_time") for c in also))
     existing = existing.cast({c: batch.schema[c] for c in key}, strict=False)
@@ -65,7 +65,7 @@ def duplicates(
     twice = [
         row[0]
         for row in suspects.iter_rows()
-        if not _accept(
+        if not _accept_if_new(
             accepted.setdefault(row[1 : len(key) + 1], []),
             row[len(key) + 1] if time else None,
             contract.watermark,
@@ -74,8 +74,10 @@ def duplicates(
     return pl.Series("duplicate", range(batch.height)).is_in(pl.Series(twice, dtype=pl.Int64).implode())
 
 
-def _accept(accepted: list[datetime | None], time: datetime | None, watermark: timedelta | None) -> bool:
-    """Whether a row with these accepted predecessors is a new one; if so it becomes accepted."""
+def _accept_if_new(
+    accepted: list[datetime | None], time: datetime | None, watermark: timedelta | None
+) -> bool:
+    """Whether a row is new, compared with the accepted rows of its key; a new row is added to them."""
     if watermark is None or time is None:
         new = not accepted
     else:
@@ -85,11 +87,11 @@ def _accept(accepted: list[datetime | None], time: datetime | None, watermark: t
     return new
 
 
-def _may_hold(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> Callable[[FileEntry], bool]:
-    """Whether a data file, by its statistics, may hold a row that is the same as one of the batch.
+def _file_filter(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> Callable[[FileEntry], bool]:
+    """A function that tells from a data file's statistics whether it may repeat a row of the batch.
 
-    With a watermark by the event time, of any row that lies close enough; without by whole numbers in
-    the key. Bounds of text are cut short in the log: they say nothing.
+    With a watermark it compares event times, without one the whole numbers in the key. Bounds of text are cut
+    short in the Delta log, so they cannot be used.
     """
     if contract.watermark and contract.event_time:
         column, within = contract.event_time, contract.watermark // _MICROSECOND
@@ -106,15 +108,15 @@ def _may_hold(batch: pl.DataFrame, contract: Contract, key: Sequence[str]) -> Ca
         low, high = file.get(f"min.{column}"), file.get(f"max.{column}")
         if low is None or high is None or file.get(f"null_count.{column}") != 0:
             return True
-        begin = np.searchsorted(places, _number(low) - within)
-        end = np.searchsorted(places, _number(high) + within + _CUT, "right")
+        begin = np.searchsorted(places, _bound_as_number(low) - within)
+        end = np.searchsorted(places, _bound_as_number(high) + within + _CUT, "right")
         return bool(end > begin)
 
     return may_hold
 
 
-def _number(bound: Any) -> int:
-    """A bound as a whole number: microseconds since 1970 of a time."""
+def _bound_as_number(bound: Any) -> int:
+    """A bound as a whole number; a time as microseconds since 1970."""
     if isinstance(bound, date) and not isinstance(bound, datetime):
         bound = datetime.combine(bound, datetime.min.time())
     if isinstance(bound, datetime):

@@ -7,50 +7,59 @@ offset is `sequence * 2**32 + row`. The log has the name of its source.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
-from medallion_platform.contracts.codes import Code
+from medallion_platform.contracts.codes import Code, Damage
+from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters, file_registry
+from medallion_platform.lakehouse.file_registry import RegisteredFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources.arrivals import Batch, PositionOf, UnreadableRange
-from medallion_platform.sources.connectors import landing
-from medallion_platform.sources.connectors.files import FileSource, FileVersion, offset_of, place_of
-from medallion_platform.sources.connectors.zones import FileInfo, zone_at
+from medallion_platform.sources.connectors import landing_scan
+from medallion_platform.sources.connectors.files import (
+    FileSource,
+    FileState,
+    FileVersion,
+    record_offset,
+    sequence_and_row,
+)
+from medallion_platform.sources.connectors.landing_zones import FileInfo, zone_at
 from medallion_platform.sources.errors import LostFile, StillGrowing, UnreadableFile
-from medallion_platform.sources.formats.records import DETAIL, OURS
-from medallion_platform.sources.formats.typed import text
-from medallion_platform.storage import exists, store
+from medallion_platform.sources.formats.records import CODE, DETAIL, OURS
+from medallion_platform.sources.formats.typed import values_as_text
+from medallion_platform.storage import file_exists, store
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.run import Run
 
-_VERSION_FIELDS = ("sequence", "path", "digest", "size", "modified_at", "state", "etag")
-
-
+_LOG = logging.getLogger(__name__)
 _UNSEEN = "unreadable-"
+_SHOWN = 50
+"""Names of columns that a dead letter of a whole file shows."""
 
 
-def waiting(source: FileSource, candidates: Sequence[landing.FileInfo], lake: Lake) -> list[str]:
-    """What an intake would take up: candidates to be read, versions that are not taken whole."""
-    registered = file_registry.read(lake, source.name)
-    known = [_version(r) for r in registered.iter_rows(named=True)]
-    new = landing.wanted(known, candidates, landing.missing(known, lost(lake, source)))
+def waiting_files(source: FileSource, candidates: Sequence[landing_scan.FileInfo], lake: Lake) -> list[str]:
+    """What an intake would read: new candidates, and file versions that were not taken in completely."""
+    registered = file_registry.read_registry(lake, source.name)
+    known = [_file_version(row) for row in _as_rows(registered)]
+    new = landing_scan.wanted(known, candidates, landing_scan.missing(known, lost(lake, source)))
     return [
         *(f"{f.path} {f.size} {f.modified_at.isoformat()} {f.etag or ''}".rstrip() for f in new),
-        *_not_taken(source, registered, lake.positions(source.table)),
+        *_files_not_taken(source, registered, lake.positions(source.table)),
     ]
 
 
-def arrivals(
+def landed_files(
     source: FileSource, root: Path | str, candidates: Sequence[FileInfo], lake: Lake, run: Run
 ) -> LandingZone:
-    """What waits below `root`: the candidates (complete files), and whatever was left over."""
-    return LandingZone(source, str(root), lake, tuple(register(source, root, candidates, lake, run)))
+    """What is waiting below `root`: the candidates (complete files), and what earlier intakes left over."""
+    return LandingZone(source, str(root), lake, tuple(register_files(source, root, candidates, lake, run)))
 
 
 @dataclass(frozen=True)
@@ -64,55 +73,59 @@ class LandingZone:
     pieces: str = "files"
 
     def waiting(self, position: PositionOf) -> list[str]:
-        """The file versions that were not taken in whole."""
-        return _not_taken(self.source, file_registry.read(self.lake, self.source.name), position)
+        """The file versions that were not taken in completely."""
+        return _files_not_taken(
+            self.source, file_registry.read_registry(self.lake, self.source.name), position
+        )
 
     def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """Records from the position on, gathered over files until a batch is full.
 
-        A file that is lost (or was told to be) is in no batch with records of its own, so that its dead
-        letter, which is committed first, never says of a record that it was taken when it was not yet.
+        A lost file never shares a batch with its own records: its dead letter is committed first and names
+        the first missing record, so all records before it must be committed already.
         """
         source, lake = self.source, self.lake
         begun = reached = position(source.name) or 0
-        pending = _pending(file_registry.read(lake, source.name), begun).to_dicts()
-        told = lost(lake, source)
+        registered = file_registry.read_registry(lake, source.name)
+        pending = _as_rows(_pending_versions(registered, begun))
+        lost_rows = lost(lake, source)
         gathered = _PendingBatch(source)
         for file in pending:
-            first = _next_row(reached, file)
-            if file["state"] == landing.REPEATED:
+            first = _first_row_not_taken(reached, file)
+            if file["state"] == landing_scan.REPEATED:
                 gathered.repeated += 1
                 gathered.notes.append(
                     f"{file['path']}: same content as a file already taken in; nothing added"
                 )
-                reached = offset_of(file["sequence"] + 1, 0)
+                reached = record_offset(file["sequence"] + 1, 0)
                 continue
             begin = reached
             try:
-                if file["sequence"] in told:
+                if file["sequence"] in lost_rows:
                     raise LostFile(file["path"], "it could not be opened before")
-                for read in _read(source, self.root, file, first):
-                    frame = _keep_too_long(lake, source, self.root, file, read)
-                    if gathered.frames and not _same_types(gathered.frames[0], frame):
-                        yield gathered.batch(reached)
+                for read in _read_records(source, self.root, file, first):
+                    frame = _quarantine_long_records(lake, source, self.root, file, read)
+                    if not gathered.has_same_types(frame):
+                        yield gathered.take_batch(reached)
                     gathered.add(frame)
-                    reached = offset_of(file["sequence"], int(frame["_row"][-1]) + 1)
+                    reached = record_offset(file["sequence"], int(frame["_row"][-1]) + 1)
                     if gathered.rows >= rows or gathered.size >= size:
-                        yield gathered.batch(reached)
+                        yield gathered.take_batch(reached)
                 if first == 1 and reached == begin and file["size"]:
                     gathered.notes.append(f"{file['path']}: no record in its {file['size']:,} bytes")
             except LostFile as error:
-                if gathered.frames and _next_row(reached, file) > first:
-                    yield gathered.batch(reached)
-                first = _next_row(reached, file)
+                if gathered.frames and _first_row_not_taken(reached, file) > first:
+                    yield gathered.take_batch(reached)
+                first = _first_row_not_taken(reached, file)
                 why = f"lost from record {first} on: {error.reason}"
-                gathered.unread.append(_unread(source, file, Code.LOST, why, {"from_row": first}))
+                detail = {"from_row": first, **error.detail}
+                gathered.unread.append(_unreadable_file(source, file, Code.LOST, why, detail))
             except UnreadableFile as error:
-                kept = _quarantine(lake, source, self.root, file)
-                gathered.unread.append(_unread(source, file, Code.UNREADABLE, error.reason, {"kept": kept}))
-            reached = offset_of(file["sequence"] + 1, 0)
+                detail = {"kept": _quarantine(lake, source, self.root, file), **error.detail}
+                gathered.unread.append(_unreadable_file(source, file, Code.UNREADABLE, error.reason, detail))
+            reached = record_offset(file["sequence"] + 1, 0)
         if reached > begun and pending:
-            yield gathered.batch(reached)
+            yield gathered.take_batch(reached)
 
 
 _CELL = 4
@@ -129,81 +142,86 @@ class _PendingBatch:
         self.notes: list[str] = []
         self.repeated = 0
         self.rows = self.bytes = 0
-        self.names: set[str] = set()
+        self.types: dict[str, pl.DataType] = {}
 
     @property
     def size(self) -> int:
-        """Bytes that the records take; of many with few fields in common, nulls take most."""
-        return max(self.bytes, _CELL * self.rows * len(self.names))
+        """The bytes of the records in memory; if records have few fields in common, most of it is nulls."""
+        return max(self.bytes, _CELL * self.rows * len(self.types))
+
+    def has_same_types(self, frame: pl.DataFrame) -> bool:
+        """Whether a frame may be validated with the others: each value is validated in its file's type."""
+        return all(self.types.get(name, kind) == kind for name, kind in frame.schema.items())
 
     def add(self, frame: pl.DataFrame) -> None:
-        """One frame more."""
+        """Add a frame to the batch."""
         self.frames.append(frame)
         self.rows += frame.height
         self.bytes += int(frame.estimated_size())
-        self.names.update(frame.columns)
+        self.types.update(frame.schema)
 
-    def batch(self, reached: int) -> Batch:
-        """What was gathered up to a position; the next batch starts empty."""
+    def take_batch(self, reached: int) -> Batch:
+        """The gathered records up to a position as a batch; the next batch starts empty."""
         frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
-        made = Batch(frame, self.unread, {self.source.name: reached}, self.notes, self.repeated)
+        result = Batch(frame, self.unread, {self.source.name: reached}, self.notes, self.repeated)
         self.notes, self.repeated = [], 0
-        self.frames, self.unread, self.rows, self.bytes, self.names = [], [], 0, 0, set()
-        return made
+        self.frames, self.unread, self.rows, self.bytes, self.types = [], [], 0, 0, {}
+        return result
 
 
-def _unread(
-    source: FileSource, file: dict[str, Any], code: Code, why: str, detail: Mapping[str, object]
+def _unreadable_file(
+    source: FileSource, file: RegisteredFile, code: Code, why: str, detail: Mapping[str, object]
 ) -> UnreadableRange:
-    """A file as a dead letter of row 0."""
+    """The dead letter (row 0) for a whole file."""
     note = f"{file['path']}: {why}{'; kept in quarantine' if detail.get('kept') else ''}"
-    place = offset_of(file["sequence"], 0)
+    place = record_offset(file["sequence"], 0)
     return UnreadableRange(source.name, place, file["path"], code, f"file: {why}", note, detail)
 
 
-def _not_taken(source: FileSource, registered: pl.DataFrame, position: PositionOf) -> list[str]:
-    pending = _pending(registered, position(source.name) or 0)
+def _files_not_taken(source: FileSource, registered: pl.DataFrame, position: PositionOf) -> list[str]:
+    pending = _pending_versions(registered, position(source.name) or 0)
     return [f"{source.name} {sequence}" for sequence in pending["sequence"]]
 
 
-def _pending(registered: pl.DataFrame, position: int) -> pl.DataFrame:
-    """The file versions from the one on that `position` lies in."""
-    return registered.filter(pl.col("sequence") >= place_of(position)[0])
+def _pending_versions(registered: pl.DataFrame, position: int) -> pl.DataFrame:
+    """The file versions from the one at `position` on."""
+    return registered.filter(pl.col("sequence") >= sequence_and_row(position)[0])
 
 
-def register(
+def register_files(
     source: FileSource,
     root: Path | str,
     candidates: Sequence[FileInfo],
     lake: Lake,
     run: Run,
 ) -> list[str]:
-    """Give every new content of a file its place in the source's order; says what is worth saying.
+    """Give every new content of a file the next sequence number of the source; returns notes for people.
 
-    A file is known by its content: the same bytes again, under any name, add nothing; other bytes
-    under a known name are a new version, also those that the name had before its present ones. A
-    content that was lost before it was taken whole is taken up again where that was.
+    A file is identified by its content: the same bytes under any name add nothing; other bytes under a known
+    name are a new version, even if the name had this content before. A content that was lost before it was
+    taken in completely continues where it stopped.
     """
-    known = [_version(r) for r in file_registry.read(lake, source.name).iter_rows(named=True)]
-    latest = landing.latest(known)
-    missing = landing.missing(known, lost(lake, source))
+    known = _read_file_versions(lake, source)
+    latest = landing_scan.latest_versions(known)
+    missing = landing_scan.missing(known, lost(lake, source))
     found: list[tuple[FileInfo, str]] = []
-    unreadable: dict[str, str] = {}
+    unreadable: dict[str, UnreadableFile] = {}
     notes: list[str] = []
-    for seen in landing.wanted(known, candidates, missing):
+    for seen in landing_scan.wanted(known, candidates, missing):
         try:
-            found.append((seen, landing.digest_of(root, seen)))
+            found.append((seen, landing_scan.file_digest(root, seen)))
         except StillGrowing:
             notes.append(f"{seen.path}: still being written; left for the next intake")
         except LostFile as error:
-            if seen.path in latest and latest[seen.path].digest == _unseen(seen):
+            if seen.path in latest and latest[seen.path].digest == _placeholder_digest(seen):
                 continue  # that was told when it was so for the first time
-            found.append((seen, _unseen(seen)))
-            unreadable[seen.path] = error.reason
-    versions = landing.register(known, found, missing)
+            found.append((seen, _placeholder_digest(seen)))
+            unreadable[seen.path] = error
+    versions = landing_scan.new_file_versions(known, found, missing)
     rows = [_registry_row(source, root, v, unreadable.get(v.path), run) for v in versions]
     if rows:
-        file_registry.append(lake, source.name, rows)
+        file_registry.register_file_versions(lake, source.name, rows)
+        _say_registered(source, rows, run)
     said = {
         "new version": "changed since it was taken in; taken as a new version",
         "again": "was lost before it was taken whole; taken from record {0.first_row} on",
@@ -212,126 +230,177 @@ def register(
     return notes
 
 
-_CHANGED = "the content changed before it could be read"
+def _say_registered(source: FileSource, rows: Sequence[RegisteredFile], run: Run) -> None:
+    fields = {"source": source.name, "run_id": run.run_id}
+    sequences = {"first": rows[0]["sequence"], "last": rows[-1]["sequence"]}
+    extra = {
+        **fields,
+        "files": len(rows),
+        "unreadable": sum(bool(r["unreadable"]) for r in rows),
+        **sequences,
+    }
+    _LOG.info("%s: %s files registered", source.name, len(rows), extra=extra)
+    for row in rows if _LOG.isEnabledFor(logging.DEBUG) else ():
+        file = {"sequence": row["sequence"], "path": row["path"], "size": row["size"], "state": row["state"]}
+        _LOG.debug("%s: %s registered", source.name, row["path"], extra=fields | file)
+
+
+def _changed(path: str) -> LostFile:
+    return LostFile(path, "the content changed before it could be read", why=Damage.CHANGED)
+
+
+def _of_another(source: FileSource, path: str, names: Sequence[str]) -> UnreadableFile | None:
+    """Why a file with this header is not the source's; None where it is."""
+    reason = source.format.not_its_header(names, source.contract)
+    if reason is None:
+        return None
+    columns = {"found": list(names[:_SHOWN]), "expected": list(source.contract.column_names)[:_SHOWN]}
+    return UnreadableFile(path, reason, Kind.DATA, why=Damage.OTHER_COLUMNS, **columns)
 
 
 def lost(lake: Lake, source: FileSource) -> dict[int, int]:
-    """The file versions that were lost before they were taken whole, and their first record wanting.
+    """The file versions that were lost before they were taken in completely: sequence -> first missing row.
 
-    Their dead letters are the account of it. What these say holds, also for an intake that finds the
-    file again: it is committed before any other can take it for something else.
+    This is recorded in their dead letters, which stay valid even if an intake finds the file again: they are
+    committed before another intake can treat the file differently.
     """
-    told = dead_letters.details(lake, source.table, source.name, Code.LOST)
-    return {place_of(offset)[0]: detail["from_row"] for offset, detail in told}
+    lost_letters = dead_letters.details(lake, source.table, source.name, Code.LOST)
+    return {sequence_and_row(offset)[0]: detail["from_row"] for offset, detail in lost_letters}
 
 
-def _unseen(file: FileInfo | FileVersion) -> str:
-    """What stands for the digest of a content that could not be read."""
+def _placeholder_digest(file: FileInfo | FileVersion) -> str:
+    """A placeholder for the digest of a content that could not be read."""
     return f"{_UNSEEN}{file.size}-{file.modified_at.timestamp()}"
 
 
-def _version(row: dict[str, Any]) -> FileVersion:
-    return FileVersion(**{f: row[f] for f in _VERSION_FIELDS}, first_row=row["first_row"] or 1)
+def _read_file_versions(lake: Lake, source: FileSource) -> list[FileVersion]:
+    return [_file_version(row) for row in _as_rows(file_registry.read_registry(lake, source.name))]
+
+
+def _as_rows(registered: pl.DataFrame) -> list[RegisteredFile]:
+    return cast(list[RegisteredFile], registered.to_dicts())
+
+
+def _file_version(row: RegisteredFile) -> FileVersion:
+    return FileVersion(
+        sequence=row["sequence"],
+        path=row["path"],
+        digest=row["digest"],
+        size=row["size"],
+        modified_at=row["modified_at"],
+        state=cast(FileState, row["state"]),
+        first_row=row["first_row"] or 1,
+        etag=row["etag"],
+    )
 
 
 def _registry_row(
-    source: FileSource, root: Path | str, version: FileVersion, unreadable: str | None, run: Run
-) -> dict[str, Any]:
-    """One line of the file registry: the file version, its header, why it cannot be read if so."""
+    source: FileSource, root: Path | str, version: FileVersion, unreadable: UnreadableFile | None, run: Run
+) -> RegisteredFile:
+    """A row of the file registry: the file version, its header, and why it cannot be read (or null)."""
     header, digest = None, version.digest
-    if unreadable is None and version.state != landing.REPEATED:
+    if unreadable is None and version.state != landing_scan.REPEATED:
         try:
             seen = FileInfo(version.path, version.size, version.modified_at, version.etag)
             with zone_at(str(root)).file(seen) as path:
                 names = source.format.read_header(path)
             header = list(names) if names is not None else None
-            unreadable = source.format.not_its_header(names, source.contract) if names else None
+            unreadable = _of_another(source, version.path, names) if names else None
         except StillGrowing:
-            unreadable, digest = _CHANGED, _unseen(version)
+            unreadable, digest = _changed(version.path), _placeholder_digest(version)
         except UnreadableFile as error:
-            unreadable = error.reason
-            digest = _unseen(version) if isinstance(error, LostFile) else digest
+            unreadable = error
+            digest = _placeholder_digest(version) if isinstance(error, LostFile) else digest
     return {
-        **{f: getattr(version, f) for f in _VERSION_FIELDS},
+        "sequence": version.sequence,
+        "path": version.path,
         "digest": digest,
+        "size": version.size,
+        "modified_at": version.modified_at,
+        "etag": version.etag,
+        "state": version.state,
         "header": header,
-        "unreadable": unreadable,
+        "unreadable": unreadable.reason if unreadable else None,
+        "damage": json.dumps(unreadable.detail) if unreadable else None,
         "first_row": version.first_row,
         "registered_at": run.at,
         "run_id": run.run_id,
     }
 
 
-def _next_row(reached: int, file: dict[str, Any]) -> int:
-    """The number of the first record of a file that is not taken yet, where `reached` is."""
-    sequence, row = place_of(reached)
+def _first_row_not_taken(reached: int, file: RegisteredFile) -> int:
+    """The number of the first record of a file that was not taken in, if the position is `reached`."""
+    sequence, row = sequence_and_row(reached)
     return max(row if sequence == file["sequence"] else 0, file["first_row"] or 1)
 
 
-def _same_types(one: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Whether two frames may be validated as one: each value is validated in the type that its file gave
-    it.
-    """
-    types = one.schema  # asked once: polars makes it anew each time
-    return all(types.get(name, kind) == kind for name, kind in other.schema.items())
-
-
-def _read(source: FileSource, root: str, file: dict[str, Any], first_row: int) -> Iterator[pl.DataFrame]:
-    """A registered file's records with their provenance, as long as it is the registered content."""
+def _read_records(
+    source: FileSource, root: str, file: RegisteredFile, first_row: int
+) -> Iterator[pl.DataFrame]:
+    """The records of a registered file with their provenance; stops if its content changes."""
     if file["unreadable"]:
         lost = file["digest"].startswith(_UNSEEN)
-        raise (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
+        known = (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
+        known.detail = json.loads(file["damage"] or "{}")
+        raise known
     try:
-        with zone_at(root).file(_same_content(root, file)) as path:
+        with zone_at(root).file(_require_same_content(root, file)) as path:
             for frame in source.format.read(path, first_row, source.contract.column_names):
                 yield frame.with_columns(
-                    *(text(frame[c]) for c, k in frame.schema.items() if _as_text(source, c, k)),
+                    *(
+                        values_as_text(frame[c])
+                        for c, k in frame.schema.items()
+                        if _becomes_text(source, c, k)
+                    ),
                     pl.lit(source.name).alias("_source"),
                     pl.lit(file["path"]).alias("_file"),
-                    (pl.col("_row") + offset_of(file["sequence"], 0)).alias("_offset"),
+                    (pl.col("_row") + record_offset(file["sequence"], 0)).alias("_offset"),
                 )
-        _same_content(root, file)
+        _require_same_content(root, file)
     except StillGrowing:
-        raise LostFile(file["path"], _CHANGED) from None
+        raise _changed(file["path"]) from None
 
 
-def _same_content(root: str, file: dict[str, Any]) -> FileInfo:
-    """The file as it is now, still what the file registry says, or it is lost to us and that must be told."""
+def _require_same_content(root: str, file: RegisteredFile) -> FileInfo:
+    """The current file, if it still has the registered content; else raises LostFile."""
     seen = zone_at(root).seen(file["path"])
     if (
-        landing.looks(seen) != landing.looks(_version(file))
-        and landing.digest_of(root, seen) != file["digest"]
+        landing_scan.file_fingerprint(seen) != landing_scan.file_fingerprint(_file_version(file))
+        and landing_scan.file_digest(root, seen) != file["digest"]
     ):
-        raise LostFile(file["path"], _CHANGED)
+        raise _changed(file["path"])
     return seen
 
 
-def _as_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
-    """Whether a field becomes text: its type in one Parquet file shall bind no other file."""
+def _becomes_text(source: FileSource, column: str, kind: pl.DataType) -> bool:
+    """Whether a field becomes text, so that its type in one Parquet file does not bind other files."""
     if column in OURS or kind == pl.String:
         return False
     return column not in source.contract.by_name or kind.is_nested()
 
 
-def _keep_too_long(
-    lake: Lake, source: FileSource, root: str, file: dict[str, Any], frame: pl.DataFrame
+def _quarantine_long_records(
+    lake: Lake, source: FileSource, root: str, file: RegisteredFile, frame: pl.DataFrame
 ) -> pl.DataFrame:
-    """The records; where some are too long to be kept, with the place of the whole file instead."""
-    if DETAIL not in frame.columns:
+    """The records; those that are too long to be stored have the path of the whole file in quarantine."""
+    if DETAIL not in frame.columns or not (long := frame[CODE] == Code.TOO_LONG.value).any():
         return frame
     kept = {"kept": _quarantine(lake, source, root, file)}
-    told = [detail and json.dumps(json.loads(detail) | kept) for detail in frame[DETAIL]]
-    return frame.with_columns(pl.Series(DETAIL, told, dtype=pl.String))
+    details = [
+        json.dumps(json.loads(detail) | kept) if is_long else detail
+        for detail, is_long in zip(frame[DETAIL], long, strict=True)
+    ]
+    return frame.with_columns(pl.Series(DETAIL, details, dtype=pl.String))
 
 
-def _quarantine(lake: Lake, source: FileSource, root: str, file: dict[str, Any]) -> str | None:
-    """Keep a copy of a file that cannot be read (a dead letter is kept whole); its path below the lake."""
+def _quarantine(lake: Lake, source: FileSource, root: str, file: RegisteredFile) -> str | None:
+    """Store a copy of an unreadable file in quarantine; returns its path below the lake."""
     from obstore.exceptions import BaseError
 
     zone, kept = zone_at(root), str(lake.root)
     key = f"quarantine/{source.name}/{file['digest']}/{file['path'].rpartition('/')[2]}"
     try:
-        if not exists(kept, key):
+        if not file_exists(kept, key):
             with zone.file(zone.seen(file["path"])) as path:
                 store(kept).put(key, path)
     except (BaseError, LostFile, OSError, StillGrowing):

@@ -23,33 +23,33 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from medallion_platform.lakehouse import dead_letters, polars_writer
-from medallion_platform.lakehouse.commit import CommitConflict, next_sequence, sequence_of
+from medallion_platform.lakehouse.commit import CommitConflict, next_sequence, writer_sequence
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts
-from medallion_platform.lakehouse.damage import telling_damage
-from medallion_platform.lakehouse.keys import Keys
+from medallion_platform.lakehouse.counts import Counts, counted
+from medallion_platform.lakehouse.damaged_files import report_damage
+from medallion_platform.lakehouse.key_index import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
-from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
-from medallion_platform.pipeline.intake.commit import (
+from medallion_platform.pipeline.intake.batch_commit import (
     ATTEMPTS,
     PendingIntake,
     commit_batch,
-    is_ahead,
-    record_of,
+    intake_record,
+    letters_are_ahead,
     refuse_failures,
 )
-from medallion_platform.pipeline.intake.duplicates import duplicates
+from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
+from medallion_platform.pipeline.intake.duplicates import find_duplicates
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.triage import (
     LETTER_PLACE,
     PLACE,
     PROVENANCE,
     bronze_schema,
-    identity_of,
-    partitions_of,
+    count_by_partition,
+    identity_columns,
     triage,
 )
-from medallion_platform.pipeline.intake.undeclared import count_further, notes
+from medallion_platform.pipeline.intake.undeclared import count_further, notes_on_further
 from medallion_platform.pipeline.observer import EventReporter
 from medallion_platform.sources.arrivals import Arrivals, Batch, UnreadableRange
 from medallion_platform.sources.source import Source
@@ -71,7 +71,7 @@ _STEP_BACK = 0.02
 
 @dataclass
 class OpenTables:
-    """What one worker keeps open from batch to batch: a log is read once, and a file's keys."""
+    """The tables that a worker keeps open between batches, so that logs and keys are read only once."""
 
     lake: Lake
     keys: Keys = field(default_factory=Keys)
@@ -79,11 +79,11 @@ class OpenTables:
     _opened: dict[str, int] = field(default_factory=dict)
 
     def open(self, name: str) -> DeltaTable | None:
-        """The table as it is now; the same object each time, so that nobody else may look at it meanwhile."""
+        """The current table; always the same object, so it must not be used in two places at once."""
         table = self._tables.pop(name, None)
         # Each version that it follows makes a table slower: after some it is read as a whole again.
         old = table is not None and table.version() > self._opened[name] + _FOLLOWED
-        if table is None or old or not _follows(table):
+        if table is None or old or not _bring_to_newest(table):
             table = self.lake.open(name)
             self._opened[name] = table.version() if table is not None else -1
         if table is not None:
@@ -91,8 +91,8 @@ class OpenTables:
         return table
 
 
-def _follows(table: DeltaTable) -> bool:
-    """Bring an opened table up to date; whether its log still is the one that it was opened by."""
+def _bring_to_newest(table: DeltaTable) -> bool:
+    """Bring an opened table to its newest version; returns whether it still has the same Delta log."""
     from deltalake.exceptions import DeltaError
 
     if not is_in_log(table):
@@ -111,13 +111,13 @@ def intake(
     *,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
-    kept: OpenTables | None = None,
+    open_tables: OpenTables | None = None,
     report_end: bool = True,
 ) -> IntakeResult:
     """Take in what has arrived at a source.
 
-    kept: tables that an earlier intake of the same source left open. report_end: tell the run's observer if
-    the intake fails; False if the caller does that.
+    open_tables: left open by an earlier intake of the same source. report_end: tell the run's observer if the
+    intake fails; False if the caller does that.
 
     Raises:
         DamagedFile: a data file that is searched for duplicates is missing or damaged.
@@ -129,8 +129,8 @@ def intake(
     taken = IntakeResult(source.name, source.table)
     taken.notes += arrivals.notes
     with EventReporter(run, source.table, _LOG).ended() if report_end else nullcontext():
-        kept = kept or OpenTables(lake)
-        table = kept.open(source.table)
+        open_tables = open_tables or OpenTables(lake)
+        table = open_tables.open(source.table)
         if table is None and not arrivals.waiting(lambda _: None):
             return taken  # nothing ever arrived: the table is created with its first batch
         # Opened before the positions are read, so that another writer is noticed.
@@ -147,7 +147,7 @@ def intake(
         taken.pieces = len(arrivals.waiting(position))
         for batch in arrivals.batches(position, batch_rows, batch_bytes):
             begins = {log: position(log) for log in batch.positions}
-            taken.add(_take_after_others(source, table, lake, run, batch, begins, kept))
+            taken.add(_take_after_others(source, table, lake, run, batch, begins, open_tables))
             reached |= batch.positions
         taken.version = table.version()
         taken.seconds = round(time.monotonic() - started, 3)
@@ -161,23 +161,23 @@ def _take_after_others(
     run: Run,
     batch: Batch,
     begins: Mapping[str, int | None],
-    kept: OpenTables,
+    open_tables: OpenTables,
 ) -> CommitRecord:
-    """Take a batch; where others commit first, validate it again by what they wrote.
+    """Take in a batch; after a commit conflict, validate it again against the new rows.
 
     Raises:
-        CommitConflict: the positions are no longer where the batch begins, or others come first every time.
+        CommitConflict: the positions are no longer the start of the batch, or every attempt had a conflict.
     """
     from deltalake.exceptions import DeltaError
 
     tell = EventReporter(run, source.table, _LOG)
-    tell.planned(f"{batch.frame.height + len(batch.unread)} records of {source.name}")
+    tell.planned(f"{counted(batch.frame.height + len(batch.unread), 'records')} of {source.name}")
     for attempt in range(ATTEMPTS):
         if attempt and any(table.transaction_version(log) != begun for log, begun in begins.items()):
-            raise CommitConflict(f"{source.table}: another intake committed first; run it again")
+            raise CommitConflict(f"{source.table}: another intake committed first")
         try:
-            with telling_damage(lake, (source.table, dead_letters.name(source.table))):
-                return _take(source, table, lake, run, batch, kept, tell)
+            with report_damage(lake, (source.table, dead_letters.name(source.table))):
+                return _take_batch(source, table, lake, run, batch, open_tables, tell)
         except CommitConflict as error:
             if attempt + 1 == ATTEMPTS:
                 raise
@@ -189,83 +189,95 @@ def _take_after_others(
             if is_in_log(table):
                 raise
             # As of a process that slept meanwhile: the commits that it would begin from are archived.
-            raise CommitConflict(f"{source.table}: many commits were made meanwhile; run it again") from error
+            raise CommitConflict(f"{source.table}: many commits were made meanwhile") from error
     raise AssertionError
 
 
-def _take(
+def _take_batch(
     source: Source,
     table: DeltaTable,
     lake: Lake,
     run: Run,
     batch: Batch,
-    kept: OpenTables,
+    open_tables: OpenTables,
     tell: EventReporter,
 ) -> CommitRecord:
     """Triage one batch and commit it."""
     started = time.monotonic()
-    letters = kept.open(dead_letters.name(source.table))
+    letters = open_tables.open(dead_letters.name(source.table))
     frame = batch.frame
     read = frame.height + len(batch.unread)
     left = 0
     if source.repeats:
-        left = _left_behind(lake, source, table)
-        frame = _first_time(frame, table, letters)
+        left = _count_orphaned_letters(lake, source, table)
+        frame = _new_records(frame, table, letters)
     again = batch.frame.height - frame.height
-    ahead = is_ahead(letters, table, batch.positions)
-    held = _held(letters if ahead or source.repeats else None, frame, batch.unread)
+    ahead = letters_are_ahead(letters, table, batch.positions)
+    held = _letters_of_batch(letters if ahead or source.repeats else None, frame, batch.unread)
     triaged = triage(source, run, frame, batch.unread, held, pl.scan_delta(table).collect_schema())
     refuse_failures(source, triaged.failures)
-    twice = duplicates(triaged.good, source.contract, table, identity_of(source), kept.keys)
+    twice = find_duplicates(triaged.good, source.contract, table, identity_columns(source), open_tables.keys)
     rows, bad = triaged.good.filter(~twice), triaged.bad
     further = count_further(rows)
-    record = record_of(
+    record = intake_record(
         "intake",
         run,
         Counts(read + left, rows.height, bad.height + held.height + left, again + int(twice.sum()), 0),
         batch.positions,
         next_sequence(table, letters),
-        partitions=partitions_of(source, rows),
+        partitions=count_by_partition(source, rows),
         violations=triaged.violations,
         warnings=triaged.warnings,
         looks_personal=triaged.looks_personal,
-        notes=[*batch.notes, *(piece.note for piece in batch.unread), *notes(further)],
+        notes=[*batch.notes, *(piece.note for piece in batch.unread), *notes_on_further(further)],
         further=further,
         repeated_files=batch.repeated,
     )
 
     def write_rows(record: CommitRecord) -> int:
-        return polars_writer.append(table, rows, record, batch.positions)
+        return polars_writer.append_rows(table, rows, record, batch.positions)
 
     def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
         dead_letters.append(lake, source.table, bad, record, positions, letters)
 
     pending = PendingIntake(source, lake, table, letters, batch.positions, record, started)
     _, record = commit_batch(pending, tell, write_rows, None if bad.is_empty() else write_letters)
+    for piece in batch.unread:
+        _say_unread(source, piece, run)
     return record
 
 
-def _first_time(frame: pl.DataFrame, table: DeltaTable, letters: DeltaTable | None) -> pl.DataFrame:
+def _say_unread(source: Source, piece: UnreadableRange, run: Run) -> None:
+    """Log what could not be read at all, once its dead letter is committed; what it found may be a row."""
+    place = {"log": piece.log, "offset": piece.offset, "file": piece.file}
+    told = {"code": piece.code.value, "detail": {k: v for k, v in piece.detail.items() if k != "found"}}
+    fields = {"table": source.table, "source": source.name, "run_id": run.run_id, **place, **told}
+    _LOG.info("%s: %s of %s", source.table, piece.code.value, piece.file, extra=fields)
+
+
+def _new_records(frame: pl.DataFrame, table: DeltaTable, letters: DeltaTable | None) -> pl.DataFrame:
     """The records that are neither rows of the table nor among its dead letters, each once."""
     if frame.is_empty():
         return frame
     frame = frame.unique(PLACE, keep="first", maintain_order=True)
     offsets = {"_offset": (frame["_offset"].min(), frame["_offset"].max())}
-    rows = polars_writer.key_rows(table, PLACE, offsets)
+    rows = polars_writer.read_key_columns(table, PLACE, offsets)
     known = pl.concat([rows, letters_at(letters, frame.select(PLACE))])
     return frame.join(known, on=PLACE, how="anti", maintain_order="left")
 
 
-def _left_behind(lake: Lake, source: Source, table: DeltaTable) -> int:
-    """The dead letters of intakes that died before they committed their rows, which nobody counted yet."""
+def _count_orphaned_letters(lake: Lake, source: Source, table: DeltaTable) -> int:
+    """The number of dead letters of intakes that died before they committed their rows; not counted yet."""
     last = lake.last_record(dead_letters.name(source.table), ("intake",))
-    return last.counts.dead_lettered if last and last.sequence > sequence_of(table) else 0
+    return last.counts.dead_lettered if last and last.sequence > writer_sequence(table) else 0
 
 
-def _held(letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[UnreadableRange]) -> pl.DataFrame:
-    """The places of a batch that are dead letters already: an intake before died ahead of its rows.
+def _letters_of_batch(
+    letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[UnreadableRange]
+) -> pl.DataFrame:
+    """The places of this batch that are dead letters already, because an earlier intake died before its rows.
 
-    Only this batch's: the one that was not committed may have been larger.
+    Limited to this batch, because the uncommitted batch may have been larger.
     """
     places = pl.DataFrame(
         [(piece.log, piece.offset, 0) for piece in unread],
@@ -278,9 +290,9 @@ def _held(letters: DeltaTable | None, frame: pl.DataFrame, unread: Sequence[Unre
 
 
 def letters_at(letters: DeltaTable | None, places: pl.DataFrame) -> pl.DataFrame:
-    """Those of `places` that are dead letters."""
+    """The `places` that are dead letters."""
     if letters is None or places.is_empty():
         return places.clear()
     offsets = {"offset": (places["_offset"].min(), places["_offset"].max())}
-    told = polars_writer.key_rows(letters, LETTER_PLACE, offsets)
-    return places.join(told, left_on=PLACE, right_on=LETTER_PLACE, how="semi").unique()
+    found = polars_writer.read_key_columns(letters, LETTER_PLACE, offsets)
+    return places.join(found, left_on=PLACE, right_on=LETTER_PLACE, how="semi").unique()

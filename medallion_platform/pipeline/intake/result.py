@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts, summed
+from medallion_platform.lakehouse.counts import Counts, sum_counts
 
 
 @dataclass
@@ -28,7 +28,7 @@ class IntakeResult:
 
     @property
     def record(self) -> CommitRecord:
-        """The account of all batches together."""
+        """The commit record of all batches together."""
         return CommitRecord(
             "intake",
             "",
@@ -45,12 +45,12 @@ class IntakeResult:
         )
 
     def add(self, record: CommitRecord) -> None:
-        """Add one batch's account."""
+        """Add the commit record of one batch."""
         self.counts += record.counts
         self.notes += record.notes
         self.further += record.further
         self.repeated_files += record.repeated_files
-        self.partitions = summed((self.partitions, record.partitions))
-        self.violations = summed((self.violations, record.violations))
-        self.warnings = summed((self.warnings, record.warnings))
-        self.looks_personal = summed((self.looks_personal, record.looks_personal))
+        self.partitions = sum_counts((self.partitions, record.partitions))
+        self.violations = sum_counts((self.violations, record.violations))
+        self.warnings = sum_counts((self.warnings, record.warnings))
+        self.looks_personal = sum_counts((self.looks_personal, record.looks_personal))

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -28,45 +27,49 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medallion_platform.errors import Kind, classify
+from medallion_platform.errors import Kind, MedallionError, classify, links
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
     StagedFile,
-    commit,
+    commit_files,
+    move_staged_files,
     next_sequence,
-    staged_files,
 )
-from medallion_platform.lakehouse.counts import Counts, summed
-from medallion_platform.lakehouse.damage import telling_damage
-from medallion_platform.lakehouse.evolution import evolve
-from medallion_platform.lakehouse.keys import Keys
-from medallion_platform.lakehouse.polars_writer import add_columns, key_rows, write
+from medallion_platform.lakehouse.counts import Counts, sum_counts
+from medallion_platform.lakehouse.damaged_files import report_damage
+from medallion_platform.lakehouse.evolution import evolve_schema
+from medallion_platform.lakehouse.key_index import Keys
+from medallion_platform.lakehouse.polars_writer import add_columns, read_key_columns, stage_partition_file
 from medallion_platform.pipeline.intake import polars_engine as polars_intake
-from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
-from medallion_platform.pipeline.intake.commit import (
+from medallion_platform.pipeline.intake.batch_commit import (
     ATTEMPTS,
     IntakeFailed,
     PendingIntake,
     commit_batch,
-    is_ahead,
-    record_of,
+    intake_record,
+    letters_are_ahead,
     refuse_failures,
 )
-from medallion_platform.pipeline.intake.duplicates import duplicates
-from medallion_platform.pipeline.intake.names import folded
+from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
+from medallion_platform.pipeline.intake.column_names import folded
+from medallion_platform.pipeline.intake.duplicates import find_duplicates
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.stream import PAUSE, BackgroundMaintenance, why_to_wait
-from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_of
+from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_columns
 from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
-from medallion_platform.pipeline.intake.undeclared import MOST, notes, undeclared_of
+from medallion_platform.pipeline.intake.undeclared import MOST, known_undeclared_columns, notes_on_further
 from medallion_platform.pipeline.observer import EventReporter
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import KafkaSource
+from medallion_platform.sources.connectors.kafka.bounded_run import Topics, look_at_topics
 from medallion_platform.sources.connectors.kafka.client import KafkaClient
-from medallion_platform.sources.connectors.kafka.on_spark import NotForSpark, options, places
-from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
-from medallion_platform.sources.connectors.kafka.settings import discreet
+from medallion_platform.sources.connectors.kafka.on_spark import (
+    NotForSpark,
+    partition_provenance,
+    spark_reader_options,
+)
+from medallion_platform.sources.connectors.kafka.settings import hide_setting_values
 from medallion_platform.sources.errors import OwnershipLost, Unavailable
 from medallion_platform.storage import store
 
@@ -92,7 +95,7 @@ Behind = Callable[[], Mapping[str, int]]
 _LOOK_EVERY = 0.2
 _TRIGGER = "200 milliseconds"
 _LOST = "KAFKA_DATA_LOSS"
-_UNAVAILABLE = re.compile(re.escape(f"{Unavailable.__module__}.{Unavailable.__qualname__}: ") + "(.*)")
+"""Spark's condition for offsets that are gone ("Error Conditions"); a subclass follows after a dot."""
 _NOBODY = {"bootstrap.servers": "-"}
 
 
@@ -101,17 +104,17 @@ def intake(arrivals: Arrivals, lake: Lake, spark: SparkSession, run: Run) -> Int
 
     Raises:
         DamagedFile: a data file that is searched for duplicates is missing or damaged.
-        CommitConflict: others wrote to the table at the same time, again and again; run it again.
+        CommitConflict: other writers committed first every time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated, or the source has no topics.
         Unavailable: no broker responds, or Spark could not continue reading.
     """
     with (tell := EventReporter(run, arrivals.source.table, _LOG)).ended():
         if not isinstance(arrivals, Topics):
-            raise _only_topics(arrivals.source)
-        return _take_in(arrivals, lake, spark, run, tell)
+            raise _refuse_without_topics(arrivals.source)
+        return _take_in_topics(arrivals, lake, spark, run, tell)
 
 
-def _only_topics(source: Source) -> IntakeFailed:
+def _refuse_without_topics(source: Source) -> IntakeFailed:
     return IntakeFailed(
         f"source {source.name}: the Spark engine reads Kafka topics only. Nothing was taken in",
         kind=Kind.PERMANENT,
@@ -120,7 +123,9 @@ def _only_topics(source: Source) -> IntakeFailed:
     )
 
 
-def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter) -> IntakeResult:
+def _take_in_topics(
+    topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter
+) -> IntakeResult:
     started, source = time.monotonic(), topics.source
     taken = IntakeResult(source.name, source.table, notes=list(topics.notes))
     keys = Keys()
@@ -129,18 +134,16 @@ def _take_in(topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: Ev
         if not taken.pieces:
             break
         try:
-            begun = _begin(topics, lake, run)
+            begun = _commit_beginnings(topics, lake, run)
             taken.add(begun.record)
             batches = _Batches(source, lake, lambda: run, lambda one, _: taken.add(one.record), keys, topics)
             if any(r.next < r.partition.end for r in batches.readings.values()):
                 batches.read(spark, {"availableNow": True}, Event())
             break
         except (OwnershipLost, CommitConflict) as error:
-            topics = topics_of(source, lake.positions(source.table))
+            topics = look_at_topics(source, lake.positions(source.table))
             if attempt + 1 == ATTEMPTS:
-                raise CommitConflict(
-                    f"{source.table}: others wrote to it at the same time ({error}); run it again"
-                ) from error
+                raise CommitConflict(f"{source.table}: others wrote to it at the same time") from error
             if isinstance(error, CommitConflict):
                 tell.conflicted(error)
             tell.retried(attempt + 2, error)
@@ -165,7 +168,7 @@ def stream(
             or the source has no topics; nothing of the batch was taken in.
     """
     if not isinstance(source, KafkaSource):
-        raise _only_topics(source)
+        raise _refuse_without_topics(source)
     keys = Keys()
 
     def tell(taken: IntakeResult, behind: Behind) -> None:
@@ -176,8 +179,8 @@ def stream(
         while not stop.is_set():
             moments = EventReporter(run(), source.table, _LOG)
             try:
-                topics = topics_of(source, lake.positions(source.table))
-                begun = _begin(topics, lake, run())
+                topics = look_at_topics(source, lake.positions(source.table))
+                begun = _commit_beginnings(topics, lake, run())
                 if begun.counts.read:
                     watch.taken(begun, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
@@ -194,8 +197,8 @@ def stream(
                 stop.wait(PAUSE)
 
 
-def _begin(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
-    """Commit where each partition begins and what is lost before it, where the table does not say so."""
+def _commit_beginnings(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
+    """Commit the start of each partition and the range lost before it, unless the table has them already."""
     if table := lake.open(topics.source.table):
         recover_positions(topics.source, table, lake, run)
     beginnings = topics.beginnings(lake.positions(topics.source.table))
@@ -203,7 +206,7 @@ def _begin(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
 
 
 class _Batches:
-    """The batches of one query, from where the table is."""
+    """The batches of one query, from the table's positions on."""
 
     def __init__(
         self,
@@ -232,13 +235,13 @@ class _Batches:
         """Let Spark read until the query ends, or `stop` is set between two batches.
 
         Raises:
-            OwnershipLost: the table or the topics are no longer as the query knows them: begin anew.
+            OwnershipLost: the table or the topics changed since the query started: start a new query.
         """
         try:
-            given = options(self.source, self.readings.values(), BATCH_ROWS)
+            given = spark_reader_options(self.source, self.readings.values(), BATCH_ROWS)
         except NotForSpark as error:
             raise IntakeFailed(
-                f"source {self.source.name}: {error}. Nothing was taken in.",
+                f"source {self.source.name}: {error}. Nothing was taken in",
                 kind=Kind.PERMANENT,
                 table=self.source.table,
             ) from None
@@ -248,7 +251,9 @@ class _Batches:
         ):
             messages = spark.readStream.format("kafka").options(**given).load()
             batches = messages.writeStream.option("checkpointLocation", f"file://{checkpoint}")
-            query = batches.foreachBatch(partial(self._take, Path(checkpoint))).trigger(**trigger).start()
+            query = (
+                batches.foreachBatch(partial(self._take_batch, Path(checkpoint))).trigger(**trigger).start()
+            )
             try:
                 while not (self._failed or query.awaitTermination(_LOOK_EVERY)):  # type: ignore[arg-type]
                     if not self._busy.locked():
@@ -258,47 +263,45 @@ class _Batches:
                             self._ended = True
                         break
             except Exception as error:
-                raise (self._in_words(error) if _is_sparks(error) else error) from None
+                raise (self._error_in_words(error) if _is_spark_error(error) else error) from None
             finally:
                 query.stop()
         if self._failed:
             raise self._failed
 
-    def _in_words(self, error: PySparkException) -> Exception:
+    def _error_in_words(self, error: PySparkException) -> Exception:
         text = str(error)
         if classify(error).kind in (Kind.RATE_LIMIT, Kind.TRANSIENT, Kind.AUTH):  # as a bucket answers
             return error
-        if _LOST in text:
+        if any(link.code.partition(".")[0] == _LOST for link in links(error)):
             return OwnershipLost(f"source {self.source.name}: offsets were deleted before Spark read them")
-        if told := _UNAVAILABLE.search(text):  # an executor could not reach what it needs
-            return Unavailable(told[1])
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-        first = discreet(self.source, first)[:300]
+        first = hide_setting_values(self.source, first)[:300]
         return Unavailable(
             f"source {self.source.name}: Spark could not go on reading ({first}); what was taken in "
             "is safe, the next intake continues from there"
         )
 
-    def _take(self, checkpoint: Path, messages: DataFrame, batch: int) -> None:
-        """Take one batch of Spark's; after one that failed, none."""
+    def _take_batch(self, checkpoint: Path, messages: DataFrame, batch: int) -> None:
+        """Take in one batch from Spark; none after a failure."""
         with self._busy:
             if self._ended or self._failed:
                 return
             table = self.source.table
             try:
-                with telling_damage(self.lake, (table, dead_letters.name(table))):
-                    self._commit(messages, _ends(checkpoint, batch))
+                with report_damage(self.lake, (table, dead_letters.name(table))):
+                    self._commit_messages(messages, _read_batch_ends(checkpoint, batch))
             except Exception as error:  # thrown through the JVM it would be another one
-                self._failed = self._in_words(error) if _is_sparks(error) else error
+                self._failed = self._error_in_words(error) if _is_spark_error(error) else error
 
-    def _commit(self, messages: DataFrame, ends: Mapping[tuple[str, int], int]) -> None:
+    def _commit_messages(self, messages: DataFrame, ends: Mapping[tuple[str, int], int]) -> None:
         started = time.monotonic()
         source, lake, run = self.source, self.lake, self.run()
         table = lake.open(source.table)
         if table is None or not ends:
             return  # a pattern that no topic has yet
         refuse_other_types(source, table)  # they may be others since the query began
-        positions = self._reached(table, ends)
+        positions = self._positions_after(table, ends)
         if not positions:
             return
         tell = EventReporter(run, source.table, _LOG)
@@ -307,26 +310,28 @@ class _Batches:
         work = IntakeTask(
             replace(source, settings=_NOBODY),  # executors need no secrets: the messages come to them
             Run(run.run_id, run.at),  # nor does whoever watches
-            places(self.readings.values()),
-            _held(letters, table, positions),
+            partition_provenance(self.readings.values()),
+            _letters_of_batch(letters, table, positions),
             pl.scan_delta(table).collect_schema(),
             lake.path(source.table),
             lake.path(dead_letters.name(source.table)),
             f"staged-{uuid.uuid4().hex}",
             table.metadata().partition_columns,
         )
-        told = _columns(messages).mapInArrow(partial(triage_messages, work), "told binary").collect()
-        pieces: list[Piece] = [pickle.loads(row.told) for row in told]  # noqa: S301 from our executors
-        refuse_failures(source, summed(p.failures for p in pieces))
-        twice = _drop_duplicates(work, table, pieces, self.keys)
+        told = _message_columns(messages).mapInArrow(partial(triage_messages, work), "told binary").collect()
+        pieces = _raise_or_pieces(pickle.loads(row.told) for row in told)  # noqa: S301 from our executors
+        refuse_failures(source, sum_counts(p.failures for p in pieces))
+        twice = _remove_duplicates_from_staged_files(work, table, pieces, self.keys)
         _add_columns(table, pieces, source)
-        if others := self._client.others(self.topics.partitions):
-            raise OwnershipLost(f"source {source.name}: {', '.join(others)} was recomputed while it was read")
-        good = _finished(work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by)
-        bad = _finished(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
+        if others := self._client.recreated_topics(self.topics.partitions):
+            raise OwnershipLost(f"source {source.name}: {', '.join(others)} was recreated while it was read")
+        good = _list_staged_files(
+            work.table, work.folder, [f for p in pieces for f in p.rows], work.partition_by
+        )
+        bad = _list_staged_files(work.letters, work.folder, [f for p in pieces for f in p.bad], ())
         held = sum(p.held for p in pieces)
         further = sum(p.further for p in pieces)
-        record = record_of(
+        record = intake_record(
             "intake",
             run,
             Counts(
@@ -337,20 +342,20 @@ class _Batches:
             ),
             positions,
             next_sequence(table, letters),
-            partitions=_without(summed(p.partitions for p in pieces), twice),
-            violations=summed(p.violations for p in pieces),
-            warnings=summed(p.warnings for p in pieces),
-            looks_personal=summed(p.looks_personal for p in pieces),
-            notes=notes(further),
+            partitions=_subtract_counts(sum_counts(p.partitions for p in pieces), twice),
+            violations=sum_counts(p.violations for p in pieces),
+            warnings=sum_counts(p.warnings for p in pieces),
+            looks_personal=sum_counts(p.looks_personal for p in pieces),
+            notes=notes_on_further(further),
             further=further,
         )
 
         def write_rows(record: CommitRecord) -> int:
-            return commit(table, record, add=good, positions=positions)
+            return commit_files(table, record, add=good, positions=positions)
 
         def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
             dead_letters.bring_up(letters)
-            commit(letters, record, add=bad, positions=positions)
+            commit_files(letters, record, add=bad, positions=positions)
 
         pending = PendingIntake(source, lake, table, letters, positions, record, started)
         version, record = commit_batch(pending, tell, write_rows, write_letters if bad else None)
@@ -359,13 +364,13 @@ class _Batches:
         taken = IntakeResult(source.name, source.table, pieces=len(positions), version=version)
         taken.add(record)
         taken.seconds = record.seconds
-        self.tell(taken, self._behind)
+        self.tell(taken, self._offsets_behind)
 
-    def _reached(self, table: DeltaTable, ends: Mapping[tuple[str, int], int]) -> dict[str, int]:
-        """The positions that a batch reaches, of the partitions that it moves on.
+    def _positions_after(self, table: DeltaTable, ends: Mapping[tuple[str, int], int]) -> dict[str, int]:
+        """The positions after a batch, for the partitions with new messages.
 
         Raises:
-            OwnershipLost: it does not begin where the table is.
+            OwnershipLost: the batch does not start at the table's positions.
         """
         positions: dict[str, int] = {}
         for place, end in ends.items():
@@ -376,8 +381,8 @@ class _Batches:
                 positions[reading.log] = replace(reading, next=end).reached
         return positions
 
-    def _behind(self) -> dict[str, int]:
-        """How many offsets of each partition are still to be read, where that can be heard."""
+    def _offsets_behind(self) -> dict[str, int]:
+        """The number of offsets of each partition still to be read, as far as brokers answer."""
         found: dict[str, int] = {}
         for reading in self.readings.values():
             with suppress(Unavailable):
@@ -386,78 +391,96 @@ class _Batches:
         return found
 
 
-def _is_sparks(error: Exception) -> TypeGuard[PySparkException]:
+def _raise_or_pieces(told: Iterable[Piece | MedallionError]) -> list[Piece]:
+    """The pieces that the executors wrote.
+
+    Raises:
+        MedallionError: an executor was stopped by it, such as by a schema registry that does not respond.
+    """
+    pieces: list[Piece] = []
+    for piece in told:
+        if isinstance(piece, MedallionError):
+            raise piece
+        pieces.append(piece)
+    return pieces
+
+
+def _is_spark_error(error: Exception) -> TypeGuard[PySparkException]:
     from pyspark.errors import PySparkException
 
     return isinstance(error, PySparkException)
 
 
-def _columns(messages: DataFrame) -> DataFrame:
-    """What executors are given of a message."""
+def _message_columns(messages: DataFrame) -> DataFrame:
+    """The columns of a message that executors need."""
     from pyspark.sql import functions as F
 
     # As text, and only where there are any: lists of structs cost four times the reading on their way.
     headers = F.when(F.size("headers") > 0, F.to_json("headers")).alias("headers")
-    told = ("topic", "partition", "offset", "timestamp", "timestampType", "key", "value")
-    return messages.select(*told, headers)
+    names = ("topic", "partition", "offset", "timestamp", "timestampType", "key", "value")
+    return messages.select(*names, headers)
 
 
-def _ends(checkpoint: Path, batch: int) -> dict[tuple[str, int], int]:
-    """Where a batch ends, by topic and partition: Spark writes it down before it begins ("OffsetSeqLog").
+def _read_batch_ends(checkpoint: Path, batch: int) -> dict[tuple[str, int], int]:
+    """The end of a batch by topic and partition, which Spark stores before it starts ("OffsetSeqLog").
 
-    Transactions leave marks behind the last message, so that the messages themselves do not tell.
+    The messages do not show it, because transactions leave markers after the last message.
 
     Raises:
         OwnershipLost: it cannot be read.
     """
     try:
-        told = json.loads((checkpoint / "offsets" / str(batch)).read_text().splitlines()[-1])
-        return {(topic, int(n)): end for topic, ends in told.items() for n, end in ends.items()}
+        written = json.loads((checkpoint / "offsets" / str(batch)).read_text().splitlines()[-1])
+        return {(topic, int(n)): end for topic, ends in written.items() for n, end in ends.items()}
     except (OSError, ValueError, IndexError, AttributeError) as error:
         raise OwnershipLost(f"Spark's checkpoint {checkpoint} is damaged ({error})") from None
 
 
-def _held(letters: DeltaTable | None, table: DeltaTable, positions: Mapping[str, int]) -> pl.DataFrame:
-    """The places of a batch that are dead letters already: an intake before died ahead of its rows."""
+def _letters_of_batch(
+    letters: DeltaTable | None, table: DeltaTable, positions: Mapping[str, int]
+) -> pl.DataFrame:
+    """The places of a batch that are dead letters already, because an earlier intake died before its rows."""
     none = pl.DataFrame(schema={c: dead_letters.columns()[c] for c in LETTER_PLACE})
-    if letters is None or not is_ahead(letters, table, positions):
+    if letters is None or not letters_are_ahead(letters, table, positions):
         return none
     begin = min(table.transaction_version(log) or 0 for log in positions)
-    there = key_rows(letters, LETTER_PLACE, {"offset": (begin, max(positions.values()))})
+    there = read_key_columns(letters, LETTER_PLACE, {"offset": (begin, max(positions.values()))})
     return there.filter(pl.col("source").is_in(list(positions))).unique()
 
 
-def _drop_duplicates(
+def _remove_duplicates_from_staged_files(
     work: IntakeTask, table: DeltaTable, pieces: Sequence[Piece], keys: Keys
 ) -> dict[str, int]:
-    """Take rows that are there already out of the staged files; gives how many, by partition."""
+    """Remove rows that the table has already from the staged files; returns their number by partition."""
     identities = [p.identities for p in pieces if p.identities is not None]
     if not identities:
         return {}
     rows = pl.concat(identities).sort("_offset", maintain_order=True)
-    twice = rows.filter(duplicates(rows, work.source.contract, table, identity_of(work.source), keys))
+    twice = rows.filter(
+        find_duplicates(rows, work.source.contract, table, identity_columns(work.source), keys)
+    )
     for (path,), group in twice.group_by("_path"):
-        _take_out(work.table, str(path), group["_place"])
-    counted = twice.group_by("_unit").len()
-    return dict(zip(counted["_unit"], counted["len"], strict=True))
+        _remove_rows(work.table, str(path), group["_place"])
+    counted = twice.group_by("_partition").len()
+    return dict(zip(counted["_partition"], counted["len"], strict=True))
 
 
-def _take_out(root: str, path: str, places: pl.Series) -> None:
-    """Write a staged file again without some of its rows."""
+def _remove_rows(root: str, path: str, places: pl.Series) -> None:
+    """Rewrite a staged file without some of its rows."""
     files = store(root)
     rows = pl.DataFrame(pq.read_table(pa.BufferReader(files.get(path).bytes())))
     rows = rows.filter(~pl.int_range(rows.height, dtype=pl.UInt32, eager=True).is_in(places.implode()))
     if rows.is_empty():
         files.delete(path)
     else:
-        write(root, path, rows)
+        stage_partition_file(root, path, rows)
 
 
 def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource) -> None:
-    """Give the table the columns that it lacks.
+    """Add the columns that the table lacks.
 
     Raises:
-        CommitConflict: another writer committed meanwhile.
+        CommitConflict: another writer committed first.
         OwnershipLost: two executors spelled a new column differently, or together they add too many columns.
             On the next attempt both know the columns that exist.
     """
@@ -466,11 +489,11 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
     new: dict[str, pa.Field[Any]] = {}
     clash = ""
     for piece in pieces:
-        for name in evolve(have, piece.schema).added:
+        for name in evolve_schema(have, piece.schema).added:
             spelled = new.setdefault(folded(name), piece.schema.field(name)).name
             clash = clash or (name if spelled != name else "")
     undeclared = sorted(f.name for f in new.values() if not f.name.startswith("_") and f.name not in declared)
-    surplus = undeclared[max(MOST - len(undeclared_of(have.names, declared)), 0) :]
+    surplus = undeclared[max(MOST - len(known_undeclared_columns(have.names, declared)), 0) :]
     add_columns(table, pa.schema([f for f in new.values() if f.name not in surplus]))
     if clash:
         raise OwnershipLost(f"{table.metadata().name}: the new column {clash} came in two spellings")
@@ -478,16 +501,15 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
         raise OwnershipLost(f"{table.metadata().name}: {len(surplus)} new columns are too many")
 
 
-def _finished(
+def _list_staged_files(
     root: str, folder: str, written: Sequence[str], partition_by: Sequence[str]
 ) -> list[StagedFile]:
-    """The files that wait for their commit; what a task wrote that was run again is not among them."""
+    """The staged files to commit, without those of task attempts that were repeated."""
     if not written:
         return []
-    named = set(written)
-    return [f for f in staged_files(root, folder, partition_by) if f"{folder}/{f.path}" in named]
+    return move_staged_files(root, folder, partition_by, only=set(written))
 
 
-def _without(partitions: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:
+def _subtract_counts(partitions: Mapping[str, int], twice: Mapping[str, int]) -> dict[str, int]:
     left = {partition: n - twice.get(partition, 0) for partition, n in sorted(partitions.items())}
     return {partition: n for partition, n in left.items() if n}

@@ -24,14 +24,14 @@ from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.lakehouse.log_archive import archive
+from medallion_platform.lakehouse.log_archive import archive_log
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_rows
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import SourceFollower
 from medallion_platform.sources.errors import OwnershipLost
-from medallion_platform.storage import reason
+from medallion_platform.storage import client_reason
 
 WITHIN = 0.2
 """Seconds for which messages gather into one commit."""
@@ -48,34 +48,34 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class WorkerObserver(Protocol):
-    """Whoever is told what the worker does."""
+    """Is called for each event of a worker."""
 
     def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
         """A batch was committed."""
         ...
 
     def idle(self) -> None:
-        """Nothing came."""
+        """No records arrived."""
         ...
 
     def waits(self, why: str) -> None:
-        """Nothing can be taken in for a reason that may pass."""
+        """Nothing can be taken in now, for a reason that may pass."""
         ...
 
 
 def stream(
     follower: SourceFollower, lake: Lake, run: Callable[[], Run], stop: Event, watch: WorkerObserver
 ) -> None:
-    """Take in what comes until `stop` is set; the batch that is being taken is finished first.
+    """Take in records until `stop` is set; the current batch is finished first.
 
-    run: who takes the next batch, and when.
+    run: returns the run for the next batch.
 
     Raises:
-        DamagedFile: a data file in which duplicates are looked up is gone or damaged.
+        DamagedFile: a data file that is searched for duplicates is missing or damaged.
         IntakeFailed: an expectation of severity `fail` was violated, or the contract does not fit the
             table; nothing of the batch was taken in.
     """
-    pace, kept = _Pace(), OpenTables(lake)
+    pace, open_tables = _Pace(), OpenTables(lake)
     with BackgroundMaintenance(lake, follower.source.table) as upkeep:
         while not stop.is_set():
             began = time.monotonic()
@@ -85,7 +85,7 @@ def stream(
                 if arrived is None:
                     watch.idle()
                     continue
-                taken = intake(arrived, lake, run(), kept=kept)
+                taken = intake(arrived, lake, run(), open_tables=open_tables)
             except (CommitConflict, OwnershipLost):
                 follower.begin_anew()
                 watch.idle()
@@ -98,13 +98,13 @@ def stream(
             else:
                 now = time.monotonic()
                 behind = follower.behind()
-                pace.after(taken.counts.read, sum(behind.values()), now - polled, now - began)
+                pace.learn_from_batch(taken.counts.read, sum(behind.values()), now - polled, now - began)
                 watch.taken(taken, behind)
                 upkeep.committed()
 
 
 def why_to_wait(error: Exception) -> str:
-    """What a worker that failed waits for, in one sentence; empty where it would wait in vain."""
+    """What a failed worker is waiting for, in one sentence; empty if waiting does not help."""
     failure = classify(error)
     # Credentials that expired are renewed by whoever gave them.
     if not failure.transient and failure.kind is not Kind.AUTH:
@@ -112,23 +112,23 @@ def why_to_wait(error: Exception) -> str:
     if isinstance(error, MedallionError):
         return str(error)
     if failure.transient or failure.kind is Kind.AUTH:
-        return f"{reason(error)}; what was taken in is safe, it is tried again"
+        return f"{client_reason(error)}; what was taken in is safe, it is tried again"
     return ""
 
 
-def step_back() -> None:
-    """Let this thread, and what it starts, wait for the intake where there is not enough for all."""
+def lower_priority() -> None:
+    """Lower the priority of this thread and of what it starts, so that the intake goes first."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
 
 
 class BackgroundMaintenance:
-    """Merges the small files of a table's commits, and archives its log, beside whoever makes them."""
+    """Merges small files of a table and archives its log in the background, while a worker commits."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self._tables = (table, dead_letters.name(table))
         self._lake, self._commits = lake, 0
-        self._pool = ThreadPoolExecutor(1, initializer=step_back)
+        self._pool = ThreadPoolExecutor(1, initializer=lower_priority)
         self._running: Future[None] | None = None
 
     def __enter__(self) -> Self:
@@ -138,7 +138,7 @@ class BackgroundMaintenance:
         self._pool.shutdown()
 
     def committed(self) -> None:
-        """Count a commit; merge after many, unless that is still being done."""
+        """Count a commit; after many commits start a merge, unless one is running."""
         self._commits += 1
         if self._commits >= COMPACT_EVERY and (self._running is None or self._running.done()):
             self._running, self._commits = self._pool.submit(self._compact), 0
@@ -148,23 +148,24 @@ class BackgroundMaintenance:
             try:
                 if self._lake.exists(name):
                     maintenance.optimize(self._lake, name)
-                    archive(self._lake.path(name))
+                    archive_log(self._lake.path(name))
             except Exception as error:  # it is put off
                 why = why_to_wait(error) or error
-                _LOG.warning("the small files of %s are left for later: %s", name, why)
+                fields = {"table": name, "kind": classify(error).kind.value}
+                _LOG.warning("the small files of %s are left for later: %s", name, why, extra=fields)
 
 
 @dataclass
 class _Pace:
-    """How fast the worker is, and how large its next batch may be."""
+    """The speed of a worker, and the size of its next batch."""
 
     rows: int = LEAST_ROWS
     rate: float = 0.0
     """Rows a second while it works, smoothed."""
     busy: float = 0.0
 
-    def after(self, rows: int, behind: int, worked: float, passed: float) -> None:
-        """Learn from one batch: seconds that it took to take in, and with the wait for it."""
+    def learn_from_batch(self, rows: int, behind: int, worked: float, passed: float) -> None:
+        """Adapt the size to one batch; worked: seconds of the intake, passed: including the wait."""
         rate = rows / max(worked, 1e-6)
         self.rate = rate if not self.rate else self.rate + _SMOOTH * (rate - self.rate)
         self.busy += _SMOOTH * (worked / max(passed, 1e-6) - self.busy)
@@ -177,9 +178,9 @@ def memory_is_short() -> bool:
     try:
         most = (_CGROUP / "memory.max").read_text().strip()
         if most != "max":
-            told = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+            statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
             # Pages of files that nobody has open are given back when they are needed.
-            used = int((_CGROUP / "memory.current").read_text()) - int(told["inactive_file"])
+            used = int((_CGROUP / "memory.current").read_text()) - int(statistics["inactive_file"])
             return used > _MEMORY_SHARE * int(most)
     except (OSError, KeyError, ValueError):
         pass

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from medallion_platform.contracts import personal_data_shapes
 from medallion_platform.contracts import polars_engine as contracts
-from medallion_platform.contracts import shapes
-from medallion_platform.contracts.broken import BROKEN, broken
 from medallion_platform.contracts.codes import Code
 from medallion_platform.contracts.contract import Compare, Contract, Expectation, Severity
+from medallion_platform.contracts.violation_fields import BROKEN, broken
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.lakehouse.counts import summed
-from medallion_platform.pipeline.intake.undeclared import FURTHER, undeclared
+from medallion_platform.lakehouse.counts import sum_counts
+from medallion_platform.pipeline.intake.undeclared import FURTHER, fit_types, undeclared_columns
 from medallion_platform.sources.arrivals import UnreadableRange
-from medallion_platform.sources.formats.records import CODE, DETAIL, OURS, field_of
+from medallion_platform.sources.formats.records import CODE, DETAIL, OURS, field_of_column
 from medallion_platform.sources.source import Source
 
 if TYPE_CHECKING:
@@ -60,22 +60,23 @@ def triage(
     held: pl.DataFrame,
     known: Mapping[str, pl.DataType],
 ) -> TriageResult:
-    """Part records (as a `Format` gives them, with their place) into bronze rows and dead letters.
+    """Separate records (from a `Format`, with their place) into bronze rows and dead letters.
 
-    held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns that the table has.
+    held: the places (`LETTER_PLACE`) that are dead letters already. known: the columns of the table.
     """
     if held.height and frame.height:
         frame = frame.join(held, left_on=PLACE, right_on=LETTER_PLACE, how="anti", maintain_order="left")
     validated = validate(source, frame, run.at)
-    bad = dead_rows(source, run, validated.bad, unread)
-    bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")
-    return replace(validated, good=finish(source, run, validated.good, known), bad=bad)
+    bad = build_dead_letters(source, run, validated.bad, unread)
+    if held.height:
+        bad = bad.join(held, on=LETTER_PLACE, how="anti", maintain_order="left")
+    return replace(validated, good=finish_bronze_rows(source, run, validated.good, known), bad=bad)
 
 
 def _looks_personal(contract: Contract, rows: pl.DataFrame) -> dict[str, int]:
     declared = contract.by_name
     text = (s for s in rows if s.dtype == pl.String and (s.name in declared or not s.name.startswith("_")))
-    return summed({s.name: shapes.count(s)} for s in text if s.name not in contract.pii)
+    return sum_counts({s.name: personal_data_shapes.count(s)} for s in text if s.name not in contract.pii)
 
 
 def bronze_schema(source: Source) -> pa.Schema:
@@ -90,14 +91,14 @@ def _bronze_columns(source: Source) -> dict[str, PolarsDataType]:
     return columns | PROVENANCE | dict(source.provenance())
 
 
-def identity_of(source: Source) -> tuple[str, ...]:
-    """The columns that make two records the same: the contract's key, or the record's own text."""
+def identity_columns(source: Source) -> tuple[str, ...]:
+    """The columns that identify a record: the contract's key, or else the text of the record."""
     return source.contract.key or (("_payload",) if source.drop_repeated_text else ())
 
 
 @dataclass(frozen=True)
 class TriageResult:
-    """Good rows and bad ones, and how many rows each expectation concerned."""
+    """The good and the bad rows, and the number of violations of each expectation."""
 
     good: pl.DataFrame
     bad: pl.DataFrame
@@ -109,9 +110,9 @@ class TriageResult:
 
 
 def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
-    """Split records into good rows and bad ones with the names of what they violate.
+    """Split records into good rows, and bad rows with the names of their violations.
 
-    Beside the contract, a row must belong to a partition that is there at the time `at`.
+    In addition to the contract, a row must belong to a partition that exists at the time `at`.
     """
     if frame.is_empty() and not frame.columns:
         empty = pl.DataFrame(schema=_bronze_columns(source))
@@ -123,20 +124,20 @@ def validate(source: Source, frame: pl.DataFrame, at: datetime) -> TriageResult:
     )
     parsed = frame.filter(pl.col("_malformed").is_null()).drop("_malformed")
     verdicts = [
-        _out_of_time(source, part, _validated(contract, part), at)
+        _reject_out_of_time(source, part, _validate_with_broken(contract, part), at)
         for part, contract in source.format.expected(parsed, source.contract)
     ]
-    violations = summed(v.violations for v in verdicts)
+    violations = sum_counts(v.violations for v in verdicts)
     if malformed.height:
         violations["record: parses"] = malformed.height
     bad = pl.concat([malformed, *(v.bad for v in verdicts)], how="diagonal_relaxed")
     good = pl.concat([v.good for v in verdicts], how="diagonal_relaxed").sort("_offset", maintain_order=True)
-    warnings, failures = (summed(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
+    warnings, failures = (sum_counts(getattr(v, kind) for v in verdicts) for kind in ("warnings", "failures"))
     return TriageResult(good, bad, violations, warnings, failures, _looks_personal(source.contract, good))
 
 
-def _validated(contract: Contract, frame: pl.DataFrame) -> contracts.ValidationResult:
-    """The engine's verdict, with what each bad row broke in fields."""
+def _validate_with_broken(contract: Contract, frame: pl.DataFrame) -> contracts.ValidationResult:
+    """The engine's result, with a column of fields about the violations of each bad row."""
     validated = contracts.validate(contract, frame)
     return replace(validated, bad=_with_broken(contract, contract.expectations, validated.bad))
 
@@ -146,7 +147,7 @@ def _with_broken(contract: Contract, expectations: Sequence[Expectation], bad: p
     return bad.with_columns(told.alias(BROKEN))
 
 
-def _out_of_time(
+def _reject_out_of_time(
     source: Source, came: pl.DataFrame, validated: contracts.ValidationResult, at: datetime
 ) -> contracts.ValidationResult:
     """Reject rows before the source's first day, and rows from the future (1 hour: clocks differ)."""
@@ -156,8 +157,8 @@ def _out_of_time(
     time = pl.col(name)
     first, last = datetime.combine(source.first_day, datetime.min.time(), UTC), at + CLOCKS_DIFFER
     bounds = {
-        _bound(name, f"not before {source.first_day}", Compare("ge", first)): time < first,
-        _bound(name, "not in the future", Compare("le", last)): time > last,
+        _time_bound(name, f"not before {source.first_day}", Compare("ge", first)): time < first,
+        _time_bound(name, "not in the future", Compare("le", last)): time > last,
     }
     for bound, outside in bounds.items():
         places = validated.good.filter(outside).select(PLACE)
@@ -175,12 +176,14 @@ def _out_of_time(
     return validated
 
 
-def _bound(column: str, label: str, test: Compare) -> Expectation:
+def _time_bound(column: str, label: str, test: Compare) -> Expectation:
     return Expectation(f"{column}: {label}", (column,), Severity.REJECT, test)
 
 
-def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[UnreadableRange]) -> pl.DataFrame:
-    """Dead letters of bad records (their bytes as they came) and of whole pieces (row 0)."""
+def build_dead_letters(
+    source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[UnreadableRange]
+) -> pl.DataFrame:
+    """Dead letters for bad records (with their original bytes) and for unreadable ranges (row 0)."""
     whole = pl.DataFrame(
         [
             {
@@ -233,46 +236,40 @@ def dead_rows(source: Source, run: Run, bad: pl.DataFrame, unread: Sequence[Unre
     return pl.concat([whole, rows], how="vertical_relaxed")
 
 
-def finish(source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The bronze row: derived partition column, provenance, legal names, columns in order.
+def finish_bronze_rows(
+    source: Source, run: Run, rows: pl.DataFrame, known: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+    """The bronze rows: derived partition column, provenance, legal names, columns in order.
 
-    known: the columns that the table has, which keep their types.
+    known: the columns of the table, which keep their types.
     """
     wanted = _bronze_columns(source)
     came = {column.name: column for column in rows}
-    fields = {field_of(n): c for n, c in came.items() if n not in wanted and n not in OURS}
-    made = {"_ingested_at": pl.lit(run.at, pl.Datetime("us", "UTC"))}
+    fields = {field_of_column(n): c for n, c in came.items() if n not in wanted and n not in OURS}
+    added = {"_ingested_at": pl.lit(run.at, pl.Datetime("us", "UTC"))}
     if source.partition and source.partition not in source.contract.column_names:
         partition = pl.col(str(source.contract.event_time)).dt.date()
-        made[source.partition] = partition
+        added[source.partition] = partition
         # A field of that name is undeclared.
         fields |= (
             {source.partition: came[source.partition]} if source.partition in came and rows.height else {}
         )
-    found = undeclared(fields, came.get(FURTHER), set(wanted), known)
+    found = fit_types(undeclared_columns(fields, came.get(FURTHER), set(wanted), known), known)
 
     def column(name: str) -> pl.Expr:
-        if name in made:
-            return made[name].alias(name)
+        if name in added:
+            return added[name].alias(name)
         return pl.col(name) if name in came else pl.lit(None, wanted[name]).alias(name)
 
     return rows.select(
         *(column(c).cast(known.get(c, k)) for c, k in wanted.items() if not c.startswith("_")),
-        *(_as(known.get(name, pl.String()), text).alias(name) for name, text in found.items()),
+        *(values.alias(name) for name, values in found.items()),
         *(column(c).cast(k) for c, k in wanted.items() if c.startswith("_")),
     )
 
 
-def _as(kind: pl.DataType, text: pl.Series) -> pl.Series:
-    """An undeclared field in the type that its column has; null where the text does not fit it."""
-    declared = contracts.type_of(kind)
-    if declared is None:  # somebody gave the table a column of a type that no contract knows
-        return pl.Series(text.name, [None], kind).new_from_index(0, text.len())
-    return contracts.convert(text, declared)
-
-
-def partitions_of(source: Source, rows: pl.DataFrame) -> dict[str, int]:
-    """Rows per partition; nothing where the table has no partition."""
+def count_by_partition(source: Source, rows: pl.DataFrame) -> dict[str, int]:
+    """The number of rows by partition; empty if the table has no partition."""
     if source.partition is None or rows.is_empty():
         return {}
     counted = rows.group_by(pl.col(source.partition).cast(pl.String)).len()

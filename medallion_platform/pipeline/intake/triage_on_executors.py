@@ -6,6 +6,7 @@ Executors import only this; nothing here reads a table or commits.
 from __future__ import annotations
 
 import pickle
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,12 +14,19 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
+from medallion_platform.errors import MedallionError
 from medallion_platform.lakehouse import dead_letters, polars_writer
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.pipeline.intake.triage import LETTER_PLACE, PLACE, identity_of, partitions_of, triage
+from medallion_platform.pipeline.intake.triage import (
+    LETTER_PLACE,
+    PLACE,
+    count_by_partition,
+    identity_columns,
+    triage,
+)
 from medallion_platform.pipeline.intake.undeclared import count_further
 from medallion_platform.sources.connectors.kafka import KafkaSource
-from medallion_platform.sources.connectors.kafka.on_spark import records
+from medallion_platform.sources.connectors.kafka.on_spark import records_from_spark
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.run import Run
@@ -29,7 +37,7 @@ PIECE_ROWS, PIECE_BYTES = 100_000, 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class IntakeTask:
-    """What an executor is told: the source, who runs, what is known of the table, where files go."""
+    """The task of an executor: the source, the run, the known state of the table, the folders to write to."""
 
     source: KafkaSource
     run: Run
@@ -44,9 +52,9 @@ class IntakeTask:
 
 @dataclass(frozen=True)
 class Piece:
-    """What an executor made of some messages.
+    """What an executor wrote for some messages.
 
-    rows, bad: staged files. identities: a line for each row, None where nothing makes two rows the same.
+    rows, bad: staged files. identities: one row for each record, None if records have no identity.
     """
 
     read: int
@@ -64,16 +72,26 @@ class Piece:
 
 
 def triage_messages(work: IntakeTask, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Messages (as `records` wants them) to staged files: a line for each piece, a pickled `Piece`."""
-    for messages in _pieces(batches):
-        frame = records(work.source, messages, work.places)
-        if not frame.is_empty():
-            told = pickle.dumps(_piece(work, frame))
-            yield pa.RecordBatch.from_pydict({"told": pa.array([told], pa.binary())})
+    """Write messages (as `records_from_spark` expects them) to staged files; returns pickled `Piece`s.
+
+    An error of the platform is the last item: raised through the JVM, only its text would be left.
+    """
+    try:
+        for messages in _gather_messages(batches):
+            frame = records_from_spark(work.source, messages, work.places)
+            if not frame.is_empty():
+                yield _pickled_row(_stage_piece(work, frame))
+    except MedallionError as error:
+        yield _pickled_row(error)
+        deque(batches, 0)  # the JVM waits until they are taken
 
 
-def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Neighbours together, as many as one executor holds at a time."""
+def _pickled_row(told: Piece | MedallionError) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"told": pa.array([pickle.dumps(told)], pa.binary())})
+
+
+def _gather_messages(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join consecutive batches, up to the size that one executor processes at a time."""
     gathered: list[pa.RecordBatch] = []
     for batch in batches:
         gathered.append(batch)
@@ -84,27 +102,27 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(gathered)
 
 
-def _piece(work: IntakeTask, frame: pl.DataFrame) -> Piece:
+def _stage_piece(work: IntakeTask, frame: pl.DataFrame) -> Piece:
     source = work.source
     held = frame.join(work.held, left_on=PLACE, right_on=LETTER_PLACE, how="semi").height
     triaged = triage(source, work.run, frame, [], work.held, work.known)
-    identity = identity_of(source)
+    identity = identity_columns(source)
     rows: list[str] = []
     bad: list[str] = []
     identities: list[pl.DataFrame] = []
-    for path, values, part in polars_writer.parts(triaged.good, work.partition_by, work.folder):
-        polars_writer.write(work.table, path, part, values)
+    for path, values, part in polars_writer.split_by_partition(triaged.good, work.partition_by, work.folder):
+        polars_writer.stage_partition_file(work.table, path, part, values)
         rows.append(path)
-        identities.append(_identities(source, part, path))
-    for path, _, part in polars_writer.parts(dead_letters.fit(triaged.bad), (), work.folder):
-        polars_writer.write(work.letters, path, part)
+        identities.append(_identity_rows(source, part, path))
+    for path, _, part in polars_writer.split_by_partition(dead_letters.fit(triaged.bad), (), work.folder):
+        polars_writer.stage_partition_file(work.letters, path, part)
         bad.append(path)
     return Piece(
         frame.height,
         held,
         rows,
         bad,
-        partitions_of(source, triaged.good),
+        count_by_partition(source, triaged.good),
         triaged.violations,
         triaged.warnings,
         triaged.failures,
@@ -115,10 +133,8 @@ def _piece(work: IntakeTask, frame: pl.DataFrame) -> Piece:
     )
 
 
-def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
-    """Of each row of a file: what makes it the same as another, its offset, partition, file and place
-    there.
-    """
+def _identity_rows(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFrame:
+    """For each row of a file: its identity columns, offset, partition, file, and place in the file."""
     time = [source.contract.event_time] if source.contract.watermark else []
     partition = (
         pl.col(source.partition).cast(pl.String).fill_null(UNPARTITIONED)
@@ -126,9 +142,9 @@ def _identities(source: KafkaSource, rows: pl.DataFrame, path: str) -> pl.DataFr
         else pl.lit(UNPARTITIONED)
     )
     return rows.select(
-        *dict.fromkeys([*identity_of(source), *filter(None, time)]),
+        *dict.fromkeys([*identity_columns(source), *filter(None, time)]),
         pl.col("_offset"),
-        partition.alias("_unit"),
+        partition.alias("_partition"),
         pl.lit(path).alias("_path"),
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("_place"),
     )

@@ -2,7 +2,8 @@
 
 A table makes columns for up to 500 undeclared fields, and none for a record that has more than 500. The rest
 goes into one column, `_further`: a JSON object from field name to the text that its column would have.
-Existing columns of a table are always used, however many there are.
+Existing columns of a table are always used, however many there are. One that is not of text, because a
+contract declared it once, has the values of its type; other texts of its field are in `_further`, too.
 """
 
 from __future__ import annotations
@@ -13,53 +14,55 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import polars as pl
 
-from medallion_platform.pipeline.intake.names import column_of, folded, own_name
+from medallion_platform.contracts import polars_engine as contracts
+from medallion_platform.lakehouse.counts import counted
+from medallion_platform.pipeline.intake.column_names import column_of, folded, own_name
 from medallion_platform.sources.formats.records import FURTHER
-from medallion_platform.sources.formats.slices import patched
+from medallion_platform.sources.formats.slices import replace_values
 
 MOST = 500
 """Undeclared columns that a table gets, and undeclared fields of a record that get columns."""
 
 NOTE = (
-    f"{{}} records have undeclared fields beyond the {MOST} columns that are made of such: they are in the "
-    f"column {FURTHER}, as JSON; declare those that count"
+    f"with undeclared fields beyond the {MOST} columns that are made of such, or that do not fit the type of "
+    f"their column: these are in the column {FURTHER}, as JSON; declare those that count"
 )
 
 Packed = dict[int, dict[str, str | None]]
 """Fields without a column, by the place of their row."""
 
 
-def undeclared(
+def undeclared_columns(
     fields: Mapping[str, pl.Series],
     further: pl.Series | None,
     wanted: Collection[str],
     known: Collection[str],
 ) -> dict[str, pl.Series]:
-    """The columns of undeclared fields, each in the table's spelling, and `_further` where it is needed.
+    """The columns of undeclared fields, each in the table's spelling, and `_further` if it is needed.
 
-    fields: columns of text by the names of their fields. further: of some rows more of them, as
-    `records.FURTHER` tells. wanted: the columns that are not theirs. known: those of the table.
+    fields: text columns by field name. further: more fields of some rows, see `records.FURTHER`. wanted: the
+    declared and derived columns. known: the columns of the table.
     """
     taken = {folded(name) for name in wanted}
-    have = undeclared_of(known, wanted)
+    have = known_undeclared_columns(known, wanted)
     # A method of polars takes some names for patterns.
     fields = {name: values.alias("text") for name, values in fields.items()}
     named = _columns_of(fields, taken, have, known)
     room = MOST - len(have)
     height = max(map(len, (further if further is not None else (), *fields.values())))
     packed: Packed = {}
-    if further is not None or len(fields) > MOST or _new(named.values(), have) > room:
-        packed = _unpacked(further)
+    if further is not None or len(fields) > MOST or _count_new_columns(named.values(), have) > room:
+        packed = _unpack_further(further)
         names = {*named, *(name for texts in packed.values() for name in texts)}
         named = _columns_of(names, taken, have, known)
-        fields = _within_bounds(fields, packed, named, set(have.values()), room, height)
-    room -= _new((named[name] for name in fields), have)
+        fields = _split_within_bounds(fields, packed, named, set(have.values()), room, height)
+    room -= _count_new_columns((named[name] for name in fields), have)
     groups: dict[str, dict[str, pl.Series]] = {}
     for name, values in fields.items():
         groups.setdefault(named[name], {})[name] = values
     columns: dict[str, pl.Series] = {}
     for column, group in groups.items():
-        merged, clashing = _merged(group)
+        merged, clashing = _merge_fields(group)
         columns[column] = merged.alias(column)
         for name, values in clashing.items():
             own = own_name(name)
@@ -67,56 +70,88 @@ def undeclared(
                 columns[own] = values.alias(own)
                 room -= own not in known
             else:
-                _pack(name, values, packed)
+                _pack_field(name, values, packed)
     if packed:
-        texts = [json.dumps(packed[i], ensure_ascii=False) if i in packed else None for i in range(height)]
-        columns[FURTHER] = pl.Series(FURTHER, texts, pl.String)
+        columns[FURTHER] = _packed_column(packed, height)
     return columns
 
 
-def undeclared_of(known: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
-    """The columns of a table that were made of undeclared fields, by their `folded` names."""
+def fit_types(columns: Mapping[str, pl.Series], known: Mapping[str, pl.DataType]) -> dict[str, pl.Series]:
+    """The columns of undeclared fields in the types of the table; what does not fit is in `_further`.
+
+    known: the columns of the table; one that it lacks is text.
+    """
+    fitted, unfit = dict(columns), dict[str, pl.Series]()
+    for name, text in columns.items():
+        kind = known.get(name, pl.String())
+        if text.dtype != kind:
+            fitted[name] = _cast_text(text, kind)
+            left = text.set(fitted[name].is_not_null(), None)
+            unfit |= {name: left} if left.null_count() < left.len() else {}
+    if unfit:
+        packed = _unpack_further(columns.get(FURTHER))
+        for name, left in unfit.items():
+            _pack_field(name, left, packed)
+        fitted[FURTHER] = _packed_column(packed, max(map(len, columns.values())))
+    return fitted
+
+
+def _cast_text(text: pl.Series, kind: pl.DataType) -> pl.Series:
+    """Text in the type of its column; null if it does not fit."""
+    declared = contracts.column_type_of(kind)
+    if declared is None:  # somebody gave the table a column of a type that no contract knows
+        return pl.Series(text.name, [None], kind).new_from_index(0, text.len())
+    return contracts.cast_column(text, declared)
+
+
+def _packed_column(packed: Packed, height: int) -> pl.Series:
+    texts = [json.dumps(packed[i], ensure_ascii=False) if i in packed else None for i in range(height)]
+    return pl.Series(FURTHER, texts, pl.String)
+
+
+def known_undeclared_columns(known: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """The columns of a table that come from undeclared fields, by their `folded` names."""
     taken = {folded(name) for name in wanted}
     return {folded(c): c for c in known if not c.startswith("_") and folded(c) not in taken}
 
 
 def count_further(rows: pl.DataFrame) -> int:
-    """Bronze rows some of whose undeclared fields have no column of their own."""
+    """The number of bronze rows with undeclared fields that have no column of their own."""
     return rows.height - rows[FURTHER].null_count() if FURTHER in rows.columns else 0
 
 
-def notes(further: int) -> list[str]:
-    """What is told of them."""
-    return [NOTE.format(further)] if further else []
+def notes_on_further(further: int) -> list[str]:
+    """The note for people about these rows."""
+    return [f"{counted(further, 'records')} {NOTE}"] if further else []
 
 
 def _columns_of(
     fields: Iterable[str], taken: Collection[str], have: Mapping[str, str], known: Collection[str]
 ) -> dict[str, str]:
-    """The column of each field; of those that differ by case only, in one spelling."""
+    """The column of each field; fields that differ only by case share one spelling."""
     spelled = dict(have)
     columns = {field: column_of(field, taken, known) for field in sorted(fields, reverse=True)}
     return {field: spelled.setdefault(folded(column), column) for field, column in columns.items()}
 
 
-def _new(columns: Iterable[str], have: Mapping[str, str]) -> int:
-    """How many columns the table has not."""
+def _count_new_columns(columns: Iterable[str], have: Mapping[str, str]) -> int:
+    """The number of columns that the table lacks."""
     return len(set(columns) - set(have.values()))
 
 
-def _unpacked(further: pl.Series | None) -> Packed:
+def _unpack_further(further: pl.Series | None) -> Packed:
     texts = [] if further is None else further.to_list()
     return {i: json.loads(text) for i, text in enumerate(texts) if text is not None}
 
 
-def _pack(name: str, values: pl.Series, packed: Packed) -> None:
-    """Put the values of a field among those without a column."""
+def _pack_field(name: str, values: pl.Series, packed: Packed) -> None:
+    """Add the values of a field to the fields without a column."""
     rows = values.is_not_null().arg_true().to_list()
     for row, value in zip(rows, values.drop_nulls().to_list(), strict=True):
         packed.setdefault(row, {})[name] = value
 
 
-def _within_bounds(
+def _split_within_bounds(
     fields: Mapping[str, pl.Series],
     packed: Packed,
     named: Mapping[str, str],
@@ -124,9 +159,9 @@ def _within_bounds(
     room: int,
     height: int,
 ) -> dict[str, pl.Series]:
-    """The fields that have columns, or get them; `packed` has all others afterwards.
+    """The fields that have or get a column; all other fields are added to `packed`.
 
-    named: the columns of all fields. have: those of the table, which may get `room` more.
+    named: the columns of all fields. have: the columns of the table, which may get `room` more.
     """
     widths = np.zeros(height, np.int64)
     for values in fields.values():
@@ -137,7 +172,7 @@ def _within_bounds(
     wanted = {named[name] for name, values in fields.items() if (values.is_not_null() & narrow).any()}
     wanted |= {named[name] for row, texts in packed.items() if narrow[row] for name in texts}
     columns = have | set(sorted(wanted - have)[: max(room, 0)])
-    kept: dict[str, pl.Series] = {}
+    inside: dict[str, pl.Series] = {}
     found: dict[str, dict[int, str | None]] = {}
     for row in list(packed):
         for name in [name for name in packed[row] if named[name] in columns]:
@@ -146,17 +181,17 @@ def _within_bounds(
             del packed[row]
     for name, values in fields.items():
         if named[name] in columns:
-            kept[name] = values
+            inside[name] = values
         else:
-            _pack(name, values, packed)
+            _pack_field(name, values, packed)
     nothing = pl.Series([None], dtype=pl.String).new_from_index(0, height)
     for name, texts in found.items():
-        kept[name] = patched(kept.get(name, nothing), list(texts), list(texts.values()))
-    return kept
+        inside[name] = replace_values(inside.get(name, nothing), list(texts), list(texts.values()))
+    return inside
 
 
-def _merged(group: Mapping[str, pl.Series]) -> tuple[pl.Series, dict[str, pl.Series]]:
-    """Fields of one column as one; and of each, where one before it has the place, its values."""
+def _merge_fields(group: Mapping[str, pl.Series]) -> tuple[pl.Series, dict[str, pl.Series]]:
+    """Merge fields that share a column; also returns, by field, the values that had no place there."""
     first, *others = sorted(group, reverse=True)
     merged = group[first]
     clashing: dict[str, pl.Series] = {}

@@ -22,18 +22,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.commit import next_sequence
 from medallion_platform.lakehouse.delta_log import FilesGone
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.changes import planned
 from medallion_platform.pipeline.refresh.commit import (
     PendingRefresh,
     RefreshResult,
+    commit_nothing_to_do,
     commit_refresh,
-    nothing_to_do,
 )
 from medallion_platform.pipeline.refresh.context import VERBS, RefreshContext
-from medallion_platform.pipeline.refresh.errors import NeedsRebuild, told_in_words
+from medallion_platform.pipeline.refresh.errors import NeedsRebuild, explain_failures
 from medallion_platform.pipeline.refresh.plan import Upstreams
 
 if TYPE_CHECKING:
@@ -57,29 +56,29 @@ def refresh(
 ) -> RefreshResult:
     """Bring `partitions` (None: all that is out of date) of the table up to date.
 
-    spark: gives the session; not called where nothing has to be done. partition_columns: the partition
-    column of every upstream table (None: it has no partition). rebuild: also what is up to date. as_of:
-    from the upstream tables as they were at an instant, until the next refresh without it.
+    spark: returns the session; not called if there is nothing to do. partition_columns: the partition column
+    of every upstream table (None: it has no partition). rebuild: also partitions that are up to date. as_of:
+    use the upstream tables as of this time; the next refresh without it uses the newest versions again.
 
     Raises:
         MissingUpstream: an upstream table does not exist.
         RefreshFailed: the transform failed or a `fail` expectation was violated.
-        DamagedFile: a data file that was to be read is gone or damaged.
-        CommitConflict: another run committed to the table meanwhile; nothing was written.
+        DamagedFile: a data file of an input is missing or damaged.
+        CommitConflict: another run committed to the table first; nothing was written.
     """
-    context = _begin(table, lake, spark, run, partition_columns, as_of)
+    context = _begin_refresh(table, lake, spark, run, partition_columns, as_of)
     with context.tell.ended():
         context = planned(context, None if partitions is None else set(partitions), rebuild=rebuild)
         if context.plan.nothing:
-            return nothing_to_do(context)
+            return commit_nothing_to_do(context)
         context.tell.planned(context.plan.reason)
-        with told_in_words(context):
-            context, pending = _made(context)
+        with explain_failures(context):
+            context, pending = _make_or_rebuild(context)
         context.tell.staged(pending.counts)
         return commit_refresh(context, pending)
 
 
-def _begin(
+def _begin_refresh(
     table: Table,
     lake: Lake,
     spark: Callable[[], SparkSession],
@@ -87,33 +86,33 @@ def _begin(
     partition_columns: Mapping[str, str | None],
     as_of: datetime | None,
 ) -> RefreshContext:
-    """Where the table stands, and the versions to make it from."""
-    target = lake.open(table.name)
+    """The state of the table, and the versions of the inputs to refresh it from."""
     # Taken before the work begins: who commits in between makes this refresh too late.
-    sequence = next_sequence(target, lake.open(dead_letters.name(table.name)))
-    last = lake.last_record(table.name, VERBS) if target else None
+    sequence = max(0, lake.sequence(table.name), lake.sequence(dead_letters.name(table.name))) + 1
+    last = lake.last_record(table.name, VERBS)
     heads = {u: lake.version(u) if as_of is None else lake.version_at(u, as_of) for u in table.upstream_names}
     return RefreshContext(table, lake, spark, partition_columns, last, Upstreams(heads), run, sequence)
 
 
-def _made(context: RefreshContext) -> tuple[RefreshContext, PendingRefresh]:
-    """Make what the plan names; all of the table where a part of it cannot be made alone."""
-    context = replace(context, stale=lookups.stale(context.table, context.lake))
+def _make_or_rebuild(context: RefreshContext) -> tuple[RefreshContext, PendingRefresh]:
+    """Compute what the plan names, or the whole table if a part cannot be computed alone."""
+    context = replace(context, stale=lookups.stale_lookups(context.table, context.lake))
     try:
-        return context, _make(context)
-    except (NeedsRebuild, FilesGone):
+        return context, _make_rows(context)
+    except (NeedsRebuild, FilesGone) as error:
+        context.tell.retried(2, error)
         context = planned(context, rebuild=True)
-        return context, _make(context)
+        return context, _make_rows(context)
 
 
-def _make(context: RefreshContext) -> PendingRefresh:
-    """The stages that need Spark; it is imported only where there are rows to make."""
+def _make_rows(context: RefreshContext) -> PendingRefresh:
+    """The stages that need Spark, which is only imported if there are rows to compute."""
     from medallion_platform.pipeline.refresh import inputs, reconcile, stage, transform, validate
 
-    read = inputs.read(context)
-    made = transform.transform(context, read)
-    validated = validate.validate(context, made.rows, whole=read.whole)
+    read = inputs.read_inputs(context)
+    made = transform.run_transform(context, read)
+    validated = validate.validate_rows(context, made.rows, whole=read.whole)
     accounts = reconcile.Accounts(context, read, made)
-    staged = stage.stage(context, validated, accounts.inspection)
+    staged = stage.stage_rows(context, validated, accounts.inspection)
     others = stage.keep_other_keys(context, read.keys) if read.keys is not None else stage.OtherKeys()
     return accounts.balanced(validated, staged, others)

@@ -19,8 +19,8 @@ from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.refresh.plan import (
     Upstreams,
     made_by_other_code,
+    partitions_reached,
     plan_refresh,
-    reach,
     rebuilt_partitions,
 )
 
@@ -58,8 +58,8 @@ def with_plan(
     table, lake = context.table, context.lake
     existing = lake.partitions(table.name, table.partition.column) if table.partition else set[str]()
     affected: set[str] = set()
-    if context.last and table.lookups:
-        affected = set(context.last.stale_partitions) | lookups.affected(context, existing)
+    if context.last and table.lookups and not rebuild:
+        affected = set(context.last.stale_partitions) | lookups.affected_partitions(context, existing)
     plan = plan_refresh(
         table,
         context.last,
@@ -159,9 +159,9 @@ def _upstreams(context: RefreshContext) -> Upstreams:
     for name, head in heads.items():
         if head < 0:
             raise MissingUpstream(
-                f"{table.name} is made from {name}, which does not exist yet: take in or refresh {name} "
-                "first",
+                f"{table.name} is made from {name}, which does not exist yet",
                 table=table.name,
+                remedy=f"take in or refresh {name} first",
             )
     for upstream in table.upstreams.values():
         name, column = upstream.table, context.partition_columns[upstream.table]
@@ -192,8 +192,8 @@ def _touched(context: RefreshContext, upstream: Upstream) -> PartitionChanges | 
 
     def go_on(until: int, before: PartitionChanges | None) -> PartitionChanges:
         delta_commits = commits(lake.path(upstream.table), max(base, until), head, column)
-        new = touched(delta_commits, base, ahead, reach(table, upstream))
+        new = touched(delta_commits, base, ahead, partitions_reached(table, upstream))
         return new if before is None else before | new
 
-    name = ("touched", column, base, frozenset(ahead.items()), table.partition, upstream.lookback_days)
+    name = ("touched", column, base, tuple(sorted(ahead.items())), table.partition, upstream.lookback_days)
     return lake.folded(upstream.table, head, name, go_on)

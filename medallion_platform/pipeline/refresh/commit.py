@@ -9,9 +9,9 @@ from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
     StagedFile,
-    commit,
-    in_partitions,
-    sequence_of,
+    commit_files,
+    files_in_partitions,
+    writer_sequence,
 )
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PendingRefresh:
-    """Staged files, each row accounted for, and all that their commit is to say.
+    """Staged files with all rows accounted for, and the content of their commit record.
 
-    dead: staged dead letters. merged: keys as text, where keys are merged. replaced: files of the table that
-    go. schema: of the whole table, where `whole`.
+    dead: staged dead letters. merged: keys as text, if keys are merged. replaced: files of the table to
+    remove. schema: of the whole table, if `whole`.
     """
 
     files: list[StagedFile]
@@ -53,9 +53,9 @@ class PendingRefresh:
 
 @dataclass(frozen=True)
 class RefreshResult:
-    """What a refresh did. `record` is the commit's own account; None where nothing had to be done.
+    """What a refresh did. `record` is the commit record; None if there was nothing to do.
 
-    lineage: the upstream columns of each column, as the rows of this refresh were made.
+    lineage: the upstream columns of each column in this refresh.
     """
 
     table: str
@@ -69,34 +69,34 @@ def commit_refresh(context: RefreshContext, pending: PendingRefresh) -> RefreshR
     """Make staged files visible.
 
     Raises:
-        CommitConflict: another run committed to the table meanwhile; nothing was written.
+        CommitConflict: another run committed to the table first; nothing was written.
     """
     name, lake = context.table.name, context.lake
     target = lake.open(name)
     assert target is not None
-    record = _record(context, pending)
-    if sequence_of(target) >= context.sequence:
-        raise CommitConflict(f"{name}: another run refreshed it meanwhile; nothing was written, run it again")
+    record = _refresh_record(context, pending)
+    if writer_sequence(target) >= context.sequence:
+        raise CommitConflict(f"{name}: another run refreshed it meanwhile; nothing was written")
     _commit_dead_letters(context, pending, record)
-    version = commit(
+    version = commit_files(
         target,
         record,
         add=pending.files,
-        remove=_replaced(context, pending, target),
+        remove=_replaced_files(context, pending, target),
         whole=pending.schema if pending.whole else None,
     )
     context.tell.committed(version, record)
     return RefreshResult(name, version, context.plan.reason, record, pending.lineage)
 
 
-def nothing_to_do(context: RefreshContext) -> RefreshResult:
-    """What is said of a table that is up to date.
+def commit_nothing_to_do(context: RefreshContext) -> RefreshResult:
+    """The result for a table that is up to date; commits new positions of its inputs, if there are any.
 
     Raises:
-        CommitConflict: another run committed to the table meanwhile.
+        CommitConflict: another run committed to the table first.
     """
-    target, last = context.lake.open(context.table.name), context.last
-    if target is not None and last is not None and lookups.moved(context):
+    name, lake, last = context.table.name, context.lake, context.last
+    if last is not None and lookups.lookups_moved(context) and (target := lake.open(name)) is not None:
         # On record, so that the next refresh does not look for affected rows again.
         looked = replace(
             last,
@@ -114,20 +114,19 @@ def nothing_to_do(context: RefreshContext) -> RefreshResult:
             taken_back="",
             seconds=context.seconds,
         )
-        commit(target, looked)
-    version = target.version() if target else -1
-    return RefreshResult(context.table.name, version, context.plan.reason)
+        return RefreshResult(name, commit_files(target, looked), context.plan.reason)
+    return RefreshResult(name, lake.version(name), context.plan.reason)
 
 
 def _commit_dead_letters(context: RefreshContext, pending: PendingRefresh, record: CommitRecord) -> None:
-    """Commit the rejected rows before the table's own commit, in the place of those they supersede."""
+    """Commit rejected rows before the table's own commit; they replace those of the same partitions."""
     # Partitions that only grow keep the dead letters they have.
     superseded = None if pending.whole else pending.merged or context.plan.replace
     told = replace(record, partitions={})
     dead_letters.replace(context.lake, context.table.name, superseded, pending.dead, told)
 
 
-def _record(context: RefreshContext, pending: PendingRefresh) -> CommitRecord:
+def _refresh_record(context: RefreshContext, pending: PendingRefresh) -> CommitRecord:
     position = context.plan.position
     return CommitRecord(
         verb="refresh",
@@ -149,15 +148,17 @@ def _record(context: RefreshContext, pending: PendingRefresh) -> CommitRecord:
 
 
 def _stale_partitions(context: RefreshContext, pending: PendingRefresh) -> list[str]:
-    """Partitions that hold rows enriched from a lookup that was behind its own upstream."""
+    """Partitions with rows that were enriched by a lookup that was behind its own upstream."""
     before = set(context.last.stale_partitions) if context.last and not pending.whole else set[str]()
     written = set(pending.partitions) if context.stale else set[str]()
     return sorted((before - context.plan.replace) | written)
 
 
-def _replaced(context: RefreshContext, pending: PendingRefresh, target: DeltaTable) -> list[FileEntry]:
-    """The table's files that go with this commit."""
+def _replaced_files(context: RefreshContext, pending: PendingRefresh, target: DeltaTable) -> list[FileEntry]:
+    """The table's files that this commit removes."""
     plan, partition = context.plan, context.table.partition
     if plan.replace and not pending.whole:
-        return in_partitions(files_of(target), partition.column if partition else None, set(plan.replace))
+        return files_in_partitions(
+            files_of(target), partition.column if partition else None, set(plan.replace)
+        )
     return pending.replaced

@@ -27,13 +27,13 @@ VERBS = ("refresh", "restore")
 
 @dataclass(frozen=True)
 class RefreshContext:
-    """One table, and what is known of its refresh so far; a stage that learns more gives a new one.
+    """One table, and what is known about its refresh so far; a stage that adds to it returns a new one.
 
-    spark: gives the session; not called where logs suffice. partition_columns: the partition column of every
-    upstream table (None: it has no partition). last: the account of the newest refresh. upstreams: to begin
-    with, only the versions to make the table from. sequence: the writer's number of the commit to come.
-    stale: lookups that are behind their own upstream. recovering: the newest dead letters are those of a
-    refresh that died before it committed its rows.
+    spark: returns the session; not called if the Delta logs suffice. partition_columns: the partition column
+    of every upstream table (None: it has no partition). last: the record of the newest refresh. upstreams: at
+    first, only the versions to refresh from. sequence: the writer's number of the next commit. stale: lookups
+    that are behind their own upstream. recovering: the newest dead letters are from a refresh that died
+    before it committed its rows.
     """
 
     table: Table
@@ -50,30 +50,30 @@ class RefreshContext:
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def main(self) -> str:
+    def main_table(self) -> str:
         """The upstream table whose rows become this table's rows."""
-        return self.table.main[1].table
+        return self.table.main_upstream.table
 
     @property
     def main_column(self) -> str | None:
         """The partition column of the main upstream table."""
-        return self.partition_columns[self.main]
+        return self.partition_columns[self.main_table]
 
     @property
     def wanted(self) -> list[str]:
-        """The partitions that the plan names, those of rows without one left out."""
+        """The partitions that the plan names, without the one for rows that belong to no partition."""
         return sorted((self.plan.append | self.plan.replace) - {UNPARTITIONED})
 
     @property
     def seconds(self) -> float:
-        """How long it has taken until now."""
+        """Seconds since the refresh began."""
         return round(time.monotonic() - self.started, 3)
 
     @property
     def tell(self) -> EventReporter:
-        """Who is told what happens."""
+        """Reports the events of this refresh."""
         return EventReporter(self.run, self.table.name, _LOG)
 
     def base(self, upstream: str) -> int:
-        """The version of an upstream table that the last refresh was made from; -1 where there is none."""
+        """The version of an upstream table that the last refresh used; -1 if there is none."""
         return self.last.position.get(upstream, {}).get(UNPARTITIONED, -1) if self.last else -1

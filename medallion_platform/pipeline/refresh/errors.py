@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.lakehouse.damage import DamagedFile, telling_damage
-from medallion_platform.storage import reason
+from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
+from medallion_platform.storage import client_reason
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -19,56 +19,58 @@ UNTOUCHED = "Nothing was written, the table is as it was"
 
 
 class RefreshFailed(MedallionError):
-    """A refresh that stopped before its commit: the table is as it was; the text says what to do."""
+    """A refresh stopped before its commit: the table is unchanged; the text says what to do."""
 
     kind = Kind.PERMANENT
 
 
 class MissingUpstream(RefreshFailed):
-    """A table that this one is made from does not exist yet."""
+    """An input of the table does not exist yet."""
 
 
-class NeedsRebuild(Exception):
-    """A column becomes wider: all files must be written anew, not only those of some partitions or keys."""
+class NeedsRebuild(MedallionError):
+    """A column gets a wider type: all files must be rewritten, not only those of some partitions or keys."""
+
+    kind = Kind.DATA
 
 
 @contextmanager
-def told_in_words(context: RefreshContext) -> Generator[None]:
-    """Whatever the work in the `with` stumbles over is raised as what a person can read.
+def explain_failures(context: RefreshContext) -> Generator[None]:
+    """Raise every error of the work in the `with` block as an error for people.
 
     Raises:
-        CommitConflict: another writer changed the table's columns meanwhile.
-        DamagedFile: a data file that was to be read is gone or damaged.
+        CommitConflict: another writer changed the table's columns first.
+        DamagedFile: a data file of an input is missing or damaged.
         RefreshFailed: anything else.
     """
     table = context.table
     try:
-        with telling_damage(context.lake, (*table.upstream_names, table.name)):
+        with report_damage(context.lake, (*table.upstream_names, table.name)):
             yield
     except (RefreshFailed, CommitConflict, DamagedFile):
         raise
     except Exception as error:
         # Spark's texts hold values of rows: they stay out of what is stored and shown.
-        raise explain(table.name, error) from (None if _is_about_rows(error) else error)
+        raise refresh_failure(table.name, error) from (None if _is_about_rows(error) else error)
 
 
-def explain(table: str, error: Exception) -> RefreshFailed:
-    """A failure in words, without row values: what broke, that nothing was written, what to do."""
+def refresh_failure(table: str, error: Exception) -> RefreshFailed:
+    """A failure in words, without values of rows: what failed, that nothing was written, what to do."""
     from pyspark.errors import PySparkException
 
-    from medallion_platform.contracts.spark_engine import violated
+    from medallion_platform.contracts.spark_engine import failed_expectation
 
-    if (expectation := violated(error)) is not None:
+    if (expectation := failed_expectation(error)) is not None:
         return RefreshFailed(
-            f"{table}: the expectation '{expectation}' (severity fail) was violated. {UNTOUCHED}. Look at "
-            "the rows upstream that break it, fix them or the contract, and refresh again.",
+            f"{table}: the expectation '{expectation}' (severity fail) was violated. {UNTOUCHED}",
+            remedy="look at the rows upstream that break it, fix them or the contract, and refresh again",
             kind=Kind.DATA,
             table=table,
         )
     if (kind := classify(error).kind) in _UNREACHABLE:
         return RefreshFailed(
-            f"{table}: what it reads or writes cannot be reached: {reason(error)}. {UNTOUCHED}; fix the "
-            "cause and refresh again.",
+            f"{table}: what it reads or writes cannot be reached: {client_reason(error)}. {UNTOUCHED}",
+            remedy="fix the cause and refresh again",
             kind=kind,
             table=table,
         )
@@ -79,15 +81,15 @@ def explain(table: str, error: Exception) -> RefreshFailed:
         # SQLSTATE 22 is a data exception: the text quotes the value
         first = "a row's value does not fit"
     return RefreshFailed(
-        f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}; fix the cause and "
-        "refresh again.",
+        f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}",
+        remedy="fix the cause and refresh again",
         kind=Kind.PERMANENT if kind is Kind.UNKNOWN else kind,
         table=table,
     )
 
 
 def _is_about_rows(error: Exception) -> bool:
-    """Whether the engine's text may quote a row; what fails before rows are read names columns only."""
+    """Whether the engine's text may quote a row; an error before rows are read only names columns."""
     from pyspark.errors import AnalysisException, PySparkException
 
     return isinstance(error, PySparkException) and not isinstance(error, AnalysisException)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from medallion_platform.lakehouse.commit import in_partitions
+from medallion_platform.lakehouse.commit import files_in_partitions
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
 from medallion_platform.lakehouse.delta_log import FileEntry, LogGone, files_added
 from medallion_platform.lakehouse.lake import files_of
@@ -38,7 +38,7 @@ class Action(StrEnum):
 
 
 class Why(StrEnum):
-    """What made a table out of date."""
+    """Why a table is out of date."""
 
     FIRST_TIME = "first_time"
     CODE_CHANGED = "code_changed"
@@ -57,7 +57,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason. table: the input concerned, from which version to which; -1 for none yet."""
+    """One reason. table: the input concerned, with its old and new version; -1 if it had none."""
 
     why: Why
     table: str = ""
@@ -75,13 +75,13 @@ class Cause:
 
 @dataclass(frozen=True)
 class Size:
-    """Rows and bytes of data files, by the logs' own statistics."""
+    """Rows and bytes of data files, from the statistics in Delta logs."""
 
     rows: int = 0
     bytes: int = 0
 
     def __add__(self, other: Size) -> Size:
-        """Both together."""
+        """The sum of both."""
         return Size(self.rows + other.rows, self.bytes + other.bytes)
 
 
@@ -89,10 +89,10 @@ class Size:
 class Explanation:
     """What the next refresh of a table would do.
 
-    partitions: those it would work on; None for all of a table without partitions, or where only the run can
-    tell. reads: upstream rows that it would read. rewrites: existing rows of the table that would be written
-    again or removed. Of `MERGE_BY_KEY` both are upper bounds: logs do not say which rows have a changed key.
-    None: only the run can tell.
+    partitions: those it would work on; None for a table without partitions, or if only the run can tell.
+    reads: upstream rows that it would read. rewrites: existing rows of the table that would be rewritten or
+    removed. For `MERGE_BY_KEY` both are upper bounds, because logs do not show which rows have a changed key;
+    None if only the run can tell.
     """
 
     table: str
@@ -103,22 +103,22 @@ class Explanation:
     rewrites: Size | None = Size()
 
 
-def explain(context: RefreshContext) -> Explanation:
-    """What a plan means: partitions from the plan, sizes from the statistics in the logs."""
+def explain_plan(context: RefreshContext) -> Explanation:
+    """Explain a plan: partitions from the plan, sizes from the statistics in the Delta logs."""
     if context.plan.nothing:
         return Explanation(context.table.name, Action.NOTHING)
     named = named_partitions(context)
     return Explanation(
         context.table.name,
-        action_of(context.plan),
+        planned_action(context.plan),
         tuple(causes(context)),
         None if named is None else frozenset(named),
-        _reads(context),
-        _rewrites(context),
+        _size_read(context),
+        _size_rewritten(context),
     )
 
 
-def action_of(plan: RefreshPlan) -> Action:
+def planned_action(plan: RefreshPlan) -> Action:
     """What a refresh by this plan does. Pure."""
     if plan.nothing:
         return Action.NOTHING
@@ -130,7 +130,7 @@ def action_of(plan: RefreshPlan) -> Action:
 
 
 def causes(context: RefreshContext) -> Iterator[Cause]:
-    """Why the table is out of date, by what changed since its last refresh."""
+    """Why the table is out of date: what changed since its last refresh."""
     last, upstreams = context.last, context.upstreams
     if last is None:
         yield Cause(Why.FIRST_TIME)
@@ -142,33 +142,33 @@ def causes(context: RefreshContext) -> Iterator[Cause]:
     for source in context.table.upstreams.values():
         change = upstreams.changed.get(source.table)
         if change is None:
-            yield _moved(Why.LOG_GONE, context, source.table)
+            yield _version_change(Why.LOG_GONE, context, source.table)
         elif change.all:
-            yield _moved(Why.UPSTREAM_CHANGED, context, source.table)
-    for lookup in lookups.changed(context):
-        yield _moved(Why.LOOKUP_MOVED, context, lookup.table)
+            yield _version_change(Why.UPSTREAM_CHANGED, context, source.table)
+    for lookup in lookups.changed_lookups(context):
+        yield _version_change(Why.LOOKUP_MOVED, context, lookup.table)
     if last.stale_partitions:
         yield Cause(Why.LOOKUP_WAS_STALE)
 
 
-def _moved(why: Why, context: RefreshContext, upstream: str) -> Cause:
+def _version_change(why: Why, context: RefreshContext, upstream: str) -> Cause:
     return Cause(why, upstream, context.base(upstream), context.upstreams.heads[upstream])
 
 
-def _reads(context: RefreshContext) -> Size:
-    return sum((_read_of(context, source) for source in context.table.inputs.values()), Size())
+def _size_read(context: RefreshContext) -> Size:
+    return sum((_size_read_of_input(context, source) for source in context.table.inputs.values()), Size())
 
 
-def _read_of(context: RefreshContext, source: Upstream | Lookup) -> Size:
-    """What would be read of one input."""
-    table, plan, main = context.table, context.plan, context.main
+def _size_read_of_input(context: RefreshContext, source: Upstream | Lookup) -> Size:
+    """The size of what would be read of one input."""
+    table, plan, main = context.table, context.plan, context.main_table
     column, head = context.partition_columns[source.table], context.upstreams.heads[source.table]
     by_days = isinstance(source, Upstream) and bool(table.partition) and bool(column) and not plan.whole
     found = Size()
     rest = plan.append | plan.replace
     if source.table == main and plan.append and not plan.whole:
         days = upstream_days(table, main, plan.append) if by_days else None
-        found, rest = _appended(context, column, days), plan.replace
+        found, rest = _size_appended(context, column, days), plan.replace
         if not rest:
             return found
     opened = context.lake.open(source.table, head)
@@ -176,13 +176,13 @@ def _read_of(context: RefreshContext, source: Upstream | Lookup) -> Size:
         return found
     files = files_of(opened)
     if by_days:
-        files = in_partitions(files, column, upstream_days(table, source.table, rest))
-    return found + _size_of(files)
+        files = files_in_partitions(files, column, upstream_days(table, source.table, rest))
+    return found + _size_of_files(files)
 
 
-def _appended(context: RefreshContext, column: str | None, days: Collection[str] | None) -> Size:
-    """What was added to the main upstream since the last refresh."""
-    main = context.main
+def _size_appended(context: RefreshContext, column: str | None, days: Collection[str] | None) -> Size:
+    """The size of what was added to the main upstream since the last refresh."""
+    main = context.main_table
     found = Size()
     with suppress(LogGone):
         for added in files_added(context.lake.path(main), context.base(main), context.upstreams.heads[main]):
@@ -193,8 +193,8 @@ def _appended(context: RefreshContext, column: str | None, days: Collection[str]
     return found
 
 
-def _rewrites(context: RefreshContext) -> Size:
-    """Existing rows of the table that would be written again or removed; of a merge, at the most all."""
+def _size_rewritten(context: RefreshContext) -> Size:
+    """The existing rows of the table that would be rewritten or removed; for a merge, the whole table."""
     table, plan = context.table, context.plan
     opened = context.lake.open(table.name)
     if opened is None or not (plan.whole or plan.merge or plan.replace):
@@ -202,10 +202,10 @@ def _rewrites(context: RefreshContext) -> Size:
     files = files_of(opened)
     if plan.replace and not plan.whole:
         column = table.partition.column if table.partition else None
-        files = in_partitions(files, column, set(plan.replace))
-    return _size_of(files)
+        files = files_in_partitions(files, column, set(plan.replace))
+    return _size_of_files(files)
 
 
-def _size_of(files: list[FileEntry]) -> Size:
-    """What data files hold, by their lines of `files_of`."""
+def _size_of_files(files: list[FileEntry]) -> Size:
+    """The rows and bytes of data files, given their rows of `files_of`."""
     return Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))

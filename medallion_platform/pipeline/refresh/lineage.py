@@ -21,18 +21,22 @@ _GENERATE = re.compile(r"Generate (.*), (?:true|false),.*?\[([^\]]*)\]")
 _OPEN, _CLOSE = "([", ")]"
 
 
-def lineage(plan: str, columns: Sequence[str], sources: Mapping[str, Sequence[str]]) -> Lineage:
+def column_lineage_of_plan(
+    plan: str, columns: Sequence[str], sources: Mapping[str, Sequence[str]]
+) -> Lineage:
     """Lineage of `columns`, the output of an analyzed plan, back to `sources` (table -> columns)."""
-    origin = dict(_relations(plan, sources))
-    defined = _definitions(plan)
-    output = dict(_attributes(plan.split("\n", 1)[0], columns))
-    return {name: sorted(_roots(output[name], defined, origin)) for name in columns if name in output}
+    origin = dict(_source_reads(plan, sources))
+    defined = _attribute_definitions(plan)
+    output = dict(_output_attributes(plan.split("\n", 1)[0], columns))
+    return {
+        name: sorted(_source_columns(output[name], defined, origin)) for name in columns if name in output
+    }
 
 
-def _roots(
+def _source_columns(
     id: str, defined: Mapping[str, list[str]], origin: Mapping[str, tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """The source columns that an attribute goes back to; of a struct, only the field that is taken."""
+    """The source columns of an attribute; for a field of a struct, only those of this field."""
     found: set[tuple[str, str]] = set()
     waiting: list[tuple[str, str]] = [(id, "")]
     seen = set(waiting)
@@ -49,10 +53,10 @@ def _roots(
     return found
 
 
-def _definitions(plan: str) -> dict[str, list[str]]:
+def _attribute_definitions(plan: str) -> dict[str, list[str]]:
     """Attribute id -> the expressions that define it."""
     found: dict[str, list[str]] = {}
-    for part in _parts(plan):
+    for part in _list_expressions(plan):
         named = _NAMED.search(part)
         if named:
             found.setdefault(named[1], []).append(part)
@@ -62,8 +66,8 @@ def _definitions(plan: str) -> dict[str, list[str]]:
     return found
 
 
-def _parts(plan: str) -> Iterator[str]:
-    """The expressions of all lists (`[a, f(b, c) AS d]`) of a plan."""
+def _list_expressions(plan: str) -> Iterator[str]:
+    """The expressions in all lists (`[a, f(b, c) AS d]`) of a plan."""
     starts: list[int] = []
     for i, mark in enumerate(plan):
         if mark in _OPEN:
@@ -75,18 +79,18 @@ def _parts(plan: str) -> Iterator[str]:
             yield plan[starts.pop() : i]
 
 
-def _relations(plan: str, sources: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Attribute id -> (table, column) for every read of a source; a table is known by its columns."""
+def _source_reads(plan: str, sources: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Attribute id -> (table, column) for every read of a source; a table is identified by its columns."""
     by_columns = {frozenset(columns): table for table, columns in sources.items()}
-    for told in _RELATION.findall(plan):
-        pairs = [p.strip().rpartition("#") for p in told.split(",")]
+    for relation in _RELATION.findall(plan):
+        pairs = [p.strip().rpartition("#") for p in relation.split(",")]
         table = by_columns.get(frozenset(name for name, _, _ in pairs))
         if table:
             yield from ((id.rstrip("L"), (table, name)) for name, _, id in pairs)
 
 
-def _attributes(line: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Column -> id in the first line of a plan, its output."""
+def _output_attributes(line: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Column -> attribute id, from the first line of a plan (its output)."""
     for name in columns:
         ids = re.findall(rf"(?<![\w.]){re.escape(name)}#(\d+)", line)
         if ids:

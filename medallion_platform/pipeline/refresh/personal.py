@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts import masking, shapes
+from medallion_platform.contracts import masking, personal_data_shapes
 from medallion_platform.spark.provider import secret_row
 
 if TYPE_CHECKING:
@@ -21,36 +21,35 @@ _MASKED = "_masked "
 """How the counters begin that tell of a declared column's values."""
 
 
-def protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
-    """The rows with personal data protected: declared columns, and undeclared text where it is asked for.
+def protect_personal_data(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
+    """The rows with protected personal data: declared columns, and undeclared text if the table asks for it.
 
-    The record as it came has no place here at all. Of undeclared text, the number of values that were masked
-    is observed, by column.
+    The original record is dropped. For undeclared text, the number of masked values by column is observed.
 
     Raises:
-        NoTokenKey: a column becomes tokens, and there is no key.
+        NoTokenKey: a column is tokenized, and there is no key.
     """
     rows = rows.drop("_payload")
     declared = [c for c in table.contract.columns if c.pii and c.name in rows.columns]
-    protected = {c.name: _protected(rows, c) for c in declared}
+    protected = {c.name: _protect_column(rows, c) for c in declared}
     observed = None
     undeclared = _undeclared_text(table, rows) if table.mask_undeclared else []
     if undeclared:
         observed = Observation()
-        masked = {name: _masked_in_text(_column(name)) for name in undeclared}
-        changed = [F.count_if(text != _column(name)).alias(name) for name, text in masked.items()]
+        masked = {name: masked_in_text(_counter_column(name)) for name in undeclared}
+        changed = [F.count_if(text != _counter_column(name)).alias(name) for name, text in masked.items()]
         rows = rows.observe(observed, *changed)
         protected |= masked
     return (rows.withColumns(protected) if protected else rows), observed
 
 
-def counters(table: Table) -> dict[str, Column]:
-    """What is counted of rows on their way into the table, by the names that `told` knows."""
-    return {_MASKED + name: F.count(_column(name)) for name in table.contract.pii}
+def masked_value_counters(table: Table) -> dict[str, Column]:
+    """What is counted of rows on their way into the table, by the names that `masked_value_counts` knows."""
+    return {_MASKED + name: F.count(_counter_column(name)) for name in table.contract.pii}
 
 
-def told(counted: dict[str, int], observed: Observation | None) -> dict[str, int]:
-    """By column, the values that were protected; those of `counters` are taken out of `counted`."""
+def masked_value_counts(counted: dict[str, int], observed: Observation | None) -> dict[str, int]:
+    """The number of protected values by column; moves those of `masked_value_counters` out of `counted`."""
     names = [name for name in counted if name.startswith(_MASKED)]
     found = {name.removeprefix(_MASKED): counted.pop(name) for name in names}
     found |= observed.get if observed else {}
@@ -58,31 +57,33 @@ def told(counted: dict[str, int], observed: Observation | None) -> dict[str, int
 
 
 def _undeclared_text(table: Table, rows: DataFrame) -> list[str]:
-    """Columns of text that the contract does not know, those left out that the platform itself made."""
+    """Undeclared text columns, without the platform's own columns."""
     known = table.contract.by_name
     return [n for n, kind in rows.dtypes if kind == "string" and n not in known and not n.startswith("_")]
 
 
-def _protected(rows: DataFrame, column: contracts.Column) -> Column:
+def _protect_column(rows: DataFrame, column: contracts.Column) -> Column:
     assert column.pii
-    values = _column(column.name)
+    values = _counter_column(column.name)
     if column.protect == "mask":
         return masking.mask_spark(values, column.pii)
     if column.protect == "hash":
         return masking.digest_spark(values, None)
-    return masking.digest_spark(values, pads(rows.sparkSession, masking.token_key()))
+    return masking.digest_spark(values, key_pads(rows.sparkSession, masking.token_key()))
 
 
-def pads(spark: SparkSession, key: bytes) -> Column:
-    """The pads of a key for `digest_spark`: the value of a subquery over a row that nothing shows."""
-    return secret_row(spark, masking.pads_of(key)).select(F.struct("inner", "outer")).scalar()
+def key_pads(spark: SparkSession, key: bytes) -> Column:
+    """The pads of a key for `digest_spark`: a subquery over a row that never appears in plans or logs."""
+    return secret_row(spark, masking.hmac_pads(key)).select(F.struct("inner", "outer")).scalar()
 
 
-def _masked_in_text(text: Column) -> Column:
+def masked_in_text(text: Column) -> Column:
     """The text without its addresses and phone numbers."""
-    masked = F.when(text.contains("@"), F.regexp_replace(text, shapes.EMAIL, r"$1***@$2")).otherwise(text)
-    return F.regexp_replace(masked, shapes.PHONE, masking.STARS)
+    masked = F.when(
+        text.contains("@"), F.regexp_replace(text, personal_data_shapes.EMAIL, r"$1***@$2")
+    ).otherwise(text)
+    return F.regexp_replace(masked, personal_data_shapes.PHONE, masking.STARS)
 
 
-def _column(name: str) -> Column:
+def _counter_column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+from medallion_platform.contracts import personal_data_shapes
 from medallion_platform.contracts.masking import key_fingerprint
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord, Position
+from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.delta_log import PartitionChanges
 from medallion_platform.pipeline.table import Table, Upstream
 
@@ -27,7 +29,7 @@ CODE = "code"
 
 @dataclass(frozen=True)
 class RefreshPlan:
-    """What to do and what is true afterwards.
+    """What a refresh has to do, and the positions after it.
 
     append: partitions whose new upstream rows are appended. replace: partitions recomputed.
     merge: rows of the keys that changed are recomputed (`incremental="merge_by_key"`).
@@ -49,10 +51,10 @@ class RefreshPlan:
 
 @dataclass(frozen=True)
 class Upstreams:
-    """What the logs say: newest versions, and per upstream what changed since the position.
+    """What the Delta logs say: the newest versions, and for each upstream what changed since the position.
 
-    changed: the table's own partitions that the upstream's changes reach, None where the log no longer
-    tells. partitions: each upstream's partitions that hold rows.
+    changed: the table's partitions that are affected by the upstream's changes, None if the log no longer has
+    them. partitions: each upstream's partitions with rows.
     """
 
     heads: Mapping[str, int]
@@ -61,16 +63,17 @@ class Upstreams:
 
 
 def code_version(table: Table) -> int:
-    """A number that changes when what decides over the table's rows changes.
+    """A number that changes whenever something changes that determines the table's rows.
 
-    That is the transform and all of the project that it uses (`pipeline.code`), the contract, how contracts
-    are validated, what the table is made from and how, and, where the contract asks for tokens, their key.
+    That is the transform with all code of the project that it uses (`pipeline.code`), the contract, the way
+    in which contracts are validated, the inputs, the kind of refresh, and the key of tokens if there are any.
     """
     partition = table.partition and (table.partition.column, table.partition.grain)
     sources = [(a, u.table, u.lookback_days) for a, u in table.upstreams.items()]
     lookups = [(a, u.table, u.key, u.by) for a, u in table.lookups.items()]
     told = [table.code, table.contract.fingerprint, SEMANTICS]
-    told += [table.incremental, sources, lookups, partition, table.recompute_key, table.mask_undeclared]
+    told += [table.incremental, sources, lookups, partition, table.recompute_key]
+    told.append(table.mask_undeclared and personal_data_shapes.VERSION)
     if table.contract.has_tokens:
         told.append(key_fingerprint())
     return int.from_bytes(hashlib.sha256("\n".join(map(str, told)).encode()).digest()[:6], "big")
@@ -87,12 +90,11 @@ def plan_refresh(
     recovering: bool = False,
     rebuild: bool = False,
 ) -> RefreshPlan:
-    """The work that brings `requested` partitions (None: all) up to date.
+    """The plan that brings `requested` partitions (None: all) up to date.
 
-    existing: partitions of the table that hold rows. affected: partitions whose lookups changed under them.
-    recovering: an earlier refresh died after its dead letters; nothing is appended then, because
-    making partitions anew is right whatever it left behind. rebuild: make them anew though nothing
-    changed.
+    existing: partitions of the table with rows. affected: partitions whose lookups changed. recovering: an
+    earlier refresh died after its dead letters; then nothing is appended, because recomputing partitions is
+    right whatever it left behind. rebuild: recompute partitions even if nothing changed.
     """
     code = code_version(table)
     heads: Position = {u: {UNPARTITIONED: v} for u, v in upstreams.heads.items()}
@@ -111,11 +113,11 @@ def plan_refresh(
     code_stale = made_by_other_code(table, last, known)
     if code_stale == known and known and requested is None:
         return RefreshPlan(heads, whole=True, reason="the table's code or contract changed")
-    if UNPARTITIONED in changed.get(table.main[1].table, PartitionChanges()).all:
+    if UNPARTITIONED in changed.get(table.main_upstream.table, PartitionChanges()).all:
         return RefreshPlan(
-            heads, whole=True, reason=f"{table.main[1].table} does not say which partitions changed"
+            heads, whole=True, reason=f"{table.main_upstream.table} does not say which partitions changed"
         )
-    append, replace = _touched_partitions(table, changed, known)
+    append, replace = _partitions_to_refresh(table, changed, known)
     replace |= code_stale | (set(affected) & known)
     ahead = {u for versions in last.position.values() for u in versions if u != UNPARTITIONED}
     if table.incremental != "append" or recovering or rebuild:
@@ -136,19 +138,19 @@ def plan_refresh(
         return RefreshPlan(last.position if out_of_date else heads, reason="up to date")
     if out_of_date <= wanted:
         extra = wanted - append
-        return RefreshPlan(heads, frozenset(append), frozenset(extra), reason=_say(append, extra))
-    position = _with_ahead(last.position, heads, wanted)
-    return RefreshPlan(position, replace=frozenset(wanted), reason=_say(set(), wanted))
+        return RefreshPlan(heads, frozenset(append), frozenset(extra), reason=_reason_in_words(append, extra))
+    position = _positions_after_refresh(last.position, heads, wanted)
+    return RefreshPlan(position, replace=frozenset(wanted), reason=_reason_in_words(set(), wanted))
 
 
 def made_by_other_code(table: Table, last: CommitRecord, partitions: Iterable[str]) -> set[str]:
-    """Of `partitions`, those that a transform or contract made which is no longer the table's own."""
+    """The `partitions` that were made by an earlier transform or contract."""
     code, made_by = code_version(table), last.position.get(CODE, {})
     return {u for u in partitions if made_by.get(u, made_by.get(UNPARTITIONED)) != code}
 
 
 def upstream_days(table: Table, upstream: str, partitions: Iterable[str]) -> set[str]:
-    """The upstream's days that the given partitions of the table are made from."""
+    """The days of an upstream table that these partitions are made from."""
     assert table.partition is not None
     lookback_days = next(u.lookback_days for u in table.upstreams.values() if u.table == upstream)
     return {
@@ -176,7 +178,7 @@ def _plan_whole(
         return RefreshPlan(heads, whole=True, reason="the dead letters are those of a refresh that died")
     if not moved:
         return RefreshPlan({}, reason="up to date")
-    main = table.main[1].table
+    main = table.main_upstream.table
     if moved == {main} and table.incremental == "merge_by_key":
         return RefreshPlan(heads, merge=True, reason=f"rows of {main} changed")
     if moved == {main} and table.incremental == "append" and not recovering and not changed[main].rewritten:
@@ -184,11 +186,11 @@ def _plan_whole(
     return RefreshPlan(heads, whole=True, reason=f"{', '.join(sorted(moved))} changed")
 
 
-def _touched_partitions(
+def _partitions_to_refresh(
     table: Table, changed: Mapping[str, PartitionChanges], known: set[str]
 ) -> tuple[set[str], set[str]]:
-    """(partitions that only got new rows from the main upstream, partitions to make anew)."""
-    main = table.main[1].table
+    """(partitions with only new rows from the main upstream, partitions to recompute)."""
+    main = table.main_upstream.table
     append: set[str] = set()
     replace: set[str] = set()
     for upstream in table.upstreams.values():
@@ -208,7 +210,7 @@ def _touched_partitions(
 
 
 def rebuilt_partitions(table: Table, partitions: Mapping[str, Iterable[str]]) -> set[str]:
-    """Partitions the table has when it is rebuilt: those that its upstreams' own days fall into."""
+    """The partitions of the table after a rebuild: those that contain days of its upstream tables."""
     return {
         partition
         for upstream in table.upstreams.values()
@@ -216,8 +218,8 @@ def rebuilt_partitions(table: Table, partitions: Mapping[str, Iterable[str]]) ->
     }
 
 
-def reach(table: Table, upstream: Upstream) -> Callable[[str], Iterable[str]]:
-    """Tells which partitions of the table are made from a partition of an upstream table."""
+def partitions_reached(table: Table, upstream: Upstream) -> Callable[[str], Iterable[str]]:
+    """A function from a partition of an upstream table to the partitions of the table made from it."""
 
     def partitions(partition: str) -> Iterable[str]:
         if table.partition is None or partition == UNPARTITIONED:
@@ -228,9 +230,7 @@ def reach(table: Table, upstream: Upstream) -> Callable[[str], Iterable[str]]:
 
 
 def partitions_from(table: Table, lookback_days: int, days: Iterable[str]) -> set[str]:
-    """Partitions made from an upstream's days, where a partition reaches `lookback_days` days before
-    itself.
-    """
+    """The partitions made from these upstream days, with `lookback_days` earlier days for each partition."""
     assert table.partition is not None
     found: set[str] = set()
     for day in days:
@@ -241,18 +241,18 @@ def partitions_from(table: Table, lookback_days: int, days: Iterable[str]) -> se
     return found
 
 
-def _with_ahead(old: Position, heads: Position, partitions: Iterable[str]) -> Position:
-    """`old` for all partitions but the given ones, which are made from `heads`."""
+def _positions_after_refresh(old: Position, heads: Position, partitions: Iterable[str]) -> Position:
+    """The position after a refresh: `heads` for the given partitions, `old` for all others."""
     return {
         name: {**old.get(name, {UNPARTITIONED: -1}), **dict.fromkeys(partitions, versions[UNPARTITIONED])}
         for name, versions in heads.items()
     }
 
 
-def _say(append: set[str], replace: set[str]) -> str:
+def _reason_in_words(append: set[str], replace: set[str]) -> str:
     parts = []
     if append:
-        parts.append(f"new rows in {len(append)} partitions")
+        parts.append(f"new rows in {counted(len(append), 'partitions')}")
     if replace:
-        parts.append(f"{len(replace)} partitions recomputed")
+        parts.append(f"{counted(len(replace), 'partitions')} recomputed")
     return ", ".join(parts)

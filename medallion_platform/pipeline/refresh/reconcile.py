@@ -8,9 +8,8 @@ several. A difference is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING
 
 from pyspark.errors import AnalysisException
@@ -20,8 +19,8 @@ from pyspark.sql import functions as F
 from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.errors import Kind
-from medallion_platform.lakehouse import spark as engine
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse import spark_tables
+from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.pipeline.refresh import personal
 from medallion_platform.pipeline.refresh.commit import PendingRefresh
@@ -46,7 +45,7 @@ _TRUNCATE = "t"
 
 @dataclass
 class Accounts:
-    """What one refresh read, held against what became of it."""
+    """Compares the rows that a refresh read with the rows that it wrote."""
 
     context: RefreshContext
     inputs: Inputs
@@ -55,11 +54,11 @@ class Accounts:
 
     @property
     def inspection(self) -> Inspection | None:
-        """Looks at what was written while it lies as Spark wrote it, where keys tell what was lost."""
+        """The check of the staged rows, for tables whose lost rows are found by key."""
         return self._inspect if self.context.table.incremental == "merge_by_key" else None
 
     def balanced(self, validated: TypedRows, staged: StageResult, others: OtherKeys) -> PendingRefresh:
-        """What was staged, ready to be committed.
+        """The staged files, checked and ready to be committed.
 
         Raises:
             RefreshFailed: rows are lost or doubled.
@@ -90,15 +89,15 @@ class Accounts:
 
     @property
     def _came(self) -> DataFrame:
-        """What was read of the main upstream."""
-        return self.inputs.frames[self.context.table.main[0]]
+        """The rows that were read from the main upstream."""
+        return self.inputs.frames[self.context.table.main_argument]
 
     def _inspect(self, written: DataFrame, kept: Mapping[str, str]) -> None:
         merging = self.inputs.keys is not None
-        self._read_by_key = read_by_key(self.context.table, self._came, written, kept, merging=merging)
+        self._read_by_key = count_read_by_key(self.context.table, self._came, written, kept, merging=merging)
 
     def _counts(self, written: int, dead: int) -> Counts:
-        """Which way the rows went that were read; written, dead: rows of the transform that were staged."""
+        """What happened to the rows that were read; written, dead: rows of the transform that were staged."""
         table, read = self.context.table, self._read_by_key
         if table.incremental == "merge_by_key":
             if self.inputs.whole and table.source_row_count == "1":
@@ -112,23 +111,23 @@ class Accounts:
 def _counts_of_rows(
     context: RefreshContext, came: DataFrame, returned: DataFrame, written: int, dead: int
 ) -> Counts:
-    """The counts of `incremental="append"`: what was read is measured apart from what was made of it.
+    """The counts for `incremental="append"`: the rows read are counted independently of the rows made.
 
-    came: what was read of the main upstream. returned: what the transform made of it, partitions included
-    that nobody asked for.
+    came: the rows read from the main upstream. returned: the rows that the transform made from them, also in
+    partitions that were not requested.
     """
-    table, main = context.table, context.main
+    table, main = context.table, context.main_table
     if table.partition and not context.plan.whole and context.main_column is None:
         # Only the transform says which of the rows are of these partitions.
         partition = F.col(table.partition.column)
         others = returned.where(
             partition.isNotNull() & ~partition.cast("string").isin(context.wanted)
         ).count()
-        read = _source_rows_of(table, came) - others
+        read = _sum_source_rows(table, came) - others
     elif table.source_row_count != "1":
-        read = _source_rows_of(table, came)
+        read = _sum_source_rows(table, came)
     else:
-        read = rows_by_log(context)
+        read = count_rows_by_log(context)
     if read != written + dead:
         each = (
             "each of them gives one"
@@ -136,35 +135,35 @@ def _counts_of_rows(
             else f"they give {read} ({table.source_row_count})"
         )
         raise RefreshFailed(
-            f"{table.name}: its transform returns {written + dead} rows where {read} are to be made of those "
-            f"that were read of {main}, since {each}. {UNTOUCHED}; fix the transform (a filter or a join "
-            "that drops or doubles rows is the usual cause), or declare by `source_row_count` how many rows "
-            "an upstream row gives, and refresh again.",
+            f"{table.name}: its transform returns {counted(written + dead, 'rows')} where {read} should "
+            f"come of those that were read of {main}, since {each}. {UNTOUCHED}",
+            remedy="fix the transform (a filter or a join that drops or doubles rows is the usual cause), or "
+            "declare by `source_row_count` how many rows an upstream row gives, and refresh again",
             table=table.name,
         )
     return Counts(read, written, dead)
 
 
-def rows_by_log(context: RefreshContext) -> int:
-    """Upstream rows that are to be read, by the log's own statistics."""
+def count_rows_by_log(context: RefreshContext) -> int:
+    """The number of upstream rows to read, from the statistics in the Delta log."""
     table, lake, plan = context.table, context.lake, context.plan
-    main, column, head = context.main, context.main_column, context.upstreams.heads[context.main]
+    main, column, head = context.main_table, context.main_column, context.upstreams.heads[context.main_table]
     days = None
     if table.partition and not plan.whole:
         days = upstream_days(table, main, plan.replace)
     read = 0
     if plan.append:
         appended_to = upstream_days(table, main, plan.append) if table.partition and column else None
-        read += engine.rows_appended(lake.path(main), context.base(main), head, column, appended_to)
+        read += spark_tables.rows_appended(lake.path(main), context.base(main), head, column, appended_to)
     if plan.whole or plan.replace:
-        read += lake_rows(lake, main, head, column, days)
+        read += count_table_rows(lake, main, head, column, days)
     return read
 
 
-def lake_rows(
+def count_table_rows(
     lake: Lake, table: str, version: int, column: str | None = None, partitions: set[str] | None = None
 ) -> int:
-    """Rows of a table's version (of some of its partitions), by the log's statistics."""
+    """The number of rows in a version of a table (or in some partitions), from the Delta log's statistics."""
     found = lake.open(table, version)
     if found is None:
         return 0
@@ -176,24 +175,25 @@ def lake_rows(
 
 
 def _refuse_unread_rows(context: RefreshContext, read: int) -> None:
-    """Compare what Spark read of the main upstream's version with its log."""
-    main = context.main
-    if read != (there := lake_rows(context.lake, main, context.upstreams.heads[main])):
+    """Compare the number of rows that Spark read from the main upstream with its Delta log."""
+    main = context.main_table
+    if read != (there := count_table_rows(context.lake, main, context.upstreams.heads[main])):
         raise RefreshFailed(
-            f"{context.table.name}: {read} rows of {main} were read, and by its Delta log there are {there}. "
-            f"{UNTOUCHED}; refresh again; if that does not help, check its files.",
+            f"{context.table.name}: {main} gave {counted(read, 'rows')}, and by its Delta log it has "
+            f"{there}. {UNTOUCHED}",
+            remedy="refresh again; if that does not help, check its files",
             kind=Kind.CORRUPT,
             table=context.table.name,
         )
 
 
-def _source_rows_of(table: Table, came: DataFrame) -> int:
-    ((found,),) = _with_counts(table, came).agg(F.sum(_N)).collect()
+def _sum_source_rows(table: Table, came: DataFrame) -> int:
+    ((found,),) = _with_source_row_count(table, came).agg(F.sum(_N)).collect()
     return int(found or 0)
 
 
-def _with_counts(table: Table, came: DataFrame) -> DataFrame:
-    """The upstream's rows with how many rows each of them stands for."""
+def _with_source_row_count(table: Table, came: DataFrame) -> DataFrame:
+    """The upstream's rows with the number of source rows that each one counts as."""
     try:
         return came.withColumn(
             _N, F.coalesce(F.expr(f"CAST(({table.source_row_count}) AS BIGINT)"), F.lit(0))
@@ -202,141 +202,194 @@ def _with_counts(table: Table, came: DataFrame) -> DataFrame:
         why = str(error).strip().splitlines()[0]
         raise RefreshFailed(
             f"{table.name}: source_row_count={table.source_row_count!r} says nothing of a row of "
-            f"{table.main[1].table} ({why}). "
-            f"{UNTOUCHED}; fix the declaration and refresh again.",
+            f"{table.main_upstream.table} ({why}). {UNTOUCHED}",
+            remedy="fix the declaration and refresh again",
             table=table.name,
         ) from None
 
 
-def read_by_key(
+def count_read_by_key(
     table: Table, came: DataFrame, written: DataFrame, kept: Mapping[str, str], *, merging: bool
 ) -> int:
-    """The upstream rows that were read, if each of their keys is accounted for in what was written.
+    """The number of upstream rows that were read, if each of their keys is accounted for in the staged rows.
 
-    A key is accounted for by any row, good or rejected; without one, by an upstream row that counts for
-    nothing or says that the key was deleted. What is read and not written was superseded then.
+    A key is accounted for by a row, good or rejected, or else by an upstream row that counts as 0 rows or
+    deletes the key. Rows that were read and not written were superseded.
 
-    written: what was staged, with `DEAD`. kept: see `engine.stage`. merging: `came` are the rows of some keys
-    only, and those without a key, which concern all of them.
+    written: the staged rows, with `DEAD`. kept: see `spark_tables.stage`. merging: `came` has only the rows
+    of some keys, and rows without a key, which concern all keys.
 
     Raises:
-        RefreshFailed: a key is lost, has more rows than there were, or was never in the upstream.
+        RefreshFailed: a key is lost, has more rows than before, or was never in the upstream.
     """
-    main, told = table.main[1].table, ", ".join(table.recompute_key)
+    main, key_names = table.main_upstream.table, ", ".join(table.recompute_key)
     if not set(table.recompute_key) <= set(came.columns):
-        read, made = _source_rows_of(table, came), written.count()
+        read, made = _sum_source_rows(table, came), written.count()
         if read == made:
             return read
-        _refuse(table, f"{main} has no column {told}, so missing keys cannot be found")
-    if merging:
-        came = came.where(quoted(table.recompute_key[0]).isNotNull())
-    upstream, made = _upstream_keys(table, came), _made_keys(table, written, kept)
-    names = [f"{_KEY}{n}" for n in range(len(table.recompute_key))]
-    same = reduce(Column.__and__, [upstream[c].eqNullSafe(made[c]) for c in names])
-    both = upstream.join(made, same, "full_outer")
-    gone = F.col("gone")
-    if "_op" in came.columns:
-        both = both.crossJoin(F.broadcast(_truncates(came)))
-        gone |= _may_be_truncated(_places(came))
-    said = both.agg(
+        _refuse_keys(table, f"{main} has no column {key_names}, so missing keys cannot be found")
+    keyed = came.where(quoted(table.recompute_key[0]).isNotNull()) if merging else came
+    keys = _rows_by_key(table, keyed, written, kept)
+    said = keys.agg(
         F.sum(_N).alias("read"),
-        F.count_if(F.col("made").isNull() & ~gone).alias("lost"),
-        F.count_if(F.col(_N).isNull()).alias("others"),
+        F.count_if(_is_lost()).alias("lost"),
+        F.count_if(F.col("came") == 0).alias("others"),
         F.count_if(F.col("made") > F.col(_N)).alias("more"),
         F.count_if(F.col("same") > 1).alias("doubled"),
     ).first()
     assert said is not None
-    if said.lost:
-        _refuse(
+    lost = said.lost
+    if lost and "_op" in came.columns:
+        lost = _lost_without_truncate(
+            _rows_by_key(table, keyed, written, kept, _position_columns(came)), came
+        )
+    if lost:
+        _refuse_keys(
             table,
-            f"{said.lost} keys ({told}) of {main} are neither in the rows that its transform returns nor "
-            "among the rejected ones, and nothing says that they were deleted",
+            f"its transform leaves out {counted(lost, 'keys')} ({key_names}) of {main}: neither in the "
+            "rows that it returns nor among the rejected ones, and nothing says that a change deleted them",
         )
     if said.others:
-        _refuse(table, f"its transform returns {said.others} keys ({told}) that {main} does not have")
+        _refuse_keys(
+            table,
+            f"its transform returns {counted(said.others, 'keys')} ({key_names}) that {main} does not have",
+        )
     if said.more:
-        _refuse(table, f"its transform returns more rows of {said.more} keys ({told}) than {main} has")
+        _refuse_keys(
+            table,
+            f"its transform returns more rows of {counted(said.more, 'keys')} ({key_names}) than {main} has",
+        )
     if said.doubled:
         unique = ", ".join(table.contract.key)
-        _refuse(table, f"its transform returns several rows of one key ({unique}), {said.doubled} times")
+        times = counted(said.doubled, "times")
+        _refuse_keys(table, f"its transform returns several rows of one key ({unique}), {times}")
     return int(said.read or 0)
 
 
-def _refuse(table: Table, why: str) -> None:
+def _refuse_keys(table: Table, why: str) -> None:
     raise RefreshFailed(
-        f"{table.name}: {why}. {UNTOUCHED}; fix the transform, or declare by `source_row_count` which "
-        "upstream rows give no row or several, and refresh again.",
+        f"{table.name}: {why}. {UNTOUCHED}",
+        remedy="fix the transform, or declare by `source_row_count` which upstream rows give no row or "
+        "several, and refresh again",
         table=table.name,
     )
 
 
-def _upstream_keys(table: Table, came: DataFrame) -> DataFrame:
-    """Of each key upstream: how many rows it gives, whether a row says that it is gone, when it came last."""
-    gone, facts = F.col(_N) == 0, _places(came)
+def _rows_by_key(
+    table: Table, came: DataFrame, written: DataFrame, kept: Mapping[str, str], places: Sequence[str] = ()
+) -> DataFrame:
+    """A row for each key of either side, in one aggregation.
+
+    `came`, its upstream rows, and `_N`, as how many they count; `gone`, whether a change deleted it; `made`,
+    its written rows; `same`, the most good rows with one key of the contract. places: columns of a change's
+    position, of which the newest are told as well (texts cost a sort).
+    """
+    upstream, made = _upstream_rows(table, came, places), _written_rows(table, written, kept)
+    newest = [F.max(c).alias(c) for c in places]
+    if places:
+        newest.append(F.min("_source").alias("_first_source"))
+    return (
+        upstream.unionByName(made, allowMissingColumns=True)
+        .groupBy(*_key_columns(table))
+        .agg(
+            F.count("_gone").alias("came"),
+            F.coalesce(F.sum(_N), F.lit(0)).alias(_N),
+            F.coalesce(F.max("_gone"), F.lit(False)).alias("gone"),
+            F.coalesce(F.sum("_made"), F.lit(0)).alias("made"),
+            (F.max if _further_key(table) else F.sum)("_good").alias("same"),
+            *newest,
+        )
+    )
+
+
+def _upstream_rows(table: Table, came: DataFrame, places: Sequence[str]) -> DataFrame:
+    """The upstream rows: their key, `_N`, as how many they count, and `_gone`, whether they delete it."""
+    gone = F.col(_N) == 0
     if "_op" in came.columns:
         gone |= ~F.coalesce(F.col("_op").isin(*_UPSERTS), F.lit(False))
-    further = [F.max(c).alias(c) for c in facts]
-    if facts:
-        further.append(F.min("_source").alias("_first_source"))
-    rows = _with_counts(table, came).select(
-        *map(quoted, table.recompute_key), _N, gone.alias("_gone"), *facts
+    rows = _with_source_row_count(table, came).select(
+        *map(quoted, table.recompute_key), _N, gone.alias("_gone"), *places
     )
-    rows, _ = personal.protect(table, rows)
+    rows, _ = personal.protect_personal_data(table, rows)
     kinds = {f.name: f.dataType for f in rows.schema.fields}
     texts = [
-        _text(quoted(c), kinds[c], table, c).alias(f"{_KEY}{n}") for n, c in enumerate(table.recompute_key)
+        _key_text(quoted(c), kinds[c], table, c).alias(name)
+        for c, name in zip(table.recompute_key, _key_columns(table), strict=True)
     ]
-    return (
-        rows.select(*texts, _N, "_gone", *facts)
-        .groupBy(*(f"{_KEY}{n}" for n in range(len(texts))))
-        .agg(F.sum(_N).alias(_N), F.max("_gone").alias("gone"), *further)
-    )
+    return rows.select(*texts, _N, "_gone", *places)
 
 
-def _made_keys(table: Table, written: DataFrame, kept: Mapping[str, str]) -> DataFrame:
-    """Of each key that was written: `made`, its rows; `same`, the most good ones of one contract key."""
+def _written_rows(table: Table, written: DataFrame, kept: Mapping[str, str]) -> DataFrame:
+    """The written rows: their key, `_made`, how many they are, and `_good`, how many of them are good.
+
+    They are counted for each key of the contract if that has columns beyond the key to recompute.
+    """
     kinds = {f.name: f.dataType for f in written.schema.fields}
-    dead = F.col(engine.DEAD)
+    dead = F.col(spark_tables.DEAD)
 
     def text(c: str) -> Column:
-        value = _text(quoted(c), kinds[c], table, c)
+        value = _key_text(quoted(c), kinds[c], table, c)
         if c not in kept:
             return value
-        return F.when(dead, _text(quoted(kept[c]), kinds[kept[c]], table, c)).otherwise(value)
+        return F.when(dead, _key_text(quoted(kept[c]), kinds[kept[c]], table, c)).otherwise(value)
 
-    names = [f"{_KEY}{n}" for n in range(len(table.recompute_key))]
-    unique = [quoted(c).alias(f"{_UNIQUE}{n}") for n, c in enumerate(table.contract.key)]
-    keys = [text(c).alias(name) for c, name in zip(table.recompute_key, names, strict=True)]
-    rows = written.select(*keys, *unique, dead)
-    one = rows.groupBy(*names, *(f"{_UNIQUE}{n}" for n in range(len(unique)))).agg(
-        F.count_if(~dead).alias("good"), F.count(F.lit(1)).alias("made")
+    names, further = _key_columns(table), _further_key(table)
+    unique = [f"{_UNIQUE}{n}" for n in range(len(further))]
+    rows = written.select(
+        *(text(c).alias(name) for c, name in zip(table.recompute_key, names, strict=True)),
+        *(quoted(c).alias(name) for c, name in zip(further, unique, strict=True)),
+        F.lit(1).alias("_made"),
+        (~dead).cast("int").alias("_good"),
     )
-    return one.groupBy(*names).agg(F.sum("made").alias("made"), F.max("good").alias("same"))
+    if not further:
+        return rows
+    sums = (F.sum(c).alias(c) for c in ("_made", "_good"))
+    return rows.groupBy(*names, *unique).agg(*sums).drop(*unique)
 
 
-def _text(value: Column, kind: contracts.T.DataType, table: Table, column: str) -> Column:
-    """A key's value as the table reads it, or as it came where the table cannot."""
-    read = contracts.convert(value, kind, table.contract.column(column).type)
+def _key_columns(table: Table) -> list[str]:
+    """Names for the columns of the key to recompute, as text."""
+    return [f"{_KEY}{n}" for n in range(len(table.recompute_key))]
+
+
+def _further_key(table: Table) -> list[str]:
+    """The columns that the contract's key has beyond the key to recompute."""
+    return [c for c in table.contract.key if c not in table.recompute_key]
+
+
+def _is_lost() -> Column:
+    return (F.col("made") == 0) & ~F.col("gone")
+
+
+def _lost_without_truncate(keys: DataFrame, came: DataFrame) -> int:
+    """The number of lost keys that no truncate of the whole table can have deleted."""
+    gone = _may_be_gone_by_truncate(_position_columns(came))
+    return keys.where(_is_lost()).crossJoin(F.broadcast(_last_truncate(came))).where(~gone).count()
+
+
+def _key_text(value: Column, kind: contracts.T.DataType, table: Table, column: str) -> Column:
+    """The value of a key, cast to the table's type, or the original value if it cannot be cast."""
+    read = contracts.cast_column(value, kind, table.contract.column(column).type)
     return F.coalesce(read.cast("string"), value.cast("string"))
 
 
-def _places(came: DataFrame) -> tuple[str, ...]:
-    """The columns that say where a change event stood, if its upstream has all of them."""
+def _position_columns(came: DataFrame) -> tuple[str, ...]:
+    """The columns with the position of a change event, if the upstream has all of them."""
     return _PLACE if {"_op", *_PLACE} <= set(came.columns) else ()
 
 
-def _truncates(came: DataFrame) -> DataFrame:
-    """The last change that emptied the whole table: one row, of nulls where there is none."""
-    facts = [F.max(c).alias(f"_truncated{c}") for c in _places(came)]
+def _last_truncate(came: DataFrame) -> DataFrame:
+    """The last change that emptied the whole table: one row; all nulls if there is none."""
+    facts = [F.max(c).alias(f"_truncated{c}") for c in _position_columns(came)]
     if facts:
         facts.append(F.min("_source").alias("_first_truncated"))
     return came.where(F.col("_op") == _TRUNCATE).agg(F.count(F.lit(1)).alias("_truncates"), *facts)
 
 
-def _may_be_truncated(places: tuple[str, ...]) -> Column:
-    """Whether a truncate took a key away: unless position and arrival both say that the key came after it.
+def _may_be_gone_by_truncate(places: tuple[str, ...]) -> Column:
+    """Whether a truncate may have removed a key: unless both position and arrival show that it came later.
 
-    Positions of two logs cannot be compared, nor places in two topics.
+    Positions in two different logs or topics cannot be compared.
     """
     truncated = F.col("_truncates") > 0
     if not places:
@@ -349,24 +402,25 @@ def _may_be_truncated(places: tuple[str, ...]) -> Column:
 
 
 def refuse_lost_counts(context: RefreshContext, source_row_count: int) -> None:
-    """Compare what an aggregate's rows stand for with the source rows, counted without Spark.
+    """Compare the source rows in an aggregate with the actual source rows, counted without Spark.
 
     Raises:
-        RefreshFailed: they are not the same.
+        RefreshFailed: the numbers differ.
     """
     import polars as pl
 
-    table, plan, main = context.table, context.plan, context.main
+    table, plan, main = context.table, context.plan, context.main_table
     source = pl.scan_delta(context.lake.open(main, context.upstreams.heads[main]))  # type: ignore[arg-type]
     if context.main_column and table.partition and not plan.whole:
         days = sorted(upstream_days(table, main, plan.append | plan.replace))
         source = source.filter(pl.col(context.main_column).cast(pl.String).is_in(days))
-    counted = pl.sql_expr(table.source_row_count).cast(pl.Int64)
-    expected = source.with_columns(n=counted).select(pl.col("n").sum()).collect().item()
+    each = pl.sql_expr(table.source_row_count).cast(pl.Int64)
+    expected = source.with_columns(n=each).select(pl.col("n").sum()).collect().item()
     if expected != source_row_count:
         raise RefreshFailed(
-            f"{table.name}: its transform counts {source_row_count} rows of {main}, and there are "
-            f"{expected} to count ({table.source_row_count}). {UNTOUCHED}; fix the transform (a join that "
-            "drops or doubles rows is the usual cause) and refresh again.",
+            f"{table.name}: its transform counts {counted(source_row_count, 'rows')} of {main}, and there "
+            f"are {expected} to count ({table.source_row_count}). {UNTOUCHED}",
+            remedy="fix the transform (a join that drops or doubles rows is the usual cause) and refresh "
+            "again",
             table=table.name,
         )

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from medallion_platform.contracts.broken import broken
 from medallion_platform.contracts.contract import Severity
+from medallion_platform.contracts.violation_fields import broken
 from medallion_platform.errors import Kind
-from medallion_platform.lakehouse import dead_letters, paths
-from medallion_platform.lakehouse import spark as engine
+from medallion_platform.lakehouse import dead_letters, paths, spark_tables
 from medallion_platform.lakehouse.commit import StagedFile
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.lakehouse.counts import summed
+from medallion_platform.lakehouse.counts import counted, sum_counts
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of
-from medallion_platform.pipeline.refresh import keys, personal
+from medallion_platform.pipeline.refresh import personal, rows_by_key
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, RefreshFailed
-from medallion_platform.pipeline.refresh.validate import TypedRows, protect
-from medallion_platform.spark.provider import name_of
+from medallion_platform.pipeline.refresh.validate import TypedRows, protect_rows
+from medallion_platform.spark.provider import spark_uri
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +39,7 @@ Inspection = Callable[[DataFrame, Mapping[str, str]], None]
 
 @dataclass
 class Rejects:
-    """The rejected rows of one refresh, staged as dead letters as they come: a file of them is in memory."""
+    """The rejected rows of one refresh, staged as dead letters; only the rows of one file are in memory."""
 
     context: RefreshContext
     files: list[StagedFile] = field(default_factory=list)
@@ -49,27 +48,27 @@ class Rejects:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """The number of rejected rows."""
         return sum(f.rows for f in self.files)
 
     def take(self, batches: Iterator[pl.DataFrame]) -> None:
-        """Stage them, and count what they violate."""
+        """Stage rejected rows, and count their violations."""
         import polars as pl
 
         run = self.context.run
         for rows in dead_letters.gathered(map(self._told, batches)):
-            told = rows["violations"].explode().drop_nulls().value_counts()
-            self.violations = summed((self.violations, dict(told.iter_rows())))
+            broken_names = rows["violations"].explode().drop_nulls().value_counts()
+            self.violations = sum_counts((self.violations, dict(broken_names.iter_rows())))
             self.homeless += int((rows["partition"] == UNPARTITIONED).sum())
             letters = rows.with_columns(
-                pl.lit(self.context.main).alias("source"),
+                pl.lit(self.context.main_table).alias("source"),
                 pl.lit(run.at, pl.Datetime("us", "UTC")).alias("at"),
                 pl.lit(run.run_id).alias("run_id"),
             )
             self.files.append(dead_letters.stage(self.context.lake, self.context.table.name, letters))
 
     def _told(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rejected rows as letters tell them: their text, and what each broke."""
+        """Rejected rows in the form of dead letters: their text, and the expectations they violate."""
         import polars as pl
 
         contract, row = self.context.table.contract, rows["row"].struct
@@ -80,10 +79,10 @@ class Rejects:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Files that wait for their commit, and what was counted while they were written.
+    """Files to commit, and the numbers that were counted while they were written.
 
-    written: rows that the transform made, those of other keys left out. source_row_count: what an aggregate's
-    rows stand for.
+    written: rows of the transform, without those of other keys. source_row_count: the source rows in an
+    aggregate's rows.
     """
 
     files: list[StagedFile]
@@ -97,7 +96,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class OtherKeys:
-    """What a merge carries over: files that hold a merged key are replaced, other keys' rows kept.
+    """The rows that a merge copies: files with a merged key are replaced, the rows of other keys are kept.
 
     merged: the keys as text.
     """
@@ -107,28 +106,28 @@ class OtherKeys:
     replaced: list[FileEntry] = field(default_factory=list)
 
 
-def stage(context: RefreshContext, validated: TypedRows, inspect: Inspection | None) -> StageResult:
+def stage_rows(context: RefreshContext, validated: TypedRows, inspect: Inspection | None) -> StageResult:
     """Write good and rejected rows as files.
 
     Raises:
         RefreshFailed: an expectation of severity `fail` was violated, or rows belong to no partition.
     """
     table, result = context.table, validated.result
-    counters = dict(result.left_in_place)  # observing every row is a third of the gate's cost
+    counters = dict(result.counters_without_letters)  # observing every row is a third of the gate's cost
     if table.contract.row_count_column:
         counters[_ROW_COUNT] = F.sum(F.col(table.contract.row_count_column))
-    counters |= personal.counters(table)
+    counters |= personal.masked_value_counters(table)
     rejects = Rejects(context)
-    written = engine.stage(
+    written = spark_tables.stage(
         validated.rows,
         context.lake.path(table.name),
         table.contract.partitioned_by,
         columns=validated.columns,
-        checks=engine.ContractColumns(
+        checks=spark_tables.ContractColumns(
             result.ok,
             result.violations,
-            keys.partition_text(table, result.was),
-            result.was,
+            rows_by_key.partition_text(table, result.original_columns),
+            result.original_columns,
             counters,
             result.guard,
         ),
@@ -137,86 +136,90 @@ def stage(context: RefreshContext, validated: TypedRows, inspect: Inspection | N
     )
     _refuse_failures(context, written, rejects)
     row_count = written.counters.pop(_ROW_COUNT, None)
-    masked = personal.told(written.counters, validated.masked)
+    masked = personal.masked_value_counts(written.counters, validated.masked)
     return StageResult(
         written.files,
         written.rows,
         rejects,
-        _by_partition(context, written.files),
+        _rows_by_partition(context, written.files),
         {e: n for e, n in written.counters.items() if n},
         masked,
         row_count,
     )
 
 
-def _by_partition(context: RefreshContext, files: list[StagedFile]) -> dict[str, int]:
+def _rows_by_partition(context: RefreshContext, files: list[StagedFile]) -> dict[str, int]:
     """Rows of each partition."""
     partition = context.table.partition
     if partition is None:
         return {}
-    return summed({f.partition[partition.column] or UNPARTITIONED: f.rows} for f in files)
+    return sum_counts({f.partition[partition.column] or UNPARTITIONED: f.rows} for f in files)
 
 
-def _refuse_failures(context: RefreshContext, staged: engine.StagingResult, rejects: Rejects) -> None:
-    """What holds for the frame as a whole is only known when all of it was seen."""
+def _refuse_failures(context: RefreshContext, staged: spark_tables.StagingResult, rejects: Rejects) -> None:
+    """Stop if an expectation of severity `fail` was violated; some need all rows to be decided."""
     table = context.table
     column = table.partition.column if table.partition else None
     homeless = column and sum(f.rows for f in staged.files if f.partition[column] is None) + rejects.homeless
     if homeless:
         raise RefreshFailed(
-            f"{table.name}: {homeless} rows have no {column}, so they belong to no partition. {UNTOUCHED}; "
-            "fix the transform (where it makes the column, give every row one) and refresh again.",
+            f"{table.name}: there is no {column} in {counted(homeless, 'rows')}, so that they belong to no "
+            f"partition. {UNTOUCHED}",
+            remedy="fix the transform (where it makes the column, give every row one) and refresh again",
             table=table.name,
         )
     broken = [e for e in table.contract.named(Severity.FAIL) if staged.counters.get(e)]
     if broken:
         raise RefreshFailed(
-            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. {UNTOUCHED}. Fix "
-            "the rows upstream or the contract, and refresh again.",
+            f"{table.name}: the expectation {broken[0]!r} (severity fail) was violated. {UNTOUCHED}",
+            remedy="fix the rows upstream or the contract, and refresh again",
             kind=Kind.DATA,
             table=table.name,
         )
 
 
 def keep_other_keys(context: RefreshContext, changed: DataFrame) -> OtherKeys:
-    """Carry over the other keys' rows of every file that holds a changed key (copy on write).
+    """Copy the rows of other keys from every file that has a changed key (copy on write).
 
     Raises:
-        RefreshFailed: the files' rows cannot be told, or not all of them were read.
+        RefreshFailed: the number of rows in these files is unknown, or not all of them were read.
     """
     table, lake, spark = context.table, context.lake, context.spark()
-    changed, _ = protect(table, changed)  # as the table has them
-    merged = [str(r[0]) for r in changed.select(keys.partition_text(table)).distinct().collect()]
+    changed, _ = protect_rows(table, changed)  # as the table has them
+    merged = sorted({str(r[0]) for r in changed.select(rows_by_key.partition_text(table)).collect()})
     target = lake.open(table.name)
     assert target is not None
     files = {f["path"]: f for f in files_of(target)}
     if not files:
         return OtherKeys(merged)  # of an empty table Spark cannot name the files
     root = lake.path(table.name)
-    rows = engine.read(spark, lake, table.name, target.version())
+    rows = spark_tables.read(spark, lake, table.name, target.version())
     # Named before the join: behind one Spark no longer knows where a row came from.
     located = rows.withColumn(_PATH, F.col("_metadata.file_path"))
-    typed = keys.typed(table, changed)
-    hit = dict(keys.rows_of(table, located, typed, "left_semi").groupBy(_PATH).count().collect())
+    typed = rows_by_key.cast_keys(table, changed)
+    hit = dict(
+        rows_by_key.rows_with_keys(table, located, typed, "left_semi").groupBy(_PATH).count().collect()
+    )
     if not hit:
         return OtherKeys(merged)
     try:
-        names = paths.by_spark(hit, name_of(spark, root), files)
+        names = paths.paths_from_spark(hit, spark_uri(spark, root), files)
     except paths.UnknownFile as error:
         raise RefreshFailed(
-            f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}; materialize it with "
-            "`rebuild: true`, which recomputes the whole table",
+            f"{table.name}: {error}, so that its rows cannot be replaced. {UNTOUCHED}",
+            remedy="materialize it with `rebuild: true`, which recomputes the whole table",
             table=table.name,
         ) from error
     replaced = [files[name] for name in sorted(names)]
     same_files = located.where(F.col(_PATH).isin(list(hit)))
-    kept = keys.rows_of(table, same_files, typed, "left_anti")
-    staged = engine.stage(kept, root, table.contract.partitioned_by, columns=rows.columns)
+    kept = rows_by_key.rows_with_keys(table, same_files, typed, "left_anti")
+    staged = spark_tables.stage(kept, root, table.contract.partitioned_by, columns=rows.columns)
     others = sum(f["num_records"] for f in replaced) - sum(hit.values())
     if staged.rows != others:
         raise RefreshFailed(
             f"{table.name}: {others} rows of other keys lie in the {len(names)} files to replace, and "
-            f"{staged.rows} of them were read. {UNTOUCHED}; refresh again",
+            f"{staged.rows} of them were read. {UNTOUCHED}",
+            remedy="refresh again",
             kind=Kind.CORRUPT,
             table=table.name,
         )

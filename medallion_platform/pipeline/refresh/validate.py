@@ -13,9 +13,8 @@ from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.masking import NoTokenKey
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.errors import Kind
-from medallion_platform.lakehouse import polars_writer
-from medallion_platform.lakehouse import spark as engine
-from medallion_platform.lakehouse.evolution import Evolution, evolve
+from medallion_platform.lakehouse import polars_writer, spark_tables
+from medallion_platform.lakehouse.evolution import Evolution, evolve_schema
 from medallion_platform.pipeline.refresh import personal
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.errors import UNTOUCHED, NeedsRebuild, RefreshFailed
@@ -27,9 +26,9 @@ STALE = "_stale_dimension"
 
 @dataclass(frozen=True)
 class TypedRows:
-    """Rows in the table's types, with the contract's verdict beside them.
+    """Rows in the table's types, with hidden columns about their violations.
 
-    columns: those of the table. masked: counts values that were masked in undeclared text.
+    columns: those of the table. masked: counts the values that were masked in undeclared text.
     """
 
     result: contracts.SparkValidationResult
@@ -39,53 +38,57 @@ class TypedRows:
     masked: Observation | None
 
 
-def validate(context: RefreshContext, rows: DataFrame, *, whole: bool) -> TypedRows:
-    """Plan the verdict over rows; creates the table, or adds columns to it.
+def validate_rows(context: RefreshContext, rows: DataFrame, *, whole: bool) -> TypedRows:
+    """Plan the validation of rows; creates the table, or adds columns to it.
 
     Raises:
-        RefreshFailed: a column is to become tokens, and there is no key.
-        NeedsRebuild: a column becomes wider, so that the whole table must be written.
+        RefreshFailed: a column must be tokenized, and there is no key.
+        NeedsRebuild: a column gets a wider type, so the whole table must be written.
     """
-    rows, masked = protect(context.table, rows)
+    rows, masked = protect_rows(context.table, rows)
     if context.table.lookups:
         rows = rows.withColumn(STALE, F.lit(bool(context.stale)))
     result = contracts.validate(context.table.contract, rows)
-    return _fitted(context, result, masked, whole)
+    return _fit_to_table(context, result, masked, whole)
 
 
-def protect(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
-    """The rows without personal data in the clear.
+def protect_rows(table: Table, rows: DataFrame) -> tuple[DataFrame, Observation | None]:
+    """The rows with protected personal data.
 
     Raises:
-        RefreshFailed: a column is to become tokens, and there is no key.
+        RefreshFailed: a column must be tokenized, and there is no key.
     """
     try:
-        return personal.protect(table, rows)
+        return personal.protect_personal_data(table, rows)
     except NoTokenKey as error:
         raise RefreshFailed(
-            f"{table.name}: its contract asks for tokens, and {error}. {UNTOUCHED}; refresh again then.",
+            f"{table.name}: its contract asks for tokens, and {error.args[0]}. {UNTOUCHED}",
+            remedy=f"{error.remedy}, and refresh again",
             kind=Kind.AUTH,
             table=table.name,
         ) from None
 
 
-def _fitted(
+def _fit_to_table(
     context: RefreshContext, result: contracts.SparkValidationResult, masked: Observation | None, whole: bool
 ) -> TypedRows:
-    """Create the table or evolve its schema, and give the rows its types."""
+    """Create the table or change its schema, and cast the rows to its types."""
     table, rows = context.table, result.df
     wanted = _arrow_schema(rows.select(*map(quoted, result.columns)))
     current = context.lake.open(table.name)
     if current is None:
         context.lake.ensure(table.name, wanted, table.contract.partitioned_by)
         return TypedRows(result, rows, result.columns, Evolution(wanted), masked)
-    evolution = evolve(pa.schema(current.schema()), wanted)
+    evolution = evolve_schema(pa.schema(current.schema()), wanted)
     if evolution.widened and not whole:
-        raise NeedsRebuild
+        wider = ", ".join(evolution.widened)
+        raise NeedsRebuild(
+            f"{table.name}: {wider} becomes wider, so the whole table is made", table=table.name
+        )
     if evolution.added and not whole:
         added = [evolution.schema.field(c) for c in evolution.added]
         polars_writer.add_columns(current, pa.schema(added))
-    types = engine.spark_types(evolution.schema)
+    types = spark_tables.spark_types(evolution.schema)
     given = dict(rows.dtypes)
     fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}
     fitted |= {c: F.lit(None).cast(t) for c, t in types.items() if c not in given}

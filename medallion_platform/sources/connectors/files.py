@@ -10,15 +10,31 @@ from itertools import takewhile
 from re import Pattern, compile
 from typing import Literal
 
+from medallion_platform.contracts import options
 from medallion_platform.sources.arrivals import Arrivals, SourceContext
 from medallion_platform.sources.source import Source
 
 _MARKS = frozenset("*?[")
+UNFINISHED_ENDINGS = (
+    ".tmp",
+    ".temp",
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".download",
+    ".uploading",
+    ".inprogress",
+    ".incomplete",
+    ".swp",
+    "._copying_",
+    "~",
+)
 ROWS_PER_FILE = 2**32
 """The positions a file version spans: a record's offset is `sequence * ROWS_PER_FILE + row`."""
 
 
-def offset_of(sequence: int, row: int) -> int:
+def record_offset(sequence: int, row: int) -> int:
     """The position of a record among all records of its source; row 0 is the file itself."""
     if not 0 <= row < ROWS_PER_FILE:
         raise ValueError(f"row {row} is outside 0..{ROWS_PER_FILE - 1}")
@@ -27,8 +43,8 @@ def offset_of(sequence: int, row: int) -> int:
     return sequence * ROWS_PER_FILE + row
 
 
-def place_of(offset: int) -> tuple[int, int]:
-    """The (sequence, row) that `offset` stands for; the inverse of `offset_of`."""
+def sequence_and_row(offset: int) -> tuple[int, int]:
+    """The sequence number and the row of an offset; the inverse of `record_offset`."""
     if not 0 <= offset < 2**63:
         raise ValueError(f"{offset} is not an offset")
     return divmod(offset, ROWS_PER_FILE)
@@ -61,16 +77,15 @@ class FileSource(Source, kind="files"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.claims, str):
-            raise ValueError(f"source {self.name!r}: claims is one text, and not a tuple of them")
-        object.__setattr__(self, "claims", tuple(self.claims))
-        for claim in self.claims:
-            if ".." in claim.split("/"):
-                raise ValueError(f"source {self.name!r}: {claim!r} leads out of the landing zone")
-        if not self.claims:
-            raise ValueError(f"source {self.name!r} claims no file")
+        claims = options.texts(f"source {self.name!r}: claims", self.claims, once=False)
+        object.__setattr__(self, "claims", claims)
+        for claim in claims:
+            if reason := _no_claim(claim):
+                raise self.refused(f"the claim {claim!r} {reason}")
+        if not claims:
+            raise self.refused("claims no file")
         if not self.format.suffixes:
-            raise ValueError(f"source {self.name!r}: {self.format.kind} is read from topics, not from files")
+            raise self.refused(f"{self.format.kind} is read from topics, not from files")
 
     @property
     def where(self) -> str:
@@ -83,7 +98,7 @@ class FileSource(Source, kind="files"):
 
     @cached_property
     def globs(self) -> tuple[str, ...]:
-        """The claims, each folder as the endings that are claimed in it."""
+        """The claims as globs; a claimed folder becomes one glob for each file suffix of the format."""
         endings = [e + c for e in self.format.suffixes for c in ("", *self.format.compressions)]
         return tuple(
             glob
@@ -92,17 +107,44 @@ class FileSource(Source, kind="files"):
         )
 
     def arrivals(self, context: SourceContext) -> Arrivals:
-        """The files that are complete; each new content gets its place in the order of the source."""
-        from medallion_platform.sources.connectors.landing import scan
+        """The complete files; each new content gets the next sequence number of the source."""
+        from medallion_platform.sources.connectors.landing_scan import scan_landing_zone
 
-        found = scan(context.landing, [self], context.at, context.settle_seconds, claimed_only=True)
-        left = [f"{path}: {why}; left in place" for path, why in found.left.items()]
-        return context.register(self, found.claimed[self.name], left)
+        found = scan_landing_zone(
+            context.landing, [self], context.at, context.settle_seconds, claimed_only=True
+        )
+        skipped = [f"{path}: {why}; left in place" for path, why in found.skipped.items()]
+        return context.register(self, found.claimed[self.name], skipped)
 
 
-def that_land(sources: Iterable[Source]) -> tuple[FileSource, ...]:
+def _no_claim(claim: str) -> str | None:
+    """Why a claim cannot be meant; None where it can."""
+    folders = claim.removeprefix("/").removesuffix("/").split("/")
+    if ".." in folders:
+        return "leads out of the landing zone"
+    if "" in folders and claim != "/":
+        return "has a folder without a name"
+    if is_unfinished_name("/".join(folders)):
+        return "matches only names that are never taken in: of files that are hidden or not complete"
+    return None
+
+
+def is_unfinished_name(path: str) -> bool:
+    """Whether a path says by itself that its file is hidden or not complete. Pure."""
+    return is_hidden_path(path) or path.lower().endswith(UNFINISHED_ENDINGS)
+
+
+def is_hidden_path(path: str) -> bool:
+    """Whether a path is a marker that other tools leave (`_SUCCESS`, `.gitkeep`), or below one. Pure."""
+    return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
+def file_sources_of(sources: Iterable[Source]) -> tuple[FileSource, ...]:
     """Those of some sources whose records land as files: a landing zone is looked at for all at once."""
     return tuple(source for source in sources if isinstance(source, FileSource))
+
+
+FileState = Literal["new", "new version", "again", "repeated"]
 
 
 @dataclass(frozen=True)
@@ -120,37 +162,39 @@ class FileVersion:
     digest: str
     size: int
     modified_at: datetime
-    state: Literal["new", "new version", "again", "repeated"] = "new"
+    state: FileState = "new"
     first_row: int = 1
     etag: str | None = None
 
 
-def folders_of(globs: Iterable[str]) -> list[str]:
-    """The folders in which all lies that `globs` match, none within another: `a/2026-*/b.csv` -> `a`."""
+def folders_of_globs(globs: Iterable[str]) -> list[str]:
+    """The folders that contain every match of `globs`, none inside another: `a/2026-*/b.csv` -> `a`."""
     found = {
         "/".join(takewhile(lambda folder: not set(folder) & _MARKS, glob.strip("/").split("/")[:-1]))
         for glob in globs
     }
-    return sorted(f for f in found if not any(f != other and _is_below(f, other) for other in found))
+    return sorted(f for f in found if found.isdisjoint(_folders_above(f)))
 
 
-def _is_below(folder: str, other: str) -> bool:
-    return not other or folder.startswith(f"{other}/")
+def _folders_above(folder: str) -> list[str]:
+    """The folders that a folder is in, the landing zone (`""`) first: `a/b` -> `""`, `a`."""
+    parts = folder.split("/")
+    return ["/".join(parts[:n]) for n in range(len(parts))] if folder else []
 
 
 def claims(globs: Iterable[str], path: str) -> bool:
     """Whether one of `globs` matches `path`."""
-    return any(_pattern(glob).match(path) for glob in globs)
+    return any(_glob_pattern(glob).match(path) for glob in globs)
 
 
 @lru_cache(maxsize=1024)
-def _pattern(glob: str) -> Pattern[str]:
+def _glob_pattern(glob: str) -> Pattern[str]:
     *folders, name = glob.strip("/").split("/")
-    head = "".join("(?:[^/]+/)*" if f == "**" else _segment(f) + "/" for f in folders)
-    return compile(rf"(?s:{head}{'.+' if name == '**' else _segment(name)})\Z")
+    head = "".join("(?:[^/]+/)*" if f == "**" else _glob_segment_pattern(f) + "/" for f in folders)
+    return compile(rf"(?s:{head}{'.+' if name == '**' else _glob_segment_pattern(name)})\Z")
 
 
-def _segment(text: str) -> str:
+def _glob_segment_pattern(text: str) -> str:
     """A regular expression for one path segment of a glob (no `/` is ever matched)."""
     out, i = "", 0
     while i < len(text):

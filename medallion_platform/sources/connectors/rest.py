@@ -1,15 +1,16 @@
 """Resources of REST APIs: the declaration of a source, and reading it in pulls.
 
-A pull asks for the records from the table's position on, page by page. The position is the greatest
-value taken so far of a field that grows (an id, a time of change), plus one. Each pull looks an
-`overlap` further back, for records that became visible late; what was taken before is known by its
-place: the field's value (`_offset`) and a fingerprint of the record's text (`_row`). So a record that
-changed is a new one, also where its field did not.
+A pull requests the records from the table's position on, page by page. The position is the greatest value
+taken in so far of a field that grows (an id, a time of change), plus one. Each pull begins an `overlap`
+earlier, for records that became visible late. A record is identified by the value of that field (`_offset`)
+and a fingerprint of its text (`_row`): one that was taken in before is recognized, and one whose text changed
+is a new record even if the field did not change.
 
-What is promised depends on how an API gives pages. Where each page says where the next one begins
-(a cursor), one reading is enough. Where pages are counted, records that come or go between two requests
-push others over the edge of a page: one that comes twice is a duplicate, one that is passed over is found
-by reading all pages again until nothing new is among what was there before. Only then the position moves.
+What can be promised depends on the paging of the API. If each page says where the next one begins (a cursor),
+reading once is enough. If pages are counted, records that are added or removed between two requests shift
+others to another page: a record that comes twice is a duplicate, and one that is skipped is found by reading
+all pages again until nothing new is found among the records that existed at the first reading. Only then the
+position moves.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ from hashlib import blake2b
 
 import polars as pl
 
+from medallion_platform.contracts import options
 from medallion_platform.contracts.contract import ColumnType
-from medallion_platform.contracts.polars_engine import convert
-from medallion_platform.errors import Kind
+from medallion_platform.contracts.polars_engine import cast_column
+from medallion_platform.errors import DeclarationError, Kind
 from medallion_platform.sources.arrivals import Arrivals, Batch, PositionOf, SourceContext
 from medallion_platform.sources.errors import Unavailable
-from medallion_platform.sources.formats.jsonlines import JsonLines, items_of, members_of
-from medallion_platform.sources.formats.records import in_frame
+from medallion_platform.sources.formats.jsonlines import JsonLines, split_list, split_object
+from medallion_platform.sources.formats.records import frame_column
 from medallion_platform.sources.http import (
     HttpClient,
     HttpResponse,
     RequestError,
     Token,
-    origin,
-    refuse_unsafe,
-    shown,
+    public_url,
+    refuse_unencrypted,
+    url_origin,
 )
 from medallion_platform.sources.source import Source
 
@@ -54,8 +56,8 @@ _GREATEST = 2**62
 class ById:
     """Incremental by a growing whole number of at least 0: an id, or seconds since 1970.
 
-    parameter: what asks for records from a number on (or behind it, if `overlap` is at least 1).
-    ascending: the API gives records in this order, so that each batch moves the position.
+    parameter: requests records from a number on (or after it, if `overlap` is at least 1).
+    ascending: the API returns records in this order, so that each batch moves the position.
 
     Example:
         >>> from medallion_platform import ById
@@ -70,19 +72,20 @@ class ById:
     kind = "whole number"
 
     def __post_init__(self) -> None:
-        if self.overlap < 0:
-            raise ValueError(f"an overlap of {self.overlap} is negative")
+        for option, given in (("field", self.field), ("parameter", self.parameter)):
+            options.text(f"ById {option}", given)
+        options.whole("ById overlap", self.overlap, least=0)
 
     def offsets(self, text: pl.Series) -> pl.Series:
-        """The numbers that a field's texts are; null where it is none."""
-        return convert(text, ColumnType("long"))
+        """The texts of the field as numbers; null where a text is no number."""
+        return cast_column(text, ColumnType("long"))
 
     def since(self, position: int) -> str:
         """What the parameter is to be at a position."""
         return str(max(position - 1 - self.overlap, 0))
 
     def latest(self, at: datetime) -> int:
-        """The greatest value that can be right."""
+        """The greatest plausible value."""
         return _GREATEST
 
 
@@ -90,8 +93,8 @@ class ById:
 class ByTime:
     """Incremental by the ISO 8601 time at which a record was created or changed.
 
-    parameter: what asks for records from a time on (or after it, if `overlap` is longer than the API's
-    times are exact). ascending: as in `ById`.
+    parameter: requests records from a time on (or after it, if `overlap` is longer than the precision of the
+    API's times). ascending: as in `ById`.
 
     Example:
         >>> from datetime import timedelta
@@ -107,12 +110,13 @@ class ByTime:
     kind = "time"
 
     def __post_init__(self) -> None:
-        if self.overlap < timedelta():
-            raise ValueError(f"an overlap of {self.overlap} is negative")
+        for option, given in (("field", self.field), ("parameter", self.parameter)):
+            options.text(f"ByTime {option}", given)
+        options.duration("ByTime overlap", self.overlap, least=timedelta())
 
     def offsets(self, text: pl.Series) -> pl.Series:
-        """Microseconds since 1970 of a field's texts; null where it is no time."""
-        return convert(text, ColumnType("timestamp")).cast(pl.Int64)
+        """The texts of the field as microseconds since 1970; null where a text is no time."""
+        return cast_column(text, ColumnType("timestamp")).cast(pl.Int64)
 
     def since(self, position: int) -> str:
         """What the parameter is to be at a position."""
@@ -120,13 +124,13 @@ class ByTime:
         return (_FIRST + begin).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     def latest(self, at: datetime) -> int:
-        """The greatest value that can be right: a time to come would hide all until then."""
+        """The greatest plausible value: a time in the future would hide all records until then."""
         return (at - _FIRST) // _MICROSECOND
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked for; without `params` the URL has its own query."""
+    """A request; without `params` the URL has its own query."""
 
     url: str
     params: Mapping[str, str] | None
@@ -134,7 +138,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Page:
-    """One answer: its text, and the text of each of its records as bytes."""
+    """One response: its text, and each of its records as bytes."""
 
     text: str
     records: Sequence[bytes]
@@ -143,9 +147,9 @@ class _Page:
 
 @dataclass(frozen=True)
 class CursorPaginator:
-    """Pages with a cursor to the next one at `path`, which is sent as `parameter`.
+    """Pages with a cursor to the next page at `path`, which is sent as `parameter`.
 
-    counted: cursors of this API count records, so that they are read as counted pages are.
+    counted: cursors of this API count records, so that they are read like numbered pages.
 
     Example:
         >>> from medallion_platform import CursorPaginator
@@ -157,19 +161,26 @@ class CursorPaginator:
     path: tuple[str, ...]
     counted: bool = False
 
+    def __post_init__(self) -> None:
+        options.text("CursorPaginator parameter", self.parameter)
+        path = options.texts("CursorPaginator path", self.path, once=False)
+        if not path:
+            raise DeclarationError("CursorPaginator path is empty: it leads to the cursor in a page")
+        object.__setattr__(self, "path", path)
+
     def first(self, request: _Request) -> _Request:
         """The request for the first page."""
         return request
 
     def following(self, request: _Request, page: _Page) -> _Request | None:
         """The request for the next page; None where `page` is the last one."""
-        cursor = _at(page.text, self.path)
+        cursor = _text_at_path(page.text, self.path)
         return replace(request, params={**(request.params or {}), self.parameter: cursor}) if cursor else None
 
 
 @dataclass(frozen=True)
 class PageNumberPaginator:
-    """Pages with a number, sent as `parameter`, up to the first one without a record.
+    """Pages with a number, sent as `parameter`, up to the first page without records.
 
     Example:
         >>> from medallion_platform import PageNumberPaginator
@@ -180,6 +191,10 @@ class PageNumberPaginator:
     parameter: str
     begin: int = 1
     counted = True
+
+    def __post_init__(self) -> None:
+        options.text("PageNumberPaginator parameter", self.parameter)
+        options.whole("PageNumberPaginator begin", self.begin, least=0)
 
     def first(self, request: _Request) -> _Request:
         """The request for the first page."""
@@ -195,9 +210,9 @@ class PageNumberPaginator:
 
 @dataclass(frozen=True)
 class LinkHeaderPaginator:
-    """Pages with a link to the next one in the `Link` header with `rel="next"` (RFC 8288).
+    """Pages with a link to the next page in the `Link` header with `rel="next"` (RFC 8288).
 
-    counted: unless it is known that links of this API hold no page numbers.
+    counted: False only if the links of this API are known to contain no page numbers.
 
     Example:
         >>> from medallion_platform import LinkHeaderPaginator
@@ -214,6 +229,10 @@ class LinkHeaderPaginator:
     def following(self, request: _Request, page: _Page) -> _Request | None:
         """The request for the next page; None where `page` is the last one."""
         return _Request(page.link, None) if page.link else None
+
+
+Paginator = CursorPaginator | PageNumberPaginator | LinkHeaderPaginator
+"""The ways from one page to the next."""
 
 
 @dataclass(frozen=True)
@@ -260,21 +279,35 @@ class RestSource(Source, kind="rest"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "records", tuple(self.records))
+        here = f"source {self.name!r}"
+        records = options.texts(f"{here}: records", self.records, once=False)
+        object.__setattr__(self, "records", records)
+        options.text(f"{here}: url", self.url)
+        options.duration(f"{here}: every", self.every, least=timedelta())
+        options.instance(f"{here}: since", self.since, ById | ByTime, "ById(...) or ByTime(...)")
+        options.instance(f"{here}: paging", self.paging, Paginator, "a paginator: CursorPaginator(...), ...")
+        pages = "" if isinstance(self.paging, LinkHeaderPaginator) else self.paging.parameter
+        for name in (self.since.parameter, pages):
+            if name in self.params or self.since.parameter == pages:
+                raise self.refused(f"the parameter {name!r} is asked for twice: by since, paging or params")
+        for name, value in self.params.items():
+            options.text(f"{here}: a name in params", name)
+            if not isinstance(value, str):  # type: ignore[reportUnnecessaryIsInstance]
+                raise self.refused(f"params: {name} is {value!r}, and not text")
         try:
-            scheme = origin(self.url).partition(":")[0]
+            scheme = url_origin(self.url).partition(":")[0]
         except RequestError:
             scheme = ""
-        if scheme not in ("http", "https") or shown(self.url) != self.url:
-            raise ValueError(f"source {self.name!r}: the url is http(s), without user, query or fragment")
+        if scheme not in ("http", "https") or public_url(self.url) != self.url:
+            raise self.refused("the url is http(s), without user, query or fragment")
         if self.token is not None:
-            refuse_unsafe(self.url)
+            refuse_unencrypted(self.url)
         if not isinstance(self.format, JsonLines):
-            raise ValueError(f"source {self.name!r}: records are JSON, not {self.format!r}")
+            raise self.refused(f"records are JSON, not {self.format!r}")
         if self.since.ascending and self.paging.counted:
-            raise ValueError(
-                f"source {self.name!r}: where pages are counted, whatever the order, the position moves at "
-                "the end of a pull only"
+            raise self.refused(
+                "where pages are counted, whatever the order, the position moves at the end of a pull only: "
+                "leave out ascending"
             )
 
     @property
@@ -288,13 +321,13 @@ class RestSource(Source, kind="rest"):
         return True
 
     def arrivals(self, context: SourceContext) -> Arrivals:
-        """The resource as of now; nothing is asked yet."""
+        """The resource as of now; no request is sent yet."""
         return Resource(self, context.at)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A source as of `at`; nothing is asked before its records are."""
+    """A source as of `at`; requests are sent only when its records are read."""
 
     source: RestSource
     at: datetime
@@ -302,8 +335,8 @@ class Resource:
     pieces: str = "pulls"
 
     def waiting(self, position: PositionOf) -> list[str]:
-        """The pull that is due, if it is."""
-        pulled = position(_clock(self.source))
+        """One item if a pull is due, else none."""
+        pulled = position(_pull_time_log(self.source))
         if pulled is not None and self.at < _FIRST + pulled * _MICROSECOND + self.source.every:
             return []
         return [f"{self.source.name} {'' if pulled is None else f'since {pulled}'}".rstrip()]
@@ -325,50 +358,50 @@ class Resource:
 
 
 class _Pull:
-    """One pull: what it gathered since the last batch, and how far it came."""
+    """One pull: the records since its last batch, and the greatest value so far."""
 
     def __init__(self, source: RestSource, at: datetime, position: PositionOf) -> None:
         self.source = source
         self.at = at
         self.begun = position(source.name)
-        self.pulled = position(_clock(source)) or 0
+        self.pulled = position(_pull_time_log(source)) or 0
         self.greatest = -1
         self.seen: set[tuple[int, int]] = set()
-        self._clear()
+        self._start_batch()
 
-    def _clear(self) -> None:
+    def _start_batch(self) -> None:
         self.frames: list[pl.DataFrame] = []
         self.rows = self.size = 0
 
     def batches(self, http: HttpClient, rows: int, size: int) -> Iterator[Batch]:
-        """All records, in batches; the last one says that it was pulled."""
+        """All records, in batches; the last batch stores the time of the pull."""
         since, counted = self.source.since, self.source.paging.counted
         for reading in range(READINGS):
             before, pages, missed = self.greatest, 0, False
-            for page in self._pages(http):
+            for page in self._read_pages(http):
                 pages += 1
-                frame = _frame(self.source, page.records, pages)
+                frame = _page_frame(self.source, page.records, pages)
                 if reading:
-                    frame = self._unseen(frame)
+                    frame = self._drop_seen(frame)
                     missed = missed or bool((frame["_offset"] <= before).any())
-                self._add(frame, len(page.text))
+                self._add_page(frame, len(page.text))
                 if self.rows >= rows or self.size >= size:
-                    yield self._batch(self._reached(self.greatest) if since.ascending else {})
+                    yield self._gathered_batch(self._position_after(self.greatest) if since.ascending else {})
             if not counted or pages == 1 or (reading and not missed):
                 # What came since the reading before may have been passed over by this one.
-                reached = self._reached(before if reading else self.greatest)
+                reached = self._position_after(before if reading else self.greatest)
                 pulled = max((self.at - _FIRST) // _MICROSECOND, self.pulled)
-                yield self._batch(reached | {_clock(self.source): pulled})
+                yield self._gathered_batch(reached | {_pull_time_log(self.source): pulled})
                 return
-        yield self._batch({})
+        yield self._gathered_batch({})
         raise RequestError(
             f"{self.source.url} did not hold still: each of {READINGS} readings of its pages found records "
             "that the one before had passed over",
             kind=Kind.TRANSIENT,
         )
 
-    def _pages(self, http: HttpClient) -> Iterator[_Page]:
-        """One reading of the pages."""
+    def _read_pages(self, http: HttpClient) -> Iterator[_Page]:
+        """Read all pages once."""
         source, paging = self.source, self.source.paging
         params = dict(source.params)
         if self.begun is not None:
@@ -380,7 +413,7 @@ class _Pull:
             if str(request) in asked:
                 raise RequestError(f"{source.url}: its pages link in a circle")
             asked.add(str(request))
-            page = _page(source, http.get(request.url, request.params))
+            page = _parse_page(source, http.get(request.url, request.params))
             yield page
             last, before = hash(page.text), last
             same = same + 1 if page.records and last == before else 0
@@ -388,12 +421,12 @@ class _Pull:
                 raise RequestError(f"{source.url} returns the same page again and again")
             request = paging.following(request, page)
 
-    def _unseen(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The records that no page before gave."""
+    def _drop_seen(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The records that no earlier page contained."""
         return frame.filter([p not in self.seen for p in zip(frame["_offset"], frame["_row"], strict=True)])
 
-    def _add(self, frame: pl.DataFrame, size: int) -> None:
-        """One page more."""
+    def _add_page(self, frame: pl.DataFrame, size: int) -> None:
+        """Add a page to the batch."""
         if frame.is_empty():
             return
         self.frames.append(frame)
@@ -404,24 +437,24 @@ class _Pull:
         if self.source.paging.counted:
             self.seen.update(zip(frame["_offset"], frame["_row"], strict=True))
 
-    def _reached(self, greatest: int) -> dict[str, int]:
-        """The position behind the greatest value, which never goes back."""
+    def _position_after(self, greatest: int) -> dict[str, int]:
+        """The position after the greatest value; it never goes back."""
         return {self.source.name: max(greatest + 1, self.begun or 0)}
 
-    def _batch(self, positions: Mapping[str, int]) -> Batch:
-        """What was gathered; the next batch starts empty."""
+    def _gathered_batch(self, positions: Mapping[str, int]) -> Batch:
+        """The gathered records as a batch; the next batch starts empty."""
         frame = pl.concat(self.frames, how="diagonal_relaxed") if self.frames else pl.DataFrame()
-        self._clear()
+        self._start_batch()
         return Batch(frame, (), positions)
 
 
-def _clock(source: RestSource) -> str:
-    """Under which name it is told when it was pulled, in microseconds since 1970."""
+def _pull_time_log(source: RestSource) -> str:
+    """The log name under which the time of the last pull is stored, in microseconds since 1970."""
     return f"{source.name}@pulled"
 
 
-def _page(source: RestSource, answer: HttpResponse) -> _Page:
-    """The records of an answer, exactly as they stand in it; some may be no JSON."""
+def _parse_page(source: RestSource, answer: HttpResponse) -> _Page:
+    """The records of a response with their exact text; some may be no JSON."""
     encoding, body = "utf-8", answer.body.removeprefix(BOM_UTF8)
     try:
         text = body.decode()
@@ -429,27 +462,27 @@ def _page(source: RestSource, answer: HttpResponse) -> _Page:
         # Every byte is one character: a record that does not decode keeps its bytes.
         encoding = "latin-1"
         text = body.decode(encoding)
-    items = items_of(_at(text, source.records) or "")
+    items = split_list(_text_at_path(text, source.records) or "")
     if items is None:
         place = f"a list at {'.'.join(source.records)}" if source.records else "a list"
         raise RequestError(f"{source.url} returns a page that is not JSON with {place}")
     return _Page(text, [item.encode(encoding) for item in items], answer.link)
 
 
-def _at(text: str, path: Sequence[str]) -> str | None:
-    """The text of the value at `path` of a page; None where there is none, or null."""
+def _text_at_path(text: str, path: Sequence[str]) -> str | None:
+    """The text of the value at `path` in a page; None if it is missing or null."""
     value: str | None = text
     for name in path:
-        value = (members_of(value or "") or {}).get(name)
+        value = (split_object(value or "") or {}).get(name)
     return value
 
 
-def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFrame:
-    """Records with their provenance. Of one without a place in the API's order, the offset is 0."""
+def _page_frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFrame:
+    """Records with their provenance. A record without a valid `since` value has the offset 0."""
     field = source.since.field
     declared = (field, *source.contract.column_names)
     frame = source.format.parse(records, declared=declared)
-    name = in_frame(field)
+    name = frame_column(field)
     text = frame[name] if name in frame.columns else pl.Series([None] * frame.height, dtype=pl.String)
     offsets = source.since.offsets(text)
     placed = offsets.is_between(0, _GREATEST).fill_null(False)
@@ -460,11 +493,11 @@ def _frame(source: RestSource, records: Sequence[bytes], page: int) -> pl.DataFr
         .alias("_malformed"),
         pl.lit(source.name).alias("_source"),
         pl.lit(f"{source.url} page {page}").alias("_file"),
-        pl.Series("_row", [_fingerprint(r) for r in records], dtype=pl.Int64),
+        pl.Series("_row", [_record_fingerprint(r) for r in records], dtype=pl.Int64),
         pl.when(placed).then(offsets).otherwise(0).alias("_offset"),
     )
 
 
-def _fingerprint(record: bytes) -> int:
+def _record_fingerprint(record: bytes) -> int:
     """A number from 1 to 2**63 - 1 of a record's bytes."""
     return int.from_bytes(blake2b(record, digest_size=8).digest()) >> 1 or 1

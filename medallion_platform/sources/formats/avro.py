@@ -1,13 +1,13 @@
-"""Messages in Avro, as the JSON text that is then parsed as JSON is.
+"""Messages in Avro, converted to JSON text, which is then parsed like any JSON.
 
-A message is a zero byte, the id of its schema in four bytes (big-endian), and the record in Avro's
-binary encoding:
-https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format Each is
-read by the schema that it was written with, for which a registry is asked once.
+A message is a zero byte, the id of its schema in four bytes (big-endian), and the record in Avro's binary
+encoding:
+https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-develop/#wire-format
+Each message is read with the schema that it was written with, which is requested from a registry once.
 
-A decimal is text with all its digits, bytes are base64, dates and times are ISO 8601 (`timestamp-*` in
-UTC, `local-timestamp-*` without an offset), and a union is the value that it holds. A date or a time of
-day that ISO 8601 cannot say stays the number that it is.
+A decimal is text with all its digits, bytes are base64, dates and times are ISO 8601 (`timestamp-*` in UTC,
+`local-timestamp-*` without an offset), and a union is its value. A date or a time of day that ISO 8601 cannot
+express stays a number.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from uuid import UUID
 import polars as pl
 
 from medallion_platform.contracts.codes import Code
-from medallion_platform.extras import need
+from medallion_platform.errors import DeclarationError
+from medallion_platform.extras import require_extra
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform.sources.formats.format import Format
 from medallion_platform.sources.formats.jsonlines import JsonLinesParser
-from medallion_platform.sources.formats.records import CODE, texts_at
-from medallion_platform.sources.formats.slices import patched
+from medallion_platform.sources.formats.records import CODE, sparse_text_column
+from medallion_platform.sources.formats.slices import replace_values
 from medallion_platform.sources.formats.text import parsed
 
 if TYPE_CHECKING:
+    from fastavro.types import NamedSchemas, Schema
+
     from medallion_platform.sources.http import HttpClient, Token
 
 PATIENCE = 15.0
@@ -58,7 +61,7 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Avro(Format, kind="avro"):
-    """Messages in Avro with schemas from a registry; a record becomes the same as in JSON.
+    """Messages in Avro with schemas from a registry; records become the same as from JSON.
 
     Example:
         >>> from medallion_platform import Avro, EnvironmentUser
@@ -74,34 +77,36 @@ class Avro(Format, kind="avro"):
     of_messages = True
 
     def __post_init__(self) -> None:
-        from medallion_platform.sources.http import refuse_unsafe, shown
+        from medallion_platform.sources.http import public_url, refuse_unencrypted
 
-        need("kafka", "the format avro")
+        require_extra("kafka", "the format avro")
         url = urlsplit(self.registry)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"Avro registry {shown(self.registry)!r} is not an http or https URL")
-        if shown(self.registry) != self.registry:
-            raise ValueError(
-                f"Avro registry {shown(self.registry)!r}: user, password and query are not part of its URL; "
-                "name their variable of the environment, as credentials=EnvironmentUser(...)"
+            raise DeclarationError(f"Avro registry {public_url(self.registry)!r} is not an http or https URL")
+        if public_url(self.registry) != self.registry:
+            raise DeclarationError(
+                f"Avro registry {public_url(self.registry)!r}: user, password and query are not part of its "
+                "URL; name their variable of the environment, as credentials=EnvironmentUser(...)"
             )
         if self.credentials:
-            refuse_unsafe(self.registry)
+            refuse_unencrypted(self.registry)
         object.__setattr__(self, "registry", self.registry.rstrip("/"))
 
     def parse(
         self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """Records by their JSON text; one that does not decode is kept as its bytes."""
-        made, undecoded = texts(records, self)
-        frame = parsed(made, JsonLinesParser(declared))
+        """Records from their JSON text; a message that cannot be decoded keeps its bytes."""
+        decoded, undecoded = decode_messages(records, self)
+        frame = parsed(decoded, JsonLinesParser(declared))
         rows = list(undecoded)
         return frame.with_columns(
-            patched(frame["_payload"], rows, [None] * len(rows)),
-            patched(frame["_payload_bytes"], rows, [records[row] for row in rows]),
-            patched(frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]),
+            replace_values(frame["_payload"], rows, [None] * len(rows)),
+            replace_values(frame["_payload_bytes"], rows, [records[row] for row in rows]),
+            replace_values(
+                frame["_malformed"], rows, [f"not valid Avro: {why}" for why in undecoded.values()]
+            ),
             *(
-                [texts_at(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE)]
+                [sparse_text_column(dict.fromkeys(rows, Code.UNDECODED.value), len(records)).alias(CODE)]
                 if rows
                 else ()
             ),
@@ -116,34 +121,34 @@ class Avro(Format, kind="avro"):
         return parsed(payloads.cast(pl.Binary).fill_null(b"").to_list(), JsonLinesParser(declared))
 
 
-def texts(records: Sequence[bytes], format: Avro) -> tuple[list[bytes], dict[int, str]]:
-    """The JSON text of each message, empty where there is none; and by their place why there is none.
+def decode_messages(records: Sequence[bytes], format: Avro) -> tuple[list[bytes], dict[int, str]]:
+    """The JSON text of each message (empty if it cannot be decoded), and the reasons by index.
 
     Raises:
-        Unavailable: the registry gives no schema now.
+        Unavailable: the registry does not return a schema now.
     """
     readers: dict[bytes, Read] = {}
-    made: list[bytes] = []
+    decoded: list[bytes] = []
     undecodable: dict[int, str] = {}
     for place, record in enumerate(records):
         frame = record[:_FRAME]
         if frame not in readers:
-            readers[frame] = _reader(frame, format)
+            readers[frame] = _message_reader(frame, format)
         try:
-            made.append(readers[frame](record))
+            decoded.append(readers[frame](record))
         except DecodeError as error:
-            made.append(b"")
+            decoded.append(b"")
             undecodable[place] = str(error)
-    return made, undecodable
+    return decoded, undecodable
 
 
-def _reader(frame: bytes, format: Avro) -> Read:
-    """What reads the messages that begin so; a schema that is not there is asked for only once a batch."""
+def _message_reader(frame: bytes, format: Avro) -> Read:
+    """A reader for messages with this header; a missing schema is requested only once in a batch."""
     try:
         # An id is no negative int, which a registry may answer as if it were no registry.
         if len(frame) < _FRAME or frame[0] or frame[1] > 127:
             raise DecodeError("it does not begin with a zero byte and the id of a schema")
-        return _schema(format, int.from_bytes(frame[1:], "big")).text
+        return _load_schema(format, int.from_bytes(frame[1:], "big")).text
     except DecodeError as error:
         why = str(error)
 
@@ -155,11 +160,11 @@ def _reader(frame: bytes, format: Avro) -> Read:
 
 @dataclass(frozen=True)
 class _Schema:
-    """A schema, and what reads records by it."""
+    """A schema, and its reader of records."""
 
     number: int
-    parsed: Any
-    read: Callable[..., Any]
+    parsed: Schema
+    read: Callable[..., object]
 
     def text(self, message: bytes) -> bytes:
         """The JSON text of a message."""
@@ -176,33 +181,33 @@ class _Schema:
             raise DecodeError(f"{left} bytes are left over behind its record of schema {self.number}")
         if not isinstance(value, dict):
             raise DecodeError(f"schema {self.number} is not of records")
-        return _json(value)
+        return _encode_json(value)
 
 
-def _json(value: Any) -> bytes:
+def _encode_json(value: object) -> bytes:
     try:
         return _encode(value).encode()
     except ValueError:
-        return _encode(_finite(value)).encode()
+        return _encode(_replace_non_finite(value)).encode()
     except RecursionError:
         raise DecodeError("its record is nested too deeply") from None
 
 
-def _base64(value: Any) -> str:
+def _bytes_as_json(value: bytes) -> str:
     return b64encode(value).decode()
 
 
 _encode = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_base64
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_bytes_as_json
 ).encode
 
 
-def _finite(value: Any) -> Any:
-    """A value whose NaN and infinities, which JSON does not have, are text."""
+def _replace_non_finite(value: object) -> object:
+    """A value with text instead of NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     return json.dumps(value) if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -210,8 +215,8 @@ def _finite(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _schema(format: Avro, number: int) -> _Schema:
-    """A schema of the registry: what an id stands for never changes."""
+def _load_schema(format: Avro, number: int) -> _Schema:
+    """A schema from the registry; the schema of an id never changes."""
     from fastavro import _read_py, schemaless_reader
     from fastavro.schema import SchemaParseException, UnknownType
 
@@ -220,12 +225,12 @@ def _schema(format: Avro, number: int) -> _Schema:
     try:
         with HttpClient(format.registry, format.credentials, PATIENCE) as http:
             registry = _Registry(http, format.registry)
-            told = registry.get("schemas", "ids", str(number))
-            if (kind := told.get("schemaType") or "AVRO") != "AVRO":
+            answer = registry.get("schemas", "ids", str(number))
+            if (kind := answer.get("schemaType") or "AVRO") != "AVRO":
                 raise DecodeError(f"schema {number} is {kind}")
             names = _Names()
-            registry.add_referred(told, names)
-        parsed = names.parse(told["schema"])
+            registry.add_referred(answer, names)
+        parsed = names.parse(answer["schema"])
     except RequestError as error:
         raise Unavailable(
             f"schema {number} of its messages cannot be read: {error}", kind=error.kind
@@ -233,54 +238,58 @@ def _schema(format: Avro, number: int) -> _Schema:
     except (SchemaParseException, UnknownType, LookupError, TypeError, ValueError, RecursionError) as error:
         raise DecodeError(f"schema {number} is not an Avro schema ({type(error).__name__})") from None
     # The compiled reader recurses until the process dies.
-    return _Schema(number, parsed, _read_py.schemaless_reader if _recurs(parsed, ()) else schemaless_reader)
+    return _Schema(
+        number, parsed, _read_py.schemaless_reader if _is_recursive(parsed, ()) else schemaless_reader
+    )
 
 
 @dataclass
 class _Names:
-    """The named types of schemas that belong together: as they were written, and as they are read here.
+    """The named types of related schemas: as they were written, and as they are read here.
 
-    What fastavro makes of logical types stands in one table for the whole process, and its own entries round
-    a decimal to its precision and fail beyond the calendar. So the schemas read here spell theirs otherwise,
-    and whoever else reads Avro in this process finds all as fastavro has it.
+    fastavro has one table of logical types for the whole process, and its own entries round decimals to their
+    precision and fail for dates outside the calendar. Therefore the schemas read here use other names for
+    logical types, and other users of fastavro in this process are not affected.
     """
 
-    written: dict[str, Any] = field(default_factory=dict)
-    read: dict[str, Any] = field(default_factory=dict)
+    written: NamedSchemas = field(default_factory=dict)
+    read: NamedSchemas = field(default_factory=dict)
 
-    def parse(self, text: str) -> Any:
-        """A schema as it is read here; what is no schema as it was written is refused."""
+    def parse(self, text: str) -> Schema:
+        """A schema in the form that is read here; an invalid schema is refused."""
         from fastavro import parse_schema
         from fastavro.read import LOGICAL_READERS
 
-        for kind, told in _LOGICAL.items():
+        for kind, logical in _LOGICAL.items():
             base, _, name = kind.partition("-")
-            LOGICAL_READERS.setdefault(f"{base}-{_OURS}{name}", told)
+            LOGICAL_READERS.setdefault(f"{base}-{_OURS}{name}", logical)
         schema = json.loads(text)
         parse_schema(schema, self.written)
-        return parse_schema(_respelled(schema), self.read)
+        return parse_schema(_rename_logical_types(schema), self.read)
 
 
 _OURS = "medallion-"
 
 
-def _respelled(schema: Any) -> Any:
-    """A schema whose logical types are read as they are told here."""
+def _rename_logical_types(schema: Schema) -> Schema:
+    """A schema with renamed logical types, so that they are read by the functions of this module."""
     if isinstance(schema, list):
-        return [_respelled(part) for part in schema]
+        return [_rename_logical_types(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {k: _respelled(v) if k in ("type", "items", "values") else v for k, v in schema.items()}
-    if isinstance(made.get("fields"), list):
-        made["fields"] = [_respelled(part) for part in made["fields"]]
-    if isinstance(made.get("logicalType"), str):
-        made["logicalType"] = _OURS + made["logicalType"]
-    return made
+    spelled = {
+        k: _rename_logical_types(v) if k in ("type", "items", "values") else v for k, v in schema.items()
+    }
+    if isinstance(spelled.get("fields"), list):
+        spelled["fields"] = [_rename_logical_types(part) for part in spelled["fields"]]
+    if isinstance(logical := spelled.get("logicalType"), str):
+        spelled["logicalType"] = _OURS + logical
+    return spelled
 
 
 @dataclass(frozen=True)
 class _Registry:
-    """What a schema registry tells.
+    """A client of a schema registry.
 
     https://docs.confluent.io/platform/current/schema-registry/develop/api.html
     """
@@ -292,8 +301,8 @@ class _Registry:
         """A schema: `schema` (JSON text), `schemaType` unless it is Avro, `references`.
 
         Raises:
-            DecodeError: there is none.
-            RequestError: the registry does not say.
+            DecodeError: there is no such schema.
+            RequestError: the registry does not answer.
         """
         from medallion_platform.sources.http import NotFound, RequestError
 
@@ -302,16 +311,16 @@ class _Registry:
             body = self.http.get(url).body
         except NotFound as error:
             # Anything else that answers 404 is a wrong address, or a registry that is being replaced.
-            if _object(error.told).get("error_code") not in _NOT_THERE:
+            if _json_object(error.told).get("error_code") not in _NOT_THERE:
                 raise
             raise DecodeError(f"the registry has no {'/'.join(path)}") from None
-        told = _object(body)
-        if "schema" not in told:
+        answer = _json_object(body)
+        if "schema" not in answer:
             raise RequestError(f"{url} does not return a schema")
-        return told
+        return answer
 
     def add_referred(self, schema: Mapping[str, Any], names: _Names) -> None:
-        """Add the types that a schema takes from others to `names`."""
+        """Add the types that a schema uses from other schemas to `names`."""
         for reference in schema.get("references") or ():
             if reference["name"] not in names.read:
                 other = self.get("subjects", reference["subject"], "versions", str(reference["version"]))
@@ -319,8 +328,8 @@ class _Registry:
                 names.parse(other["schema"])
 
 
-def _object(text: bytes) -> Mapping[str, Any]:
-    """The JSON object that a text is; empty if it is none."""
+def _json_object(text: bytes) -> Mapping[str, Any]:
+    """The text as a JSON object; empty if it is none."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -328,89 +337,89 @@ def _object(text: bytes) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _recurs(schema: Any, within: tuple[str, ...]) -> bool:
-    """Whether a parsed schema has a type that holds itself."""
+def _is_recursive(schema: Schema, within: tuple[str, ...]) -> bool:
+    """Whether a parsed schema has a type that contains itself."""
     if isinstance(schema, str):
         return schema in within
     if isinstance(schema, list):
-        return any(_recurs(part, within) for part in schema)
+        return any(_is_recursive(part, within) for part in schema)
     if schema["type"] in ("record", "error"):
-        return any(_recurs(field["type"], (*within, schema["name"])) for field in schema["fields"])
+        return any(_is_recursive(field["type"], (*within, schema["name"])) for field in schema["fields"])
     parts = (schema.get(part) for part in ("type", "items", "values"))
-    return any(_recurs(part, within) for part in parts if part is not None)
+    return any(_is_recursive(part, within) for part in parts if part is not None)
 
 
 # logical types: https://avro.apache.org/docs/1.12.0/specification/#logical-types -------------------
 
-Told = Callable[..., Any]
-"""Gives text for a value of a schema."""
+LogicalReader = Callable[..., object]
+"""Reads a value of a logical type: as text, or unchanged if it cannot be text."""
 
 
-def moment(microseconds: int) -> datetime:
-    """The time without an offset that is so long after the beginning of 1970."""
+def time_after_epoch(microseconds: int) -> datetime:
+    """The time, without a zone, that is so many microseconds after the beginning of 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def decimal(unscaled: bytes, scale: int) -> str:
+def decimal_digits(unscaled: bytes, scale: int) -> str:
     """The digits of a decimal; unscaled: two's complement, big-endian."""
     value = int.from_bytes(unscaled, "big", signed=True)
     return format(Decimal((int(value < 0), tuple(map(int, str(abs(value)))), -scale)), "f")
 
 
-def _decimal(value: bytes, schema: Mapping[str, Any], *_: Any) -> str:
-    return decimal(value, schema.get("scale", 0))
+def _read_decimal(value: bytes, schema: Mapping[str, Any], *_: object) -> str:
+    return decimal_digits(value, schema.get("scale", 0))
 
 
-def _date(days: int, *_: Any) -> str | int:
+def _read_date(days: int, *_: object) -> str | int:
     try:
         return (date(1970, 1, 1) + timedelta(days=days)).isoformat()
     except OverflowError:
         return days
 
 
-def _timestamp(per_second: int, offset: str) -> Told:
-    def told(value: int, *_: Any) -> str | int:
+def _timestamp_reader(per_second: int, offset: str) -> LogicalReader:
+    def read(value: int, *_: object) -> str | int:
         microseconds, nanoseconds = divmod(value * 1_000_000_000 // per_second, 1000)
         try:
-            at = moment(microseconds)
+            at = time_after_epoch(microseconds)
         except OverflowError:
             return value
         if nanoseconds:
             return f"{at.isoformat(timespec='microseconds')}{nanoseconds:03}{offset}"
         return at.isoformat() + offset
 
-    return told
+    return read
 
 
-def _clock(per_second: int) -> Told:
-    def told(value: int, *_: Any) -> str | int:
+def _time_of_day_reader(per_second: int) -> LogicalReader:
+    def read(value: int, *_: object) -> str | int:
         if not 0 <= value < 86_400 * per_second:
             return value
-        return moment(value * 1_000_000 // per_second).time().isoformat()
+        return time_after_epoch(value * 1_000_000 // per_second).time().isoformat()
 
-    return told
+    return read
 
 
-def _as_it_is(value: str, *_: Any) -> str:
+def _unchanged(value: str, *_: object) -> str:
     return value
 
 
-def _uuid(value: bytes, *_: Any) -> str:
+def _read_uuid(value: bytes, *_: object) -> str:
     return str(UUID(bytes=value))
 
 
-_LOGICAL: dict[str, Told] = {
-    "bytes-decimal": _decimal,
-    "fixed-decimal": _decimal,
-    "string-uuid": _as_it_is,
-    "fixed-uuid": _uuid,
-    "int-date": _date,
-    "int-time-millis": _clock(1_000),
-    "long-time-micros": _clock(1_000_000),
-    "long-timestamp-millis": _timestamp(1_000, "+00:00"),
-    "long-timestamp-micros": _timestamp(1_000_000, "+00:00"),
-    "long-timestamp-nanos": _timestamp(1_000_000_000, "+00:00"),
-    "long-local-timestamp-millis": _timestamp(1_000, ""),
-    "long-local-timestamp-micros": _timestamp(1_000_000, ""),
-    "long-local-timestamp-nanos": _timestamp(1_000_000_000, ""),
+_LOGICAL: dict[str, LogicalReader] = {
+    "bytes-decimal": _read_decimal,
+    "fixed-decimal": _read_decimal,
+    "string-uuid": _unchanged,
+    "fixed-uuid": _read_uuid,
+    "int-date": _read_date,
+    "int-time-millis": _time_of_day_reader(1_000),
+    "long-time-micros": _time_of_day_reader(1_000_000),
+    "long-timestamp-millis": _timestamp_reader(1_000, "+00:00"),
+    "long-timestamp-micros": _timestamp_reader(1_000_000, "+00:00"),
+    "long-timestamp-nanos": _timestamp_reader(1_000_000_000, "+00:00"),
+    "long-local-timestamp-millis": _timestamp_reader(1_000, ""),
+    "long-local-timestamp-micros": _timestamp_reader(1_000_000, ""),
+    "long-local-timestamp-nanos": _timestamp_reader(1_000_000_000, ""),
 }

@@ -1,40 +1,41 @@
 """Delimited text: where records end, and their fields.
 
-The grammar is strict where it matters: a quote opens only at the start of a field, inside it is
-doubled, and behind the closing quote comes a delimiter or the end of the record. A quote amid an
-unquoted field is text. A record that breaks the grammar (a quote that never closes, or not within
-`LONGEST_QUOTED`) is the one line it begins on, so that a stray quote costs that line and not the
-rest of the file.
+The grammar is strict where it matters: a quote opens only at the start of a field, it is doubled inside, and
+after the closing quote comes a delimiter or the end of the record. A quote within an unquoted field is text.
+If a record breaks the grammar (a quote that never closes, or not within `LONGEST_QUOTED`), only the line on
+which it begins is malformed: a stray quote costs one line and not the rest of the file.
 
-All but the odd records are handled by arithmetic on the places of quotes, delimiters and line ends;
-`_record` and `_fields` define the grammar for the few that are left, and give the same answers.
+Almost all records are found by arithmetic on the places of quotes, delimiters and line ends. The few others
+are left to `_merge_lines` and `_split_fields`, which define the grammar and give the same results.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from medallion_platform.contracts import options
+from medallion_platform.contracts.codes import Damage
 from medallion_platform.contracts.contract import Contract
-from medallion_platform.errors import Kind
+from medallion_platform.errors import DeclarationError, Kind
 from medallion_platform.sources.errors import UnreadableFile
 from medallion_platform.sources.formats.blocks import TextFile
-from medallion_platform.sources.formats.format import other_header
+from medallion_platform.sources.formats.format import other_header_reason
 from medallion_platform.sources.formats.records import (
     LONGEST,
     TOO_LONG,
     HeaderError,
     ParseResult,
-    lines,
-    unrepeated,
+    make_names_unique,
+    split_lines,
 )
-from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
+from medallion_platform.sources.formats.slices import Block, Bools, Ints, replace_values
 from medallion_platform.sources.formats.text import TextFormat
 
 LONGEST_QUOTED = 2**20
@@ -72,17 +73,19 @@ class Csv(TextFormat, kind="csv"):
     def __post_init__(self) -> None:
         for what, mark in (("delimiter", self.delimiter), ("quote", self.quote)):
             if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in "\r\n\0"):
-                raise ValueError(f"Csv {what} {mark!r} is not one ASCII character")
+                raise DeclarationError(f"Csv {what} {mark!r} is not one ASCII character")
+        options.flag("Csv header", self.header)
+        options.text("Csv encoding", self.encoding)
         if self.delimiter == self.quote:
-            raise ValueError(f"Csv delimiter and quote are both {self.quote!r}")
+            raise DeclarationError(f"Csv delimiter and quote are both {self.quote!r}")
         if self.columns is not None:
-            object.__setattr__(self, "columns", tuple(self.columns))
-            if not self.columns or len(set(self.columns)) != len(self.columns):
-                raise ValueError(f"Csv columns {self.columns!r} are empty or not unique")
+            object.__setattr__(self, "columns", options.texts("Csv columns", self.columns))
+            if not self.columns:
+                raise DeclarationError("Csv columns name no field: leave the option out")
         super().__post_init__()
 
     def contradiction(self, contract: Contract) -> str | None:
-        """A column that must not be null, and is not among those of a file without a header."""
+        """Why the columns of a file without a header contradict the contract: a required one is missing."""
         if self.header or not self.columns:
             return None
         missing = [c.name for c in contract.columns if not c.nullable and c.name not in self.columns]
@@ -90,11 +93,11 @@ class Csv(TextFormat, kind="csv"):
         return f"column {missing[0]!r} must not be null, and Csv gives {given}" if missing else None
 
     def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> CsvParser:
-        """A parser of one file; of records without their file, `columns` names the fields."""
+        """A parser of one file; for records without their file, `columns` has the names of the fields."""
         return CsvParser(self, columns)
 
     def read_header(self, path: Path) -> tuple[str, ...] | None:
-        """The names in the first record; without a header, those that stand for them."""
+        """The names in the first record; without a header, the declared ones."""
         parser, data = CsvParser(self), b""
         text = TextFile(path, self.encoding, quote=self.quote)
         blocks = iter(text)
@@ -105,23 +108,23 @@ class Csv(TextFormat, kind="csv"):
                 if parser.begin(Block(data, returns=text.by_returns), final=not ahead) is not None:
                     return parser.names
             except HeaderError as error:
-                raise UnreadableFile(path, str(error), Kind.DATA) from error
+                raise UnreadableFile(path, str(error), Kind.DATA, why=Damage.HEADER) from error
         return parser.names
 
     def not_its_header(self, header: Sequence[str], contract: Contract) -> str | None:
-        """Why a file with this header is another source's: only where it is a header."""
-        return other_header(header, self.delimiter, contract.column_names) if self.header else None
+        """Why a file with this header belongs to another source; None for files without a header."""
+        return other_header_reason(header, self.delimiter, contract.column_names) if self.header else None
 
     def parse(
         self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """Records as they came, by the names of their file's fields."""
+        """Records in their original form; columns: the names of their file's fields."""
         return super().parse(records, self._named(columns), declared)
 
     def parse_again(
         self, payloads: pl.Series, columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """The same of stored records."""
+        """The same for stored records."""
         return super().parse_again(payloads, self._named(columns), declared)
 
     def _named(self, columns: Sequence[str] | None) -> Sequence[str]:
@@ -129,6 +132,20 @@ class Csv(TextFormat, kind="csv"):
         if names is None:
             raise ValueError("payloads of CSV are parsed by the names of their file's fields")
         return names
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Where the marks of a block's records are.
+
+    clean: which records are valid by themselves; the others are split one by one. delimiters: those between
+    fields. opens: opening quotes. doubled: the first quote of each pair that stands for one.
+    """
+
+    clean: Bools
+    delimiters: Ints
+    opens: Ints
+    doubled: Ints
 
 
 class CsvParser:
@@ -155,13 +172,13 @@ class CsvParser:
             self.field = re.compile(b"(" + quoted + b"|" + bare + b"[^" + d + b"]*+)(?:" + d + rb"|(\Z))")
 
     def begin(self, block: Block, final: bool) -> int | None:
-        """Read the header, or the first record where there are no names to tell the width."""
+        """Read the header, or without names the first record, for the number of fields."""
         if self.names is not None and not self.format.header:
             return 0
         starts, ends, after = self.split(block, 0, final)
         if not len(starts):
             return None if not final else block.size
-        fields = self._fields(block.get(int(starts[0]), int(ends[0])))
+        fields = self._split_fields(block.get(int(starts[0]), int(ends[0])))
         if isinstance(fields, str):
             if self.format.header:
                 raise HeaderError(f"header: {fields}")
@@ -176,8 +193,8 @@ class CsvParser:
         return int(starts[1]) if len(starts) > 1 else after
 
     def named(self, header: list[str]) -> tuple[str, ...]:
-        """The fields' names: a blank one is numbered, one that was there already as well."""
-        names = unrepeated(
+        """The names of the fields; blank and repeated names get a number."""
+        names = make_names_unique(
             name.strip().replace("\0", "") or f"column_{i}" for i, name in enumerate(header, 1)
         )
         wanted = self.format.columns
@@ -186,20 +203,20 @@ class CsvParser:
         return names
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-        """The whole records from `start` on. Blank lines are none."""
-        starts, ends, after = lines(block, start, final)
+        """The complete records from `start` on; blank lines are skipped."""
+        starts, ends, after = split_lines(block, start, final)
         if self.quote is not None and len(starts) and block.holds(self.quote):
             quotes = block.find(self.quote)
-            clean, _, _ = _clean(block, quotes, starts, ends, self.delimiter, self.quote)
+            clean, _, _ = _find_clean_stretches(block, quotes, starts, ends, self.delimiter, self.quote)
             if not clean.all():
-                starts, ends, after = self._merged(block, starts, ends, after, ~clean, final)
-        kept = ends > starts
-        return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
+                starts, ends, after = self._merge_lines(block, starts, ends, after, ~clean, final)
+        not_blank = ends > starts
+        return (starts, ends, after) if not_blank.all() else (starts[not_blank], ends[not_blank], after)
 
-    def _merged(
+    def _merge_lines(
         self, block: Block, starts: Ints, ends: Ints, after: int, unclean: Bools, final: bool
     ) -> tuple[Ints, Ints, int]:
-        """Lines to records, where some lines are not a record by themselves."""
+        """Join lines to records, if some lines are not a complete record."""
         is_start = np.ones(len(starts), np.bool_)
         ends = ends.copy()
         view = block.in_lines
@@ -218,95 +235,96 @@ class CsvParser:
             if match is None or match.end() <= stop or match.end() >= min(window, after + 1):
                 continue
             last = bisect_right(places, match.end(), lo=line) - 1
-            if last == line or self._stray(block, begin, stop, int(ends[last])):
+            if last == line or self._has_stray_quote(block, begin, stop, int(ends[last])):
                 continue
             is_start[line + 1 : last + 1] = False
             ends[line] = ends[last]
             done = last
         return starts[is_start], ends[is_start], after
 
-    def _stray(self, block: Block, begin: int, stop: int, end: int) -> bool:
+    def _has_stray_quote(self, block: Block, begin: int, stop: int, end: int) -> bool:
         """Whether a record over several lines is more likely a line with a stray quote.
 
-        So it is if it has the wrong number of fields, while its first line has the right one.
+        This is the case if it has the wrong number of fields, but its first line has the right number.
         """
         if self.names is None:
             return False
         marks = block.get(begin, stop).count(self.format.delimiter.encode())
         if marks + 1 != len(self.names):
             return False
-        return len(self._fields(block.get(begin, end))) != len(self.names)
+        return len(self._split_fields(block.get(begin, end))) != len(self.names)
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of records."""
-        names = self.names or ()
-        width, count = len(names), len(starts)
-        malformed: dict[int, str] = {}
-        delimiters = block.find(self.delimiter)
-        if count:
-            delimiters = delimiters[slice(*np.searchsorted(delimiters, [starts[0], ends[-1]]))]
-        doubled = np.zeros(0, np.int64)
-        clean = np.ones(count, np.bool_)
-        opens = closes = np.zeros(0, np.int64)
-        if self.quote is not None and block.holds(self.quote):
-            quotes = block.find(self.quote)
-            clean, opens, closes = _clean(block, quotes, starts, ends, self.delimiter, self.quote)
-        if len(opens):
-            if len(delimiters):
-                inside = _inside(block, opens, closes, delimiters)
-                delimiters = delimiters[~inside] if inside.any() else delimiters
-            doubled = closes[:-1][closes[:-1] + 1 == opens[1:]]
-        first = np.searchsorted(delimiters, starts)
-        found = np.searchsorted(delimiters, ends) - first
+        names, count = self.names or (), len(starts)
+        marks = self._find_marks(block, starts, ends)
+        first = np.searchsorted(marks.delimiters, starts)
+        found = np.searchsorted(marks.delimiters, ends) - first
         long = ends - starts >= LONGEST
-        good = clean & (found == width - 1) & ~long
-        for row in np.flatnonzero(clean & ~good & ~long).tolist():
-            malformed[row] = _ragged(int(found[row]) + 1, width)
+        good = marks.clean & (found == len(names) - 1) & ~long
+        malformed: dict[int, str] = {}
+        for row in np.flatnonzero(marks.clean & ~good & ~long).tolist():
+            malformed[row] = _wrong_field_count(int(found[row]) + 1, len(names))
         for row in np.flatnonzero(long).tolist():
             malformed[row] = TOO_LONG
-        odd: list[int] = []
-        values: list[list[str | None]] = []
-        for row in np.flatnonzero(~clean & ~long).tolist():
-            fields = self._fields(block.get(int(starts[row]), int(ends[row])))
+        odd: dict[int, list[str | None]] = {}
+        for row in np.flatnonzero(~marks.clean & ~long).tolist():
+            fields = self._split_fields(block.get(int(starts[row]), int(ends[row])))
             if isinstance(fields, str):
                 malformed[row] = fields
-            elif len(fields) != width:
-                malformed[row] = _ragged(len(fields), width)
+            elif len(fields) != len(names):
+                malformed[row] = _wrong_field_count(len(fields), len(names))
             else:
-                odd.append(row)
-                values.append([f.decode() if f else None for f in fields])
-
+                odd[row] = [f.decode() if f else None for f in fields]
         columns: dict[str, pl.Series] = {}
-        everything = bool(good.all())
-        padded = np.concatenate([delimiters, np.full(width + 1, block.size, np.int64)])
-        begin = starts
-        for i, name in enumerate(names):
-            end = padded[first + i] if i < width - 1 else ends
-            a, length = begin, end - begin
-            begin = end + 1
-            if not everything:
-                a, length = np.where(good, a, 0), np.where(good, length, 0)
-            if len(opens):
-                quoted = (block.bytes[a] == self.quote) & (length > 0)
-                a = a + quoted
-                length = length - 2 * quoted
-            column = block.texts(a, length, length > 0)
-            if len(doubled):
-                with_pair = np.searchsorted(doubled, a) < np.searchsorted(doubled, a + length - 1)
-                rows = np.flatnonzero(with_pair & (length > 0))
-                if len(rows):
-                    mark = self.format.quote or ""
-                    fixed = column.gather(rows).str.replace_all(mark * 2, mark, literal=True)
-                    places = np.arange(count, dtype=np.int64)
-                    places[rows] = np.arange(count, count + len(rows))
-                    column = pl.concat([column, fixed]).gather(places)
-            columns[name] = patched(column, odd, [v[i] for v in values])
+        unread = None if good.all() else ~good
+        slices = _field_slices(block, starts, ends, marks.delimiters, first, len(names))
+        for i, (name, (begins, lengths)) in enumerate(zip(names, slices, strict=True)):
+            column = self._fields(block, marks, unread, begins, lengths)
+            columns[name] = replace_values(column, list(odd), [fields[i] for fields in odd.values()])
         for name in self.format.columns or ():
             if name not in columns:
                 columns[name] = pl.Series(name, [None], pl.String).new_from_index(0, count)
         return ParseResult(columns, malformed)
 
-    def _fields(self, record: bytes) -> list[bytes | None] | str:
+    def _find_marks(self, block: Block, starts: Ints, ends: Ints) -> _Marks:
+        """The marks of records."""
+        delimiters, none = block.find(self.delimiter), np.zeros(0, np.int64)
+        if len(starts):
+            delimiters = delimiters[slice(*np.searchsorted(delimiters, [starts[0], ends[-1]]))]
+        if self.quote is None or not block.holds(self.quote):
+            return _Marks(np.ones(len(starts), np.bool_), delimiters, none, none)
+        quotes = block.find(self.quote)
+        clean, opens, closes = _find_clean_stretches(block, quotes, starts, ends, self.delimiter, self.quote)
+        if not len(opens):
+            return _Marks(clean, delimiters, none, none)
+        if len(delimiters):
+            inside = _is_between_quotes(block, opens, closes, delimiters)
+            delimiters = delimiters[~inside] if inside.any() else delimiters
+        return _Marks(clean, delimiters, opens, closes[:-1][closes[:-1] + 1 == opens[1:]])
+
+    def _fields(
+        self, block: Block, marks: _Marks, unread: Bools | None, begins: Ints, lengths: Ints
+    ) -> pl.Series:
+        """The fields of one column, without their quotes; null of unread records (None: there are none)."""
+        if unread is not None:
+            begins, lengths = np.where(unread, 0, begins), np.where(unread, 0, lengths)
+        if len(marks.opens):
+            quoted = (block.bytes[begins] == self.quote) & (lengths > 0)
+            begins = begins + quoted
+            lengths = lengths - 2 * quoted
+        column = block.texts(begins, lengths, lengths > 0)
+        doubled = marks.doubled
+        if not len(doubled):
+            return column
+        with_pair = np.searchsorted(doubled, begins) < np.searchsorted(doubled, begins + lengths - 1)
+        rows = np.flatnonzero(with_pair & (lengths > 0))
+        if not len(rows):
+            return column
+        mark = self.format.quote or ""
+        return replace_values(column, rows, column.gather(rows).str.replace_all(mark * 2, mark, literal=True))
+
+    def _split_fields(self, record: bytes) -> list[bytes | None] | str:
         """The fields of one record, or why it is malformed. An empty field is None."""
         if self.quote is None:
             return [f or None for f in record.split(self.format.delimiter.encode())]
@@ -325,22 +343,36 @@ class CsvParser:
         return AFTER_QUOTE if mark in rest else UNTERMINATED
 
 
-def _ragged(found: int, expected: int) -> str:
+def _field_slices(
+    block: Block, starts: Ints, ends: Ints, delimiters: Ints, first: Ints, width: int
+) -> Iterator[tuple[Ints, Ints]]:
+    """Where the fields of each column begin, and their lengths.
+
+    first: of each record the number of its first delimiter. Of a record of another width they mean nothing.
+    """
+    padded = np.concatenate([delimiters, np.full(width + 1, block.size, np.int64)])
+    begins = starts
+    for i in range(width):
+        stops = padded[first + i] if i < width - 1 else ends
+        yield begins, stops - begins
+        begins = stops + 1
+
+
+def _wrong_field_count(found: int, expected: int) -> str:
     return f"ragged: {found} fields, {expected} expected"
 
 
-def _clean(
+def _find_clean_stretches(
     block: Block, quotes: Ints, starts: Ints, ends: Ints, delimiter: int, quote: int
 ) -> tuple[Bools, Ints, Ints]:
-    """Which stretches keep the grammar by themselves, and the quotes of these that open and close.
+    """Which stretches are valid by themselves, and their opening and closing quotes.
 
-    In such a stretch every quote opens or closes in turn: one that opens stands at the start of a
-    field or right behind one that closed (a doubled quote), one that closes at the end of a field
-    or before another.
+    In such a stretch quotes open and close in turn: an opening quote is at the start of a field or directly
+    after a closing one (a doubled quote), a closing quote is at the end of a field or before another quote.
     """
     first, last = np.searchsorted(quotes, starts), np.searchsorted(quotes, ends)
     clean = ((last - first) & 1) == 0
-    used = _within(quotes, first, last, clean)
+    used = _quotes_in_clean_stretches(quotes, first, last, clean)
     opens, closes = used[0::2], used[1::2]
     beside = np.zeros(256, np.bool_)
     beside[[delimiter, quote]] = True
@@ -353,12 +385,12 @@ def _clean(
     wrong = np.concatenate([wrong, row[ends[row] != closed + 1]])
     if len(wrong):
         clean[wrong] = False
-        used = _within(quotes, first, last, clean)
+        used = _quotes_in_clean_stretches(quotes, first, last, clean)
         opens, closes = used[0::2], used[1::2]
     return clean, opens, closes
 
 
-def _inside(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
+def _is_between_quotes(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
     """Which of `places`, all of delimiters, are between quotes."""
     if len(places) <= len(closes):
         behind = closes[block.bytes[closes + 1] == block.bytes[places[0]]] + 1
@@ -372,8 +404,8 @@ def _inside(block: Block, opens: Ints, closes: Ints, places: Ints) -> Bools:
     return np.cumsum(turns, dtype=np.uint8)[places] == 1
 
 
-def _within(quotes: Ints, first: Ints, last: Ints, clean: Bools) -> Ints:
-    """Those of `quotes` that are in stretches that are clean."""
+def _quotes_in_clean_stretches(quotes: Ints, first: Ints, last: Ints, clean: Bools) -> Ints:
+    """The `quotes` in stretches that are clean."""
     first, last = first[clean], last[clean]
     if len(first) and (first[1:] == last[:-1]).all():
         return quotes[first[0] : last[-1]]

@@ -1,10 +1,10 @@
-"""What every format answers: the one interface between what came and the records of a frame.
+"""The interface of every format: how files and messages become frames of records.
 
-A frame of records has the columns `_row` (Int64, counted from 1), `_payload` (the record's exact text),
-`_payload_bytes` (Binary: the record as it came where it does not decode, and `_payload` is null), and
-`_malformed` (why it does not parse, else null), then one for each field. Where more is to be told of a
-record, `records.CODE` and `DETAIL` tell it; where the fields are too many for a frame, it has all that are
-declared, and `records.FURTHER` has the rest.
+A frame of records has the columns `_row` (Int64, counted from 1), `_payload` (the exact text of the record),
+`_payload_bytes` (Binary: the original bytes if the record cannot be decoded; then `_payload` is null), and
+`_malformed` (why it cannot be parsed, else null), then one column per field. `records.CODE` and `DETAIL` say
+more about a record, where there is more to say. If a frame would have too many fields, it has the declared
+ones, and `records.FURTHER` has the others.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class Format:
-    """How records stand in files or in messages.
+    """The format of records in files or messages.
 
-    A kind of format is a frozen dataclass whose fields are its options, in a module of its own. It reads
-    files (`read`), single records (`parse`), or both; whatever else is here has an answer that fits most.
+    A kind of format is a frozen dataclass with its options as fields, in a module of its own. It reads files
+    (`read`), single records (`parse`), or both; the other methods have defaults that fit most formats.
 
     Example:
         >>> from medallion_platform import Csv, Format, Parquet
@@ -63,7 +63,7 @@ class Format:
             FORMATS.register(kind, cls)
 
     def contradiction(self, contract: Contract) -> str | None:
-        """What its options say that has no meaning for a contract; None where all is well."""
+        """Why its options contradict a contract; None if they do not."""
         return None
 
     def read(
@@ -72,72 +72,72 @@ class Format:
         """The records of a file from number `first_row` on, in frames of about `block` bytes each.
 
         Raises:
-            LostFile: the file cannot be opened, or is gone; its records are taken up where this was.
-            UnreadableFile: its content is damaged; it is kept whole, in quarantine. Of a compressed file,
-                or one smaller than a block, before any frame.
+            LostFile: the file cannot be opened, or is gone; its records can be continued from here later.
+            UnreadableFile: its content is damaged; it is copied to quarantine. Raised before any frame for
+                compressed files and for files smaller than a block.
         """
         raise TypeError(f"{self.kind} is read from messages, not from files")
 
     def read_header(self, path: Path) -> tuple[str, ...] | None:
-        """The names of a file's fields, where it says so before its first record.
+        """The names of a file's fields, if they are stored before its first record.
 
         Raises:
-            UnreadableFile: the file cannot be read, or has no header that can be one.
+            UnreadableFile: the file cannot be read, or has no valid header.
         """
         return None
 
     def not_its_header(self, header: Sequence[str], contract: Contract) -> str | None:
-        """Why a file with this header is another source's; None where it may be this one's."""
-        return other_header(header, ",", contract.column_names)
+        """Why a file with this header belongs to another source; None if it may belong to this one."""
+        return other_header_reason(header, ",", contract.column_names)
 
     def parse(
         self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """Records as they came, one row for each; columns: the fields' names, as `read_header` told them.
+        """Records in their original form, one row each; columns: the field names from `read_header`.
 
         Raises:
-            Unavailable: what it takes to read them cannot be reached now.
+            Unavailable: something that is needed to read them cannot be reached now.
         """
         raise TypeError(f"{self.kind} is read from files, not record by record")
 
     def parse_again(
         self, payloads: pl.Series, columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """The same of payloads that were stored: `_payload` (String), or `_payload_bytes` (Binary)."""
+        """The same for stored payloads: `_payload` (String) or `_payload_bytes` (Binary)."""
         return self.parse(payloads.cast(pl.Binary).fill_null(b"").to_list(), columns, declared)
 
     def of_keyed(self, values: Sequence[bytes | None], keys: pl.Series) -> Sequence[bytes | None]:
-        """Messages as records, by their values and keys; None where one has no value and means nothing."""
+        """Messages as records, from their values and keys; None for a message without a value or meaning."""
         return values
 
     def expected(self, frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
-        """Records in parts, each with what is expected of it."""
+        """Records in groups, each with its contract."""
         return [(frame, contract)]
 
     def payloads(self, rows: pl.DataFrame) -> pl.Series:
-        """What dead letters keep of records, as bytes."""
-        kept = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
-        return rows.select(kept.alias("payload")).to_series()
+        """The bytes of records that dead letters store."""
+        payload_bytes = pl.coalesce(pl.col("_payload_bytes"), pl.col("_payload").cast(pl.Binary))
+        return rows.select(payload_bytes.alias("payload")).to_series()
 
     @property
     def stored(self) -> Format:
-        """The format of what `payloads` gives."""
+        """The format of `payloads`."""
         return self
 
 
 FORMATS = Kinds[Format]("medallion_platform.formats", "medallion_platform.sources.formats")
 
 
-def other_header(names: Sequence[str], delimiter: str, wanted: Collection[str]) -> str | None:
-    """Why a header that shares no name with the `wanted` columns is none; None where it shares one. Pure."""
+def other_header_reason(names: Sequence[str], delimiter: str, wanted: Collection[str]) -> str | None:
+    """Why a header without any of the `wanted` columns is no header; None if it has one of them. Pure."""
     if set(wanted) & set(names):
         return None
     seen = delimiter.join(names)
     shown = seen if len(seen) <= _SHOWN else seen[: _SHOWN - 3] + "..."
-    said = f"header: none of its fields is a column of the contract ({shown!r})"
+    reason = f"header: none of its fields is a column of the contract ({shown!r})"
     for other in _DELIMITERS:
         if other != delimiter and set(wanted) & {name.strip().strip('"') for name in seen.split(other)}:
-            return f"{said}: are fields delimited by {other!r}?"
+            return f"{reason}: are fields delimited by {other!r}?"
     if {name.lower() for name in wanted} & {name.lower() for name in names}:
-        return f"{said}: names differ by upper and lower case"
-    return f"{said}: has the file no header, or is it another source's?"
+        return f"{reason}: names differ by upper and lower case"
+    return f"{reason}: has the file no header, or is it another source's?"

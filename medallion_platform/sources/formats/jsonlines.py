@@ -1,8 +1,7 @@
-"""JSON lines: one object a line, each of its fields a column of text.
+"""JSON lines: one object per line, each of its fields a column of text.
 
-A string is its content, a number its text as it was written (`1.50`, an integer of any length), a
-nested value its JSON text as it was written, and `null` is null. Of a key that comes twice the last
-value counts.
+A string becomes its content, a number its text as it is written (`1.50`, an integer of any length), a nested
+value its JSON text as it is written, and `null` becomes null. If a key occurs twice, the last value counts.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
+from medallion_platform.sources.formats.json_shapes import Path, Quotes, ShapeMatch, Shapes
 from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, LineParser, ParseResult
-from medallion_platform.sources.formats.shapes import Path, Quotes, ShapeMatch, Shapes
-from medallion_platform.sources.formats.slices import Block, Bools, Ints, patched
+from medallion_platform.sources.formats.slices import Block, Bools, Ints, replace_values
 from medallion_platform.sources.formats.text import TextFormat
 
 NOT_JSON = "not JSON"
@@ -42,14 +41,14 @@ _LEAST_NAMES = 64
 
 
 class _NoNumber(ValueError):
-    """One of the words that Python writes for numbers that JSON does not have."""
+    """A word (`NaN`, `Infinity`) that Python writes for a number that JSON does not have."""
 
 
-def _refuse(word: str) -> str:
+def _refuse_constant(word: str) -> str:
     raise _NoNumber(word)
 
 
-_decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse)
+_decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_refuse_constant)
 scan = cast(Any, _decoder).scan_once
 _SPACE = " \t\r\n"
 _UNREADABLE = (StopIteration, JSONDecodeError, RecursionError, IndexError, _NoNumber)
@@ -57,41 +56,41 @@ _MARK = re.compile(r"""\"(?:[^"\\]|\\.)*+"|[\[\]{},:"]|[^\s\[\]{},:"]+""", re.DO
 _CLOSES = {"[": "]", "{": "}"}
 
 
-def unescaped(text: str) -> str:
-    """The content of a JSON string that stands between its quotes as `text`."""
+def unescape_string(text: str) -> str:
+    """The value of a JSON string, given the text between its quotes."""
     value, _ = scanstring(text + '"', 0, True)
     return value
 
 
-def whole(text: str) -> str | None:
-    """The JSON value that `text` is, without space around; None if it is not one."""
+def strip_json_value(text: str) -> str | None:
+    """A JSON value without surrounding space; None if `text` is not exactly one value."""
     try:
-        start = _after_space(text, 0)
+        start = _skip_space(text, 0)
         _, end = scan(text, start)
     except _UNREADABLE:
         return None
-    return text[start:end] if _after_space(text, end) == len(text) else None
+    return text[start:end] if _skip_space(text, end) == len(text) else None
 
 
-def items_of(text: str) -> list[str] | None:
-    """The text of each item of the list that `text` is; None if it is none.
+def split_list(text: str) -> list[str] | None:
+    """The text of each item of a JSON list; None if `text` is no list.
 
-    An item may be no JSON (`NaN`, a line feed within a text): its quotes and brackets tell where it ends.
+    An item may be invalid JSON (`NaN`, a line feed in a string): its quotes and brackets show where it ends.
     """
-    for how in (scan, _loosely):
+    for how in (scan, _scan_loosely):
         try:
-            return _items(text, how)
+            return _scan_items(text, how)
         except _UNREADABLE:
             continue
     return None
 
 
-def members_of(text: str) -> dict[str, str | None] | None:
-    """The fields of the object that `text` is, some of which may hold what is no JSON; None if it is none."""
-    fields = fields_of(text)
+def split_object(text: str) -> dict[str, str | None] | None:
+    """The fields of a JSON object, whose values may be invalid JSON; None if `text` is no object."""
+    fields = parse_object(text)
     if isinstance(fields, str):
         try:
-            fields = _fields(text, _loosely)
+            fields = _scan_fields(text, _scan_loosely)
         except _UNREADABLE:
             return None
     return None if isinstance(fields, str) else fields
@@ -101,13 +100,13 @@ _Scan = Callable[[str, int], tuple[Any, int]]
 """Gives the value at a place of a text, and where it ends."""
 
 
-def _loosely(text: str, place: int) -> tuple[str | None, int]:
-    """The text of a value that may be no JSON: of a string its content, of a nested value as it stands.
+def _scan_loosely(text: str, place: int) -> tuple[str | None, int]:
+    """The text of a value that may be invalid JSON: the content of a string, a nested value unchanged.
 
     Raises:
-        StopIteration: its brackets and quotes do not tell where it ends.
+        StopIteration: its brackets and quotes do not show where it ends.
     """
-    end = _end_of(text, place)
+    end = _end_of_nested_value(text, place)
     value = text[place:end]
     if value.startswith('"'):
         with suppress(JSONDecodeError):  # an escape that there is none of: as it stands
@@ -115,7 +114,7 @@ def _loosely(text: str, place: int) -> tuple[str | None, int]:
     return None if value == "null" and text[place] != '"' else value, end
 
 
-def _end_of(text: str, place: int) -> int:
+def _end_of_nested_value(text: str, place: int) -> int:
     awaited: list[str] = []
     for found in _MARK.finditer(text, place):
         mark = found[0]
@@ -131,44 +130,44 @@ def _end_of(text: str, place: int) -> int:
     raise StopIteration
 
 
-def _items(text: str, scan: _Scan) -> list[str] | None:
-    place = _after_space(text, 0)
+def _scan_items(text: str, scan: _Scan) -> list[str] | None:
+    place = _skip_space(text, 0)
     if text[place] != "[":
         return None
     items: list[str] = []
-    place = _after_space(text, place + 1)
+    place = _skip_space(text, place + 1)
     mark = text[place]
     while mark != "]":
         _, end = scan(text, place)
         items.append(text[place:end])
-        place = _after_space(text, end)
+        place = _skip_space(text, end)
         mark = text[place]
         if mark == ",":
-            place = _after_space(text, place + 1)
+            place = _skip_space(text, place + 1)
         elif mark != "]":
             return None
-    return items if _after_space(text, place + 1) == len(text) else None
+    return items if _skip_space(text, place + 1) == len(text) else None
 
 
-def fields_of(text: str) -> dict[str, str | None] | str:
-    """The fields of the object that `text` is, or why it is none."""
+def parse_object(text: str) -> dict[str, str | None] | str:
+    """The fields of a JSON object, or the reason why `text` is none."""
     try:
-        return _fields(text, scan)
+        return _scan_fields(text, scan)
     except _NoNumber:
         return NO_NUMBER
     except RecursionError:
         return TOO_DEEP
     except _UNREADABLE:
-        return NOT_JSON if whole(text) is None else NOT_AN_OBJECT
+        return NOT_JSON if strip_json_value(text) is None else NOT_AN_OBJECT
 
 
-def _fields(text: str, scan: _Scan) -> dict[str, str | None] | str:
-    place = _after_space(text, 0)
+def _scan_fields(text: str, scan: _Scan) -> dict[str, str | None] | str:
+    place = _skip_space(text, 0)
     if text[place] != "{":
         raise StopIteration
     fields: dict[str, str | None] = {}
     halves = False
-    place = _after_space(text, place + 1)
+    place = _skip_space(text, place + 1)
     if text[place] == "}":
         place += 1
     else:
@@ -176,28 +175,30 @@ def _fields(text: str, scan: _Scan) -> dict[str, str | None] | str:
             if text[place] != '"':
                 raise StopIteration
             key, place = scanstring(text, place + 1, True)
-            place = _after_space(text, place)
+            place = _skip_space(text, place)
             if text[place] != ":":
                 raise StopIteration
-            place = _after_space(text, place + 1)
+            place = _skip_space(text, place + 1)
             value, end = scan(text, place)
             if value is not None and text[place] != '"':
                 value = text[place:end]
             fields[key] = value
-            halves = halves or not _encodes(key) or (value is not None and not _encodes(value))
-            place = _after_space(text, end)
+            halves = (
+                halves or not _is_valid_unicode(key) or (value is not None and not _is_valid_unicode(value))
+            )
+            place = _skip_space(text, end)
             mark, place = text[place], place + 1
             if mark == "}":
                 break
             if mark != ",":
                 raise StopIteration
-            place = _after_space(text, place)
-    if _after_space(text, place) != len(text):
+            place = _skip_space(text, place)
+    if _skip_space(text, place) != len(text):
         raise StopIteration
     return LONE_SURROGATE if halves else fields
 
 
-def _encodes(text: str) -> bool:
+def _is_valid_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -205,7 +206,7 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _after_space(text: str, place: int) -> int:
+def _skip_space(text: str, place: int) -> int:
     while place < len(text) and text[place] in _SPACE:
         place += 1
     return place
@@ -233,7 +234,7 @@ class JsonLines(TextFormat, kind="jsonlines"):
 
 
 class JsonLinesParser(LineParser):
-    """Finds and takes apart the records of one file. `declared` are fields that always have a column."""
+    """Finds and parses the records of one file. declared: fields that always have a column."""
 
     def __init__(self, declared: Collection[str] = ()) -> None:
         self.shapes = Shapes(scan)
@@ -241,21 +242,21 @@ class JsonLinesParser(LineParser):
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of records."""
-        made = Columns(block, len(starts), self.declared)
+        columns = Columns(block, len(starts), self.declared)
         quotes = Quotes(block)
-        plain = np.flatnonzero(scannable(block, starts, ends))
+        plain = np.flatnonzero(has_scannable_shape(block, starts, ends))
         for found in self.shapes.matched(block, quotes, starts, ends, plain):
-            made.add(found, quotes, ())
-        for row in made.left():
+            columns.add(found, quotes, ())
+        for row in columns.left():
             start, end = int(starts[row]), int(ends[row])
             too_long = end - start >= LONGEST
-            fields = TOO_LONG if too_long else fields_of(block.get(start, end).decode())
-            made.put(row, fields)
-        return made.parsed()
+            fields = TOO_LONG if too_long else parse_object(block.get(start, end).decode())
+            columns.put(row, fields)
+        return columns.parsed()
 
 
-def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
-    """Which records may have a shape: none that is too long or has a control character in it."""
+def has_scannable_shape(block: Block, starts: Ints, ends: Ints) -> Bools:
+    """Which records may have a shape: those that are not too long and have no control character."""
     fine = ends - starts < LONGEST
     control = block.bytes[: block.size] < 32
     # mostly there are no more than the line ends behind the records
@@ -266,9 +267,9 @@ def scannable(block: Block, starts: Ints, ends: Ints) -> Bools:
 
 
 class Columns:
-    """Columns of text in the making, from records with a shape and from records without.
+    """Builds text columns from records with and without a shape.
 
-    declared: fields that always have a column; of the others, so many as keep the frame within bounds.
+    declared: fields that always have a column; other fields get one as long as the frame stays within bounds.
     """
 
     def __init__(self, block: Block, count: int, declared: frozenset[str] = frozenset()) -> None:
@@ -284,13 +285,13 @@ class Columns:
         self.done = np.zeros(count, np.bool_)
 
     def left(self) -> list[int]:
-        """The records that were not put in yet."""
+        """The records that were not added yet."""
         return np.flatnonzero(~self.done).tolist()
 
     def add(self, found: ShapeMatch, quotes: Quotes, path: Path) -> None:
-        """Put in the fields of the object at `path` of records with a shape.
+        """Add the fields of the object at `path` of records with a shape.
 
-        Where there is no room for their names, they are left to be put in one by one.
+        If there is no room for new columns, these records must be added one by one.
         """
         rows = found.rows
         keys = found.shape.children[path]
@@ -308,7 +309,7 @@ class Columns:
             self._column(key, rows, start, length)
 
     def _has_column(self, name: str) -> bool:
-        """Whether a field has a column, or gets one now."""
+        """Whether a field has a column; creates it if there is room."""
         if name in self.names:
             return True
         if name not in self.declared and len(self.names) >= self.room:
@@ -317,7 +318,7 @@ class Columns:
         return True
 
     def _column(self, name: str, rows: Ints, start: Ints, length: Ints) -> None:
-        """Put in one field of `rows`; null where the length is negative."""
+        """Add one field of `rows`; null where the length is negative."""
         if len(rows) == self.count:
             self.places[name] = (start, length)
             return
@@ -330,11 +331,11 @@ class Columns:
         self, name: str, rows: Ints, start: Ints, end: Ints, is_text: Bools, quotes: Quotes
     ) -> None:
         for i in np.flatnonzero(is_text & quotes.escapes(start, end)).tolist():
-            value = unescaped(self.block.get(int(start[i]), int(end[i])).decode())
+            value = unescape_string(self.block.get(int(start[i]), int(end[i])).decode())
             self.patches.setdefault(name, {})[int(rows[i])] = value
 
     def put(self, row: int, fields: Mapping[str, str | None] | str) -> None:
-        """Put in a record without a shape, or why it is malformed."""
+        """Add a record without a shape, or the reason why it is malformed."""
         self.done[row] = True
         if isinstance(fields, str):
             self.malformed[row] = fields
@@ -346,7 +347,7 @@ class Columns:
                 self.further.setdefault(row, {})[name] = value
 
     def parsed(self) -> ParseResult:
-        """What was put in."""
+        """The added records."""
         bad = list(self.malformed)
         columns: dict[str, pl.Series] = {}
         for name, (starts, lengths) in self.places.items():
@@ -361,5 +362,5 @@ class Columns:
             if name not in columns:
                 columns[name] = pl.Series([None], dtype=pl.String).new_from_index(0, self.count)
             rows = [row for row in patches if row not in self.malformed]
-            columns[name] = patched(columns[name], rows, [patches[row] for row in rows])
+            columns[name] = replace_values(columns[name], rows, [patches[row] for row in rows])
         return ParseResult(columns, self.malformed, self.further)

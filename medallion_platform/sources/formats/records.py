@@ -40,37 +40,37 @@ OURS = frozenset(
 """The columns of frames that are no fields of a record, whatever its format."""
 
 
-def in_frame(field: str) -> str:
-    """The column of a frame for a field: its name, with one `_` more where ours has it."""
+def frame_column(field: str) -> str:
+    """The column of a frame for a field: its name, with another `_` if the platform uses this name."""
     return f"{field}_" if field.rstrip("_") in OURS else field
 
 
-def field_of(column: str) -> str:
-    """The field of a column that is no column of ours: the reverse of `in_frame`."""
+def field_of_column(column: str) -> str:
+    """The field of a column that is not the platform's own: the reverse of `frame_column`."""
     return column[:-1] if column.rstrip("_") in OURS else column
 
 
-def unrepeated(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of a file's fields, each once: `v`, `v` -> `v`, `v (2)`.
+def make_names_unique(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a file's fields, made unique: `v`, `v` -> `v`, `v (2)`.
 
-    No contract declares such a name, so that a repeated field never takes the place of a declared one.
+    No contract declares such a name, so a repeated field never replaces a declared one.
     """
     given = list(names)
-    made: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for name in given:
         one, n = name, 1
-        while one in made or (n > 1 and one in given):
+        while one in unique or (n > 1 and one in given):
             n += 1
             one = f"{name} ({n})"
-        made[one] = None
-    return tuple(made)
+        unique[one] = None
+    return tuple(unique)
 
 
 @dataclass
 class ParseResult:
-    """Records taken apart: one column of text per field, and why some are malformed (else null).
+    """Parsed records: one text column for each field, and the reasons why some records are malformed.
 
-    further: of some records the fields that have no column. facts: columns of ours that the format tells.
+    further: fields of some records without a column. facts: the platform's own columns that the format fills.
 
     Example:
         >>> import polars as pl
@@ -87,31 +87,31 @@ class ParseResult:
 
 
 class HeaderError(ValueError):
-    """What stands before the first record of a file cannot be its header."""
+    """The text before the first record of a file is not a valid header."""
 
 
 class Parser(Protocol):
-    """How one format finds records and takes them apart."""
+    """Finds and parses the records of one format."""
 
     def begin(self, block: Block, final: bool) -> int | None:
-        """Read what stands before the first record; where that starts, or None if cut short.
+        """Read the text before the first record; returns where the record starts, or None if it is cut short.
 
         Raises:
-            HeaderError: it cannot be what this format has there.
+            HeaderError: it is not what this format has there.
         """
         ...
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-        """The whole records from `start` on, and where the next one begins."""
+        """The complete records from `start` on, and the start of the next one."""
         ...
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
-        """Take records apart. All are valid UTF-8."""
+        """Parse records. All are valid UTF-8."""
         ...
 
 
 class LineParser:
-    """A parser of records that are lines, of a format that has nothing before the first one.
+    """A parser for formats in which each line is a record and there is no header.
 
     Example:
         >>> from medallion_platform import LineParser
@@ -121,21 +121,21 @@ class LineParser:
     """
 
     def begin(self, block: Block, final: bool) -> int | None:
-        """Nothing stands before the first record."""
+        """There is nothing before the first record."""
         return 0
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-        """The whole lines from `start` on that are not blank."""
-        starts, ends, after = lines(block, start, final)
-        kept = ends > starts
+        """The complete lines from `start` on that are not blank."""
+        starts, ends, after = split_lines(block, start, final)
+        not_blank = ends > starts
         # a line that begins with space is looked at closely
-        for i in np.flatnonzero(kept & (block.bytes[starts] <= 32)).tolist():
-            kept[i] = bool(block.get(int(starts[i]), int(ends[i])).strip(b" \t\r\n"))
-        return (starts, ends, after) if kept.all() else (starts[kept], ends[kept], after)
+        for i in np.flatnonzero(not_blank & (block.bytes[starts] <= 32)).tolist():
+            not_blank[i] = bool(block.get(int(starts[i]), int(ends[i])).strip(b" \t\r\n"))
+        return (starts, ends, after) if not_blank.all() else (starts[not_blank], ends[not_blank], after)
 
 
-def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-    """The lines from `start` on without their line ends, and where the next one begins."""
+def split_lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
+    """The lines from `start` on without their line ends, and the start of the next one."""
     stops = block.line_ends()
     if start:
         stops = stops[np.searchsorted(stops, start) :]
@@ -151,7 +151,7 @@ def lines(block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
     return starts, ends, after
 
 
-def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
+def is_not_utf8(block: Block, starts: Ints, ends: Ints) -> Bools:
     """Which records are not valid UTF-8."""
     bad = np.zeros(len(starts), np.bool_)
     if block.is_utf8():
@@ -166,7 +166,7 @@ def undecodable(block: Block, starts: Ints, ends: Ints) -> Bools:
     return bad
 
 
-def framed(
+def records_frame(
     row: int, count: int, parsed: ParseResult, payload: pl.Series | None = None, raw: pl.Series | None = None
 ) -> pl.DataFrame:
     """A frame of `count` records from number `row` on; payload: their texts. raw: bytes that are no text."""
@@ -177,16 +177,16 @@ def framed(
             "_row": np.arange(row, row + count, dtype=np.int64),
             "_payload": payload if payload is not None else nothing.cast(pl.String),
             "_payload_bytes": raw if raw is not None else nothing,
-            "_malformed": texts_at(parsed.malformed, count),
-            **({FURTHER: texts_at(further, count)} if further else {}),
+            "_malformed": sparse_text_column(parsed.malformed, count),
+            **({FURTHER: sparse_text_column(further, count)} if further else {}),
             **parsed.facts,
-            **{in_frame(name): column for name, column in parsed.columns.items()},
+            **{frame_column(name): column for name, column in parsed.columns.items()},
         }
     )
 
 
-def texts_at(texts: Mapping[int, str], count: int) -> pl.Series:
-    """A column with some texts, by their place, and nulls."""
+def sparse_text_column(texts: Mapping[int, str], count: int) -> pl.Series:
+    """A text column with some texts, given by index, and nulls elsewhere."""
     if not texts:
         return pl.Series([None], dtype=pl.String).new_from_index(0, count)
     return pl.Series([texts.get(i) for i in range(count)], dtype=pl.String)

@@ -1,7 +1,7 @@
 """Columns of text as slices of one block of bytes.
 
-A column of N texts is an Arrow string view of N (length, place) pairs over the block that was read:
-no byte is copied and nothing loops in Python, which is what makes the readers of this room fast.
+A column of N texts is an Arrow string view: N pairs of length and place in the block. No byte is copied and
+no Python loop runs, which is why the readers of these formats are fast.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _TAIL = _UP_TO[[0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]]
 
 
 class Block:
-    r"""A stretch of a file's text as UTF-8 bytes (bytes that did not decode may be among them).
+    r"""A part of a file's text as UTF-8 bytes (with bytes that could not be decoded).
 
-    returns: lines end by a `\r` of its own, too, as in files of old Macs. Values keep theirs.
+    returns: lines may also end with a lone `\r`, as in files of old Macs. Values keep theirs.
     """
 
     def __init__(self, *parts: bytes, returns: bool = False) -> None:
@@ -130,9 +130,11 @@ class Block:
         return made
 
 
-def patched(column: pl.Series, rows: list[int], values: Sequence[str | bytes | None]) -> pl.Series:
+def replace_values(
+    column: pl.Series, rows: list[int] | Ints, values: Sequence[str | bytes | None] | pl.Series
+) -> pl.Series:
     """`column` with `values` at `rows`."""
-    if not rows:
+    if not len(rows):
         return column
     places = np.arange(len(column), dtype=np.int64)
     places[rows] = np.arange(len(column), len(column) + len(rows))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medallion_platform.contracts.codes import Code
+from medallion_platform.contracts.codes import Code, Damage
 from medallion_platform.errors import Kind
 from medallion_platform.sources.errors import UnreadableFile
-from medallion_platform.sources.formats.blocks import TextFile, known_encoding, overlong
+from medallion_platform.sources.formats.blocks import TextFile, overlong_record, refuse_unknown_encoding
 from medallion_platform.sources.formats.format import BLOCK, Format
 from medallion_platform.sources.formats.records import (
     CODE,
@@ -22,17 +22,17 @@ from medallion_platform.sources.formats.records import (
     HeaderError,
     Parser,
     ParseResult,
-    framed,
-    texts_at,
-    undecodable,
+    is_not_utf8,
+    records_frame,
+    sparse_text_column,
 )
 from medallion_platform.sources.formats.slices import Block, Ints
 
 
 class TextFormat(Format):
-    """Text whose records stand one behind the other: a kind adds its options and its `parser`.
+    """A text format with one record after the other: a kind adds its options and its `parser`.
 
-    One of the options is `encoding`; `quote` is another where line ends may stand between quotes.
+    One of the options is `encoding`; another is `quote`, if line ends may occur between quotes.
 
     Example:
         >>> from medallion_platform import Csv, JsonLines, TextFormat
@@ -46,13 +46,13 @@ class TextFormat(Format):
     compressions = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
     def __post_init__(self) -> None:
-        known_encoding(type(self).__name__, self.encoding)
+        refuse_unknown_encoding(type(self).__name__, self.encoding)
 
     def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> Parser:
-        """What finds and takes apart the records of one file.
+        """The parser for the records of one file.
 
-        declared: fields that always have a column. columns: the names of the fields, where records that
-        were stored are parsed again.
+        declared: fields that always have a column. columns: the names of the fields, if stored records are
+        parsed again.
         """
         raise NotImplementedError
 
@@ -77,7 +77,7 @@ class TextFormat(Format):
                 try:
                     start = parser.begin(piece, final)
                 except HeaderError as error:
-                    raise UnreadableFile(path, str(error), Kind.DATA) from error
+                    raise UnreadableFile(path, str(error), Kind.DATA, why=Damage.HEADER) from error
             if start is None:
                 rest = piece.get(0, piece.size)
                 continue
@@ -89,14 +89,14 @@ class TextFormat(Format):
             row += len(starts)
             starts, ends = starts[skipped:], ends[skipped:]
             if len(starts):
-                yield _records(parser, piece, starts, ends, row - len(starts), text)
+                yield _records_of_block(parser, piece, starts, ends, row - len(starts), text)
             if final:
                 return
 
     def parse(
         self, records: Sequence[bytes], columns: Sequence[str] | None = None, declared: Collection[str] = ()
     ) -> pl.DataFrame:
-        """Records as they came, decoded as the encoding says."""
+        """Records in their original form, decoded by the encoding."""
         source = TextFile(Path(), self.encoding)
         if source.encoding != "utf-8":
             records = [source.decoded(record) for record in records]
@@ -113,21 +113,21 @@ class TextFormat(Format):
 
 
 def parsed(records: Sequence[bytes], parser: Parser, source: TextFile | None = None) -> pl.DataFrame:
-    """Records as UTF-8, one row for each; source: what tells their bytes as they came, if others."""
+    """Records in UTF-8, one row each; source: gives their original bytes, if these are different."""
     lengths = np.fromiter(map(len, records), np.int64, len(records))
     ends = np.cumsum(lengths)
-    return _records(parser, Block(*records), ends - lengths, ends, 1, source)
+    return _records_of_block(parser, Block(*records), ends - lengths, ends, 1, source)
 
 
-def _records(
+def _records_of_block(
     parser: Parser, block: Block, starts: Ints, ends: Ints, row: int, source: TextFile | None
 ) -> pl.DataFrame:
     """The frame of the records at (starts, ends) of a block."""
     count = len(starts)
-    bad = undecodable(block, starts, ends)
+    bad = is_not_utf8(block, starts, ends)
     if not bad.any():
         parsed = parser.parse(block, starts, ends)
-        return framed(row, count, parsed, block.texts(starts, ends - starts), None)
+        return records_frame(row, count, parsed, block.texts(starts, ends - starts), None)
     good = np.flatnonzero(~bad)
     parsed = parser.parse(block, starts[good], ends[good])
     places = np.full(count, -1, np.int64)
@@ -143,13 +143,15 @@ def _records(
     codes, details = dict.fromkeys(np.flatnonzero(bad).tolist(), Code.UNDECODED.value), dict[int, str]()
     for i in codes:
         record = block.get(int(starts[i]), int(ends[i]))
-        if left_out := overlong(record):
+        if left_out := overlong_record(record):
             codes[i], malformed[i] = Code.TOO_LONG.value, TOO_LONG
             details[i] = json.dumps(dict(zip(("bytes", "at"), left_out, strict=True)))
             continue
+        if source is not None and source.marked:  # another one than is declared
+            details[i] = json.dumps({"encoding": source.encoding})
         raw[i] = record if source is None else source.raw(record)
         malformed[i] = f"not valid {'utf-8' if source is None else source.encoding}"
-    facts[CODE] = texts_at(codes, count)
-    facts |= {DETAIL: texts_at(details, count)} if details else {}
+    facts[CODE] = sparse_text_column(codes, count)
+    facts |= {DETAIL: sparse_text_column(details, count)} if details else {}
     parsed = ParseResult(columns, malformed, further, facts)
-    return framed(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))
+    return records_frame(row, count, parsed, payload, pl.Series(raw, dtype=pl.Binary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medallion_platform.errors import Kind, kind_of_code
 from medallion_platform.sources.connectors.kafka.offsets import PartitionCursor, TopicPartitionRange
-from medallion_platform.sources.connectors.kafka.settings import OURS, discreet, of_client
+from medallion_platform.sources.connectors.kafka.settings import OURS, client_settings, hide_setting_values
 from medallion_platform.sources.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from medallion_platform.sources.connectors.kafka.settings import ClientSetting
     from medallion_platform.sources.connectors.kafka.source import KafkaSource
+
+_LOG = logging.getLogger(__name__)
 
 TIMEOUT = 15.0
 """Seconds that a broker has for an answer."""
@@ -33,7 +36,7 @@ _NO_GROUP = {"GROUP_ID_NOT_FOUND", "GROUP_AUTHORIZATION_FAILED", "_UNSUPPORTED_F
 
 
 class Complaint(NamedTuple):
-    """What the client said of an error."""
+    """An error that the client reported."""
 
     text: str
     kind: Kind
@@ -41,7 +44,7 @@ class Complaint(NamedTuple):
 
 @dataclass(frozen=True)
 class PartitionRead:
-    """Messages of one partition, and what was said of it beside them."""
+    """Messages of one partition, and the events that the client reported with them."""
 
     messages: Sequence[Message]
     end: int | None
@@ -50,7 +53,7 @@ class PartitionRead:
 
 
 class KafkaClient:
-    """A consumer of a source, and what it said of errors that may pass."""
+    """A Kafka consumer for a source, which remembers the errors that the client reported."""
 
     def __init__(self, source: KafkaSource, further: Mapping[str, ClientSetting] | None = None) -> None:
         from confluent_kafka import Consumer, KafkaException
@@ -58,28 +61,28 @@ class KafkaClient:
         self.source = source
         self.said: list[Complaint] = []
         settings: dict[str, Any] = {
-            **of_client(source),
+            **client_settings(source),
             "group.id": f"medallion.{source.name}",
             **(further or {}),
             **OURS,
-            "error_cb": _noting(self.said),
+            "error_cb": _remember_complaints(source, self.said),
         }
         try:
             self.consumer: Consumer = Consumer(settings)
         except KafkaException as error:
-            refused = _refused(source, error)
+            refused = _settings_refused(source, error)
         else:
             return
         raise refused  # out here: what quotes the setting is no context of it
 
     def close(self) -> None:
-        """Let go of the brokers."""
+        """Disconnect from the brokers."""
         self.consumer.close()
 
     @cached_property
     def admin(self) -> AdminClient:
-        """Who is asked about topics; kept, as what is asked ends with it."""
-        return _admin(self.source, [])
+        """The client for questions about topics; it must live until they are answered."""
+        return _admin_client(self.source, [])
 
     def partitions(self) -> list[TopicPartitionRange]:
         """All partitions of the source as they are now."""
@@ -90,7 +93,7 @@ class KafkaClient:
             known = self.consumer.list_topics(timeout=TIMEOUT).topics
         except KafkaException as error:
             self.consumer.poll(0)  # only now it says why
-            raise _unavailable(source, [_thrown(error), *self.said]) from None
+            raise _unavailable(source, [_complaint_of_exception(error), *self.said]) from None
         names = source.topics or [t for t in sorted(known) if re.fullmatch(source.pattern, t)]
         if absent := [t for t in names if t not in known]:
             raise Unavailable(
@@ -105,7 +108,7 @@ class KafkaClient:
         return found
 
     def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
-        """The identity of each topic, by which one that was recreated is another; none of old brokers."""
+        """The id of each topic, which changes if it is recreated; old brokers have none."""
         from confluent_kafka import KafkaException, TopicCollection
 
         names = list(names)
@@ -115,22 +118,22 @@ class KafkaClient:
         found: dict[str, str] = {}
         for name, future in described.items():
             try:
-                told = future.result().topic_id
+                topic_id = future.result().topic_id
             except KafkaException as error:
-                raise _unavailable(self.source, [_thrown(error)]) from None
-            if told.get_most_significant_bits() or told.get_least_significant_bits():
-                found[name] = str(told)
+                raise _unavailable(self.source, [_complaint_of_exception(error)]) from None
+            if topic_id.get_most_significant_bits() or topic_id.get_least_significant_bits():
+                found[name] = str(topic_id)
         return found
 
-    def others(self, partitions: Iterable[TopicPartitionRange]) -> list[str]:
-        """The topics of partitions that are others by now, under the same name."""
+    def recreated_topics(self, partitions: Iterable[TopicPartitionRange]) -> list[str]:
+        """The topics of these partitions that were recreated under the same name."""
         seen = {p.topic: p.topic_id for p in partitions}
         now = self.topic_ids(seen)
         return sorted(topic for topic, identity in seen.items() if now.get(topic, "") != identity)
 
-    def refuse_others(self, partitions: Iterable[TopicPartitionRange]) -> None:
-        """Stop where a topic was recreated while it was read: what was read may be of either."""
-        if others := self.others(partitions):
+    def refuse_recreated_topics(self, partitions: Iterable[TopicPartitionRange]) -> None:
+        """Stop if a topic was recreated while it was read: its messages could be from either topic."""
+        if others := self.recreated_topics(partitions):
             raise Unavailable(
                 f"source {self.source.name}: {', '.join(others)} was deleted and recreated while it was "
                 "read; the next intake begins with the new one",
@@ -138,7 +141,7 @@ class KafkaClient:
             )
 
     def watermarks(self, topic: str, number: int, *, cached: bool = False) -> tuple[int, int]:
-        """The first offset of a partition, and the one behind its last committed message."""
+        """The first offset of a partition, and the offset after its last committed message."""
         from confluent_kafka import KafkaException, TopicPartition
 
         place = TopicPartition(topic, number)
@@ -148,70 +151,70 @@ class KafkaClient:
                 found: Any = self.consumer.get_watermark_offsets(place, timeout=TIMEOUT, cached=cached)
             except KafkaException as error:
                 # A leader that is just being elected, for one.
-                if _passes(error.args[0]) and time.monotonic() < until:
+                if _kind_of(error.args[0]).transient and time.monotonic() < until:
                     time.sleep(PATIENCE)
                     continue
-                raise _unavailable(self.source, [_thrown(error)]) from None
+                raise _unavailable(self.source, [_complaint_of_exception(error)]) from None
             if found is None:
                 raise _unavailable(self.source, [Complaint(f"no offsets of {topic}/{number}", Kind.NETWORK)])
             return found
 
     def assign(self, readings: Iterable[PartitionCursor]) -> None:
-        """Read these partitions and no others, each from where it is."""
+        """Read only these partitions, each from its cursor."""
         from confluent_kafka import TopicPartition
 
         self.consumer.assign([TopicPartition(*r.place, r.next) for r in readings])
 
     def assign_also(self, reading: PartitionCursor) -> None:
-        """Read a further partition."""
+        """Also read this partition."""
         from confluent_kafka import TopicPartition
 
         self.consumer.incremental_assign([TopicPartition(*reading.place, reading.next)])
 
     def unassign(self, reading: PartitionCursor) -> None:
-        """Read a partition no longer."""
+        """Stop reading a partition."""
         from confluent_kafka import TopicPartition
 
         self.consumer.incremental_unassign([TopicPartition(*reading.place)])
 
     def consume(self, most: int, within: float) -> list[Message]:
-        """What comes within some seconds."""
-        with uncollected():
+        """The messages that arrive within some seconds."""
+        with without_garbage_collection():
             return self.consumer.consume(most, within)
 
-    def sort(self, said: Sequence[Message]) -> PartitionRead:
-        """Part messages of one partition from what the client says of it.
+    def split_errors(self, heard: Sequence[Message]) -> PartitionRead:
+        """Separate the messages of one partition from the errors that the client reports among them.
 
         Raises:
             Unavailable: it cannot be read.
         """
         from confluent_kafka import KafkaError, Message
 
-        errors = [(m, error) for m, error in zip(said, map(Message.error, said), strict=True) if error]
-        messages = [m for m in said if m.error() is None] if errors else said
+        errors = [(m, error) for m, error in zip(heard, map(Message.error, heard), strict=True) if error]
+        messages = [m for m in heard if m.error() is None] if errors else heard
         end, expired = None, False
         for event, error in errors:
             if error.code() == KafkaError._PARTITION_EOF:
                 end = int(event.offset() or 0)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 expired = True
-            elif _passes(error):
+            elif _kind_of(error).transient:
                 self.said[:] = [_complaint(error)]
             else:
                 raise Unavailable(
                     f"source {self.source.name}: {self.source.brokers} refuses: "
-                    f"{discreet(self.source, error.str())}; what was taken in is safe, the next intake goes "
-                    "on from there",
+                    f"{hide_setting_values(self.source, error.str())}; what was taken in is safe, the next "
+                    "intake goes on from there",
                     kind=_complaint(error).kind,
                 )
         return PartitionRead(messages, end, expired)
 
     def is_silent_since(self, heard: float) -> bool:
-        """Whether a broker had its time for an answer; heard: when one came last (monotonic seconds)."""
+        """Whether the time for an answer has passed; heard: time of the last answer (monotonic seconds)."""
         return time.monotonic() > heard + TIMEOUT
 
-    def ask_if_in_doubt(self) -> None:
-        """Where the client complained, see whether the brokers answer at all.
+    def check_brokers(self) -> None:
+        """After an error of the client, check whether the brokers still answer.
 
         Raises:
             Unavailable: they do not.
@@ -221,20 +224,20 @@ class KafkaClient:
             self.said.clear()
 
     def unavailable(self) -> Unavailable:
-        """Nobody answers, and what was said of it last."""
+        """The error that no broker answers, with the last reason that the client reported."""
         return _unavailable(self.source, self.said)
 
 
-def members(source: KafkaSource, group: str) -> int:
-    """How many continuous workers of a group have the source in their hands now.
+def count_group_members(source: KafkaSource, group: str) -> int:
+    """The number of continuous workers in the consumer group of a source.
 
     Raises:
         Unavailable: no broker answers.
     """
     from confluent_kafka import KafkaException
 
-    said: list[Complaint] = []
-    admin = _admin(source, said)  # what is asked ends with it
+    complaints: list[Complaint] = []
+    admin = _admin_client(source, complaints)  # what is asked ends with it
     try:
         (described,) = admin.describe_consumer_groups([group], request_timeout=TIMEOUT).values()
         return len(described.result().members)
@@ -242,24 +245,30 @@ def members(source: KafkaSource, group: str) -> int:
         if error.args[0].name() in _NO_GROUP:
             return 0
         admin.poll(0)  # only now it says why
-        raise _unavailable(source, [_thrown(error), *said]) from None
+        raise _unavailable(source, [_complaint_of_exception(error), *complaints]) from None
 
 
-def _admin(source: KafkaSource, said: list[Complaint]) -> AdminClient:
+def _admin_client(source: KafkaSource, complaints: list[Complaint]) -> AdminClient:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    settings: dict[str, Any] = {**of_client(source), "error_cb": _noting(said)}
+    settings: dict[str, Any] = {
+        **client_settings(source),
+        "error_cb": _remember_complaints(source, complaints),
+    }
     try:
         return AdminClient(settings)
     except KafkaException as error:
-        refused = _refused(source, error)
+        refused = _settings_refused(source, error)
     raise refused
 
 
-def _refused(source: KafkaSource, error: BaseException) -> Unavailable:
-    """What the client does not take of its settings; it quotes the value, which may be a password."""
-    said, told = _thrown(error).text, source.settings
+def _settings_refused(source: KafkaSource, error: BaseException) -> Unavailable:
+    """The error that the client refused a setting, without the value it quotes, which may be a password.
+
+    Its code is always the same: only its text tells which setting is meant, and whether there is one.
+    """
+    said, told = _complaint_of_exception(error).text, source.settings
     named = next((name for name in told if f'"{name}"' in said), None)
     named = named or next((name for name, value in told.items() if name in said or str(value) in said), None)
     if named and "No such configuration property" in said:
@@ -273,10 +282,12 @@ def _refused(source: KafkaSource, error: BaseException) -> Unavailable:
     )
 
 
-def _noting(said: list[Complaint]) -> Callable[[KafkaError], None]:
-    """Keeps in `said` the last error that a client complains of, rather one that says why than that."""
+def _remember_complaints(source: KafkaSource, said: list[Complaint]) -> Callable[[KafkaError], None]:
+    """Store a client's latest error in `said`, but never replace an error by "all brokers down"."""
 
     def note(error: KafkaError) -> None:
+        fields = {"source": source.name, "code": error.name(), "kind": _kind_of(error).value}
+        _LOG.debug("%s: the client says %s", source.name, error.name(), extra=fields)
         if not said or error.name() != "_ALL_BROKERS_DOWN":
             said[:] = [_complaint(error)]
 
@@ -284,11 +295,11 @@ def _noting(said: list[Complaint]) -> Callable[[KafkaError], None]:
 
 
 @contextmanager
-def uncollected() -> Generator[None]:
-    """Without Python's search for cycles, which messages never are in.
+def without_garbage_collection() -> Generator[None]:
+    """Switch off Python's cycle collector, which never finds a message.
 
-    It would begin anew every few hundred of them and look at all that are there, again and again: a third
-    of all that an intake costs.
+    It would run after every few hundred messages and look at all of them each time: a third of the cost of an
+    intake.
     """
     was = gc.isenabled()
     gc.disable()
@@ -299,13 +310,8 @@ def uncollected() -> Generator[None]:
             gc.enable()
 
 
-def _passes(error: KafkaError) -> bool:
-    """Whether a client gets over an error by itself."""
-    return error.retriable() or _kind_of(error).transient
-
-
 def _unavailable(source: KafkaSource, said: Sequence[Complaint]) -> Unavailable:
-    why = f" ({discreet(source, said[-1].text)})" if said else ""
+    why = f" ({hide_setting_values(source, said[-1].text)})" if said else ""
     return Unavailable(
         f"source {source.name}: {source.brokers} does not respond within {TIMEOUT:.0f} s{why}; what was "
         "taken in is safe, the next intake continues from there",
@@ -314,17 +320,17 @@ def _unavailable(source: KafkaSource, said: Sequence[Complaint]) -> Unavailable:
 
 
 def _kind_of(error: KafkaError) -> Kind:
-    """What an error is; `unknown` where its name says nothing."""
+    """The kind of an error: by its code, else transient if the client says so, else `unknown`."""
     return kind_of_code(error.name(), retriable=error.retriable()) or Kind.UNKNOWN
 
 
 def _complaint(error: KafkaError) -> Complaint:
-    """What is said of it to people; of one that is unknown a worker waits until it is over, and says so."""
+    """The error in words. A worker waits until an unknown error is over, and the text says so."""
     kind = _kind_of(error)
     return Complaint(error.str(), Kind.NETWORK if kind is Kind.UNKNOWN else kind)
 
 
-def _thrown(error: BaseException) -> Complaint:
-    """What an exception of the client holds."""
-    told: Any = error.args[0] if error.args else error
-    return _complaint(told) if hasattr(told, "str") else Complaint(str(told), Kind.NETWORK)
+def _complaint_of_exception(error: BaseException) -> Complaint:
+    """The error inside an exception of the client."""
+    thrown: Any = error.args[0] if error.args else error
+    return _complaint(thrown) if hasattr(thrown, "str") else Complaint(str(thrown), Kind.NETWORK)

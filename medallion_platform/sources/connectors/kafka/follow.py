@@ -12,10 +12,10 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from medallion_platform.sources.arrivals import Batch, PositionOf
+from medallion_platform.sources.connectors.kafka.bounded_run import MessageBuffer
 from medallion_platform.sources.connectors.kafka.client import CHUNK, KafkaClient
-from medallion_platform.sources.connectors.kafka.messages import by_place
-from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor, begin, identity
-from medallion_platform.sources.connectors.kafka.reading import MessageBuffer
+from medallion_platform.sources.connectors.kafka.messages import group_by_partition
+from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor, begin, topic_identity
 from medallion_platform.sources.connectors.kafka.settings import MEMBER
 from medallion_platform.sources.connectors.kafka.source import KafkaSource
 from medallion_platform.sources.errors import OwnershipLost, Unavailable
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class TopicFollower:
-    """A member of a source's consumer group: what comes into the partitions that the group gives it.
+    """A member of a source's consumer group, which reads the partitions that the group assigns to it.
 
     `poll` raises `Unavailable` while the brokers cannot be reached: call again.
     """
 
     def __init__(self, source: KafkaSource, group: str, positions: Callable[[], PositionOf]) -> None:
-        """positions: a fresh look at how far the table is."""
+        """positions: returns the current positions of the table."""
         self.source = source
         self._positions = positions
         self._client = KafkaClient(source, {**MEMBER, "group.id": group})
@@ -44,7 +44,7 @@ class TopicFollower:
         self._client.consumer.subscribe(names, on_assign=self._on_given, on_revoke=self._on_taken_away)
 
     def poll(self, rows: int, size: int, within: float) -> PollResult | None:
-        """What came, once it is `rows` or `size` bytes, or `within` seconds have passed; None for nothing."""
+        """The new messages, after `rows`, `size` bytes or `within` seconds; None if there are none."""
         if self._to_begin:
             self._begin()
         gathered = self._gathered
@@ -54,9 +54,9 @@ class TopicFollower:
             if self._to_begin:
                 return None  # the group was rearranged meanwhile: these may be another worker's now
             if not messages:
-                self._client.ask_if_in_doubt()
-            for place, said in by_place(messages):
-                heard = self._client.sort(said)
+                self._client.check_brokers()
+            for place, said in group_by_partition(messages):
+                heard = self._client.split_errors(said)
                 if heard.expired:
                     self.begin_anew()
                     return None
@@ -66,20 +66,20 @@ class TopicFollower:
                 break
         if not gathered.rows and not gathered.unread:
             return None
-        if self._client.others([r.partition for r in self._readings.values()]):
+        if self._client.recreated_topics([r.partition for r in self._readings.values()]):
             self.begin_anew()
             return None
-        batch = gathered.batch()
+        batch = gathered.take_batch()
         begun = {log: self._begun[log] for log in batch.positions if log in self._begun}
         self._begun.update(batch.positions)
         return PollResult(self.source, batch, begun)
 
     def begin_anew(self) -> None:
-        """Forget what was read and begin where the table is: a batch was not taken in."""
+        """Drop what was read and start again at the table's positions, because a batch was not taken in."""
         self._to_begin = True
 
     def behind(self) -> dict[str, int]:
-        """How many offsets of each partition lie between what was read and its end, where that was heard."""
+        """The number of offsets of each partition still to be read, as far as it is known."""
         found: dict[str, int] = {}
         for reading in self._readings.values():
             with suppress(Unavailable):
@@ -88,7 +88,7 @@ class TopicFollower:
         return found
 
     def close(self) -> None:
-        """Leave the group, which gives the partitions to its other members."""
+        """Leave the group, which assigns the partitions to other members."""
         self._client.consumer.close()
 
     def _on_given(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
@@ -110,7 +110,7 @@ class TopicFollower:
         source = self.source
         for reading, gap in begin(source.name, self._client.partitions(), position):
             # A topic's identity speaks for all of its partitions: who writes it begins them all.
-            identified = identity(source.name, reading.partition)
+            identified = topic_identity(source.name, reading.partition)
             new = identified is not None and position(identified) is None
             # A partition that a topic no longer has is given to nobody: to who has the first one.
             gone = reading.partition.end == 0 and (reading.place[0], 0) in self._given
@@ -127,7 +127,7 @@ class TopicFollower:
 
 @dataclass(frozen=True)
 class PollResult:
-    """What a follower read, as arrivals of one batch."""
+    """The messages that a follower read, as arrivals with one batch."""
 
     source: KafkaSource
     batch: Batch
@@ -137,14 +137,14 @@ class PollResult:
     pieces: str = "partitions"
 
     def waiting(self, position: PositionOf) -> list[str]:
-        """The partitions that it is of."""
+        """The partitions of the messages."""
         return sorted(self.begun)
 
     def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The batch.
 
         Raises:
-            OwnershipLost: the table is not where the batch begins; another worker has the partition now.
+            OwnershipLost: the table is not at the start of the batch: another worker has the partition.
         """
         if moved := [log for log, begun in self.begun.items() if position(log) != begun]:
             raise OwnershipLost(
@@ -154,7 +154,7 @@ class PollResult:
 
 
 class GroupMember:
-    """A member of a source's consumer group that reads nothing: others see that the source is followed."""
+    """A member of a source's consumer group that reads nothing, so that others see an active worker."""
 
     def __init__(self, source: KafkaSource, group: str) -> None:
         self._consumer = KafkaClient(source, {**MEMBER, "group.id": group}).consumer

@@ -32,10 +32,10 @@ _TOMBSTONE = "no value: a tombstone"
 _NOT_UTF8 = "(the name of a header is not UTF-8)"
 
 
-def by_place(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Sequence[Message]]]:
-    """Neighbours of one partition together, with their topic and partition.
+def group_by_partition(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Sequence[Message]]]:
+    """Consecutive messages of the same partition as groups, each with its topic and partition.
 
-    The client's own methods are mapped: a function of Python's for each message costs as much again.
+    Only methods of the client are mapped: a Python function for each message would double the cost.
     """
     from confluent_kafka import Message
 
@@ -47,33 +47,33 @@ def by_place(messages: Sequence[Message]) -> Iterator[tuple[tuple[str, int], Seq
         begin = end
 
 
-def frame_of(
+def messages_frame(
     source: KafkaSource, runs: Sequence[tuple[PartitionCursor, int, Sequence[Message]]]
 ) -> pl.DataFrame:
-    """Messages as records with their provenance; runs: neighbours of one partition and one epoch."""
+    """Messages as records with their provenance; runs: consecutive messages of one partition and epoch."""
     from confluent_kafka import Message
 
     messages = [m for _, _, run in runs for m in run]
     lengths = [len(run) for _, _, run in runs]
     offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
     epochs = np.repeat([epoch * EPOCH for _, epoch, _ in runs], lengths)
-    told = {
-        "_source": _repeated([reading.log for reading, _, _ in runs], lengths),
-        "_file": _repeated([reading.partition.name for reading, _, _ in runs], lengths),
+    extra = {
+        "_source": _repeat_names([reading.log for reading, _, _ in runs], lengths),
+        "_file": _repeat_names([reading.partition.name for reading, _, _ in runs], lengths),
         "_row": pl.Series(offsets + 1),
         "_offset": pl.Series(offsets + epochs),
         "_key": pl.Series(list(map(Message.key, messages)), dtype=pl.Binary),
-        "_headers": headers_of(_headers(messages)),
-        "_timestamp": _timestamps(messages),
+        "_headers": headers_column(_headers_of_messages(messages)),
+        "_timestamp": _timestamp_column(messages),
     }
-    return framed(source, list(map(Message.value, messages)), told)
+    return parse_messages(source, list(map(Message.value, messages)), extra)
 
 
-def framed(
-    source: KafkaSource, values: Sequence[bytes | None], told: Mapping[str, pl.Series]
+def parse_messages(
+    source: KafkaSource, values: Sequence[bytes | None], provenance: Mapping[str, pl.Series]
 ) -> pl.DataFrame:
-    """The values of messages as records, beside what else is told of them."""
-    values = source.format.of_keyed(values, told["_key"])
+    """The values of messages as records, with their provenance columns."""
+    values = source.format.of_keyed(values, provenance["_key"])
     tombstones = pl.Series([v is None for v in values])
     try:
         records = [b"" if v is None else v for v in values]
@@ -88,15 +88,15 @@ def framed(
             *(pl.when(~tombstones).then(pl.col(c)).alias(c) for c in ("_payload", "_payload_bytes")),
             pl.when(tombstones).then(pl.lit(_TOMBSTONE)).otherwise(pl.col("_malformed")).alias("_malformed"),
         )
-    return frame.with_columns(pl.Series(name, column) for name, column in told.items())
+    return frame.with_columns(pl.Series(name, column) for name, column in provenance.items())
 
 
-def _repeated(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
+def _repeat_names(names: Sequence[str], lengths: Sequence[int]) -> pl.Series:
     return pl.Series(names, dtype=pl.String).gather(np.repeat(np.arange(len(names)), lengths))
 
 
-def _headers(messages: Sequence[Message]) -> Sequence[Any]:
-    """The headers of each message; the client cannot give any where one's name is not UTF-8."""
+def _headers_of_messages(messages: Sequence[Message]) -> Sequence[Any]:
+    """The headers of each message; none for a message with a header name that is not UTF-8."""
     from confluent_kafka import Message
 
     def of_one(message: Message) -> Any:
@@ -111,9 +111,9 @@ def _headers(messages: Sequence[Message]) -> Sequence[Any]:
         return list(map(of_one, messages))
 
 
-def _timestamps(messages: Sequence[Message]) -> pl.Series:
-    """When the messages were made or appended, by the topic's settings; null of old clients and of clocks
-    that count something else than milliseconds."""
+def _timestamp_column(messages: Sequence[Message]) -> pl.Series:
+    """When the messages were created or appended, by the topic's settings; null for old clients and for
+    timestamps outside the range of milliseconds."""
     from confluent_kafka import Message
 
     kinds, times_told = zip(*map(Message.timestamp, messages), strict=True)
@@ -124,8 +124,8 @@ def _timestamps(messages: Sequence[Message]) -> pl.Series:
     return times.set(pl.Series(~known), None).cast(MESSAGE["_timestamp"])
 
 
-def headers_of(given: Sequence[Any]) -> pl.Series:
-    """The headers of messages, a list or None for each; by way of Arrow, a value at a time is slow."""
+def headers_column(given: Sequence[Any]) -> pl.Series:
+    """The headers of messages (a list or None for each) as a column; built by Arrow, which is faster."""
     if not any(given):
         return pl.Series([[]], dtype=MESSAGE["_headers"]).new_from_index(0, len(given))
     import pyarrow as pa

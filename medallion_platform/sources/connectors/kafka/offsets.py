@@ -20,7 +20,7 @@ EPOCH = 2**48
 
 @dataclass(frozen=True)
 class TopicPartitionRange:
-    """A partition of a topic as it was seen: the offsets that it holds, `end` not included."""
+    """A partition of a topic at one point in time: the offsets that it holds, without `end`."""
 
     topic: str
     number: int
@@ -36,7 +36,7 @@ class TopicPartitionRange:
 
 @dataclass
 class PartitionCursor:
-    """How far a partition is read; `next` is Kafka's own offset."""
+    """How far a partition has been read; `next` is Kafka's own offset."""
 
     partition: TopicPartitionRange
     log: str
@@ -45,12 +45,12 @@ class PartitionCursor:
 
     @property
     def place(self) -> tuple[str, int]:
-        """What Kafka knows the partition by."""
+        """The topic and the number of the partition."""
         return self.partition.topic, self.partition.number
 
     @property
     def reached(self) -> int:
-        """The position that this is."""
+        """The position of the table after what was read."""
         return self.epoch * EPOCH + self.next
 
 
@@ -60,37 +60,37 @@ def begin(
     position: PositionOf,
     before: PositionOf | None = None,
 ) -> Iterator[tuple[PartitionCursor, UnreadableRange | None]]:
-    """Where the reading of each partition begins, and what is lost before it.
+    """Where to start reading each partition, and the range that is lost before it.
 
-    source: its name. before: the positions as they were before the partitions were looked at: only what was
-    beyond an end already then is lost.
+    source: its name. before: the positions from before the partitions were listed; a position beyond a
+    partition's end is a loss only if it was beyond it already then.
 
     Raises:
-        OwnershipLost: others took in more of a partition after it was looked at.
+        OwnershipLost: another worker took in more of a partition after it was listed.
     """
-    for partition in _known(source, partitions, position):
-        yield _begin(source, partition, position, before)
+    for partition in _known_partitions(source, partitions, position):
+        yield _begin_partition(source, partition, position, before)
 
 
-def _known(
+def _known_partitions(
     source: str, partitions: Sequence[TopicPartitionRange], position: PositionOf
 ) -> Iterator[TopicPartitionRange]:
-    """The partitions, and those that a topic had before it was recreated with fewer."""
+    """The partitions, and those that a topic had before it was recreated with fewer partitions."""
     yield from partitions
     for topic in dict.fromkeys(p.topic for p in partitions):
         there = [p for p in partitions if p.topic == topic]
         gone = TopicPartitionRange(topic, len(there), there[0].topic_id, 0, 0)
-        while position(log_of(source, gone)) is not None:
+        while position(partition_log(source, gone)) is not None:
             yield gone
             gone = replace(gone, number=gone.number + 1)
 
 
-def _begin(
+def _begin_partition(
     source: str, partition: TopicPartitionRange, position: PositionOf, before: PositionOf | None
 ) -> tuple[PartitionCursor, UnreadableRange | None]:
-    log = log_of(source, partition)
-    reached, identified = position(log), identity(source, partition)
-    known = identified is not None and (position(identified) is not None or is_unsure(log, position))
+    log = partition_log(source, partition)
+    reached, identified = position(log), topic_identity(source, partition)
+    known = identified is not None and (position(identified) is not None or is_unidentified(log, position))
     if reached is None:
         # A partition that a topic got later begins at its first message; else history that is
         # gone before the source was ever read is no loss.
@@ -100,18 +100,18 @@ def _begin(
         _refuse_later(source, begin, before)
         recreated = identified is not None and not known
         if recreated or begin.next > partition.end:
-            return _anew(begin, reached, recreated=recreated, identified=identified is not None)
+            return _begin_epoch(begin, reached, recreated=recreated, identified=identified is not None)
     if partition.low > begin.next:
-        lost = gap(partition, begin)
+        lost = deleted_range(partition, begin)
         begin.next = partition.low
         return begin, lost
     return begin, None
 
 
-def _anew(
+def _begin_epoch(
     begin: PartitionCursor, reached: int, *, recreated: bool, identified: bool
 ) -> tuple[PartitionCursor, UnreadableRange]:
-    """The beginning of the next epoch of a partition, and what is lost of this one."""
+    """The start of the next epoch of a partition, and the range that is lost of this one."""
     partition = begin.partition
     if recreated:
         why = f"the topic was deleted and recreated (as {partition.topic_id})"
@@ -123,32 +123,32 @@ def _anew(
     first = partition.end if identified and not recreated else partition.low
     why = f"lost from offset {begin.next} on: {why}"
     gone = {"first": begin.next, "last": None}
-    return PartitionCursor(partition, begin.log, begin.epoch + 1, first), _unread(
+    return PartitionCursor(partition, begin.log, begin.epoch + 1, first), _unread_range(
         partition, begin.log, reached, why, gone
     )
 
 
 def _refuse_later(source: str, begin: PartitionCursor, before: PositionOf | None) -> None:
-    """Stop where others took in what came after the look: that an end lies before it is no loss."""
+    """Stop if another worker took in later messages: then an end before the position is no loss."""
     seen = begin.epoch * EPOCH + begin.partition.end
     if before is not None and begin.reached > seen >= (before(begin.log) or 0):
         raise OwnershipLost(f"source {source}: another intake took in more of {begin.partition.name}")
 
 
-def gap(partition: TopicPartitionRange, reading: PartitionCursor) -> UnreadableRange:
-    """What was deleted between where a partition is read and where it begins now."""
+def deleted_range(partition: TopicPartitionRange, reading: PartitionCursor) -> UnreadableRange:
+    """The range that was deleted between a cursor and the partition's first offset now."""
     first, last = reading.next, partition.low - 1
     why = f"lost offsets {first} to {last}: deleted before they were read"
     gone = {"first": first, "last": last}
-    return _unread(partition, reading.log, reading.epoch * EPOCH + last, why, gone)
+    return _unread_range(partition, reading.log, reading.epoch * EPOCH + last, why, gone)
 
 
-def log_of(source: str, partition: TopicPartitionRange) -> str:
-    """Under which name a partition's position is told."""
+def partition_log(source: str, partition: TopicPartitionRange) -> str:
+    """The log name of a partition, under which its position is stored."""
     return f"{source}/{partition.name}"
 
 
-def _unread(
+def _unread_range(
     partition: TopicPartitionRange, log: str, offset: int, why: str, gone: Mapping[str, int | None]
 ) -> UnreadableRange:
     return UnreadableRange(
@@ -156,16 +156,16 @@ def _unread(
     )
 
 
-def identity(source: str, partition: TopicPartitionRange) -> str | None:
-    """Under which name it is told that a topic was read; None where the broker has no such."""
+def topic_identity(source: str, partition: TopicPartitionRange) -> str | None:
+    """The log name that records which topic (by its id) was read; None if the broker has no topic ids."""
     return f"{source}/{partition.topic}@{partition.topic_id}" if partition.topic_id else None
 
 
-def unsure(log: str) -> str:
-    """Under which name it is told that a topic was read, but not which of that name: 0 while that is so."""
+def unidentified_log(log: str) -> str:
+    """The log name that records that a topic without a known id was read: position 0 until it is known."""
     return f"{log.rpartition('/')[0]}@"
 
 
-def is_unsure(log: str, position: PositionOf) -> bool:
-    """Whether a topic was read, but not known which of its name."""
-    return position(unsure(log)) == 0
+def is_unidentified(log: str, position: PositionOf) -> bool:
+    """Whether a topic was read without knowing its id."""
+    return position(unidentified_log(log)) == 0

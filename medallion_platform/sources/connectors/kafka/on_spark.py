@@ -1,4 +1,4 @@
-"""Topics as Spark reads them: the same settings, places and records as in the polars engine's client."""
+"""Topics read by Spark: the same settings, offsets and records as those of the polars engine's client."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from medallion_platform.sources.connectors.kafka.client import TIMEOUT
 from medallion_platform.sources.connectors.kafka.messages import (
     LAST_TIMESTAMP,
     MESSAGE,
-    framed,
-    headers_of,
+    headers_column,
+    parse_messages,
 )
 from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor
 from medallion_platform.sources.connectors.kafka.source import KafkaSource
@@ -37,50 +37,52 @@ _SAME = {
 
 
 class NotForSpark(MedallionError):
-    """A setting of the polars engine's client that the Java client has no word for."""
+    """A setting of the polars engine's client that has no counterpart in the Java client."""
 
     kind = Kind.PERMANENT
 
 
-def for_java(settings: Mapping[str, ClientSetting]) -> dict[str, str]:
-    """A client's settings as the Java client spells them ("Consumer Configs" of Kafka's documentation).
+def java_settings(settings: Mapping[str, ClientSetting]) -> dict[str, str]:
+    """A client's settings under the names of the Java client ("Consumer Configs" in Kafka's documentation).
 
     Raises:
         NotForSpark: one concerns security and has no counterpart, or a file cannot be read.
     """
     given = {name: str(value) for name, value in settings.items()}
     mechanism = given.pop("sasl.mechanism", given.pop("sasl.mechanisms", ""))
-    said: dict[str, str] = {}
+    java: dict[str, str] = {}
     if mechanism:
-        said["sasl.mechanism"] = mechanism
+        java["sasl.mechanism"] = mechanism
         user, password = given.pop("sasl.username", ""), given.pop("sasl.password", "")
         if mechanism not in _LOGINS:
             raise NotForSpark(f"sasl.mechanism {mechanism} is not known to the Spark engine")
-        said["sasl.jaas.config"] = (
+        java["sasl.jaas.config"] = (
             f"org.apache.kafka.common.security.{_LOGINS[mechanism]}LoginModule required "
-            f"username={_quoted(user)} password={_quoted(password)};"
+            f"username={_quote_jaas(user)} password={_quote_jaas(password)};"
         )
     if authority := given.pop("ssl.ca.location", ""):
-        said |= {
+        java |= {
             "ssl.truststore.type": "PEM",
-            "ssl.truststore.certificates": _text("ssl.ca.location", authority),
+            "ssl.truststore.certificates": _read_key_file("ssl.ca.location", authority),
         }
     if certificate := given.pop("ssl.certificate.location", ""):
-        said |= {
+        java |= {
             "ssl.keystore.type": "PEM",
-            "ssl.keystore.certificate.chain": _text("ssl.certificate.location", certificate),
-            "ssl.keystore.key": _text("ssl.key.location", given.pop("ssl.key.location", "")),
+            "ssl.keystore.certificate.chain": _read_key_file("ssl.certificate.location", certificate),
+            "ssl.keystore.key": _read_key_file("ssl.key.location", given.pop("ssl.key.location", "")),
         }
     if given.get("ssl.endpoint.identification.algorithm") == "none":
         given["ssl.endpoint.identification.algorithm"] = ""
     for name in given:
         if name.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and name not in _SAME:
             raise NotForSpark(f"{name} has no counterpart in the spark engine: take the polars one")
-    return {**given, **said}
+    return {**given, **java}
 
 
-def options(source: KafkaSource, readings: Iterable[PartitionCursor], most: int) -> dict[str, str]:
-    """What Spark's reader of topics is told: from these places on, at most so many messages in a batch.
+def spark_reader_options(
+    source: KafkaSource, readings: Iterable[PartitionCursor], most: int
+) -> dict[str, str]:
+    """The options of Spark's Kafka reader: the start of each partition, and the size limit of a batch.
 
     Raises:
         NotForSpark: a setting has no counterpart.
@@ -89,7 +91,7 @@ def options(source: KafkaSource, readings: Iterable[PartitionCursor], most: int)
     for reading in readings:
         begin.setdefault(reading.place[0], {})[str(reading.place[1])] = reading.next
     return {
-        **{f"kafka.{name}": value for name, value in for_java(source.settings).items()},
+        **{f"kafka.{name}": value for name, value in java_settings(source.settings).items()},
         "kafka.isolation.level": "read_committed",
         "kafka.default.api.timeout.ms": str(_MILLISECONDS),
         "kafka.request.timeout.ms": str(_MILLISECONDS),
@@ -103,8 +105,8 @@ def options(source: KafkaSource, readings: Iterable[PartitionCursor], most: int)
     }
 
 
-def places(readings: Iterable[PartitionCursor]) -> pl.DataFrame:
-    """What a partition's messages are known by: topic, partition, _source, _file, epoch, next."""
+def partition_provenance(readings: Iterable[PartitionCursor]) -> pl.DataFrame:
+    """The provenance of each partition's messages: topic, partition, _source, _file, epoch, next."""
     return pl.DataFrame(
         [(*r.place, r.log, r.partition.name, r.epoch * EPOCH, r.next) for r in readings],
         schema={
@@ -115,8 +117,8 @@ def places(readings: Iterable[PartitionCursor]) -> pl.DataFrame:
     )
 
 
-def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.DataFrame:
-    """Messages as the polars engine's client gives them; known: their `places`.
+def records_from_spark(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.DataFrame:
+    """Messages in the form of the polars engine's client; known: their `partition_provenance`.
 
     messages: Spark's columns topic, partition, offset, timestamp, timestampType, key, value, and its
     headers as JSON text (null where there are none).
@@ -127,7 +129,7 @@ def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.
     if came.is_empty():
         return pl.DataFrame()
     since = pl.col("timestamp").dt.timestamp("us")
-    told = came.select(
+    provenance = came.select(
         "_source",
         "_file",
         (pl.col("offset") + 1).alias("_row"),
@@ -138,22 +140,22 @@ def records(source: KafkaSource, messages: pa.Table, known: pl.DataFrame) -> pl.
         .cast(MESSAGE["_timestamp"])
         .alias("_timestamp"),
     )
-    headers = headers_of([_decoded(text) for text in came["headers"].to_list()])
-    return framed(source, came["value"].to_list(), {**told.to_dict(), "_headers": headers})
+    headers = headers_column([_decode_headers(text) for text in came["headers"].to_list()])
+    return parse_messages(source, came["value"].to_list(), {**provenance.to_dict(), "_headers": headers})
 
 
-def _decoded(headers: str | None) -> list[tuple[str, bytes | None]]:
+def _decode_headers(headers: str | None) -> list[tuple[str, bytes | None]]:
     if headers is None:
         return []
-    told = json.loads(headers)
-    return [(h["key"], b64decode(h["value"]) if "value" in h else None) for h in told]
+    pairs = json.loads(headers)
+    return [(h["key"], b64decode(h["value"]) if "value" in h else None) for h in pairs]
 
 
-def _quoted(text: str) -> str:
+def _quote_jaas(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _text(name: str, path: str) -> str:
+def _read_key_file(name: str, path: str) -> str:
     try:
         return Path(path).read_text()
     except OSError as error:

@@ -32,23 +32,23 @@ MEMBER: dict[str, ClientSetting] = {
 }
 
 
-def ours(settings: Mapping[str, object]) -> list[str]:
-    """Which settings of the client are not for others to set."""
+def reserved_settings(settings: Mapping[str, object]) -> list[str]:
+    """The given settings of the client that only the platform may set."""
     return sorted(OURS.keys() & settings.keys())
 
 
-def of_client(source: KafkaSource) -> dict[str, ClientSetting]:
-    """The settings that a client of this source gets."""
+def client_settings(source: KafkaSource) -> dict[str, ClientSetting]:
+    """All settings of a client of this source."""
     # A broker that comes back is found within a second.
     return {"log_level": 0, "reconnect.backoff.max.ms": 1_000, **source.settings}
 
 
-def discreet(source: KafkaSource, text: str) -> str:
-    """What a client said, without the values of settings that it quotes."""
+def hide_setting_values(source: KafkaSource, text: str) -> str:
+    """A message of the client with the values of settings replaced by `***`."""
     for name, value in source.settings.items():
-        said = str(value)
-        if name == "bootstrap.servers" or not said:
+        value_text = str(value)
+        if name == "bootstrap.servers" or not value_text:
             continue
-        if len(said) >= _TELLING or any(word in name for word in _SECRET):
-            text = text.replace(said, "***")
+        if len(value_text) >= _TELLING or any(word in name for word in _SECRET):
+            text = text.replace(value_text, "***")
     return text

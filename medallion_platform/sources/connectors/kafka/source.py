@@ -7,19 +7,23 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from medallion_platform.extras import need
+from medallion_platform.contracts import options
+from medallion_platform.extras import require_extra
 from medallion_platform.sources.arrivals import Arrivals, PositionOf, SourceContext
 from medallion_platform.sources.connectors.kafka.messages import MESSAGE
-from medallion_platform.sources.connectors.kafka.offsets import unsure
-from medallion_platform.sources.connectors.kafka.settings import ours
+from medallion_platform.sources.connectors.kafka.offsets import unidentified_log
+from medallion_platform.sources.connectors.kafka.settings import reserved_settings
 from medallion_platform.sources.source import Engine, Source
 
 if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
     from medallion_platform.sources.connectors.kafka.follow import TopicFollower
+
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 @dataclass(frozen=True)
@@ -64,27 +68,37 @@ class KafkaSource(Source, kind="kafka"):
         return cls(**{f.name: getattr(source, f.name) for f in fields(Source)}, **where)
 
     def __post_init__(self) -> None:
-        need("kafka", f"source {self.name!r}")
+        require_extra("kafka", f"source {self.name!r}")
         super().__post_init__()
-        object.__setattr__(self, "topics", tuple(self.topics))
+        object.__setattr__(self, "topics", options.texts(f"source {self.name!r}: topics", self.topics))
         if bool(self.topics) == bool(self.pattern):
-            raise ValueError(f"source {self.name!r} names either topics or a pattern of them")
+            raise self.refused("names either topics or a pattern of them")
+        if odd := [t for t in self.topics if not _TOPIC.fullmatch(t)]:
+            raise self.refused(f"{odd[0]!r} is no name of a topic")
+        options.instance(
+            f"source {self.name!r}: settings", self.settings, Mapping, '{"bootstrap.servers": ...}'
+        )
         if not self.format.of_messages:
-            raise ValueError(f"source {self.name!r}: messages are JSON or Avro, not {self.format!r}")
-        re.compile(self.pattern)
+            raise self.refused(f"messages are JSON or Avro, not {self.format!r}")
+        if self.engine not in get_args(Engine):
+            raise self.refused(f"engine={self.engine!r} is none of {', '.join(get_args(Engine))}")
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise self.refused(f"the pattern {self.pattern!r} cannot be read: {error}") from None
         if re.search(r"\\[A-Za-z]|\(\?", self.pattern):
-            raise ValueError(
-                f"source {self.name!r}: the pattern {self.pattern!r} has to be a POSIX expression, which a "
-                "group's members share: [0-9] in the place of \\d, and no (?"
+            raise self.refused(
+                f"the pattern {self.pattern!r} has to be a POSIX expression, which a group's members share: "
+                "[0-9] in the place of \\d, and no (?"
             )
         if not self.settings.get("bootstrap.servers"):
-            raise ValueError(f"source {self.name!r}: its settings lack bootstrap.servers")
-        if refused := ours(self.settings):
-            raise ValueError(f"source {self.name!r}: {', '.join(refused)} cannot be set")
+            raise self.refused("its settings lack bootstrap.servers")
+        if refused := reserved_settings(self.settings):
+            raise self.refused(f"{', '.join(refused)} cannot be set")
 
     @property
     def brokers(self) -> str:
-        """Where it asks."""
+        """The addresses of its brokers."""
         return str(self.settings["bootstrap.servers"])
 
     @property
@@ -97,31 +111,31 @@ class KafkaSource(Source, kind="kafka"):
         return MESSAGE
 
     def recovered(self, positions: Mapping[str, int]) -> Mapping[str, int]:
-        """The positions; which topic of a name it was that was read, rows do not tell."""
-        return {**positions, **{unsure(log): 0 for log in positions}}
+        """The positions; rows do not show the id of the topic that was read."""
+        return {**positions, **{unidentified_log(log): 0 for log in positions}}
 
     @property
     def taken_in_by(self) -> Engine:
-        """The engine that is declared."""
+        """The declared engine."""
         return self.engine
 
     def arrivals(self, context: SourceContext) -> Arrivals:
-        """The partitions as they are now; none while continuous workers take the source in."""
-        from medallion_platform.sources.connectors.kafka.client import members
-        from medallion_platform.sources.connectors.kafka.reading import Topics, topics_of
+        """The current partitions; none while continuous workers take in the source."""
+        from medallion_platform.sources.connectors.kafka.bounded_run import Topics, look_at_topics
+        from medallion_platform.sources.connectors.kafka.client import count_group_members
 
-        if workers := members(self, self.group(context.lake)):
+        if workers := count_group_members(self, self.group(context.lake)):
             return Topics(self, (), (f"source {self.name} is left to its {workers} continuous workers",))
-        return topics_of(self, context.position)
+        return look_at_topics(self, context.position)
 
     def follow(self, lake: str, positions: Callable[[], PositionOf]) -> TopicFollower:
-        """A member of the group of the workers that take the source into a lake."""
+        """A member of the consumer group of the workers that take the source into a lake."""
         from medallion_platform.sources.connectors.kafka.follow import TopicFollower
 
         return TopicFollower(self, self.group(lake), positions)
 
     def attend(self, lake: str) -> AbstractContextManager[object]:
-        """Be a member of that group which reads nothing."""
+        """Join that group without reading anything."""
         from medallion_platform.sources.connectors.kafka.follow import GroupMember
 
         return closing(GroupMember(self, self.group(lake)))

@@ -1,8 +1,9 @@
 """Debezium change events as JSON lines, with or without the schema around them.
 
-A record gives what happened (`_op`: the letter Debezium writes, or `tombstone`), where in the source's order
-(`_sequence`, see `places`), when (`_changed_at`), whether it was read by a snapshot (`_snapshot`), and the
-fields of the row as it is then (of a deleted row: as it was; see `values`).
+A record says what happened (`_op`: the letter that Debezium writes, or `tombstone`), its place in the order
+of the source (`_sequence`, see `source_position`), when it happened (`_changed_at`), whether a snapshot read
+it (`_snapshot`), and has the fields of the row after the change (before it, if the row was deleted; see
+`values`).
 """
 
 from medallion_platform.sources.formats.debezium.events import Debezium

@@ -1,4 +1,4 @@
-"""Debezium change events as a format: its options, and what is expected of which events."""
+"""Debezium change events as a format: its options, and which expectations apply to which events."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import polars as pl
 
+from medallion_platform.contracts import options
 from medallion_platform.contracts.contract import (
     Contract,
     Expectation,
@@ -19,7 +20,7 @@ from medallion_platform.contracts.contract import (
     Severity,
 )
 from medallion_platform.sources.formats.debezium.parser import DebeziumParser
-from medallion_platform.sources.formats.debezium.places import OPEN
+from medallion_platform.sources.formats.debezium.source_position import OPEN
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 from medallion_platform.sources.formats.text import TextFormat
 
@@ -62,16 +63,22 @@ class Debezium(TextFormat, kind="debezium"):
     facts: ClassVar[Mapping[str, PolarsDataType]] = CHANGE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", tuple(self.key))
+        object.__setattr__(self, "key", options.texts("Debezium key", self.key))
         super().__post_init__()
 
     def contradiction(self, contract: Contract) -> str | None:
-        """A key that no contract could hold to."""
+        """Why the declared key contradicts the contract, or the contract's the changes; None if none does."""
         if not self.key:
             return "Debezium names no key: no change could be told from another row's"
         if missing := [c for c in self.key if c not in contract.by_name]:
             known = f"{contract.name} knows {', '.join(contract.by_name)}"
             return f"Debezium's key {missing[0]!r} is in no contract: {known}"
+        if contract.key and set(contract.key) <= set(self.key):
+            key = ", ".join(contract.key)
+            return (
+                f"by the key {key} of {contract.name} only the first change of a row would be kept, and the "
+                "others count as duplicates: declare no key in a contract of change events"
+            )
         return None
 
     def parser(self, declared: Collection[str] = (), columns: Sequence[str] | None = None) -> DebeziumParser:
@@ -79,24 +86,25 @@ class Debezium(TextFormat, kind="debezium"):
         return DebeziumParser(declared, self.unavailable_value_placeholder)
 
     def of_keyed(self, values: Sequence[bytes | None], keys: pl.Series) -> Sequence[bytes | None]:
-        """Tombstones are records, and a delete that tells no row has the message's key in its place."""
+        """Tombstones are records, and a delete without a row gets the message's key instead."""
         return [
-            _NO_VALUE if v is None else keyed(v, key) for v, key in zip(values, keys.to_list(), strict=True)
+            _NO_VALUE if v is None else add_message_key(v, key)
+            for v, key in zip(values, keys.to_list(), strict=True)
         ]
 
     def expected(self, frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
-        """Of an event with the row all that was told, of a delete its key, of any other its types."""
-        frame = _changes(frame)
+        """For an event with a row, what is expected of its values; for a delete, its key; else only types."""
+        frame = _change_columns(frame)
         image, deleted = pl.col("_op").is_in(_IMAGE_OPS), pl.col("_op") == "d"
         return [
-            *_by_untold(frame.filter(image), contract),
-            (frame.filter(deleted), keys_only(contract, self.key)),
-            (frame.filter(~image & ~deleted), keys_only(contract, ())),
+            *_group_by_missing_values(frame.filter(image), contract),
+            (frame.filter(deleted), key_contract(contract, self.key)),
+            (frame.filter(~image & ~deleted), key_contract(contract, ())),
         ]
 
 
-def keyed(value: bytes, key: bytes | None) -> bytes:
-    """The event of a delete that tells no row with the message's key in its place; any other as it is."""
+def add_message_key(value: bytes, key: bytes | None) -> bytes:
+    """A delete event without a row gets the message's key instead; other events are unchanged."""
     if key is None or b'"d"' not in value:
         return value
     try:
@@ -114,8 +122,8 @@ def keyed(value: bytes, key: bytes | None) -> bytes:
         return value
 
 
-def _changes(frame: pl.DataFrame) -> pl.DataFrame:
-    """A change event's own columns with their types; where it stood is where it came, if it does not say."""
+def _change_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns of a change event itself, cast to their types; its offset replaces a missing position."""
     return frame.with_columns(
         pl.col("_changed_at").str.to_datetime(
             "%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC", strict=False
@@ -128,8 +136,8 @@ def _changes(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _by_untold(frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
-    """Rows by which of their values were not told, each with what can be expected of the others."""
+def _group_by_missing_values(frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFrame, Contract]]:
+    """Rows grouped by their missing values, each group with the contract for the other columns."""
     texts = [c for c in contract.column_names if frame.schema.get(c) == pl.String]
     texts = [c for c in texts if (frame[c] == UNTOLD).any()]
     if not texts:
@@ -148,11 +156,11 @@ def _by_untold(frame: pl.DataFrame, contract: Contract) -> list[tuple[pl.DataFra
 _MARK = "_untold"
 
 
-def keys_only(contract: Contract, key: Sequence[str]) -> Contract:
-    """The contract of an event without a row image: types hold, and the key is there.
+def key_contract(contract: Contract, key: Sequence[str]) -> Contract:
+    """The contract of an event without a row: it only requires the types and the key.
 
-    A delete carries only what the source's replica identity gives; a truncate, a message and the
-    tombstone behind a delete concern no row, and have no key.
+    A delete has only the columns of the source's replica identity; a truncate, a message, and the tombstone
+    after a delete have no row and no key.
     """
     columns = tuple(replace(c, nullable=True) for c in contract.columns)
     types = [e for e in contract.expectations if isinstance(e.test, IsType | NamesFolder)]

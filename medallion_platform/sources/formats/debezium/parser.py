@@ -1,4 +1,4 @@
-"""Change events taken apart: what happened, where and when, and the row as it is then."""
+"""Parses change events: what happened, where and when, and the row after the change."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from medallion_platform.sources.formats.debezium.places import PLACES, changed_at, position, snapshot
+from medallion_platform.sources.formats.debezium.source_position import (
+    PLACES,
+    changed_at,
+    is_snapshot,
+    source_position,
+)
 from medallion_platform.sources.formats.debezium.values import (
     UNTOLD,
     Convert,
-    as_untold,
-    conversions,
-    of_document,
-    with_untold,
+    column_conversions,
+    document_fields,
+    mark_placeholders,
+    mark_placeholders_in_record,
 )
+from medallion_platform.sources.formats.json_shapes import Nesting, Path, Quotes, ShapeMatch, Shapes
 from medallion_platform.sources.formats.jsonlines import (
     NOT_AN_OBJECT,
     Columns,
-    fields_of,
+    has_scannable_shape,
+    parse_object,
     scan,
-    scannable,
-    unescaped,
+    unescape_string,
 )
-from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, LineParser, ParseResult, lines
-from medallion_platform.sources.formats.shapes import Nesting, Path, Quotes, ShapeMatch, Shapes
+from medallion_platform.sources.formats.records import LONGEST, TOO_LONG, LineParser, ParseResult, split_lines
 from medallion_platform.sources.formats.slices import Block, Ints
 
 RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
@@ -55,16 +60,16 @@ class DebeziumParser(LineParser):
         self.prefixes: dict[bytes, str] = {}
 
     def split(self, block: Block, start: int, final: bool) -> tuple[Ints, Ints, int]:
-        """The whole lines from `start` on; a blank one is a record without value: a tombstone."""
-        return lines(block, start, final)
+        """The complete lines from `start` on; a blank line is a record without a value (a tombstone)."""
+        return split_lines(block, start, final)
 
     def parse(self, block: Block, starts: Ints, ends: Ints) -> ParseResult:
         """The fields of change events."""
         events = _Events(block, len(starts), self.declared)
         quotes = Quotes(block)
-        plain = scannable(block, starts, ends)
+        plain = has_scannable_shape(block, starts, ends)
         inner_starts, inner_ends = starts.copy(), ends.copy()
-        self._unwrap(block, inner_starts, inner_ends, plain, events)
+        self._unwrap_envelopes(block, inner_starts, inner_ends, plain, events)
         rows = np.flatnonzero(plain)
         for found in self.shapes.matched(block, quotes, inner_starts, inner_ends, rows):
             events.add_events(found, quotes)
@@ -73,14 +78,19 @@ class DebeziumParser(LineParser):
             if end - start >= LONGEST:
                 events.put(row, TOO_LONG)
             else:
-                self._one(block.get(start, end).decode(), row, events)
+                self._parse_one_record(block.get(start, end).decode(), row, events)
         parsed = events.finished()
-        columns = {name: as_untold(column, self.placeholder) for name, column in parsed.columns.items()}
-        further = {row: with_untold(fields, self.placeholder) for row, fields in parsed.further.items()}
+        columns = {
+            name: mark_placeholders(column, self.placeholder) for name, column in parsed.columns.items()
+        }
+        further = {
+            row: mark_placeholders_in_record(fields, self.placeholder)
+            for row, fields in parsed.further.items()
+        }
         return replace(parsed, columns=columns, further=further)
 
-    def _unwrap(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
-        """Leave out the schema around events, where it is the same text for many."""
+    def _unwrap_envelopes(self, block: Block, starts: Ints, ends: Ints, plain: Any, events: _Events) -> None:
+        """Skip the schema around events, if many events have the same one."""
         wrapped = plain & block.literal_at(starts, b'{"schema"')
         tried = 0
         while wrapped.any() and tried < 8:
@@ -89,7 +99,7 @@ class DebeziumParser(LineParser):
             record = block.get(int(starts[first]), int(ends[first]))
             prefix = next((p for p in self.prefixes if record.startswith(p)), None)
             if prefix is None:
-                prefix = self._prefix(record)
+                prefix = self._schema_prefix(record)
             if prefix is None:
                 wrapped[first] = plain[first] = False
                 continue
@@ -105,8 +115,8 @@ class DebeziumParser(LineParser):
             events.converts(same, self._conversions(self.prefixes[prefix]))
         plain[wrapped] = False
 
-    def _prefix(self, record: bytes) -> bytes | None:
-        """The text of a record up to its payload, where that comes right behind the schema."""
+    def _schema_prefix(self, record: bytes) -> bytes | None:
+        """The text of a record up to its payload, if the payload follows the schema directly."""
         text = record.decode("latin-1")
         try:
             begin = len('{"schema"')
@@ -119,7 +129,7 @@ class DebeziumParser(LineParser):
             behind += len(text) - behind - len(text[behind:].lstrip(" \t:"))
         except (StopIteration, ValueError, RecursionError):
             return None
-        fields = fields_of(record.decode())
+        fields = parse_object(record.decode())
         if isinstance(fields, str) or list(fields) != ["schema", "payload"]:
             return None
         self.prefixes[record[:behind]] = fields["schema"] or "null"
@@ -127,69 +137,90 @@ class DebeziumParser(LineParser):
 
     def _conversions(self, schema: str) -> dict[str, Convert]:
         if schema not in self.schemas:
-            self.schemas[schema] = conversions(schema)
+            self.schemas[schema] = column_conversions(schema)
         return self.schemas[schema]
 
-    def _one(self, text: str, row: int, events: _Events) -> None:
-        """One record, by the scanner."""
-        if not text.strip(" \t\r\n") or text.strip(" \t\r\n") == "null":
-            events.meta(row, TOMBSTONE, None, None, None)
-            events.put(row, {})
-            return
-        envelope = fields_of(text)
-        if isinstance(envelope, str):
-            events.put(row, envelope)
-            return
-        if "payload" in envelope and "op" not in envelope:
-            inner = envelope["payload"]
-            if inner is None:
+    def _parse_one_record(self, text: str, row: int, events: _Events) -> None:
+        """Parse one record with the JSON scanner."""
+        try:
+            envelope = self._read_envelope(text, row, events)
+            if envelope is None:
                 events.meta(row, TOMBSTONE, None, None, None)
                 events.put(row, {})
                 return
-            payload = fields_of(inner)
-            if isinstance(payload, str):
-                events.put(row, f"payload is {payload}")
-                return
-            if envelope.get("schema"):
-                chosen = self._conversions(envelope["schema"] or "")
-                events.converts(np.array([row]), chosen)
-            envelope = payload
-        op = envelope.get("op")
-        source = fields_of(envelope.get("source") or "null")
-        connector = None if isinstance(source, str) else source.get("connector")
-        if op and connector in REFUSED:
-            events.put(row, f"events of the {connector} connector are not supported")
+            op, source, fields = _read_change(envelope)
+        except _NoChange as error:
+            events.put(row, error.reason)
             return
-        if op not in OPERATIONS:
-            events.put(row, NOT_AN_EVENT)
-            return
-        if isinstance(source, str):
-            events.put(row, NO_SOURCE)
-            return
-        fields: dict[str, str | None] | str = {}
-        if op not in ("t", "m"):
-            image = envelope.get("before" if op == "d" else "after")
-            fields = NO_ROW if image is None else fields_of(image)
-            if isinstance(fields, str):
-                why = NO_ROW if fields in (NO_ROW, NOT_AN_OBJECT) else f"its row is {fields}"
-                if image is None and connector == "mongodb" and op == "u":
-                    why = NO_DOCUMENT
-                events.put(row, why)
-                return
-            if connector == "mongodb":
-                fields = of_document(fields)
-        events.meta(
-            row,
-            op,
-            position(source, op, envelope.get("ts_ms")),
-            changed_at(source, envelope.get("ts_ms")),
-            "true" if snapshot(source, op) else "false",
-        )
+        at = envelope.get("ts_ms")
+        snapshot = "true" if is_snapshot(source, op) else "false"
+        events.meta(row, op, source_position(source, op, at), changed_at(source, at), snapshot)
         events.put(row, fields)
+
+    def _read_envelope(self, text: str, row: int, events: _Events) -> _Fields | None:
+        """The fields of an event, without the schema around it; None of a tombstone.
+
+        Raises:
+            _NoChange: it is no object.
+        """
+        if text.strip(" \t\r\n") in ("", "null"):
+            return None
+        envelope = _read_object(text)
+        if "payload" not in envelope or "op" in envelope:
+            return envelope
+        if envelope["payload"] is None:
+            return None
+        payload = _read_object(envelope["payload"], "payload is ")
+        if schema := envelope.get("schema"):
+            events.converts(np.array([row]), self._conversions(schema))
+        return payload
+
+
+_Fields = dict[str, str | None]
+
+
+class _NoChange(Exception):
+    """A record is no change event, or one that cannot be taken in."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _read_object(text: str, what: str = "") -> _Fields:
+    fields = parse_object(text)
+    if isinstance(fields, str):
+        raise _NoChange(f"{what}{fields}")
+    return fields
+
+
+def _read_change(event: _Fields) -> tuple[str, _Fields, _Fields]:
+    """The operation of an event, where it comes from, and the row that it is about."""
+    op = event.get("op")
+    source = parse_object(event.get("source") or "null")
+    connector = None if isinstance(source, str) else source.get("connector")
+    if op and connector in REFUSED:
+        raise _NoChange(f"events of the {connector} connector are not supported")
+    if op not in OPERATIONS:
+        raise _NoChange(NOT_AN_EVENT)
+    if isinstance(source, str):
+        raise _NoChange(NO_SOURCE)
+    return op, source, {} if op in ("t", "m") else _read_row(event, op, connector)
+
+
+def _read_row(event: _Fields, op: str, connector: str | None) -> _Fields:
+    """The row after a change, of a delete the one before."""
+    image = event.get("before" if op == "d" else "after")
+    if image is None:
+        raise _NoChange(NO_DOCUMENT if connector == "mongodb" and op == "u" else NO_ROW)
+    fields = parse_object(image)
+    if isinstance(fields, str):
+        raise _NoChange(NO_ROW if fields == NOT_AN_OBJECT else f"its row is {fields}")
+    return document_fields(fields) if connector == "mongodb" else fields
 
 
 class _Events(Columns):
-    """Change events in the making."""
+    """Collects change events."""
 
     def __init__(self, block: Block, count: int, declared: frozenset[str]) -> None:
         super().__init__(block, count, declared)
@@ -198,17 +229,17 @@ class _Events(Columns):
         self.converted = np.full(count, -1, np.int64)
 
     def converts(self, rows: Ints, conversions: dict[str, Convert]) -> None:
-        """Have the values of `rows` converted, by these and no others."""
+        """Use exactly these conversions for the values of `rows`."""
         self.converted[rows] = len(self.conversions)
         self.conversions.append(conversions)
 
     def meta(self, row: int, op: str, sequence: str | None, at: str | None, snapshot: str | None) -> None:
-        """What happened, where, when and how it was seen."""
+        """Set the operation, position, time and snapshot flag of an event."""
         ops, sequences, times, snapshots = self.facts.values()
         ops[row], sequences[row], times[row], snapshots[row] = op, sequence, at, snapshot
 
     def add_events(self, found: ShapeMatch, quotes: Quotes) -> None:
-        """Put in those records of one shape that are plain changes of a row."""
+        """Add the records of one shape that are plain changes of a row."""
         nodes, children = found.shape.nodes, found.shape.children
         image = next((k for k in ("after", "before") if isinstance(nodes.get((k,)), Nesting)), None)
         if (
@@ -243,8 +274,8 @@ class _Events(Columns):
         ):
             source = dict(zip(names, facts, strict=True))
             op = op or ""
-            seen = "true" if snapshot(source, op) else "false"
-            self.meta(row, op, position(source, op, at), changed_at(source, at), seen)
+            seen = "true" if is_snapshot(source, op) else "false"
+            self.meta(row, op, source_position(source, op, at), changed_at(source, at), seen)
         self.add(found, quotes, (image,))
 
     def _values(self, found: ShapeMatch, path: Path, quotes: Quotes) -> list[str | None]:
@@ -253,27 +284,27 @@ class _Events(Columns):
         start, end, _, is_null = found.value(path)
         values: list[str | None] = self.block.texts(start, end - start).to_list()
         if len(quotes.backslashes) and quotes.escapes(start, end).any():
-            values = [unescaped(v) if v and "\\" in v else v for v in values]
+            values = [unescape_string(v) if v and "\\" in v else v for v in values]
         if is_null is not None and is_null.any():
             values = [None if null else v for v, null in zip(values, is_null.tolist(), strict=True)]
         return values
 
     def finished(self) -> ParseResult:
-        """The events, values converted."""
+        """The events with converted values."""
         parsed = self.parsed()
         for i, chosen in enumerate(self.conversions):
             rows = np.flatnonzero(self.converted == i)
             for name, convert in chosen.items():
                 if name in parsed.columns:
-                    parsed.columns[name] = _converted(parsed.columns[name], rows, convert)
+                    parsed.columns[name] = _convert_values(parsed.columns[name], rows, convert)
         for row in parsed.malformed:
             self.meta(row, *cast(Any, [None] * 4))
         facts = {name: pl.Series(name, v, pl.String) for name, v in self.facts.items()}
         return replace(parsed, facts=facts)
 
 
-def _converted(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
-    """The column with the values at `rows` converted; one that cannot be stays as it is."""
+def _convert_values(column: pl.Series, rows: Ints, convert: Convert) -> pl.Series:
+    """The column with the values at `rows` converted; a value that cannot be converted is unchanged."""
     old = column.gather(rows)
     values: dict[str, str] = {}
     for value in cast("list[str]", old.drop_nulls().unique().to_list()):

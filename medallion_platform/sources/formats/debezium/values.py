@@ -13,7 +13,7 @@ from uuid import UUID
 
 import polars as pl
 
-from medallion_platform.sources.formats.avro import decimal, moment
+from medallion_platform.sources.formats.avro import decimal_digits, time_after_epoch
 
 UNTOLD = "__debezium_unavailable_value"
 """What stands for a value that an update left alone, in whichever way the connector spelled that."""
@@ -27,11 +27,11 @@ _SCALES = range(-20_000, 20_001)
 
 
 @lru_cache(maxsize=64)
-def untold(placeholder: str = UNTOLD) -> frozenset[str]:
-    """What a connector writes for a value that an update left alone, by the type of its column.
+def placeholder_texts(placeholder: str = UNTOLD) -> frozenset[str]:
+    """The texts that a connector writes instead of a value that an update did not change, for all types.
 
-    Nested ones are without blanks. That is the placeholder, or its bytes (base64, hexadecimal), an array of
-    the one or the other, of numbers or of a UUID made of it, or a map.
+    They are the placeholder, its bytes (base64 or hexadecimal), an array of these, of numbers or of a UUID
+    made from it, or a map; nested ones without blanks.
     """
     raw = placeholder.encode()
     texts = [placeholder, b64encode(raw).decode(), urlsafe_b64encode(raw).decode(), raw.hex()]
@@ -43,36 +43,40 @@ def untold(placeholder: str = UNTOLD) -> frozenset[str]:
 _BLANKS = r"\s"
 
 
-def as_untold(column: pl.Series, placeholder: str) -> pl.Series:
-    """A column in which all that stands for a value that was not told is `UNTOLD`."""
-    known = list(untold(placeholder))
+def mark_placeholders(column: pl.Series, placeholder: str) -> pl.Series:
+    """A column with `UNTOLD` in place of every placeholder of a missing value."""
+    known = list(placeholder_texts(placeholder))
     found = column.is_in(known) | (
         column.str.contains(r"^\s*[\[{]") & column.str.replace_all(_BLANKS, "").is_in(known)
     )
     return column.set(found, UNTOLD) if found.any() else column
 
 
-def with_untold(fields: Mapping[str, str | None], placeholder: str) -> dict[str, str | None]:
+def mark_placeholders_in_record(fields: Mapping[str, str | None], placeholder: str) -> dict[str, str | None]:
     """The same for the fields of one record that have no column."""
-    values = as_untold(pl.Series(list(fields.values()), dtype=pl.String), placeholder)
+    values = mark_placeholders(pl.Series(list(fields.values()), dtype=pl.String), placeholder)
     return dict(zip(fields, values, strict=True))
 
 
-def of_document(fields: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The fields of a MongoDB document as plain text; `_id` is `id`, as the message's key calls it."""
+def document_fields(fields: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The fields of a MongoDB document as plain text; `_id` becomes `id`, as in the message's key."""
     named = {"id" if name == "_id" and "id" not in fields else name: v for name, v in fields.items()}
-    return {name: _of_bson(value) for name, value in named.items()}
+    return {name: _bson_text(value) for name, value in named.items()}
 
 
-def _of_bson(text: str | None) -> str | None:
-    """A scalar of MongoDB's extended JSON as plain text; anything else as it is."""
+def _bson_text(text: str | None) -> str | None:
+    """A scalar of MongoDB's extended JSON as plain text; other text unchanged."""
     if text is None or not text.startswith("{"):
         return text
     try:
         ((kind, value),) = json.loads(text).items()
         if kind == "$date":
             value = value["$numberLong"] if isinstance(value, dict) else value
-            return value if not str(value).lstrip("-").isdecimal() else _instant(1000)(str(value)) + "Z"
+            return (
+                value
+                if not str(value).lstrip("-").isdecimal()
+                else _timestamp_conversion(1000)(str(value)) + "Z"
+            )
         return str(value) if kind in _BSON and isinstance(value, str | int) else text
     except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError):
         return text
@@ -81,24 +85,24 @@ def _of_bson(text: str | None) -> str | None:
 _BSON = ("$oid", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid")
 
 
-def _days(text: str) -> str:
+def _date_from_days(text: str) -> str:
     return (date(1970, 1, 1) + timedelta(days=int(text))).isoformat()
 
 
-def _instant(per_second: int) -> Convert:
+def _timestamp_conversion(per_second: int) -> Convert:
     digits = "milliseconds" if per_second == 1000 else "microseconds"
 
     def convert(text: str) -> str:
-        return moment(int(text) * 1_000_000 // per_second).isoformat(timespec=digits)
+        return time_after_epoch(int(text) * 1_000_000 // per_second).isoformat(timespec=digits)
 
     return convert
 
 
-def _clock(per_second: int) -> Convert:
+def _time_of_day_conversion(per_second: int) -> Convert:
     digits = "milliseconds" if per_second == 1000 else "microseconds"
 
     def convert(text: str) -> str:
-        at = moment(int(text) * 1_000_000 // per_second)
+        at = time_after_epoch(int(text) * 1_000_000 // per_second)
         if at.date() != date(1970, 1, 1):
             raise ValueError(text)
         return at.time().isoformat(timespec=digits)
@@ -106,56 +110,56 @@ def _clock(per_second: int) -> Convert:
     return convert
 
 
-def _decimal(scale: int) -> Convert:
+def _decimal_conversion(scale: int) -> Convert:
     if scale not in _SCALES:
         raise ValueError(scale)
 
     def convert(text: str) -> str:
-        return decimal(b64decode(text, validate=True), scale)
+        return decimal_digits(b64decode(text, validate=True), scale)
 
     return convert
 
 
-def _scaled(text: str) -> str:
+def _scaled_decimal(text: str) -> str:
     value = json.loads(text)
-    return _decimal(int(value["scale"]))(value["value"])
+    return _decimal_conversion(int(value["scale"]))(value["value"])
 
 
-def conversion(field: Mapping[str, Any]) -> Convert | None:
-    """How the values of a field of a schema become plain text; None where they are."""
+def value_conversion(field: Mapping[str, Any]) -> Convert | None:
+    """The conversion of a field's values to plain text; None if they are plain text already."""
     name = field.get("name")
     if name == "org.apache.kafka.connect.data.Decimal":
         try:
-            return _decimal(int((field.get("parameters") or {}).get("scale", 0)))
+            return _decimal_conversion(int((field.get("parameters") or {}).get("scale", 0)))
         except (TypeError, ValueError, AttributeError):
             return None
     return _CONVERSIONS.get(name) if isinstance(name, str) else None
 
 
 _CONVERSIONS: dict[str, Convert] = {
-    "io.debezium.time.Date": _days,
-    "io.debezium.time.Timestamp": _instant(1000),
-    "io.debezium.time.MicroTimestamp": _instant(1_000_000),
-    "io.debezium.time.NanoTimestamp": _instant(1_000_000_000),
-    "io.debezium.time.Time": _clock(1000),
-    "io.debezium.time.MicroTime": _clock(1_000_000),
-    "io.debezium.time.NanoTime": _clock(1_000_000_000),
-    "org.apache.kafka.connect.data.Date": _days,
-    "org.apache.kafka.connect.data.Timestamp": _instant(1000),
-    "org.apache.kafka.connect.data.Time": _clock(1000),
-    "io.debezium.data.VariableScaleDecimal": _scaled,
+    "io.debezium.time.Date": _date_from_days,
+    "io.debezium.time.Timestamp": _timestamp_conversion(1000),
+    "io.debezium.time.MicroTimestamp": _timestamp_conversion(1_000_000),
+    "io.debezium.time.NanoTimestamp": _timestamp_conversion(1_000_000_000),
+    "io.debezium.time.Time": _time_of_day_conversion(1000),
+    "io.debezium.time.MicroTime": _time_of_day_conversion(1_000_000),
+    "io.debezium.time.NanoTime": _time_of_day_conversion(1_000_000_000),
+    "org.apache.kafka.connect.data.Date": _date_from_days,
+    "org.apache.kafka.connect.data.Timestamp": _timestamp_conversion(1000),
+    "org.apache.kafka.connect.data.Time": _time_of_day_conversion(1000),
+    "io.debezium.data.VariableScaleDecimal": _scaled_decimal,
 }
 
 
-def conversions(schema: str) -> dict[str, Convert]:
-    """How the columns of a captured table become plain text, by the schema of its events."""
+def column_conversions(schema: str) -> dict[str, Convert]:
+    """The conversions of a captured table's columns to plain text, from the schema of its events."""
     try:
-        made: dict[str, Convert] = {}
+        by_column: dict[str, Convert] = {}
         for part in json.loads(schema)["fields"]:
             if part.get("field") in ("after", "before"):
                 for field in part["fields"]:
-                    if convert := conversion(field):
-                        made[str(field["field"])] = convert
-        return made
+                    if convert := value_conversion(field):
+                        by_column[str(field["field"])] = convert
+        return by_column
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -1,0 +1,286 @@
+"""What differs between installations. A profile changes values here, never a code path.
+
+Every field is read from the environment as `MEDALLION_<FIELD>`. Import this module inside the
+function that needs it where start-up time counts: pydantic costs half a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from medallion_platform.contracts.masking import SHORTEST_KEY
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.installation.project import ProjectError, project_above
+from medallion_platform.storage import SCHEME
+
+
+class Profile(StrEnum):
+    """Where the platform runs: one process tree on one machine, or Kubernetes."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
+def cache_home() -> Path:
+    """The folder of downloads that all checkouts share; the same as in the wrapper script."""
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(user) / "medallion"
+
+
+def default_home() -> Path:
+    """`.medallion` in the folder of the current project, or else in the current folder."""
+    try:
+        project = project_above(Path.cwd())
+    except ProjectError:  # whoever needs the project is told
+        project = None
+    return Path((project and project.root) or "", ".medallion")
+
+
+def _absolute_path(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _folder_or_bucket(given: Path | str) -> Path | str:
+    """A folder by its absolute path, or `s3://bucket/prefix`."""
+    scheme, mark, rest = str(given).partition("://")
+    if not mark:
+        return _absolute_path(Path(given))
+    if scheme not in ("s3", "s3a") or not rest.strip("/"):
+        raise ValueError("is neither a folder nor s3://bucket/prefix")
+    return SCHEME + _held(rest.strip("/"), _NO_PREFIX)
+
+
+_NO_PREFIX = "%?#"
+"""What clients of a bucket take for a part of a URL, each otherwise."""
+_NO_TABLES = "%?=[]|^\\"
+"""What delta-rs, Polars or Spark take for a part of a URL, a pattern or a partition in a table's path."""
+
+
+def _held(place: str, unheld: str) -> str:
+    if wrong := next((c for c in place if c in unheld or not c.isprintable()), None):
+        raise ValueError(
+            f"has {wrong!r} in its path (or in that of the current folder, if it is relative), which the "
+            "libraries that read and write there do not take as it is: choose a path without it"
+        )
+    return place
+
+
+def _for_tables(place: Path | str) -> Path | str:
+    scheme, mark, rest = str(place).partition("://")
+    _held(rest if mark else scheme, _NO_TABLES)
+    return place
+
+
+class WrongSetting(MedallionError):
+    """A setting has an invalid value; the text has one line for each, with its variable and the problem.
+
+    The value itself is never part of the error, because it may be a password that was put in the wrong place.
+    """
+
+    kind = Kind.PERMANENT
+
+
+PREFIX = "MEDALLION_"
+_READ_ELSEWHERE = ("MODULE", "LOG_FORMAT", "LOG_LEVEL", "DEBUG", "SHARED_DATA")
+"""By the command line, and by the suites, whose others begin with `TEST_`."""
+_OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
+"""What Kubernetes tells a container of services named `medallion-...`."""
+
+
+def misspelt(variables: Iterable[str]) -> list[str]:
+    """A sentence for each of these variables of the environment that is named like a setting and is none."""
+    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *_READ_ELSEWHERE)]
+    odd = sorted(v for v in variables if v.startswith(PREFIX) and v not in known)
+    return [
+        f"no setting is named {variable}, so it has no effect" + _meant(variable, known)
+        for variable in odd
+        if not variable.startswith(f"{PREFIX}TEST_") and not _OF_SERVICES.fullmatch(variable)
+    ]
+
+
+def _meant(variable: str, known: Iterable[str]) -> str:
+    """The nearest name; what all names begin with makes no two of them alike."""
+    names = [name.removeprefix(PREFIX) for name in known]
+    near = get_close_matches(variable.removeprefix(PREFIX), names, 1)
+    return f"; did you mean {PREFIX}{near[0]}?" if near else ""
+
+
+_PROPERTY = r"[a-z][a-z0-9]*([._][a-z0-9]+)+|debug|acks|retries"
+"""What a name of the Kafka client's settings looks like; anything else may be a value."""
+_BROKER = r"([A-Za-z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
+
+
+def _kafka_settings(given: Any) -> Any:
+    """Settings of the Kafka client, from JSON; all values are text."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, dict):
+        raise ValueError('is no JSON object such as {"bootstrap.servers": "broker:9092"}')
+    if given and (wrong := list(_wrong_kafka_settings(given))):
+        raise ValueError("\n".join(wrong))
+    return given
+
+
+def _wrong_kafka_settings(given: dict[str, Any]) -> Iterator[str]:
+    from medallion_platform.sources.connectors.kafka.settings import reserved_settings
+
+    if odd := sum(not re.fullmatch(_PROPERTY, name) for name in given):
+        yield f"has {odd} {'names' if odd > 1 else 'name'} that no setting of the client has"
+        return
+    for name, value in given.items():
+        if not isinstance(value, str):
+            yield f"{name} has to be text, in quotes"
+    for name in reserved_settings(given):
+        yield f"{name} cannot be set"
+    brokers = str(given.get("bootstrap.servers", "")).split(",")
+    if not all(re.fullmatch(_BROKER, broker.strip()) for broker in brokers):
+        yield "bootstrap.servers has to be host:port, several with commas between"
+
+
+_WORDS = {
+    "enum": "is none of {expected}",
+    "literal_error": "is none of {expected}",
+    "float_parsing": "is no number",
+    "float_type": "is no number",
+    "int_parsing": "is no whole number",
+    "int_from_float": "is no whole number",
+    "finite_number": "is no finite number",
+    "greater_than_equal": "has to be {ge:g} or more",
+    "path_type": "is no path",
+    "too_short": "has to have {min_length} characters or more",
+    "string_too_short": "has to have {min_length} characters or more",
+}
+
+
+def _wrong_settings_in_words(error: ValidationError) -> str:
+    """What is wrong with each variable, without its value."""
+    lines: list[str] = []
+    for problem in error.errors(include_input=False, include_url=False):
+        variable = f"MEDALLION_{str(problem['loc'][0]).upper()}"
+        text = _WORDS.get(problem["type"], "has a value that it cannot have")
+        text = text.format_map(problem.get("ctx", {}))
+        if problem["type"] == "value_error":
+            text = problem["msg"].removeprefix("Value error, ")
+        lines += (f"{variable}: {line}" for line in text.splitlines())
+    return "\n".join(lines)
+
+
+def usual_memory() -> str:
+    """A quarter of this machine's or container's memory, within bounds; other processes need the rest."""
+    import psutil
+
+    has = [psutil.virtual_memory().total]
+    with suppress(OSError, ValueError):  # of a container; other systems have no such file
+        has.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return f"{min(max(min(has) // 4 >> 20, 1024), 4096)}m"
+
+
+def _java_memory(given: str) -> str:
+    """An amount of memory as Java writes it."""
+    if not re.fullmatch(r"[1-9]\d*[kmg]", given, re.IGNORECASE):
+        raise ValueError("has to be an amount such as 2g or 1500m")
+    return given
+
+
+Folder = Annotated[Path, AfterValidator(_absolute_path)]
+Location = Annotated[Path | str, BeforeValidator(_folder_or_bucket)]
+Home = Annotated[Path, AfterValidator(_absolute_path), AfterValidator(_for_tables)]
+Tables = Annotated[Path | str, BeforeValidator(_folder_or_bucket), AfterValidator(_for_tables)]
+
+
+class Settings(BaseSettings):
+    """The settings of one installation; invalid values are refused on creation.
+
+    Example:
+        >>> from medallion_platform import Settings
+        >>> Settings(home="/data").lake.as_posix()
+        '/data/lake'
+
+    Raises:
+        WrongSetting: a value is invalid.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MEDALLION_",
+        frozen=True,
+        env_ignore_empty=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    profile: Profile = Profile.LOCAL
+    home: Home = Field(default_factory=default_home)
+    """The folder of all data; by default `.medallion` in the project's folder."""
+    lake: Tables = Path("/")
+    """The tables, in a folder or `s3://bucket/prefix`; by default `lake` in the home."""
+    landing: Location = Path()
+    """The landing zone, a folder or `s3://bucket/prefix`; by default `landing` in the home."""
+    settle_seconds: Annotated[float, Field(ge=0)] = 5.0
+    """A file in the landing zone is complete when it has not changed for this long."""
+    keep_runs_days: Annotated[float, Field(ge=1)] = 30.0
+    """How long Dagster keeps runs that ended; the lake's own history is not affected."""
+    kafka: Annotated[dict[str, str], NoDecode, BeforeValidator(_kafka_settings)] = Field(
+        default_factory=dict, repr=False
+    )
+    """Settings of the Kafka client, as JSON: `{"bootstrap.servers": "...", "sasl.password": "..."}`.
+    If set, the sample reads clickstream from topics instead of files."""
+    kafka_engine: Literal["polars", "spark"] = "polars"
+    """What reads clickstream's topics: one small process, or Spark's executors."""
+    cache: Folder = Field(default_factory=cache_home)
+    """The folder for downloads, such as the Delta jars."""
+    token_key: Annotated[SecretStr | None, Field(min_length=SHORTEST_KEY)] = None
+    """The key of tokens, for contracts with `protect="tokenize"`; a new key rebuilds their tables."""
+    maven: SecretStr = SecretStr("https://repo1.maven.org/maven2")
+    """The Maven repository for jars: the URL of a company's mirror (may contain a password) or a folder
+    with the same layout."""
+    java_home: Folder | None = None
+    """Another Java than the platform's own, 17 or newer; `JAVA_HOME` works too."""
+    spark_memory: Annotated[str, AfterValidator(_java_memory)] = Field(default_factory=usual_memory)
+    """The most memory that Spark uses for rows on this machine (`2g`); by default a quarter, at least 1 GB
+    and at most 4 GB."""
+    spark_cores: Annotated[int, Field(ge=1)] | None = None
+    """Threads of Spark on this machine; by default one per core."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            wrong = _wrong_settings_in_words(error)
+        else:
+            return
+        raise WrongSetting(wrong)  # out here, so that what held the values is no context of it
+
+    def model_post_init(self, _: object) -> None:
+        """Derive from the home what was not given."""
+        for name in ("lake", "landing"):
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, self.home / name)
+
+    @property
+    def known_facts(self) -> Path:
+        """What commands that look found out of tables, for the next one."""
+        return self.home / "known_facts.json"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own storage."""
+        return self.home / "dagster"
+
+    @property
+    def feature_repo(self) -> Path:
+        """The Feast repository."""
+        return self.home / "features"

@@ -1,0 +1,116 @@
+"""Dagster's instance, for which its own processes do less while nothing happens.
+
+Dagster 1.13 makes an engine of SQLAlchemy for each statement, which then compiles the statement; it reads its
+fifty migrations whenever an instance is opened, as a sensor does at each look; its daemon asks for a
+description of all assets every minute, and every second whether they are others. With 300 tables that is
+most of what an idle `medallion dev` does. `dagster.yaml` names `Instance`, so that each process that opens
+the instance has it, the daemon too, which loads nothing else of the platform.
+
+These are modules that Dagster may change in any release. Where one has not what is looked for here, Dagster
+is left as it is: it does more, and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from dagster import DagsterInstance
+from dagster._core.instance.ref import InstanceRef
+from sqlalchemy.pool import Pool
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+DESCRIPTION_SECONDS = 240
+"""How often the daemon asks for a description of all assets; of a reload it hears by itself."""
+_PATIENCE_SECONDS = 240
+"""For how long that may fail before the daemon ends, as Dagster has it."""
+WATCH_SECONDS = 5
+"""How often the daemon asks whether the definitions are others: it learns of a reload so much later."""
+_STORAGES = (
+    "dagster._core.storage.event_log.sqlite.sqlite_event_log",
+    "dagster._core.storage.runs.sqlite.sqlite_run_storage",
+    "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage",
+)
+_MOST_ENGINES = 64
+"""The log of each run is a database of its own."""
+_heads: dict[str | None, str | tuple[str, ...] | None] = {}
+"""The newest migration in each folder of migrations that this process has read."""
+
+
+class Instance(DagsterInstance):
+    """A `DagsterInstance` with the same databases and settings."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        keep_engines()
+        ask_less_often()
+        super().__init__(*arguments, **options)
+
+    @staticmethod
+    def config_schema() -> Mapping[str, Any]:
+        """The fields of `dagster.yaml` beyond Dagster's own: none."""
+        return {}
+
+    @staticmethod
+    def config_defaults(base_dir: str) -> Mapping[str, Any]:
+        """What `dagster.yaml` need not say."""
+        return InstanceRef.config_defaults(base_dir)
+
+
+def keep_engines() -> None:
+    """Let Dagster make one engine for each SQLite database, and read its migrations once in a process.
+
+    A connection is opened for each statement as before: nothing is open while a process forks, or while a
+    database is deleted.
+    """
+    for name in _STORAGES:
+        _replace(name, create_engine=_engine, check_alembic_revision=_revisions)
+
+
+def ask_less_often() -> None:
+    """Let the daemon, if this is its process, ask the code server less often."""
+    controller = "dagster._daemon.controller"
+    if controller in sys.modules:
+        _replace(controller, RELOAD_WORKSPACE_INTERVAL=DESCRIPTION_SECONDS)
+        _replace(controller, DEFAULT_WORKSPACE_FRESHNESS_TOLERANCE=DESCRIPTION_SECONDS + _PATIENCE_SECONDS)
+        _replace("dagster._grpc.server_watcher", WATCH_INTERVAL=WATCH_SECONDS)
+
+
+def _replace(module: str, **values: object) -> None:
+    """Set names of a module that it has; another release of Dagster may have neither."""
+    try:
+        found = import_module(module)
+    except ImportError:
+        return
+    for name, value in values.items():
+        if hasattr(found, name):
+            setattr(found, name, value)
+
+
+def _engine(url: str, **options: Any) -> sqlalchemy.Engine:
+    """The engine that Dagster asks for."""
+    if not options.keys() <= {"poolclass", "connect_args"}:
+        return sqlalchemy.create_engine(url, **options)
+    return _kept_engine(url, options.get("poolclass"), tuple(options.get("connect_args", {}).items()))
+
+
+@lru_cache(maxsize=_MOST_ENGINES)
+def _kept_engine(
+    url: str, pool: type[Pool] | None, arguments: tuple[tuple[str, float], ...]
+) -> sqlalchemy.Engine:
+    return sqlalchemy.create_engine(url, poolclass=pool, connect_args=dict(arguments))
+
+
+def _revisions(config: Config, connection: sqlalchemy.Connection) -> tuple[Any, Any]:
+    """The migration that a database stands at, and the newest one."""
+    folder = config.get_main_option("script_location")
+    if folder not in _heads:
+        _heads[folder] = ScriptDirectory.from_config(config).as_revision_number("head")
+    return MigrationContext.configure(connection).get_current_revision(), _heads[folder]

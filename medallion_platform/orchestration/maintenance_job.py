@@ -1,0 +1,114 @@
+"""Maintenance as a Dagster job, once a day: cluster small files, delete files outside of the retention.
+
+The same job keeps Dagster's own storage small.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from medallion_platform.lakehouse import dead_letters, file_registry, maintenance
+from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import asset_key, pool_name
+from medallion_platform.orchestration.retention import forget_runs
+from medallion_platform.pipeline.catalog import Catalog
+
+
+def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
+    """Optimize and vacuum every table with its dead letters and its file registry, one step each; delete old
+    runs.
+
+    A step waits for the table's pool, so that it never blocks a refresh.
+    """
+    steps = [
+        _maintenance_op(name, _cluster_columns(catalog, name), _tables_beside(catalog, name))
+        for name in catalog.names
+    ]
+
+    @dg.graph(
+        name="maintenance",
+        description="Cluster small files and delete unused ones in every table; delete old runs in Dagster.",
+    )
+    def graph() -> None:
+        forget_old_runs()
+        for step in steps:
+            step()
+
+    return graph.to_job(executor_def=dg.in_process_executor)
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Delete what Dagster keeps of runs that ended long ago (MEDALLION_KEEP_RUNS_DAYS), but the "
+    "newest events of tables, partitions and checks.",
+)
+def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Delete old runs, so that Dagster's storage stays bounded."""
+    days = lakehouse.keep_runs_days
+    forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
+    context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")
+
+
+def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Every night at three."""
+    return dg.ScheduleDefinition(
+        job=job,
+        cron_schedule="0 3 * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every night at three: merges small files, deletes what nobody can ask for, forgets old "
+        "runs.",
+    )
+
+
+def _cluster_columns(catalog: Catalog, name: str) -> tuple[str, ...]:
+    table = catalog.by_name.get(name)
+    return table.cluster_by if table else ()
+
+
+def _tables_beside(catalog: Catalog, name: str) -> tuple[str, ...]:
+    """The tables that the platform keeps beside a table."""
+    source = catalog.source_of.get(name)
+    return (dead_letters.name(name), *((file_registry.registry_table(source.name),) if source else ()))
+
+
+def _maintenance_op(name: str, cluster_by: Sequence[str], beside: Sequence[str]) -> dg.OpDefinition:
+    @dg.op(
+        name="maintain_" + name.replace(".", "_"),
+        out=dg.Out(dg.Nothing),
+        description=f"Optimize and vacuum {name} and {', '.join(beside)}.",
+        pool=pool_name(name),
+    )
+    def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetObservation]:
+        lake = lakehouse.lake
+        if not lake.exists(name):
+            return
+        try:
+            done = maintenance.maintain_table(lake, name, cluster_by)
+            for other in beside:
+                if lake.exists(other):
+                    maintenance.maintain_table(lake, other)
+        except (CommitConflict, maintenance.UnsupportedTable) as error:
+            context.log.warning(f"{name} is left for the next maintenance: {error}")
+            return
+        yield dg.AssetObservation(asset_key(name), metadata=_storage_figures(lake, done))
+
+    return body
+
+
+def _storage_figures(lake: Lake, done: maintenance.MaintenanceResult) -> dict[str, float]:
+    """The numbers that the UI plots over time."""
+    storage = maintenance.measure_storage(lake, done.table)
+    return {
+        "files_before": done.optimized.files_before,
+        "files": storage.files,
+        "small_files": storage.small_files,
+        "live_bytes": storage.live_bytes,
+        "kept_bytes": storage.kept_bytes,
+        "deleted_files": done.vacuumed.removed,
+        "deleted_bytes": done.vacuumed.removed_bytes,
+        "maintenance_seconds": done.seconds,
+    }
