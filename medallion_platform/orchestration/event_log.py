@@ -1,11 +1,15 @@
-"""Reports many events to Dagster in one transaction: five years of partitions take one, not 1,800."""
+"""Reports many events to Dagster in one transaction: five years of partitions take one, not 1,800.
+
+Dagster's storages are imported where they are used: with SQLAlchemy they cost as much as the rest of Dagster, and
+a process that only loads the definitions needs none.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 from dagster._core.events import (
@@ -18,10 +22,11 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
-from dagster._core.storage.event_log.base import EventLogStorage
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._time import get_current_timestamp
+
+if TYPE_CHECKING:
+    from dagster._core.storage.event_log.base import EventLogStorage
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 _LARGEST_BATCH = 1000
 
@@ -34,6 +39,8 @@ def store_events_in_batches() -> None:
     Dagster 1.13 uses batches only if this variable is set, and its SQLite storage writes each event in four
     transactions with a check of the schema; Postgres stores batches by itself.
     """
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_LARGEST_BATCH))
     SqliteEventLogStorage.store_event_batch = _store_batch  # type: ignore[method-assign]
 
@@ -88,6 +95,8 @@ def _event_without_run(event: dg.AssetMaterialization) -> EventLogEntry:
 
 def _store_events(storage: EventLogStorage, events: Sequence[EventLogEntry]) -> None:
     """Store the events in one batch, whether or not `store_events_in_batches` was called in this process."""
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
     if isinstance(storage, SqliteEventLogStorage):
         _store_batch(storage, events)
     else:
@@ -96,6 +105,8 @@ def _store_events(storage: EventLogStorage, events: Sequence[EventLogEntry]) -> 
 
 def _store_batch(self: SqliteEventLogStorage, events: Sequence[EventLogEntry]) -> None:
     """The work of `store_event` for all events, in one transaction of the run's log and one of the index."""
+    from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
     kinds = {event.dagster_event_type for event in events}
     runs = {event.run_id for event in events}
     if len(runs) != 1 or not kinds <= ASSET_EVENTS & BATCH_WRITABLE_EVENTS:

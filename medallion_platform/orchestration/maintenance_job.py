@@ -14,7 +14,6 @@ from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name
-from medallion_platform.orchestration.retention import forget_runs
 from medallion_platform.pipeline.catalog import Catalog
 
 
@@ -48,6 +47,8 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
 )
 def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Delete old runs, so that Dagster's storage stays bounded."""
+    from medallion_platform.orchestration.retention import forget_runs  # it loads Dagster's storages
+
     days = lakehouse.keep_runs_days
     forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
     context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")

@@ -369,14 +369,21 @@ def _without_source(code: CodeType) -> str:
 
 def _attributes_read(node: ast.AST, name: str, module: ModuleType) -> Iterator[tuple[str, object]]:
     """The attributes read from a module called `name`: `module.function`, `package.module.function`."""
-    read = {ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-    for path in sorted(p for p in read if re.fullmatch(rf"{re.escape(name)}(\.\w+)+", p)):
+    read = {_path_of(n) for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    for path in sorted(p for p in read if p.startswith(f"{name}.")):
         found: object = module
         for part in path.split(".")[1:]:
             found = getattr(found, part, None)
             if not isinstance(found, ModuleType):
                 yield path, found
                 break
+
+
+def _path_of(node: ast.expr) -> str:
+    """`package.module.function` of an expression that consists of nothing else, or else ""."""
+    if isinstance(node, ast.Attribute):
+        return f"{before}.{node.attr}" if (before := _path_of(node.value)) else ""
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[str, object]]:
@@ -396,7 +403,10 @@ def _imported_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[tuple[s
 def _loaded_in(node: ast.AST, space: Mapping[str, object]) -> Iterator[ModuleType]:
     """The modules that `import_module` loads by a literal name."""
     for call in ast.walk(node):
-        if not isinstance(call, ast.Call) or ast.unparse(call.func).rpartition(".")[2] != "import_module":
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else _path_of(call.func)
+        if name != "import_module":
             continue
         told = [a.value for a in call.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         for name in told:
