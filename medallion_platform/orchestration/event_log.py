@@ -1,7 +1,7 @@
 """Reports many events to Dagster in one transaction: five years of partitions take one, not 1,800.
 
-Dagster's storages are imported where they are used: with SQLAlchemy they cost as much as the rest of Dagster, and
-a process that only loads the definitions needs none.
+Dagster's storages are imported where they are used: with SQLAlchemy they cost as much as the rest of
+Dagster, and a process that only loads the definitions needs none.
 """
 
 from __future__ import annotations
