@@ -22,7 +22,8 @@ def java_truststore(folder: Path) -> Path | None:
         OSError: it cannot be written there.
     """
     files = list(_certificate_files())
-    seen = sha256(repr([(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]).encode())
+    # Whole seconds: a layer of an image keeps no more of a time.
+    seen = sha256(repr([(str(f), int(f.stat().st_mtime), f.stat().st_size) for f in files]).encode())
     path = folder / f"certificates-{seen.hexdigest()[:16]}.p12"
     if not path.exists():
         written = _pack_truststore(files)

@@ -26,8 +26,8 @@ SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent 
 os.environ.setdefault(MODULE, SAMPLE)
 """What the tests' own processes and the commands that they start run, wherever these stand."""
 
-SERVERS = ("broker", "faults", "s3")
-"""Markers of tests that start real servers."""
+SERVERS = ("broker", "cluster", "faults", "s3")
+"""Markers of tests that start real servers, or make what runs on them."""
 
 # On a shared machine a deadline measures the neighbours. In CI the same examples every time: a red
 # build means a change, and the wider search is for the desk.

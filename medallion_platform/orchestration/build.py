@@ -15,6 +15,7 @@ from medallion_platform.orchestration.assets import (
     intake_job,
     table_asset,
 )
+from medallion_platform.orchestration.backups import backup_asset, backup_schedule
 from medallion_platform.orchestration.catch_up import catch_up_job
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
@@ -89,12 +90,18 @@ def build_defs(
         code_sensor(catalog),
         state_sensor(catalog, served(features)),
     ]
+    backups = [backup_asset()] if place.backup else []
     return dg.Definitions(
-        assets=[*bronze, *made, *published, *assets],
+        assets=[*bronze, *made, *published, *backups, *assets],
         asset_checks=asset_checks,
         jobs=_replace_by_name([intake, catch_up, maintenance], jobs),
         schedules=_replace_by_name(
-            [catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)], schedules
+            [
+                catch_up_by_the_hour(catch_up),
+                maintenance_schedule(maintenance),
+                *([backup_schedule()] if place.backup else []),
+            ],
+            schedules,
         ),
         resources={**resources_of(place, tables), **(resources or {})},
         executor=executor or dg.in_process_executor,

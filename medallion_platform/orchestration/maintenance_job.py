@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from medallion_platform.lakehouse import dead_letters, file_registry, maintenance
+from medallion_platform.lakehouse import dead_letters, file_registry, maintenance, memory_uses
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.memory import worth_keeping
 
 
 def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
@@ -34,6 +35,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
     )
     def graph() -> None:
         forget_old_runs()
+        forget_memory_uses()
         for step in steps:
             step()
 
@@ -52,6 +54,21 @@ def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Non
     days = lakehouse.keep_runs_days
     forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
     context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Forget how much memory earlier work used where it decides nothing any more.",
+)
+def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Keep the table of memory uses small."""
+    lake = lakehouse.lake
+    try:
+        memory_uses.condense(lake, worth_keeping, context.run.run_id, datetime.now(UTC))
+        if lake.exists(memory_uses.MEMORY_USES):
+            maintenance.maintain_table(lake, memory_uses.MEMORY_USES)
+    except CommitConflict as error:
+        context.log.warning(f"memory uses are left for the next maintenance: {error}")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -15,7 +15,9 @@ from dagster_graphql.schema.run_config import default_values_yaml_from_type_snap
 from deltalake import write_deltalake
 
 from medallion_platform.installation.settings import Settings
+from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.memory_uses import MemoryUse
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.location import catalog, definitions_of, lakehouse_of
@@ -263,6 +265,9 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     for n in range(4):
         table = lake.ensure("gold.quarterly_hires", schema)
         write_deltalake(table, pa.table({"id": [n]}), mode="append")
+    killed = MemoryUse("gold.quarterly_hires", "r", datetime.now(UTC), "driver", 1 << 30, 1 << 30, "killed")
+    for n in range(20):
+        memory_uses.append(lake, [replace(killed, at=killed.at + timedelta(seconds=n))])
     with dg.DagsterInstance.ephemeral() as on:
         result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
         observed = on.fetch_observations(dg.AssetKey("gold_quarterly_hires"), limit=2).records
@@ -278,3 +283,4 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     assert after is not None
     assert len(after.file_uris()) == 1
     assert lake.rows("gold.quarterly_hires") == 4
+    assert len(memory_uses.read(lake)) == 2, "what it was killed with last, and what it learned"

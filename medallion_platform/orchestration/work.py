@@ -1,0 +1,38 @@
+"""Work on a table: what a run says of it where the run has a pod of its own.
+
+Elsewhere (a command, a daemon's local run, a test) no limit of memory belongs to the run, and its process was
+there before it: there nothing is said or measured, and it costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import dagster as dg
+
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.launch_phases import report_launch
+from medallion_platform.orchestration.memory_reports import with_enough_memory, with_memory_reports
+
+T = TypeVar("T")
+
+RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
+"""The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
+
+
+def work_on(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    lakehouse: Lakehouse,
+    table: str,
+    work: Callable[[], T],
+) -> T:
+    """The result of `work` on a table."""
+    if RUN_EXECUTORS not in os.environ:
+        return work()
+    enough = partial(with_enough_memory, context, lakehouse, table, work)
+    done = with_memory_reports(context, lakehouse.lake, table, enough)
+    report_launch(context)
+    return done
