@@ -16,6 +16,7 @@ from medallion_platform.orchestration.assets import (
     table_asset,
 )
 from medallion_platform.orchestration.catch_up import catch_up_job
+from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
 from medallion_platform.orchestration.maintenance_job import maintenance_job, maintenance_schedule
@@ -73,6 +74,7 @@ def build_defs(
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     sleep_while_waiting()
+    store_events_in_batches()
     place = lakehouse or lakehouse_of(Settings(), catalog)
     place = place.on(spark) if spark else place
     features = catalog.features

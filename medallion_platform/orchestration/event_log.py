@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,12 +38,12 @@ def store_events_in_batches() -> None:
     """Let Dagster store the partitions of a step in batches, also in SQLite.
 
     Dagster 1.13 uses batches only if this variable is set, and its SQLite storage writes each event in four
-    transactions with a check of the schema; Postgres stores batches by itself.
+    transactions with a check of the schema; Postgres stores batches by itself. Whoever runs steps opens the
+    storage before the definitions are loaded, so without it there is nothing to prepare.
     """
-    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
-
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_LARGEST_BATCH))
-    SqliteEventLogStorage.store_event_batch = _store_batch  # type: ignore[method-assign]
+    if sqlite := sys.modules.get("dagster._core.storage.event_log.sqlite.sqlite_event_log"):
+        sqlite.SqliteEventLogStorage.store_event_batch = _store_batch
 
 
 def log_partitions_in_bulk(context: dg.OpExecutionContext, events: Iterable[Told]) -> Iterator[Told]:

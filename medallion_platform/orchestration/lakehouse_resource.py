@@ -8,7 +8,6 @@ from pydantic import PrivateAttr
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.lake_format import open_lake, open_to_write
-from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -94,7 +93,6 @@ def run_resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.R
 
     def proven(_: dg.InitResourceContext) -> Lakehouse:
         open_to_write(lakehouse.lake_root)
-        store_events_in_batches()
         return lakehouse
 
     def spark(_: dg.InitResourceContext) -> "PlatformSpark":

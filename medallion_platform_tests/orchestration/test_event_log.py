@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -142,6 +145,33 @@ def test_months_of_days_are_told_in_batches(
     assert place.lake.rows(events.table) == days
     assert len(on.get_materialized_partitions(key)) >= days
     assert len(alone) <= 1, "the last one, which the step yields"
+
+
+LOADS = "import medallion_platform.definitions as d; d.defs.get_repository_def(); "
+SQLITE = "dagster._core.storage.event_log.sqlite.sqlite_event_log"
+
+
+def _in_own_process(program: str, home: Path) -> str:
+    # What this process prepared for itself is not handed on.
+    own = {name: value for name, value in os.environ.items() if name != "DAGSTER_EVENT_BATCH_SIZE"}
+    own["MEDALLION_HOME"] = str(home)
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()
+
+
+def test_who_runs_steps_stores_batches_those_of_own_assets_too(tmp_path: Path) -> None:
+    program = (
+        f"import os; import dagster as dg; on = dg.DagsterInstance.local_temp({str(tmp_path)!r}); {LOADS}"
+        "how = type(on.event_log_storage).store_event_batch; "
+        "print(os.environ['DAGSTER_EVENT_BATCH_SIZE'], how.__module__)"
+    )
+    assert _in_own_process(program, tmp_path) == "1000 medallion_platform.orchestration.event_log"
+
+
+def test_who_only_loads_the_definitions_loads_no_storage(tmp_path: Path) -> None:
+    heavy = {"sqlalchemy", "alembic", SQLITE}
+    program = f"import sys; {LOADS}print({heavy!r} & sys.modules.keys())"
+    assert _in_own_process(program, tmp_path) == "set()"
 
 
 def _count_single(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
