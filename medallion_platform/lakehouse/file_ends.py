@@ -157,7 +157,9 @@ def _fields_in(kind: pa.DataType) -> Iterable[pa.Field[Any]]:
     """The fields of a struct, also of one in lists or maps (engines differ in the names of their parts)."""
     import pyarrow as pa
 
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    from medallion_platform.storage.arrow_types import is_list  # with it comes pyarrow
+
+    if is_list(kind):
         return _fields_in(kind.value_type)
     if pa.types.is_map(kind):
         return [*_fields_in(kind.key_type), *_fields_in(kind.item_type)]
