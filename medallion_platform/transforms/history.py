@@ -14,12 +14,10 @@ from pyspark.sql.types import StringType
 
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.pipeline.intake.column_names import PLATFORM, folded, own_name
+from medallion_platform.sources.formats.debezium.operations import DELETE, READ, TRUNCATE, UPSERTS
 from medallion_platform.sources.formats.debezium.source_position import TRANSACTION
 from medallion_platform.sources.formats.debezium.values import UNTOLD
 
-DELETED = "d"
-TRUNCATED = "t"
-_UPSERTS = ("c", "r", "u")
 _PLACE = ("_source", "_offset")
 """Where an event came: the log that it was read from (a partition of a topic, files), and where there."""
 
@@ -66,8 +64,8 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
         F.col("_op"),
         F.struct(*map(quoted, columns)).alias("_state"),
     )
-    own = events.where(quoted(key).isNotNull() & F.col("_op").isin(*_UPSERTS, DELETED))
-    truncates = events.where(F.col("_op") == TRUNCATED).drop(key)
+    own = events.where(quoted(key).isNotNull() & F.col("_op").isin(*UPSERTS, DELETE))
+    truncates = events.where(F.col("_op") == TRUNCATE).drop(key)
     # Made distinct at the end: where there are no truncates, Spark leaves out all of it.
     everyone = own.select(quoted(key)).crossJoin(F.broadcast(truncates)).distinct()
     events = own.unionByName(everyone).select(
@@ -75,9 +73,9 @@ def versions(changes: DataFrame, key: str) -> DataFrame:
         *places,
         "_position",
         "_at",
-        F.col("_op").isin(DELETED, TRUNCATED).alias("_gone"),
-        F.when(F.col("_op") == "r", 0).when(F.col("_op").isin(*_UPSERTS), 1).otherwise(2).alias("_tie"),
-        F.when(F.col("_op").isin(*_UPSERTS), F.col("_state")).alias("_state"),
+        F.col("_op").isin(DELETE, TRUNCATE).alias("_gone"),
+        F.when(F.col("_op") == READ, 0).when(F.col("_op").isin(*UPSERTS), 1).otherwise(2).alias("_tie"),
+        F.when(F.col("_op").isin(*UPSERTS), F.col("_state")).alias("_state"),
     )
 
     events = _with_eras(events, key) if len(places) == len(_PLACE) else events.withColumn("_era", F.lit(0))

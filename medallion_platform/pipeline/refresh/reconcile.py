@@ -31,6 +31,8 @@ from medallion_platform.pipeline.refresh.plan import upstream_days
 from medallion_platform.pipeline.refresh.stage import Inspection, OtherKeys, StageResult
 from medallion_platform.pipeline.refresh.transform import TransformResult
 from medallion_platform.pipeline.refresh.validate import TypedRows
+from medallion_platform.pipeline.row_counts import EACH_IS_ONE
+from medallion_platform.sources.formats.debezium.operations import TRUNCATE, UPSERTS
 
 if TYPE_CHECKING:
     from medallion_platform.pipeline.table import Table
@@ -38,9 +40,7 @@ if TYPE_CHECKING:
 _N = "_n"
 _KEY = "__key_"
 _UNIQUE = "__unique_"
-_UPSERTS = ("c", "r", "u")
 _PLACE = ("_sequence", "_offset", "_source")
-_TRUNCATE = "t"
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Accounts:
         """What happened to the rows that were read; written, dead: rows of the transform that were staged."""
         table, read = self.context.table, self._read_by_key
         if table.incremental == "merge_by_key":
-            if self.inputs.whole and table.source_row_count == "1":
+            if self.inputs.whole and table.source_row_count == EACH_IS_ONE:
                 _refuse_unread_rows(self.context, read)
             return Counts(read, written, dead, superseded=read - written - dead)
         if table.incremental == "append":
@@ -124,14 +124,14 @@ def _counts_of_rows(
             partition.isNotNull() & ~partition.cast("string").isin(context.wanted)
         ).count()
         read = _sum_source_rows(table, came) - others
-    elif table.source_row_count != "1":
+    elif table.source_row_count != EACH_IS_ONE:
         read = _sum_source_rows(table, came)
     else:
         read = count_rows_by_log(context)
     if read != written + dead:
         each = (
             "each of them gives one"
-            if table.source_row_count == "1"
+            if table.source_row_count == EACH_IS_ONE
             else f"they give {read} ({table.source_row_count})"
         )
         raise RefreshFailed(
@@ -306,7 +306,7 @@ def _upstream_rows(table: Table, came: DataFrame, places: Sequence[str]) -> Data
     """The upstream rows: their key, `_N`, as how many they count, and `_gone`, whether they delete it."""
     gone = F.col(_N) == 0
     if "_op" in came.columns:
-        gone |= ~F.coalesce(F.col("_op").isin(*_UPSERTS), F.lit(False))
+        gone |= ~F.coalesce(F.col("_op").isin(*UPSERTS), F.lit(False))
     rows = _with_source_row_count(table, came).select(
         *map(quoted, table.recompute_key), _N, gone.alias("_gone"), *places
     )
@@ -383,7 +383,7 @@ def _last_truncate(came: DataFrame) -> DataFrame:
     facts = [F.max(c).alias(f"_truncated{c}") for c in _position_columns(came)]
     if facts:
         facts.append(F.min("_source").alias("_first_truncated"))
-    return came.where(F.col("_op") == _TRUNCATE).agg(F.count(F.lit(1)).alias("_truncates"), *facts)
+    return came.where(F.col("_op") == TRUNCATE).agg(F.count(F.lit(1)).alias("_truncates"), *facts)
 
 
 def _may_be_gone_by_truncate(places: tuple[str, ...]) -> Column:

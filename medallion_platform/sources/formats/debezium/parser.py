@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
+from medallion_platform.sources.formats.debezium.operations import OPERATIONS
 from medallion_platform.sources.formats.debezium.source_position import (
     PLACES,
     changed_at,
@@ -37,7 +38,6 @@ from medallion_platform.sources.formats.slices import Block, Ints
 
 RESERVED = ("_op", "_sequence", "_changed_at", "_snapshot")
 TOMBSTONE = "tombstone"
-OPERATIONS = ("c", "r", "u", "d", "t", "m")
 
 
 NOT_AN_EVENT = "not a change event"
