@@ -101,6 +101,7 @@ PHONE = (
 _email = re.compile(_email_pattern(r"[^\W\d_]", r"[^\W_]", r"\w"))
 _phone = re.compile(PHONE, re.ASCII)
 
+_SHORTEST = len("a@b.cd")
 _SIGN = "[@+(]"
 _BEGINS = (
     rf"\A(?:0[1-9][0-9]{{0,4}}[{_BLANKS}./{_HYPHENS}]|00{_B}?[1-9][0-9]{{0,2}}[{_BLANKS}./({_HYPHENS}]"
@@ -127,5 +128,9 @@ def masked(text: str) -> str:
 def count(values: pl.Series) -> int:
     """How many values of a text column look personal; few are looked at in Python."""
     values = values.alias("text")  # some names of fields are patterns to polars
-    maybe = values.str.contains(_SIGN) | values.str.contains(_BEGINS)
-    return sum(map(looks_personal, values.filter(maybe)))
+    values = values.filter(values.str.len_bytes() >= _SHORTEST)
+    signed = values.str.contains(_SIGN)
+    # A pattern is tried on what begins with a digit only: to compare texts takes a fifth of that time.
+    digit_first = values.filter((values >= "0") & (values < ":") & ~signed)
+    maybe = values.filter(signed), digit_first.filter(digit_first.str.contains(_BEGINS))
+    return sum(looks_personal(text) for texts in maybe for text in texts)
