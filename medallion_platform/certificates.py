@@ -1,4 +1,7 @@
-"""The certificates that this machine trusts, for Python and for Java."""
+"""The certificates that this machine trusts, for Python and for Java.
+
+`python -m medallion_platform.certificates FOLDER` packs them for Java, and prints the file's path.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import os
 import re
 import ssl
+import sys
 import warnings
 from collections.abc import Iterator
 from hashlib import sha256
@@ -22,7 +26,8 @@ def java_truststore(folder: Path) -> Path | None:
         OSError: it cannot be written there.
     """
     files = list(_certificate_files())
-    seen = sha256(repr([(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]).encode())
+    # Whole seconds: a layer of an image keeps no more of a time.
+    seen = sha256(repr([(str(f), int(f.stat().st_mtime), f.stat().st_size) for f in files]).encode())
     path = folder / f"certificates-{seen.hexdigest()[:16]}.p12"
     if not path.exists():
         written = _pack_truststore(files)
@@ -73,3 +78,7 @@ def _pack_truststore(files: list[Path]) -> bytes | None:
             except ValueError as error:
                 _LOG.info("%s: a certificate is left out: %s", file, error)
     return pkcs12.serialize_java_truststore(list(held.values()), NoEncryption()) if held else None
+
+
+if __name__ == "__main__":
+    print(java_truststore(Path(sys.argv[1])) or sys.exit("there are no certificates"))

@@ -300,8 +300,10 @@ def _marks(text: str) -> Link:
     """What libraries that give nothing but a text write into it for machines: numbers, words of a protocol.
 
     Those in Rust (delta-rs, obstore, Polars) write `(os error 28)`, an answer of S3 as it came, and `status
-    code: 503`; Java writes what the C library says of an `errno`.
+    code: 503`; Java writes what the C library says of an `errno`, Spark the exit code of an executor.
     """
+    if lost := _lost_executor(text):
+        return Link(frozenset({lost}))
     number, status = _OS_ERROR.search(text), _STATUS.search(text)
     code = _S3_CODE.search(text) or _S3A_CODE.search(text)
     found = int(number[1]) if number else errno.ENOSPC if _NO_SPACE in text else None
@@ -316,6 +318,13 @@ def _marks(text: str) -> Link:
         int(status[1]) if status and status[1] != _NOT_THERE else None,
         code[1] if code else "",
     )
+
+
+def _lost_executor(text: str) -> str:
+    """Why Spark lost an executor for which it gave up a task; "" where it did not, or for another reason."""
+    if _EVICTED in text and _LOST_EXECUTOR.search(text):
+        return EXECUTOR_EVICTED
+    return EXECUTOR_KILLED if _OUT_OF_MEMORY.search(text) else ""
 
 
 def kind_of_status(status: int | None) -> Kind | None:
@@ -337,7 +346,20 @@ def _authority(code: str) -> Kind | None:
     return Kind.AUTH if code.endswith(("_AUTHENTICATION_FAILED", "_AUTHORIZATION_FAILED")) else None
 
 
+EXECUTOR_KILLED = "ExecutorKilledForMemory"
+"""The code of a failure for which an executor needs more memory, and not the driver."""
+EXECUTOR_EVICTED = "ExecutorEvicted"
+
 _DEEPEST = 20
+_LOST_EXECUTOR = re.compile(r"\bExecutorLostFailure \(executor \S+ exited\b")
+# 52 is what an executor's JVM ends with that is out of memory (Spark's SparkExitCode), 137 what the system
+# ends a container with (128 and SIGKILL).
+_OUT_OF_MEMORY = re.compile(
+    r"\bExecutorLostFailure \(executor \S+ exited\b.*? exited with (?:exit )?code (?:52|137)\b"
+    r"|\bLost task \S+ in stage \S+ \(TID \d+\) \(\S+ executor \d+\): java\.lang\.OutOfMemoryError\b",
+    re.DOTALL,
+)
+_EVICTED = "The API gave the following brief reason: Evicted"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>")
 _S3A_CODE = re.compile(r"\(Service: S3, [^)]*\)(?: \(SDK [^)]*\))?:(?!null)(\w+)")
@@ -458,7 +480,8 @@ _BY_SQLSTATE = {
 }
 
 _BY_NAME = {
-    **dict.fromkeys(("MemoryError", "OutOfMemoryError", "SparkOutOfMemoryError"), Kind.OOM),
+    **dict.fromkeys(("MemoryError", "OutOfMemoryError", "SparkOutOfMemoryError", EXECUTOR_KILLED), Kind.OOM),
+    EXECUTOR_EVICTED: Kind.EVICTED,
     **dict.fromkeys(
         (
             *("ConnectionError", "TimeoutError", "gaierror", "TimeoutException", "RemoteProtocolError"),

@@ -16,7 +16,7 @@ EXTRAS = {
     "kafka": ("confluent_kafka", "fastavro"),
     "feast": ("feast", "duckdb", "ibis"),
     "ui": ("dagster_webserver",),
-    "k8s": ("dagster_k8s",),
+    "k8s": ("dagster_k8s", "dagster_postgres", "kubernetes"),
 }
 """The modules that each extra brings. `all` brings those of all of them."""
 
@@ -39,5 +39,10 @@ def require_extra(extra: str, what: str) -> None:
     Raises:
         MissingExtra: some of it is not installed.
     """
-    if any(find_spec(module) is None for module in EXTRAS[extra]):
+    if not is_installed(extra):
         raise MissingExtra(what, extra)
+
+
+def is_installed(extra: str) -> bool:
+    """Whether all libraries of an extra are there."""
+    return all(find_spec(module) for module in EXTRAS[extra])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEDALLION = [sys.executable, "-c", "from medallion_platform.cli import main; main()"]
 """The command of the package that is tested, without the wrapper's set-up."""
+UV = shutil.which("uv") or next(
+    map(str, sorted((Path.home() / ".cache" / "medallion").glob("uv-*/bin/uv"))), None
+)
+"""The installer that `./medallion` gets."""
 
 _FORKED = (
     "from medallion_platform_tests.forked import serve; serve(); "

@@ -26,8 +26,8 @@ SHARED_DATA = Path(os.environ.get("MEDALLION_SHARED_DATA") or REPOSITORY.parent 
 os.environ.setdefault(MODULE, SAMPLE)
 """What the tests' own processes and the commands that they start run, wherever these stand."""
 
-SERVERS = ("broker", "faults", "s3")
-"""Markers of tests that start real servers."""
+SERVERS = ("broker", "cluster", "faults", "s3")
+"""Markers of tests that start real servers, or make what runs on them."""
 
 # On a shared machine a deadline measures the neighbours. In CI the same examples every time: a red
 # build means a change, and the wider search is for the desk.
@@ -82,8 +82,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[di
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The fault suite has a short run, and a long one for the desk."""
-    parser.addoption("--long", action="store_true", help="many more faults in the fault suite")
+    """Suites that take long have a short run, and a long one for the desk."""
+    parser.addoption("--long", action="store_true", help="many more faults, and tests of an hour")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,11 +96,14 @@ USUAL = 300
 """Seconds that a test may take unless it says otherwise, as pyproject.toml has it."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Modules with tests that may take long come first, so that no process is left alone with one at the end.
 
     A module stays together, for what it made is there as long as its tests are.
     """
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     marks = ((item.path, item.get_closest_marker("timeout")) for item in items)
     long = {path for path, mark in marks if mark and mark.args[0] > USUAL}
     items.sort(key=lambda item: item.path not in long)
@@ -121,8 +124,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+_NO_CHARTS = "there are no charts at"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say so where the answers on real data were not proven."""
+    """Say so where the answers on real data were not proven, and the pods of neighbours not looked at."""
+    reasons = {str(report.longrepr[-1]) for report in terminalreporter.getreports("skipped")}
+    for reason in (r.removeprefix("Skipped: ") for r in reasons if _NO_CHARTS in r):
+        terminalreporter.write_line(f"NOT TESTED: the pods of neighbours, {reason}", yellow=True)
     if not SHARED_DATA.is_dir():
         terminalreporter.write_line(
             f"NOT TESTED: known answers on real data, there is no {SHARED_DATA} "

@@ -23,7 +23,14 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from obstore.store import LocalStore, S3Store
 
-from medallion_platform.errors import Failure, Kind, MedallionError, classify
+from medallion_platform.errors import (
+    EXECUTOR_EVICTED,
+    EXECUTOR_KILLED,
+    Failure,
+    Kind,
+    MedallionError,
+    classify,
+)
 from medallion_platform.sources.http import HttpClient, RequestError
 from medallion_platform_tests.kafka import certificates
 
@@ -386,6 +393,55 @@ def test_no_sentence_decides(text: str) -> None:
     assert not classify(RuntimeError(text)).transient
 
 
+_STAGE = (
+    "Job aborted due to stage failure: Task 3 in stage 2.0 failed 4 times, most recent failure: "
+    "Lost task 3.3 in stage 2.0 (TID 41) (10.244.1.7 executor 5): "
+)
+_LOST = f"{_STAGE}ExecutorLostFailure (executor 5 exited {{}}) Reason: {{}}"
+_BY_TASK, _NOT_BY_TASK = "caused by one of the running tasks", "unrelated to the running tasks"
+_POD = (
+    "\nThe executor with id 5 exited with exit code {}.\n{}\n\n\n"
+    "The API gave the following container statuses:\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_LOST.format(_BY_TASK, _POD.format("137(SIGKILL, possible container OOM)", "")), EXECUTOR_KILLED),
+        (_LOST.format(_BY_TASK, _POD.format("52(JVM OOM)", "")), EXECUTOR_KILLED),
+        (_LOST.format(_BY_TASK, "Command exited with code 52"), EXECUTOR_KILLED),
+        (f"{_STAGE}java.lang.OutOfMemoryError: Java heap space", EXECUTOR_KILLED),
+        (
+            _LOST.format(
+                _BY_TASK,
+                _POD.format(
+                    "137(SIGKILL, possible container OOM)",
+                    "The API gave the following brief reason: Evicted",
+                ),
+            ),
+            EXECUTOR_EVICTED,
+        ),
+        (_LOST.format(_BY_TASK, _POD.format("50(Uncaught exception)", "")), ""),
+        (_LOST.format(_BY_TASK, _POD.format("1370(unexpected)", "")), ""),
+        (
+            _LOST.format(_NOT_BY_TASK, "The executor with id 5 was deleted by a user or the framework."),
+            "",
+        ),
+        (f"{_STAGE}java.lang.IllegalStateException: exited with exit code 137", ""),
+        ("The executor with id 5 exited with exit code 137(SIGKILL, possible container OOM).", ""),
+        (
+            _STAGE.replace("executor 5", "executor driver") + "java.lang.OutOfMemoryError: Java heap space",
+            "",
+        ),
+    ],
+)
+def test_an_executor_that_was_lost_by_its_exit_code(text: str, told: str) -> None:
+    """As Spark 4.2 writes it: `TaskSetManager`, `ExecutorLostFailure`, `ExecutorPodsLifecycleManager`."""
+    kinds = {EXECUTOR_KILLED: Kind.OOM, EXECUTOR_EVICTED: Kind.EVICTED, "": Kind.UNKNOWN}
+    assert classify(RuntimeError(text)) == Failure(kinds[told], told)
+
+
 def test_nothing_heavy_is_loaded() -> None:
     code = "import sys; from medallion_platform import errors; errors.classify(OSError(28, 'x'));"
     code += "print(*sys.modules)"
@@ -424,6 +480,17 @@ def test_what_the_jvm_throws_by_its_causes(spark: SparkSession, closed: str, ful
         lambda: jvm.java.net.URI("http://no-such-host.invalid").toURL().openStream().read()
     ).kind is (Kind.NETWORK)
     assert failure(lambda: spark.range(1_000_000).write.parquet(f"{full}/p")) == Failure(Kind.DISK, "ENOSPC")
+
+
+def test_spark_still_writes_of_lost_executors_what_is_looked_for(spark: SparkSession) -> None:
+    jvm = spark.sparkContext._jvm
+    assert jvm is not None
+    manager = jvm.org.apache.spark.scheduler.cluster.k8s.ExecutorPodsLifecycleManager
+    for code in (52, 137):
+        why = f"The executor with id 5 exited with exit code {manager.describeExitCode(code)}."
+        lost = jvm.org.apache.spark.ExecutorLostFailure("5", True, jvm.scala.Option.apply(why))
+        text = f"{_STAGE}{lost.toErrorString()}"
+        assert classify(RuntimeError(text)) == Failure(Kind.OOM, EXECUTOR_KILLED)
 
 
 def test_two_writers_of_a_delta_table_in_spark(spark: SparkSession, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ SIGNALS = {
     "cli.exits.Interruption": "a signal of the system",
     "cli.exits.Stop": "how the command line ends, with an exit code",
     "contracts.sql.SqlError": "told as a ContractError",
+    "kubernetes.lease.LeaseChanged": "the lease is looked at again",
     "pipeline.out_of_date.NeedsRows": "asked of a plan that reads logs alone",
     "sources.formats.avro.DecodeError": "a record that is a dead letter",
     "sources.formats.records.HeaderError": "told as an UnreadableFile",

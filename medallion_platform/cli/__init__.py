@@ -13,8 +13,10 @@ from typing import Annotated
 import typer
 
 from medallion_platform.cli import (
+    backup_commands,
     checkout,
     dead_letter_commands,
+    doctor_command,
     projects,
     read_commands,
     servers,
@@ -53,7 +55,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (projects, write_commands, read_commands, servers, checkout):
+for group in (
+    projects,
+    write_commands,
+    read_commands,
+    backup_commands,
+    doctor_command,
+    servers,
+    checkout,
+):
     app.add_typer(group.app)
 app.add_typer(dead_letter_commands.app, name="dead-letters", no_args_is_help=True)
 

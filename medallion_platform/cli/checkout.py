@@ -23,13 +23,13 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 _SIDE_BY_SIDE = ("--numprocesses", "logical", "--maxprocesses", "2", "--dist", "worksteal")
 """Two processes share the tests, none where a debugger is asked for; each keeps what it started."""
-_SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",)}
+_SUITES = {"integration": ("broker and not s3", "s3"), "faults": ("faults",), "cluster": ("cluster",)}
 """Tests that start real servers, by their markers: a process for each, as a JVM has one set of jars."""
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(context: typer.Context) -> None:
-    """Run the project's tests; in a checkout of the platform, its own suite (or `integration`, `faults`).
+    """Run the project's tests; in a checkout of the platform, its own (or `integration`, `faults`, ...).
 
     Further arguments are passed to pytest. A checkout runs all of its suite in two processes (`-n 0`: one).
     """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +22,14 @@ from medallion_platform.cli.shared_options import (
     writable_lake,
 )
 
+if TYPE_CHECKING:
+    from medallion_platform.kubernetes.scaling import Bounds
+    from medallion_platform.observability.server import Observable
+
 app = typer.Typer()
+
+MetricsHost = Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")]
+MetricsPort = Annotated[int, typer.Option(help="Their port; 0 for any free port.", min=0, max=65535)]
 
 _QUIET = ("--log-level", "warning")
 """Dagster tells two lines of each look of a sensor, every few seconds; its UI has them too."""
@@ -69,15 +79,16 @@ def stream(
         bool, typer.Option("--refresh", help="Also keep the silver tables made from it up to date.")
     ] = False,
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Address of /metrics, /health and /ready.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Their port; 0 for any free port.", min=0, max=65535)] = 9108,
+    host: MetricsHost = "127.0.0.1",
+    port: MetricsPort = 9108,
 ) -> None:
     """Take in messages continuously, until Ctrl-C or SIGTERM; several workers share the partitions."""
     import logging
 
     from medallion_platform.errors import MedallionError
-    from medallion_platform.observability.worker import WorkerMetrics, serve_metrics
-    from medallion_platform.orchestration import runs, stream_reports
+    from medallion_platform.lakehouse.backup_place import BackupPlace
+    from medallion_platform.observability.worker import WorkerMetrics
+    from medallion_platform.orchestration import leader_guard, runs, stream_reports
     from medallion_platform.orchestration.location import catalog, lakehouse_of
     from medallion_platform.pipeline.intake import stream as topic_intake
 
@@ -91,22 +102,82 @@ def stream(
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[lines])
-    for module in (stream_reports, topic_intake):
+    for module in (leader_guard, stream_reports, topic_intake):
         logging.getLogger(module.__name__).setLevel(logging.INFO)
     metrics = WorkerMetrics(source)
+    if settings.backup:
+        metrics.tell_newest_backup(BackupPlace(str(settings.backup)).newest_time)
+    address = _served(metrics, host, port)
+    terminal.print_note(f"Taking in {topics[source].where}; {address} (Ctrl-C stops it)")
+    lakehouse = lakehouse_of(settings)
+    silver = stream_reports.silver_tables_behind(catalog, topics[source].table)
+    election = leader_guard.elected(f"refresh-{source}", lakehouse.lake, [table.name for table in silver])
+    try:
+        with (
+            runs.open_instance(settings.dagster_home) as on,
+            election if refresh else nullcontext() as leader,
+        ):
+            stream_reports.follow_source(topics[source], catalog, lakehouse, on, metrics, leader)
+    except MedallionError as error:
+        raise Stop(str(error)) from None
+
+
+@app.command()
+def supervise(
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DEPLOYMENT=LEAST:MOST",
+            help="Scale the workers of a Deployment by their lag; may be repeated.",
+        ),
+    ] = None,
+    host: MetricsHost = "127.0.0.1",
+    port: MetricsPort = 9108,
+) -> None:
+    """In Kubernetes: delete what dead runs leave in the namespace, and scale stream workers by their lag."""
+    import logging
+    from threading import Event
+
+    from medallion_platform.errors import MedallionError
+    from medallion_platform.kubernetes import api, supervisor
+    from medallion_platform.observability.supervision import SupervisorMetrics
+
+    scaled = dict(_bounds(given) for given in scale or ())
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[lines])
+    logging.getLogger(supervisor.__name__).setLevel(logging.INFO)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        cluster = api.connect()
+    except MedallionError as error:
+        raise Stop(str(error), NOT_READY) from None
+    metrics = SupervisorMetrics()
+    address = _served(metrics, host, port)
+    terminal.print_note(f"Supervises namespace {cluster.namespace}; {address} (Ctrl-C stops it)")
+    supervisor.supervise(cluster, scaled, metrics, stop)
+
+
+def _served(metrics: Observable, host: str, port: int) -> str:
+    """Where metrics are served from now on."""
+    from medallion_platform.observability.server import serve_metrics
+
     try:
         server = serve_metrics(metrics, host, port)
     except OSError as error:
         raise Stop(
             f"port {port} on {host}: {error.strerror}; choose another one with --port", NOT_READY
         ) from None
-    terminal.print_note(
-        f"Taking in {topics[source].where}; http://{host}:{server.server_port}/metrics (Ctrl-C stops it)"
-    )
-    with runs.open_instance(settings.dagster_home) as on:
-        try:
-            stream_reports.follow_source(
-                topics[source], catalog, lakehouse_of(settings), on, metrics, refreshing=refresh
-            )
-        except MedallionError as error:
-            raise Stop(str(error)) from None
+    return f"http://{host}:{server.server_port}/metrics"
+
+
+def _bounds(given: str) -> tuple[str, Bounds]:
+    """A Deployment, and the fewest and the most workers that it may have."""
+    from medallion_platform.kubernetes.scaling import Bounds
+
+    match = re.fullmatch(r"([a-z0-9.-]+)=(\d+):(\d+)", given)
+    if not match or int(match[2]) > int(match[3]):
+        raise Stop(f"--scale {given}: give a Deployment and two numbers, as in stream-orders=1:5", USAGE)
+    return match[1], Bounds(int(match[2]), int(match[3]))

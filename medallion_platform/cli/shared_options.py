@@ -122,12 +122,12 @@ def writable_lake(settings: Settings) -> Lake:
 
 
 def _open_lake(settings: Settings, by: Callable[[Path | str], Lake]) -> Lake:
-    from medallion_platform.lakehouse.lake_format import NewerLake, OlderLake
+    from medallion_platform.lakehouse.lake_format import HalfRestored, NewerLake, OlderLake
     from medallion_platform.storage import Unusable
 
     try:
         return by(settings.lake)
-    except (NewerLake, OlderLake, Unusable) as error:
+    except (HalfRestored, NewerLake, OlderLake, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None
 
 

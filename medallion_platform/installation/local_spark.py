@@ -64,13 +64,17 @@ def jars_of(lake: Path | str, *, topics: bool = False) -> list[Path]:
     Raises:
         JarsUnavailable: a jar is not here and cannot be fetched.
     """
-    further = KAFKA if topics else ()
+    found = jars_here(wanted_jars(lake, topics=topics))
     if not storage.in_bucket(lake):
-        return jars_here((*DELTA, *further))
+        return found
     from medallion_platform.installation.settings import Settings
 
-    found = jars_here((*DELTA, *S3, *further))
     return [*found, compile_log_store(found, find_java(Settings().java_home).program)]
+
+
+def wanted_jars(lake: Path | str, *, topics: bool = False) -> tuple[Jar, ...]:
+    """The jars of a Maven repository that Spark needs for tables in `lake`, and to read topics."""
+    return (*DELTA, *(S3 if storage.in_bucket(lake) else ()), *(KAFKA if topics else ()))
 
 
 def jars_here(wanted: Sequence[Jar]) -> list[Path]:

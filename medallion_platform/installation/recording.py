@@ -10,10 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyspark.sql.types as T
 from pyspark.sql import DataFrame, SparkSession
@@ -32,8 +30,7 @@ from medallion_platform.pipeline.table import daily, table
 from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import FileSource
 from medallion_platform.sources.formats.csv import Csv
-from medallion_platform.spark import provider
-from medallion_platform.spark.aot_cache import AlreadyRecording
+from medallion_platform.spark import recording as spark_recording
 
 _SECONDS = 900
 """The recording is given up after this time."""
@@ -156,22 +153,10 @@ def record() -> bool:
 
     Raises:
         JarsUnavailable: a jar is missing and cannot be fetched.
+        SparkDidNotStart: the JVM ended before it was ready.
         OSError: the recording cannot be stored.
     """
-    spark = local_spark()
-    started = spark.aot_cache
-    if started is None:
-        return False
-    try:
-        with started.recorded() as options, TemporaryDirectory(prefix="medallion-recording-") as folder:
-            recorded = replace(spark, options=(*spark.options, *options), kept=None)
-            try:
-                _refresh_all(recorded.session, Path(folder))
-            finally:
-                provider.end_spark()
-    except AlreadyRecording:
-        return False
-    return started.found() is not None
+    return spark_recording.record(local_spark(), _refresh_all) is not None
 
 
 def main() -> None:

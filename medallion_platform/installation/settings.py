@@ -10,15 +10,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from medallion_platform.container import memory_limit
 from medallion_platform.contracts.masking import SHORTEST_KEY
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.installation.project import ProjectError, project_above
@@ -92,8 +92,10 @@ class WrongSetting(MedallionError):
 
 
 PREFIX = "MEDALLION_"
-_READ_ELSEWHERE = ("MODULE", "LOG_FORMAT", "LOG_LEVEL", "DEBUG", "SHARED_DATA")
+_READ_ELSEWHERE = ("MODULE", "ROLE", "LOG_FORMAT", "LOG_LEVEL", "DEBUG", "SHARED_DATA")
 """By the command line, and by the suites, whose others begin with `TEST_`."""
+OF_A_RUN = f"{PREFIX}RUN_EXECUTORS"
+"""This and others that begin with `RUN_` are set in the pod of a run, by who launches it."""
 _OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)")
 """What Kubernetes tells a container of services named `medallion-...`."""
 
@@ -105,7 +107,8 @@ def misspelt(variables: Iterable[str]) -> list[str]:
     return [
         f"no setting is named {variable}, so it has no effect" + _meant(variable, known)
         for variable in odd
-        if not variable.startswith(f"{PREFIX}TEST_") and not _OF_SERVICES.fullmatch(variable)
+        if not variable.startswith((f"{PREFIX}TEST_", f"{PREFIX}RUN_"))
+        and not _OF_SERVICES.fullmatch(variable)
     ]
 
 
@@ -160,6 +163,8 @@ _WORDS = {
     "int_from_float": "is no whole number",
     "finite_number": "is no finite number",
     "greater_than_equal": "has to be {ge:g} or more",
+    "byte_size": "has to be a number of bytes such as 10GB",
+    "byte_size_unit": "has to be a number of bytes such as 10GB",
     "path_type": "is no path",
     "too_short": "has to have {min_length} characters or more",
     "string_too_short": "has to have {min_length} characters or more",
@@ -180,13 +185,17 @@ def _wrong_settings_in_words(error: ValidationError) -> str:
 
 
 def usual_memory() -> str:
-    """A quarter of this machine's or container's memory, within bounds; other processes need the rest."""
+    """A quarter of this machine's or container's memory, within bounds; other processes need the rest.
+
+    A run's own pod has no others: more than half of it, the rest is for Python and beside Java's heap.
+    """
     import psutil
 
-    has = [psutil.virtual_memory().total]
-    with suppress(OSError, ValueError):  # of a container; other systems have no such file
-        has.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return f"{min(max(min(has) // 4 >> 20, 1024), 4096)}m"
+    machine = psutil.virtual_memory().total
+    here = min(memory_limit() or machine, machine)
+    if OF_A_RUN in os.environ:
+        return f"{here * 3 // 5 >> 20}m"
+    return f"{min(max(here // 4 >> 20, 1024), 4096)}m"
 
 
 def _java_memory(given: str) -> str:
@@ -194,6 +203,11 @@ def _java_memory(given: str) -> str:
     if not re.fullmatch(r"[1-9]\d*[kmg]", given, re.IGNORECASE):
         raise ValueError("has to be an amount such as 2g or 1500m")
     return given
+
+
+def bytes_of_memory(given: str) -> int:
+    """The bytes of an amount of memory as Java writes it."""
+    return int(given[:-1]) << {"k": 10, "m": 20, "g": 30}[given[-1].lower()]
 
 
 Folder = Annotated[Path, AfterValidator(_absolute_path)]
@@ -231,6 +245,8 @@ class Settings(BaseSettings):
     """The landing zone, a folder or `s3://bucket/prefix`; by default `landing` in the home."""
     settle_seconds: Annotated[float, Field(ge=0)] = 5.0
     """A file in the landing zone is complete when it has not changed for this long."""
+    backup: Location | None = None
+    """Where backups are kept, a folder or `s3://bucket/prefix`; if set, one is made every six hours."""
     keep_runs_days: Annotated[float, Field(ge=1)] = 30.0
     """How long Dagster keeps runs that ended; the lake's own history is not affected."""
     kafka: Annotated[dict[str, str], NoDecode, BeforeValidator(_kafka_settings)] = Field(
@@ -251,9 +267,17 @@ class Settings(BaseSettings):
     """Another Java than the platform's own, 17 or newer; `JAVA_HOME` works too."""
     spark_memory: Annotated[str, AfterValidator(_java_memory)] = Field(default_factory=usual_memory)
     """The most memory that Spark uses for rows on this machine (`2g`); by default a quarter, at least 1 GB
-    and at most 4 GB."""
+    and at most 4 GB; in the pod of a run three fifths of its memory."""
     spark_cores: Annotated[int, Field(ge=1)] | None = None
-    """Threads of Spark on this machine; by default one per core."""
+    """Threads of Spark on this machine; by default one per core that this process may use."""
+    local_bytes: ByteSize = ByteSize(10 * 10**9)
+    """On Kubernetes: up to so many bytes of data files (`10GB`) a run has no executors."""
+    own_run_bytes: ByteSize = ByteSize(100 * 10**9)
+    """On Kubernetes: a table that has more bytes to read than this gets a run of its own."""
+    most_memory: Annotated[str, AfterValidator(_java_memory)] = "16g"
+    """On Kubernetes: the memory of the largest pod that a run may ask for."""
+    most_executors: Annotated[int, Field(ge=0)] = 20
+    """On Kubernetes: the most executors of one run."""
 
     def __init__(self, **given: Any) -> None:
         try:

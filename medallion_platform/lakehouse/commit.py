@@ -26,6 +26,7 @@ from medallion_platform.lakehouse import file_ends, paths
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.delta_log import FileEntry
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import files_of, follow, partition_of
 from medallion_platform.storage import run_in_parallel, store
 
@@ -79,14 +80,17 @@ def writer_transaction(
     sequence: int,
     record: CommitRecord | None = None,
     positions: Mapping[str, int] | None = None,
+    guard: Guard = UNGUARDED,
 ) -> Generator[CommitProperties]:
     """The properties of a writer's commit, for the one commit in the `with` block; it updates `table`.
 
     table: opened before the work began, so that a second writer is detected. positions: further
-    transaction identifiers (an intake's source and next offset).
+    transaction identifiers (an intake's source and next offset). guard: is asked last; its token goes into
+    the commit.
 
     Raises:
-        CommitConflict: another writer committed first.
+        CommitConflict: another writer committed first, or one with a higher token has written.
+        NotAllowed: the guard refuses.
     """
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
@@ -94,7 +98,7 @@ def writer_transaction(
     name = table.metadata().name
     if writer_sequence(table) >= sequence:
         raise CommitConflict(f"{name}: another writer committed first")
-    transactions = {WRITER: sequence, **(positions or {})}
+    transactions = {WRITER: sequence, **(positions or {}), **ask_guard(table, guard)}
     attempt = uuid.uuid4().hex
     try:
         yield CommitProperties(
@@ -112,6 +116,20 @@ def writer_transaction(
         ) from error
     follow(table)
     _say_committed(table, sequence, record)
+
+
+def ask_guard(table: DeltaTable, guard: Guard) -> Mapping[str, int]:
+    """The token for a commit to a table that is opened.
+
+    Raises:
+        CommitConflict: a higher one has been written.
+        NotAllowed: the guard refuses.
+    """
+    token = guard.check()
+    if any((table.transaction_version(leader) or 0) > number for leader, number in token.items()):
+        name = table.metadata().name
+        raise CommitConflict(f"{name}: a newer leader has written; nothing of this write is visible")
+    return token
 
 
 def _say_committed(table: DeltaTable, sequence: int, record: CommitRecord | None) -> None:
@@ -212,14 +230,17 @@ def commit_files(
     remove: Iterable[FileEntry] = (),
     whole: pa.Schema | None = None,
     positions: Mapping[str, int] | None = None,
+    guard: Guard = UNGUARDED,
 ) -> int:
     """Make staged files visible and replaced files invisible in one commit; returns its version.
 
     table: opened at the version that the work was based on. remove: rows of `files_of`. whole: everything is
-    replaced, by files of this schema. positions: further transaction identifiers.
+    replaced, by files of this schema. positions: further transaction identifiers. guard: as in
+    `writer_transaction`.
 
     Raises:
         CommitConflict: another writer committed first, or removed the same files.
+        NotAllowed: the guard refuses.
     """
     from deltalake import Schema
 
@@ -233,7 +254,7 @@ def commit_files(
 
     partition_by = table.metadata().partition_columns
     actions: list[AddAction | RemoveAction] = [*_remove_actions(remove, partition_by), *add_actions(add)]
-    with writer_transaction(table, record.sequence, record, positions) as properties:
+    with writer_transaction(table, record.sequence, record, positions, guard) as properties:
         table.create_write_transaction(
             actions,
             mode="append" if whole is None else "overwrite",

@@ -29,7 +29,7 @@ class DamagedFile(MedallionError):
     kind = Kind.CORRUPT
 
     def __init__(self, table: str, path: str, why: str) -> None:
-        fix = "its rows exist nowhere else: restore the file from a backup"
+        fix = f"`medallion restore --table {table}` puts a backup's good copy in its place"
         if table.startswith(("silver.", "gold.")):
             fix = f"materialize {table} with `rebuild: true`, which recomputes it from its inputs"
         super().__init__(
@@ -83,7 +83,7 @@ def verify_data_file(table: DeltaTable, file: FileEntry) -> None:
 
     with _explain_damage(table, file):
         content = store(path_of(table)).get(file["path"]).bytes().to_bytes()
-        _verify_end(table, file, lambda length: content[-length:], _names_in(table))
+        _verify_end(table, file, lambda length: content[-length:], names_in(table))
         pages = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         for _ in pages.iter_batches():
             pass
@@ -98,7 +98,7 @@ def verify_file_ends(table: DeltaTable, files: Iterable[FileEntry]) -> None:
     Raises:
         DamagedFile: a file is missing, or its end is damaged.
     """
-    root, columns = path_of(table), _names_in(table)
+    root, columns = path_of(table), names_in(table)
 
     def verify(file: FileEntry) -> None:
         with _explain_damage(table, file):
@@ -111,7 +111,37 @@ def verify_file_ends(table: DeltaTable, files: Iterable[FileEntry]) -> None:
             verify(file)
 
 
-def _names_in(table: DeltaTable) -> file_ends.Names:
+def copy_damage(root: str, key: str, file: FileEntry, columns: file_ends.Names) -> str:
+    """What is wrong with a copy of a data file, "" if nothing is known to be.
+
+    Its size is compared with that of the Delta log, and its end with what the file's name tells of it.
+    """
+    import pyarrow as pa
+    from obstore.exceptions import BaseError
+
+    try:
+        if (size := store(root).head(key)["size"]) != file["size_bytes"]:
+            return f"it has {size} bytes, and by the Delta log {file['size_bytes']}"
+        return file_ends.damage(
+            file["path"], file_ends.last_bytes(root, key, size), columns, file["num_records"]
+        )
+    except FileNotFoundError:
+        return "it is gone"
+    except (BaseError, OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if not classify(error).of_content:
+            raise
+        return client_reason(error)
+
+
+def files_with_damage(table: DeltaTable, files: Iterable[FileEntry]) -> dict[str, str]:
+    """What is wrong with each of a table's files that is missing or damaged, by path (see `copy_damage`)."""
+    root, columns, entries = path_of(table), names_in(table), list(files)
+    found = run_in_parallel(lambda file: copy_damage(root, file["path"], file, columns), entries)
+    return {file["path"]: why for file, why in zip(entries, found, strict=True) if why}
+
+
+def names_in(table: DeltaTable) -> file_ends.Names:
+    """The names of the columns of a table, and of the fields within them."""
     import pyarrow as pa
 
     return file_ends.names_of(pa.schema(table.schema()))

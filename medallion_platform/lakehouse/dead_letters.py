@@ -18,6 +18,7 @@ from medallion_platform.lakehouse.commit import CommitConflict, StagedFile, comm
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.damaged_files import verify_file_ends
 from medallion_platform.lakehouse.delta_log import FileEntry
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import RETENTION, Lake, files_of, path_of
 from medallion_platform.storage import delta_storage_options
 
@@ -169,15 +170,18 @@ def append(
     record: CommitRecord,
     positions: Mapping[str, int] | None = None,
     letters: DeltaTable | None = None,
+    guard: Guard = UNGUARDED,
 ) -> None:
     """Add dead letters in one commit, fenced like every writer.
 
-    letters: the table as it was when what is there already was left out of `rows`.
+    letters: the table as it was when what is there already was left out of `rows`. guard: is asked before the
+    commit.
 
     Raises:
         CommitConflict: another writer committed meanwhile, be it since these were looked at.
+        NotAllowed: the guard refuses.
     """
-    polars_writer.append_rows(letters or _ensure(lake, table), fit(rows), record, positions or {})
+    polars_writer.append_rows(letters or _ensure(lake, table), fit(rows), record, positions or {}, guard)
 
 
 def bring_up(letters: DeltaTable) -> None:
@@ -216,14 +220,16 @@ def replace(
     partitions: Collection[str] | None,
     files: Sequence[StagedFile],
     record: CommitRecord,
+    guard: Guard = UNGUARDED,
 ) -> None:
     """Put staged dead letters in the place of all those of `partitions` (None: of the whole table).
 
     Files that hold others too are written anew without them, some rows at a time. Does nothing where
-    there neither are nor were any.
+    there neither are nor were any. guard: is asked before the commit.
 
     Raises:
         CommitConflict: another writer committed meanwhile.
+        NotAllowed: the guard refuses.
     """
     import polars as pl
 
@@ -241,7 +247,7 @@ def replace(
             kept += [stage(lake, table, rows) for rows in gathered(others)]
     if there or files:
         bring_up(letters)
-        commit_files(letters, record, add=[*kept, *files], remove=there)
+        commit_files(letters, record, add=[*kept, *files], remove=there, guard=guard)
 
 
 def _holds(letters: DeltaTable, file: FileEntry, wanted: pl.Expr) -> bool:

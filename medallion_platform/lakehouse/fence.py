@@ -57,15 +57,15 @@ class Fence:
             raise ClaimLost(f"{self.place}: another writer began meanwhile", table=self.place)
 
 
-def claim_place(lake: Lake, place: str) -> Fence:
-    """Claim a place; earlier claims are no longer valid from now on.
+def claim_place(lake: Lake, place: str, above: int = 0) -> Fence:
+    """Claim a place; earlier claims are no longer valid from now on. above: a number that was given already.
 
     Raises:
         CommitConflict: other processes were first every time.
     """
     root = str(lake.root)
     for _ in range(_ATTEMPTS):
-        number = _newest_claim(root, place) + 1
+        number = max(_newest_claim(root, place), above) + 1
         if not storage.create_file(root, _claim_key(place, number), b""):
             continue
         # A number may be free again, for older claims are deleted: then it is not the newest.

@@ -20,6 +20,7 @@ from medallion_platform.lakehouse.commit import (
     writer_sequence,
     writer_transaction,
 )
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import Lake, path_of
 from medallion_platform.lakehouse.polars_writer import add_columns, scan_rows
 
@@ -112,11 +113,14 @@ def _count_in_table(table: DeltaTable, state: str) -> int:
     return pl.scan_delta(table).filter(pl.col("state") == state).select(pl.len()).collect().item()
 
 
-def register_file_versions(lake: Lake, source: str, rows: Sequence[RegisteredFile]) -> None:
+def register_file_versions(
+    lake: Lake, source: str, rows: Sequence[RegisteredFile], guard: Guard = UNGUARDED
+) -> None:
     """Register file versions in one commit; two simultaneous registrations never share a sequence number.
 
     Raises:
         CommitConflict: another run registered files at the same time.
+        NotAllowed: the guard refuses.
     """
     import polars as pl
 
@@ -127,7 +131,7 @@ def register_file_versions(lake: Lake, source: str, rows: Sequence[RegisteredFil
         raise CommitConflict(f"{source}: another run is registering files")
     add_columns(target, registered.schema)
     file = write_parquet_file(path_of(target), f"{uuid4().hex}.parquet", registered)
-    with writer_transaction(target, last) as properties:
+    with writer_transaction(target, last, guard=guard) as properties:
         target.create_write_transaction(
             add_actions([file]),
             mode="append",

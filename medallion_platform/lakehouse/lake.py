@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,6 +49,18 @@ class DamagedLog(MedallionError):
             "version 0 (or since the checkpoint before) is there, delete it and _last_checkpoint, and run "
             "again",
         )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Rows and bytes of data files, from the statistics in Delta logs."""
+
+    rows: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        """The sum of both."""
+        return Size(self.rows + other.rows, self.bytes + other.bytes)
 
 
 @dataclass(frozen=True)
@@ -248,6 +261,33 @@ class Lake:
         found = self.table_state(table)
         return found.fact("rows", lambda opened: int(opened.count())) if found else 0
 
+    def sizes(self, table: str, column: str | None = None) -> dict[str, Size]:
+        """The size of each value of a partition column; of all rows where the table has no such column."""
+        found = self.table_state(table)
+        sizes = found.fact(("sizes", column), partial(_sizes, column=column)) if found else {}
+        return {partition: Size(*size) for partition, size in sizes.items()}
+
+    def sizes_added(self, table: str, since: int, column: str | None = None) -> dict[str, Size]:
+        """The size of what was added after a version by each value of a partition column, without upkeep.
+
+        Raises:
+            LogGone: the log no longer tells.
+        """
+        found = self.table_state(table)
+        if found is None:
+            return {}
+
+        def go_on(until: int, before: dict[str, list[int]] | None) -> dict[str, list[int]]:
+            added = {partition: Size(*size) for partition, size in (before or {}).items()}
+            for file in delta_log.files_added(found.path, max(since, until), found.version):
+                partition = (file.get("partitionValues") or {}).get(column) or UNPARTITIONED
+                rows = json.loads(file.get("stats") or "{}").get("numRecords", 0)
+                added[partition] = added.get(partition, Size()) + Size(rows, file["size"])
+            return {partition: [size.rows, size.bytes] for partition, size in added.items()}
+
+        sizes = found.folded(("sizes added", since, column), go_on)
+        return {partition: Size(*size) for partition, size in sizes.items()}
+
     def tables(self) -> list[str]:
         """Every table that exists, e.g. `bronze.events`."""
         below = storage.store(str(self.root))
@@ -300,6 +340,19 @@ def _instant(info: LogEntry) -> datetime:
 
 def _partitions(table: DeltaTable, column: str) -> frozenset[str]:
     return frozenset(str(p.get(column) or UNPARTITIONED) for p in table.partitions())
+
+
+def _sizes(table: DeltaTable, column: str | None) -> dict[str, list[int]]:
+    """Rows and bytes by partition, as lists: JSON has no others (`known_facts`)."""
+    import polars as pl
+
+    files = pl.DataFrame(table.get_add_actions(flatten=True))
+    named = f"partition.{column}"
+    partition = pl.col(named).cast(pl.String) if named in files.columns else pl.lit(None, pl.String)
+    found = files.group_by(partition.fill_null(UNPARTITIONED).alias("partition")).agg(
+        pl.col("num_records").sum(), pl.col("size_bytes").sum()
+    )
+    return {partition: [rows, size] for partition, rows, size in found.iter_rows()}
 
 
 @cache

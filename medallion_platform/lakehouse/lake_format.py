@@ -33,6 +33,8 @@ from medallion_platform.lakehouse.lake import DamagedLog, Lake
 
 _LOG = logging.getLogger(__name__)
 _MARKS = "_medallion/format"
+RESTORING = f"{_MARKS}/restoring.json"
+"""Is there while a backup is restored into a lake, and stays where that was killed: nobody may work on it."""
 _MARK = re.compile(rf"{_MARKS}/(\d+)\.json")
 _ATTEMPTS = 5
 _LAYERS = ("bronze", "silver", "gold", "dead_letters", "files")
@@ -51,10 +53,17 @@ class OlderLake(MedallionError):
     kind = Kind.PERMANENT
 
 
+class HalfRestored(MedallionError):
+    """A backup is being restored into a lake, or was when that was killed; nothing was read or written."""
+
+    kind = Kind.PERMANENT
+
+
 def open_to_look(root: Path | str) -> Lake:
     """The lake at a root, for reading: nothing is written, even if it is new.
 
     Raises:
+        HalfRestored: a backup is being restored into it.
         NewerLake: a newer version of the platform has written it.
         OlderLake: an older version has written it, and it has not been migrated yet.
         storage.Unusable: it cannot be reached.
@@ -91,6 +100,16 @@ def open_to_write(root: Path | str) -> Lake:
     """
     storage.refuse_unsafe_bucket(str(root))
     return open_lake(root)
+
+
+def open_to_restore(root: Path | str) -> Lake:
+    """The lake at a root that nobody else works on, because it is being restored.
+
+    Raises:
+        storage.Unusable: it cannot be reached, or cannot hold tables.
+    """
+    storage.refuse_unsafe_bucket(str(root))
+    return Lake(root)
 
 
 @cache
@@ -136,8 +155,19 @@ def _known_format(root: str) -> int:
 
 
 def read_format(root: str) -> int:
-    """The format of a lake; 0 if there is nothing yet."""
+    """The format of a lake; 0 if there is nothing yet.
+
+    Raises:
+        HalfRestored: a backup is being restored into it.
+    """
     listed = storage.store(root).list(f"{_MARKS}/").collect()
+    if any(f["path"] == RESTORING for f in listed):
+        raise HalfRestored(
+            f"a backup is being restored into the lake {root}. Nothing was read or written",
+            table=root,
+            remedy="wait until that is done; if it was killed, run the same `medallion restore` again, which "
+            "continues",
+        )
     if found := [int(match[1]) for f in listed if (match := _MARK.fullmatch(f["path"]))]:
         return max(found)
     return 1 if any(_table_folders(root)) else 0

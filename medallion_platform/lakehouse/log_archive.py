@@ -54,7 +54,7 @@ class DamagedBundle(MedallionError):
 
     def __init__(self, path: str, number: int, error: Exception) -> None:
         super().__init__(
-            f"{path}/{_bundle_file(number)} is damaged ({error}): it has the commits from version "
+            f"{path}/{bundle_file(number)} is damaged ({error}): it has the commits from version "
             f"{number * BUNDLE} on. Nothing was written",
             remedy="restore it from a backup and run again, or delete it; then this part of the table's "
             "history is gone",
@@ -64,6 +64,22 @@ class DamagedBundle(MedallionError):
 def commit_file(version: int) -> str:
     """The path of a commit's file, below the table's folder."""
     return f"_delta_log/{version:020d}.json"
+
+
+def bundle_file(number: int) -> str:
+    """The path of a bundle, below the table's folder."""
+    return f"{FOLDER}/{number * BUNDLE:020d}.jsonl.gz"
+
+
+def newest_checkpoint(path: str, version: int) -> int | None:
+    """The newest checkpoint in a log up to a version, in one file, None if there is none."""
+    names = [f["path"] for f in store(path).list("_delta_log").collect()]
+    return max((c for c in _files_by_version(_CHECKPOINT, names) if c <= version), default=None)
+
+
+def checkpoint_file(version: int) -> str:
+    """The path of a checkpoint, below the table's folder."""
+    return f"_delta_log/{version:020d}.checkpoint.parquet"
 
 
 def commits_by_version(names: Iterable[str]) -> dict[int, str]:
@@ -78,16 +94,31 @@ def read_bundle(path: str, number: int) -> dict[int, bytes]:
         DamagedBundle: it cannot be read.
     """
     try:
-        packed = store(path).get(_bundle_file(number)).bytes().to_bytes()
+        packed = store(path).get(bundle_file(number)).bytes().to_bytes()
     except FileNotFoundError:
         return {}
     try:
-        if not packed:  # gzip takes it for nothing that was packed
-            raise EOFError("it is empty")
-        lines = map(json.loads, gzip.decompress(packed).splitlines())
-        return {line["version"]: line["commit"].encode() for line in lines}
+        return unpack_commits(packed)
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise DamagedBundle(path, number, error) from error
+
+
+def pack_commits(commits: Mapping[int, bytes]) -> bytes:
+    """Commits by version as one compressed file; the same commits give the same file."""
+    lines = (json.dumps({"version": v, "commit": text.decode()}) for v, text in commits.items())
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
+
+
+def unpack_commits(packed: bytes) -> dict[int, bytes]:
+    """The commits by version in such a file.
+
+    Raises:
+        EOFError, OSError, ValueError, zlib.error: it is damaged.
+    """
+    if not packed:  # gzip takes it for nothing that was packed
+        raise EOFError("it is empty")
+    lines = map(json.loads, gzip.decompress(packed).splitlines())
+    return {line["version"]: line["commit"].encode() for line in lines}
 
 
 def archive_log(path: str, now: datetime | None = None) -> int:
@@ -115,7 +146,7 @@ def archive_log(path: str, now: datetime | None = None) -> int:
             old = {v: f for v, f in by_version.items() if v // BUNDLE == number}
             if not _store_bundle(path, number, old):
                 continue
-            begins = {f for f in found if _CHECKPOINT.fullmatch(f) and _version_in_name(f) in needed}
+            begins = {f for f in found if _CHECKPOINT.fullmatch(f) and version_in_name(f) in needed}
             files.delete(sorted(set(found) - begins))
             moved += len(old)
         expired = now - LOG_RETENTION
@@ -164,7 +195,7 @@ def commits_archived_since(path: str, since: datetime) -> Iterator[bytes]:
     """The commits of every bundle that was made after an instant."""
     for file in store(path).list(FOLDER).collect():
         if file["last_modified"] >= since:
-            yield from read_bundle(path, _version_in_name(file["path"]) // BUNDLE).values()
+            yield from read_bundle(path, version_in_name(file["path"]) // BUNDLE).values()
 
 
 def _store_bundle(path: str, number: int, old: Mapping[int, str]) -> bool:
@@ -185,29 +216,25 @@ def _store_bundle(path: str, number: int, old: Mapping[int, str]) -> bool:
         return True
     if there and len(found) < BUNDLE:
         return False
-    lines = (json.dumps({"version": v, "commit": text.decode()}) for v, text in found.items())
-    files.put(_bundle_file(number), gzip.compress("\n".join(lines).encode()))
+    files.put(bundle_file(number), pack_commits(found))
     return True
-
-
-def _bundle_file(number: int) -> str:
-    return f"{FOLDER}/{number * BUNDLE:020d}.jsonl.gz"
 
 
 def _files_by_bundle(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, list[str]]:
     found: defaultdict[int, list[str]] = defaultdict(list)
     for file in files:
         if kind.fullmatch(file):
-            found[_version_in_name(file) // BUNDLE].append(file)
+            found[version_in_name(file) // BUNDLE].append(file)
     return found
 
 
 def _files_by_version(kind: re.Pattern[str], files: Iterable[str]) -> dict[int, str]:
     """The files of a kind by version."""
-    return {_version_in_name(file): file for file in sorted(files) if kind.fullmatch(file)}
+    return {version_in_name(file): file for file in sorted(files) if kind.fullmatch(file)}
 
 
-def _version_in_name(file: str) -> int:
+def version_in_name(file: str) -> int:
+    """The version in the name of a commit or a checkpoint, and the first one of a bundle."""
     found = _NUMBER.search(file)
     assert found is not None
     return int(found[0])

@@ -33,6 +33,7 @@ from medallion_platform.lakehouse.commit import (
     WRITER,
     CommitConflict,
     StagedFile,
+    ask_guard,
     is_conflict,
     move_staged_files,
     stage_parquet_file,
@@ -41,6 +42,7 @@ from medallion_platform.lakehouse.commit import (
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.damaged_files import verify_data_file
 from medallion_platform.lakehouse.delta_log import FileEntry, commit_text
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import Lake, files_of, partition_of
 from medallion_platform.lakehouse.polars_writer import scan_data_files
 from medallion_platform.storage import delta_storage_options, remove_folder, run_in_parallel, store
@@ -132,16 +134,21 @@ def maintain_table(
     *,
     retention: timedelta = RETENTION,
     now: datetime | None = None,
+    guard: Guard = UNGUARDED,
 ) -> MaintenanceResult:
     """Optimize, then vacuum, then archive old commits.
 
+    guard: is asked immediately before each of them changes something.
+
     Raises:
         CommitConflict: a writer committed first; nothing was rewritten, run it again.
+        NotAllowed: the guard refuses; nothing was changed since it was last asked.
         UnsupportedTable: the table's files alone do not determine its rows.
     """
     started = time.monotonic()
-    optimized = optimize(lake, table, cluster_by)
-    vacuumed = vacuum(lake, table, retention, now=now)
+    optimized = optimize(lake, table, cluster_by, guard=guard)
+    vacuumed = vacuum(lake, table, retention, now=now, guard=guard)
+    guard.check()
     log_archive.archive_log(lake.path(table), now)
     return MaintenanceResult(table, optimized, vacuumed, round(time.monotonic() - started, 3))
 
@@ -153,13 +160,16 @@ def optimize(
     *,
     target_bytes: int = TARGET_BYTES,
     batch_bytes: int = BATCH_BYTES,
+    guard: Guard = UNGUARDED,
 ) -> OptimizeResult:
     """Merge small files of each partition, rows sorted by `cluster_by` (several: along a Z-curve).
 
-    Clustered files are not rewritten until enough new files exist; a second run does nothing.
+    Clustered files are not rewritten until enough new files exist; a second run does nothing. guard: is asked
+    last; its token goes into the commit.
 
     Raises:
         CommitConflict: a writer committed first; nothing was rewritten, run it again.
+        NotAllowed: the guard refuses; nothing was rewritten.
         UnsupportedTable: the table uses deletion vectors or column mapping.
         DamagedFile: a file to rewrite is missing or damaged.
     """
@@ -190,7 +200,7 @@ def optimize(
     if sum(f.rows for f in added) != rows:
         raise RuntimeError(f"{table}: {rows} rows were read to cluster them, but not as many written")
     remove_folder(root, folder)
-    _commit_swap(lake, table, opened, added, removed)
+    _commit_swap(lake, table, opened, added, removed, guard)
     after = files_of(opened)
     done = OptimizeResult(
         opened.version(),
@@ -205,13 +215,21 @@ def optimize(
 
 
 def vacuum(
-    lake: Lake, table: str, retention: timedelta = RETENTION, *, now: datetime | None = None
+    lake: Lake,
+    table: str,
+    retention: timedelta = RETENTION,
+    *,
+    now: datetime | None = None,
+    guard: Guard = UNGUARDED,
 ) -> VacuumResult:
     """Delete the files below the table's folder that no version within the retention needs.
 
     Kept are files of the newest version, files of versions that were replaced less than `retention` ago, and
     all files written less than `retention` ago, because a running refresh may still commit them. Staged files
-    of a dead run are deleted when they are that old.
+    of a dead run are deleted when they are that old. guard: is asked last.
+
+    Raises:
+        NotAllowed: the guard refuses; nothing was deleted.
     """
     cutoff = (now or datetime.now(UTC)) - retention
     root = lake.path(table)
@@ -226,6 +244,7 @@ def vacuum(
         for p, s, modified in unneeded
         if modified < cutoff and not PurePosixPath(p).name.startswith("deletion_vector")
     ]
+    guard.check()
     store(root).delete([path for path, _ in dead])
     kept = len({p for p, _, _ in listed} - live) - len(dead)
     done = VacuumResult(len(dead), sum(s for _, s in dead), kept)
@@ -351,6 +370,7 @@ def _commit_swap(
     opened: DeltaTable,
     added: Sequence[StagedFile],
     removed: Sequence[FileEntry],
+    guard: Guard,
 ) -> None:
     """Swap the files in one commit that changes no row, with a conflict for concurrent writers.
 
@@ -362,7 +382,7 @@ def _commit_swap(
         if any(f["path"] not in live for f in removed):
             break
         try:
-            return _swap_files(lake, table, opened, added, removed)
+            return _swap_files(lake, table, opened, added, removed, guard)
         except CommitConflict:
             continue
     raise CommitConflict(f"{table}: a writer committed meanwhile", remedy="optimize it again")
@@ -374,6 +394,7 @@ def _swap_files(
     opened: DeltaTable,
     added: Sequence[StagedFile],
     removed: Sequence[FileEntry],
+    guard: Guard,
 ) -> None:
     from deltalake import CommitProperties, Transaction
     from deltalake.exceptions import CommitFailedError
@@ -392,6 +413,7 @@ def _swap_files(
     if last is not None:
         metadata["userMetadata"] = last.to_json()
     sequence = writer_sequence(opened)
+    transactions = {**({WRITER: sequence} if sequence >= 0 else {}), **ask_guard(opened, guard)}
     try:
         opened.create_write_transaction(
             swap,
@@ -400,7 +422,7 @@ def _swap_files(
             partition_by=partition_by,
             commit_properties=CommitProperties(
                 custom_metadata=metadata,
-                app_transactions=[Transaction(WRITER, sequence)] if sequence >= 0 else None,
+                app_transactions=[Transaction(a, v) for a, v in transactions.items()],
                 # delta-rs would try again against files that it has not seen.
                 max_commit_retries=0,
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from medallion_platform.lakehouse.commit import (
 )
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.damaged_files import verify_file_ends
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import files_of, path_of
 from medallion_platform.lakehouse.log_archive import put_back_commits
 from medallion_platform.storage import delta_storage_options, store
@@ -32,24 +33,30 @@ if TYPE_CHECKING:
 
 
 def append_rows(
-    table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, positions: Mapping[str, int]
+    table: DeltaTable,
+    rows: pl.DataFrame,
+    record: CommitRecord,
+    positions: Mapping[str, int],
+    guard: Guard = UNGUARDED,
+    wrote: Callable[[], object] = lambda: None,
 ) -> int:
     """Append rows with their record and positions in one commit; returns its version.
 
-    table: opened before the work began, so that a second writer is detected. New columns are added.
+    table: opened before the work began, so that a second writer is detected. New columns are added. guard: as
+    in `writer_transaction`, here and below. wrote: is called after each file.
 
     Raises:
         CommitConflict: another writer committed first.
     """
     if any((table.transaction_version(source) or -1) > position for source, position in positions.items()):
         raise CommitConflict(f"{table.metadata().name}: another writer committed first")
-    add_columns(table, rows.clear().to_arrow().schema)
+    add_columns(table, rows.clear().to_arrow().schema, guard)
     root, partition_by = path_of(table), table.metadata().partition_columns
-    files = [
-        write_partition_file(root, path, part, values)
-        for path, values, part in split_by_partition(rows, partition_by)
-    ]
-    return commit_files(table, record, add=files, positions=positions)
+    files: list[StagedFile] = []
+    for path, values, part in split_by_partition(rows, partition_by):
+        files.append(write_partition_file(root, path, part, values))
+        wrote()
+    return commit_files(table, record, add=files, positions=positions, guard=guard)
 
 
 def split_by_partition(
@@ -148,7 +155,13 @@ class _ObjectFile:
         self.closed = True
 
 
-def replace_rows(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, predicate: str | None) -> int:
+def replace_rows(
+    table: DeltaTable,
+    rows: pl.DataFrame,
+    record: CommitRecord,
+    predicate: str | None,
+    guard: Guard = UNGUARDED,
+) -> int:
     """Replace the rows that match `predicate` (None: all rows); returns the version.
 
     If all rows are replaced, columns take the types of the new rows. No column is dropped.
@@ -165,7 +178,7 @@ def replace_rows(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, pr
         if any(rows.schema.get(name, kind) != kind for name, kind in have.items()):
             gone = [pl.lit(None, kind).alias(name) for name, kind in have.items() if name not in rows.columns]
             rows, schema_mode = rows.with_columns(gone), "overwrite"
-    with writer_transaction(table, record.sequence, record) as properties:
+    with writer_transaction(table, record.sequence, record, guard=guard) as properties:
         write_deltalake(
             table,
             rows,
@@ -177,35 +190,44 @@ def replace_rows(table: DeltaTable, rows: pl.DataFrame, record: CommitRecord, pr
     return table.version()
 
 
-def delete_rows(table: DeltaTable, predicate: str, record: CommitRecord) -> None:
+def delete_rows(table: DeltaTable, predicate: str, record: CommitRecord, guard: Guard = UNGUARDED) -> None:
     """Delete the rows that match a predicate; a commit is made even if none matches.
 
     Raises:
         CommitConflict: another writer committed first.
     """
-    with writer_transaction(table, record.sequence, record) as properties:
+    with writer_transaction(table, record.sequence, record, guard=guard) as properties:
         table.delete(predicate, commit_properties=properties)
     if writer_sequence(table) < record.sequence:
-        commit_files(table, record)
+        commit_files(table, record, guard=guard)
 
 
-def restore_version(table: DeltaTable, version: int, record: CommitRecord) -> None:
+def restore_version(
+    table: DeltaTable,
+    version: int,
+    record: CommitRecord,
+    positions: Mapping[str, int] | None = None,
+    guard: Guard = UNGUARDED,
+) -> None:
     """Restore the rows of an earlier version; does nothing if this is still the newest version.
+
+    positions: of logs, where the rows that are gone now are to be read again.
 
     Raises:
         CommitConflict: another writer committed first.
     """
     if table.version() > version:
         put_back_commits(path_of(table), version)
-        with writer_transaction(table, record.sequence, record) as properties:
+        with writer_transaction(table, record.sequence, record, positions, guard) as properties:
             table.restore(version, commit_properties=properties)
 
 
-def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
+def add_columns(table: DeltaTable, fields: pa.Schema, guard: Guard = UNGUARDED) -> None:
     """Add the columns that a table lacks; they are null in existing rows.
 
     Raises:
         CommitConflict: another writer changed the table's columns, or committed first.
+        NotAllowed: the guard refuses.
     """
     from deltalake import Field, Schema
     from deltalake.exceptions import CommitFailedError
@@ -216,6 +238,7 @@ def add_columns(table: DeltaTable, fields: pa.Schema) -> None:
     ]
     if not new:
         return
+    guard.check()
     name, seen = table.metadata().name, writer_sequence(table)
     try:
         table.alter.add_columns(new)

@@ -1,6 +1,7 @@
 """Creates a new project: a source, a contract, a table and a test to start from.
 
-`template/` has its files, with the ending `.in`; NAME in paths and texts is replaced by the project's name.
+`template/` has its files, with the ending `.in`. NAME in paths and texts is replaced by the project's name,
+VERSION by the platform's version.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +32,8 @@ def make_project(name: str, folder: Path) -> list[Path]:
         path = str(source.relative_to(_TEMPLATE)).removesuffix(".in")
         target = folder / path.replace("NAME", name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text(encoding="utf-8").replace("NAME", name), encoding="utf-8")
+        text = source.read_text(encoding="utf-8").replace("NAME", name)
+        target.write_text(text.replace("VERSION", version("medallion-platform")), encoding="utf-8")
         written.append(target)
     return written
 

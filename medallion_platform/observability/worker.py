@@ -1,18 +1,16 @@
-"""Metrics and health of a continuous worker, over HTTP: `/metrics`, `/health`, `/ready`."""
+"""Metrics and health of a continuous worker."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from socketserver import ThreadingMixIn
-from threading import Thread
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from wsgiref.types import StartResponse, WSGIEnvironment
+from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from medallion_platform.pipeline.intake.backpressure import smoothed
 
 STUCK = 300.0
-"""Seconds without an iteration of its loop after which a worker counts as hung."""
+"""Seconds without any progress after which a worker counts as hung; a batch may take longer than that."""
 
 _PREFIX = "medallion_stream"
 
@@ -43,12 +41,27 @@ class WorkerMetrics:
         self._behind = Gauge(
             f"{_PREFIX}_behind_records", "Records of a log still to be read.", ["source", "log"], registry=to
         )
+        self._lag = Gauge(
+            f"{_PREFIX}_lag_seconds", "Seconds to read what is behind, at the present rate.", one, registry=to
+        )
+        self._rate = 0.0
+        self._logs: frozenset[str] = frozenset()
         self._waits = Counter(f"{_PREFIX}_waits_total", "Times the worker had to wait.", one, registry=to)
         self._last = Gauge(
             f"{_PREFIX}_last_commit_timestamp_seconds", "Time of the last commit.", one, registry=to
         )
-        for metric in (self._batches, self._seconds, self._waits, self._last):
+        for metric in (self._batches, self._seconds, self._lag, self._waits, self._last):
             metric.labels(source)  # shown as 0 from the start
+
+    def tell_newest_backup(self, at: Callable[[], float]) -> None:
+        """Tell when the newest backup was made, in seconds since 1970; 0 if there is none.
+
+        at: asked whenever somebody looks. What it cannot find out is not a number.
+        """
+        newest = Gauge(
+            "medallion_backup_timestamp_seconds", "Time of the newest backup.", registry=self.registry
+        )
+        newest.set_function(at)
 
     def taken(self, outcomes: Mapping[str, int], seconds: float, behind: Mapping[str, int]) -> None:
         """A batch was committed."""
@@ -57,14 +70,25 @@ class WorkerMetrics:
             self._rows.labels(source=self._source, outcome=outcome).inc(n)
         self._batches.labels(self._source).inc()
         self._seconds.labels(self._source).observe(seconds)
+        self._rate = smoothed(self._rate, sum(outcomes.values()) / max(seconds, 1e-6))
+        self._lag.labels(self._source).set(sum(behind.values()) / max(self._rate, 1e-6))
         self._behind.clear()  # of partitions that another worker has now, too
         for log, n in behind.items():
             self._behind.labels(source=self._source, log=log).set(n)
+        self._logs = frozenset(log for log, n in behind.items() if n)
         self._last.labels(self._source).set_to_current_time()
 
+    def working(self) -> None:
+        """A part of a batch is done; whether it can be taken in is not known yet."""
+        self._turn(self._why)
+
     def idle(self) -> None:
-        """No records arrived."""
+        """No records arrived: nothing is behind."""
         self._turn("")
+        self._lag.labels(self._source).set(0)
+        for log in self._logs:
+            self._behind.labels(source=self._source, log=log).set(0)
+        self._logs = frozenset()
 
     def waits(self, why: str) -> None:
         """Nothing can be taken in now, for this reason."""
@@ -73,7 +97,7 @@ class WorkerMetrics:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs; a worker whose loop hangs has to be restarted."""
+        """Whether the work goes on, however slowly; a worker that hangs has to be restarted."""
         return self._clock() - self._turned < STUCK
 
     @property
@@ -83,40 +107,3 @@ class WorkerMetrics:
 
     def _turn(self, why: str) -> None:
         self._turned, self._why = self._clock(), why
-
-
-def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> WSGIServer:
-    """Serve in a thread of its own until the process ends; port 0 takes any free port.
-
-    Raises:
-        OSError: the port is taken.
-    """
-    prometheus = make_wsgi_app(metrics.registry)
-
-    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            return prometheus(environ, start)
-        answers = {
-            "/health": "" if metrics.alive else metrics.not_ready,
-            "/ready": metrics.not_ready,
-        }
-        if path not in answers:
-            start("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"/metrics, /health, /ready\n"]
-        why = answers[path]
-        start("503 Service Unavailable" if why else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{why or 'ok'}\n".encode()]
-
-    server = make_server(host, port, app, _Server, _Silent)
-    Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass

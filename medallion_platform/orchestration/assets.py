@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from medallion_platform.orchestration import checks, partitions, reports
+from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.event_log import log_partitions_in_bulk
 from medallion_platform.orchestration.failures import TableFailure, failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.progress import report_progress
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
+from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
@@ -92,16 +95,18 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         lake = lakehouse.lake
         report_progress(table.name, "refreshing")
-        done = refresh(
+        refresh_table = partial(
+            refresh,
             table,
             lake,
             lakehouse.session,
-            Run(context.run.run_id, datetime.now(UTC), RunLogObserver(context.log)),
+            begin_run(context, RunLogObserver(context.log)),
             partitions=_requested_partitions(context),
             rebuild=config.rebuild,
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             partition_columns=partition_columns,
         )
+        done = work_on(context, lakehouse, table.name, refresh_table)
         report_progress(table.name, done.reason)
         metadata = {
             **reports.table_metadata(
@@ -160,13 +165,14 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         from medallion_platform.pipeline.intake.replay import parse_table_again
 
-        lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
+        lake, run = lakehouse.lake, begin_run(context)
         partitions = _requested_partitions(context)
         if config.parse_again:
-            version, record = parse_table_again(source, lake, run, partitions)
+            parse_again = partial(parse_table_again, source, lake, run, partitions)
+            version, record = work_on(context, lakehouse, source.table, parse_again)
             reason = "parsed again" if record else "every stored record is as it was"
         else:
-            taken, pieces = _take_in_source(source, lakehouse, run, context.log)
+            taken, pieces = _take_in_source(source, lakehouse, run, context)
             reason = reports.intake_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
         metadata = reports.table_metadata(
@@ -225,8 +231,9 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
 
         report_progress(name, "publishing")
         repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
-        run = Run(context.run.run_id, datetime.now(UTC))
-        done = publish(OnlineFeatures(repository, view), lakehouse.lake, run)
+        run = begin_run(context)
+        publish_view = partial(publish, OnlineFeatures(repository, view), lakehouse.lake, run)
+        done = work_on(context, lakehouse, name, publish_view)
         report_progress(name, done.reason)
         return dg.MaterializeResult(
             asset_key=key,
@@ -258,9 +265,9 @@ def intake_op(source: Source) -> dg.OpDefinition:
     def body(
         context: dg.OpExecutionContext, lakehouse: Lakehouse
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-        lake, run = lakehouse.lake, Run(context.run.run_id, datetime.now(UTC))
+        lake, run = lakehouse.lake, begin_run(context)
         try:
-            taken, pieces = _take_in_source(source, lakehouse, run, context.log)
+            taken, pieces = _take_in_source(source, lakehouse, run, context)
         except Exception as error:
             raise failure({source.table: TableFailure.of(source.table, error)}) from error
         words = reports.intake_in_words(taken, pieces)
@@ -278,17 +285,21 @@ def intake_op(source: Source) -> dg.OpDefinition:
 
 
 def _take_in_source(
-    source: Source, lakehouse: Lakehouse, run: Run, log: dg.DagsterLogManager
+    source: Source,
+    lakehouse: Lakehouse,
+    run: Run,
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
 ) -> "tuple[IntakeResult, str]":
     """Take in what waits for a source; gives also what its pieces are called."""
     from medallion_platform.orchestration.intakes import look_at_arrivals, take_in_arrivals
 
     report_progress(source.table, "taking in what arrived")
     arrived = look_at_arrivals(source, lakehouse, run)
-    taken = take_in_arrivals(arrived, lakehouse, run)
+    take_in = partial(take_in_arrivals, arrived, lakehouse, run)
+    taken = work_on(context, lakehouse, source.table, take_in)
     report_progress(source.table, reports.intake_in_words(taken, arrived.pieces))
     for note in taken.notes:
-        log.info(note)
+        context.log.info(note)
     return taken, arrived.pieces
 
 

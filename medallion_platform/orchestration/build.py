@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,7 +16,8 @@ from medallion_platform.orchestration.assets import (
     intake_job,
     table_asset,
 )
-from medallion_platform.orchestration.catch_up import catch_up_job
+from medallion_platform.orchestration.backups import backup_asset, backup_schedule
+from medallion_platform.orchestration.catch_up import catch_up_job, start_spark_early
 from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
@@ -24,6 +26,7 @@ from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
 from medallion_platform.orchestration.states import served, state_sensor
+from medallion_platform.orchestration.work import RUN_EXECUTORS
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -77,6 +80,10 @@ def build_defs(
     store_events_in_batches()
     place = lakehouse or lakehouse_of(Settings(), catalog)
     place = place.on(spark) if spark else place
+    if executor is None and os.environ.get(RUN_EXECUTORS, "0") != "0":
+        # The run of this process needs them, and meanwhile the rest of it is made ready. Where the steps have
+        # processes of their own, it is these that need them.
+        start_spark_early(place)
     features = catalog.features
     bronze = [bronze_asset(s, place) for s in catalog.sources]
     made = [table_asset(t, catalog, place) for t in catalog.in_order]
@@ -91,12 +98,18 @@ def build_defs(
         code_sensor(catalog),
         state_sensor(catalog, served(features)),
     ]
+    backups = [backup_asset()] if place.backup else []
     return dg.Definitions(
-        assets=[*bronze, *made, *published, *assets],
+        assets=[*bronze, *made, *published, *backups, *assets],
         asset_checks=asset_checks,
         jobs=_replace_by_name([intake, catch_up, maintenance], jobs),
         schedules=_replace_by_name(
-            [catch_up_by_the_hour(catch_up), maintenance_schedule(maintenance)], schedules
+            [
+                catch_up_by_the_hour(catch_up),
+                maintenance_schedule(maintenance),
+                *([backup_schedule()] if place.backup else []),
+            ],
+            schedules,
         ),
         resources={**resources_of(place, tables), **(resources or {})},
         executor=executor or dg.in_process_executor,

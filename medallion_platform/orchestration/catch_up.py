@@ -7,7 +7,6 @@ stops no other table: its downstream tables are made from its last good version.
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -18,26 +17,30 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, partitions, reports
+from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.event_log import log_partitions_in_bulk
 from medallion_platform.orchestration.failures import TableFailure, failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
+from medallion_platform.orchestration.names import (
+    BRING_UP,
+    CATCH_UP,
+    INTAKE,
+    asset_key,
+    pool_name,
+    serving_name,
+)
 from medallion_platform.orchestration.progress import report_progress
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
+from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.out_of_date import input_state, out_of_date_tables
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
-from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.feature_repository import published_edition
 
-CATCH_UP = "catch_up"
-BRING_UP = "bring_up"
-"""The one op of the job `catch_up`."""
-INTAKE = "intake"
 UNFINISHED = NOT_FINISHED_STATUSES
 """Statuses of a run that is not over, or has not begun."""
 _INTAKE_SECONDS = 60
@@ -47,12 +50,14 @@ Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 
 class CatchUpConfig(dg.Config):
-    """The tables that the run must not touch."""
+    """The tables that the run must not touch, or the only ones that it may."""
 
     held: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     """Tables that failed, by the state of what they are made from: not tried again in that state."""
     leave: list[str] = []  # noqa: RUF012
     """Tables that stay as they are."""
+    only: list[str] = []  # noqa: RUF012
+    """If any is named, all others stay as they are."""
     patient: bool = True
     """Wait for a table that another run works on; else it is left to who looks next."""
 
@@ -107,7 +112,7 @@ class _CatchUp:
                 yield from log_partitions_in_bulk(self._context, events)
         for view in self._features:
             name = serving_name(view.view)
-            if name not in self._config.leave and unpublished_edition(view, self._lakehouse):
+            if not self._excluded(name) and unpublished_edition(view, self._lakehouse):
                 yield from self._attempt(name, partial(self._publish, view, name))
         report_written_tables(self._context.instance, self._context.run.run_id, self._touched)
         if self._failed:
@@ -116,15 +121,17 @@ class _CatchUp:
     def _left(self, table: Table) -> bool:
         """Whether the table is skipped in this run."""
         held = self._config.held.get(table.name)
-        return table.name in self._config.leave or (
-            held is not None and held == input_state(table, self._lake)
-        )
+        return self._excluded(table.name) or (held is not None and held == input_state(table, self._lake))
+
+    def _excluded(self, name: str) -> bool:
+        """Whether the run is not for this table, in whatever state it is."""
+        return name in self._config.leave or bool(self._config.only and name not in self._config.only)
 
     def _attempt(self, name: str, work: Callable[[], Iterable[Event]]) -> list[Event]:
         """The events of `work`, done while no other run works on the table; a failure is also an event."""
         try:
             with _hold_pool(self._context, pool_name(name), patient=self._config.patient):
-                events = list(work())
+                events = work_on(self._context, self._lakehouse, name, lambda: list(work()))
                 self._touched += [name] if events else []
                 return [*events, checks.check_evaluation(checks.refreshed_result(name))]
         except _Busy:
@@ -143,7 +150,7 @@ class _CatchUp:
     def _refresh(self, table: Table) -> Iterable[Event]:
         report_progress(table.name, "refreshing")
         columns = self._catalog.partition_columns
-        run = Run(self._context.run.run_id, datetime.now(UTC), RunLogObserver(self._context.log))
+        run = begin_run(self._context, RunLogObserver(self._context.log))
         done = refresh(table, self._lake, self._lakehouse.session, run, partition_columns=columns)
         report_progress(table.name, done.reason)
         if done.record is None:
@@ -160,7 +167,7 @@ class _CatchUp:
 
         report_progress(name, "publishing")
         repository = FeatureRepository(Path(self._lakehouse.feature_repo), self._lake, (view,))
-        run = Run(self._context.run.run_id, datetime.now(UTC))
+        run = begin_run(self._context)
         done = publish(OnlineFeatures(repository, view), self._lake, run)
         report_progress(name, done.reason)
         self._context.log.info(f"{name}: {done.reason}")
@@ -183,11 +190,11 @@ def unpublished_edition(view: Features, lakehouse: Lakehouse, lake: Lake | None 
 
 
 def start_spark_early(lakehouse: Lakehouse) -> None:
-    """Start the JVM for the following refreshes while the intake runs, which needs none."""
+    """Start Spark for the following refreshes, while something runs that needs none."""
 
     def start() -> None:
         with suppress(Exception):  # whoever needs it meets the same error, and tells it
-            lakehouse.session()
+            lakehouse.start_spark()
 
     Thread(target=start, daemon=True).start()
 

@@ -1,6 +1,7 @@
 """The resource of every run: where the lake and the landing zone are, where Spark runs, and the tables."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -31,6 +32,9 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     """As the settings say unless given, like `spark_cores`."""
     spark_cores: int | None = None
     keep_runs_days: float = 30.0
+    most_memory: str = "16g"
+    backup: str = ""
+    """Where backups are kept, "" if none are made."""
     _spark: "SparkProvider | None" = PrivateAttr(default=None)
 
     @property
@@ -50,19 +54,54 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def spark(self) -> "SparkProvider":
-        """The Spark provider: Spark on this machine, unless another provider was given."""
+        """The Spark provider: the one that this process was started with, unless another was given."""
         if self._spark is None:
-            from medallion_platform.installation.local_spark import local_spark, record_in_background
+            from medallion_platform.installation.cluster_spark import spark_of_process
 
-            local = local_spark(
+            self._spark = spark_of_process(
                 self.lake_root,
                 topics=self.spark_reads_topics,
                 memory=self.spark_memory,
                 cores=self.spark_cores,
             )
-            record_in_background(local)
-            self._spark = local
         return self._spark
+
+    @property
+    def executor_memory(self) -> int:
+        """Bytes of the pod of each executor; 0 where Spark's tasks run in this process, or none ran yet."""
+        if self._spark is None:  # who does not use it does not load it to ask
+            return 0
+        from medallion_platform.spark.kubernetes import KubernetesSpark
+
+        return self._spark.executors.memory if isinstance(self._spark, KubernetesSpark) else 0
+
+    @property
+    def executor_peak(self) -> int:
+        """Bytes of the smallest pod that each executor would have fitted into; 0 where that is not known."""
+        if not self.executor_memory:
+            return 0
+        from medallion_platform.spark.kubernetes import JAVA_SHARE
+        from medallion_platform.spark.memory import executor_heap
+
+        return int(executor_heap() / JAVA_SHARE)
+
+    def resize_executors(self, memory: int) -> None:
+        """End the session; the next one has executors in pods of so many bytes."""
+        from medallion_platform.spark.driver import end_spark
+        from medallion_platform.spark.kubernetes import KubernetesSpark
+
+        assert isinstance(self._spark, KubernetesSpark)
+        end_spark()
+        self._spark = replace(self._spark, executors=replace(self._spark.executors, memory=memory))
+
+    def start_spark(self) -> None:
+        """Start Spark, and ask for executors without waiting for them."""
+        from medallion_platform.spark.kubernetes import KubernetesSpark
+
+        if isinstance(self.spark, KubernetesSpark):
+            self.spark.start()
+        else:
+            self.spark.session()
 
     def session(self, *, quick: bool = True) -> "SparkSession":
         """The Spark session of this process; quick: optimize for a short run, with little compilation."""
@@ -80,6 +119,8 @@ def lakehouse_of(settings: "Settings", catalog: Catalog) -> Lakehouse:
         spark_memory=settings.spark_memory,
         spark_cores=settings.spark_cores,
         keep_runs_days=settings.keep_runs_days,
+        most_memory=settings.most_memory,
+        backup=str(settings.backup or ""),
     )
 
 

@@ -1,6 +1,9 @@
 """Maintenance as a Dagster job, once a day: cluster small files, delete files outside of the retention.
 
 The same job keeps Dagster's own storage small.
+
+Each table's pool lets one run at a time work on it, and a run that Dagster ended meanwhile changes nothing
+more: the pool may be another one's by then. So it needs no lease of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from medallion_platform.lakehouse import dead_letters, file_registry, maintenance
+from medallion_platform.lakehouse import dead_letters, file_registry, maintenance, memory_uses
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.memory import worth_keeping
 
 
 def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
@@ -34,6 +39,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
     )
     def graph() -> None:
         forget_old_runs()
+        forget_memory_uses()
         for step in steps:
             step()
 
@@ -52,6 +58,21 @@ def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Non
     days = lakehouse.keep_runs_days
     forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
     context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Forget how much memory earlier work used where it decides nothing any more.",
+)
+def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Keep the table of memory uses small."""
+    lake, run = lakehouse.lake, begin_run(context)
+    try:
+        memory_uses.condense(lake, worth_keeping, run.run_id, run.at, run.guard)
+        if lake.exists(memory_uses.MEMORY_USES):
+            maintenance.maintain_table(lake, memory_uses.MEMORY_USES, guard=run.guard)
+    except CommitConflict as error:
+        context.log.warning(f"memory uses are left for the next maintenance: {error}")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -84,14 +105,14 @@ def _maintenance_op(name: str, cluster_by: Sequence[str], beside: Sequence[str])
         pool=pool_name(name),
     )
     def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetObservation]:
-        lake = lakehouse.lake
+        lake, guard = lakehouse.lake, begin_run(context).guard
         if not lake.exists(name):
             return
         try:
-            done = maintenance.maintain_table(lake, name, cluster_by)
+            done = maintenance.maintain_table(lake, name, cluster_by, guard=guard)
             for other in beside:
                 if lake.exists(other):
-                    maintenance.maintain_table(lake, other)
+                    maintenance.maintain_table(lake, other, guard=guard)
         except (CommitConflict, maintenance.UnsupportedTable) as error:
             context.log.warning(f"{name} is left for the next maintenance: {error}")
             return

@@ -1,6 +1,11 @@
-"""The names of tables in Dagster."""
+"""The names of tables and jobs in Dagster."""
 
 import dagster as dg
+
+CATCH_UP = "catch_up"
+BRING_UP = "bring_up"
+"""The one op of the job `catch_up`."""
+INTAKE = "intake"
 
 
 def asset_key(table: str) -> dg.AssetKey:

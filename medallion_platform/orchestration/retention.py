@@ -43,7 +43,7 @@ def forget_runs(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS)
     deleted after everything else of it. Returns the number of runs.
     """
     close_dead_runs(on)  # and free what they held of pools
-    runs, event_log = _sql_storages(on)
+    runs, event_log = sql_storages(on)
     old = on.get_run_ids(dg.RunsFilter(statuses=list(FINISHED_STATUSES), updated_before=before), limit=most)
     newest = _newest_events(event_log)  # asked once: what is deleted is never among it
     for some in _split_in_parts(old):
@@ -59,7 +59,7 @@ def forget_runs(on: dg.DagsterInstance, before: datetime, most: int = MOST_RUNS)
     return len(old)
 
 
-def _sql_storages(on: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
+def sql_storages(on: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
     """The run and event storages of an instance, without Dagster's wrappers."""
     runs: Any = on.run_storage
     event_log: Any = on.event_log_storage

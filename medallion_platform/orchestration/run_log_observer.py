@@ -28,6 +28,9 @@ class RunLogObserver(Observer):
         """There is work, and why."""
         self._log.info(f"{table}: planned: {reason}")
 
+    def working(self, table: str) -> None:
+        """Nothing to tell: there is more to come."""
+
     def staged(self, table: str, counts: Counts) -> None:
         """Nothing to tell: the commit follows."""
 

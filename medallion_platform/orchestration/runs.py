@@ -31,17 +31,18 @@ from medallion_platform.installation.project import current_project
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import states
 from medallion_platform.orchestration.assets import intake_op_name
-from medallion_platform.orchestration.catch_up import (
-    BRING_UP,
-    CATCH_UP,
-    INTAKE,
-    start_spark_early,
-    unpublished_edition,
-)
+from medallion_platform.orchestration.catch_up import start_spark_early, unpublished_edition
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import asset_key, serving_name, table_of
+from medallion_platform.orchestration.names import (
+    BRING_UP,
+    CATCH_UP,
+    INTAKE,
+    asset_key,
+    serving_name,
+    table_of,
+)
 from medallion_platform.orchestration.pools import (
     PID_TAG,
     PoolHolder,

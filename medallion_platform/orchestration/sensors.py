@@ -1,22 +1,28 @@
 """The sensors: what arrived, what is out of date, a surge of dead letters, changed code."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+from medallion_platform.kubernetes.shape import needs_own_run
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
-from medallion_platform.orchestration.catch_up import (
+from medallion_platform.orchestration.catch_up import UNFINISHED, unpublished_edition
+from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.memory_reports import keep_kills
+from medallion_platform.orchestration.names import (
     BRING_UP,
     CATCH_UP,
     INTAKE,
-    UNFINISHED,
-    unpublished_edition,
+    asset_key,
+    pool_name,
+    serving_name,
 )
-from medallion_platform.orchestration.intakes import waiting_arrivals
-from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
+from medallion_platform.orchestration.needs import Published, are_read, limits_of, publish_needs
 from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.orchestration.run_requests import (
     ATTEMPTS,
@@ -29,10 +35,15 @@ from medallion_platform.orchestration.run_requests import (
 from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
-from medallion_platform.pipeline.out_of_date import out_of_date_tables
+from medallion_platform.pipeline.need import needs_of_tables
+from medallion_platform.pipeline.out_of_date import OutOfDateTable, out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries import findings
 
+ONLY_TAG = "medallion/only"
+"""The tag of a run of `catch_up` for one table, which it names."""
+_ASKED_FOR_AGAIN_HERE = {MAX_RETRIES_TAG: "0"}
+"""The tag of every run of the sensor: where Dagster retries runs whose pod died, it leaves these alone."""
 _LOOK_SECONDS = 5
 _GIVEN_UP = (
     f"It was tried {ATTEMPTS} times, and now waits until an upstream table or its code changes. "
@@ -50,6 +61,7 @@ def catch_up_sensor(
     """
 
     cache = AnswerCache()
+    published: Published | None = None
 
     @dg.sensor(
         name="catch_up_sensor",
@@ -61,11 +73,24 @@ def catch_up_sensor(
         f"{ATTEMPTS} times; then it waits for a change, and its check `{checks.REFRESHED}` says so.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
+        from medallion_platform.installation.settings import Settings
+
+        nonlocal published
         now, on = datetime.now(UTC), context.instance
-        at_work = _jobs_at_work(on)
-        wanted, taken_back, pieces = _find_wanted(catalog, features, lakehouse, now, cache)
+        at_work, own_runs = _jobs_at_work(on)
+        in_pods = are_read(on)
+        if in_pods:
+            keep_kills(on, lakehouse.lake, now)
+        lake = lakehouse.lake.snapshot()
+        late = out_of_date_tables(catalog, lake, cache)
+        apart: set[str] = set()
+        if in_pods:  # before this look's own requests, which are launched by them
+            needs = needs_of_tables(catalog, lake, late, cache)
+            published, limits = publish_needs(on, needs, now, published), limits_of(Settings())
+            apart = {name for name, need in needs.items() if needs_own_run(need, limits)}
+        wanted, taken_back, pieces = _find_wanted(catalog, features, lakehouse, now, lake, late, cache)
         busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy_tables(on, set(wanted) - {INTAKE})
-        busy |= {INTAKE} & at_work
+        busy |= ({INTAKE} & at_work) | own_runs
         requested = requests_from_text(context.cursor)
         if CATCH_UP in at_work:
             busy |= requested.keys() - {INTAKE}
@@ -77,28 +102,20 @@ def catch_up_sensor(
         )
         requests: list[dg.RunRequest] = []
         if INTAKE in decision.ask:
-            tags = {"files": str(pieces)}
+            tags = {"files": str(pieces), **_ASKED_FOR_AGAIN_HERE}
             requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
-        if decision.ask and CATCH_UP not in at_work:
-            config = {
-                "held": {**decision.on_hold, **taken_back},
-                "leave": sorted(busy - {INTAKE}),
-                "patient": False,
-            }
-            requests.append(
-                dg.RunRequest(
-                    f"{CATCH_UP} {decision.key}",
-                    job_name=CATCH_UP,
-                    run_config={"ops": {BRING_UP: {"config": config}}},
-                )
-            )
+        for name in sorted(apart & decision.ask.keys()):
+            requests.append(_catch_up_request(f"{decision.key} {name}", {ONLY_TAG: name}, only=[name]))
+        if decision.ask.keys() - apart and CATCH_UP not in at_work:
+            held, leave = {**decision.on_hold, **taken_back}, sorted((busy | apart) - {INTAKE})
+            requests.append(_catch_up_request(decision.key, {}, held=held, leave=leave))
         results = [
             checks.not_refreshed_result(n, _last_failure_reason(on, n), _GIVEN_UP) for n in decision.given_up
         ]
         results += [checks.refreshed_result(n) for n in decision.recovered]
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else dg.SkipReason(_skip_reason(decision, at_work)),
+            skip_reason=None if requests else dg.SkipReason(_skip_reason(decision, at_work, own_runs)),
             cursor=requests_to_text(
                 {n: a for n, a in requested.items() if n in busy} | dict(decision.requested)
             ),
@@ -109,28 +126,46 @@ def catch_up_sensor(
 
 
 def _find_wanted(
-    catalog: Catalog, features: Sequence[Features], lakehouse: Lakehouse, now: datetime, cache: AnswerCache
+    catalog: Catalog,
+    features: Sequence[Features],
+    lakehouse: Lakehouse,
+    now: datetime,
+    lake: Lake,
+    late: Mapping[str, OutOfDateTable],
+    cache: AnswerCache,
 ) -> tuple[dict[str, str], dict[str, str], int]:
     """What to refresh, and what was rolled back, each with its state; and the number of waiting files."""
-    lake = lakehouse.lake.snapshot()
     pieces = waiting_arrivals(catalog, lakehouse, now, lake, cache)
     wanted = {INTAKE: digest_of_texts(pieces)} if pieces else {}
     taken_back: dict[str, str] = {}
-    for name, found in out_of_date_tables(catalog, lake, cache).items():
+    for name, found in late.items():
         (taken_back if found.taken_back else wanted)[name] = found.state
     editions = {serving_name(view.view): unpublished_edition(view, lakehouse, lake) for view in features}
     wanted |= {name: edition for name, edition in editions.items() if edition}
     return wanted, taken_back, len(pieces)
 
 
-def _jobs_at_work(on: dg.DagsterInstance) -> set[str]:
-    """The jobs with an active run; runs whose process died are closed first."""
+def _catch_up_request(key: str, tags: Mapping[str, str], **config: object) -> dg.RunRequest:
+    """A run of `catch_up` that leaves what others work on to them."""
+    ops = {BRING_UP: {"config": {**config, "patient": False}}}
+    tags = {**tags, **_ASKED_FOR_AGAIN_HERE}
+    return dg.RunRequest(f"{CATCH_UP} {key}", job_name=CATCH_UP, run_config={"ops": ops}, tags=tags)
 
-    def look() -> set[str]:
-        return {run.job_name for run in on.get_runs(dg.RunsFilter(statuses=UNFINISHED))}
 
-    if not look() & {INTAKE, CATCH_UP}:
-        return set()
+def _jobs_at_work(on: dg.DagsterInstance) -> tuple[set[str], set[str]]:
+    """The jobs with an active run, and the tables with a run of their own, which is no active run of a job.
+
+    Runs whose process died are closed first.
+    """
+
+    def look() -> tuple[set[str], set[str]]:
+        active = on.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        tables = {run.tags[ONLY_TAG] for run in active if ONLY_TAG in run.tags}
+        return {run.job_name for run in active if ONLY_TAG not in run.tags}, tables
+
+    jobs, tables = look()
+    if not tables and not jobs & {INTAKE, CATCH_UP}:
+        return set(), set()
     close_dead_runs(on)
     return look()
 
@@ -150,9 +185,9 @@ def _last_failure_reason(on: dg.DagsterInstance, name: str) -> str:
     return "its runs ended without saying why: their process was killed, or the machine lacked memory"
 
 
-def _skip_reason(decision: Decision, at_work: set[str]) -> str:
+def _skip_reason(decision: Decision, at_work: set[str], own_runs: set[str]) -> str:
     """Why nothing is started."""
-    if {INTAKE, CATCH_UP} & at_work:
+    if own_runs or {INTAKE, CATCH_UP} & at_work:
         return "a run is working on it"
     if decision.on_hold:
         return f"failed, to be retried later: {', '.join(sorted(decision.on_hold))}"

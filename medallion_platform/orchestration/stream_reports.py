@@ -10,9 +10,8 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -21,14 +20,19 @@ import dagster as dg
 
 from medallion_platform.errors import classify
 from medallion_platform.lakehouse.commit import CommitConflict
+from medallion_platform.lakehouse.commit_record import CommitRecord
+from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.guard import NotAllowed
 from medallion_platform.observability.worker import WorkerMetrics
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.event_log import report_in_bulk
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.leader_guard import Leader
 from medallion_platform.orchestration.names import asset_key
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.stream import lower_priority, stream, why_to_wait
+from medallion_platform.pipeline.observer import Observer
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.run import Run
@@ -39,6 +43,8 @@ REPORT_EVERY = 10.0
 """Seconds between two reports."""
 
 _LOOK_EVERY = 0.2
+_LOOK_FOR_OTHERS = 1.0
+"""Seconds between two looks at whether other workers have taken rows in."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -48,12 +54,11 @@ def follow_source(
     lakehouse: Lakehouse,
     on: dg.DagsterInstance,
     metrics: WorkerMetrics,
-    *,
-    refreshing: bool,
+    leader: Leader | None,
 ) -> None:
     """Take in a source until SIGTERM or SIGINT; then finish the batch, leave the group, and report.
 
-    refreshing: also refresh the silver tables made from the source, in a warm Spark session.
+    leader: also refresh the silver tables made from the source, in a warm Spark session, while this leads.
 
     Raises:
         DamagedFile: a data file of the table is missing or damaged.
@@ -64,15 +69,15 @@ def follow_source(
         signal.signal(number, lambda *_: stop.set())
     worker = _Worker(source, metrics)
     threads = [Thread(target=_report_regularly, args=(worker, lakehouse, on, stop))]
-    if refreshing:
-        tables = silver_tables_behind(catalog, source.table)
-        threads.append(Thread(target=_refresh_silver, args=(worker, tables, catalog, lakehouse, stop)))
+    if leader:
+        threads.append(Thread(target=_refresh_silver, args=(worker, catalog, lakehouse, leader, stop)))
     for thread in threads:
         thread.start()
     try:
         _take_in_continuously(source, lakehouse, worker, stop)
     finally:
         stop.set()
+        worker.arrived.set()
         for thread in threads:
             thread.join()
 
@@ -103,6 +108,34 @@ def silver_tables_behind(catalog: Catalog, bronze: str) -> list[Table]:
     return found
 
 
+class _Progress(Observer):
+    """Lets the metrics know of each step of a batch: one that takes minutes is slow, and not stuck."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+
+    def planned(self, table: str, reason: str) -> None:
+        self._metrics.working()
+
+    def working(self, table: str) -> None:
+        self._metrics.working()
+
+    def staged(self, table: str, counts: Counts) -> None:
+        self._metrics.working()
+
+    def committed(self, table: str, version: int, record: CommitRecord) -> None:
+        self._metrics.working()
+
+    def conflicted(self, table: str, error: CommitConflict) -> None:
+        self._metrics.working()
+
+    def retried(self, table: str, attempt: int, error: Exception) -> None:
+        self._metrics.working()
+
+    def failed(self, table: str, error: Exception) -> None:
+        """The loop says what becomes of it."""
+
+
 @dataclass
 class _Worker:
     """What a worker did since its last report."""
@@ -117,7 +150,8 @@ class _Worker:
 
     def run(self) -> Run:
         """The run of the next batch; batches within the same ten seconds belong to one run."""
-        return Run.now(f"{self.name}-{int(time.time() // REPORT_EVERY)}")
+        run = Run.now(f"{self.name}-{int(time.time() // REPORT_EVERY)}")
+        return replace(run, observer=_Progress(self.metrics))
 
     def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
         """Remember a batch for the next report."""
@@ -127,6 +161,10 @@ class _Worker:
         self._since.append(taken)
         self._heard("")
         self.arrived.set()
+
+    def working(self) -> None:
+        """It goes on with a batch."""
+        self.metrics.working()
 
     def idle(self) -> None:
         """No records arrived."""
@@ -199,26 +237,32 @@ def _report_regularly(worker: _Worker, lakehouse: Lakehouse, on: dg.DagsterInsta
 
 
 def _refresh_silver(
-    worker: _Worker, tables: list[Table], catalog: Catalog, lakehouse: Lakehouse, stop: Event
+    worker: _Worker, catalog: Catalog, lakehouse: Lakehouse, leader: Leader, stop: Event
 ) -> None:
-    """Refresh silver tables whenever rows arrived, one after the other."""
+    """Refresh silver tables whenever rows arrived, here or in another worker, one after the other."""
     lower_priority()  # the JVM, which this thread starts, as well
-    worker.arrived.set()  # for what came before this worker did
+    tables = silver_tables_behind(catalog, worker.source.table)
+    followed = None  # the version of bronze up to which silver was refreshed
+    with suppress(Exception):  # whoever needs it meets the same error, and tells it
+        lakehouse.session(quick=False)  # it stays: both compilers pay
     while not stop.is_set():
-        if not worker.arrived.wait(_LOOK_EVERY):
-            continue
-        worker.arrived.clear()
         try:
-            lakehouse.session(quick=False)  # it stays: both compilers pay
+            version = lakehouse.lake.version(worker.source.table)
+            if version == followed or not leader.leads():
+                worker.arrived.wait(_LOOK_FOR_OTHERS)
+                worker.arrived.clear()
+                continue
             for table in tables:
-                run = Run(f"{worker.run().run_id}-refresh", datetime.now(UTC))
+                run = replace(Run.now(f"{worker.run().run_id}-refresh"), guard=leader)
                 done = refresh(
                     table, lakehouse.lake, lakehouse.session, run, partition_columns=catalog.partition_columns
                 )
                 worker.refreshed(table, done)
+            followed = version
+        except NotAllowed as error:
+            _LOG.info(str(error), extra={"source": worker.source.name})
         except CommitConflict:  # another run refreshes it at this moment, maybe without the newest rows
             stop.wait(_LOOK_EVERY)
-            worker.arrived.set()
         except Exception as error:  # the intake goes on; silver follows with the next batch or run
             _LOG.warning(
                 "silver is behind: %s",
@@ -226,4 +270,3 @@ def _refresh_silver(
                 extra={"source": worker.source.name, "kind": classify(error).kind.value},
             )
             stop.wait(REPORT_EVERY)
-            worker.arrived.set()

@@ -25,14 +25,19 @@ _LOG = logging.getLogger(__name__)
 class Observer(Protocol):
     """Is called for the events of a refresh or an intake, in the working thread, in this order.
 
-    For one batch or refresh: `planned`, `staged`, `committed`. A write that does not succeed ends with one
-    `conflicted` (another writer was first) or `failed`; after `conflicted`, `retried` follows if it is tried
-    again. `retried` is also called if a part of a table cannot be made alone, so that all of it is made.
+    For one batch or refresh: `planned`, `staged`, `committed`, and `working` at any time. A write that does
+    not succeed ends with one `conflicted` (another writer was first) or `failed`; after `conflicted`,
+    `retried` follows if it is tried again. `retried` is also called if a part of a table cannot be made
+    alone, so that all of it is made.
     If there is nothing to do, nothing is called.
     """
 
     def planned(self, table: str, reason: str) -> None:
         """There is work, and why."""
+        ...
+
+    def working(self, table: str) -> None:
+        """A part of the work is done, such as a file: it is slow at the worst, and not stuck."""
         ...
 
     def staged(self, table: str, counts: Counts) -> None:
@@ -75,6 +80,10 @@ class EventReporter:
         """There is work, and why."""
         self._log_event("planned", reason=reason)
         self._call_observer(lambda o: o.planned(self.table, reason))
+
+    def working(self) -> None:
+        """A part is done; too often for the log."""
+        self._call_observer(lambda o: o.working(self.table))
 
     def staged(self, counts: Counts) -> None:
         """Files are ready to be committed."""

@@ -7,7 +7,7 @@ landed while it ran.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,12 +57,21 @@ def out_of_date_tables(
 
 
 def _cached_answer(table: Table, catalog: Catalog, lake: Lake, cache: AnswerCache) -> OutOfDateTable | None:
-    tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
     try:
-        found_from = (code_version(table), table_states(lake, tables))
+        found_from = refresh_state(table, lake)
     except DamagedLog:
         return out_of_date_table(table, catalog, lake)
     return cache.answer(("behind", table.name), found_from, lambda: out_of_date_table(table, catalog, lake))
+
+
+def refresh_state(table: Table, lake: Lake) -> Hashable:
+    """A value that changes whenever the plan of a table's refresh may.
+
+    Raises:
+        DamagedLog: the log of the table or of an upstream table cannot be read.
+    """
+    tables = (table.name, dead_letters.name(table.name), *table.upstream_names)
+    return code_version(table), table_states(lake, tables)
 
 
 def tables_waiting_for_inputs(catalog: Catalog, lake: Lake) -> dict[str, list[str]]:

@@ -156,8 +156,10 @@ def publish(consumer: Consumer, lake: Lake, run: Run, *, anew: bool = False) -> 
     Raises:
         NothingToPublish: the table does not exist.
         CommitConflict: another publish to the same place has started; run it again.
+        NotAllowed: the run's guard refuses; nothing was published.
     """
     for attempt in range(_ATTEMPTS):
+        run.guard.check()  # a run that was ended takes the place from nobody
         try:
             done = _publish_changes(consumer, lake, claim_place(lake, consumer.place), run, anew=anew)
         except ClaimLost as error:  # let the other one come to its end

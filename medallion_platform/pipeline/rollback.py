@@ -158,8 +158,10 @@ def _roll_back_table(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> Rol
             notes=[f"withdrew run {plan.run_id}"],
         )
         if letters:
-            polars_writer.delete_rows(letters, _range_predicate(plan.ranges, "source", "offset"), account)
-        polars_writer.delete_rows(table, _range_predicate(plan.ranges, "_source", "_offset"), account)
+            letters_of_run = _range_predicate(plan.ranges, "source", "offset")
+            polars_writer.delete_rows(letters, letters_of_run, account, guard=run.guard)
+        rows_of_run = _range_predicate(plan.ranges, "_source", "_offset")
+        polars_writer.delete_rows(table, rows_of_run, account, guard=run.guard)
         now = lake.rows(plan.table)
         return RollbackResult(plan.table, "its rows were withdrawn", before, now, lake.version(plan.table))
     table_made = catalog.by_name.get(plan.table)
@@ -178,8 +180,8 @@ def _roll_back_table(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> Rol
         # They go back to what they were with the rows: they carry the same sequence numbers.
         reached = plan.then.sequence if plan.then else 0
         versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
-        polars_writer.restore_version(letters, max(versions, default=0), account)
-    polars_writer.restore_version(table, plan.version, account)
+        polars_writer.restore_version(letters, max(versions, default=0), account, guard=run.guard)
+    polars_writer.restore_version(table, plan.version, account, guard=run.guard)
     how, now = f"as of version {plan.version}", lake.rows(plan.table)
     return RollbackResult(plan.table, how, before, now, lake.version(plan.table))
 

@@ -6,13 +6,14 @@ Refresh, checks, partitions, dead letters and metadata of a table all follow fro
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medallion_platform.contracts import contract as contracts
 from medallion_platform.contracts import options
@@ -153,6 +154,8 @@ class Table:
         A refresh whose numbers differ has lost or doubled rows, and fails.
     mask_undeclared: also mask e-mail addresses and phone numbers in text columns that the contract does not
         declare; otherwise such text is passed on unchanged.
+    kubernetes: what the table asks of the pod of its run, as Dagster's `dagster-k8s/config`; a table that
+        asks for something gets a run of its own. Without Kubernetes it has no effect.
 
     Example:
         What `table` makes of a transform, which a test of one's own can call by itself:
@@ -185,6 +188,7 @@ class Table:
     fresh_within: timedelta = timedelta(days=1)
     owner: str | None = None
     mask_undeclared: bool = False
+    kubernetes: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @cached_property
     def code(self) -> str:
@@ -244,6 +248,7 @@ def table(
     fresh_within: timedelta = timedelta(days=1),
     owner: str | None = None,
     mask_undeclared: bool = False,
+    kubernetes: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., DataFrame]], Table]:
     """Declare the decorated transform as a table; a plain string in `inputs` means an `Upstream`.
 
@@ -291,6 +296,7 @@ def table(
             fresh_within,
             owner,
             mask_undeclared,
+            {} if kubernetes is None else kubernetes,
         )
         _check(declared)
         return declared
@@ -305,7 +311,8 @@ def _check(t: Table) -> None:
         DeclarationError: says which table, which option, and why.
     """
     _check_types(t)
-    for reason in chain(_input_problems(t), _incremental_problems(t), _column_problems(t)):
+    problems = (_input_problems(t), _incremental_problems(t), _column_problems(t), _kubernetes_problems(t))
+    for reason in chain(*problems):
         raise DeclarationError(f"table {t.name}: {reason}")
 
 
@@ -324,6 +331,7 @@ def _check_types(t: Table) -> None:
         options.texts(f"{here}: {option}", columns)
     options.text(f"{here}: source_row_count", t.source_row_count)
     options.flag(f"{here}: mask_undeclared", t.mask_undeclared)
+    options.instance(f"{here}: kubernetes", t.kubernetes, Mapping, '{"pod_spec_config": {...}}')
     if not callable(t.transform):
         raise DeclarationError(f"{here}: {t.transform!r:.80} is decorated, and not a function")
     options.duration(f"{here}: fresh_within", t.fresh_within, least=_SHORTEST)
@@ -402,6 +410,24 @@ def _column_problems(t: Table) -> Iterator[str]:
         yield f"several keys are one once {masked[0]!r} is masked: hash or tokenize it (protect=...)"
 
 
+def _kubernetes_problems(t: Table) -> Iterator[str]:
+    """What is wrong with what the pod of a run is asked for; of its parts only a cluster knows more."""
+    if odd := [part for part in t.kubernetes if part not in _PARTS_OF_A_JOB]:
+        yield f"kubernetes={{{odd[0]!r}: ...}} is none of {', '.join(_PARTS_OF_A_JOB)}"
+    try:
+        json.dumps(t.kubernetes)
+    except (TypeError, ValueError) as error:
+        yield f"kubernetes has to be what JSON can hold ({error})"
+
+
+_PARTS_OF_A_JOB = (
+    "container_config",
+    "pod_spec_config",
+    "pod_template_spec_metadata",
+    "job_metadata",
+    "job_spec_config",
+)
+"""As `dagster-k8s/config` names them."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _LONGEST_LOOKBACK = 36_500
 """A hundred years: beyond, days before the first one that Python knows would be asked for."""

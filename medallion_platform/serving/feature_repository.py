@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PUBLISHED = "published"
 """The feature view that says which edition of each other view is online."""
 
+_REGISTRY = "registry.db"
 _NOTE = "published.json"
 _CHUNK = 1000
 
@@ -55,6 +56,11 @@ online_store:
   type: sqlite
   path: online.db
 """
+
+
+def registry_file(home: Path) -> Path:
+    """Feast's registry, where it is a file of the repository."""
+    return home / _REGISTRY
 
 
 class LeakyFeatures(MedallionError):
@@ -341,4 +347,5 @@ __all__: Sequence[str] = [
     "LeakyFeatures",
     "OnlineFeatures",
     "published_edition",
+    "registry_file",
 ]

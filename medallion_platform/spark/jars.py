@@ -159,8 +159,7 @@ def fetch_jars(wanted: Sequence[Jar], cache: Path, repository: str) -> list[Path
         JarsUnavailable: one of them cannot be fetched or stored.
     """
     folder = cache / "jars"
-    missing = [jar for jar in wanted if _file_digest(folder / jar.file_name) != jar.sha256]
-    if missing:
+    if missing := missing_jars(wanted, cache):
         try:
             _fetch_missing(missing, folder, repository.rstrip("/"))
         except OSError as error:
@@ -170,6 +169,11 @@ def fetch_jars(wanted: Sequence[Jar], cache: Path, repository: str) -> list[Path
                 remedy="free some space or name another folder with MEDALLION_CACHE",
             ) from error
     return [folder / jar.file_name for jar in wanted]
+
+
+def missing_jars(wanted: Sequence[Jar], cache: Path) -> list[Jar]:
+    """Those of these jars that are not in the cache, or damaged there."""
+    return [jar for jar in wanted if _file_digest(cache / "jars" / jar.file_name) != jar.sha256]
 
 
 def _fetch_missing(missing: Sequence[Jar], folder: Path, repository: str) -> None:

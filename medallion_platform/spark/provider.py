@@ -1,67 +1,20 @@
 """Where Spark runs: providers of a session, and everything that needs access to its JVM.
 
-`LocalSpark` starts a JVM on this machine. Kubernetes (executors in pods) and Spark Connect (a remote session)
-would be further providers of the same protocol; no other module knows of a JVM.
+`LocalSpark` runs tasks in threads of this machine; `kubernetes.py` has the provider that runs them in pods.
+Spark Connect (a remote session) would be a further one; outside of this package nothing knows of a JVM.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from threading import Lock, Thread
-from typing import IO, Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
-import pyspark
-from pyspark import SparkContext
-from pyspark.java_gateway import launch_gateway
-from pyspark.serializers import UTF8Deserializer, read_int
 from pyspark.sql import DataFrame, SparkSession
 
-from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.spark.aot_cache import AotCache
-from medallion_platform.spark.java import Java, find_java
-
-_LOG = logging.getLogger(__name__)
-_CHATTER = (
-    "Using incubator modules",
-    "Using Spark's default log4j profile",
-    "Setting default log level to",
-    "To adjust logging level use",
-)
-_starting = Lock()
-_SPARK = Path(pyspark.__file__).parent
-# Short runs spend half of their time compiling: the first compiler alone starts twice as fast.
-# A run over many rows wants both; `medallion bench` measures with both.
-# With it alone Java has room for a fifth of the compiled code, and stops to compile once that is full.
-_QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:ReservedCodeCacheSize=240m")
-# A contract of some thirty columns becomes a method that Java would only ever interpret for its length.
-_LONG_METHODS = "-XX:-DontCompileHugeMethods"
-_PACKAGES = (
-    *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.util"),
-    *("java.util.concurrent", "java.util.concurrent.atomic", "jdk.internal.ref", "sun.nio.ch", "sun.nio.cs"),
-    "sun.util.calendar",
-)
-# What Spark reaches into ("JavaModuleOptions" of its launcher).
-_OPENED = (
-    *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _PACKAGES),
-    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
-    "-Dio.netty.tryReflectionSetAccessible=true",
-    "-Dio.netty.allocator.type=pooled",
-    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
-    "--sun-misc-unsafe-memory-access=allow",
-    "--enable-native-access=ALL-UNNAMED",
-)
-
-JavaObject = Any
-"""An object of the JVM: py4j gives it no type."""
+from medallion_platform import container
+from medallion_platform.spark.driver import Driver, JavaObject
 
 
 class SparkProvider(Protocol):
@@ -72,25 +25,12 @@ class SparkProvider(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LocalSpark:
-    """Spark in threads of this machine: one JVM and one session in this process, Delta and UTC."""
+@dataclass(frozen=True, kw_only=True)
+class LocalSpark(Driver):
+    """Spark in threads of the driver's own JVM."""
 
-    jars: Sequence[Path]
-    """Delta's, beside those of Spark itself."""
-    further_jars: Sequence[Path] = ()
-    """Those of storage and topics."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Of the storage that tables lie on."""
-    java: Java = field(default_factory=find_java)
-    memory: str = "1g"
-    """The most that the JVM takes for rows, as Java writes it."""
     cores: int | None = None
-    """Threads; as many as the machine has unless given."""
-    options: Sequence[str] = ()
-    """Options of the JVM beside those that Spark needs."""
-    kept: Path | None = None
-    """The folder of `AotCache`; without one, each start loads all code anew."""
+    """Threads; as many as the machine has, or the container may use, unless given."""
 
     def session(self, *, quick: bool = True) -> SparkSession:
         """The one Spark session of this process.
@@ -98,95 +38,14 @@ class LocalSpark:
         Raises:
             SparkDidNotStart: the JVM ended before it was ready.
         """
-        settings = self._all_settings()
+        threads = self.cores or container.cores()
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        with _starting:
-            if SparkContext._gateway is None:
-                began = time.monotonic()
-                jvm = _start_jvm(self._command(settings, quick))
-                SparkContext._ensure_initialized(gateway=_connect_to_jvm(jvm))
-                self._say_started(time.monotonic() - began, quick)
-            found = SparkSession.builder.config(map=dict[str, Any](settings)).getOrCreate()
-        # Another thread may have started it: without this, plans are printed by Spark's own defaults.
-        jvm: JavaObject = SparkContext._jvm
-        sessions: JavaObject = SparkSession._get_j_spark_session_class(jvm)
-        sessions.setActiveSession(found._jsparkSession)
-        return found
-
-    def _say_started(self, seconds: float, quick: bool) -> None:
-        fields = {"java": self.java.version, "memory": self.memory, "cores": self.cores, "quick": quick}
-        _LOG.info("Java %s started", self.java.version, extra={**fields, "seconds": round(seconds, 3)})
-
-    @property
-    def aot_cache(self) -> AotCache | None:
-        """The cache that makes starts faster; it fits every storage, whose jars come last."""
-        class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars]
-        return AotCache(self.kept, self.java, class_path) if self.kept else None
-
-    def _command(self, settings: Mapping[str, str], quick: bool) -> list[str]:
-        """The command line that Spark's own launcher would make, without starting a JVM for it.
-
-        The launcher requires a module that a small Java may lack and that Spark does not need.
-        """
-        log4j = Path(__file__).with_name("log4j2.properties")
-        # On the class path, and always in this order: the cache is bound to it.
-        class_path = [*sorted((_SPARK / "jars").glob("*.jar")), *self.jars, *self.further_jars]
-        started = self.aot_cache.options(quick=quick) if self.aot_cache else []
-        return [
-            *(self.java.program, "-cp", os.pathsep.join(map(str, class_path)), f"-Xmx{self.memory}"),
-            *("-XX:+IgnoreUnrecognizedVMOptions", *_OPENED),
-            *(("--add-modules=jdk.incubator.vector",) if self.java.has_vectors else ()),
-            *(_LONG_METHODS, *(_QUICK if quick else ()), *started, *self.options),
-            *(f"-Dlog4j2.configurationFile={log4j.as_uri()}", "org.apache.spark.deploy.SparkSubmit"),
-            *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}")),
-            "pyspark-shell",
-        ]
-
-    def _all_settings(self) -> dict[str, str]:
-        threads = self.cores or os.cpu_count() or 1
-        return {
+        where = {
             "spark.master": f"local[{threads}]",
-            "spark.app.name": "medallion",
-            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-            "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.shuffle.partitions": str(threads),
-            "spark.sql.adaptive.coalescePartitions.initialPartitionNum": str(threads),
-            # Every reader of the table can read microseconds; nanosecond int96 only some.
-            "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-            # Spark writes a checksum of each page anyway; a bit that turned over must not become a row.
-            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
-            # Split into table and dead letters, and into partitions, without sorting the rows first.
-            "spark.sql.maxConcurrentOutputFileWriters": "100",
-            "spark.databricks.delta.snapshotPartitions": "2",
-            # The log names the files: looking them up is no job for executors.
-            "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.memory": self.memory,
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            "spark.sql.ansi.enabled": "true",
-            # Messages on their way to Python: many small ones at once, but never many large ones.
-            "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
-            "spark.sql.execution.arrow.maxBytesPerBatch": "32m",
-            # Finding out which line of Python made a column doubles the time of making one.
-            "spark.python.sql.dataFrameDebugging.enabled": "false",
-            "spark.sql.dataFrameQueryContext.enabled": "false",
-            # Plans are read for column lineage, and whole.
-            "spark.sql.debug.maxToStringFields": "10000",
-            # A refresh has about a hundred generated classes. Of Spark's 100 none would be left when the next
-            # one asks, and all were compiled again, by Janino and by the JVM: a third of its CPU time.
-            "spark.sql.codegen.cache.maxEntries": "1000",
-            **self.settings,
         }
-
-
-class SparkDidNotStart(MedallionError):
-    """The JVM ended before it was ready; the text has its last line of output."""
-
-    kind = Kind.RESOURCE
+        return self.start(where, threads, quick)
 
 
 def analyzed_plan(rows: DataFrame) -> str:
@@ -229,89 +88,3 @@ def _hadoop_path(spark: SparkSession, path: str) -> JavaObject:
 def _hadoop_file_system(spark: SparkSession, path: JavaObject) -> JavaObject:
     session: JavaObject = spark._jsparkSession
     return path.getFileSystem(session.sessionState().newHadoopConf())
-
-
-@dataclass
-class _Jvm:
-    """A JVM that waits for commands; it ends when its input closes, so at the latest with this process."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    secret: str
-
-
-_running: list[_Jvm] = []
-
-
-def end_spark() -> None:
-    """End the session and the JVM of this process, and wait until it is gone."""
-    with _starting:
-        if session := SparkSession.getActiveSession():
-            session.stop()
-        if gateway := SparkContext._gateway:
-            gateway.shutdown()
-        while _running:
-            process = _running.pop().process
-            assert process.stdin
-            process.stdin.close()
-            process.wait()
-        SparkContext._gateway = SparkContext._jvm = None
-
-
-def _start_jvm(command: list[str]) -> _Jvm:
-    """Start the JVM; only output that helps a person is passed on."""
-    with tempfile.TemporaryDirectory(prefix="medallion-jvm-") as folder:
-        connection_file = Path(folder) / "gateway"
-        environment = {
-            **os.environ,
-            "SPARK_HOME": str(_SPARK),
-            "SPARK_CONNECT_MODE": "0",
-            "PYTHONHASHSEED": "0",  # of Python workers: all must hash alike
-            "_PYSPARK_DRIVER_CONN_INFO_PATH": str(connection_file),
-        }
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            preexec_fn=_leave_interrupts_to_us,
-        )
-        assert process.stderr
-        last_words: list[str] = []
-        reader = Thread(target=_forward_output, args=(process.stderr, last_words), daemon=True)
-        reader.start()
-        while not connection_file.exists():
-            if process.poll() is not None:
-                reader.join(5)  # what it said last tells why
-                last_line = last_words[-1].strip() if last_words else f"exit code {process.returncode}"
-                raise SparkDidNotStart(f"Java ended before Spark was ready: {last_line}")
-            time.sleep(0.02)
-        with connection_file.open("rb") as info:
-            jvm = _Jvm(process, read_int(info), str(UTF8Deserializer().loads(info)))
-    _running.append(jvm)
-    return jvm
-
-
-def _leave_interrupts_to_us() -> None:
-    """Ignore Ctrl-C in the JVM (a terminal sends it to every process), because this process ends the JVM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _connect_to_jvm(jvm: _Jvm) -> JavaObject:
-    """Connect to the JVM; pyspark finds a running JVM by two environment variables."""
-    gateway = {"PYSPARK_GATEWAY_PORT": str(jvm.port), "PYSPARK_GATEWAY_SECRET": jvm.secret}
-    os.environ.update(gateway)
-    try:
-        return launch_gateway()
-    finally:
-        for name in gateway:
-            del os.environ[name]
-
-
-def _forward_output(stream: IO[bytes], last_words: list[str]) -> None:
-    with stream:
-        for line in stream:
-            text = line.decode(errors="replace")
-            last_words[:] = [*last_words[-20:], text]
-            if not any(known in text for known in _CHATTER):
-                sys.stderr.write(text)

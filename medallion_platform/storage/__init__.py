@@ -10,6 +10,7 @@ decided in `sources.connectors`; how files become a table, in `lakehouse`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 _PROBE = "_medallion/conditional_put"
 _AT_ONCE = 16
+_PIECE = 8 * 1024 * 1024
 _BACKOFF = 3
 """Each wait before a request is repeated is up to so many times the one before: all ten of them last a
 quarter of a minute, with the clients' own 2 as little as two seconds. Who is told to slow down needs more."""
@@ -142,6 +144,24 @@ def create_file(root: str, key: str, content: bytes) -> bool:
     except AlreadyExistsError:
         return False
     return True
+
+
+def copy_file(source: str, key: str, target: str, to: str) -> None:
+    """Copy a file from below one root to below another, some MiB at a time; it appears when it is complete.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it cannot be written.
+    """
+
+    async def copy() -> None:
+        found = await store(source).get_async(key)
+        if found.meta["size"] <= _PIECE:  # one request, and not the three of an upload in parts
+            await store(target).put_async(to, await found.bytes_async(), use_multipart=False)
+        else:
+            await store(target).put_async(to, found.stream(min_chunk_size=_PIECE))
+
+    asyncio.run(copy())  # only the asynchronous client reads and writes at the same time
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -264,6 +284,11 @@ _SAID_IN_JAVA = re.compile(
     r"S3Exception: (?P<message>[^\n]*?) \(Service: S3, [^)]*\)( \(SDK [^)]*\))?(:(?!null)(?P<code>\w+))?"
 )
 """How S3A tells the same; the answer to a HEAD request has no code."""
+
+
+def endpoint() -> str:
+    """The address of the server of all buckets."""
+    return os.environ.get("AWS_ENDPOINT_URL") or f"https://s3.{_aws_region()}.amazonaws.com"
 
 
 def _aws_region() -> str:

@@ -90,7 +90,8 @@ def test_a_known_mask(pii: Pii, clear: str, masked: str) -> None:
     assert polars_masks([clear, None], pii) == [masked, None]
 
 
-alphabet = st.sampled_from("aZ9é@*.-_ \n+()/\x00😀٣") | st.characters(exclude_categories=["Cs"])
+# Python knows fewer letters than the engines do: those of Unicode 14, where Java and Rust have 16.
+alphabet = st.sampled_from("aZ9é@*.-_ \n+()/\x00😀٣") | st.characters(exclude_categories=["Cs", "Cn"])
 emails = st.builds("{}@{}".format, st.text(alphabet, max_size=6), st.text("ab.-9é ", max_size=6))
 phones = st.text("0123456789", max_size=17) | st.text("0123456789 +()-./x*٣", max_size=24)
 values = st.none() | st.text(alphabet, max_size=8) | emails | phones

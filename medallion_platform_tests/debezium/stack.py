@@ -1,4 +1,4 @@
-"""A real Postgres and a real Kafka Connect with Debezium for tests, on loopback."""
+"""A real Postgres and a real Kafka Connect with Debezium for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -63,11 +63,18 @@ class Postgres:
 
     folder: Path
     port: int
-    process: subprocess.Popen[bytes]
+    command: list[str]
+    user: dict[str, Any]
+    """Who the process is, where it may not be root."""
+    host: str = "127.0.0.1"
+    process: subprocess.Popen[bytes] = field(init=False)
 
     @staticmethod
-    def start() -> Postgres:
-        """Make a cluster and serve it; root becomes the user `postgres`, whom it runs as."""
+    def start(host: str = "127.0.0.1", certificate: Path | None = None) -> Postgres:
+        """Make a cluster and serve it; root becomes the user `postgres`, whom it runs as.
+
+        certificate: a PEM file with its key; with it, clients elsewhere are let in by TLS and a password.
+        """
         if not (_BINARIES / "postgres").exists():
             raise PostgresMissing(f"no {_BINARIES}/postgres: install the Debian package postgresql-15")
         folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -75,7 +82,7 @@ class Postgres:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
             other = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        (port,) = free_ports(1)
+        (port,) = free_ports(1, host)
         data = folder / "data"
         subprocess.run(
             [_BINARIES / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"],
@@ -87,32 +94,45 @@ class Postgres:
         )
         settings = {
             "port": port,
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(dict.fromkeys(("127.0.0.1", host))),
             "unix_socket_directories": folder,
             "wal_level": "logical",
             "fsync": "off",
         }
-        process = subprocess.Popen(
-            [_BINARIES / "postgres", "-D", data, *(f"--{k}={v}" for k, v in settings.items())],
-            cwd=folder,
-            stderr=subprocess.DEVNULL,
-            **other,
-        )
-        postgres = Postgres(folder, port, process)
+        if certificate:
+            own = folder / "own.pem"
+            own.write_bytes(certificate.read_bytes())
+            own.chmod(0o600)
+            shutil.chown(own, data.owner(), data.group())
+            settings |= {"ssl": "on", "ssl_cert_file": own, "ssl_key_file": own, "max_connections": 300}
+            with (data / "pg_hba.conf").open("a") as rules:
+                rules.write("hostssl all all all scram-sha-256\n")
+        command = [_BINARIES / "postgres", "-D", data, *(f"--{k}={v}" for k, v in settings.items())]
+        postgres = Postgres(folder, port, list(map(str, command)), other, host)
+        postgres.again()
+        return postgres
+
+    def again(self) -> None:
+        """Serve, and return when it answers."""
+        self.process = subprocess.Popen(self.command, cwd=self.folder, stderr=subprocess.DEVNULL, **self.user)
         until = time.monotonic() + _READY
         while True:
             try:
-                postgres.sql("postgres", "select 1")
-                return postgres
+                self.sql("postgres", "select 1")
+                return
             except subprocess.CalledProcessError as error:
-                if process.poll() is not None or time.monotonic() > until:
-                    postgres.stop()
+                if self.process.poll() is not None or time.monotonic() > until:
+                    self.stop()
                     raise RuntimeError(error.stderr) from None
                 time.sleep(0.1)
 
+    def interrupt(self) -> None:
+        """End the server, clients included; its data stays."""
+        end(self.process, signal.SIGINT)
+
     def stop(self) -> None:
         """End the server, clients included, and forget its data."""
-        end(self.process, signal.SIGINT)
+        self.interrupt()
         shutil.rmtree(self.folder)
 
     def sql(self, database: str, text: str) -> str:

@@ -23,7 +23,7 @@ PAGES = [
 ]
 RUN_ELSEWHERE = {
     "demo": "test_demo.py",
-    "test": "this suite, and .ci/run with -m ui, integration and faults",
+    "test": "this suite, and .ci/run with -m ui, integration and faults; cluster needs root",
     "stream": "kafka/test_stream.py",
     "dev": "ui/test_ui.py",
     "bench": ".ci/run",

@@ -16,7 +16,8 @@ import pytest
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
-from medallion_platform.orchestration.catch_up import CATCH_UP, INTAKE, UNFINISHED
+from medallion_platform.orchestration.catch_up import UNFINISHED
+from medallion_platform.orchestration.names import CATCH_UP, INTAKE
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving

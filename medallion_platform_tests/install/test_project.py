@@ -46,8 +46,10 @@ def test_the_new_project_is_whole_and_names_itself_everywhere(tmp_path: Path) ->
     made = new_project.make_project("corner_shop", tmp_path / "corner_shop")
     names = {str(path.relative_to(tmp_path / "corner_shop")) for path in made}
     assert names == {
+        ".dockerignore",
         ".github/workflows/ci.yml",
         ".gitignore",
+        "Dockerfile",
         "README.md",
         "corner_shop/__init__.py",
         "corner_shop/catalog.py",
@@ -57,7 +59,7 @@ def test_the_new_project_is_whole_and_names_itself_everywhere(tmp_path: Path) ->
         "pyproject.toml",
         "tests/test_tables.py",
     }
-    assert not any("NAME" in path.read_text() for path in made)
+    assert not any(word in path.read_text() for path in made for word in ("NAME", "VERSION"))
     assert len((tmp_path / "corner_shop" / "README.md").read_text().splitlines()) <= 10
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E4,F,I", "--no-cache"]
     done = subprocess.run(ruff, cwd=tmp_path / "corner_shop", capture_output=True, text=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,11 +16,8 @@ import pytest
 
 from medallion_platform.installation.project import MODULE
 from medallion_platform.installation.settings import Settings
-from medallion_platform_tests.command import REPOSITORY
+from medallion_platform_tests.command import REPOSITORY, UV
 
-UV = shutil.which("uv") or next(
-    map(str, sorted((Path.home() / ".cache" / "medallion").glob("uv-*/bin/uv"))), None
-)
 pytestmark = pytest.mark.skipif(UV is None, reason="needs uv, which `./medallion` gets")
 
 

@@ -1,4 +1,4 @@
-"""A real Kafka broker for tests: one KRaft node on loopback, from jars that are pinned and cached."""
+"""A real Kafka broker for tests: one KRaft node, from jars that are pinned and cached."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _READY = 120.0
 _JAAS = "listener.name.sasl_ssl.{}.sasl.jaas.config=org.apache.kafka.common.security.{}LoginModule required"
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    sockets = [socket.create_server((host, 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
         s.close()
@@ -54,11 +54,11 @@ class Broker:
     """What a client has to be told to be let in where the broker wants TLS and a password."""
 
     @staticmethod
-    def start(folder: Path) -> Broker:
+    def start(folder: Path, host: str = "127.0.0.1") -> Broker:
         """Fetch, format, start; returns when the broker answers."""
-        port, secure, controller = free_ports(3)
+        port, secure, controller = free_ports(3, host)
         authority, own = folder / "authority.pem", folder / "broker.pem"
-        certificates.make(authority, own)
+        certificates.make(authority, own, host)
         password = secrets.token_hex(16)
         config = folder / "server.properties"
         config.write_text(
@@ -66,10 +66,10 @@ class Broker:
                 [
                     "process.roles=broker,controller",
                     "node.id=1",
-                    f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                    f"listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure},"
-                    f"CONTROLLER://127.0.0.1:{controller}",
-                    f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secure}",
+                    f"controller.quorum.voters=1@{host}:{controller}",
+                    f"listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure},"
+                    f"CONTROLLER://{host}:{controller}",
+                    f"advertised.listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure}",
                     "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,"
                     "CONTROLLER:PLAINTEXT",
                     "controller.listener.names=CONTROLLER",
@@ -106,14 +106,14 @@ class Broker:
                 check=True,
             )
         secured = {
-            "bootstrap.servers": f"127.0.0.1:{secure}",
+            "bootstrap.servers": f"{host}:{secure}",
             "security.protocol": "SASL_SSL",
             "ssl.ca.location": str(authority),
             "sasl.mechanism": "SCRAM-SHA-512",
             "sasl.username": "lake",
             "sasl.password": password,
         }
-        broker = Broker(f"127.0.0.1:{port}", _launched(folder), folder, secured)
+        broker = Broker(f"{host}:{port}", _launched(folder), folder, secured)
         broker.wait()
         return broker
 

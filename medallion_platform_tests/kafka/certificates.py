@@ -1,10 +1,11 @@
-"""Certificates of a broker on loopback, by an authority that is made for it."""
+"""Certificates of a server of the tests, by an authority that is made for it."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from uuid import uuid4
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -19,13 +20,14 @@ from cryptography.x509.oid import NameOID
 Signer = tuple[x509.Certificate, EllipticCurvePrivateKey]
 
 
-def make(authority: Path, broker: Path) -> None:
-    """Write an authority's certificate, and the key and certificate that it gives a broker, as PEM."""
-    signer = _signed("authority", None)
+def make(authority: Path, server: Path, address: str = "127.0.0.1") -> None:
+    """Write an authority's certificate, and the key and certificate that it gives a server, as PEM."""
+    # By its name its certificate is found among those that a client trusts.
+    signer = _signed(f"authority {uuid4()}", None)
     authority.write_bytes(signer[0].public_bytes(Encoding.PEM))
-    certificate, key = _signed("127.0.0.1", signer)
+    certificate, key = _signed(address, signer)
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    broker.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    server.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
 
 
 def _signed(name: str, by: Signer | None) -> Signer:

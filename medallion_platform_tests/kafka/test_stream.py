@@ -259,6 +259,9 @@ def test_an_error_between_messages_loses_none_of_them(
             if lake.rows("bronze.clicks") == 60:
                 stop.set()
 
+        def working(self) -> None:
+            pass
+
         def idle(self) -> None:
             pass
 

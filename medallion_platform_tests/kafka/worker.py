@@ -26,6 +26,9 @@ class Printing:
     def taken(self, taken, behind) -> None:  # type: ignore[no-untyped-def]
         print("taken", taken.counts.read, flush=True)
 
+    def working(self) -> None:
+        pass
+
     def idle(self) -> None:
         pass
 

@@ -27,6 +27,7 @@ from medallion_platform.lakehouse.commit import (
 )
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.guard import Guard, NotAllowed
 from medallion_platform.lakehouse.lake import Lake, files_of
 
 TABLE = "silver.t"
@@ -184,6 +185,54 @@ def test_a_lean_writer_is_fenced_as_well(tmp_path: Path) -> None:
         polars_writer.append_rows(other, frame(2), record(2), {"s": 11})
     assert pl.read_delta(lake.path("bronze.t"))["n"].to_list() == [1]
     assert one.transaction_version("s") == 10
+
+
+class Leader(Guard):
+    """May write, with this token."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def check(self) -> dict[str, int]:
+        return {"leader/l": self.number}
+
+
+def test_a_table_refuses_a_token_that_is_lower_than_its_own(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.ensure("bronze.t", pa.schema([("n", pa.int64())]))
+
+    def append(sequence: int, *guard: Guard) -> None:
+        table = lake.open("bronze.t")
+        assert table is not None
+        polars_writer.append_rows(table, frame(sequence), record(sequence), {}, *guard)
+
+    append(1)
+    for sequence, number in ((2, 5), (3, 5), (4, 7)):
+        append(sequence, Leader(number))
+    append(5)  # who has none is as before
+    with pytest.raises(CommitConflict, match=r"bronze\.t: a newer leader"):
+        append(6, Leader(6))
+    append(6, Leader(7))
+    assert sorted(pl.read_delta(lake.path("bronze.t"))["n"]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_guard_refuses_is_not_visible(tmp_path: Path) -> None:
+    class Refusing(Guard):
+        def check(self) -> dict[str, int]:
+            raise NotAllowed("somebody else does it")
+
+    lake = Lake(tmp_path)
+    table = lake.ensure(TABLE, SCHEMA, ["unit"])
+    row = {"unit": "a", "n": 1, "x": 0.5, "s": "", "d": NOW.date(), "t": NOW}
+    with pytest.raises(NotAllowed):
+        commit_files(table, record(1), add=stage(lake, [row]), guard=Refusing())
+    assert lake.version(TABLE) == 0
+    commit_files(table, record(1), add=stage(lake, [row]))
+    with pytest.raises(NotAllowed):
+        polars_writer.delete_rows(table, "n = 1", record(2), guard=Refusing())
+    with pytest.raises(NotAllowed):
+        polars_writer.restore_version(table, 0, record(2), guard=Refusing())
+    assert lake.version(TABLE) == 1
 
 
 def letter(partition: str | None, n: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from medallion_platform.lakehouse.commit import (
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.delta_log import commits, touched
+from medallion_platform.lakehouse.guard import Guard, NotAllowed
 from medallion_platform.lakehouse.lake import Lake, files_of
 
 TABLE = "silver.t"
@@ -431,3 +432,83 @@ def test_dates_and_numbers_partition_as_well(tmp_path: Path) -> None:
     assert pl.scan_delta(opened).filter(pl.col("day") == date(2026, 1, 2), pl.col("q") == 2).collect()[
         "n"
     ].to_list() == [1, 1, 3, 3]
+
+
+class Ended(Guard):
+    """Of a run that is ended after so many questions; what happens while it is paused after one of them."""
+
+    def __init__(self, after: int, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.left, self.meanwhile = after, meanwhile
+
+    def check(self) -> dict[str, int]:
+        if not self.left:
+            raise NotAllowed("it was ended meanwhile")
+        self.left -= 1
+        self.meanwhile()
+        return {}
+
+
+def test_a_run_that_was_ended_changes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = table_of(tmp_path, [rows([1]), rows([2])])
+    archived: list[str] = []
+    monkeypatch.setattr(maintenance.log_archive, "archive_log", lambda path, _: archived.append(path))
+
+    def live() -> set[str]:
+        found = lake.open(TABLE)
+        assert found is not None
+        return {f["path"] for f in files_of(found)}
+
+    def maintain(guard: Guard) -> None:
+        maintenance.maintain_table(lake, TABLE, guard=guard, now=datetime.now(UTC) + 2 * DAYS)
+
+    before, replaced = lake.version(TABLE), live()
+    with pytest.raises(NotAllowed):
+        maintain(Ended(0))
+    assert (lake.version(TABLE), live()) == (before, replaced)
+    with pytest.raises(NotAllowed):
+        maintain(Ended(1))
+    assert lake.version(TABLE) == before + 1
+    assert all((Path(lake.path(TABLE)) / path).exists() for path in replaced)
+    with pytest.raises(NotAllowed):
+        maintain(Ended(1))  # there is nothing to rewrite, so it is asked before it deletes and afterwards
+    assert not any((Path(lake.path(TABLE)) / path).exists() for path in replaced)
+    assert archived == []
+    maintain(Ended(2))
+    assert len(archived) == 1
+
+
+def test_one_that_is_paused_after_it_was_asked_is_asked_again_if_anybody_wrote(tmp_path: Path) -> None:
+    lake = table_of(tmp_path, [rows([1]), rows([2])])
+
+    def write() -> None:
+        found = lake.open(TABLE)
+        assert found is not None
+        polars_writer.append_rows(found, rows([3]), record(3), {})
+
+    before = lake.version(TABLE)
+    with pytest.raises(NotAllowed):
+        maintenance.optimize(lake, TABLE, guard=Ended(1, write))
+    assert lake.version(TABLE) == before + 1
+    assert lake.rows(TABLE) == 3
+
+
+def test_a_token_is_in_the_commit_and_a_lower_one_is_refused(tmp_path: Path) -> None:
+    lake = table_of(tmp_path, [rows([1]), rows([2])])
+
+    class Token(Guard):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def check(self) -> dict[str, int]:
+            return {"leader/x": self.number}
+
+    assert maintenance.optimize(lake, TABLE, ("k",), guard=Token(3)).rewritten
+    assert lake.positions(TABLE)("leader/x") == 3
+    assert writer_sequence(lake.open(TABLE)) == 2
+    found = lake.open(TABLE)
+    assert found is not None
+    polars_writer.append_rows(found, rows([3]), record(3), {})
+    before = lake.version(TABLE)
+    with pytest.raises(CommitConflict):
+        maintenance.optimize(lake, TABLE, ("n",), guard=Token(2))
+    assert lake.version(TABLE) == before

@@ -15,9 +15,8 @@ from medallion_platform.errors import Kind
 from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.location import lakehouse_of
-from medallion_platform.orchestration.names import asset_key
+from medallion_platform.orchestration.names import BRING_UP, CATCH_UP, INTAKE, asset_key
 from medallion_platform.orchestration.states import report_tables
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform_tests.faults.toy_location import FAIL, TODAY, catalog

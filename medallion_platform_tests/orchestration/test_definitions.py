@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,15 +13,25 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 import yaml
+from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView, TemporalContext
+from dagster._core.execution.asset_backfill import AssetBackfillData, execute_asset_backfill_iteration_inner
+from dagster._core.test_utils import in_process_test_workspace
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_graphql.schema.run_config import default_values_yaml_from_type_snap
 from deltalake import write_deltalake
 
 from medallion_platform.installation.settings import Settings
+from medallion_platform.lakehouse import maintenance, memory_uses
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.memory_uses import MemoryUse
+from medallion_platform.orchestration import build, runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.intakes import waiting_arrivals
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, definitions_of, lakehouse_of
 from medallion_platform.orchestration.names import asset_key
+from medallion_platform.orchestration.partitions import range_tags
+from medallion_platform.orchestration.work import RUN_EXECUTORS
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.landing_zone import landed_files
 from medallion_platform.pipeline.intake.polars_engine import intake
@@ -130,6 +142,37 @@ def test_every_table_has_freshness_a_pool_and_checks_from_its_own_counts(defs: d
         checks = {key.name for key in node.check_keys}
         assert {"rows_are_conserved", "contract_holds"} <= checks, name
         assert node.backfill_policy == dg.BackfillPolicy.single_run(), name
+
+
+DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
+OF_DAYS = ("bronze_events", "silver_events", "gold_daily_user_metrics", "gold_regional_rollups_daily")
+
+
+@pytest.mark.parametrize("tables", [OF_DAYS[1:2], OF_DAYS], ids=["of one table", "of many"])
+def test_a_backfill_of_three_days_is_one_run(tables: Sequence[str], tmp_path: Path) -> None:
+    """By Dagster's own plan of it, made of what the daemon sees of a code location."""
+    target = LoadableTargetOrigin(module_name="medallion_platform.definitions", attribute="defs")
+    now = datetime(2026, 2, 1, tzinfo=UTC)
+    with runs.open_instance(tmp_path) as on, in_process_test_workspace(on, target) as workspace:
+        graph = workspace.asset_graph
+        view = AssetGraphView(
+            temporal_context=TemporalContext(effective_dt=now, last_event_id=None),
+            instance=on,
+            asset_graph=graph,
+        )
+        asked = AssetBackfillData.from_asset_partitions(
+            asset_graph=graph,
+            partition_names=DAYS,
+            asset_selection=[dg.AssetKey(name) for name in tables],
+            dynamic_partitions_store=on,
+            all_partitions=False,
+            backfill_start_timestamp=now.timestamp(),
+        )
+        (request,) = execute_asset_backfill_iteration_inner(
+            "backfill", asked, view, now.timestamp(), logging.getLogger(), None
+        ).run_requests
+    assert {key.to_user_string() for key in request.asset_selection or ()} == set(tables)
+    assert request.tags == range_tags(DAYS[0], DAYS[-1])
 
 
 def test_a_window_reaches_back_thirty_days(defs: dg.Definitions) -> None:
@@ -255,6 +298,27 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
     assert waiting_arrivals(catalog, place, later, place.lake) == []
 
 
+@pytest.mark.parametrize(
+    ("executors", "executor", "starts"),
+    [("2", None, True), ("0", None, False), ("", None, False), ("2", dg.multiprocess_executor, False)],
+)
+def test_spark_starts_while_the_project_loads_where_the_run_has_executors(
+    executors: str,
+    executor: dg.ExecutorDefinition | None,
+    starts: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not in the steps' parent process, nor for an intake, which has no executors and needs no JVM."""
+    if executors:
+        monkeypatch.setenv(RUN_EXECUTORS, executors)
+    started: list[Lakehouse] = []
+    monkeypatch.setattr(build, "start_spark_early", started.append)
+    place = Lakehouse(lake_root=str(tmp_path), landing=str(tmp_path), feature_repo=str(tmp_path))
+    build_defs(Catalog((), ()), place, executor=executor)
+    assert started == [place] * starts
+
+
 def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     defs = definitions_of(settings)
@@ -263,6 +327,9 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     for n in range(4):
         table = lake.ensure("gold.quarterly_hires", schema)
         write_deltalake(table, pa.table({"id": [n]}), mode="append")
+    killed = MemoryUse("gold.quarterly_hires", "r", datetime.now(UTC), "driver", 1 << 30, 1 << 30, "killed")
+    for n in range(20):
+        memory_uses.append(lake, [replace(killed, at=killed.at + timedelta(seconds=n))])
     with dg.DagsterInstance.ephemeral() as on:
         result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
         observed = on.fetch_observations(dg.AssetKey("gold_quarterly_hires"), limit=2).records
@@ -278,3 +345,37 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     assert after is not None
     assert len(after.file_uris()) == 1
     assert lake.rows("gold.quarterly_hires") == 4
+    assert len(memory_uses.read(lake)) == 2, "what it was killed with last, and what it learned"
+
+
+def test_maintenance_that_dagster_ended_while_it_was_paused_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table's pool may be another run's by then."""
+    settings = Settings(home=tmp_path)
+    lake, table = Lake(settings.lake), "gold.quarterly_hires"
+    for n in range(4):
+        found = lake.ensure(table, pa.schema([("id", pa.int64())]))
+        write_deltalake(found, pa.table({"id": [n]}), mode="append")
+    use = MemoryUse(table, "r", datetime.now(UTC), "driver", 1 << 30, 1 << 30, "killed")
+    for n in range(20):
+        memory_uses.append(lake, [replace(use, at=use.at + timedelta(seconds=n))])
+    before = {name: lake.version(name) for name in (table, memory_uses.MEMORY_USES)}
+    job = definitions_of(settings).resolve_job_def("maintenance")
+    with runs.open_instance(tmp_path / "dagster") as on:
+
+        def ended(step: Callable[..., Any]) -> Callable[..., Any]:
+            def paused(*arguments: Any, **named: Any) -> Any:
+                for run in on.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+                    on.report_run_failed(run, "The worker does not answer.")
+                return step(*arguments, **named)
+
+            return paused
+
+        monkeypatch.setattr(maintenance, "move_staged_files", ended(maintenance.move_staged_files))
+        monkeypatch.setattr(memory_uses, "commit_files", ended(memory_uses.commit_files))
+        done = job.execute_in_process(instance=on, raise_on_error=False)
+        told = [str(e.step_failure_data.error) for e in done.all_events if e.is_step_failure]
+    assert {name: lake.version(name) for name in before} == before
+    assert len(told) > 1
+    assert all("was ended meanwhile (FAILURE); nothing was written" in text for text in told)

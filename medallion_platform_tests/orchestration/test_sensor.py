@@ -11,20 +11,25 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
 from medallion_platform.installation.settings import Settings
+from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.orchestration import runs
+from medallion_platform.orchestration import runs, sensors
 from medallion_platform.orchestration.build import build_defs
-from medallion_platform.orchestration.catch_up import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, lakehouse_of
+from medallion_platform.orchestration.memory_reports import ENDED_BY, MEMORY_LIMIT, WORKING_ON
+from medallion_platform.orchestration.names import BRING_UP, CATCH_UP, INTAKE
+from medallion_platform.orchestration.needs import read_needs
 from medallion_platform.orchestration.run_requests import (
     ATTEMPTS,
     Request,
     requests_from_text,
     requests_to_text,
 )
+from medallion_platform.orchestration.sensors import ONLY_TAG
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
@@ -143,3 +148,100 @@ def test_what_was_taken_back_waits_for_a_change(world: World, monkeypatch: pytes
     result = world.tick()
     config = result.run_requests[1].run_config["ops"][BRING_UP]["config"]
     assert config["held"][SILVER] == state, "the run that follows the intake leaves it only in that state"
+
+
+@pytest.fixture
+def in_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where runs are pods, and every table is too large to share one."""
+    monkeypatch.setattr(sensors, "are_read", lambda _: True)
+    monkeypatch.setenv("MEDALLION_OWN_RUN_BYTES", "1")
+
+
+@pytest.mark.usefixtures("in_pods")
+def test_a_table_beyond_the_bound_gets_a_run_of_its_own(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    assert (request.job_name, request.tags[ONLY_TAG]) == (CATCH_UP, SILVER)
+    assert request.run_config["ops"][BRING_UP]["config"] == {"only": [SILVER], "patient": False}
+    world.land("second")
+    intake, common = world.tick().run_requests
+    assert (intake.job_name, common.tags.get(ONLY_TAG)) == (INTAKE, None)
+    assert common.run_config["ops"][BRING_UP]["config"]["leave"] == [SILVER]
+
+
+@pytest.mark.usefixtures("in_pods")
+def test_while_a_table_has_a_run_of_its_own_others_go_on_without_it(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    assert world.jobs() == [CATCH_UP]
+    job = world.defs.resolve_job_def(CATCH_UP)
+    started = dg.DagsterRunStatus.STARTED
+    run = world.on.create_run_for_job(job, tags={ONLY_TAG: SILVER}, status=started)
+    result = world.tick()
+    assert not result.run_requests
+    assert "a run is working on it" in result.skip_reason.skip_message
+    assert requests_from_text(world.cursor)[SILVER].times == 1, "the attempt still counts"
+    world.land("second")
+    intake, common = world.tick().run_requests
+    assert (intake.job_name, common.run_config["ops"][BRING_UP]["config"]["leave"]) == (INTAKE, [SILVER])
+    world.take_in()
+    assert not world.tick().run_requests
+    world.on.report_run_failed(run)
+    (again,) = world.tick().run_requests
+    assert again.tags[ONLY_TAG] == SILVER
+
+
+def test_where_runs_are_no_pods_a_large_table_has_no_run_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDALLION_OWN_RUN_BYTES", "1")
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    assert ONLY_TAG not in request.tags
+    assert request.run_config["ops"][BRING_UP]["config"]["leave"] == []
+
+
+def test_what_the_sensor_asks_for_dagster_does_not_ask_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who retry the same work would take turns, each with attempts of its own."""
+    monkeypatch.setattr(sensors, "are_read", lambda _: True)
+    monkeypatch.setattr(type(world.on), "run_retries_max_retries", 3)
+    world.land("first")
+    for request in world.tick().run_requests:
+        job = world.defs.resolve_job_def(request.job_name)
+        run = world.on.create_run_for_job(job, tags=request.tags, status=dg.DagsterRunStatus.FAILURE)
+        assert not auto_reexecution_should_retry_run(world.on, run, None)
+    by_hand = world.on.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE)
+    assert auto_reexecution_should_retry_run(world.on, by_hand, None)
+
+
+def test_a_run_that_was_killed_makes_the_next_one_of_its_table_larger(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.land("first")
+    world.take_in()
+    job = world.defs.resolve_job_def(CATCH_UP)
+    tags = {ENDED_BY: "oom", WORKING_ON: SILVER, MEMORY_LIMIT: str(3 << 30)}
+    world.on.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+    assert world.jobs() == [CATCH_UP]
+    assert memory_uses.read(world.place.lake) == [], "no pod, no kill"
+    monkeypatch.setattr(sensors, "are_read", lambda _: True)
+    world.tick()
+    (use,) = memory_uses.read(world.place.lake)
+    assert (use.table, use.limit, use.outcome) == (SILVER, 3 << 30, "killed")
+    need = read_needs(world.on).needs[SILVER]
+    assert need.driver_memory == 4608 << 20, "in the same look: the next run is launched by it"
+    world.tick()
+    assert memory_uses.read(world.place.lake) == [use]
+
+
+def test_a_run_of_its_own_leaves_all_other_tables(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    config = {"ops": {BRING_UP: {"config": {"only": ["silver.other"]}}}}
+    job = world.defs.resolve_job_def(CATCH_UP)
+    assert job.execute_in_process(config, instance=world.on).success
+    assert world.place.lake.version(SILVER) == -1

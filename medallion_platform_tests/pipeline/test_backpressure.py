@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medallion_platform import container
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, MOST_ROWS, next_rows
-from medallion_platform.pipeline.intake.stream import WITHIN, _Pace
+from medallion_platform.pipeline.intake.stream import WITHIN, _Pace, memory_is_short
 
 FIXED = 0.5
 """Seconds that a batch costs, however small."""
@@ -87,3 +90,16 @@ def test_memory_that_runs_short_shrinks_a_batch_at_once(monkeypatch: pytest.Monk
     monkeypatch.setattr("medallion_platform.pipeline.intake.stream.memory_is_short", lambda: True)
     pace.learn_from_batch(200_000, 10**9, 4.0, 4.0)
     assert pace.rows == 100_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free", "short"),
+    [(100, 86, 100, True), (100, 85, 0, False), (None, 99, 16, False), (None, 0, 14, True)],
+)
+def test_memory_is_short_in_the_container_or_else_on_the_machine(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None, used: int, free: int, short: bool
+) -> None:
+    monkeypatch.setattr(container, "memory_limit", lambda: limit)
+    monkeypatch.setattr(container, "memory_used", lambda: used)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=100, available=free))
+    assert memory_is_short() is short

@@ -135,6 +135,13 @@ USERS = Lookup("silver.users", key="k", by="k")
         (one, {"owner": "the data team"}, "is neither an e-mail address nor 'team:'"),
         (one, {"owner": "team:"}, "is neither an e-mail address nor 'team:'"),
         (one, {"mask_undeclared": "no"}, "mask_undeclared is 'no', and neither True nor False"),
+        (one, {"kubernetes": "large"}, "kubernetes is 'large', and not"),
+        (
+            one,
+            {"kubernetes": {"pod": {}}},
+            "kubernetes={'pod': ...} is none of container_config, pod_spec_config",
+        ),
+        (one, {"kubernetes": {"job_metadata": {1j}}}, "kubernetes has to be what JSON can hold"),
         (one, {"cluster_by": ("day",)}, "cluster_by names 'day', which has one value in each partition"),
         ("select 1", {}, "'select 1' is decorated, and not a function"),
         (lambda *up: up, {}, "is called with its inputs by their names, and '.up' cannot be given so"),

@@ -8,14 +8,13 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake import Lake, Size
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.context import RefreshContext
 from medallion_platform.pipeline.refresh.explain import (
     Action,
     Cause,
     Explanation,
-    Size,
     Why,
     causes,
     explain_plan,

@@ -35,6 +35,9 @@ class Watching:
     def planned(self, table: str, reason: str) -> None:
         self.told.append(("planned", table, reason))
 
+    def working(self, table: str) -> None:
+        pass
+
     def staged(self, table: str, counts: Counts) -> None:
         self.told.append(("staged", table, counts))
 
@@ -154,7 +157,7 @@ def test_who_fails_to_listen_harms_no_write(zone: Zone, caplog: pytest.LogCaptur
         take(zone, Deaf())
     assert zone.lake.rows(CSV.table) == 1
     warned = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert [(r.observer, r.table) for r in warned] == [("Deaf", CSV.table)] * 3  # type: ignore[attr-defined]
+    assert [(r.observer, r.table) for r in warned] == [("Deaf", CSV.table)] * 4  # type: ignore[attr-defined]
     told = [r for r in caplog.records if r.levelno == logging.INFO and r.name.endswith(".polars_engine")]
     assert [r.getMessage() for r in told] == [f"{CSV.table}: {m}" for m in ("planned", "staged", "committed")]
     committed = told[-1]

@@ -1,4 +1,4 @@
-"""A real S3 server for tests, versitygw on loopback, and a proxy before it that fails as servers do."""
+"""A real S3 server for tests, versitygw, and a proxy before it that fails as servers do."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ class Server:
     port: int
     root: Path
     process: subprocess.Popen[bytes]
+    host: str = "127.0.0.1"
 
     @staticmethod
-    def start(root: Path) -> Server:
+    def start(root: Path, host: str = "127.0.0.1") -> Server:
         """Returns when it answers."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
+        with socket.create_server((host, 0)) as free:
             port = free.getsockname()[1]
         keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"]}
         keys["ROOT_SECRET_KEY"] = KEYS["AWS_SECRET_ACCESS_KEY"]
@@ -69,18 +70,18 @@ class Server:
         accounts.mkdir()
         told = {key: {"access": key, "secret": s, "role": "admin"} for key, s in FURTHER_KEYS.items()}
         (accounts / "users.json").write_text(json.dumps({"accessAccounts": told}))
-        where = ["--port", f"127.0.0.1:{port}", "--iam-dir", str(accounts)]
+        where = ["--port", f"{host}:{port}", "--iam-dir", str(accounts)]
         process = subprocess.Popen(
             [str(versitygw()), *where, "--quiet", "posix", str(root)],
             env={**os.environ, **keys},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        started = Server(port, root, process)
+        started = Server(port, root, process, host)
         until = time.monotonic() + _READY
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection((host, port), 1).close()
                 return started
             except OSError:
                 if process.poll() is not None or time.monotonic() > until:
@@ -91,7 +92,7 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """What a client is told, and all that it is told."""
-        return environment(self.port)
+        return environment(self.port, self.host)
 
     def stop(self) -> None:
         """End the process."""
@@ -103,9 +104,9 @@ class Server:
             self.process.wait()
 
 
-def environment(port: int) -> dict[str, str]:
-    """The standard variables that lead to a server on this machine."""
-    return {**KEYS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+def environment(port: int, host: str = "127.0.0.1") -> dict[str, str]:
+    """The standard variables that lead to a server."""
+    return {**KEYS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Only the provider knows of a JVM: any session with Spark's public API can run a transform."""
+"""Only `spark` knows of a JVM: any session with Spark's public API can run a transform."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import medallion_platform
-from medallion_platform.spark.provider import SparkDidNotStart, _start_jvm
+from medallion_platform.spark.driver import SparkDidNotStart, _start_jvm
 
 ROOM = Path(medallion_platform.__file__).parent
 OF_A_JVM = {"_jvm", "_jdf", "_jc", "_jsparkSession", "_jreader", "_jwrite", "_gateway", "_sc", "sparkContext"}
@@ -50,11 +50,11 @@ def test_the_look_finds_what_it_should(source: str) -> None:
     assert reaches_into_a_jvm(source)
 
 
-def test_only_the_provider_knows_of_a_jvm() -> None:
-    provider = ROOM / "spark" / "provider.py"
-    assert reaches_into_a_jvm(provider.read_text())
-    others = {f: reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py") if f != provider}
-    assert {str(f.relative_to(ROOM)): found for f, found in others.items() if found} == {}
+def test_only_spark_knows_of_a_jvm() -> None:
+    found = {f.relative_to(ROOM): reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py")}
+    reaching = {str(f) for f, lines in found.items() if lines}
+    modules = ("driver", "executor_wait", "kubernetes", "memory", "progress", "provider", "started")
+    assert reaching == {f"spark/{name}.py" for name in modules}
 
 
 def test_a_jvm_that_does_not_start_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,21 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
-from medallion_platform.installation.settings import Profile, Settings, WrongSetting, misspelt
+from medallion_platform.installation import settings as settings_module
+from medallion_platform.installation.settings import (
+    Profile,
+    Settings,
+    WrongSetting,
+    bytes_of_memory,
+    misspelt,
+)
 
 from .test_wrapper import REPOSITORY, load
 
@@ -41,6 +50,29 @@ def test_the_environment_counts_and_an_argument_counts_more(monkeypatch: pytest.
     assert settings.home.name == ".medallion"
 
 
+def test_java_has_more_of_a_pod_that_is_a_run_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a person sets counts more."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30))
+    monkeypatch.setattr(settings_module, "memory_limit", lambda: None)
+    assert Settings().spark_memory == "4096m"
+    monkeypatch.setattr(settings_module, "memory_limit", lambda: 2 << 30)
+    assert Settings().spark_memory == "1024m"
+    monkeypatch.setenv("MEDALLION_RUN_EXECUTORS", "0")
+    assert Settings().spark_memory == "1228m"
+    monkeypatch.setenv("MEDALLION_SPARK_MEMORY", "1500m")
+    assert bytes_of_memory(Settings().spark_memory) == 1500 << 20
+
+
+@pytest.mark.parametrize(("given", "bytes"), [("1k", 1 << 10), ("1500M", 1500 << 20), ("16g", 16 << 30)])
+def test_memory_is_as_java_reads_it(given: str, bytes: int) -> None:
+    assert bytes_of_memory(given) == bytes
+
+
+def test_sizes_are_written_as_people_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDALLION_LOCAL_BYTES", "1.5 GB")
+    assert Settings().local_bytes == 1_500_000_000
+
+
 @pytest.mark.parametrize(
     ("variable", "told"),
     [
@@ -53,6 +85,7 @@ def test_the_environment_counts_and_an_argument_counts_more(monkeypatch: pytest.
         ("MEDALLION_MODULE", None),
         ("MEDALLION_DEBUG", None),
         ("MEDALLION_TEST_SEED", None),
+        ("MEDALLION_RUN_EXECUTORS", None),
         ("MEDALLION_API_SERVICE_HOST", None),
         ("MEDALLION_API_SERVICE_PORT_HTTP", None),
         ("MEDALLION_API_PORT_80_TCP_ADDR", None),

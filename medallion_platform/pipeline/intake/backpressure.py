@@ -17,6 +17,15 @@ BUSY = 0.7
 """A worker that works for a greater share of the time than this has no time to spare."""
 
 
+SMOOTH = 0.2
+"""How far a measure goes towards its newest value."""
+
+
+def smoothed(before: float, now: float) -> float:
+    """A measure that follows its last values. before: 0 where there was none."""
+    return before + SMOOTH * (now - before) if before else now
+
+
 def next_rows(rows: int, lag: float, busy: float, *, pressed: bool = False) -> int:
     """The bound of the next batch.
 

@@ -66,8 +66,9 @@ def recover_positions(source: Source, table: DeltaTable, lake: Lake, run: Run) -
         notes=["the table had lost its positions: they were restored from the last offset of each log"],
     )
     if letters is not None and writer_sequence(letters) < 0:
-        commit_files(letters, record, positions=_offsets_after_last_rows(letters, "source", "offset"))
-    commit_files(table, record, positions=source.recovered(reached))
+        further = _offsets_after_last_rows(letters, "source", "offset")
+        commit_files(letters, record, positions=further, guard=run.guard)
+    commit_files(table, record, positions=source.recovered(reached), guard=run.guard)
     fields = {"table": source.table, "run_id": run.run_id, "version": table.version(), "positions": reached}
     _LOG.info("%s: positions restored from its rows", source.table, extra=fields)
 

@@ -220,7 +220,7 @@ def register_files(
     versions = landing_scan.new_file_versions(known, found, missing)
     rows = [_registry_row(source, root, v, unreadable.get(v.path), run) for v in versions]
     if rows:
-        file_registry.register_file_versions(lake, source.name, rows)
+        file_registry.register_file_versions(lake, source.name, rows, run.guard)
         _say_registered(source, rows, run)
     said = {
         "new version": "changed since it was taken in; taken as a new version",

@@ -123,6 +123,7 @@ def intake(
         DamagedFile: a data file that is searched for duplicates is missing or damaged.
         CommitConflict: another intake of the same table ran at the same time; run it again.
         IntakeFailed: an expectation of severity `fail` was violated.
+        NotAllowed: the run's guard refuses; no row was written.
     """
     started = time.monotonic()
     source = arrivals.source
@@ -235,10 +236,10 @@ def _take_batch(
     )
 
     def write_rows(record: CommitRecord) -> int:
-        return polars_writer.append_rows(table, rows, record, batch.positions)
+        return polars_writer.append_rows(table, rows, record, batch.positions, run.guard, tell.working)
 
     def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
-        dead_letters.append(lake, source.table, bad, record, positions, letters)
+        dead_letters.append(lake, source.table, bad, record, positions, letters, run.guard)
 
     pending = PendingIntake(source, lake, table, letters, batch.positions, record, started)
     _, record = commit_batch(pending, tell, write_rows, None if bad.is_empty() else write_letters)

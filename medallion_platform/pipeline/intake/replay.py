@@ -105,7 +105,7 @@ def replay(
     record = _replay_record("replay", run, counts, source, rows, validated, next_sequence(table, letters))
     version = table.version()
     if not rows.is_empty():
-        version = polars_writer.append_rows(table, rows, record, {})
+        version = polars_writer.append_rows(table, rows, record, {}, run.guard)
     if healed.height:
         remaining = stored.join(
             healed.lazy(),
@@ -114,7 +114,7 @@ def replay(
             how="anti",
             maintain_order="left",
         ).collect()
-        polars_writer.replace_rows(letters, remaining, replace(record, partitions={}), None)
+        polars_writer.replace_rows(letters, remaining, replace(record, partitions={}), None, run.guard)
     _say(source, version, record)
     return ReplayResult(counts, version)
 
@@ -177,12 +177,16 @@ def parse_table_again(
         bad = _triage.build_dead_letters(source, run, validated.bad, [])
         bad = bad.join(held, on=_triage.LETTER_PLACE, how="anti", maintain_order="left")
         if not bad.is_empty():
-            dead_letters.append(lake, source.table, bad, replace(record, partitions={}))
+            dead_letters.append(lake, source.table, bad, replace(record, partitions={}), guard=run.guard)
         # Another type of a column is one for the whole table; else these partitions alone are replaced.
         others = polars_writer.scan_rows(table).filter(within & ~(mine & within)).collect()
         rows = pl.concat([others, now], how="diagonal_relaxed") if others.height else now
         polars_writer.replace_rows(
-            table, rows, record, None if touched is None else _partition_predicate(source, touched)
+            table,
+            rows,
+            record,
+            None if touched is None else _partition_predicate(source, touched),
+            run.guard,
         )
         _say(source, table.version(), record)
     replay(source, lake, run, partitions=partitions)

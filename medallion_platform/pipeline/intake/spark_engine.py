@@ -39,6 +39,7 @@ from medallion_platform.lakehouse.commit import (
 from medallion_platform.lakehouse.counts import Counts, sum_counts
 from medallion_platform.lakehouse.damaged_files import report_damage
 from medallion_platform.lakehouse.evolution import evolve_schema
+from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.key_index import Keys
 from medallion_platform.lakehouse.polars_writer import add_columns, read_key_columns, stage_partition_file
 from medallion_platform.pipeline.intake import polars_engine as polars_intake
@@ -71,6 +72,7 @@ from medallion_platform.sources.connectors.kafka.on_spark import (
 )
 from medallion_platform.sources.connectors.kafka.settings import hide_setting_values
 from medallion_platform.sources.errors import OwnershipLost, Unavailable
+from medallion_platform.spark.progress import tasks_done
 from medallion_platform.storage import store
 
 if TYPE_CHECKING:
@@ -184,11 +186,11 @@ def stream(
                 if begun.counts.read:
                     watch.taken(begun, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
-                batches.read(spark, {"processingTime": _TRIGGER}, stop, watch.idle)
+                batches.read(spark, {"processingTime": _TRIGGER}, stop, watch)
             except (OwnershipLost, CommitConflict) as error:
                 if isinstance(error, CommitConflict):
                     moments.conflicted(error)
-                watch.idle()
+                watch.working()
             except Exception as error:
                 if not (why := why_to_wait(error)):
                     moments.failed(error)
@@ -230,7 +232,7 @@ class _Batches:
         spark: SparkSession,
         trigger: Mapping[str, Any],
         stop: Event,
-        idle: Callable[[], None] = lambda: None,
+        watch: WorkerObserver | None = None,
     ) -> None:
         """Let Spark read until the query ends, or `stop` is set between two batches.
 
@@ -255,9 +257,12 @@ class _Batches:
                 batches.foreachBatch(partial(self._take_batch, Path(checkpoint))).trigger(**trigger).start()
             )
             try:
+                progress: object = None
                 while not (self._failed or query.awaitTermination(_LOOK_EVERY)):  # type: ignore[arg-type]
-                    if not self._busy.locked():
-                        idle()
+                    if watch and not self._busy.locked():
+                        watch.idle()
+                    elif watch and progress != (progress := tasks_done(spark)):
+                        watch.working()
                     if stop.is_set():
                         with self._busy:
                             self._ended = True
@@ -322,7 +327,7 @@ class _Batches:
         pieces = _raise_or_pieces(pickle.loads(row.told) for row in told)  # noqa: S301 from our executors
         refuse_failures(source, sum_counts(p.failures for p in pieces))
         twice = _remove_duplicates_from_staged_files(work, table, pieces, self.keys)
-        _add_columns(table, pieces, source)
+        _add_columns(table, pieces, source, run.guard)
         if others := self._client.recreated_topics(self.topics.partitions):
             raise OwnershipLost(f"source {source.name}: {', '.join(others)} was recreated while it was read")
         good = _list_staged_files(
@@ -351,11 +356,11 @@ class _Batches:
         )
 
         def write_rows(record: CommitRecord) -> int:
-            return commit_files(table, record, add=good, positions=positions)
+            return commit_files(table, record, add=good, positions=positions, guard=run.guard)
 
         def write_letters(letters: DeltaTable, record: CommitRecord, positions: Mapping[str, int]) -> None:
             dead_letters.bring_up(letters)
-            commit_files(letters, record, add=bad, positions=positions)
+            commit_files(letters, record, add=bad, positions=positions, guard=run.guard)
 
         pending = PendingIntake(source, lake, table, letters, positions, record, started)
         version, record = commit_batch(pending, tell, write_rows, write_letters if bad else None)
@@ -476,7 +481,9 @@ def _remove_rows(root: str, path: str, places: pl.Series) -> None:
         stage_partition_file(root, path, rows)
 
 
-def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource) -> None:
+def _add_columns(
+    table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource, guard: Guard = UNGUARDED
+) -> None:
     """Add the columns that the table lacks.
 
     Raises:
@@ -494,7 +501,7 @@ def _add_columns(table: DeltaTable, pieces: Sequence[Piece], source: KafkaSource
             clash = clash or (name if spelled != name else "")
     undeclared = sorted(f.name for f in new.values() if not f.name.startswith("_") and f.name not in declared)
     surplus = undeclared[max(MOST - len(known_undeclared_columns(have.names, declared)), 0) :]
-    add_columns(table, pa.schema([f for f in new.values() if f.name not in surplus]))
+    add_columns(table, pa.schema([f for f in new.values() if f.name not in surplus]), guard)
     if clash:
         raise OwnershipLost(f"{table.metadata().name}: the new column {clash} came in two spellings")
     if surplus:

@@ -14,18 +14,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event, get_native_id
 from typing import Protocol, Self
 
 import psutil
 
+from medallion_platform import container
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import archive_log
-from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, next_rows
+from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, SMOOTH, next_rows, smoothed
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
@@ -42,9 +42,7 @@ PAUSE = 1.0
 
 _LOG = logging.getLogger(__name__)
 _NICE = 5
-_SMOOTH = 0.2
 _MEMORY_SHARE = 0.85
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class WorkerObserver(Protocol):
@@ -52,6 +50,10 @@ class WorkerObserver(Protocol):
 
     def taken(self, taken: IntakeResult, behind: Mapping[str, int]) -> None:
         """A batch was committed."""
+        ...
+
+    def working(self) -> None:
+        """It goes on with a batch, or has to begin it again."""
         ...
 
     def idle(self) -> None:
@@ -85,10 +87,11 @@ def stream(
                 if arrived is None:
                     watch.idle()
                     continue
+                watch.working()
                 taken = intake(arrived, lake, run(), open_tables=open_tables)
             except (CommitConflict, OwnershipLost):
                 follower.begin_anew()
-                watch.idle()
+                watch.working()
             except Exception as error:
                 if not (why := why_to_wait(error)):
                     raise
@@ -166,23 +169,15 @@ class _Pace:
 
     def learn_from_batch(self, rows: int, behind: int, worked: float, passed: float) -> None:
         """Adapt the size to one batch; worked: seconds of the intake, passed: including the wait."""
-        rate = rows / max(worked, 1e-6)
-        self.rate = rate if not self.rate else self.rate + _SMOOTH * (rate - self.rate)
-        self.busy += _SMOOTH * (worked / max(passed, 1e-6) - self.busy)
+        self.rate = smoothed(self.rate, rows / max(worked, 1e-6))
+        self.busy += SMOOTH * (worked / max(passed, 1e-6) - self.busy)
         lag = behind / max(self.rate, 1e-6)
         self.rows = next_rows(self.rows, lag, self.busy, pressed=memory_is_short())
 
 
 def memory_is_short() -> bool:
     """Whether the container's memory (or the machine's) is nearly used up."""
-    try:
-        most = (_CGROUP / "memory.max").read_text().strip()
-        if most != "max":
-            statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-            # Pages of files that nobody has open are given back when they are needed.
-            used = int((_CGROUP / "memory.current").read_text()) - int(statistics["inactive_file"])
-            return used > _MEMORY_SHARE * int(most)
-    except (OSError, KeyError, ValueError):
-        pass
+    if limit := container.memory_limit():
+        return container.memory_used() > _MEMORY_SHARE * limit
     memory = psutil.virtual_memory()
     return memory.available < (1 - _MEMORY_SHARE) * memory.total

@@ -65,6 +65,7 @@ def refresh(
         RefreshFailed: the transform failed or a `fail` expectation was violated.
         DamagedFile: a data file of an input is missing or damaged.
         CommitConflict: another run committed to the table first; nothing was written.
+        NotAllowed: the run's guard refuses; no row was written.
     """
     context = _begin_refresh(table, lake, spark, run, partition_columns, as_of)
     with context.tell.ended():

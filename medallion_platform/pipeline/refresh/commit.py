@@ -70,6 +70,7 @@ def commit_refresh(context: RefreshContext, pending: PendingRefresh) -> RefreshR
 
     Raises:
         CommitConflict: another run committed to the table first; nothing was written.
+        NotAllowed: the run's guard refuses.
     """
     name, lake = context.table.name, context.lake
     target = lake.open(name)
@@ -84,6 +85,7 @@ def commit_refresh(context: RefreshContext, pending: PendingRefresh) -> RefreshR
         add=pending.files,
         remove=_replaced_files(context, pending, target),
         whole=pending.schema if pending.whole else None,
+        guard=context.run.guard,
     )
     context.tell.committed(version, record)
     return RefreshResult(name, version, context.plan.reason, record, pending.lineage)
@@ -114,7 +116,8 @@ def commit_nothing_to_do(context: RefreshContext) -> RefreshResult:
             taken_back="",
             seconds=context.seconds,
         )
-        return RefreshResult(name, commit_files(target, looked), context.plan.reason)
+        version = commit_files(target, looked, guard=context.run.guard)
+        return RefreshResult(name, version, context.plan.reason)
     return RefreshResult(name, lake.version(name), context.plan.reason)
 
 
@@ -123,7 +126,8 @@ def _commit_dead_letters(context: RefreshContext, pending: PendingRefresh, recor
     # Partitions that only grow keep the dead letters they have.
     superseded = None if pending.whole else pending.merged or context.plan.replace
     told = replace(record, partitions={})
-    dead_letters.replace(context.lake, context.table.name, superseded, pending.dead, told)
+    name, guard = context.table.name, context.run.guard
+    dead_letters.replace(context.lake, name, superseded, pending.dead, told, guard)
 
 
 def _refresh_record(context: RefreshContext, pending: PendingRefresh) -> CommitRecord:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
+from medallion_platform.lakehouse.guard import NotAllowed
 from medallion_platform.storage import client_reason
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ def explain_failures(context: RefreshContext) -> Generator[None]:
     Raises:
         CommitConflict: another writer changed the table's columns first.
         DamagedFile: a data file of an input is missing or damaged.
+        NotAllowed: the run's guard refuses.
         RefreshFailed: anything else.
     """
     table = context.table
     try:
         with report_damage(context.lake, (*table.upstream_names, table.name)):
             yield
-    except (RefreshFailed, CommitConflict, DamagedFile):
+    except (RefreshFailed, CommitConflict, NotAllowed, DamagedFile):
         raise
     except Exception as error:
         # Spark's texts hold values of rows: they stay out of what is stored and shown.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from medallion_platform.lakehouse.commit import files_in_partitions
-from medallion_platform.lakehouse.commit_record import UNPARTITIONED
-from medallion_platform.lakehouse.delta_log import FileEntry, LogGone, files_added
-from medallion_platform.lakehouse.lake import files_of
+from medallion_platform.lakehouse.delta_log import LogGone
+from medallion_platform.lakehouse.lake import Size
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.changes import named_partitions
 from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -74,18 +71,6 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Size:
-    """Rows and bytes of data files, from the statistics in Delta logs."""
-
-    rows: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Size) -> Size:
-        """The sum of both."""
-        return Size(self.rows + other.rows, self.bytes + other.bytes)
-
-
-@dataclass(frozen=True)
 class Explanation:
     """What the next refresh of a table would do.
 
@@ -99,8 +84,8 @@ class Explanation:
     action: Action
     causes: tuple[Cause, ...] = ()
     partitions: frozenset[str] | None = frozenset()
-    reads: Size | None = Size()
-    rewrites: Size | None = Size()
+    reads: Size | None = field(default_factory=Size)
+    rewrites: Size | None = field(default_factory=Size)
 
 
 def explain_plan(context: RefreshContext) -> Explanation:
@@ -113,7 +98,7 @@ def explain_plan(context: RefreshContext) -> Explanation:
         planned_action(context.plan),
         tuple(causes(context)),
         None if named is None else frozenset(named),
-        _size_read(context),
+        size_read(context),
         _size_rewritten(context),
     )
 
@@ -155,14 +140,15 @@ def _version_change(why: Why, context: RefreshContext, upstream: str) -> Cause:
     return Cause(why, upstream, context.base(upstream), context.upstreams.heads[upstream])
 
 
-def _size_read(context: RefreshContext) -> Size:
+def size_read(context: RefreshContext) -> Size:
+    """The size of the data files that a refresh by this plan reads of its inputs."""
     return sum((_size_read_of_input(context, source) for source in context.table.inputs.values()), Size())
 
 
 def _size_read_of_input(context: RefreshContext, source: Upstream | Lookup) -> Size:
     """The size of what would be read of one input."""
     table, plan, main = context.table, context.plan, context.main_table
-    column, head = context.partition_columns[source.table], context.upstreams.heads[source.table]
+    column = context.partition_columns[source.table]
     by_days = isinstance(source, Upstream) and bool(table.partition) and bool(column) and not plan.whole
     found = Size()
     rest = plan.append | plan.replace
@@ -171,41 +157,28 @@ def _size_read_of_input(context: RefreshContext, source: Upstream | Lookup) -> S
         found, rest = _size_appended(context, column, days), plan.replace
         if not rest:
             return found
-    opened = context.lake.open(source.table, head)
-    if opened is None:
-        return found
-    files = files_of(opened)
-    if by_days:
-        files = files_in_partitions(files, column, upstream_days(table, source.table, rest))
-    return found + _size_of_files(files)
+    days = upstream_days(table, source.table, rest) if by_days else None
+    return found + _total(context.lake.sizes(source.table, column), days)
 
 
 def _size_appended(context: RefreshContext, column: str | None, days: Collection[str] | None) -> Size:
     """The size of what was added to the main upstream since the last refresh."""
     main = context.main_table
-    found = Size()
     with suppress(LogGone):
-        for added in files_added(context.lake.path(main), context.base(main), context.upstreams.heads[main]):
-            partition = (added.get("partitionValues") or {}).get(column) or UNPARTITIONED
-            if days is None or partition in days:
-                rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
-                found += Size(rows, added["size"])
-    return found
+        return _total(context.lake.sizes_added(main, context.base(main), column), days)
+    return Size()
 
 
 def _size_rewritten(context: RefreshContext) -> Size:
     """The existing rows of the table that would be rewritten or removed; for a merge, the whole table."""
     table, plan = context.table, context.plan
-    opened = context.lake.open(table.name)
-    if opened is None or not (plan.whole or plan.merge or plan.replace):
+    if not (plan.whole or plan.merge or plan.replace):
         return Size()
-    files = files_of(opened)
-    if plan.replace and not plan.whole:
-        column = table.partition.column if table.partition else None
-        files = files_in_partitions(files, column, set(plan.replace))
-    return _size_of_files(files)
+    column = table.partition.column if table.partition else None
+    some = plan.replace if column and plan.replace and not plan.whole else None
+    return _total(context.lake.sizes(table.name, column), some)
 
 
-def _size_of_files(files: list[FileEntry]) -> Size:
-    """The rows and bytes of data files, given their rows of `files_of`."""
-    return Size(sum(f["num_records"] or 0 for f in files), sum(f["size_bytes"] for f in files))
+def _total(sizes: Mapping[str, Size], partitions: Collection[str] | None) -> Size:
+    """The size of these partitions, of all if None."""
+    return sum((s for name, s in sizes.items() if partitions is None or name in partitions), Size())

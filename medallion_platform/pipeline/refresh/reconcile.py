@@ -20,8 +20,10 @@ from medallion_platform.contracts import spark_engine as contracts
 from medallion_platform.contracts.spark_engine import quoted
 from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import spark_tables
+from medallion_platform.lakehouse.commit import files_that_may_hold
 from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.lake import Lake, files_of
+from medallion_platform.lakehouse.polars_writer import scan_rows
 from medallion_platform.pipeline.refresh import personal
 from medallion_platform.pipeline.refresh.commit import PendingRefresh
 from medallion_platform.pipeline.refresh.context import RefreshContext
@@ -405,14 +407,19 @@ def refuse_lost_counts(context: RefreshContext, source_row_count: int) -> None:
     """Compare the source rows in an aggregate with the actual source rows, counted without Spark.
 
     Raises:
+        DamagedFile: a file with these rows is missing, or its end is damaged.
         RefreshFailed: the numbers differ.
     """
     import polars as pl
 
     table, plan, main = context.table, context.plan, context.main_table
-    source = pl.scan_delta(context.lake.open(main, context.upstreams.heads[main]))  # type: ignore[arg-type]
-    if context.main_column and table.partition and not plan.whole:
+    opened = context.lake.open(main, context.upstreams.heads[main])
+    assert opened is not None
+    if context.main_column is None or table.partition is None or plan.whole:
+        source = scan_rows(opened)
+    else:
         days = sorted(upstream_days(table, main, plan.append | plan.replace))
+        source = scan_rows(opened, files_that_may_hold(opened, context.main_column, days))
         source = source.filter(pl.col(context.main_column).cast(pl.String).is_in(days))
     each = pl.sql_expr(table.source_row_count).cast(pl.Int64)
     expected = source.with_columns(n=each).select(pl.col("n").sum()).collect().item()

@@ -87,7 +87,7 @@ def _fit_to_table(
         )
     if evolution.added and not whole:
         added = [evolution.schema.field(c) for c in evolution.added]
-        polars_writer.add_columns(current, pa.schema(added))
+        polars_writer.add_columns(current, pa.schema(added), context.run.guard)
     types = spark_tables.spark_types(evolution.schema)
     given = dict(rows.dtypes)
     fitted = {c: quoted(c).cast(t) for c, t in types.items() if c in given and given[c] != t.simpleString()}

@@ -1,0 +1,53 @@
+"""The pod of this process: when it got a node and its container began, and a note on it."""
+
+from __future__ import annotations
+
+import os
+from socket import gethostname
+from typing import Any
+
+from medallion_platform.kubernetes import api
+
+LAUNCH = "medallion/launch"
+"""The annotation of a run's pod that says how long its launch took."""
+BACKUP = "medallion/backup"
+"""The annotation of the pod that made a backup: its time (ISO 8601)."""
+
+
+def pod_instants(pod: Any) -> dict[str, float]:
+    """When a pod reached what it has reached, in seconds since the epoch, each a whole one.
+
+    pod: as the client of Kubernetes gives it. scheduled: it got a node. container: its container runs.
+    """
+    found: dict[str, float] = {}
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodScheduled" and condition.status == "True":
+            found["scheduled"] = condition.last_transition_time.timestamp()
+    for container in pod.status.container_statuses or ():
+        if container.state.running:
+            found["container"] = container.state.running.started_at.timestamp()
+    return found
+
+
+def own_pod_instants() -> dict[str, float]:
+    """The instants of this process's pod; none outside of a cluster.
+
+    Raises:
+        ClusterError: the API server refuses it, or does not answer.
+    """
+    return pod_instants(api.read_pod(api.connect(), _name())) if api.in_pod() else {}
+
+
+def annotate_own_pod(name: str, value: str) -> None:
+    """Write an annotation on this process's pod; nothing happens outside of a cluster.
+
+    Raises:
+        ClusterError: the API server refuses it, or does not answer.
+    """
+    if api.in_pod():
+        api.annotate_pod(api.connect(), _name(), {name: value})
+
+
+def _name() -> str:
+    """The name of this process's pod; a container's host is named like it where nobody says another."""
+    return os.environ.get("POD_NAME") or gethostname()

@@ -1,0 +1,258 @@
+"""Bring one table of a lake back from a backup, with its dead letters.
+
+Either single files are put back (they were damaged), or the table (it was lost), or what it was at an older
+time. That is a commit of the kind `restore`, so that whatever is made from the table sees it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from medallion_platform.lakehouse import dead_letters, delta_log
+from medallion_platform.lakehouse.backup import commit_digest, refuse_place_in_lake, tables_of
+from medallion_platform.lakehouse.backup_place import (
+    FILES,
+    Backup,
+    BackupPlace,
+    TableBackup,
+)
+from medallion_platform.lakehouse.backup_tables import copy_files, log_of, put_table, record_at
+from medallion_platform.lakehouse.commit import commit_files, next_sequence
+from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
+from medallion_platform.lakehouse.counts import Counts, counted
+from medallion_platform.lakehouse.cut import file_of
+from medallion_platform.lakehouse.damaged_files import copy_damage, files_with_damage, names_in
+from medallion_platform.lakehouse.lake import DamagedLog, Lake, files_of, path_of
+from medallion_platform.lakehouse.polars_writer import restore_version
+from medallion_platform.lakehouse.restore import CannotRestore, RestoredTable, choose_backup
+from medallion_platform.storage import client_reason, copy_file
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+
+_LOG = logging.getLogger(__name__)
+_REGISTRIES = "files"
+"""The folder of file registries."""
+_REBUILD = -1
+"""A position before the first version: the table is made anew from all of that input."""
+
+
+def restore_table(
+    place: BackupPlace, table: str, lake: Lake, run_id: str, now: datetime, at: datetime | None = None
+) -> list[RestoredTable]:
+    """Bring one table back, with its dead letters.
+
+    at: None to put back what is missing or damaged and change nothing else, or a lost table as the newest
+    backup has it; otherwise the table goes back to what it was in the newest backup made at that instant or
+    before.
+
+    Raises:
+        CannotRestore: what is there cannot go back, or no backup has it.
+        CommitConflict: another writer committed meanwhile; run it again.
+        DamagedBackup: a file of the backup is missing or damaged.
+    """
+    refuse_place_in_lake(str(lake.root), place.root)
+    opened = _opened(lake, table)
+    if opened is not None and at is None:
+        return [_put_files_back(place, table, opened)]
+    name, backup = choose_backup(place, at)
+    held, letters_name = _held(place, backup, table), dead_letters.name(table)
+    held_letters = _held(place, backup, letters_name) if letters_name in backup.tables else None
+    _refuse_alone(lake, held, opened)
+    for one in filter(None, (held, held_letters)):
+        _refuse_other_log(lake, one)
+    letters = lake.open(letters_name)
+    account = _account(
+        place, held, next_sequence(opened, letters), run_id, now, f"backup of {name.at:%F %T}Z"
+    )
+    if opened is None:
+        _tell_downstream(lake, held, account)
+    # Dead letters first, as in each write: what a replay took out since comes back before its rows go.
+    if held_letters is not None:
+        done = [_bring(place, held_letters, lake, account)]
+    else:
+        done = [_emptied(letters, letters_name, account)] if letters is not None else []
+    return [_bring(place, held, lake, account), *done]
+
+
+def _opened(lake: Lake, table: str) -> DeltaTable | None:
+    try:
+        return lake.open(table)
+    except DamagedLog as error:
+        why = client_reason(error.__cause__ or error)
+        raise CannotRestore(
+            f"{table}: its Delta log cannot be read ({why}). Nothing was restored",
+            table=table,
+            remedy=f"move {lake.path(table)} out of the lake, and run it again",
+        ) from error
+
+
+def _held(place: BackupPlace, backup: Backup, table: str) -> TableBackup:
+    """The table in a backup."""
+    if missing := backup.missing.get(table):
+        raise CannotRestore(
+            f"{table}: the backup of {backup.at:%F %T}Z lacks {counted(len(missing), 'files')} of it, which "
+            "were damaged when it was made. Nothing was restored",
+            table=table,
+            remedy="name an older one by `--at` (`medallion backup --list` shows them)",
+        )
+    if table not in backup.tables:
+        raise CannotRestore(
+            f"{table}: the backup of {backup.at:%F %T}Z at {place.root} has no such table. Nothing was "
+            "restored",
+            table=table,
+            remedy="name another backup by `--at` (`medallion backup --list` shows them)",
+        )
+    return backup.tables[table]
+
+
+def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> RestoredTable:
+    """Put back the files of a table's newest version that are missing or damaged; it is no commit."""
+    files = files_of(opened)
+    root, columns, damaged = path_of(opened), names_in(opened), files_with_damage(opened, files)
+    folder = f"{FILES}/{table}/{opened.metadata().id}"
+    wanted = [file for file in files if file["path"] in damaged]
+    lost = [f["path"] for f in wanted if copy_damage(place.root, f"{folder}/{f['path']}", f, columns)]
+    if lost:
+        raise CannotRestore(
+            f"{table}: no backup at {place.root} has a good copy of {', '.join(lost)}. Nothing was restored",
+            table=table,
+            remedy="take the table back to an older time by `--at`, and it is brought up to date again from "
+            "there",
+        )
+    for file in wanted:
+        copy_file(place.root, f"{folder}/{file['path']}", root, file["path"])
+    how = "damaged files were put back" if wanted else "nothing is damaged"
+    return RestoredTable(table, how, opened.version(), int(opened.count()), len(wanted))
+
+
+def _refuse_alone(lake: Lake, held: TableBackup, opened: DeltaTable | None) -> None:
+    """Refuse what cannot be restored alone: dead letters, and a file registry behind what was read of it."""
+    layer, _, of = held.name.partition(".")
+    if layer == dead_letters.LAYER:
+        raise CannotRestore(
+            f"{held.name} goes with its table. Nothing was restored",
+            table=held.name,
+            remedy=f"take {of} back by `--table {of} --at TIME`; it brings its dead letters along",
+        )
+    if layer != _REGISTRIES:
+        return
+    if opened is not None:
+        raise CannotRestore(
+            f"{held.name} is a file registry, which only grows: there is nothing to take back. Nothing was "
+            "restored",
+            table=held.name,
+            remedy="leave out `--at` to put damaged files back",
+        )
+    for name in (n for n in tables_of(lake) if n.startswith("bronze.")):
+        reached = lake.positions(name)(of)
+        if reached is not None and file_of(reached) > held.sequence:
+            raise CannotRestore(
+                f"{held.name}: {name} has read it up to file {file_of(reached)}, and the backup has "
+                f"{held.sequence} files: the files between would never be read. Nothing was restored",
+                table=held.name,
+                remedy=f"move {lake.path(name)} and {lake.path(dead_letters.name(name))} out of the lake, "
+                f"restore {held.name}, then {name}",
+            )
+
+
+def _refuse_other_log(lake: Lake, held: TableBackup) -> None:
+    """Refuse to take a table back to what was another table, or another history of it."""
+    if (opened := lake.open(held.name)) is None:
+        return
+    if str(opened.metadata().id) != held.id or commit_digest(path_of(opened), held.version) != held.commit:
+        raise CannotRestore(
+            f"{held.name}: the one in the lake is not the one in the backup gone on (it was made anew since, "
+            "or goes back less far). Nothing was restored",
+            table=held.name,
+            remedy=f"move {path_of(opened)} out of the lake, and run it again",
+        )
+
+
+def _account(
+    place: BackupPlace, held: TableBackup, sequence: int, run_id: str, now: datetime, source: str
+) -> CommitRecord:
+    """What the commit that brings a table back says: what it was made from then."""
+    with log_of(place, held) as then:
+        record = record_at(then) or CommitRecord("restore", run_id, "")
+        sequence = max(sequence, next_sequence(then))
+    return replace(
+        record,
+        verb="restore",
+        run_id=run_id,
+        at=now.isoformat(),
+        notes=[f"from the {source}"],
+        counts=Counts(),
+        sequence=sequence,
+        partitions={},
+        taken_back="",
+    )
+
+
+def _tell_downstream(lake: Lake, held: TableBackup, account: CommitRecord) -> None:
+    """Let tables that were made from newer versions of a lost table be made from all of it again.
+
+    Its versions will have other content than those which they know.
+    """
+    for name in tables_of(lake):
+        last = lake.last_record(name)
+        if last is None or max(last.position.get(held.name, {}).values(), default=-1) <= held.version:
+            continue
+        opened = lake.open(name)
+        assert opened is not None
+        told = replace(
+            last,
+            verb="restore",
+            run_id=account.run_id,
+            at=account.at,
+            notes=[f"{held.name} was restored"],
+            position={**last.position, held.name: {UNPARTITIONED: _REBUILD}},
+            counts=Counts(),
+            sequence=next_sequence(opened, lake.open(dead_letters.name(name))),
+            partitions={},
+            taken_back="",
+        )
+        commit_files(opened, told)
+
+
+def _bring(place: BackupPlace, held: TableBackup, lake: Lake, account: CommitRecord) -> RestoredTable:
+    """Bring a table to its version in a backup: by a commit, or where it was lost with its log."""
+    opened, how = lake.open(held.name), f"as of version {held.version}"
+    positions: dict[str, int] = {}
+    if opened is None:
+        files, how = put_table(place, held, lake), "restored"
+        opened = lake.open(held.name)
+        assert opened is not None
+    else:
+        with log_of(place, held) as then:
+            files = copy_files(place, held, then, path_of(opened))
+            positions = {log: then.transaction_version(log) or 0 for log in _logs_moved(opened, held.version)}
+    if opened.version() > held.version:
+        restore_version(opened, held.version, account, positions)
+    elif not held.name.startswith(f"{_REGISTRIES}."):  # whose sequence numbers are those of files
+        commit_files(opened, account)
+    rows = int(opened.count())
+    if rows != held.rows:
+        raise CannotRestore(
+            f"{held.name}: the backup has {counted(held.rows, 'rows')}, and what was restored has {rows}",
+            table=held.name,
+            remedy="take it back to another backup by `--at`",
+        )
+    return RestoredTable(held.name, how, opened.version(), rows, files)
+
+
+def _emptied(letters: DeltaTable, name: str, account: CommitRecord) -> RestoredTable:
+    """Take all dead letters back: the backup has none yet."""
+    restore_version(letters, 0, account, dict.fromkeys(_logs_moved(letters, 0), 0))
+    return RestoredTable(name, "as of version 0", letters.version(), int(letters.count()), 0)
+
+
+def _logs_moved(opened: DeltaTable, since: int) -> set[str]:
+    """The logs of which a table has read more since a version."""
+    found = delta_log.actions(path_of(opened), range(since + 1, opened.version() + 1))
+    logs = {action["txn"]["appId"] for _, actions in found for action in actions if "txn" in action}
+    return logs - {WRITER}

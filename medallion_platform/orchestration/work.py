@@ -1,0 +1,44 @@
+"""Work on a table: what a run says of it where the run has a pod of its own.
+
+Elsewhere (a command, a daemon's local run, a test) no limit of memory belongs to the run, and its process was
+there before it: there nothing is said or measured, and it costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import dagster as dg
+
+from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.launch_phases import with_launch_report
+from medallion_platform.orchestration.memory_reports import with_enough_memory, with_memory_reports
+from medallion_platform.spark.executor_wait import with_executors
+
+T = TypeVar("T")
+
+RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
+"""The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
+
+
+def work_on(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    lakehouse: Lakehouse,
+    table: str,
+    work: Callable[[], T],
+) -> T:
+    """The result of `work` on a table.
+
+    Raises:
+        NoExecutors: it waited in vain for executors.
+        NotEnoughMemory: its executors were killed with as much memory as the settings allow.
+    """
+    if RUN_EXECUTORS not in os.environ:
+        return work()
+    attended = work if os.environ[RUN_EXECUTORS] == "0" else partial(with_executors, work)
+    enough = partial(with_enough_memory, context, lakehouse, table, attended)
+    told = partial(with_launch_report, context, enough)
+    return with_memory_reports(context, lakehouse.lake, table, told)

@@ -1,0 +1,150 @@
+"""Dagster's GraphQL, as the UI and other programs use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from medallion_platform_tests.cluster.kube import until
+
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+LOCATION = "medallion_platform"
+_RUN = "runId jobName status startTime endTime tags { key value }"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as Dagster tells it."""
+
+    id: str
+    job: str
+    status: str
+    tags: Mapping[str, str]
+    start: float | None
+    end: float | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class Dagster:
+    """The web server of an installation."""
+
+    url: str
+    says: Callable[[], str]
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """What a query gives."""
+        answer = httpx.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60
+        ).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def launch(
+        self,
+        job: str,
+        assets: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        **tags: str,
+    ) -> str:
+        """Begin a run of a job, or (`__ASSET_JOB`) of assets; returns its id.
+
+        `__` in the name of a tag stands for `/`.
+        """
+        told = self.ask(
+            """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+                __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+            params={
+                "selector": {
+                    "repositoryLocationName": LOCATION,
+                    "repositoryName": "__repository__",
+                    "jobName": job,
+                    "assetSelection": [{"path": [name]} for name in assets] or None,
+                    "assetCheckSelection": None,
+                },
+                "runConfigData": dict(config or {}),
+                "executionMetadata": {
+                    "tags": [{"key": k.replace("__", "/"), "value": v} for k, v in tags.items()]
+                },
+            },
+        )["launchRun"]
+        assert told["__typename"] == "LaunchRunSuccess", told
+        return told["run"]["runId"]
+
+    def backfill(
+        self, assets: Sequence[str], partitions: Sequence[str], config: Mapping[str, Any] | None = None
+    ) -> str:
+        """Begin a backfill; returns its id."""
+        told = self.ask(
+            """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+                __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
+            params={
+                "assetSelection": [{"path": [name]} for name in assets],
+                "partitionNames": partitions,
+                "runConfigData": dict(config or {}),
+            },
+        )["launchPartitionBackfill"]
+        assert told["__typename"] == "LaunchBackfillSuccess", told
+        return told["backfillId"]
+
+    def runs(self, **tags: str) -> list[Run]:
+        """Runs with these tags, the newest first. `__` in a tag stands for `/`."""
+        told = self.ask(
+            f"query($filter: RunsFilter) {{ runsOrError(filter: $filter, limit: 200) {{ __typename"
+            f" ... on Runs {{ results {{ {_RUN} }} }} }} }}",
+            filter={"tags": [{"key": k.replace("__", "/"), "value": v} for k, v in tags.items()]},
+        )["runsOrError"]
+        return [_run(found) for found in told["results"]]
+
+    def run(self, run_id: str) -> Run:
+        """A run."""
+        told = self.ask(
+            f"query($id: ID!) {{ runOrError(runId: $id) {{ __typename ... on Run {{ {_RUN} }} }} }}",
+            id=run_id,
+        )["runOrError"]
+        return _run(told)
+
+    def messages(self, run_id: str) -> list[str]:
+        """What the log of a run says."""
+        told = self.ask(
+            """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection {
+                events { __typename ... on MessageEvent { message }
+                ... on RunFailureEvent { message error { message } }
+                ... on ExecutionStepFailureEvent { message error { message } } } } } }""",
+            id=run_id,
+        )["logsForRun"]
+        return [
+            event["message"] + ((event.get("error") or {}).get("message") or "") for event in told["events"]
+        ]
+
+    def ended(self, run_id: str, seconds: float = 300) -> Run:
+        """A run, as soon as it has ended."""
+        return until(lambda: self._ended(run_id), seconds, lambda: self._why(run_id))
+
+    def succeeded(self, run_id: str, seconds: float = 300) -> Run:
+        """A run that has ended well."""
+        run = self.ended(run_id, seconds)
+        assert run.status == "SUCCESS", self._why(run_id)
+        return run
+
+    def quiet(self, seconds: float = 300) -> None:
+        """Return when every run has ended, of those in the queue also."""
+        until(lambda: all(run.ended for run in self.runs()), seconds, self.says, pause=1)
+
+    def _ended(self, run_id: str) -> Run | None:
+        run = self.run(run_id)
+        return run if run.ended else None
+
+    def _why(self, run_id: str) -> str:
+        return "\n".join([str(self.run(run_id)), *self.messages(run_id)[-30:], self.says()])
+
+
+def _run(told: Mapping[str, Any]) -> Run:
+    tags = {tag["key"]: tag["value"] for tag in told["tags"]}
+    return Run(told["runId"], told["jobName"], told["status"], tags, told["startTime"], told["endTime"])

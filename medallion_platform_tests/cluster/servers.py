@@ -1,0 +1,61 @@
+"""What pods of a cluster reach on this machine: a bucket, Dagster's Postgres and a broker."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medallion_platform_tests.debezium.stack import Postgres
+from medallion_platform_tests.kafka import certificates
+from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.s3.server import Server
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Servers at one address, and the authority whose certificates Postgres and the broker have."""
+
+    s3: Server
+    postgres: Postgres
+    broker: Broker
+    authority: str
+    """PEM."""
+
+    def kafka(self) -> str:
+        """The client's settings, as pods need them."""
+        return json.dumps({**self.broker.secured, "ssl.ca.location": "/etc/medallion/authority/ca.crt"})
+
+    def new_database(self, name: str) -> str:
+        """Make a database and its owner of the same name; returns the password."""
+        password = secrets.token_urlsafe(24)
+        self.postgres.sql("postgres", f"create role {name} login password '{password}'")
+        self.postgres.sql("postgres", f"create database {name} owner {name}")
+        return password
+
+    def new_bucket(self, name: str) -> Path:
+        """Make a bucket; returns its folder."""
+        folder = self.s3.root / name
+        folder.mkdir()
+        return folder
+
+
+@contextmanager
+def started(folder: Path, host: str) -> Iterator[Servers]:
+    """All of them, at an address of this machine that pods reach."""
+    with ExitStack() as ends:
+        buckets = folder / "buckets"
+        buckets.mkdir()
+        s3 = Server.start(buckets, host)
+        ends.callback(s3.stop)
+        certificates.make(folder / "authority.pem", folder / "postgres.pem", host)
+        postgres = Postgres.start(host, folder / "postgres.pem")
+        ends.callback(postgres.stop)
+        (folder / "broker").mkdir()
+        broker = Broker.start(folder / "broker", host)
+        ends.callback(broker.stop)
+        trusted = [folder / "authority.pem", Path(broker.secured["ssl.ca.location"])]
+        yield Servers(s3, postgres, broker, "".join(file.read_text() for file in trusted))
