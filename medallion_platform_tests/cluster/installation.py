@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Installation:
         return f"{pods}\n{events[-4000:]}"
 
     @contextmanager
-    def web(self) -> Iterator[str]:
+    def web(self) -> Generator[str]:
         """The URL of the web server, as a data engineer reaches it."""
         engineer = self.admin.acting_as("ada", "medallion-data-engineers")
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -102,7 +102,7 @@ def image_values(image: str) -> dict[str, str]:
 @contextmanager
 def namespace(
     admin: Kube, servers: Servers, folder: Path, image: str, **values: Any
-) -> Iterator[Installation]:
+) -> Generator[Installation]:
     """A namespace as an administrator makes it, with what the chart asks for; nothing is installed yet."""
     values = {**values, "image": image_values(image)}
     name = f"lake-{secrets.token_hex(4)}"

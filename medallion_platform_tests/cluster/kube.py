@@ -80,7 +80,9 @@ def _said(command: list[str], given: str | None, seconds: float, environment: Ma
     return done.stdout
 
 
-def until(holds: Callable[[], Found], seconds: float, says: Callable[[], str], pause: float = 0.5) -> Found:
+def until(
+    holds: Callable[[], Found | None], seconds: float, says: Callable[[], str], pause: float = 0.5
+) -> Found:
     """What a condition is as soon as it holds; it fails with what `says` says."""
     end = time.monotonic() + seconds
     while not (found := holds()):
