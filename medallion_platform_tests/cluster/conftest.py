@@ -16,10 +16,11 @@ from medallion_platform_tests.cluster import archive, local, sample, servers
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.image import CannotBuild, build
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.command import medallion
 from medallion_platform_tests.test_demo import content
+from medallion_platform_tests.waiting import until
 
 SMALL = {"localBytes": "2500kB", "mostMemory": "3g", "mostExecutors": 2}
 """So that a rebuild of the sample's events is large: it has executors, of a size that a test's nodes have."""

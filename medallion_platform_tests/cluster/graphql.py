@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from medallion_platform_tests.cluster.kube import until
+from medallion_platform_tests.waiting import until
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 LOCATION = "medallion_platform"

@@ -17,10 +17,11 @@ import httpx
 import yaml
 
 from medallion_platform_tests.chart.rendering import CHART, merged
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.command import REPOSITORY
+from medallion_platform_tests.waiting import until
 
 RELEASE = "medallion"
 _SMALL: Mapping[str, Any] = {

@@ -1,21 +1,18 @@
-"""kubectl and helm as one user of a cluster, and how a test waits for what they say."""
+"""kubectl and helm as one user of a cluster."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from medallion_platform_tests.cluster.tools import helm, kubectl
-
-Found = TypeVar("Found")
 
 
 class CommandFailed(AssertionError):
@@ -78,12 +75,3 @@ def _said(command: list[str], given: str | None, seconds: float, environment: Ma
     if done.returncode:
         raise CommandFailed(f"{' '.join(command[3:])}: {done.stderr[-3000:]}{done.stdout[-1000:]}")
     return done.stdout
-
-
-def until(holds: Callable[[], Found], seconds: float, says: Callable[[], str], pause: float = 0.5) -> Found:
-    """What a condition is as soon as it holds; it fails with what `says` says."""
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, says()
-        time.sleep(pause)
-    return found

@@ -20,9 +20,10 @@ from medallion_platform_tests.cluster import local
 from medallion_platform_tests.cluster.conftest import Arrival
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import RELEASE, Installation
-from medallion_platform_tests.cluster.kube import CommandFailed, until
+from medallion_platform_tests.cluster.kube import CommandFailed
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
 from medallion_platform_tests.test_demo import content
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -12,8 +12,9 @@ from medallion_platform.orchestration.partitions import range_tags
 from medallion_platform_tests.cluster.conftest import Arrival
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import RELEASE, Installation, image_values
-from medallion_platform_tests.cluster.kube import CommandFailed, until
+from medallion_platform_tests.cluster.kube import CommandFailed
 from medallion_platform_tests.test_demo import content
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

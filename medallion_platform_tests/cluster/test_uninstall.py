@@ -6,8 +6,8 @@ import pytest
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster.installation import Installation
-from medallion_platform_tests.cluster.kube import until
 from medallion_platform_tests.test_demo import content
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.lake_format import HalfRestored, read_format
 from medallion_platform.lakehouse.restore import choose_backup, restore_lake
 from medallion_platform_tests.faults.victim import Aim, _forked, load
-from medallion_platform_tests.lakehouse.small_lake import NOW, SmallLake
+from medallion_platform_tests.lakehouse.small_lake import NOW, SIX_HOURS, SmallLake
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
-SIX_HOURS = timedelta(hours=6)
 BACKUP_STEPS: dict[str, tuple[Any, str]] = {
     "a data file": (backup, "copy_file"),
     "a part of a log": (BackupPlace, "keep"),

@@ -7,8 +7,7 @@ import logging
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Timer
@@ -30,6 +29,7 @@ from medallion_platform.observability.supervision import HUNG, SupervisorMetrics
 from medallion_platform.observability.worker import WorkerMetrics
 from medallion_platform_tests.command import MEDALLION
 from medallion_platform_tests.in_kubernetes.server import Objects, api_server
+from medallion_platform_tests.waiting import until
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 LABEL = {"app.kubernetes.io/component": "run_worker"}
@@ -245,21 +245,13 @@ def test_the_command_serves_what_it_sees(objects: Objects, tmp_path: Path) -> No
         assert process.stderr
         said = next(line for line in process.stderr if "/metrics" in line)
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", said)
-        until(lambda: "pods/gone-exec-1" not in objects.found)
+        until(lambda: "pods/gone-exec-1" not in objects.found, 60)
         deleted = 'medallion_leftovers_deleted_total{kind="pod"} 1.0'
-        until(lambda: deleted in httpx.get(f"{address}/metrics").text)
+        until(lambda: deleted in httpx.get(f"{address}/metrics").text, 60)
         assert httpx.get(f"{address}/health").is_success
     finally:
         process.terminate()
     assert process.wait(60) == 0
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what has to come, however slow the machine is."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("given", ["stream", "stream=1", "stream=5:1", "Stream=1:5", "s=-1:2"])

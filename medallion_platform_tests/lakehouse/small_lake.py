@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import polars as pl
@@ -19,6 +19,7 @@ from medallion_platform.storage import store
 
 ROWS = pl.DataFrame(schema={"day": pl.String, "id": pl.Int64, "text": pl.String})
 NOW = datetime(2026, 11, 30, 2, tzinfo=UTC)
+SIX_HOURS = timedelta(hours=6)
 TABLES = ("gold.days", "silver.orders", "bronze.orders")
 ALL = (*TABLES, "dead_letters.bronze.orders", "files.orders")
 

@@ -18,22 +18,7 @@ from medallion_platform.lakehouse.backup_place import FILES, BackupPlace, Damage
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.lakehouse.log_archive import unpack_commits
 from medallion_platform.storage import copy_file, store
-from medallion_platform_tests.lakehouse.small_lake import ALL, NOW, SmallLake
-
-SIX_HOURS = timedelta(hours=6)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> SmallLake:
-    made = SmallLake(str(tmp_path / "ein lake"))
-    for _ in range(3):
-        made.round()
-    return made
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> BackupPlace:
-    return BackupPlace(str(tmp_path / "back up"))
+from medallion_platform_tests.lakehouse.small_lake import ALL, NOW, SIX_HOURS, SmallLake
 
 
 def backed_up(small: SmallLake, place: BackupPlace, after: timedelta = timedelta()) -> BackedUp:

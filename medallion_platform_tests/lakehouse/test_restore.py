@@ -19,23 +19,9 @@ from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.lake_format import HalfRestored, NewerLake, open_lake, read_format
 from medallion_platform.lakehouse.restore import CannotRestore, choose_backup, restore_lake
 from medallion_platform.lakehouse.restore_table import restore_table
-from medallion_platform_tests.lakehouse.small_lake import ALL, NOW, SmallLake
+from medallion_platform_tests.lakehouse.small_lake import ALL, NOW, SIX_HOURS, SmallLake
 
-SIX_HOURS = timedelta(hours=6)
 Content = dict[str, list[tuple[object, ...]]]
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> SmallLake:
-    made = SmallLake(str(tmp_path / "ein lake"))
-    for _ in range(3):
-        made.round()
-    return made
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> BackupPlace:
-    return BackupPlace(str(tmp_path / "back up"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from medallion_platform.pipeline.run import Run
 from medallion_platform_tests.in_kubernetes.memory import Memory
 from medallion_platform_tests.pipeline import shop
 from medallion_platform_tests.pipeline.toy import Zone
+from medallion_platform_tests.waiting import until
 
 TABLE = "silver.t"
 
@@ -167,21 +167,12 @@ def test_the_leader_refreshes_what_any_worker_took_in(
     for thread in threads:
         thread.start()
     try:
-        until(lambda: len(done) == 1)
+        until(lambda: len(done) == 1, 30)
         zone.json("events/1.json", [shop.event("a", 0)])
         zone.take(shop.EVENTS)  # by neither of them
-        until(lambda: len(done) == 2)
+        until(lambda: len(done) == 2, 30)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert done == [("a", "silver.events")] * 2
-
-
-def until(condition: Callable[[], bool]) -> None:
-    waited = Event()
-    for _ in range(600):
-        if condition():
-            return
-        waited.wait(0.05)
-    raise AssertionError("never")

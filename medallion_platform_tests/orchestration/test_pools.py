@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Timer
@@ -18,6 +18,7 @@ import pytest
 
 from medallion_platform.orchestration import pools, progress, runs
 from medallion_platform_tests.command import MEDALLION
+from medallion_platform_tests.waiting import until
 
 POOL = "bronze_departments"
 
@@ -57,7 +58,7 @@ def foreign_run(on: dg.DagsterInstance, *, holding: bool) -> Generator[subproces
         if holding:
             assert process.stdout.readline() == "has it\n"
         else:
-            until(lambda: queue(on) > before)
+            until(lambda: queue(on) > before, 60)
         yield process
     finally:
         process.kill()
@@ -66,13 +67,6 @@ def foreign_run(on: dg.DagsterInstance, *, holding: bool) -> Generator[subproces
 
 def queue(on: dg.DagsterInstance) -> int:
     return len(on.event_log_storage.get_concurrency_info(POOL).pending_steps)
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def take_the_pool(on: dg.DagsterInstance) -> runs.Outcome:

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from medallion_platform.spark.java import find_java
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.spark.api_server import Cluster, Pod, served
 from medallion_platform_tests.spark.secrets import make_secrets
+from medallion_platform_tests.waiting import until
 
 TEMPLATE = """\
 apiVersion: v1
@@ -81,12 +81,6 @@ def driver(cluster: Cluster, patience: float, wanted: int) -> Iterator[Driver]:
         ) as process:
             yield Driver(cluster, process)
             process.communicate()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what a driver does by itself."""
-    while not holds():
-        time.sleep(0.05)
 
 
 def own_network() -> str:
@@ -170,8 +164,8 @@ def test_after_one_is_killed_for_its_memory_the_next_ones_take_one_task_each(
     for number in (3, 4):  # the third can be asked for before Spark knows what became of the first
         first = cluster.executors[0]
         cluster.processes[first].kill()
-        until(lambda killed=first: killed not in cluster.executors)
-        until(lambda made=number: len(cluster.made) >= made)
+        until(lambda killed=first: killed not in cluster.executors, 240)
+        until(lambda made=number: len(cluster.made) >= made, 240)
     cores = [variable(pod, "SPARK_EXECUTOR_CORES") for pod in cluster.made[:4]]
     assert (cores[:2], cores[3]) == (["2", "2"], "1")
     assert found.look_again()["sums"] == SUMS
@@ -210,7 +204,7 @@ def test_a_full_quota_ends_no_run_that_has_executors(cluster: Cluster) -> None:
     with driver(small, 120, 1) as found:
         assert found.look() == {"sums": SUMS, "hosts": [f"{small.network}.2"]}
         # More than Spark takes for failures of two executors unless it is told otherwise.
-        until(lambda: small.refused > 8)
+        until(lambda: small.refused > 8, 240)
         assert found.look_again()["sums"] == SUMS
         small.room = 0
         only = small.processes[small.executors[0]]
