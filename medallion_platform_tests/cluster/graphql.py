@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +52,17 @@ class Dagster:
         job: str,
         assets: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        pod: Mapping[str, Any] | None = None,
         **tags: str,
     ) -> str:
         """Begin a run of a job, or (`__ASSET_JOB`) of assets; returns its id.
 
-        `__` in the name of a tag stands for `/`.
+        pod: what its pod is given beside, as Dagster's `dagster-k8s/config`. `__` in the name of a tag stands
+        for `/`.
         """
+        named = {k.replace("__", "/"): v for k, v in tags.items()}
+        if pod:
+            named["dagster-k8s/config"] = json.dumps(pod)
         told = self.ask(
             """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
@@ -70,7 +76,7 @@ class Dagster:
                 },
                 "runConfigData": dict(config or {}),
                 "executionMetadata": {
-                    "tags": [{"key": k.replace("__", "/"), "value": v} for k, v in tags.items()]
+                    "tags": [{"key": k, "value": v} for k, v in named.items()],
                 },
             },
         )["launchRun"]

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,12 @@ class Faults:
         with self.installed.web() as url:
             return question(Dagster(url, self.installed.says))
 
-    def begin(self, **tags: str) -> str:
+    def begin(self, pod: Mapping[str, Any] | None = None, **tags: str) -> str:
         """Begin a run that reads all events with executors."""
 
         def launch(dagster: Dagster) -> str:
             dagster.quiet()
-            return dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, **WEEK, **tags)
+            return dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, pod, **WEEK, **tags)
 
         return self.ask(launch)
 
@@ -181,7 +181,7 @@ def test_a_run_s_pod_is_evicted(faults: Faults) -> None:
 @pytest.mark.long
 def test_an_image_cannot_be_pulled(faults: Faults) -> None:
     config = {"container_config": {"image": "nobody-has-this:1"}}
-    run = faults.begin(dagster_k8s__config=json.dumps(config), dagster__max_retries="0")
+    run = faults.begin(config, dagster__max_retries="0")
     ended = until(lambda: _ended(faults, run), 300, faults.installed.says, pause=2)
     assert (ended.status, ended.tags["medallion/ended_by"]) == ("FAILURE", "image")
     until(lambda: not faults.leaked(), 90, faults.installed.says, pause=2)
