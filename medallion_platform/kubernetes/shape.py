@@ -48,7 +48,8 @@ class Shape:
     """What a run's pod gets, and what it may ask for; memory in bytes.
 
     executors: the most that may run at the same time; 0: the work is done by threads of the run's pod.
-    executor_memory: of an executor's pod, Spark's heap and what lies beside it. reason: for people.
+    executor_memory: of an executor's pod, Spark's heap and what lies beside it. spark: whether it is known to
+    need Spark, which then starts while the code is loaded. reason: for people.
     """
 
     memory: int
@@ -56,6 +57,7 @@ class Shape:
     executors: int = 0
     executor_memory: int = 0
     executor_cores: int = 0
+    spark: bool = False
     reason: str = ""
 
 
@@ -109,7 +111,8 @@ def decide_shape(work: Work, needs: Mapping[str, Need], at_least: Shape | None, 
         shape = replace(shape, executor_memory=max(shape.executor_memory, *worked, 0))
     shape = _within(shape, limits)
     why = "; ".join(_reasons(shape, planned, known, at_least, limits))
-    return replace(shape, reason=f"{why}: {_in_words(shape)}")
+    spark = bool(shape.executors) or any(planned[n] and known[n].layer != "bronze" for n in known)
+    return replace(shape, spark=spark, reason=f"{why}: {_in_words(shape)}")
 
 
 def after_kill(killed: int, limits: Limits, run: str) -> Shape:

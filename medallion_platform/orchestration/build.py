@@ -26,7 +26,7 @@ from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
 from medallion_platform.orchestration.states import served, state_sensor
-from medallion_platform.orchestration.work import RUN_EXECUTORS
+from medallion_platform.orchestration.work import RUN_SPARK
 from medallion_platform.pipeline.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def build_defs(
     store_events_in_batches()
     place = lakehouse or lakehouse_of(Settings(), catalog)
     place = place.on(spark) if spark else place
-    if executor is None and os.environ.get(RUN_EXECUTORS, "0") != "0":
-        # The run of this process needs them, and meanwhile the rest of it is made ready. Where the steps have
-        # processes of their own, it is these that need them.
+    if executor is None and RUN_SPARK in os.environ:
+        # The run of this process needs it, and executors; meanwhile the rest of it is made ready. Where the
+        # steps have processes of their own, it is these that need it.
         start_spark_early(place)
     features = catalog.features
     bronze = [bronze_asset(s, place) for s in catalog.sources]

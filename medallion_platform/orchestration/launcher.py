@@ -275,6 +275,8 @@ def container_config(shape: Shape, image: str) -> dict[str, Any]:
         # Not the shape's own number: settings of the table or of the run may ask for others.
         "MEDALLION_SPARK_CORES": {"resource_field_ref": {"resource": "requests.cpu"}},
     }
+    if shape.spark:
+        variables["MEDALLION_RUN_SPARK"] = "1"
     if shape.executors:
         variables |= {
             "MEDALLION_RUN_EXECUTOR_CORES": str(shape.executor_cores),

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
 """The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
+RUN_SPARK = "MEDALLION_RUN_SPARK"
+"""The one that tells it that the run needs Spark."""
 
 
 def work_on(

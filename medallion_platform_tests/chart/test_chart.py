@@ -540,7 +540,9 @@ def test_the_platform_reads_every_variable_that_the_chart_sets(
     values: dict[str, Any], tmp_path: Path
 ) -> None:
     manifests = render(values)
-    by_launcher = container_config(Shape(1 << 30, 1, executors=2), "image")["container_config"]["env"]
+    by_launcher = container_config(Shape(1 << 30, 1, executors=2, spark=True), "image")["container_config"][
+        "env"
+    ]
     told = {variable["name"] for variable in by_launcher}
     told |= the(manifests, "ConfigMap", "settings")["data"].keys()
     for _, pod in pods(manifests, tmp_path):

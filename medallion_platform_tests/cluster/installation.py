@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,20 +71,27 @@ class Installation:
     def web(self) -> Iterator[str]:
         """The URL of the web server, as a data engineer reaches it."""
         engineer = self.admin.acting_as("ada", "medallion-data-engineers")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        begin = [str(kubectl()), f"--kubeconfig={engineer.config}", f"--namespace={engineer.namespace}"]
-        command = [*begin, *engineer.user, "port-forward", f"service/{RELEASE}-web", f"{port}:80"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
-            try:
-                until(lambda: _answers(port) or forward.poll() is not None, 60, self.says)
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                forward.terminate()
+        with web_server(engineer, RELEASE, self.says) as url:
+            yield url
 
     def uninstall(self) -> None:
         """As a user does it."""
         self.user.helm("uninstall", RELEASE, "--wait", "--timeout=3m")
+
+
+@contextmanager
+def web_server(user: Kube, release: str, says: Callable[[], str]) -> Iterator[str]:
+    """The URL of a release's web server, forwarded by somebody who may do so."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begin = [str(kubectl()), f"--kubeconfig={user.config}", f"--namespace={user.namespace}", *user.user]
+    command = [*begin, "port-forward", f"service/{release}-web", f"{port}:80"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
+        try:
+            until(lambda: _answers(port) or forward.poll() is not None, 60, says)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            forward.terminate()
 
 
 def _answers(port: int) -> bool:

@@ -59,7 +59,24 @@ def silver(due: int = 0, partition: int = 0, whole: int = 0, **learned: int) -> 
     ],
 )
 def test_what_is_due_decides(needs: dict[str, Need], shape: Shape) -> None:
-    assert replace(shaped(needs), reason="") == shape
+    assert replace(shaped(needs), spark=False, reason="") == shape
+
+
+@pytest.mark.parametrize(
+    ("needs", "spark"),
+    [
+        ({RAW: Need("bronze", 1)}, False),
+        ({RAW: Need("bronze", 41 * GB)}, True),
+        (silver(0), False),
+        (silver(1), True),
+        ({RAW: Need("bronze", 1), **silver(1)}, True),
+        ({}, False),
+    ],
+)
+def test_spark_is_wanted_where_tables_are_refreshed_or_there_are_executors(
+    needs: dict[str, Need], spark: bool
+) -> None:
+    assert shaped(needs).spark == spark
 
 
 def test_a_small_table_keeps_what_its_executors_needed_in_a_run_with_a_large_one() -> None:

@@ -31,7 +31,7 @@ from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, definitions_of, lakehouse_of
 from medallion_platform.orchestration.names import asset_key
 from medallion_platform.orchestration.partitions import range_tags
-from medallion_platform.orchestration.work import RUN_EXECUTORS
+from medallion_platform.orchestration.work import RUN_SPARK
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.landing_zone import landed_files
 from medallion_platform.pipeline.intake.polars_engine import intake
@@ -299,19 +299,19 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("executors", "executor", "starts"),
-    [("2", None, True), ("0", None, False), ("", None, False), ("2", dg.multiprocess_executor, False)],
+    ("spark", "executor", "starts"),
+    [("1", None, True), ("", None, False), ("1", dg.multiprocess_executor, False)],
 )
-def test_spark_starts_while_the_project_loads_where_the_run_has_executors(
-    executors: str,
+def test_spark_starts_while_the_project_loads_where_the_run_needs_it(
+    spark: str,
     executor: dg.ExecutorDefinition | None,
     starts: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not in the steps' parent process, nor for an intake, which has no executors and needs no JVM."""
-    if executors:
-        monkeypatch.setenv(RUN_EXECUTORS, executors)
+    """Not in the steps' parent process, nor for an intake, which needs no JVM."""
+    if spark:
+        monkeypatch.setenv(RUN_SPARK, spark)
     started: list[Lakehouse] = []
     monkeypatch.setattr(build, "start_spark_early", started.append)
     place = Lakehouse(lake_root=str(tmp_path), landing=str(tmp_path), feature_repo=str(tmp_path))
