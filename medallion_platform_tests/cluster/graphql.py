@@ -12,7 +12,6 @@ import httpx
 from medallion_platform_tests.waiting import until
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-LOCATION = "medallion_platform"
 _RUN = "runId jobName status startTime endTime tags { key value }"
 
 
@@ -38,6 +37,7 @@ class Dagster:
 
     url: str
     says: Callable[[], str]
+    location: str = "medallion_platform"
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """What a query gives."""
@@ -68,7 +68,7 @@ class Dagster:
                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
             params={
                 "selector": {
-                    "repositoryLocationName": LOCATION,
+                    "repositoryLocationName": self.location,
                     "repositoryName": "__repository__",
                     "jobName": job,
                     "assetSelection": [{"path": [name]} for name in assets] or None,
