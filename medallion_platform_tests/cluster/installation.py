@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class Installation:
         return f"{pods}\n{events[-4000:]}"
 
     @contextmanager
-    def web(self) -> Iterator[str]:
+    def web(self) -> Generator[str]:
         """The URL of the web server, as a data engineer reaches it."""
         engineer = self.admin.acting_as("ada", "medallion-data-engineers")
         with web_server(engineer, RELEASE, self.says) as url:
@@ -80,7 +80,7 @@ class Installation:
 
 
 @contextmanager
-def web_server(user: Kube, release: str, says: Callable[[], str]) -> Iterator[str]:
+def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[str]:
     """The URL of a release's web server, forwarded by somebody who may do so."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -110,7 +110,7 @@ def image_values(image: str) -> dict[str, str]:
 @contextmanager
 def namespace(
     admin: Kube, servers: Servers, folder: Path, image: str, **values: Any
-) -> Iterator[Installation]:
+) -> Generator[Installation]:
     """A namespace as an administrator makes it, with what the chart asks for; nothing is installed yet."""
     values = {**values, "image": image_values(image)}
     name = f"lake-{secrets.token_hex(4)}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medallion_platform_tests.debezium.stack import Postgres
@@ -42,9 +42,19 @@ class Servers:
         folder.mkdir()
         return folder
 
+    @contextmanager
+    def with_own_broker(self, folder: Path) -> Generator[Servers]:
+        """The same with another broker, whose topics no other installation reads."""
+        broker = Broker.start(folder, self.s3.host)
+        try:
+            trusted = Path(broker.secured["ssl.ca.location"]).read_text()
+            yield replace(self, broker=broker, authority=self.authority + trusted)
+        finally:
+            broker.stop()
+
 
 @contextmanager
-def started(folder: Path, host: str) -> Iterator[Servers]:
+def started(folder: Path, host: str) -> Generator[Servers]:
     """All of them, at an address of this machine that pods reach."""
     with ExitStack() as ends:
         buckets = folder / "buckets"
