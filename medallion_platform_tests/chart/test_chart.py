@@ -392,6 +392,38 @@ def test_each_source_has_workers_of_its_own_that_finish_what_they_began() -> Non
     }
 
 
+def test_nothing_else_writes_while_a_backup_is_restored(tmp_path: Path) -> None:
+    assert [m for m in render(EVERYTHING) if m["metadata"]["name"] == f"{RELEASE}-restore"] == []
+    place = {"from": "s3://backups/shop", "at": "2026-11-30T02:00:00"}
+    manifests = render({**EVERYTHING, "scaler": "own", "restore": place})
+    assert the(manifests, "Deployment", "daemon")["spec"]["replicas"] == 0
+    names = [m["metadata"]["name"] for m in manifests]
+    assert [name for name in names if "-stream-" in name] == []
+    assert (
+        "--scale"
+        not in the(manifests, "Deployment", "supervise")["spec"]["template"]["spec"]["containers"][0]["args"]
+    )
+    pod = the(manifests, "Pod", "restore")
+    assert hook(pod) == "post-install,post-upgrade"
+    assert component_of({"matchLabels": pod["metadata"]["labels"]}) == "run"
+    (container,) = pod["spec"]["containers"]
+    assert container["args"] == ["medallion", "restore", "--from", place["from"], "--at", place["at"]]
+    mine, of_run = (
+        {m["mountPath"] for m in containers(p)[0]["volumeMounts"]}
+        for p in (pod["spec"], dict(pods(manifests, tmp_path))["a run"])
+    )
+    assert mine == of_run
+
+
+def test_what_was_on_a_lost_node_is_soon_elsewhere() -> None:
+    for manifest in (m for m in render(EVERYTHING) if m["kind"] == "Deployment"):
+        ((name, pod),) = pods_of(manifest)
+        told = {
+            t["key"]: t.get("tolerationSeconds") for t in pod["tolerations"] if t.get("effect") == "NoExecute"
+        }
+        assert told == {f"node.kubernetes.io/{why}": 30 for why in ("unreachable", "not-ready")}, name
+
+
 def test_workers_are_scaled_by_one_alone() -> None:
     def scalers(scaler: str) -> tuple[int, list[str], int | None]:
         manifests = render({**EVERYTHING, "scaler": scaler})

@@ -228,9 +228,12 @@ topologySpreadConstraints:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
+# What was on a lost node is made again after half a minute, and not after the five that Kubernetes waits by itself.
+- {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
+- {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
+{{- with .values.tolerations }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
