@@ -20,7 +20,8 @@ from medallion_platform.observability.launch import PHASES, Launch
 from medallion_platform.orchestration.launcher import container_config
 from medallion_platform_tests.cluster.graphql import Dagster
 from medallion_platform_tests.cluster.installation import web_server
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
+from medallion_platform_tests.waiting import until
 
 THREADS, EXECUTORS = 20, 10
 """Runs of each kind."""

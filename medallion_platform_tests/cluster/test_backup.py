@@ -18,12 +18,13 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
 from medallion_platform_tests.cluster.graphql import LOCATION, Dagster
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
 from medallion_platform_tests.cluster.test_streams import event, seconds_since
 from medallion_platform_tests.test_demo import content
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 

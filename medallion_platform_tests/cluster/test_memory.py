@@ -25,9 +25,10 @@ from medallion_platform_tests.cluster import archive, local
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.image import CannotBuild, build
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

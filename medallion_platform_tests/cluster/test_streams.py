@@ -22,11 +22,12 @@ from confluent_kafka import Producer
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import CommandFailed, Kube, until
+from medallion_platform_tests.cluster.kube import CommandFailed, Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 

@@ -21,9 +21,10 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster.bare.append import DAYS, ROWS
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import Installation, namespace, web_server
-from medallion_platform_tests.cluster.kube import Kube, until
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
+from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1500)]
 
