@@ -11,6 +11,7 @@ from medallion_platform_tests.benchmarks import (
     backfill,
     batches,
     clustering,
+    cost,
     gate,
     intake_ratio,
     launching,
@@ -25,7 +26,18 @@ from medallion_platform_tests.benchmarks.figure import as_markdown_table, machin
 
 PARTS = (
     *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
-    *("backfill", "memory", "freshness", "automation", "many", "growth", "batches", "layout", "launch"),
+    *(
+        "backfill",
+        "memory",
+        "freshness",
+        "automation",
+        "many",
+        "growth",
+        "batches",
+        "layout",
+        "cost",
+        "launch",
+    ),
 )
 
 Tables = dict[str, list[dict[str, str]]]
@@ -53,6 +65,8 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             return "Growth of an intake", batches.growth(rounds, 100 if short else 1000)
         case "layout":
             return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
+        case "cost":
+            return "Cost", cost.measure(rounds, cost.EVENTS // share)
         case "launch":
             return "Launch of a run", launching.measure(
                 launching.THREADS // share, launching.EXECUTORS // share
