@@ -424,13 +424,20 @@ def test_what_was_on_a_lost_node_is_soon_elsewhere() -> None:
         assert told == {f"node.kubernetes.io/{why}": 30 for why in ("unreachable", "not-ready")}, name
 
 
+def test_the_supervisor_waits_for_the_start_of_a_run_as_dagster_does() -> None:
+    manifests = render({**EVERYTHING, "runs": {"startTimeout": 77}})
+    supervise = the(manifests, "Deployment", "supervise")["spec"]["template"]["spec"]["containers"][0]
+    assert supervise["args"][6:8] == ["--start-timeout", "77"]
+    assert "start_timeout_seconds: 77" in yaml.safe_dump_all(manifests, width=1000)
+
+
 def test_workers_are_scaled_by_one_alone() -> None:
     def scalers(scaler: str) -> tuple[int, list[str], int | None]:
         manifests = render({**EVERYTHING, "scaler": scaler})
         stream = the(manifests, "Deployment", "stream-clickstream-public-events")
         supervise = the(manifests, "Deployment", "supervise")["spec"]["template"]["spec"]["containers"][0]
         by_keda = [m for m in manifests if m["kind"] == "ScaledObject"]
-        return len(by_keda), supervise["args"][6:], stream["spec"].get("replicas")
+        return len(by_keda), supervise["args"][8:], stream["spec"].get("replicas")
 
     fixed = f"{RELEASE}-stream-clickstream-users=1:1"
     own = ["--scale", f"{RELEASE}-stream-clickstream-public-events=2:5", "--scale", fixed]
