@@ -509,6 +509,15 @@ def test_feast_takes_its_configuration(tmp_path: Path, monkeypatch: pytest.Monke
     assert told.online_store.connection_string.endswith("password=of-redis")
 
 
+def test_without_a_redis_nothing_is_published() -> None:
+    manifests = render({**EVERYTHING, "features": {"redis": ""}})
+    text = the(manifests, "ConfigMap", "dagster")["data"]["feature_store.yaml"]
+    assert yaml.safe_load(text)["online_store"] is None
+    code = the(manifests, "Deployment", "code")["spec"]["template"]["spec"]["containers"][0]
+    mounts = {mount["mountPath"]: mount.get("subPath") for mount in code["volumeMounts"]}
+    assert mounts["/data/features/feature_store.yaml"] == "feature_store.yaml"
+
+
 @pytest.mark.parametrize("values", KINDS)
 def test_dagster_takes_its_configuration(
     values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -133,6 +133,7 @@ def _prepared(
     admin.apply(
         _secret("medallion-postgres", DAGSTER_PG_PASSWORD=servers.new_database(database)),
         _secret("medallion-s3", **{k: v for k, v in servers.s3.environment.items() if "KEY" in k}),
+        _secret("medallion-redis", REDIS_PASSWORD=servers.redis.password),
         _secret("medallion-kafka", MEDALLION_KAFKA=servers.kafka()),
         _config_map("authority", {"ca.crt": servers.authority}),
     )
@@ -149,8 +150,13 @@ def _prepared(
         },
         "postgres": {"host": host, "port": servers.postgres.port, "database": database, "user": database},
         "authority": "authority",
-        "secrets": {"s3": "medallion-s3", "kafka": "medallion-kafka"},
-        "network": {"s3": {"ports": [servers.s3.port]}, "kafka": {"ports": [kafka_port]}},
+        "secrets": {"s3": "medallion-s3", "kafka": "medallion-kafka", "redis": "medallion-redis"},
+        "features": {"redis": f"{host}:{servers.redis.port},password=${{REDIS_PASSWORD}}"},
+        "network": {
+            "s3": {"ports": [servers.s3.port]},
+            "kafka": {"ports": [kafka_port]},
+            "redis": {"ports": [servers.redis.port]},
+        },
         **_SMALL,
     }
     return Installation(admin, _installer(admin, folder), servers, name, merged(told, values))

@@ -1,4 +1,4 @@
-"""What pods of a cluster reach on this machine: a bucket, Dagster's Postgres and a broker."""
+"""What pods of a cluster reach on this machine: a bucket, Dagster's Postgres, a broker and a Redis."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medallion_platform_tests.debezium.stack import Postgres
 from medallion_platform_tests.kafka import certificates
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.s3.server import Server
+from medallion_platform_tests.serving.redis_server import Redis
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Servers:
     s3: Server
     postgres: Postgres
     broker: Broker
+    redis: Redis
     authority: str
     """PEM."""
 
@@ -67,5 +69,7 @@ def started(folder: Path, host: str) -> Generator[Servers]:
         (folder / "broker").mkdir()
         broker = Broker.start(folder / "broker", host)
         ends.callback(broker.stop)
+        redis = Redis.start(folder, secrets.token_urlsafe(24), host)
+        ends.callback(redis.stop)
         trusted = [folder / "authority.pem", Path(broker.secured["ssl.ca.location"])]
-        yield Servers(s3, postgres, broker, "".join(file.read_text() for file in trusted))
+        yield Servers(s3, postgres, broker, redis, "".join(file.read_text() for file in trusted))

@@ -16,7 +16,7 @@ from medallion_platform.kubernetes.supervisor import METRICS_PORT
 from medallion_platform.lakehouse.backup_place import Backup, BackupPlace
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
-from medallion_platform_tests.cluster.graphql import LOCATION, Dagster
+from medallion_platform_tests.cluster.graphql import Dagster
 from medallion_platform_tests.cluster.installation import Installation, namespace
 from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
@@ -157,7 +157,7 @@ def test_a_lost_installation_comes_again_from_its_backup(
 
 def schedule(dagster: Dagster) -> tuple[str, str]:
     """When backups are made, and whether they are."""
-    selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+    selector = {"repositoryLocationName": dagster.location, "repositoryName": "__repository__"}
     told = dagster.ask(
         """query($of: ScheduleSelector!) { scheduleOrError(scheduleSelector: $of) {
             __typename ... on Schedule { cronSchedule scheduleState { status } } } }""",

@@ -260,6 +260,20 @@ def test_any_catalog_is_loaded_with_all_its_jobs_and_schedules(
     assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
 
 
+def test_where_nothing_is_published_nothing_asks_for_it(tmp_path: Path) -> None:
+    place = lakehouse_of(Settings(home=tmp_path))
+    Path(place.feature_repo).mkdir(parents=True)
+
+    def served() -> set[str]:
+        return {key.to_user_string() for key in build_defs(catalog, place).resolve_all_asset_keys()} & {
+            "serving_user_features"
+        }
+
+    assert served() == {"serving_user_features"}
+    (Path(place.feature_repo) / "feature_store.yaml").write_text("online_store: null")
+    assert served() == set()
+
+
 def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, settle_seconds=0)
     file = settings.landing / "hr" / "departments" / "departments.csv"

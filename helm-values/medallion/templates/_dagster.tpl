@@ -23,6 +23,9 @@ run_coordinator:
   class: QueuedRunCoordinator
   config:
     dequeue_interval_seconds: 1
+    # A code location that moves to another node is away for about a minute.
+    max_user_code_failure_retries: 40
+    user_code_failure_retry_delay: 15
 run_launcher:
   module: medallion_platform.orchestration.launcher
   class: Launcher
@@ -119,7 +122,7 @@ job_spec_config:
 {{- end }}
 
 {{/*
-Feast's repository where its store is a server. Its registry is a part of Dagster's database: a pod has no disk that
+Feast's repository. Its store is a server, or there is none and nothing is published. Its registry is a part of Dagster's database: a pod has no disk that
 others see. Feast puts variables in, so no password stands here.
 */}}
 {{- define "medallion.features" -}}
@@ -133,7 +136,11 @@ registry:
   cache_ttl_seconds: 60
 offline_store:
   type: duckdb
+{{- if .Values.features.redis }}
 online_store:
   type: redis
   connection_string: {{ .Values.features.redis | quote }}
+{{- else }}
+online_store: null
+{{- end }}
 {{- end }}

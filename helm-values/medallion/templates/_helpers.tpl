@@ -149,10 +149,10 @@ history: [s3]
 {{- if .root.Values.history.events }}
 - {name: dagster, mountPath: /etc/medallion/spark/spark-defaults.conf, subPath: spark-defaults.conf, readOnly: true}
 {{- end }}
-{{- if .root.Values.features.redis }}
+{{- end }}
+{{- if has .component (list "code" "run") }}
 - {name: data, mountPath: /data/features, subPath: features}
 - {name: dagster, mountPath: /data/features/feature_store.yaml, subPath: feature_store.yaml, readOnly: true}
-{{- end }}
 {{- end }}
 {{- end }}
 
