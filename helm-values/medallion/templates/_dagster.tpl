@@ -38,7 +38,8 @@ run_monitoring:
   cancel_timeout_seconds: 180
   # A run that lost its pod begins again as another run; its own pod is never made twice.
   max_resume_run_attempts: 0
-  free_slots_after_run_end_seconds: 60
+  # What a lost run held is free for its next try; whatever still works of it is fenced.
+  free_slots_after_run_end_seconds: 10
 # A run whose pod died is tried again; one that failed by itself is the business of whoever asked for it.
 run_retries:
   enabled: true
@@ -107,10 +108,8 @@ pod_spec_config:
   node_selector:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .root.Values.runs.tolerations }}
   tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- include "medallion.tolerations" .root.Values.runs.tolerations | nindent 4 }}
 # Of the pod alone: by Dagster's own labels of its Job the supervisor finds it.
 pod_template_spec_metadata:
   labels:

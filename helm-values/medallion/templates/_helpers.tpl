@@ -229,10 +229,14 @@ nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 tolerations:
-# What was on a lost node is made again after half a minute, and not after the five that Kubernetes waits by itself.
+  {{- include "medallion.tolerations" .values.tolerations | nindent 2 }}
+{{- end }}
+
+{{/* What was on a lost node is given up after half a minute, and not after the five that Kubernetes waits by itself. */}}
+{{- define "medallion.tolerations" -}}
 - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
 - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
-{{- with .values.tolerations }}
+{{- with . }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
