@@ -139,6 +139,10 @@ class Dagster:
         assert run.status == "SUCCESS", self._why(run_id)
         return run
 
+    def is_loaded(self) -> bool:
+        """Whether the web server has the definitions of the code location."""
+        return bool(self.ask("{ assetNodes { id } }")["assetNodes"])
+
     def quiet(self, seconds: float = 300) -> None:
         """Return when every run has ended, of those in the queue also."""
         until(lambda: all(run.ended for run in self.runs()), seconds, self.says, pause=1)

@@ -44,7 +44,11 @@ class Faults:
             return question(Dagster(url, self.installed.says))
 
     def begin(self, pod: Mapping[str, Any] | None = None, **tags: str) -> str:
-        """Begin a run that reads all events with executors."""
+        """Begin a run that reads all events with executors, once what an earlier fault took is back."""
+        self.admin.run(
+            "wait", "--for=condition=Available", "deployments", "--all", "--timeout=180s", seconds=200
+        )
+        until(lambda: _patient(lambda: self.ask(Dagster.is_loaded)), 120, self.installed.says, pause=1)
 
         def launch(dagster: Dagster) -> str:
             dagster.quiet()
@@ -83,7 +87,7 @@ class Faults:
         seconds = round((runs[-1].end or time.time()) - since, 1)
         figure(name, seconds, len(runs))
         assert content(Lake(self.installed.lake)) == self.arrival.tables
-        until(lambda: not self.leaked(), 90, self.installed.says, pause=2)
+        until(lambda: _patient(self.leaked) == [], 90, self.installed.says, pause=2)
         return runs
 
     def leaked(self) -> list[str]:
@@ -158,7 +162,7 @@ def test_a_pod_that_starts_after_its_run_was_failed_writes_nothing(faults: Fault
     finally:
         faults.admin.run("patch", "resourcequota", RELEASE, "--patch", '{"spec": {"hard": {"pods": "100"}}}')
     time.sleep(30)  # the job controller tries again with pauses
-    until(lambda: not faults.leaked(), 90, faults.installed.says, pause=2)
+    until(lambda: _patient(faults.leaked) == [], 90, faults.installed.says, pause=2)
     assert Lake(faults.installed.lake).version("silver.events") == before
 
 
@@ -184,7 +188,7 @@ def test_an_image_cannot_be_pulled(faults: Faults) -> None:
     run = faults.begin(config, dagster__max_retries="0")
     ended = until(lambda: _ended(faults, run), 300, faults.installed.says, pause=2)
     assert (ended.status, ended.tags["medallion/ended_by"]) == ("FAILURE", "image")
-    until(lambda: not faults.leaked(), 90, faults.installed.says, pause=2)
+    until(lambda: _patient(faults.leaked) == [], 90, faults.installed.says, pause=2)
 
 
 @pytest.mark.long
@@ -247,4 +251,4 @@ def test_a_node_is_lost_and_comes_back(faults: Faults) -> None:
         faults.recovered("node lost", run, since)
     finally:
         local.start(nodes=2)
-    until(lambda: not faults.leaked(), 120, faults.installed.says, pause=2)
+    until(lambda: _patient(faults.leaked) == [], 120, faults.installed.says, pause=2)
