@@ -121,7 +121,8 @@ def after_kill(killed: int, limits: Limits, run: str) -> Shape:
     run: how people know that one.
     """
     reason = f"run {run} was killed with {_gibibytes(killed)}"
-    return replace(_shape(next_step(killed, limits.most_memory) or limits.most_memory), reason=reason)
+    more = next_step(killed, limits.most_memory) or limits.most_memory
+    return replace(_more_memory(more), reason=reason)
 
 
 def largest_shape(most_memory: int, most_executors: int) -> Shape:
@@ -147,7 +148,7 @@ def _shape_for(need: Need, planned: int, limits: Limits) -> Shape:
     """The shape for one table."""
     shape = _in_threads(planned, limits) if need.layer != "bronze" or planned else _shape(_INTAKE_MEMORY)
     if need.driver_memory:
-        shape = _largest([shape, _shape(need.driver_memory)])
+        shape = _largest([shape, _more_memory(need.driver_memory)])
     if planned <= limits.local_bytes:
         return shape
     profile = _PROFILES[need.layer]
@@ -167,7 +168,13 @@ def _in_threads(planned: int, limits: Limits) -> Shape:
 
 def _shape(memory: int) -> Shape:
     """A run's pod of this memory, in whole pieces, with the cores that go with it."""
-    return Shape(-(-memory // _PIECE) * _PIECE, cores=min(max(memory // _MEMORY_OF_A_CORE, 1), _MOST_CORES))
+    cores = min(max(memory // _MEMORY_OF_A_CORE, 1), _MOST_CORES)
+    return replace(_more_memory(memory), cores=cores)
+
+
+def _more_memory(memory: int) -> Shape:
+    """This memory, in whole pieces, for a pod that has cores: more of them would take more at a time."""
+    return Shape(-(-memory // _PIECE) * _PIECE, cores=1)
 
 
 def _largest(shapes: Iterable[Shape]) -> Shape:

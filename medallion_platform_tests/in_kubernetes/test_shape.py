@@ -52,10 +52,10 @@ def silver(due: int = 0, partition: int = 0, whole: int = 0, **learned: int) -> 
         (silver(10**15), Shape(9 * GIB // 2, 2, 20, 10 * GIB, 4)),
         ({DAYS: Need("gold", 41 * GB)}, Shape(9 * GIB // 2, 2, 11, 16 * GIB, 6)),
         ({**silver(41 * GB), RAW: Need("bronze")}, Shape(9 * GIB // 2, 2, 7, 10 * GIB, 4)),
-        (silver(1, driver_memory=6 * GIB), Shape(6 * GIB, 3)),
+        (silver(1, driver_memory=6 * GIB), Shape(6 * GIB, 1)),
         (silver(1, executor_memory=15 * GIB), Shape(3 * GIB, 1)),
         (silver(41 * GB, executor_memory=15 * GIB), Shape(9 * GIB // 2, 2, 7, 15 * GIB, 4)),
-        (silver(1, driver_memory=99 * GIB), Shape(16 * GIB, 4)),
+        (silver(1, driver_memory=99 * GIB), Shape(16 * GIB, 1)),
     ],
 )
 def test_what_is_due_decides(needs: dict[str, Need], shape: Shape) -> None:
