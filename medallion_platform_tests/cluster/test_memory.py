@@ -5,8 +5,8 @@ What runs is a project of its own, whose image is built on top of the platform's
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import secrets
 import time
 from collections import Counter
@@ -89,8 +89,9 @@ def tries(dagster: Dagster, known: set[str]) -> list[Run]:
 
 
 def memory(run: Run) -> int:
-    """MiB of a run's pod, as was decided."""
-    return json.loads(run.tags[".dagster/medallion_shape"])["shape"]["memory"] >> 20
+    """MiB of a run's pod, as was decided: the tag for programs is hidden from people."""
+    (gibibytes,) = re.findall(r"pod of ([\d.]+) GiB", run.tags["medallion/shape"])
+    return int(float(gibibytes) * 1024)
 
 
 def uses(installed: Installation) -> list[tuple[int, str]]:

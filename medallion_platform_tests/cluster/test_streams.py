@@ -179,7 +179,7 @@ def _ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
-def _container(pod: dict[str, Any]) -> tuple[list[str], str]:
+def container_of(pod: dict[str, Any]) -> tuple[list[str], str]:
     """How its node's containerd is asked, and the container of a pod."""
     number = pod["spec"]["nodeName"].removeprefix("node")
     (status,) = pod["status"].get("containerStatuses") or [{}]
@@ -190,7 +190,7 @@ def _container(pod: dict[str, Any]) -> tuple[list[str], str]:
 
 def _processes(pod: dict[str, Any]) -> list[int]:
     """The ids of a pod's processes on this machine; none where it does not run."""
-    ask, container = _container(pod)
+    ask, container = container_of(pod)
     done = subprocess.run([*ask, "ps", container], capture_output=True, text=True, check=False)
     return [int(line.split()[0]) for line in done.stdout.splitlines()[1:]]
 
@@ -202,7 +202,7 @@ def _signal(pod: dict[str, Any], number: int) -> None:
 
 def _kill(pod: dict[str, Any], admin: Kube) -> None:
     """SIGKILL of all that runs in a pod, and no grace: another one takes its place at once."""
-    ask, container = _container(pod)
+    ask, container = container_of(pod)
     subprocess.run([*ask, "kill", "--signal=SIGKILL", container], capture_output=True, check=True)
     admin.run("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
 
