@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,13 +121,11 @@ class Dagster:
         told = self.ask(
             """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection {
                 events { __typename ... on MessageEvent { message }
-                ... on RunFailureEvent { message error { message } }
-                ... on ExecutionStepFailureEvent { message error { message } } } } } }""",
+                ... on RunFailureEvent { error { message causes { message } } }
+                ... on ExecutionStepFailureEvent { error { message causes { message } } } } } } }""",
             id=run_id,
         )["logsForRun"]
-        return [
-            event["message"] + ((event.get("error") or {}).get("message") or "") for event in told["events"]
-        ]
+        return ["\n".join((event["message"], *_errors(event.get("error")))) for event in told["events"]]
 
     def ended(self, run_id: str, seconds: float = 300) -> Run:
         """A run, as soon as it has ended."""
@@ -153,6 +151,13 @@ class Dagster:
 
     def _why(self, run_id: str) -> str:
         return "\n".join([str(self.run(run_id)), *self.messages(run_id)[-30:], self.says()])
+
+
+def _errors(error: Mapping[str, Any] | None) -> Iterator[str]:
+    """What an error says, and what it comes from."""
+    if error:
+        yield error["message"]
+        yield from (cause["message"] for cause in error["causes"])
 
 
 def _run(told: Mapping[str, Any]) -> Run:
