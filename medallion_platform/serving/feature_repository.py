@@ -103,10 +103,11 @@ def published_edition(home: Path, lake: Lake, view: Features) -> Edition | None:
 
 
 def _online_store(home: Path) -> Mapping[str, Any] | None:
-    """The settings of a repository's online store."""
+    """The settings of a repository's online store, and the `project` whose features it has."""
     file = home / "feature_store.yaml"
     settings = yaml.safe_load(file.read_text() if file.exists() else _SETTINGS)
-    return settings.get("online_store", _IMPLIED)
+    store = settings.get("online_store", _IMPLIED)
+    return None if store is None else {**store, "project": settings["project"]}
 
 
 def _exists(home: Path, online_store: Mapping[str, Any]) -> bool:

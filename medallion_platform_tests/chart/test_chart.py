@@ -514,7 +514,8 @@ def test_feast_takes_its_configuration(tmp_path: Path, monkeypatch: pytest.Monke
 def test_without_a_redis_nothing_is_published() -> None:
     manifests = render({**EVERYTHING, "features": {"redis": ""}})
     text = the(manifests, "ConfigMap", "dagster")["data"]["feature_store.yaml"]
-    assert yaml.safe_load(text)["online_store"] is None
+    told = yaml.safe_load(text)
+    assert (told["project"], told["online_store"]) == (f"{NAMESPACE}_{RELEASE}", None)
     code = the(manifests, "Deployment", "code")["spec"]["template"]["spec"]["containers"][0]
     mounts = {mount["mountPath"]: mount.get("subPath") for mount in code["volumeMounts"]}
     assert mounts["/data/features/feature_store.yaml"] == "feature_store.yaml"

@@ -270,7 +270,7 @@ def test_where_nothing_is_published_nothing_asks_for_it(tmp_path: Path) -> None:
         }
 
     assert served() == {"serving_user_features"}
-    (Path(place.feature_repo) / "feature_store.yaml").write_text("online_store: null")
+    (Path(place.feature_repo) / "feature_store.yaml").write_text("project: shop\nonline_store: null")
     assert served() == set()
 
 

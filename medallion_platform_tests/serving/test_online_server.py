@@ -35,10 +35,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     found.stop()
 
 
-def machine(home: Path, lake: Lake, store: str) -> FeatureRepository:
+def machine(home: Path, lake: Lake, store: str, project: str = "shop") -> FeatureRepository:
     """A repository on a disk of its own."""
     home.mkdir()
-    told = "project: medallion\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+    told = (
+        f"project: {project}\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
+    )
     (home / "feature_store.yaml").write_text(
         f"{told}offline_store: {{type: duckdb}}\nonline_store: {store}\n"
     )
@@ -62,6 +64,8 @@ def test_another_machine_knows_what_is_online(tmp_path: Path, server: int) -> No
 
     elsewhere = machine(tmp_path / "elsewhere", lake, in_redis(server + 1))
     assert published_edition(elsewhere.home, lake, VIEW) is None, "another Redis has nothing"
+    foreign = machine(tmp_path / "foreign", lake, in_redis(server), project="of_somebody_else")
+    assert published_edition(foreign.home, lake, VIEW) is None
     changed = machine(tmp_path / "changed", lake, in_redis(server, "a new one"))
     assert published_edition(changed.home, lake, VIEW) == published, "the Redis is the same"
     notes = [file for file in (tmp_path / "lake" / "_medallion" / "published").rglob("*") if file.is_file()]

@@ -125,7 +125,8 @@ Feast's repository. Its store is a server, or there is none and nothing is publi
 others see. Feast puts variables in, so no password stands here.
 */}}
 {{- define "medallion.features" -}}
-project: medallion
+# Other installations may publish to the same server.
+project: {{ printf "%s_%s" .Release.Namespace .Release.Name | replace "-" "_" }}
 provider: local
 entity_key_serialization_version: 3
 registry:
