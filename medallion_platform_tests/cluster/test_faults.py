@@ -151,6 +151,7 @@ def test_an_executor_is_deleted(faults: Faults) -> None:
     assert only.status == "SUCCESS"
 
 
+@pytest.mark.long
 def test_a_pod_that_starts_after_its_run_was_failed_writes_nothing(faults: Faults) -> None:
     """dagster#14833, #16535."""
     before = Lake(faults.installed.lake).version("silver.events")

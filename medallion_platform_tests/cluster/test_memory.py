@@ -200,6 +200,7 @@ def test_executors_that_run_out_of_memory(
         assert any("MEDALLION_MOST_MEMORY" in text for text in said), said
 
 
+@pytest.mark.long
 def test_what_needs_more_than_the_settings_allow_fails_with_a_sentence(
     installed: Installation, dagster: Dagster
 ) -> None:
