@@ -66,7 +66,7 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
         case "layout":
             return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
         case "cost":
-            return "Cost", cost.measure(rounds, cost.EVENTS // share)
+            return "Cost", cost.measure(rounds, cost.EVENTS // (100 if short else 1))
         case "launch":
             return "Launch of a run", launching.measure(
                 launching.THREADS // share, launching.EXECUTORS // share
