@@ -60,7 +60,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             help="intake, topics, duplicates, avro, gate, refresh, cdc, start, backfill, memory, "
-            "freshness, automation, many, growth, batches, layout; all if left out"
+            "freshness, automation, many, growth, batches, layout, cost, launch (of runs on Kubernetes); "
+            "all if left out"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this file, as Markdown.")] = None,

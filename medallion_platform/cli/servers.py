@@ -131,11 +131,15 @@ def supervise(
             help="Scale the workers of a Deployment by their lag; may be repeated.",
         ),
     ] = None,
+    start_timeout: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="How long Dagster waits for the start of a run.")
+    ] = 300,
     host: MetricsHost = "127.0.0.1",
     port: MetricsPort = 9108,
 ) -> None:
     """In Kubernetes: delete what dead runs leave in the namespace, and scale stream workers by their lag."""
     import logging
+    from datetime import timedelta
     from threading import Event
 
     from medallion_platform.errors import MedallionError
@@ -157,7 +161,7 @@ def supervise(
     metrics = SupervisorMetrics()
     address = _served(metrics, host, port)
     terminal.print_note(f"Supervises namespace {cluster.namespace}; {address} (Ctrl-C stops it)")
-    supervisor.supervise(cluster, scaled, metrics, stop)
+    supervisor.supervise(cluster, scaled, timedelta(seconds=start_timeout), metrics, stop)
 
 
 def _served(metrics: Observable, host: str, port: int) -> str:

@@ -14,8 +14,8 @@ from typing import Literal
 
 DRIVER_GONE = timedelta(seconds=20)
 """How long executors have to end by themselves once their driver has ended."""
-START = timedelta(seconds=360)
-"""A minute more than Dagster waits for a run's start."""
+_AFTER_TIMEOUT = timedelta(seconds=60)
+"""How much longer a Job may wait for its pod than Dagster waits for the run's start: it says why, first."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,14 @@ class Leftover:
     reason: str
 
 
-def leftovers(pods: Sequence[PodState], jobs: Sequence[JobState], now: datetime) -> list[Leftover]:
-    """What to delete. pods: all of the namespace, of one moment; jobs: those of runs."""
+def leftovers(
+    pods: Sequence[PodState], jobs: Sequence[JobState], start_timeout: timedelta, now: datetime
+) -> list[Leftover]:
+    """What to delete.
+
+    pods: all of the namespace, of one moment. jobs: those of runs. start_timeout: how long Dagster waits for
+    the start of a run.
+    """
     by_uid = {pod.uid: pod for pod in pods}
     started = {pod.job for pod in pods if pod.job and not pod.waits}
     executors = [
@@ -68,7 +74,7 @@ def leftovers(pods: Sequence[PodState], jobs: Sequence[JobState], now: datetime)
     never_begun = [
         Leftover("job", job.name, job.uid, f"its pod has not started since {job.created:%H:%M:%S}")
         for job in jobs
-        if not job.over and job.name not in started and now - job.created > START
+        if not job.over and job.name not in started and now - job.created > start_timeout + _AFTER_TIMEOUT
     ]
     return executors + never_begun
 

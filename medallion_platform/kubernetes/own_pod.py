@@ -1,4 +1,4 @@
-"""The pod of this process: when it got a node and its container began, and a note on it."""
+"""The pod of this process: when it got a node and its container began, what ends it, and a note on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from socket import gethostname
 from typing import Any
 
 from medallion_platform.kubernetes import api
+from medallion_platform.kubernetes.pod_end import PodEnd, pod_end
 
 LAUNCH = "medallion/launch"
 """The annotation of a run's pod that says how long its launch took."""
@@ -36,6 +37,17 @@ def own_pod_instants() -> dict[str, float]:
         ClusterError: the API server refuses it, or does not answer.
     """
     return pod_instants(api.read_pod(api.connect(), _name())) if api.in_pod() else {}
+
+
+def own_pod_end() -> PodEnd | None:
+    """What ends this process's pod; None if nothing does, and outside of a cluster.
+
+    Raises:
+        ClusterError: the API server refuses it, or does not answer.
+    """
+    if not api.in_pod():
+        return None
+    return pod_end([pod for pod in api.list_pods(api.connect()) if pod.metadata.name == _name()])
 
 
 def annotate_own_pod(name: str, value: str) -> None:

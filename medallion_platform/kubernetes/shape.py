@@ -48,7 +48,8 @@ class Shape:
     """What a run's pod gets, and what it may ask for; memory in bytes.
 
     executors: the most that may run at the same time; 0: the work is done by threads of the run's pod.
-    executor_memory: of an executor's pod, Spark's heap and what lies beside it. reason: for people.
+    executor_memory: of an executor's pod, Spark's heap and what lies beside it. spark: whether it is known to
+    need Spark, which then starts while the code is loaded. reason: for people.
     """
 
     memory: int
@@ -56,6 +57,7 @@ class Shape:
     executors: int = 0
     executor_memory: int = 0
     executor_cores: int = 0
+    spark: bool = False
     reason: str = ""
 
 
@@ -109,7 +111,8 @@ def decide_shape(work: Work, needs: Mapping[str, Need], at_least: Shape | None, 
         shape = replace(shape, executor_memory=max(shape.executor_memory, *worked, 0))
     shape = _within(shape, limits)
     why = "; ".join(_reasons(shape, planned, known, at_least, limits))
-    return replace(shape, reason=f"{why}: {_in_words(shape)}")
+    spark = bool(shape.executors) or any(planned[n] and known[n].layer != "bronze" for n in known)
+    return replace(shape, spark=spark, reason=f"{why}: {_in_words(shape)}")
 
 
 def after_kill(killed: int, limits: Limits, run: str) -> Shape:
@@ -118,7 +121,8 @@ def after_kill(killed: int, limits: Limits, run: str) -> Shape:
     run: how people know that one.
     """
     reason = f"run {run} was killed with {_gibibytes(killed)}"
-    return replace(_shape(next_step(killed, limits.most_memory) or limits.most_memory), reason=reason)
+    more = next_step(killed, limits.most_memory) or limits.most_memory
+    return replace(_more_memory(more), reason=reason)
 
 
 def largest_shape(most_memory: int, most_executors: int) -> Shape:
@@ -144,7 +148,7 @@ def _shape_for(need: Need, planned: int, limits: Limits) -> Shape:
     """The shape for one table."""
     shape = _in_threads(planned, limits) if need.layer != "bronze" or planned else _shape(_INTAKE_MEMORY)
     if need.driver_memory:
-        shape = _largest([shape, _shape(need.driver_memory)])
+        shape = _largest([shape, _more_memory(need.driver_memory)])
     if planned <= limits.local_bytes:
         return shape
     profile = _PROFILES[need.layer]
@@ -164,7 +168,13 @@ def _in_threads(planned: int, limits: Limits) -> Shape:
 
 def _shape(memory: int) -> Shape:
     """A run's pod of this memory, in whole pieces, with the cores that go with it."""
-    return Shape(-(-memory // _PIECE) * _PIECE, cores=min(max(memory // _MEMORY_OF_A_CORE, 1), _MOST_CORES))
+    cores = min(max(memory // _MEMORY_OF_A_CORE, 1), _MOST_CORES)
+    return replace(_more_memory(memory), cores=cores)
+
+
+def _more_memory(memory: int) -> Shape:
+    """This memory, in whole pieces, for a pod that has cores: more of them would take more at a time."""
+    return Shape(-(-memory // _PIECE) * _PIECE, cores=1)
 
 
 def _largest(shapes: Iterable[Shape]) -> Shape:

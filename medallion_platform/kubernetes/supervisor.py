@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, Protocol
 
@@ -54,10 +54,13 @@ class Told(Protocol):
         ...
 
 
-def supervise(cluster: Cluster, scaled: Mapping[str, Bounds], told: Told, stop: Event) -> None:
+def supervise(
+    cluster: Cluster, scaled: Mapping[str, Bounds], start_timeout: timedelta, told: Told, stop: Event
+) -> None:
     """Look after a namespace until `stop` is set; what fails is said once, and tried again.
 
-    scaled: the Deployments of workers whose number is decided here.
+    scaled: the Deployments of workers whose number is decided here. start_timeout: how long Dagster waits for
+    the start of a run.
     """
     pressures = dict.fromkeys(scaled, Pressure())
 
@@ -68,7 +71,7 @@ def supervise(cluster: Cluster, scaled: Mapping[str, Bounds], told: Told, stop: 
 
     said: dict[str, str] = {}
     while not stop.is_set():
-        _try("leftovers", lambda: remove_leftovers(cluster, datetime.now(UTC), told), said)
+        _try("leftovers", lambda: remove_leftovers(cluster, start_timeout, datetime.now(UTC), told), said)
         told.turned()
         for deployment in scaled:
             _try(deployment, lambda name=deployment: scale(name), said)
@@ -76,7 +79,7 @@ def supervise(cluster: Cluster, scaled: Mapping[str, Bounds], told: Told, stop: 
         stop.wait(EVERY)
 
 
-def remove_leftovers(cluster: Cluster, now: datetime, told: Told) -> None:
+def remove_leftovers(cluster: Cluster, start_timeout: timedelta, now: datetime, told: Told) -> None:
     """Delete what dead runs left, and tell what the pods that are there say of themselves.
 
     Raises:
@@ -87,7 +90,7 @@ def remove_leftovers(cluster: Cluster, now: datetime, told: Told) -> None:
     told.pods_seen({p.metadata.uid: _notes(p)[LAUNCH] for p in there if LAUNCH in _notes(p)}, backups)
     pods = [pod_state(pod) for pod in there]
     jobs = [job_state(job) for job in api.list_jobs(cluster, RUN_JOBS)]
-    for left in leftovers(pods, jobs, now):
+    for left in leftovers(pods, jobs, start_timeout, now):
         api.delete(cluster, left.kind, left.name, left.uid)
         told.deleted(left.kind)
         _LOG.info("deleted %s %s: %s", left.kind, left.name, left.reason, extra={"uid": left.uid})

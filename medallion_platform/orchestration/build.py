@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import dagster as dg
@@ -26,8 +27,9 @@ from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
 from medallion_platform.orchestration.states import served, state_sensor
-from medallion_platform.orchestration.work import RUN_EXECUTORS
+from medallion_platform.orchestration.work import RUN_SPARK
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.serving.feature_repository import has_online_store
 
 if TYPE_CHECKING:
     from medallion_platform.spark.provider import SparkProvider
@@ -80,11 +82,11 @@ def build_defs(
     store_events_in_batches()
     place = lakehouse or lakehouse_of(Settings(), catalog)
     place = place.on(spark) if spark else place
-    if executor is None and os.environ.get(RUN_EXECUTORS, "0") != "0":
-        # The run of this process needs them, and meanwhile the rest of it is made ready. Where the steps have
-        # processes of their own, it is these that need them.
+    if executor is None and RUN_SPARK in os.environ:
+        # The run of this process needs it, and executors; meanwhile the rest of it is made ready. Where the
+        # steps have processes of their own, it is these that need it.
         start_spark_early(place)
-    features = catalog.features
+    features = catalog.features if has_online_store(Path(place.feature_repo)) else ()
     bronze = [bronze_asset(s, place) for s in catalog.sources]
     made = [table_asset(t, catalog, place) for t in catalog.in_order]
     published = [feature_asset(f, place, catalog.origin(f.table).domain) for f in features]

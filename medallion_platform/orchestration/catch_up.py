@@ -39,7 +39,7 @@ from medallion_platform.pipeline.out_of_date import input_state, out_of_date_tab
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
 from medallion_platform.pipeline.table import Table
-from medallion_platform.serving.feature_repository import published_edition
+from medallion_platform.serving.feature_repository import has_online_store, published_edition
 
 UNFINISHED = NOT_FINISHED_STATUSES
 """Statuses of a run that is not over, or has not begun."""
@@ -177,14 +177,15 @@ class _CatchUp:
 
 
 def unpublished_edition(view: Features, lakehouse: Lakehouse, lake: Lake | None = None) -> str:
-    """The newest edition of a gold table as text, if its consumer does not have it yet, else "".
+    """The newest edition of a gold table as text, if the online store does not have it yet, else "".
 
     lake: a snapshot to use; by default the current state.
     """
-    found = (lake or lakehouse.lake).table_state(view.table)
-    if found is None:
+    home, lake = Path(lakehouse.feature_repo), lake or lakehouse.lake
+    found = lake.table_state(view.table)
+    if found is None or not has_online_store(home):
         return ""
-    held = published_edition(Path(lakehouse.feature_repo), view)
+    held = published_edition(home, lake, view)
     newest = (found.fact("id", lambda table: str(table.metadata().id)), found.version)
     return "" if held and (held.table_id, held.version) == newest else f"{newest[0]}@{newest[1]}"
 

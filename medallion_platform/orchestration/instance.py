@@ -1,10 +1,13 @@
-"""Dagster's instance, for which its own processes do less while nothing happens.
+"""Dagster's instance, for which its own processes do less while nothing happens, and lose no retry.
 
 Dagster 1.13 makes an engine of SQLAlchemy for each statement, which then compiles the statement; it reads its
 fifty migrations whenever an instance is opened, as a sensor does at each look; its daemon asks for a
 description of all assets every minute, and every second whether they are others. With 300 tables that is
 most of what an idle `medallion dev` does. `dagster.yaml` names `Instance`, so that each process that opens
 the instance has it, the daemon too, which loads nothing else of the platform.
+
+Dagster's daemon tries a failed run again when it reads of the failure, and never later: a run that was lost
+with a node stayed failed if the code location had been on the same node and was not back yet.
 
 These are modules that Dagster may change in any release. Where one has not what is looked for here, Dagster
 is left as it is: it does more, and nothing else.
@@ -19,11 +22,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
+import tenacity
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dagster import DagsterInstance
+from dagster._core.errors import DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError
 from dagster._core.instance.ref import InstanceRef
 from sqlalchemy.pool import Pool
+from tenacity import retry_if_exception_type, stop_after_delay, wait_fixed
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -34,6 +40,9 @@ _PATIENCE_SECONDS = 240
 """For how long that may fail before the daemon ends, as Dagster has it."""
 WATCH_SECONDS = 5
 """How often the daemon asks whether the definitions are others: it learns of a reload so much later."""
+AWAY_SECONDS = 600
+"""For how long a retry waits for its code location: a node is given up, and its pods are made elsewhere."""
+_ASK_AGAIN_SECONDS = 5
 _STORAGES = (
     "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "dagster._core.storage.runs.sqlite.sqlite_run_storage",
@@ -51,6 +60,7 @@ class Instance(DagsterInstance):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         keep_engines()
         ask_less_often()
+        wait_with_retries()
         super().__init__(*arguments, **options)
 
     @staticmethod
@@ -81,6 +91,18 @@ def ask_less_often() -> None:
         _replace(controller, RELOAD_WORKSPACE_INTERVAL=DESCRIPTION_SECONDS)
         _replace(controller, DEFAULT_WORKSPACE_FRESHNESS_TOLERANCE=DESCRIPTION_SECONDS + _PATIENCE_SECONDS)
         _replace("dagster._grpc.server_watcher", WATCH_INTERVAL=WATCH_SECONDS)
+
+
+def wait_with_retries() -> None:
+    """Let the daemon, if this is its process, try a run again as soon as its code location is there."""
+    module = sys.modules.get("dagster._daemon.auto_run_reexecution.auto_run_reexecution")
+    retry = getattr(module, "retry_run", None)
+    if module and retry and not hasattr(retry, "retry"):  # what tenacity has wrapped has it
+        away = retry_if_exception_type((DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError))
+        once_there = tenacity.retry(
+            retry=away, wait=wait_fixed(_ASK_AGAIN_SECONDS), stop=stop_after_delay(AWAY_SECONDS), reraise=True
+        )
+        _replace(module.__name__, retry_run=once_there(retry))
 
 
 def _replace(module: str, **values: object) -> None:

@@ -27,6 +27,7 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
+    MAX_RETRIES_TAG,
     PARTITION_NAME_TAG,
 )
 from dagster._record import copy
@@ -41,7 +42,12 @@ from medallion_platform.kubernetes.api import Cluster, ClusterError
 from medallion_platform.kubernetes.pod_end import PodEnd, pod_end, why_not_begun
 from medallion_platform.kubernetes.shape import Limits, Shape, Work, after_kill, decide_shape
 from medallion_platform.orchestration.launch_phases import LAUNCH
-from medallion_platform.orchestration.memory_reports import ENDED_BY, MEMORY_LIMIT, WORKING_ON
+from medallion_platform.orchestration.memory_reports import (
+    ENDED_BY,
+    MEMORY_LIMIT,
+    WORKING_ON,
+    NotEnoughMemory,
+)
 from medallion_platform.orchestration.names import BRING_UP, CATCH_UP, INTAKE, table_of
 from medallion_platform.orchestration.needs import limits_of, read_needs
 from medallion_platform.pipeline.need import Need
@@ -110,7 +116,12 @@ class Launcher(K8sRunLauncher):
             running = CheckRunHealthResult(WorkerStatus.RUNNING)
             return health if health.status is WorkerStatus.FAILED else running
         self._tag(run, end)
-        return CheckRunHealthResult(WorkerStatus.FAILED, end.text)
+        if end.by != Kind.OOM or _memory_of(run) < limits_of(Settings()).most_memory:
+            return CheckRunHealthResult(WorkerStatus.FAILED, end.text)
+        # Another try would have no more, and end like this one.
+        self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
+        said = f"{end.text}, the most that a run may have; {NotEnoughMemory.remedy}"
+        return CheckRunHealthResult(WorkerStatus.FAILED, said)
 
     def get_run_worker_debug_info(
         self, run: DagsterRun, include_container_logs: bool | None = True
@@ -264,6 +275,8 @@ def container_config(shape: Shape, image: str) -> dict[str, Any]:
         # Not the shape's own number: settings of the table or of the run may ask for others.
         "MEDALLION_SPARK_CORES": {"resource_field_ref": {"resource": "requests.cpu"}},
     }
+    if shape.spark:
+        variables["MEDALLION_RUN_SPARK"] = "1"
     if shape.executors:
         variables |= {
             "MEDALLION_RUN_EXECUTOR_CORES": str(shape.executor_cores),

@@ -57,7 +57,8 @@ def catch_up_sensor(
     """Take in what is waiting, and refresh what is out of date, from the state of the sources and Delta logs.
 
     An intake and the following run are requested together, so that the process and JVM of the second start
-    while the first one works.
+    while the first one works. Where runs are pods, the second is requested once the first one has ended: its
+    size follows from what that brought.
     """
 
     cache = AnswerCache()
@@ -106,7 +107,7 @@ def catch_up_sensor(
             requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
         for name in sorted(apart & decision.ask.keys()):
             requests.append(_catch_up_request(f"{decision.key} {name}", {ONLY_TAG: name}, only=[name]))
-        if decision.ask.keys() - apart and CATCH_UP not in at_work:
+        if decision.ask.keys() - apart - ({INTAKE} if in_pods else set()) and CATCH_UP not in at_work:
             held, leave = {**decision.on_hold, **taken_back}, sorted((busy | apart) - {INTAKE})
             requests.append(_catch_up_request(decision.key, {}, held=held, leave=leave))
         results = [

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from medallion_platform.orchestration.interruptions import with_word_of_the_end
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.launch_phases import with_launch_report
 from medallion_platform.orchestration.memory_reports import with_enough_memory, with_memory_reports
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
 """The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
+RUN_SPARK = "MEDALLION_RUN_SPARK"
+"""The one that tells it that the run needs Spark."""
 
 
 def work_on(
@@ -41,4 +44,5 @@ def work_on(
     attended = work if os.environ[RUN_EXECUTORS] == "0" else partial(with_executors, work)
     enough = partial(with_enough_memory, context, lakehouse, table, attended)
     told = partial(with_launch_report, context, enough)
-    return with_memory_reports(context, lakehouse.lake, table, told)
+    ending = partial(with_word_of_the_end, context, told)
+    return with_memory_reports(context, lakehouse.lake, table, ending)

@@ -10,8 +10,12 @@ refreshed, and nothing is copied. **Online** is a copy of each entity's newest r
 looks only at rows of partitions that changed, and never replaces a newer row. A row that leaves the table
 stays online until a newer one comes, or `publish(anew=True)`.
 
-The online store itself records which edition it has, as a feature view `published_edition`: if the store is
-lost, so is this record, and everything is published again.
+The online store itself records which edition it has, as a feature view `published`: if the store is lost, so
+is this record, and everything is published again. A note repeats it for whoever only asks whether there is
+something to publish, without loading Feast: beside a store that is a file, and in the lake where the store is
+a server, because who asks may be on another machine than who published.
+
+A repository whose `online_store` is null has offline features alone, and nothing is published.
 
 `import feast` takes seconds of CPU, so only functions of this module import it.
 """
@@ -19,20 +23,23 @@ lost, so is this record, and everything is published again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from medallion_platform import storage
 from medallion_platform.contracts.contract import Column
 from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.pipeline.features import KINDS, Features
 from medallion_platform.pipeline.publish import Delivery, Edition
-from medallion_platform.storage import write_whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +49,8 @@ PUBLISHED = "published"
 """The feature view that says which edition of each other view is online."""
 
 _REGISTRY = "registry.db"
-_NOTE = "published.json"
+_NOTES_IN_LAKE = "_medallion/published"
+_SECRETS = re.compile(r"password|secret|token", re.IGNORECASE)
 _CHUNK = 1000
 
 _SETTINGS = """\
@@ -58,6 +66,10 @@ online_store:
 """
 
 
+_IMPLIED = {"type": "sqlite", "path": "data/online.db"}
+"""Feast's own, where nothing is said of the online store."""
+
+
 def registry_file(home: Path) -> Path:
     """Feast's registry, where it is a file of the repository."""
     return home / _REGISTRY
@@ -69,23 +81,53 @@ class LeakyFeatures(MedallionError):
     kind = Kind.DATA
 
 
-def published_edition(home: Path, view: Features) -> Edition | None:
-    """The edition that was published last to a repository, from a note beside the store; None without a note.
+def has_online_store(home: Path) -> bool:
+    """Whether there is a store to publish to."""
+    return _online_store(home) is not None
 
-    It answers whether there is something to publish, without loading Feast. A publish itself reads the
-    edition from the store.
+
+def published_edition(home: Path, lake: Lake, view: Features) -> Edition | None:
+    """The edition that was published last to a repository's store, as a note tells; None without one.
+
+    It answers whether there is something to publish. A publish itself reads the edition from the store.
     """
+    store = _online_store(home)
+    if store is None or not _exists(home, store):
+        return None
+    root, key = _place_of_note(home, lake, store, view)
     try:
-        found = json.loads((home / _NOTE).read_text())[view.view]
-        return Edition(str(found["table_id"]), int(found["version"])) if _store_exists(home) else None
-    except (OSError, ValueError, LookupError, TypeError):
+        found = json.loads(bytes(storage.store(root).get(key).bytes()))
+        return Edition(str(found["table_id"]), int(found["version"]))
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
 
 
-def _store_exists(home: Path) -> bool:
-    """Whether the online store exists; a store on a server is assumed to exist."""
-    settings = home / "feature_store.yaml"
-    return (home / "online.db").exists() or (settings.exists() and settings.read_text() != _SETTINGS)
+def _online_store(home: Path) -> Mapping[str, Any] | None:
+    """The settings of a repository's online store, and the `project` whose features it has."""
+    file = home / "feature_store.yaml"
+    settings = yaml.safe_load(file.read_text() if file.exists() else _SETTINGS)
+    store = settings.get("online_store", _IMPLIED)
+    return None if store is None else {**store, "project": settings["project"]}
+
+
+def _exists(home: Path, online_store: Mapping[str, Any]) -> bool:
+    """Whether the store is there; a server is assumed to be."""
+    return not _is_file(online_store) or (home / online_store.get("path", _IMPLIED["path"])).exists()
+
+
+def _is_file(online_store: Mapping[str, Any]) -> bool:
+    return online_store.get("type", _IMPLIED["type"]) == _IMPLIED["type"]
+
+
+def _place_of_note(
+    home: Path, lake: Lake, online_store: Mapping[str, Any], view: Features
+) -> tuple[str, str]:
+    """Where it is noted which edition of a view is online: a root, and a key below it."""
+    if _is_file(online_store):
+        return str(home), f"published/{view.view}.json"
+    told = [f"{k}={v}" for k, v in sorted(online_store.items()) if not _SECRETS.search(k)]
+    server = ",".join(part for text in told for part in text.split(",") if not _SECRETS.search(part))
+    return str(lake.root), f"{_NOTES_IN_LAKE}/{storage.text_digest(server)}/{view.view}.json"
 
 
 @dataclass(frozen=True)
@@ -108,7 +150,7 @@ class FeatureRepository:
         self.home.mkdir(parents=True, exist_ok=True)
         settings = self.home / "feature_store.yaml"
         if not settings.exists():
-            write_whole(settings, _SETTINGS)
+            storage.write_whole(settings, _SETTINGS)
         return FeatureStore(repo_path=str(self.home))
 
     def apply(self) -> None:
@@ -272,16 +314,14 @@ class OnlineFeatures:
         self._note(delivery.edition)
 
     def _note(self, edition: Edition | None) -> None:
-        """Write the edition beside the store, for `published_edition`."""
-        note = self.repository.home / _NOTE
-        try:
-            found = json.loads(note.read_text())
-        except (OSError, ValueError):
-            found = {}
-        found.pop(self.view.view, None)
-        if edition is not None:
-            found[self.view.view] = {"table_id": edition.table_id, "version": edition.version}
-        write_whole(note, json.dumps(found))
+        """Write down the edition for `published_edition`."""
+        repository = self.repository
+        store = _online_store(repository.home)
+        if store is None:
+            return
+        root, key = _place_of_note(repository.home, repository.lake, store, self.view)
+        told = None if edition is None else {"table_id": edition.table_id, "version": edition.version}
+        storage.store(root).put(key, json.dumps(told).encode(), use_multipart=False)
 
     @property
     def _online(self) -> Any:

@@ -83,8 +83,8 @@ def _land(home: Path, number: int) -> dict[str, float]:
         return all(lake.version(table) > before[table] for table in tables)
 
     def is_published() -> bool:
-        held = json.loads((home / "features" / "published.json").read_text())
-        return held["user_features"]["version"] == lake.version("gold.user_features")
+        held = json.loads((home / "features" / "published" / "user_features.json").read_text())
+        return held["version"] == lake.version("gold.user_features")
 
     found: dict[str, float] = {}
 

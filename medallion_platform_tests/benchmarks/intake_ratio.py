@@ -55,15 +55,19 @@ def write(landing: Path, form: str, total: int) -> None:
     for name, rows in [("warm", WARM_ROWS), *((f"part-{n}", total // FILES) for n in range(FILES))]:
         folder = landing / ("warm" if name == "warm" else "events")
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{name}.{form}").open("w") as out:
-            if form == "csv":
-                out.write(",".join(COLUMNS) + "\n")
+        file = folder / f"{name}.{form}"
+        if form == "jsonl":
+            file.write_bytes(json_lines(chance, name, rows))
+            continue
+        with file.open("w") as out:
+            out.write(",".join(COLUMNS) + "\n")
             for n in range(rows):
-                event = _event(chance, f"{name}-{n}")
-                if form == "csv":
-                    out.write(",".join(str(v) for v in event.values()) + "\n")
-                else:
-                    out.write(json.dumps(event) + "\n")
+                out.write(",".join(str(v) for v in _event(chance, f"{name}-{n}").values()) + "\n")
+
+
+def json_lines(chance: random.Random, name: str, rows: int) -> bytes:
+    """Clean events whose ids are `evt-NAME-0` and so on."""
+    return b"".join(json.dumps(_event(chance, f"{name}-{n}")).encode() + b"\n" for n in range(rows))
 
 
 def _event(chance: random.Random, number: str) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from medallion_platform_tests.benchmarks import (
     backfill,
     batches,
     clustering,
+    cost,
     gate,
     intake_ratio,
+    launching,
     looking,
     memory,
     merging,
@@ -24,7 +26,18 @@ from medallion_platform_tests.benchmarks.figure import as_markdown_table, machin
 
 PARTS = (
     *("intake", "topics", "duplicates", "avro", "gate", "refresh", "cdc", "start"),
-    *("backfill", "memory", "freshness", "automation", "many", "growth", "batches", "layout"),
+    *(
+        "backfill",
+        "memory",
+        "freshness",
+        "automation",
+        "many",
+        "growth",
+        "batches",
+        "layout",
+        "cost",
+        "launch",
+    ),
 )
 
 Tables = dict[str, list[dict[str, str]]]
@@ -52,6 +65,12 @@ def _measure(part: str, rounds: int, *, short: bool) -> tuple[str, list[dict[str
             return "Growth of an intake", batches.growth(rounds, 100 if short else 1000)
         case "layout":
             return "Layout", clustering.layouts(clustering.ROWS // share, with_spark=not short)
+        case "cost":
+            return "Cost", cost.measure(rounds, cost.EVENTS // (100 if short else 1))
+        case "launch":
+            return "Launch of a run", launching.measure(
+                launching.THREADS // share, launching.EXECUTORS // share
+            )
         case "automation":
             # A round is a minute and has no size: it is as short as it can be.
             return "Automation", automation.measure(rounds, rest=10 if short else 60)

@@ -70,7 +70,7 @@ def image(images: tuple[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def servers_of_tests(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """A bucket, Postgres and a broker for all installations; `admin` made the address that they have."""
+    """A bucket, Postgres, a broker and a Redis for all installations; `admin` made their address."""
     folder = tmp_path_factory.mktemp("servers")
     before = dict(os.environ)
     with servers.started(folder, HOST) as found:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import httpx
 from medallion_platform_tests.waiting import until
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
-LOCATION = "medallion_platform"
 _RUN = "runId jobName status startTime endTime tags { key value }"
 
 
@@ -37,6 +37,7 @@ class Dagster:
 
     url: str
     says: Callable[[], str]
+    location: str = "medallion_platform"
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """What a query gives."""
@@ -51,18 +52,23 @@ class Dagster:
         job: str,
         assets: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        pod: Mapping[str, Any] | None = None,
         **tags: str,
     ) -> str:
         """Begin a run of a job, or (`__ASSET_JOB`) of assets; returns its id.
 
-        `__` in the name of a tag stands for `/`.
+        pod: what its pod is given beside, as Dagster's `dagster-k8s/config`. `__` in the name of a tag stands
+        for `/`.
         """
+        named = {k.replace("__", "/"): v for k, v in tags.items()}
+        if pod:
+            named["dagster-k8s/config"] = json.dumps(pod)
         told = self.ask(
             """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
             params={
                 "selector": {
-                    "repositoryLocationName": LOCATION,
+                    "repositoryLocationName": self.location,
                     "repositoryName": "__repository__",
                     "jobName": job,
                     "assetSelection": [{"path": [name]} for name in assets] or None,
@@ -70,7 +76,7 @@ class Dagster:
                 },
                 "runConfigData": dict(config or {}),
                 "executionMetadata": {
-                    "tags": [{"key": k.replace("__", "/"), "value": v} for k, v in tags.items()]
+                    "tags": [{"key": k, "value": v} for k, v in named.items()],
                 },
             },
         )["launchRun"]
@@ -115,13 +121,11 @@ class Dagster:
         told = self.ask(
             """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection {
                 events { __typename ... on MessageEvent { message }
-                ... on RunFailureEvent { message error { message } }
-                ... on ExecutionStepFailureEvent { message error { message } } } } } }""",
+                ... on RunFailureEvent { error { message causes { message } } }
+                ... on ExecutionStepFailureEvent { error { message causes { message } } } } } } }""",
             id=run_id,
         )["logsForRun"]
-        return [
-            event["message"] + ((event.get("error") or {}).get("message") or "") for event in told["events"]
-        ]
+        return ["\n".join((event["message"], *_errors(event.get("error")))) for event in told["events"]]
 
     def ended(self, run_id: str, seconds: float = 300) -> Run:
         """A run, as soon as it has ended."""
@@ -133,6 +137,10 @@ class Dagster:
         assert run.status == "SUCCESS", self._why(run_id)
         return run
 
+    def is_loaded(self) -> bool:
+        """Whether the web server has the definitions of the code location."""
+        return bool(self.ask("{ assetNodes { id } }")["assetNodes"])
+
     def quiet(self, seconds: float = 300) -> None:
         """Return when every run has ended, of those in the queue also."""
         until(lambda: all(run.ended for run in self.runs()), seconds, self.says, pause=1)
@@ -143,6 +151,13 @@ class Dagster:
 
     def _why(self, run_id: str) -> str:
         return "\n".join([str(self.run(run_id)), *self.messages(run_id)[-30:], self.says()])
+
+
+def _errors(error: Mapping[str, Any] | None) -> Iterator[str]:
+    """What an error says, and what it comes from."""
+    if error:
+        yield error["message"]
+        yield from (cause["message"] for cause in error["causes"])
 
 
 def _run(told: Mapping[str, Any]) -> Run:

@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,23 +68,30 @@ class Installation:
         return f"{pods}\n{events[-4000:]}"
 
     @contextmanager
-    def web(self) -> Iterator[str]:
+    def web(self) -> Generator[str]:
         """The URL of the web server, as a data engineer reaches it."""
         engineer = self.admin.acting_as("ada", "medallion-data-engineers")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        begin = [str(kubectl()), f"--kubeconfig={engineer.config}", f"--namespace={engineer.namespace}"]
-        command = [*begin, *engineer.user, "port-forward", f"service/{RELEASE}-web", f"{port}:80"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
-            try:
-                until(lambda: _answers(port) or forward.poll() is not None, 60, self.says)
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                forward.terminate()
+        with web_server(engineer, RELEASE, self.says) as url:
+            yield url
 
     def uninstall(self) -> None:
         """As a user does it."""
         self.user.helm("uninstall", RELEASE, "--wait", "--timeout=3m")
+
+
+@contextmanager
+def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[str]:
+    """The URL of a release's web server, forwarded by somebody who may do so."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begin = [str(kubectl()), f"--kubeconfig={user.config}", f"--namespace={user.namespace}", *user.user]
+    command = [*begin, "port-forward", f"service/{release}-web", f"{port}:80"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
+        try:
+            until(lambda: _answers(port) or forward.poll() is not None, 60, says)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            forward.terminate()
 
 
 def _answers(port: int) -> bool:
@@ -103,7 +110,7 @@ def image_values(image: str) -> dict[str, str]:
 @contextmanager
 def namespace(
     admin: Kube, servers: Servers, folder: Path, image: str, **values: Any
-) -> Iterator[Installation]:
+) -> Generator[Installation]:
     """A namespace as an administrator makes it, with what the chart asks for; nothing is installed yet."""
     values = {**values, "image": image_values(image)}
     name = f"lake-{secrets.token_hex(4)}"
@@ -126,6 +133,7 @@ def _prepared(
     admin.apply(
         _secret("medallion-postgres", DAGSTER_PG_PASSWORD=servers.new_database(database)),
         _secret("medallion-s3", **{k: v for k, v in servers.s3.environment.items() if "KEY" in k}),
+        _secret("medallion-redis", REDIS_PASSWORD=servers.redis.password),
         _secret("medallion-kafka", MEDALLION_KAFKA=servers.kafka()),
         _config_map("authority", {"ca.crt": servers.authority}),
     )
@@ -142,8 +150,13 @@ def _prepared(
         },
         "postgres": {"host": host, "port": servers.postgres.port, "database": database, "user": database},
         "authority": "authority",
-        "secrets": {"s3": "medallion-s3", "kafka": "medallion-kafka"},
-        "network": {"s3": {"ports": [servers.s3.port]}, "kafka": {"ports": [kafka_port]}},
+        "secrets": {"s3": "medallion-s3", "kafka": "medallion-kafka", "redis": "medallion-redis"},
+        "features": {"redis": f"{host}:{servers.redis.port},password=${{REDIS_PASSWORD}}"},
+        "network": {
+            "s3": {"ports": [servers.s3.port]},
+            "kafka": {"ports": [kafka_port]},
+            "redis": {"ports": [servers.redis.port]},
+        },
         **_SMALL,
     }
     return Installation(admin, _installer(admin, folder), servers, name, merged(told, values))

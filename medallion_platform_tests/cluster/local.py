@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.command import REPOSITORY
 
@@ -15,6 +18,8 @@ COMMANDS = Path(os.environ.get("MEDALLION_TEST_CLUSTER") or REPOSITORY.parent / 
 RUNNING = Path("/run/medallion-cluster")
 """The process ids of its parts, and the sockets of its nodes' containerd."""
 _STARTS = 3
+_SERVICES, _BRIDGE = "10.96.0.0/16", "cni0"
+"""As `up` has them."""
 
 
 class NoCluster(Exception):
@@ -31,25 +36,41 @@ def start(nodes: int) -> Path:
         raise NoCluster(f"KUBECONFIG names none, and there is no {COMMANDS}/up")
     said = ""
     for _ in range(_STARTS):  # a start can stumble over an address that it has just given
-        _end_proxy()
-        done = subprocess.run(
-            [COMMANDS / "up"],
-            env={**os.environ, "NODES": str(nodes), "PATH": f"{kubectl().parent}:{os.environ['PATH']}"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        _end("proxy")  # `up` starts it again: it would end by itself, later, when `up` writes its file again
+        done = _run("up", NODES=str(nodes))
         if not done.returncode:
             return Path(done.stdout.split()[-1])
         said = done.stderr[-2000:]
     raise NoCluster(f"{COMMANDS}/up fails: {said}")
 
 
-def is_running() -> bool:
-    """Whether there is one already."""
+@contextmanager
+def measuring(admin: Kube) -> Generator[None]:
+    """A metrics server in the `with` block: `kubectl top`, and autoscalers that go by what pods use.
+
+    Raises:
+        NoCluster: it does not start.
+    """
+    if is_running("metrics-server"):
+        yield
+        return
+    # The API server asks the address of a new service before kube-proxy has made it known. By the default
+    # route somebody else would answer, and it would go on asking him.
+    subprocess.run(["ip", "route", "replace", _SERVICES, "dev", _BRIDGE], check=True)
     try:
-        return Path(f"/proc/{process('apiserver')}").exists()
+        done = _run("addons", "metrics")
+        if done.returncode:
+            raise NoCluster(f"{COMMANDS}/addons metrics fails: {done.stderr[-2000:]}")
+        yield
+    finally:  # an API for which nobody answers keeps namespaces from being deleted
+        admin.run("delete", "apiservice", "v1beta1.metrics.k8s.io", "--ignore-not-found")
+        _end("metrics-server")
+
+
+def is_running(part: str = "apiserver") -> bool:
+    """Whether there is one already, with this part."""
+    try:
+        return Path(f"/proc/{process(part)}").exists()
     except FileNotFoundError:
         return False
 
@@ -74,13 +95,26 @@ def sockets() -> list[Path]:
     return sorted(RUNNING.glob("containerd*.sock"))
 
 
-def _end_proxy() -> None:
-    """End kube-proxy, which `up` starts again: it ends by itself, later, when `up` writes its file again."""
+def _run(command: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What one of the commands says, which find the `kubectl` of the tests."""
+    path = f"{kubectl().parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        [COMMANDS / command, *arguments],
+        env={**os.environ, **variables, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def _end(part: str) -> None:
+    """End a part, if it runs."""
     try:
-        proxy = process("proxy")
-        if b"kube-proxy" in Path(f"/proc/{proxy}/cmdline").read_bytes():
-            os.kill(proxy, signal.SIGTERM)
-            while Path(f"/proc/{proxy}").exists():
+        found = process(part)
+        if part.encode() in Path(f"/proc/{found}/cmdline").read_bytes():
+            os.kill(found, signal.SIGTERM)
+            while Path(f"/proc/{found}").exists():
                 time.sleep(0.1)
     except (FileNotFoundError, ProcessLookupError):
         pass

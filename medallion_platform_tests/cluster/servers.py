@@ -1,18 +1,19 @@
-"""What pods of a cluster reach on this machine: a bucket, Dagster's Postgres and a broker."""
+"""What pods of a cluster reach on this machine: a bucket, Dagster's Postgres, a broker and a Redis."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medallion_platform_tests.debezium.stack import Postgres
 from medallion_platform_tests.kafka import certificates
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.s3.server import Server
+from medallion_platform_tests.serving.redis_server import Redis
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Servers:
     s3: Server
     postgres: Postgres
     broker: Broker
+    redis: Redis
     authority: str
     """PEM."""
 
@@ -42,9 +44,19 @@ class Servers:
         folder.mkdir()
         return folder
 
+    @contextmanager
+    def with_own_broker(self, folder: Path) -> Generator[Servers]:
+        """The same with another broker, whose topics no other installation reads."""
+        broker = Broker.start(folder, self.s3.host)
+        try:
+            trusted = Path(broker.secured["ssl.ca.location"]).read_text()
+            yield replace(self, broker=broker, authority=self.authority + trusted)
+        finally:
+            broker.stop()
+
 
 @contextmanager
-def started(folder: Path, host: str) -> Iterator[Servers]:
+def started(folder: Path, host: str) -> Generator[Servers]:
     """All of them, at an address of this machine that pods reach."""
     with ExitStack() as ends:
         buckets = folder / "buckets"
@@ -57,5 +69,7 @@ def started(folder: Path, host: str) -> Iterator[Servers]:
         (folder / "broker").mkdir()
         broker = Broker.start(folder / "broker", host)
         ends.callback(broker.stop)
+        redis = Redis.start(folder, secrets.token_urlsafe(24), host)
+        ends.callback(redis.stop)
         trusted = [folder / "authority.pem", Path(broker.secured["ssl.ca.location"])]
-        yield Servers(s3, postgres, broker, "".join(file.read_text() for file in trusted))
+        yield Servers(s3, postgres, broker, redis, "".join(file.read_text() for file in trusted))

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medallion_platform_tests.cluster import local
 from medallion_platform_tests.cluster.conftest import Arrival
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import RELEASE, Installation
-from medallion_platform_tests.cluster.kube import CommandFailed
+from medallion_platform_tests.cluster.kube import CommandFailed, Kube
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
 from medallion_platform_tests.test_demo import content
 from medallion_platform_tests.waiting import until
@@ -43,12 +43,16 @@ class Faults:
         with self.installed.web() as url:
             return question(Dagster(url, self.installed.says))
 
-    def begin(self, **tags: str) -> str:
-        """Begin a run that reads all events with executors."""
+    def begin(self, pod: Mapping[str, Any] | None = None, **tags: str) -> str:
+        """Begin a run that reads all events with executors, once what an earlier fault took is back."""
+        self.admin.run(
+            "wait", "--for=condition=Available", "deployments", "--all", "--timeout=180s", seconds=200
+        )
+        until(lambda: _patient(lambda: self.ask(Dagster.is_loaded)), 120, self.installed.says, pause=1)
 
         def launch(dagster: Dagster) -> str:
             dagster.quiet()
-            return dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, **WEEK, **tags)
+            return dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, pod, **WEEK, **tags)
 
         return self.ask(launch)
 
@@ -83,12 +87,12 @@ class Faults:
         seconds = round((runs[-1].end or time.time()) - since, 1)
         figure(name, seconds, len(runs))
         assert content(Lake(self.installed.lake)) == self.arrival.tables
-        until(lambda: not self.leaked(), 90, self.installed.says, pause=2)
+        until(lambda: _patient(self.leaked) == [], 90, self.installed.says, pause=2)
         return runs
 
     def leaked(self) -> list[str]:
-        """Pods that work for nobody: executors, or runs that have ended for Dagster."""
-        pods = self.admin.get("pods")
+        """Pods that work for nobody, and are not about to go: executors, or of runs that have ended."""
+        pods = [pod for pod in self.admin.get("pods") if "deletionTimestamp" not in pod["metadata"]]
         drivers = {p["metadata"]["name"] for p in pods if _runs(p)}
         found = []
         for pod in pods:
@@ -147,6 +151,7 @@ def test_an_executor_is_deleted(faults: Faults) -> None:
     assert only.status == "SUCCESS"
 
 
+@pytest.mark.long
 def test_a_pod_that_starts_after_its_run_was_failed_writes_nothing(faults: Faults) -> None:
     """dagster#14833, #16535."""
     before = Lake(faults.installed.lake).version("silver.events")
@@ -158,7 +163,7 @@ def test_a_pod_that_starts_after_its_run_was_failed_writes_nothing(faults: Fault
     finally:
         faults.admin.run("patch", "resourcequota", RELEASE, "--patch", '{"spec": {"hard": {"pods": "100"}}}')
     time.sleep(30)  # the job controller tries again with pauses
-    until(lambda: not faults.leaked(), 90, faults.installed.says, pause=2)
+    until(lambda: _patient(faults.leaked) == [], 90, faults.installed.says, pause=2)
     assert Lake(faults.installed.lake).version("silver.events") == before
 
 
@@ -181,10 +186,10 @@ def test_a_run_s_pod_is_evicted(faults: Faults) -> None:
 @pytest.mark.long
 def test_an_image_cannot_be_pulled(faults: Faults) -> None:
     config = {"container_config": {"image": "nobody-has-this:1"}}
-    run = faults.begin(dagster_k8s__config=json.dumps(config), dagster__max_retries="0")
+    run = faults.begin(config, dagster__max_retries="0")
     ended = until(lambda: _ended(faults, run), 300, faults.installed.says, pause=2)
     assert (ended.status, ended.tags["medallion/ended_by"]) == ("FAILURE", "image")
-    until(lambda: not faults.leaked(), 90, faults.installed.says, pause=2)
+    until(lambda: _patient(faults.leaked) == [], 90, faults.installed.says, pause=2)
 
 
 @pytest.mark.long
@@ -247,4 +252,9 @@ def test_a_node_is_lost_and_comes_back(faults: Faults) -> None:
         faults.recovered("node lost", run, since)
     finally:
         local.start(nodes=2)
-    until(lambda: not faults.leaked(), 120, faults.installed.says, pause=2)
+    until(lambda: _patient(lambda: _about_to_go(faults.admin)) == [], 120, faults.installed.says, pause=2)
+
+
+def _about_to_go(admin: Kube) -> list[str]:
+    """Those of a node that is away stay until it is back."""
+    return [pod["metadata"]["name"] for pod in admin.get("pods") if "deletionTimestamp" in pod["metadata"]]

@@ -118,6 +118,7 @@ def test_a_new_project_is_two_lines_on_the_image_of_its_version(tmp_path: Path) 
         f"FROM medallion-platform:{version('medallion-platform')}",
         "COPY . /project",
     ]
+    assert (Path(__file__).parent / "project" / "Dockerfile").read_text() == dockerfile
     for left_out in (".medallion/lake/x", ".venv/bin/python", "tests/test_x.py", "shop/__pycache__/x.pyc"):
         (tmp_path / "shop" / left_out).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "shop" / left_out).touch()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
 import pytest
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.partitions import range_tags
+from medallion_platform.orchestration.sensors import _LOOK_SECONDS
 from medallion_platform_tests.cluster.conftest import Arrival
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import RELEASE, Installation, image_values
@@ -27,6 +29,17 @@ WEEK = range_tags("2026-01-05", "2026-01-11")
 def test_what_has_arrived_is_brought_up_by_runs_in_pods(arrival: Arrival) -> None:
     assert {run.status for run in arrival.runs} == {"SUCCESS"}
     assert {run.job for run in arrival.runs} >= {"intake", "catch_up"}
+
+
+def test_features_are_online_and_then_nothing_more_is_asked_for(
+    installed: Installation, dagster: Dagster, arrival: Arrival
+) -> None:
+    assert arrival.tables["gold.user_features"]
+    until(lambda: installed.servers.redis.client().dbsize() > 0, 120, installed.says)
+    dagster.quiet()
+    known = {run.id for run in dagster.runs()}
+    time.sleep(4 * _LOOK_SECONDS)  # of the sensor, in the code location, which has another disk
+    assert [run.tags for run in dagster.runs() if run.id not in known] == []
 
 
 def test_jobs_are_launched_by_graphql(installed: Installation, dagster: Dagster, arrival: Arrival) -> None:

@@ -15,7 +15,15 @@ KINDS = (
     "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,leases.coordination.k8s.io,"
     "persistentvolumeclaims,horizontalpodautoscalers,poddisruptionbudgets"
 )
-GIVEN = {"medallion-postgres", "medallion-s3", "medallion-kafka", "authority", "kube-root-ca.crt", "default"}
+GIVEN = {
+    "medallion-postgres",
+    "medallion-s3",
+    "medallion-kafka",
+    "medallion-redis",
+    "authority",
+    "kube-root-ca.crt",
+    "default",
+}
 """What was there before it was installed, beside what the administrator made."""
 ROLES = {"medallion-installer", "medallion-operator", "medallion-data-engineer", "medallion-analyst"}
 

@@ -9,6 +9,7 @@ import pytest
 from medallion_platform.kubernetes.leftovers import JobState, PodState, leftovers
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+START_TIMEOUT = timedelta(seconds=300)
 
 
 def ago(seconds: float) -> datetime:
@@ -32,7 +33,7 @@ def executor(owner: str) -> PodState:
     ids=["works", "ends just now", "ended", "evicted", "came again", "gone"],
 )
 def test_executors_go_with_their_driver(driver: PodState, deleted: bool) -> None:
-    found = leftovers([driver, executor("d1")], [], NOW)
+    found = leftovers([driver, executor("d1")], [], START_TIMEOUT, NOW)
     assert [(left.kind, left.uid) for left in found] == ([("pod", "e1")] if deleted else [])
 
 
@@ -40,7 +41,7 @@ def test_what_is_no_executor_of_ours_stays() -> None:
     failed = PodState("run-1", "d1", job="dagster-run-1", over=True, ended=ago(3600))
     alone = PodState("somebody's", "x", executor=True)
     web = PodState("web", "w", owner="a replica set that is no pod")
-    assert leftovers([failed, alone, web], [], NOW) == []
+    assert leftovers([failed, alone, web], [], START_TIMEOUT, NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -59,5 +60,11 @@ def test_what_is_no_executor_of_ours_stays() -> None:
 def test_a_job_whose_pod_never_started_goes(
     pods: list[PodState], age: float, over: bool, deleted: bool
 ) -> None:
-    found = leftovers(pods, [JobState("dagster-run-1", "j", ago(age), over)], NOW)
+    found = leftovers(pods, [JobState("dagster-run-1", "j", ago(age), over)], START_TIMEOUT, NOW)
     assert [(left.kind, left.name) for left in found] == ([("job", "dagster-run-1")] if deleted else [])
+
+
+def test_a_job_goes_a_minute_after_its_run_was_given_up() -> None:
+    job = JobState("dagster-run-1", "j", ago(100))
+    assert leftovers([], [job], timedelta(seconds=30), NOW)
+    assert not leftovers([], [job], timedelta(seconds=50), NOW)

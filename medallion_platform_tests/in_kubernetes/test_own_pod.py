@@ -10,7 +10,7 @@ import pytest
 from medallion_platform.errors import Kind
 from medallion_platform.kubernetes import api, own_pod
 from medallion_platform.kubernetes.api import ClusterError
-from medallion_platform.kubernetes.own_pod import annotate_own_pod, own_pod_instants
+from medallion_platform.kubernetes.own_pod import annotate_own_pod, own_pod_end, own_pod_instants
 from medallion_platform_tests.in_kubernetes.server import Objects, api_server
 
 NOON = 1796040000
@@ -65,6 +65,16 @@ def test_a_pod_that_says_its_name_is_that_one(objects: Objects, monkeypatch: pyt
     assert annotations(objects, "other") == {"medallion/launch": "{}"}
 
 
+def test_it_knows_what_ends_it(objects: Objects) -> None:
+    assert own_pod_end() is None
+    drained = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    spec = {"nodeName": "node1", "containers": [{"name": "dagster"}]}
+    objects.put("pods", "run-1a2b", status={**STATUS, "conditions": [drained]}, spec=spec)
+    assert (end := own_pod_end()) and end.by == "evicted"
+    objects.found.pop("pods/run-1a2b")
+    assert (end := own_pod_end()) and end.by == "deleted"
+
+
 def test_what_is_refused_is_told_in_a_sentence(objects: Objects) -> None:
     objects.refused = {"PATCH"}
     with pytest.raises(ClusterError, match=r"to patch the pod run-1a2b.*answered 403.*this right") as told:
@@ -78,4 +88,5 @@ def test_outside_of_a_cluster_nobody_is_asked(
     monkeypatch.setattr(api, "_NAMESPACE", tmp_path / "none")
     objects.found.clear()
     assert own_pod_instants() == {}
+    assert own_pod_end() is None
     annotate_own_pod("medallion/launch", "{}")

@@ -52,14 +52,31 @@ def silver(due: int = 0, partition: int = 0, whole: int = 0, **learned: int) -> 
         (silver(10**15), Shape(9 * GIB // 2, 2, 20, 10 * GIB, 4)),
         ({DAYS: Need("gold", 41 * GB)}, Shape(9 * GIB // 2, 2, 11, 16 * GIB, 6)),
         ({**silver(41 * GB), RAW: Need("bronze")}, Shape(9 * GIB // 2, 2, 7, 10 * GIB, 4)),
-        (silver(1, driver_memory=6 * GIB), Shape(6 * GIB, 3)),
+        (silver(1, driver_memory=6 * GIB), Shape(6 * GIB, 1)),
         (silver(1, executor_memory=15 * GIB), Shape(3 * GIB, 1)),
         (silver(41 * GB, executor_memory=15 * GIB), Shape(9 * GIB // 2, 2, 7, 15 * GIB, 4)),
-        (silver(1, driver_memory=99 * GIB), Shape(16 * GIB, 4)),
+        (silver(1, driver_memory=99 * GIB), Shape(16 * GIB, 1)),
     ],
 )
 def test_what_is_due_decides(needs: dict[str, Need], shape: Shape) -> None:
-    assert replace(shaped(needs), reason="") == shape
+    assert replace(shaped(needs), spark=False, reason="") == shape
+
+
+@pytest.mark.parametrize(
+    ("needs", "spark"),
+    [
+        ({RAW: Need("bronze", 1)}, False),
+        ({RAW: Need("bronze", 41 * GB)}, True),
+        (silver(0), False),
+        (silver(1), True),
+        ({RAW: Need("bronze", 1), **silver(1)}, True),
+        ({}, False),
+    ],
+)
+def test_spark_is_wanted_where_tables_are_refreshed_or_there_are_executors(
+    needs: dict[str, Need], spark: bool
+) -> None:
+    assert shaped(needs).spark == spark
 
 
 def test_a_small_table_keeps_what_its_executors_needed_in_a_run_with_a_large_one() -> None:

@@ -32,6 +32,7 @@ from medallion_platform_tests.in_kubernetes.server import Objects, api_server
 from medallion_platform_tests.waiting import until
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+START_TIMEOUT = timedelta(seconds=300)
 LABEL = {"app.kubernetes.io/component": "run_worker"}
 
 
@@ -75,12 +76,12 @@ def test_what_dead_runs_left_is_deleted(objects: Objects) -> None:
         objects.put("jobs", job, metadata={"labels": LABEL, "creationTimestamp": at(age)}, status={})
     objects.put("jobs", "somebody's", metadata={"creationTimestamp": at(4000)}, status={})
     before, metrics = set(objects.found), SupervisorMetrics()
-    remove_leftovers(objects.cluster, NOW, metrics)
+    remove_leftovers(objects.cluster, START_TIMEOUT, NOW, metrics)
     gone = {"pods/dead-exec-1", "pods/gone-exec-1", "jobs/job-pending", "jobs/job-no-pod"}
     assert before - set(objects.found) == gone
     deleted = [of(metrics, "medallion_leftovers_deleted_total", kind=kind) for kind in ("pod", "job")]
     assert deleted == [2, 2]
-    remove_leftovers(objects.cluster, NOW, metrics)
+    remove_leftovers(objects.cluster, START_TIMEOUT, NOW, metrics)
 
 
 def test_another_object_of_the_same_name_is_not_deleted(objects: Objects) -> None:
@@ -103,7 +104,7 @@ def test_launches_and_backups_are_told_once_by_what_pods_say_of_them(objects: Ob
         objects.put("pods", pod, metadata={"annotations": annotations}, status={"phase": "Running"})
 
     def counted() -> tuple[float | None, float | None]:
-        remove_leftovers(objects.cluster, NOW, metrics)
+        remove_leftovers(objects.cluster, START_TIMEOUT, NOW, metrics)
         launches = of(metrics, "medallion_launch_seconds_count", phase="session", mode="threads")
         return launches, of(metrics, "medallion_backup_timestamp_seconds")
 
@@ -199,7 +200,7 @@ def test_what_is_refused_is_said_once_and_tried_again(
     stop = Event()
     Timer(0.4, stop.set).start()
     with caplog.at_level(logging.WARNING, supervisor.__name__):
-        supervise(objects.cluster, {"stream": Bounds(1, 2)}, SupervisorMetrics(), stop)
+        supervise(objects.cluster, {"stream": Bounds(1, 2)}, START_TIMEOUT, SupervisorMetrics(), stop)
     assert [record.getMessage() for record in caplog.records] == [
         f"the API server of Kubernetes (namespace here, to {what}) answered 403 Forbidden; "
         "give the pod's service account this right; the chart's Roles have it"

@@ -31,7 +31,7 @@ from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, definitions_of, lakehouse_of
 from medallion_platform.orchestration.names import asset_key
 from medallion_platform.orchestration.partitions import range_tags
-from medallion_platform.orchestration.work import RUN_EXECUTORS
+from medallion_platform.orchestration.work import RUN_SPARK
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.intake.landing_zone import landed_files
 from medallion_platform.pipeline.intake.polars_engine import intake
@@ -260,6 +260,20 @@ def test_any_catalog_is_loaded_with_all_its_jobs_and_schedules(
     assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
 
 
+def test_where_nothing_is_published_nothing_asks_for_it(tmp_path: Path) -> None:
+    place = lakehouse_of(Settings(home=tmp_path))
+    Path(place.feature_repo).mkdir(parents=True)
+
+    def served() -> set[str]:
+        return {key.to_user_string() for key in build_defs(catalog, place).resolve_all_asset_keys()} & {
+            "serving_user_features"
+        }
+
+    assert served() == {"serving_user_features"}
+    (Path(place.feature_repo) / "feature_store.yaml").write_text("project: shop\nonline_store: null")
+    assert served() == set()
+
+
 def test_an_intake_is_checked_after_what_it_wrote(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, settle_seconds=0)
     file = settings.landing / "hr" / "departments" / "departments.csv"
@@ -299,19 +313,19 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("executors", "executor", "starts"),
-    [("2", None, True), ("0", None, False), ("", None, False), ("2", dg.multiprocess_executor, False)],
+    ("spark", "executor", "starts"),
+    [("1", None, True), ("", None, False), ("1", dg.multiprocess_executor, False)],
 )
-def test_spark_starts_while_the_project_loads_where_the_run_has_executors(
-    executors: str,
+def test_spark_starts_while_the_project_loads_where_the_run_needs_it(
+    spark: str,
     executor: dg.ExecutorDefinition | None,
     starts: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not in the steps' parent process, nor for an intake, which has no executors and needs no JVM."""
-    if executors:
-        monkeypatch.setenv(RUN_EXECUTORS, executors)
+    """Not in the steps' parent process, nor for an intake, which needs no JVM."""
+    if spark:
+        monkeypatch.setenv(RUN_SPARK, spark)
     started: list[Lakehouse] = []
     monkeypatch.setattr(build, "start_spark_early", started.append)
     place = Lakehouse(lake_root=str(tmp_path), landing=str(tmp_path), feature_repo=str(tmp_path))

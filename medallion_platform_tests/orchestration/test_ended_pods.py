@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster_k8s.job import get_job_name_from_run_id
 from kubernetes.client import BatchV1Api, CoreV1Api
 
@@ -91,6 +92,21 @@ def test_what_ended_the_pod_is_said_and_tagged(cluster: Cluster) -> None:
         "its pod run-1 was killed for its memory, of which it may have 3072Mi",
         "oom",
     )
+
+
+def test_a_run_that_was_killed_with_the_most_that_it_may_have_is_not_tried_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDALLION_MOST_MEMORY", "4g")
+    for limit, tries, sentence in ((3, "", ""), (4, "0", "raise MEDALLION_MOST_MEMORY, or make")):
+        run = cluster.run(tags={MEMORY_LIMIT: str(limit * GIB)})
+        cluster.job(run, failed=1)
+        cluster.pod(run, OOM)
+        status, said, tag = cluster.health(run)
+        assert (status, tag) == (WorkerStatus.FAILED, "oom")
+        found = cluster.on.get_run_by_id(run.run_id)
+        assert found and found.tags.get(MAX_RETRIES_TAG, "") == tries
+        assert sentence in said and bool(sentence) == ("the most that a run may have" in said)
 
 
 def test_a_pod_that_was_deleted_with_force_left_nothing_but_its_job(cluster: Cluster) -> None:

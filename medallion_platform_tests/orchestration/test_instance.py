@@ -10,7 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 from alembic.script import ScriptDirectory
+from dagster._core.errors import DagsterCodeLocationLoadError
 from dagster._daemon import controller
+from dagster._daemon.auto_run_reexecution import auto_run_reexecution
 from dagster._grpc.server_watcher import watch_grpc_server_thread
 from dagster._time import get_current_timestamp
 
@@ -44,6 +46,38 @@ def test_migrations_are_read_once_in_a_process(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ScriptDirectory, "from_config", refuse)
     with dg.DagsterInstance.from_config(str(tmp_path)) as again:
         ask(again)
+
+
+@pytest.mark.parametrize("away", [0, 3])
+def test_a_retry_waits_for_its_code_location(away: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def retry(run: str) -> str:
+        asked.append(run)
+        if len(asked) <= away:
+            raise DagsterCodeLocationLoadError("it is on a node that is gone", load_error_infos=[])
+        return run
+
+    monkeypatch.setattr(auto_run_reexecution, "retry_run", retry)
+    monkeypatch.setattr(instance, "_ASK_AGAIN_SECONDS", 0)
+    for _ in range(2):
+        instance.wait_with_retries()
+    assert auto_run_reexecution.retry_run("a run") == "a run"
+    assert len(asked) == away + 1
+
+
+def test_a_retry_fails_at_once_for_any_other_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def retry(run: str) -> None:
+        asked.append(run)
+        raise LookupError(run)
+
+    monkeypatch.setattr(auto_run_reexecution, "retry_run", retry)
+    instance.wait_with_retries()
+    with pytest.raises(LookupError):
+        auto_run_reexecution.retry_run("a run")
+    assert asked == ["a run"]
 
 
 @pytest.mark.parametrize("former", sorted(runs._FORMER_SETTINGS))

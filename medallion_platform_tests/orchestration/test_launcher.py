@@ -148,6 +148,7 @@ def test_the_pod_has_what_the_needs_of_what_is_due_ask_for(world: World) -> None
     assert "cpu" not in pod.containers[0].resources.limits
     assert variables(pod) == {
         "MEDALLION_RUN_EXECUTORS": "7",
+        "MEDALLION_RUN_SPARK": "1",
         "MEDALLION_RUN_EXECUTOR_CORES": "4",
         "MEDALLION_RUN_EXECUTOR_MEMORY": str(10 << 30),
         "MEDALLION_RUN_IMAGE": "medallion:1",
@@ -180,7 +181,10 @@ def test_without_the_right_to_know_the_release_the_run_is_launched_all_the_same(
 def test_without_executors_the_pod_knows_that_too(world: World) -> None:
     pod, run = world.of_assets("gold.days", needs=NEEDS)
     assert run.tags[SHAPE_TAG] == "threads in a pod of 3 GiB"
-    assert variables(pod) == {"MEDALLION_RUN_EXECUTORS": "0", "MEDALLION_SPARK_CORES": "requests.cpu"}
+    told = {"MEDALLION_RUN_EXECUTORS": "0", "MEDALLION_SPARK_CORES": "requests.cpu"}
+    assert variables(pod) == {**told, "MEDALLION_RUN_SPARK": "1"}
+    pod, _ = world.launch("intake", needs={"bronze.events": Need("bronze", 1)})
+    assert variables(pod) == told
 
 
 def test_before_anything_is_known_the_pod_is_small(world: World) -> None:

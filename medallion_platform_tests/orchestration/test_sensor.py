@@ -165,9 +165,18 @@ def test_a_table_beyond_the_bound_gets_a_run_of_its_own(world: World) -> None:
     assert (request.job_name, request.tags[ONLY_TAG]) == (CATCH_UP, SILVER)
     assert request.run_config["ops"][BRING_UP]["config"] == {"only": [SILVER], "patient": False}
     world.land("second")
-    intake, common = world.tick().run_requests
-    assert (intake.job_name, common.tags.get(ONLY_TAG)) == (INTAKE, None)
-    assert common.run_config["ops"][BRING_UP]["config"]["leave"] == [SILVER]
+    assert world.jobs() == [INTAKE]
+
+
+def test_where_runs_are_pods_a_refresh_is_asked_for_once_its_size_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.land("first")
+    monkeypatch.setattr(sensors, "are_read", lambda _: True)
+    assert world.jobs() == [INTAKE]
+    world.take_in()
+    assert world.jobs() == [CATCH_UP]
+    assert read_needs(world.on).needs[SILVER].due_bytes > 0
 
 
 @pytest.mark.usefixtures("in_pods")
@@ -183,8 +192,7 @@ def test_while_a_table_has_a_run_of_its_own_others_go_on_without_it(world: World
     assert "a run is working on it" in result.skip_reason.skip_message
     assert requests_from_text(world.cursor)[SILVER].times == 1, "the attempt still counts"
     world.land("second")
-    intake, common = world.tick().run_requests
-    assert (intake.job_name, common.run_config["ops"][BRING_UP]["config"]["leave"]) == (INTAKE, [SILVER])
+    assert world.jobs() == [INTAKE]
     world.take_in()
     assert not world.tick().run_requests
     world.on.report_run_failed(run)

@@ -22,20 +22,25 @@ import dagster as dg
 import polars as pl
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform_tests.command import MEDALLION
+from medallion_platform_tests.ui.browser import (
+    SECOND,
+    backfill,
+    chromium,
+    open_page,
+    open_table,
+    type_text,
+)
 from medallion_platform_tests.ui.server import DAGSTER, serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PICTURES = os.environ.get("MEDALLION_TEST_SCREENSHOTS")
 DAYS = ["2026-01-05", "2026-01-06", "2026-01-07"]
 METRICS = dg.AssetKey("gold_daily_user_metrics")
-SECOND = 1000
-"""In Playwright's milliseconds."""
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 
@@ -57,15 +62,8 @@ class Ui:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        assert not os.environ.get("CI"), "CI must test the UI, and there is no chromium"
-        pytest.skip("the UI is not tested: there is no chromium (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        # Root, as in a container, has no sandbox; the pages are our own.
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        expect.set_options(timeout=30 * SECOND)  # on a machine that others use too
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -112,20 +110,16 @@ def ui(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
 
 @pytest.fixture
 def page(browser: Browser, ui: Ui) -> Iterator[Page]:
-    opened = _open(browser)
-    opened.goto(ui.address)
-    yield opened
-    opened.close()
+    with closing(open_page(browser, ui.address)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def departments(browser: Browser, ui: Ui) -> Generator[Page]:
     """The page of a table that may be a minute old; it stays open from test to test."""
-    page = _open(browser)
-    page.goto(ui.address_of_short_windows)
-    _open_table(page, "silver_departments")
-    yield page
-    page.close()
+    with closing(open_page(browser, ui.address_of_short_windows)) as page:
+        open_table(page, "silver_departments")
+        yield page
 
 
 def test_a_table_is_as_fresh_as_its_data(departments: Page, ui: Ui) -> None:
@@ -140,22 +134,14 @@ def test_a_table_is_as_fresh_as_its_data(departments: Page, ui: Ui) -> None:
 
 
 def test_three_days_are_made_by_hand(page: Page, ui: Ui) -> None:
-    _open_table(page, METRICS.path[0])
+    open_table(page, METRICS.path[0])
     page.get_by_role("tab", name="Partitions").click()
-    days = f"[{DAYS[0]}...{DAYS[-1]}]"
-    _type(page, page.locator("input[type=text]").first, days)
+    type_text(page, page.locator("input[type=text]").first, f"[{DAYS[0]}...{DAYS[-1]}]")
     expect(page.get_by_text("Missing (3)")).to_be_visible()
     for day in DAYS:
         assert not _is_green(page, day), f"{day} is green before it was made"
 
-    page.get_by_role("button", name="Materialize").first.click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_text("Show all partitions").click()
-    _type(page, dialog.locator("input[type=text]").first, days)
-    expect(dialog.get_by_text("3 partitions", exact=True)).to_be_visible()
-    dialog.get_by_role("button", name="Launch backfill").click()
-    expect(page.get_by_text("Created backfill")).to_be_visible()
-
+    made_by = backfill(page, DAYS)
     expect(page.get_by_text("Materialized (3)")).to_be_visible(timeout=150 * SECOND)
     expect(page.get_by_text("Missing (0)")).to_be_visible()
     for day in DAYS:
@@ -166,8 +152,7 @@ def test_three_days_are_made_by_hand(page: Page, ui: Ui) -> None:
 
     with dg.DagsterInstance.from_config(str(ui.home / "dagster")) as on:
         assert on.get_materialized_partitions(METRICS) == set(DAYS)
-        (backfill,) = on.get_backfills()
-        (run,) = on.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill.backfill_id}))
+        (run,) = on.get_runs(dg.RunsFilter(tags={"dagster/backfill": made_by}))
         assert run.status == dg.DagsterRunStatus.SUCCESS
         (record,) = (r for _, r in ui.lake.records("gold.daily_user_metrics") if r.run_id == run.run_id)
         assert set(DAYS) <= set(record.partitions)
@@ -175,7 +160,7 @@ def test_three_days_are_made_by_hand(page: Page, ui: Ui) -> None:
 
         page.get_by_role("link", name="Runs").click()
         page.get_by_role("tab", name="Backfills").click()
-        ended = re.compile(rf"{backfill.backfill_id}.*Manually launched.*Success", re.DOTALL)
+        ended = re.compile(rf"{made_by}.*Manually launched.*Success", re.DOTALL)
         expect(page.locator("body")).to_contain_text(ended, timeout=60 * SECOND)
         # The page goes by the run; the daemon closes the record at its next look, every 30 seconds.
         deadline = time.monotonic() + 90
@@ -186,7 +171,7 @@ def test_three_days_are_made_by_hand(page: Page, ui: Ui) -> None:
 
 def test_bad_rows_that_land_fail_the_checks_with_their_numbers(page: Page, ui: Ui) -> None:
     _switch_on(page, "catch_up_sensor")
-    _open_table(page, "bronze_events")
+    open_table(page, "bronze_events")
     page.get_by_role("tab", name="Checks").click()
     letters_before, count_before = _dead_letters(ui.home), dead_letters.count(ui.lake, "bronze.events")
     good = {"user_id": "u0001", "event_type": "click", "event_timestamp": "2026-01-11T10:00:00Z"}
@@ -235,12 +220,11 @@ def test_pictures_of_the_demo(browser: Browser, tmp_path: Path) -> None:
         )
         command = [*MEDALLION, "dev", "--home", str(home), "--port"]
         address = stack.enter_context(serving(lambda port: [*command, str(port)], tmp_path / "log", {}))()
-        page = stack.enter_context(closing(_open(browser)))
         group = f"{address}/locations/medallion_platform/asset-groups"
-        page.goto(f"{group}/clickstream_silver/lineage")
+        page = stack.enter_context(closing(open_page(browser, f"{group}/clickstream_silver/lineage")))
         time.sleep(10)  # the graph is drawn small, with names that are cut
         _picture(page, "asset-graph")
-        _open_table(page, METRICS.path[0])
+        open_table(page, METRICS.path[0])
         expect(page.get_by_text("Row count")).to_be_visible()
         _picture(page, "table")
         page.get_by_text("preview", exact=True).first.scroll_into_view_if_needed()
@@ -272,20 +256,6 @@ def _expected_by_day(lake: Lake) -> dict[str, int]:
     return {day: rows.eq(day).sum() for day in DAYS}
 
 
-def _open(browser: Browser) -> Page:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(30 * SECOND)
-    return page
-
-
-def _open_table(page: Page, key: str) -> None:
-    """From anywhere to the page of a table, by way of the catalog."""
-    page.get_by_role("link", name="Catalog").click()
-    # Long names are cut in the middle; the link is told by where it leads.
-    page.locator(f'a[href="/assets/{key}"]').first.click()
-    expect(page.get_by_role("tab", name="Checks")).to_be_visible()
-
-
 def _switch(page: Page, sensor: str) -> Locator:
     row = page.locator("div").filter(has=page.get_by_role("link", name=sensor))
     boxes = row.filter(has=page.locator("input[type=checkbox]")).last.locator("input[type=checkbox]")
@@ -301,13 +271,6 @@ def _switch_on(page: Page, sensor: str) -> None:
     expect(switch).not_to_be_checked()
     switch.locator("xpath=..").click()
     expect(switch).to_be_checked()
-
-
-def _type(page: Page, field: Locator, text: str) -> None:
-    field.click()
-    page.keyboard.press("Control+a")
-    page.keyboard.type(text)
-    page.keyboard.press("Enter")
 
 
 def _is_green(page: Page, partition: str) -> bool:

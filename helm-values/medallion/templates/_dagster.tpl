@@ -23,6 +23,9 @@ run_coordinator:
   class: QueuedRunCoordinator
   config:
     dequeue_interval_seconds: 1
+    # A code location that moves to another node is away for about a minute.
+    max_user_code_failure_retries: 40
+    user_code_failure_retry_delay: 15
 run_launcher:
   module: medallion_platform.orchestration.launcher
   class: Launcher
@@ -35,7 +38,8 @@ run_monitoring:
   cancel_timeout_seconds: 180
   # A run that lost its pod begins again as another run; its own pod is never made twice.
   max_resume_run_attempts: 0
-  free_slots_after_run_end_seconds: 60
+  # What a lost run held is free for its next try; whatever still works of it is fenced.
+  free_slots_after_run_end_seconds: 10
 # A run whose pod died is tried again; one that failed by itself is the business of whoever asked for it.
 run_retries:
   enabled: true
@@ -104,10 +108,8 @@ pod_spec_config:
   node_selector:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .root.Values.runs.tolerations }}
   tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- include "medallion.tolerations" .root.Values.runs.tolerations | nindent 4 }}
 # Of the pod alone: by Dagster's own labels of its Job the supervisor finds it.
 pod_template_spec_metadata:
   labels:
@@ -119,11 +121,12 @@ job_spec_config:
 {{- end }}
 
 {{/*
-Feast's repository where its store is a server. Its registry is a part of Dagster's database: a pod has no disk that
+Feast's repository. Its store is a server, or there is none and nothing is published. Its registry is a part of Dagster's database: a pod has no disk that
 others see. Feast puts variables in, so no password stands here.
 */}}
 {{- define "medallion.features" -}}
-project: medallion
+# Other installations may publish to the same server.
+project: {{ printf "%s_%s" .Release.Namespace .Release.Name | replace "-" "_" }}
 provider: local
 entity_key_serialization_version: 3
 registry:
@@ -133,7 +136,11 @@ registry:
   cache_ttl_seconds: 60
 offline_store:
   type: duckdb
+{{- if .Values.features.redis }}
 online_store:
   type: redis
   connection_string: {{ .Values.features.redis | quote }}
+{{- else }}
+online_store: null
+{{- end }}
 {{- end }}

@@ -149,10 +149,10 @@ history: [s3]
 {{- if .root.Values.history.events }}
 - {name: dagster, mountPath: /etc/medallion/spark/spark-defaults.conf, subPath: spark-defaults.conf, readOnly: true}
 {{- end }}
-{{- if .root.Values.features.redis }}
+{{- end }}
+{{- if has .component (list "code" "run") }}
 - {name: data, mountPath: /data/features, subPath: features}
 - {name: dagster, mountPath: /data/features/feature_store.yaml, subPath: feature_store.yaml, readOnly: true}
-{{- end }}
 {{- end }}
 {{- end }}
 
@@ -228,9 +228,16 @@ topologySpreadConstraints:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
+  {{- include "medallion.tolerations" .values.tolerations | nindent 2 }}
+{{- end }}
+
+{{/* What was on a lost node is given up after half a minute, and not after the five that Kubernetes waits by itself. */}}
+{{- define "medallion.tolerations" -}}
+- {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
+- {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
+{{- with . }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 

@@ -1,0 +1,1 @@
+"""Tables that take as much memory as their input says."""
