@@ -18,7 +18,7 @@ from medallion_platform_tests.command import REPOSITORY
 COMMANDS = Path(os.environ.get("MEDALLION_TEST_CLUSTER") or REPOSITORY.parent / "shared" / "cluster")
 RUNNING = Path("/run/medallion-cluster")
 """The process ids of its parts, and the sockets of its nodes' containerd."""
-_STARTS = 3
+_STARTS = 10
 _SERVICES, _BRIDGE = "10.96.0.0/16", "cni0"
 """As `up` has them."""
 

@@ -138,7 +138,7 @@ class Connections:
     def used(self, places: Mapping[tuple[str, int], str]) -> Reached:
         """Which component connected to which, and to which of the places."""
         found: Reached = set()
-        for line in self.log.read_text().splitlines():
+        for line in self.log.read_text().rpartition("\n")[0].splitlines():
             # Who asked for what; then who answers, where a Service led to.
             (source, _), (answers, _) = re.findall(r"src=(\S+) dst=(\S+)", line)
             port = int(re.findall(r"sport=(\d+)", line)[1])
@@ -181,7 +181,7 @@ def admin() -> Iterator[Kube]:
 
 
 @dataclass(frozen=True)
-class Guarded:
+class Enforcing:
     """An installation whose policies are enforced."""
 
     installed: Installation
@@ -193,7 +193,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def enforcing(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Enforcing]:
     """An installation with each kind of pod that the chart has, whose policies are enforced."""
     folder = tmp_path_factory.mktemp("policies")
     image, _ = images_in_nodes()
@@ -224,7 +224,7 @@ def guarded(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             history={"events": events.replace("s3:", "s3a:")},
         )
         _wait_until_enforced(probes)
-        yield Guarded(installed, probes, before, seen)
+        yield Enforcing(installed, probes, before, seen)
 
 
 @contextmanager
@@ -354,13 +354,13 @@ def _wait_until_enforced(probes: Probes) -> None:
 
 
 @pytest.fixture(scope="module")
-def arrived(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Arrival:
-    return everything_arrived(guarded.installed, tmp_path_factory.mktemp("undisturbed"))
+def arrived(enforcing: Enforcing, tmp_path_factory: pytest.TempPathFactory) -> Arrival:
+    return everything_arrived(enforcing.installed, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_everything_works_while_policies_are_enforced(guarded: Guarded, arrived: Arrival) -> None:
+def test_everything_works_while_policies_are_enforced(enforcing: Enforcing, arrived: Arrival) -> None:
     """Also executors, and the end of a run that somebody asks for."""
-    installed = guarded.installed
+    installed = enforcing.installed
     # Executors send small results by themselves; of large ones the driver is told where to get them.
     pod = installed.with_executors(2, "-Dspark.task.maxDirectResultSize=1b")
     with installed.web() as url:
@@ -369,21 +369,21 @@ def test_everything_works_while_policies_are_enforced(guarded: Guarded, arrived:
         ended, done = (
             dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, pod, **WEEK) for _ in range(2)
         )
-        until(lambda: any(map(_runs, installed.admin.pods(dagster__run_id=ended))), 120, installed.says)
+        until(lambda: dagster.run(ended).status == "STARTED", 180, installed.says)
         dagster.end(ended)
         until(lambda: not installed.admin.pods(dagster__run_id=ended), 90, installed.says)
         dagster.succeeded(done)
         assert content(Lake(installed.lake)) == arrived.tables
 
 
-def test_without_policies_everybody_reaches_everybody(guarded: Guarded) -> None:
+def test_without_policies_everybody_reaches_everybody(enforcing: Enforcing) -> None:
     """Else a refusal would prove nothing."""
-    probes = guarded.probes
-    assert guarded.before == {(source, target) for source in probes.sources for target in probes.targets}
+    probes = enforcing.probes
+    assert enforcing.before == {(source, target) for source in probes.sources for target in probes.targets}
 
 
-def test_pods_reach_what_the_table_names_and_nothing_else(guarded: Guarded) -> None:
-    probes = guarded.probes
+def test_pods_reach_what_the_table_names_and_nothing_else(enforcing: Enforcing) -> None:
+    probes = enforcing.probes
     places = [name for name in probes.targets if name.partition(":")[0] not in (*COMPONENTS, STRAY)]
     # Nobody forbids the neighbours anything in their own namespace.
     allowed = ALLOWED | {(neighbour, place) for neighbour in NEIGHBOURS for place in places}
@@ -412,11 +412,11 @@ UNUSED: Reached = {
 
 
 @pytest.mark.usefixtures("arrived")
-def test_each_flow_is_used(guarded: Guarded) -> None:
+def test_each_flow_is_used(enforcing: Enforcing) -> None:
     """A flow that nobody uses would be a door that nobody closes."""
-    if guarded.connections is None:
+    if enforcing.connections is None:
         pytest.skip("only where the nodes are this machine are their connections known")
-    places = {where: name for name, where in guarded.probes.targets.items()}
-    used = guarded.connections.used(places)
+    places = {where: name for name, where in enforcing.probes.targets.items()}
+    used = enforcing.connections.used(places)
     wanted = {(source, target) for source, target in ALLOWED if target != BY_UDP}
     assert used & wanted == wanted - UNUSED, _differs(used, wanted - UNUSED)
