@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import dagster as dg
@@ -18,7 +17,7 @@ from medallion_platform.orchestration.assets import (
     table_asset,
 )
 from medallion_platform.orchestration.backups import backup_asset, backup_schedule
-from medallion_platform.orchestration.catch_up import catch_up_job, start_spark_early
+from medallion_platform.orchestration.catch_up import catch_up_job, published_features, start_spark_early
 from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
@@ -29,7 +28,6 @@ from medallion_platform.orchestration.sensors import catch_up_sensor, code_senso
 from medallion_platform.orchestration.states import served, state_sensor
 from medallion_platform.orchestration.work import RUN_SPARK
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.serving.feature_repository import has_online_store
 
 if TYPE_CHECKING:
     from medallion_platform.spark.provider import SparkProvider
@@ -86,7 +84,7 @@ def build_defs(
         # The run of this process needs it, and executors; meanwhile the rest of it is made ready. Where the
         # steps have processes of their own, it is these that need it.
         start_spark_early(place)
-    features = catalog.features if has_online_store(Path(place.feature_repo)) else ()
+    features = published_features(catalog, place)
     bronze = [bronze_asset(s, place) for s in catalog.sources]
     made = [table_asset(t, catalog, place) for t in catalog.in_order]
     published = [feature_asset(f, place, catalog.origin(f.table).domain) for f in features]

@@ -176,6 +176,11 @@ class _CatchUp:
         yield checks.check_evaluation(checks.published_result(asset_key(name), done.edition.version, newest))
 
 
+def published_features(catalog: Catalog, lakehouse: Lakehouse) -> Sequence[Features]:
+    """The features of a catalog that are published: none where their repository has no online store."""
+    return catalog.features if has_online_store(Path(lakehouse.feature_repo)) else ()
+
+
 def unpublished_edition(view: Features, lakehouse: Lakehouse, lake: Lake | None = None) -> str:
     """The newest edition of a gold table as text, if the online store does not have it yet, else "".
 
@@ -183,7 +188,7 @@ def unpublished_edition(view: Features, lakehouse: Lakehouse, lake: Lake | None 
     """
     home, lake = Path(lakehouse.feature_repo), lake or lakehouse.lake
     found = lake.table_state(view.table)
-    if found is None or not has_online_store(home):
+    if found is None:
         return ""
     held = published_edition(home, lake, view)
     newest = (found.fact("id", lambda table: str(table.metadata().id)), found.version)

@@ -31,7 +31,11 @@ from medallion_platform.installation.project import current_project
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import states
 from medallion_platform.orchestration.assets import intake_op_name
-from medallion_platform.orchestration.catch_up import start_spark_early, unpublished_edition
+from medallion_platform.orchestration.catch_up import (
+    published_features,
+    start_spark_early,
+    unpublished_edition,
+)
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
@@ -201,20 +205,21 @@ def run_everything(
     upstream's last good version. Where there is nothing to do no run is made, and `defs` is not asked for.
     """
     defs, lake = cache(defs), lakehouse.lake.snapshot()
-    outcome, served = Outcome(before=_table_versions(catalog, lake)), states.served(catalog.features)
+    features = published_features(catalog, lakehouse)
+    outcome, served = Outcome(before=_table_versions(catalog, lake)), states.served(features)
     if tables:
         wanted = catalog.with_upstream(tables)
         ops = [intake_op_name(s) for s in catalog.sources if s.table in wanted]
         _execute_job(defs().resolve_job_def(INTAKE).get_subset(op_selection=ops), on, outcome, {})
         if wanted & catalog.by_name.keys():
-            others = {*catalog.by_name, *(serving_name(view.view) for view in catalog.features)} - wanted
+            others = {*catalog.by_name, *(serving_name(view.view) for view in features)} - wanted
             _run_catch_up(defs(), on, outcome, leave=others)
     else:
         if waiting_arrivals(catalog, lakehouse, datetime.now(UTC), lake):
             start_spark_early(lakehouse)
             _execute_job(defs().resolve_job_def(INTAKE), on, outcome, {})
             lake = lakehouse.lake.snapshot()
-        behind = any(unpublished_edition(f, lakehouse, lake) for f in catalog.features)
+        behind = any(unpublished_edition(f, lakehouse, lake) for f in features)
         if behind or out_of_date.out_of_date_tables(catalog, lake):
             _run_catch_up(defs(), on, outcome)
     lake = lakehouse.lake.snapshot()

@@ -64,8 +64,6 @@ online_store:
   type: sqlite
   path: online.db
 """
-
-
 _IMPLIED = {"type": "sqlite", "path": "data/online.db"}
 """Feast's own, where nothing is said of the online store."""
 
@@ -82,7 +80,7 @@ class LeakyFeatures(MedallionError):
 
 
 def has_online_store(home: Path) -> bool:
-    """Whether there is a store to publish to."""
+    """Whether there is a store to publish to; what is wrong with a `feature_store.yaml`, a publish says."""
     return _online_store(home) is not None
 
 
@@ -105,9 +103,16 @@ def published_edition(home: Path, lake: Lake, view: Features) -> Edition | None:
 def _online_store(home: Path) -> Mapping[str, Any] | None:
     """The settings of a repository's online store, and the `project` whose features it has."""
     file = home / "feature_store.yaml"
-    settings = yaml.safe_load(file.read_text() if file.exists() else _SETTINGS)
-    store = settings.get("online_store", _IMPLIED)
-    return None if store is None else {**store, "project": settings["project"]}
+    try:
+        settings = yaml.safe_load(file.read_text() if file.exists() else _SETTINGS)
+    except (OSError, ValueError, yaml.YAMLError):
+        settings = None
+    told: Mapping[str, Any] = settings if isinstance(settings, dict) else {}
+    store = told.get("online_store", _IMPLIED)
+    if store is None:
+        return None
+    # Feast takes its name alone, too.
+    return {**(store if isinstance(store, dict) else {"type": str(store)}), "project": told.get("project")}
 
 
 def _exists(home: Path, online_store: Mapping[str, Any]) -> bool:

@@ -80,3 +80,11 @@ def test_a_repository_without_an_online_store_has_nothing_to_publish(tmp_path: P
     assert not has_online_store(repository.home)
     assert published_edition(repository.home, lake, VIEW) is None
     assert has_online_store(tmp_path / "nothing is said"), "a file beside the repository"
+
+
+@pytest.mark.parametrize("text", ["", "online_store: redis", "- 1", "a: [", "online_store: {type: redis}"])
+def test_what_is_wrong_with_the_settings_is_left_to_a_publish(text: str, tmp_path: Path) -> None:
+    """The definitions are loaded by them, too."""
+    (tmp_path / "feature_store.yaml").write_text(text)
+    assert has_online_store(tmp_path)
+    assert published_edition(tmp_path, lake_of(tmp_path / "lake"), VIEW) is None
