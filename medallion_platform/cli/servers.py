@@ -23,6 +23,8 @@ from medallion_platform.cli.shared_options import (
 )
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from medallion_platform.kubernetes.scaling import Bounds
     from medallion_platform.observability.server import Observable
 
@@ -83,8 +85,6 @@ def stream(
     port: MetricsPort = 9108,
 ) -> None:
     """Take in messages continuously, until Ctrl-C or SIGTERM; several workers share the partitions."""
-    import logging
-
     from medallion_platform.errors import MedallionError
     from medallion_platform.lakehouse.backup_place import BackupPlace
     from medallion_platform.observability.worker import WorkerMetrics
@@ -99,11 +99,7 @@ def stream(
     settings = settings_of(home)
     writable_lake(settings)
     quiet_libraries()
-    lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
-    logging.basicConfig(handlers=[lines])
-    for module in (leader_guard, stream_reports, topic_intake):
-        logging.getLogger(module.__name__).setLevel(logging.INFO)
+    _log_to_stderr(leader_guard, stream_reports, topic_intake)
     metrics = WorkerMetrics(source)
     if settings.backup:
         metrics.tell_newest_backup(BackupPlace(str(settings.backup)).newest_time)
@@ -138,7 +134,6 @@ def supervise(
     port: MetricsPort = 9108,
 ) -> None:
     """In Kubernetes: delete what dead runs leave in the namespace, and scale stream workers by their lag."""
-    import logging
     from datetime import timedelta
     from threading import Event
 
@@ -147,10 +142,7 @@ def supervise(
     from medallion_platform.observability.supervision import SupervisorMetrics
 
     scaled = dict(_bounds(given) for given in scale or ())
-    lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
-    logging.basicConfig(handlers=[lines])
-    logging.getLogger(supervisor.__name__).setLevel(logging.INFO)
+    _log_to_stderr(supervisor)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -162,6 +154,17 @@ def supervise(
     address = _served(metrics, host, port)
     terminal.print_note(f"Supervises namespace {cluster.namespace}; {address} (Ctrl-C stops it)")
     supervisor.supervise(cluster, scaled, timedelta(seconds=start_timeout), metrics, stop)
+
+
+def _log_to_stderr(*modules: ModuleType) -> None:
+    """Print warnings, and of these modules everything that they tell."""
+    import logging
+
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(terminal.LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[lines])
+    for module in modules:
+        logging.getLogger(module.__name__).setLevel(logging.INFO)
 
 
 def _served(metrics: Observable, host: str, port: int) -> str:

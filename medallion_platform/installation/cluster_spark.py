@@ -24,7 +24,8 @@ TEMPLATE = Path("/etc/medallion/executor.yaml")
 SECRETS = Path("/run/secrets/spark")
 """The files by which driver and executors trust each other, where the chart mounts them in both."""
 
-_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
+RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
+"""The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
 
 
 def spark_of_process(
@@ -40,7 +41,7 @@ def spark_of_process(
         WrongSetting: what the pod was started with, or what is mounted in it, is incomplete.
     """
     local = local_spark(lake, topics=topics, memory=memory, cores=cores)
-    if (os.environ.get(_EXECUTORS) or "0") == "0":
+    if (os.environ.get(RUN_EXECUTORS) or "0") == "0":
         record_in_background(local)
         return local
     from medallion_platform.spark.kubernetes import KubernetesSpark
@@ -66,7 +67,7 @@ def executors_asked_for(variables: Mapping[str, str]) -> tuple[DriverPod, Execut
         api=_api_server(variables),
     )
     executors = Executors(
-        most=_number(variables, _EXECUTORS),
+        most=_number(variables, RUN_EXECUTORS),
         cores=_number(variables, "MEDALLION_RUN_EXECUTOR_CORES"),
         memory=_number(variables, "MEDALLION_RUN_EXECUTOR_MEMORY"),
         template=TEMPLATE,
@@ -82,7 +83,7 @@ def _refuse_missing_files() -> None:
     for file in (TEMPLATE, *(SECRETS / name for name in (SECRET, KEY, CERTIFICATE))):
         if not file.is_file():
             raise WrongSetting(
-                f"{file} is not there, and this process was started with executors ({_EXECUTORS})",
+                f"{file} is not there, and this process was started with executors ({RUN_EXECUTORS})",
                 remedy="name the Secret of secret, tls.key and tls.crt in the chart's secrets.spark",
             )
 
@@ -98,7 +99,7 @@ def _text(variables: Mapping[str, str], name: str) -> str:
 
     if found := variables.get(name):
         return found
-    raise WrongSetting(f"{name} is not set, and this process was started with executors ({_EXECUTORS})")
+    raise WrongSetting(f"{name} is not set, and this process was started with executors ({RUN_EXECUTORS})")
 
 
 def _number(variables: Mapping[str, str], name: str) -> int:

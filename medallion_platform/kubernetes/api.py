@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal
 
 from medallion_platform.errors import Kind, MedallionError
@@ -72,9 +72,14 @@ def connect() -> Cluster:
     return Cluster(client.ApiClient(settings), namespace)
 
 
+def pod_name() -> str:
+    """The name of this process's pod; a container's host is named like it where nobody says another."""
+    return os.environ.get("POD_NAME") or gethostname()
+
+
 def own_name() -> str:
     """A name for this process that no other one has, nor a container that is started again."""
-    return f"{os.environ.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    return f"{pod_name()}_{uuid.uuid4().hex[:8]}"
 
 
 @contextmanager
@@ -101,17 +106,32 @@ def asking(cluster: Cluster, what: str) -> Generator[None]:
         raise ClusterError(f"{where} does not answer ({type(error).__name__})") from error
 
 
+def _core(cluster: Cluster) -> Any:
+    from kubernetes.client import CoreV1Api
+
+    return CoreV1Api(cluster.client)
+
+
+def _batch(cluster: Cluster) -> Any:
+    from kubernetes.client import BatchV1Api
+
+    return BatchV1Api(cluster.client)
+
+
+def _apps(cluster: Cluster) -> Any:
+    from kubernetes.client import AppsV1Api
+
+    return AppsV1Api(cluster.client)
+
+
 def list_pods(cluster: Cluster, selector: str = "") -> list[Any]:
     """The pods of the namespace with these labels, as objects of the client, of one moment.
 
     Raises:
         ClusterError: they cannot be listed.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     with asking(cluster, "list pods"):
-        found = core.list_namespaced_pod(
+        found = _core(cluster).list_namespaced_pod(
             cluster.namespace, label_selector=selector, _request_timeout=_SECONDS
         )
     return found.items
@@ -123,11 +143,8 @@ def read_pod(cluster: Cluster, name: str) -> Any:
     Raises:
         ClusterError: it cannot be read.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     with asking(cluster, f"get the pod {name}"):
-        return core.read_namespaced_pod(name, cluster.namespace, _request_timeout=_SECONDS)
+        return _core(cluster).read_namespaced_pod(name, cluster.namespace, _request_timeout=_SECONDS)
 
 
 def annotate_pod(cluster: Cluster, name: str, annotations: Mapping[str, str]) -> None:
@@ -136,12 +153,9 @@ def annotate_pod(cluster: Cluster, name: str, annotations: Mapping[str, str]) ->
     Raises:
         ClusterError: they cannot be written.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     body = {"metadata": {"annotations": dict(annotations)}}
     with asking(cluster, f"patch the pod {name}"):
-        core.patch_namespaced_pod(name, cluster.namespace, body, _request_timeout=_SECONDS)
+        _core(cluster).patch_namespaced_pod(name, cluster.namespace, body, _request_timeout=_SECONDS)
 
 
 def owner_reference(cluster: Cluster, config_map: str) -> dict[str, str]:
@@ -150,11 +164,10 @@ def owner_reference(cluster: Cluster, config_map: str) -> dict[str, str]:
     Raises:
         ClusterError: it cannot be read.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     with asking(cluster, f"get the ConfigMap {config_map}"):
-        found = core.read_namespaced_config_map(config_map, cluster.namespace, _request_timeout=_SECONDS)
+        found = _core(cluster).read_namespaced_config_map(
+            config_map, cluster.namespace, _request_timeout=_SECONDS
+        )
     return {"api_version": "v1", "kind": "ConfigMap", "name": config_map, "uid": found.metadata.uid}
 
 
@@ -164,11 +177,8 @@ def list_jobs(cluster: Cluster, selector: str) -> list[Any]:
     Raises:
         ClusterError: they cannot be listed.
     """
-    from kubernetes.client import BatchV1Api
-
-    batch: Any = BatchV1Api(cluster.client)
     with asking(cluster, "list jobs"):
-        found = batch.list_namespaced_job(
+        found = _batch(cluster).list_namespaced_job(
             cluster.namespace, label_selector=selector, _request_timeout=_SECONDS
         )
     return found.items
@@ -180,11 +190,8 @@ def list_events(cluster: Cluster, name: str) -> list[Any]:
     Raises:
         ClusterError: it cannot be listed.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     with asking(cluster, "list events"):
-        found = core.list_namespaced_event(
+        found = _core(cluster).list_namespaced_event(
             cluster.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=_SECONDS
         )
     return found.items
@@ -196,14 +203,10 @@ def delete(cluster: Cluster, kind: Literal["pod", "job"], name: str, uid: str) -
     Raises:
         ClusterError: it cannot be deleted.
     """
-    from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
+    from kubernetes.client import ApiException
 
     body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
-    remove: Any = (
-        CoreV1Api(cluster.client).delete_namespaced_pod
-        if kind == "pod"
-        else BatchV1Api(cluster.client).delete_namespaced_job
-    )
+    remove = _core(cluster).delete_namespaced_pod if kind == "pod" else _batch(cluster).delete_namespaced_job
     with asking(cluster, f"delete the {kind} {name}"):
         try:
             remove(name, cluster.namespace, body=body, _request_timeout=_SECONDS)
@@ -218,11 +221,10 @@ def list_quotas(cluster: Cluster) -> list[Any]:
     Raises:
         ClusterError: they cannot be listed.
     """
-    from kubernetes.client import CoreV1Api
-
-    core: Any = CoreV1Api(cluster.client)
     with asking(cluster, "list resource quotas"):
-        return core.list_namespaced_resource_quota(cluster.namespace, _request_timeout=_SECONDS).items
+        return (
+            _core(cluster).list_namespaced_resource_quota(cluster.namespace, _request_timeout=_SECONDS).items
+        )
 
 
 def may(cluster: Cluster, right: Right, verb: str) -> bool:
@@ -262,11 +264,8 @@ def read_scale(cluster: Cluster, deployment: str) -> tuple[int, str]:
     Raises:
         ClusterError: it cannot be read.
     """
-    from kubernetes.client import AppsV1Api
-
-    apps: Any = AppsV1Api(cluster.client)
     with asking(cluster, f"get the scale of deployment {deployment}"):
-        found = apps.read_namespaced_deployment_scale(
+        found = _apps(cluster).read_namespaced_deployment_scale(
             deployment, cluster.namespace, _request_timeout=_SECONDS
         )
     return found.spec.replicas or 0, found.status.selector or ""
@@ -278,11 +277,8 @@ def set_scale(cluster: Cluster, deployment: str, replicas: int) -> None:
     Raises:
         ClusterError: it cannot be changed.
     """
-    from kubernetes.client import AppsV1Api
-
-    apps: Any = AppsV1Api(cluster.client)
     with asking(cluster, f"scale deployment {deployment}"):
-        apps.patch_namespaced_deployment_scale(
+        _apps(cluster).patch_namespaced_deployment_scale(
             deployment, cluster.namespace, {"spec": {"replicas": replicas}}, _request_timeout=_SECONDS
         )
 

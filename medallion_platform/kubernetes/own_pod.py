@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from socket import gethostname
 from typing import Any
 
 from medallion_platform.kubernetes import api
@@ -36,7 +34,7 @@ def own_pod_instants() -> dict[str, float]:
     Raises:
         ClusterError: the API server refuses it, or does not answer.
     """
-    return pod_instants(api.read_pod(api.connect(), _name())) if api.in_pod() else {}
+    return pod_instants(api.read_pod(api.connect(), api.pod_name())) if api.in_pod() else {}
 
 
 def own_pod_end() -> PodEnd | None:
@@ -47,7 +45,7 @@ def own_pod_end() -> PodEnd | None:
     """
     if not api.in_pod():
         return None
-    return pod_end([pod for pod in api.list_pods(api.connect()) if pod.metadata.name == _name()])
+    return pod_end([pod for pod in api.list_pods(api.connect()) if pod.metadata.name == api.pod_name()])
 
 
 def annotate_own_pod(name: str, value: str) -> None:
@@ -57,9 +55,4 @@ def annotate_own_pod(name: str, value: str) -> None:
         ClusterError: the API server refuses it, or does not answer.
     """
     if api.in_pod():
-        api.annotate_pod(api.connect(), _name(), {name: value})
-
-
-def _name() -> str:
-    """The name of this process's pod; a container's host is named like it where nobody says another."""
-    return os.environ.get("POD_NAME") or gethostname()
+        api.annotate_pod(api.connect(), api.pod_name(), {name: value})

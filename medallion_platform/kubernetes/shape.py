@@ -120,7 +120,7 @@ def after_kill(killed: int, limits: Limits, run: str) -> Shape:
 
     run: how people know that one.
     """
-    reason = f"run {run} was killed with {_gibibytes(killed)}"
+    reason = f"run {run} was killed with {gibibytes(killed)}"
     more = next_step(killed, limits.most_memory) or limits.most_memory
     return replace(_more_memory(more), reason=reason)
 
@@ -217,23 +217,24 @@ def _reasons(
         yield "nothing is known of what it reads"
     for name, need in needs.items():
         if need.driver_memory and need.driver_memory >= shape.memory:
-            yield f"{name} was killed with less than {_gibibytes(shape.memory)}"
+            yield f"{name} was killed with less than {gibibytes(shape.memory)}"
         if need.executor_memory and shape.executors and need.executor_memory >= shape.executor_memory:
-            yield f"executors of {name} were killed with less than {_gibibytes(shape.executor_memory)}"
+            yield f"executors of {name} were killed with less than {gibibytes(shape.executor_memory)}"
     if at_least:
         yield at_least.reason
 
 
 def _in_words(shape: Shape) -> str:
     if not shape.executors:
-        return f"threads in a pod of {_gibibytes(shape.memory)}"
+        return f"threads in a pod of {gibibytes(shape.memory)}"
     several = "executors" if shape.executors > 1 else "executor"
-    return f"{shape.executors} {several} of {_gibibytes(shape.executor_memory)}"
+    return f"{shape.executors} {several} of {gibibytes(shape.executor_memory)}"
 
 
 def _gigabytes(size: int) -> str:
     return f"{size / GB:,.0f} GB" if size >= 10 * GB else f"{size / GB:.1f} GB"
 
 
-def _gibibytes(memory: int) -> str:
+def gibibytes(memory: int) -> str:
+    """Bytes of memory in words."""
     return f"{memory / GIB:g} GiB"

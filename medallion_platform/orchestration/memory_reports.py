@@ -15,6 +15,7 @@ import dagster as dg
 from medallion_platform.container import memory_kills, memory_limit, memory_used, watch_peak
 from medallion_platform.errors import EXECUTOR_KILLED, Kind, MedallionError, classify
 from medallion_platform.installation.settings import bytes_of_memory
+from medallion_platform.kubernetes.shape import gibibytes
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.memory_uses import MemoryUse
@@ -70,7 +71,7 @@ def with_memory_reports(context: Context, lake: Lake, table: str, work: Callable
             now = datetime.now(UTC)
             _keep(context.log, lake, MemoryUse(table, run_id, now, "driver", limit, limit, "killed"))
         if killed:
-            text = f"{table}: a process of its run was killed for its memory with {_gibibytes(limit)}"
+            text = f"{table}: a process of its run was killed for its memory with {gibibytes(limit)}"
             raise Killed(text, table=table) from error
         raise
     use = MemoryUse(table, run_id, datetime.now(UTC), "driver", limit, peak(), "fitted")
@@ -98,13 +99,13 @@ def with_enough_memory(context: Context, lakehouse: Lakehouse, table: str, work:
             more = next_step(had, bytes_of_memory(lakehouse.most_memory))
             if more is None:
                 raise NotEnoughMemory(
-                    f"{table}: its executors were killed for their memory with {_gibibytes(had)}, the most "
+                    f"{table}: its executors were killed for their memory with {gibibytes(had)}, the most "
                     "that they may have",
                     table=table,
                 ) from error
             context.log.warning(
-                f"{table}: an executor was killed for its memory with {_gibibytes(had)}; it is done again "
-                f"with {_gibibytes(more)}"
+                f"{table}: an executor was killed for its memory with {gibibytes(had)}; it is done again "
+                f"with {gibibytes(more)}"
             )
             lakehouse.resize_executors(more)
         else:
@@ -151,7 +152,3 @@ def _keep(log: dg.DagsterLogManager, lake: Lake, use: MemoryUse) -> None:
             memory_uses.append(lake, [use])
     except Exception as error:
         log.warning(f"{use.table}: how much memory it used is not kept: {error}")
-
-
-def _gibibytes(memory: int) -> str:
-    return f"{memory / (1 << 30):g} GiB"

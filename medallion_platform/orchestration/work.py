@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from medallion_platform.installation.cluster_spark import RUN_EXECUTORS
 from medallion_platform.orchestration.interruptions import with_word_of_the_end
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.launch_phases import with_launch_report
@@ -21,10 +22,8 @@ from medallion_platform.spark.executor_wait import with_executors
 
 T = TypeVar("T")
 
-RUN_EXECUTORS = "MEDALLION_RUN_EXECUTORS"
-"""The variable that tells a run's pod how many executors it may have; whatever else has a run has none."""
 RUN_SPARK = "MEDALLION_RUN_SPARK"
-"""The one that tells it that the run needs Spark."""
+"""The variable that tells a run's pod that the run needs Spark."""
 
 
 def work_on(

@@ -37,8 +37,8 @@ def measure(rounds: int, days: int = DAYS) -> list[Figure]:
         for n in range(rounds):
             home = Path(folder) / str(n)
             _fill(home / "landing/sales", first, days)
-            ours.append(in_own_process(__name__, "platform", home))
-            bare.append(in_own_process(__name__, "spark", home))
+            ours.append(in_own_process("platform", home))
+            bare.append(in_own_process("spark", home))
             lake = Lake(home / "lake")
             assert lake.rows("bronze.sales") == days * ROWS_A_DAY
             assert lake.rows("gold.sales") == Lake(home).rows("spark.gold") == days
@@ -82,9 +82,9 @@ def _fill(landing: Path, first: date, days: int) -> None:
     os.utime(file, (0, 0))  # complete long ago
 
 
-def in_own_process(module: str, side: str, home: Path) -> float:
-    """The CPU seconds that one side of a benchmark prints at last."""
-    command = [sys.executable, "-m", module, side, str(home)]
+def in_own_process(side: str, home: Path) -> float:
+    """The CPU seconds of one side in a home, with all processes that it starts."""
+    command = [sys.executable, "-m", __name__, side, str(home)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 

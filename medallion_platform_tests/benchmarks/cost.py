@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -18,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.benchmarks.backfill import in_own_process
-from medallion_platform_tests.benchmarks.figure import cpu_seconds
 from medallion_platform_tests.benchmarks.intake_ratio import json_lines
 from medallion_sample.sample import write_sample
 
@@ -34,7 +31,7 @@ def measure(rounds: int, events: int = EVENTS) -> list[dict[str, str]]:
             home = Path(folder) / str(n)
             size = fill(home / "landing", events)
             began = time.monotonic()
-            used.append(in_own_process(__name__, "", home))
+            used.append(in_own_process("platform", home))
             wall.append(time.monotonic() - began)
             lake = Lake(home / "lake")
             assert all(lake.rows(table) > 0 for table in TABLES), "a table is empty"
@@ -71,15 +68,3 @@ def fill(landing: Path, events: int) -> int:
         size += file.write_bytes(rows.replace(b'"evt-0000-', b'"evt-%04d-' % number))
         os.utime(file, (0, 0))  # complete long ago
     return size
-
-
-def _run(home: Path) -> None:
-    from medallion_platform.cli import app
-
-    app(["run", "--home", str(home)], standalone_mode=False)
-
-
-if __name__ == "__main__":
-    _run(Path(sys.argv[2]))
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(cpu_seconds() + ended.ru_utime + ended.ru_stime)

@@ -62,10 +62,19 @@ class Kube:
         named = {name.replace("__", "/").replace("_", "-"): value for name, value in labels.items()}
         return self.get("pods", "--selector", ",".join(f"{n}={v}" for n, v in named.items()))
 
+    def about_to_go(self) -> list[str]:
+        """The pods that are being deleted; those of a node that is away stay so until it is back."""
+        return [pod["metadata"]["name"] for pod in self.get("pods") if "deletionTimestamp" in pod["metadata"]]
+
     def acting_as(self, name: str, *groups: str) -> Kube:
         """The same as another person, whom the login of a cluster would say to be in these groups."""
         everybody = ("system:authenticated", *groups)
         return replace(self, user=(f"--as={name}", *(f"--as-group={group}" for group in everybody)))
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod can do its work."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def _said(command: list[str], given: str | None, seconds: float, environment: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
 from medallion_platform_tests.cluster.graphql import Dagster
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import Kube
+from medallion_platform_tests.cluster.kube import Kube, is_ready
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
@@ -93,7 +93,7 @@ def test_a_lost_zone(working: Installation) -> None:
     finally:
         back = time.time()
         local.start(nodes=2)
-    until(lambda: not _leaving(nodes), 200, working.says, pause=1)
+    until(lambda: not nodes.about_to_go(), 200, working.says, pause=1)
     figure("zone back, until nothing is left of what was there", seconds_since(back), 1)
     assert services(nodes) == dict.fromkeys(SERVICES, "node1")
 
@@ -103,16 +103,9 @@ def services(kube: Kube) -> dict[str, str]:
     found = {}
     for pod in kube.get("pods"):
         component = pod["metadata"]["labels"].get("app.kubernetes.io/component", "")
-        ready = any(
-            c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", [])
-        )
-        if component in SERVICES and ready and "deletionTimestamp" not in pod["metadata"]:
+        if component in SERVICES and is_ready(pod) and "deletionTimestamp" not in pod["metadata"]:
             found[component] = pod["spec"]["nodeName"]
     return found
-
-
-def _leaving(kube: Kube) -> list[str]:
-    return [p["metadata"]["name"] for p in kube.get("pods") if "deletionTimestamp" in p["metadata"]]
 
 
 def test_a_lost_installation_comes_again_from_its_backup(

@@ -20,7 +20,7 @@ from medallion_platform_tests.cluster import local
 from medallion_platform_tests.cluster.conftest import Arrival
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import RELEASE, Installation
-from medallion_platform_tests.cluster.kube import CommandFailed, Kube
+from medallion_platform_tests.cluster.kube import CommandFailed
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
 from medallion_platform_tests.test_demo import content
 from medallion_platform_tests.waiting import until
@@ -252,9 +252,4 @@ def test_a_node_is_lost_and_comes_back(faults: Faults) -> None:
         faults.recovered("node lost", run, since)
     finally:
         local.start(nodes=2)
-    until(lambda: _patient(lambda: _about_to_go(faults.admin)) == [], 120, faults.installed.says, pause=2)
-
-
-def _about_to_go(admin: Kube) -> list[str]:
-    """Those of a node that is away stay until it is back."""
-    return [pod["metadata"]["name"] for pod in admin.get("pods") if "deletionTimestamp" in pod["metadata"]]
+    until(lambda: _patient(faults.admin.about_to_go) == [], 120, faults.installed.says, pause=2)

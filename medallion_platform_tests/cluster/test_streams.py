@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
 from medallion_platform_tests.cluster.installation import Installation, namespace
-from medallion_platform_tests.cluster.kube import CommandFailed, Kube
+from medallion_platform_tests.cluster.kube import CommandFailed, Kube, is_ready
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
 from medallion_platform_tests.cluster.tools import kubectl
@@ -98,7 +98,7 @@ class Workers:
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def ready(self) -> int:
-        return sum(map(_ready, self.pods()))
+        return sum(map(is_ready, self.pods()))
 
     def leader(self) -> dict[str, Any] | None:
         """The pod that holds the lease, if it works."""
@@ -173,10 +173,6 @@ class Workers:
 
 def seconds_since(since: float) -> float:
     return round(time.time() - since, 1)
-
-
-def _ready(pod: dict[str, Any]) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 def container_of(pod: dict[str, Any]) -> tuple[list[str], str]:

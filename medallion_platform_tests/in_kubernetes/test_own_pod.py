@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medallion_platform.errors import Kind
-from medallion_platform.kubernetes import api, own_pod
+from medallion_platform.kubernetes import api
 from medallion_platform.kubernetes.api import ClusterError
 from medallion_platform.kubernetes.own_pod import annotate_own_pod, own_pod_end, own_pod_instants
 from medallion_platform_tests.in_kubernetes.server import Objects, api_server
@@ -34,7 +34,7 @@ def objects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Objects
     """An API server that knows two pods: that of this process, and another one."""
     (tmp_path / "namespace").write_text("here")
     monkeypatch.setattr(api, "_NAMESPACE", tmp_path / "namespace")
-    monkeypatch.setattr(own_pod, "gethostname", lambda: "run-1a2b")
+    monkeypatch.setattr(api, "gethostname", lambda: "run-1a2b")
     monkeypatch.delenv("POD_NAME", raising=False)
     with api_server() as found:
         monkeypatch.setattr(api, "connect", lambda: found.cluster)
