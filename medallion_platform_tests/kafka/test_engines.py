@@ -132,11 +132,12 @@ def test_a_spark_worker_lives_through_kills_and_lost_checkpoints(
         for harm in (_nothing, _delete, _corrupt, _roll_back, _belong_to_another):
             expected = send()
             until(lambda: count(lake) == expected, running)  # noqa: B023
+            until(lambda: _is_at_rest(tmp_path), running)
             (checkpoint,) = tmp_path.glob("medallion-checkpoint-*")
-            copy = tmp_path / "copy"
-            shutil.copytree(checkpoint, copy, ignore=shutil.ignore_patterns(".*.tmp"), dirs_exist_ok=True)
+            copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
             expected = send()
             until(lambda: count(lake) == expected, running)  # noqa: B023
+            until(lambda: _is_at_rest(tmp_path), running)
             harm(checkpoint, copy)
             shutil.rmtree(copy)
         for seconds in (0.3, 8, 0.1, 9):
@@ -162,6 +163,13 @@ def test_a_spark_worker_lives_through_kills_and_lost_checkpoints(
     assert letters(lake).height == 2 * sent
     assert look_at_topics(source_of(broker, topic)).waiting(lake.positions("bronze.clicks")) == []
     conserved(lake)
+
+
+def _is_at_rest(folder: Path) -> bool:
+    """Whether Spark has noted each batch as done: it does so after the commit of its rows."""
+    files = list(folder.glob("medallion-checkpoint-*/*/*"))
+    begun, done = ({f.name for f in files if f.parent.name == kind} for kind in ("offsets", "commits"))
+    return bool(done) and begun == done and not any(".tmp" in f.name for f in files)
 
 
 def _nothing(checkpoint: Path, copy: Path) -> None:
