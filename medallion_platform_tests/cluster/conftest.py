@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ HOST = os.environ.get("MEDALLION_TEST_HOST", "10.88.0.1")
 """The address at which pods reach this machine."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests with a cluster of one node come first: there is one cluster at a time."""
+    items.sort(key=lambda item: item.path.name != "test_policies.py")
+
+
 @pytest.fixture(scope="session")
 def admin() -> Iterator[Kube]:
     """An administrator of the cluster of `KUBECONFIG`, or of one with two nodes that is started here."""
@@ -45,6 +51,11 @@ def admin() -> Iterator[Kube]:
 
 @pytest.fixture(scope="session")
 def images(admin: Kube) -> tuple[str, str]:
+    """What `images_in_nodes` gives."""
+    return images_in_nodes()
+
+
+def images_in_nodes() -> tuple[str, str]:
     """The image of this checkout in the nodes, by two tags; or two that they can pull.
 
     `MEDALLION_TEST_IMAGE` names those, with a comma between.
@@ -71,13 +82,21 @@ def image(images: tuple[str, str]) -> str:
 @pytest.fixture(scope="session")
 def servers_of_tests(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """A bucket, Postgres, a broker and a Redis for all installations; `admin` made their address."""
-    folder = tmp_path_factory.mktemp("servers")
-    before = dict(os.environ)
-    with servers.started(folder, HOST) as found:
-        os.environ.update(found.s3.environment)
+    with serving(tmp_path_factory.mktemp("servers")) as found:
         yield found
-    os.environ.clear()
-    os.environ.update(before)
+
+
+@contextmanager
+def serving(folder: Path) -> Generator[Servers]:
+    """Servers at the address at which pods reach this machine; this process reads their bucket, too."""
+    before = dict(os.environ)
+    try:
+        with servers.started(folder, HOST) as found:
+            os.environ.update(found.s3.environment)
+            yield found
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +131,16 @@ class Arrival:
 
 @pytest.fixture(scope="session")
 def arrival(installed: Installation, tmp_path_factory: pytest.TempPathFactory) -> Arrival:
-    """Everything that had arrived is in the tables, by automation alone."""
-    expected = _undisturbed(installed, tmp_path_factory.mktemp("undisturbed"))
+    """What `everything_arrived` gives of the installation of most tests."""
+    return everything_arrived(installed, tmp_path_factory.mktemp("undisturbed"))
+
+
+def everything_arrived(installed: Installation, home: Path) -> Arrival:
+    """Return when everything that had arrived is in the tables, by automation alone.
+
+    home: an empty folder for what one process makes of the same.
+    """
+    expected = _undisturbed(installed, home)
     lake = Lake(installed.lake)
     with installed.web() as url:
         dagster = Dagster(url, installed.says)

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
+from medallion_platform.kubernetes.shape import GIB, Shape
+from medallion_platform.orchestration.launcher import container_config
 from medallion_platform_tests.chart.rendering import CHART, merged
 from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
@@ -73,6 +75,18 @@ class Installation:
         engineer = self.admin.acting_as("ada", "medallion-data-engineers")
         with web_server(engineer, RELEASE, self.says) as url:
             yield url
+
+    def with_executors(self, count: int, *java: str) -> dict[str, Any]:
+        """What the pod of a run is told that has so many, small ones, as Dagster's `dagster-k8s/config`.
+
+        java: further options of its Java.
+        """
+        image = "{repository}:{tag}".format(**self.values["image"])
+        told = container_config(Shape(3 * GIB, 1, count, 2 * GIB, 1, spark=True), image)
+        # All pods of a test share the cores of its machine.
+        options = ["-Dspark.kubernetes.executor.request.cores=100m", *java]
+        told["container_config"]["env"].append({"name": "JDK_JAVA_OPTIONS", "value": " ".join(options)})
+        return told
 
     def uninstall(self) -> None:
         """As a user does it."""

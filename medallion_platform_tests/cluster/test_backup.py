@@ -20,9 +20,9 @@ from medallion_platform_tests.cluster.graphql import Dagster
 from medallion_platform_tests.cluster.installation import Installation, namespace
 from medallion_platform_tests.cluster.kube import Kube, is_ready
 from medallion_platform_tests.cluster.servers import Servers
-from medallion_platform_tests.cluster.test_faults import figure
+from medallion_platform_tests.cluster.test_faults import figure, seconds_since
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
-from medallion_platform_tests.cluster.test_streams import event, seconds_since
+from medallion_platform_tests.cluster.test_streams import event
 from medallion_platform_tests.test_demo import content
 from medallion_platform_tests.waiting import until
 

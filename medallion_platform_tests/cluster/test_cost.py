@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from medallion_platform import storage
-from medallion_platform.kubernetes.shape import GIB, Shape
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.launcher import container_config
 from medallion_platform_tests.benchmarks.intake_ratio import json_lines
 from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import Installation, namespace
@@ -49,11 +47,7 @@ def working(
 
 @pytest.mark.parametrize("executors", [1, 2, 4])
 def test_a_refresh_by_executors(working: Installation, executors: int) -> None:
-    shape = Shape(3 * GIB, 1, executors, 2 * GIB, 1, spark=True)
-    pod = container_config(shape, "{repository}:{tag}".format(**working.values["image"]))
-    # All pods of a test share the cores of its machine.
-    few = {"name": "JDK_JAVA_OPTIONS", "value": "-Dspark.kubernetes.executor.request.cores=100m"}
-    pod["container_config"]["env"].append(few)
+    pod = working.with_executors(executors)
     used: dict[str, float] = {}
     with working.web() as url:
         dagster = Dagster(url, working.says)

@@ -127,6 +127,11 @@ def figure(name: str, seconds: float, tries: int) -> None:
             out.write(json.dumps({"fault": name, "seconds": seconds, "tries": tries}) + "\n")
 
 
+def seconds_since(since: float) -> float:
+    """With one digit behind the point."""
+    return round(time.time() - since, 1)
+
+
 @pytest.fixture
 def faults(installed: Installation, arrival: Arrival) -> Iterator[Faults]:
     yield Faults(installed, arrival)
@@ -253,3 +258,53 @@ def test_a_node_is_lost_and_comes_back(faults: Faults) -> None:
     finally:
         local.start(nodes=2)
     until(lambda: _patient(faults.admin.about_to_go) == [], 120, faults.installed.says, pause=2)
+
+
+IN_THREADS: Mapping[str, Any] = {"env": [{"name": "MEDALLION_RUN_EXECUTORS", "value": "0"}]}
+"""A container whose run has no executors."""
+LATE_SIGNAL: Mapping[str, Any] = {"lifecycle": {"pre_stop": {"exec": {"command": ["sleep", "800"]}}}}
+"""A container that is not told that it shall end: as if its kubelet, which tells it, were cut off, too."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("reaches", ["nothing", "the bucket alone"])
+def test_a_worker_that_was_cut_off_writes_nothing_when_it_is_back(faults: Faults, reaches: str) -> None:
+    lake = Lake(faults.installed.lake)
+    run = faults.begin(
+        {
+            "container_config": {**IN_THREADS, **LATE_SIGNAL},
+            "pod_spec_config": {"termination_grace_period_seconds": 900},
+        }
+    )
+    with faults.installed.web() as url:
+        dagster = Dagster(url, faults.installed.says)
+        until(lambda: dagster.run(run).tags.get("medallion/working_on"), 180, faults.installed.says)
+    (pod,) = faults.admin.pods(dagster__run_id=run)
+    bucket = faults.installed.servers.s3.port if reaches == "the bucket alone" else None
+    begun = lake.version("silver.events")
+    with local.cut_off(pod["status"]["podIP"], but=bucket):
+        since = time.time()
+        faults.ask(lambda d: d.end(run))
+        other = faults.begin({"container_config": IN_THREADS})
+        faults.ask(lambda d: d.succeeded(other))
+        figure(
+            f"worker cut off ({reaches} in reach) and ended, until another one has written",
+            seconds_since(since),
+            2,
+        )
+        made = lake.version("silver.events")
+        assert made > begun
+        (pod,) = faults.admin.pods(dagster__run_id=run)
+        assert pod["status"]["phase"] == "Running"
+    since = time.time()
+    until(lambda: not faults.admin.pods(dagster__run_id=run), 400, faults.installed.says, pause=1)
+    figure(f"worker back ({reaches} was in reach), until its pod has ended", seconds_since(since), 2)
+    said = [text for text in faults.ask(lambda d: d.messages(run)) if "nothing was written" in text]
+    print(said)
+    # Who could read nothing meanwhile may notice first that what it had planned is done.
+    refused = "was ended meanwhile (CANCELED); nothing was written" if bucket else "nothing was written"
+    assert any(refused in text for text in said), said
+    assert faults.ask(lambda d: d.runs(dagster__root_run_id=run)) == [], "it was tried again"
+    assert lake.version("silver.events") == made
+    assert content(lake) == faults.arrival.tables
+    until(lambda: _patient(faults.leaked) == [], 90, faults.installed.says, pause=2)

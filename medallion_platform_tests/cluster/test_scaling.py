@@ -20,8 +20,7 @@ import pytest
 from medallion_platform_tests.cluster import local
 from medallion_platform_tests.cluster.installation import RELEASE, Installation
 from medallion_platform_tests.cluster.kube import CommandFailed, Kube
-from medallion_platform_tests.cluster.test_faults import figure
-from medallion_platform_tests.cluster.test_streams import seconds_since
+from medallion_platform_tests.cluster.test_faults import figure, seconds_since
 from medallion_platform_tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]

@@ -24,7 +24,7 @@ from medallion_platform_tests.cluster import local, sample
 from medallion_platform_tests.cluster.installation import Installation, namespace
 from medallion_platform_tests.cluster.kube import CommandFailed, Kube, is_ready
 from medallion_platform_tests.cluster.servers import Servers
-from medallion_platform_tests.cluster.test_faults import figure
+from medallion_platform_tests.cluster.test_faults import figure, seconds_since
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.waiting import until
@@ -171,10 +171,6 @@ class Workers:
             return str(error)
 
 
-def seconds_since(since: float) -> float:
-    return round(time.time() - since, 1)
-
-
 def container_of(pod: dict[str, Any]) -> tuple[list[str], str]:
     """How its node's containerd is asked, and the container of a pod."""
     number = pod["spec"]["nodeName"].removeprefix("node")
@@ -222,7 +218,7 @@ def streaming(
         yield workers
 
 
-def test_every_event_is_there_once_though_the_leader_is_killed_every_twentyseconds_since(
+def test_every_event_is_there_once_though_the_leader_is_killed_every_twenty_seconds(
     streaming: Workers,
 ) -> None:
     killed: list[str] = []
