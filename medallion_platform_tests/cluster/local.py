@@ -24,14 +24,19 @@ _SERVICES, _BRIDGE = "10.96.0.0/16", "cni0"
 
 
 class NoCluster(Exception):
-    """A cluster cannot be started here; the text says why."""
+    """There is nothing here that could start a cluster; the text says what is missing."""
+
+
+class DoesNotStart(Exception):
+    """A cluster, or a part of it, does not start; the text says why."""
 
 
 def start(nodes: int) -> Path:
     """Start what is not running yet, of a cluster of so many nodes; returns an administrator's kubeconfig.
 
     Raises:
-        NoCluster: it does not start.
+        NoCluster: nothing here can.
+        DoesNotStart: something can, and fails.
     """
     if not (COMMANDS / "up").exists():
         raise NoCluster(f"KUBECONFIG names none, and there is no {COMMANDS}/up")
@@ -44,7 +49,7 @@ def start(nodes: int) -> Path:
             _forget_nodes(Kube(config), nodes)
             return config
         said = done.stderr[-2000:]
-    raise NoCluster(f"{COMMANDS}/up fails: {said}")
+    raise DoesNotStart(f"{COMMANDS}/up fails: {said}")
 
 
 @contextmanager
@@ -52,7 +57,7 @@ def measuring(admin: Kube) -> Generator[None]:
     """A metrics server in the `with` block: `kubectl top`, and autoscalers that go by what pods use.
 
     Raises:
-        NoCluster: it does not start.
+        DoesNotStart: it does not.
     """
     if is_running("metrics-server"):
         yield
@@ -63,7 +68,7 @@ def measuring(admin: Kube) -> Generator[None]:
     try:
         done = _run("addons", "metrics")
         if done.returncode:
-            raise NoCluster(f"{COMMANDS}/addons metrics fails: {done.stderr[-2000:]}")
+            raise DoesNotStart(f"{COMMANDS}/addons metrics fails: {done.stderr[-2000:]}")
         yield
     finally:  # an API for which nobody answers keeps namespaces from being deleted
         admin.run("delete", "apiservice", "v1beta1.metrics.k8s.io", "--ignore-not-found")
@@ -75,12 +80,12 @@ def enforcing_policies() -> Generator[None]:
     """In the `with` block pods of the first node obey NetworkPolicies; those of others never do.
 
     Raises:
-        NoCluster: what enforces them does not start.
+        DoesNotStart: what enforces them does not.
     """
     try:
         done = _run("addons", "policy")
         if done.returncode:
-            raise NoCluster(f"{COMMANDS}/addons policy fails: {done.stderr[-2000:]}")
+            raise DoesNotStart(f"{COMMANDS}/addons policy fails: {done.stderr[-2000:]}")
         yield
     finally:
         _end("kube-router")
