@@ -39,10 +39,10 @@ A_SECOND = 1000
 """Events, in the drill."""
 CALMLY = 200
 """Events a second elsewhere: two cores, shared by all of a cluster, keep up with them whatever else runs."""
-BEHIND = 1_200_000
+BEHIND = 2_000_000
 """Events that wait for slow workers: more than a third worker is asked for by."""
 USUAL = {"requests": {"cpu": "100m", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
-SLOW = {"requests": {"cpu": "100m", "memory": "2Gi"}, "limits": {"cpu": "200m", "memory": "2Gi"}}
+SLOW = {"requests": {"cpu": "100m", "memory": "2Gi"}, "limits": {"cpu": "100m", "memory": "2Gi"}}
 
 
 def stream(resources: dict[str, Any], *, refresh: bool = True) -> list[dict[str, Any]]:
