@@ -63,20 +63,21 @@ def supervise(
     the start of a run.
     """
     pressures = dict.fromkeys(scaled, Pressure())
-
-    def scale(deployment: str) -> None:
-        pressures[deployment] = scale_workers(
-            cluster, deployment, scaled[deployment], pressures[deployment], time.monotonic(), told
-        )
-
     said: dict[str, str] = {}
-    while not stop.is_set():
-        _try("leftovers", lambda: remove_leftovers(cluster, start_timeout, datetime.now(UTC), told), said)
-        told.turned()
-        for deployment in scaled:
-            _try(deployment, lambda name=deployment: scale(name), said)
+    with worker_client() as asking:
+
+        def scale(deployment: str) -> None:
+            pressures[deployment] = scale_workers(
+                cluster, asking, deployment, scaled[deployment], pressures[deployment], time.monotonic(), told
+            )
+
+        while not stop.is_set():
+            _try("leftovers", lambda: remove_leftovers(cluster, start_timeout, datetime.now(UTC), told), said)
             told.turned()
-        stop.wait(EVERY)
+            for deployment in scaled:
+                _try(deployment, lambda name=deployment: scale(name), said)
+                told.turned()
+            stop.wait(EVERY)
 
 
 def remove_leftovers(cluster: Cluster, start_timeout: timedelta, now: datetime, told: Told) -> None:
@@ -96,8 +97,19 @@ def remove_leftovers(cluster: Cluster, start_timeout: timedelta, now: datetime, 
         _LOG.info("deleted %s %s: %s", left.kind, left.name, left.reason, extra={"uid": left.uid})
 
 
+def worker_client() -> httpx.Client:
+    """What workers are asked with. One for all rounds: each loads certificates, a megabyte of them."""
+    return httpx.Client(timeout=_PATIENCE, trust_env=False)
+
+
 def scale_workers(
-    cluster: Cluster, deployment: str, bounds: Bounds, pressure: Pressure, now: float, told: Told
+    cluster: Cluster,
+    asking: httpx.Client,
+    deployment: str,
+    bounds: Bounds,
+    pressure: Pressure,
+    now: float,
+    told: Told,
 ) -> Pressure:
     """Give a Deployment as many workers as their lag asks for; gives what to pass on the next time.
 
@@ -107,7 +119,7 @@ def scale_workers(
     workers, selector = api.read_scale(cluster, deployment)
     pods = [pod for pod in api.list_pods(cluster, selector) if not pod.metadata.deletion_timestamp]
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(ask_worker, (pod.status.pod_ip for pod in pods)))
+        answers = list(threads.map(lambda pod: ask_worker(asking, pod.status.pod_ip), pods))
     lag = sum_lag(workers, answers)
     decided = decide_workers(now, workers, lag, pressure, bounds)
     told.workers(deployment, decided.workers, lag and (lag.seconds, lag.messages))
@@ -117,13 +129,13 @@ def scale_workers(
     return decided.pressure
 
 
-def ask_worker(address: str | None) -> str | None:
+def ask_worker(asking: httpx.Client, address: str | None) -> str | None:
     """The metrics of a worker as Prometheus reads them; None where it does not answer."""
     if not address:
         return None
     host = f"[{address}]" if ":" in address else address
     try:
-        response = httpx.get(f"http://{host}:{METRICS_PORT}/metrics", timeout=_PATIENCE, trust_env=False)
+        response = asking.get(f"http://{host}:{METRICS_PORT}/metrics")
     except httpx.HTTPError:
         return None
     return response.text if response.is_success else None

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,13 @@ from medallion_platform.kubernetes import supervisor
 from medallion_platform.kubernetes.api import ClusterError, ClusterLease, delete
 from medallion_platform.kubernetes.lease import Lease, LeaseChanged
 from medallion_platform.kubernetes.scaling import MORE_AFTER, Bounds, Lag, Pressure
-from medallion_platform.kubernetes.supervisor import remove_leftovers, scale_workers, sum_lag, supervise
+from medallion_platform.kubernetes.supervisor import (
+    remove_leftovers,
+    scale_workers,
+    sum_lag,
+    supervise,
+    worker_client,
+)
 from medallion_platform.observability.launch import Launch
 from medallion_platform.observability.server import serve_metrics
 from medallion_platform.observability.supervision import HUNG, SupervisorMetrics
@@ -143,7 +150,7 @@ def worker(objects: Objects, name: str, address: str) -> None:
 
 
 def test_workers_are_scaled_by_what_they_say(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics, told = WorkerMetrics("s"), SupervisorMetrics()
+    metrics, told, asking = WorkerMetrics("s"), SupervisorMetrics(), worker_client()
     server = serve_metrics(metrics, "127.0.0.1", 0)
     monkeypatch.setattr(supervisor, "METRICS_PORT", server.server_port)
     try:
@@ -156,7 +163,7 @@ def test_workers_are_scaled_by_what_they_say(objects: Objects, monkeypatch: pyte
         worker(objects, "stream-1", "127.0.0.1")
 
         def look(pressure: Pressure, now: float) -> tuple[int, Pressure]:
-            then = scale_workers(objects.cluster, "stream", Bounds(1, 5), pressure, now, told)
+            then = scale_workers(objects.cluster, asking, "stream", Bounds(1, 5), pressure, now, told)
             return objects.found["deployments/stream/scale"]["spec"]["replicas"], then
 
         metrics.taken({"written": 100}, 1.0, {f"t/{n}": 50_000 for n in range(5)})
@@ -178,6 +185,7 @@ def test_workers_are_scaled_by_what_they_say(objects: Objects, monkeypatch: pyte
         server.server_close()
     # What nobody tells is not told on.
     look(pressure, 2000)
+    asking.close()
     assert of(told, "medallion_stream_workers_behind_records", **stream) is None
 
 
@@ -224,6 +232,35 @@ def test_a_lease_over_http(objects: Objects) -> None:
     objects.refused.add("GET")
     with pytest.raises(ClusterError, match=r"to get the lease l\) answered 403"):
         one.turn()
+
+
+CYCLES = """
+import sys, weakref
+from types import SimpleNamespace
+from medallion_platform.cli import main
+from medallion_platform.kubernetes import api, supervisor
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+
+def rounds(*_):
+    for _ in range(20_000):
+        alive.add(Cycle())
+    print("alive:", len(alive))
+
+alive = weakref.WeakSet()
+api.connect = lambda: SimpleNamespace(namespace="here")
+supervisor.supervise = rounds
+sys.argv = ["medallion", "supervise", "--port", "0"]
+main()
+"""
+
+
+def test_the_command_keeps_no_garbage() -> None:
+    done = subprocess.run([sys.executable, "-c", CYCLES], capture_output=True, text=True, check=True)
+    (alive,) = re.findall(r"alive: (\d+)", done.stdout)
+    assert int(alive) < 2000
 
 
 def test_the_command_serves_what_it_sees(objects: Objects, tmp_path: Path) -> None:
