@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections import defaultdict
 from pathlib import Path
 
 from medallion_platform import storage
@@ -21,7 +23,7 @@ def produce(broker: Broker) -> int:
     for topic in TOPICS:
         broker.create(topic, _PARTITIONS if topic == EVENTS else 1)
     sent = 0
-    for number, file in enumerate(sample_files({})):
+    for file in sample_files({}):
         domain, folder, *_ = Path(file.path).parts
         if domain != "clickstream" or folder not in folders:
             continue
@@ -30,9 +32,25 @@ def produce(broker: Broker) -> int:
             content = zlib.decompressobj(wbits=31).decompress(content)
         lines = content.splitlines()
         topic = folders[folder]
-        broker.send(topic, list(lines), number % _PARTITIONS if topic == EVENTS else 0)
+        for partition, values in _by_partition(lines, _PARTITIONS if topic == EVENTS else 1).items():
+            broker.send(topic, list(values), partition)
         sent += len(lines)
     return sent
+
+
+def _by_partition(lines: list[bytes], partitions: int) -> dict[int, list[bytes]]:
+    """An event that comes twice comes twice in one partition, as from a producer that has keys.
+
+    Between partitions it would depend on the batches of a worker which of the two is taken in.
+    """
+    found: dict[int, list[bytes]] = defaultdict(list)
+    for line in lines:
+        try:
+            key = str(json.loads(line)["event_id"]).encode()
+        except (ValueError, TypeError, KeyError):
+            key = line
+        found[zlib.crc32(key) % partitions].append(line)
+    return found
 
 
 def land(landing: str) -> int:
