@@ -8,7 +8,7 @@ called before a table's files are read.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -78,15 +78,10 @@ def verify_data_file(table: DeltaTable, file: FileEntry) -> None:
     Raises:
         DamagedFile: it is missing, its end or a page has a wrong checksum, or a page cannot be decoded.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with _explain_damage(table, file):
         content = store(path_of(table)).get(file["path"]).bytes().to_bytes()
         _verify_end(table, file, lambda length: content[-length:], names_in(table))
-        pages = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        for _ in pages.iter_batches():
-            pass
+        _read_pages(content)
 
 
 def verify_file_ends(table: DeltaTable, files: Iterable[FileEntry]) -> None:
@@ -116,21 +111,49 @@ def copy_damage(root: str, key: str, file: FileEntry, columns: file_ends.Names) 
 
     Its size is compared with that of the Delta log, and its end with what the file's name tells of it.
     """
+    return _reason_of(lambda: _damage_at_end(root, key, file, columns))
+
+
+def damage_within(root: str, key: str, file: FileEntry, columns: file_ends.Names) -> str:
+    """What is wrong with a data file, or with a copy of it, whose pages are all read; "" if nothing is."""
+
+    def damage() -> str:
+        if why := _damage_at_end(root, key, file, columns):
+            return why
+        _read_pages(store(root).get(key).bytes().to_bytes())
+        return ""
+
+    return _reason_of(damage)
+
+
+def _damage_at_end(root: str, key: str, file: FileEntry, columns: file_ends.Names) -> str:
+    if (size := store(root).head(key)["size"]) != file["size_bytes"]:
+        return f"it has {size} bytes, and by the Delta log {file['size_bytes']}"
+    return file_ends.damage(file["path"], file_ends.last_bytes(root, key, size), columns, file["num_records"])
+
+
+def _reason_of(damage: Callable[[], str]) -> str:
+    """What `damage` returns, or why what it reads cannot be read."""
     import pyarrow as pa
     from obstore.exceptions import BaseError
 
     try:
-        if (size := store(root).head(key)["size"]) != file["size_bytes"]:
-            return f"it has {size} bytes, and by the Delta log {file['size_bytes']}"
-        return file_ends.damage(
-            file["path"], file_ends.last_bytes(root, key, size), columns, file["num_records"]
-        )
+        return damage()
     except FileNotFoundError:
         return "it is gone"
     except (BaseError, OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if not classify(error).of_content:
             raise
         return client_reason(error)
+
+
+def _read_pages(content: bytes) -> None:
+    """Read all pages of a data file; what is damaged raises."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for _ in pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).iter_batches():
+        pass
 
 
 def files_with_damage(table: DeltaTable, files: Iterable[FileEntry]) -> dict[str, str]:

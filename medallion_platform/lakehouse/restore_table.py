@@ -24,7 +24,7 @@ from medallion_platform.lakehouse.commit import commit_files, next_sequence
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
 from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.cut import file_of
-from medallion_platform.lakehouse.damaged_files import copy_damage, files_with_damage, names_in
+from medallion_platform.lakehouse.damaged_files import damage_within, names_in
 from medallion_platform.lakehouse.lake import DamagedLog, Lake, files_of, path_of
 from medallion_platform.lakehouse.polars_writer import restore_version
 from medallion_platform.lakehouse.restore import CannotRestore, RestoredTable, choose_backup
@@ -111,12 +111,14 @@ def _held(place: BackupPlace, backup: Backup, table: str) -> TableBackup:
 
 
 def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> RestoredTable:
-    """Put back the files of a table's newest version that are missing or damaged; it is no commit."""
-    files = files_of(opened)
-    root, columns, damaged = path_of(opened), names_in(opened), files_with_damage(opened, files)
+    """Put back the files of a table's newest version that are missing or damaged; it is no commit.
+
+    All pages are read, also those of a copy before it is put back: damage within a file shows only there.
+    """
+    root, columns = path_of(opened), names_in(opened)
     folder = f"{FILES}/{table}/{opened.metadata().id}"
-    wanted = [file for file in files if file["path"] in damaged]
-    lost = [f["path"] for f in wanted if copy_damage(place.root, f"{folder}/{f['path']}", f, columns)]
+    wanted = [file for file in files_of(opened) if damage_within(root, file["path"], file, columns)]
+    lost = [f["path"] for f in wanted if damage_within(place.root, f"{folder}/{f['path']}", f, columns)]
     if lost:
         raise CannotRestore(
             f"{table}: no backup at {place.root} has a good copy of {', '.join(lost)}. Nothing was restored",

@@ -10,11 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from medallion_platform.lakehouse import backup_tables, log_archive, maintenance
 from medallion_platform.lakehouse.backup import back_up
 from medallion_platform.lakehouse.backup_place import Backup, BackupPlace, DamagedBackup, NoBackup
+from medallion_platform.lakehouse.damaged_files import DamagedFile, verify_table
 from medallion_platform.lakehouse.lake import Lake, files_of
 from medallion_platform.lakehouse.lake_format import HalfRestored, NewerLake, open_lake, read_format
 from medallion_platform.lakehouse.restore import CannotRestore, choose_backup, restore_lake
@@ -198,10 +200,39 @@ def test_a_damaged_file_is_put_back_and_nothing_else_changes(small: SmallLake, p
     assert {name: small.lake.version(name) for name in ALL} == versions
 
 
-def damage(file: Path) -> None:
+def damage(file: Path, at: int = -20) -> None:
     content = bytearray(file.read_bytes())
-    content[-20] ^= 1
+    content[at] ^= 1
     file.write_bytes(content)
+
+
+def in_a_page(file: Path) -> int:
+    """Where a file has the end of its first column's last page: the header of a page has no checksum."""
+    column = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    return (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 2
+
+
+def test_a_file_that_is_damaged_within_is_put_back(small: SmallLake, place: BackupPlace) -> None:
+    """Its size and its end are right."""
+    back_up(small.lake, place, NOW)
+    whole = small.content()
+    opened = small.lake.open("bronze.orders")
+    assert opened is not None
+    one, *_ = sorted(f["path"] for f in files_of(opened))
+    file = Path(small.lake.path("bronze.orders"), one)
+    place_in_it = in_a_page(file)
+    damage(file, place_in_it)
+    with pytest.raises(DamagedFile):
+        verify_table(small.lake, "bronze.orders")
+    (done,) = table_back(small, place, "bronze.orders")
+    assert (done.how, done.files) == ("damaged files were put back", 1)
+    assert small.content() == whole
+    # A copy that is damaged in the same way is none to put back.
+    (copy,) = Path(place.root).rglob(file.name)
+    for each in (file, copy):
+        damage(each, place_in_it)
+    with pytest.raises(CannotRestore, match=f"no backup at .* has a good copy of {one}"):
+        table_back(small, place, "bronze.orders")
 
 
 def test_what_no_backup_has_is_not_put_back(small: SmallLake, place: BackupPlace) -> None:
