@@ -10,7 +10,6 @@ decided in `sources.connectors`; how files become a table, in `lakehouse`.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from uuid import uuid4
 from medallion_platform.errors import Kind, MedallionError, links
 
 if TYPE_CHECKING:
+    from obstore import GetResult
     from obstore.store import LocalStore, S3Store
 
     Store = LocalStore | S3Store
@@ -154,14 +154,25 @@ def copy_file(source: str, key: str, target: str, to: str) -> None:
         OSError: it cannot be written.
     """
 
-    async def copy() -> None:
-        found = await store(source).get_async(key)
-        if found.meta["size"] <= _PIECE:  # one request, and not the three of an upload in parts
-            await store(target).put_async(to, await found.bytes_async(), use_multipart=False)
-        else:
-            await store(target).put_async(to, found.stream(min_chunk_size=_PIECE))
+    found = store(source).get(key)
+    if found.meta["size"] <= _PIECE:  # one request, and not the three of an upload in parts
+        store(target).put(to, found.bytes(), use_multipart=False)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        store(target).put(to, _pieces(found, reader))
 
-    asyncio.run(copy())  # only the asynchronous client reads and writes at the same time
+
+def _pieces(found: GetResult, reader: ThreadPoolExecutor) -> Generator[bytes]:
+    """The pieces of a file; the next one is read while one is written.
+
+    Not by the asynchronous client: where Python ends soon after its last answer, the thread that brings it
+    (of pyo3-async-runtimes) aborts the process. And not in the thread that writes, which Tokio forbids.
+    """
+    pieces = iter(found.stream(min_chunk_size=_PIECE))
+    coming = reader.submit(next, pieces, None)
+    while (piece := coming.result()) is not None:
+        coming = reader.submit(next, pieces, None)
+        yield piece
 
 
 def write_whole(path: Path, text: str) -> None:

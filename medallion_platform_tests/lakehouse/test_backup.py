@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -264,3 +266,17 @@ def test_files_of_any_size_are_copied(tmp_path: Path, size: int) -> None:
     store(source).put("r=G%3A W/ü", content)
     copy_file(source, "r=G%3A W/ü", target, "files/r=G%3A W/ü")
     assert store(target).get("files/r=G%3A W/ü").bytes().to_bytes() == content
+
+
+COPY = """
+import sys
+from medallion_platform.storage import copy_file
+copy_file(sys.argv[1], "a", sys.argv[1], "b")
+sys.exit("asyncio" in sys.modules)
+"""
+
+
+def test_a_copy_leaves_no_thread_that_could_abort_a_process_at_its_end(tmp_path: Path) -> None:
+    """Answers of the asynchronous client did, in one of ten processes that ended right afterwards."""
+    (tmp_path / "a").write_bytes(b"x" * 20_000_000)
+    assert subprocess.run([sys.executable, "-c", COPY, str(tmp_path)], check=False).returncode == 0
