@@ -381,7 +381,9 @@ def test_each_source_has_workers_of_its_own_that_finish_what_they_began() -> Non
         spec = the(manifests, "Deployment", name)["spec"]
         pod = spec["template"]["spec"]
         worker = pod["containers"][0]
-        assert the(manifests, "PodDisruptionBudget", name)["spec"]["selector"] == spec["selector"]
+        budget = the(manifests, "PodDisruptionBudget", name)["spec"]
+        assert (budget["selector"], budget["minAvailable"]) == (spec["selector"], 1)
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
         assert pod["terminationGracePeriodSeconds"] > worker["lifecycle"]["preStop"]["sleep"]["seconds"]
         told[worker["args"][2]] = (worker["args"][3:], spec.get("replicas"))
     listening = ["--host", "0.0.0.0", "--port", "9108"]
