@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,30 @@ class Dagster:
     def quiet(self, seconds: float = 300) -> None:
         """Return when every run has ended, of those in the queue also."""
         until(lambda: all(run.ended for run in self.runs()), seconds, self.says, pause=1)
+
+    def up_to_date(self, seconds: float = 300) -> None:
+        """Return when a look of the sensor that begins from now on finds nothing to do."""
+        since = time.time()
+
+        def found_nothing() -> bool:
+            look = self._newest_look()
+            return look["timestamp"] > since and "nothing is out of date" in (look["skipReason"] or "")
+
+        until(found_nothing, seconds, lambda: f"{self._newest_look()} {self.says()}", pause=1)
+
+    def _newest_look(self) -> dict[str, Any]:
+        """The newest tick of the sensor that asks for runs."""
+        told = self.ask(
+            """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) { __typename
+                ... on Sensor { sensorState { ticks(limit: 1) { timestamp status skipReason } } } } }""",
+            sensor={
+                "repositoryLocationName": self.location,
+                "repositoryName": "__repository__",
+                "sensorName": "catch_up_sensor",
+            },
+        )["sensorOrError"]
+        (tick,) = told["sensorState"]["ticks"]
+        return tick
 
     def _ended(self, run_id: str) -> Run | None:
         run = self.run(run_id)

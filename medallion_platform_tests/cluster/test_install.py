@@ -36,7 +36,7 @@ def test_features_are_online_and_then_nothing_more_is_asked_for(
 ) -> None:
     assert arrival.tables["gold.user_features"]
     until(lambda: installed.servers.redis.client().dbsize() > 0, 120, installed.says)
-    dagster.quiet()
+    dagster.up_to_date()
     known = {run.id for run in dagster.runs()}
     time.sleep(4 * _LOOK_SECONDS)  # of the sensor, in the code location, which has another disk
     assert [run.tags for run in dagster.runs() if run.id not in known] == []
