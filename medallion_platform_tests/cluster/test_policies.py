@@ -37,9 +37,9 @@ from medallion_platform_tests.cluster.graphql import Dagster
 from medallion_platform_tests.cluster.installation import RELEASE, Installation, namespace
 from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
-from medallion_platform_tests.cluster.test_streams import USUAL, _meanwhile
+from medallion_platform_tests.cluster.test_streams import USUAL
 from medallion_platform_tests.test_demo import content
-from medallion_platform_tests.waiting import until
+from medallion_platform_tests.waiting import meanwhile, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -208,7 +208,7 @@ def enforcing(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         before = probes.reached()
         seen = None if "KUBECONFIG" in os.environ else ends.enter_context(connections(folder))
         if seen:
-            ends.enter_context(_meanwhile(lambda: seen.look(installed.admin), every=3))
+            ends.enter_context(meanwhile(lambda: seen.look(installed.admin), every=3))
         events = f"s3://{installed.bucket}/events"
         storage.create_file(events, ".keep", b"")  # the history server wants a folder
         sample.land(installed.landing)

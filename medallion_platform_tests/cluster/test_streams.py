@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure, seconds_since
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.kafka.broker import Broker
-from medallion_platform_tests.waiting import until
+from medallion_platform_tests.waiting import meanwhile, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -293,7 +293,7 @@ def test_workers_that_are_replaced_finish_their_batch(streaming: Workers) -> Non
         found = streaming.admin.get("deployments", f"--field-selector=metadata.name={WORKERS}")
         fewest.append(found[0]["status"].get("readyReplicas", 0))
 
-    with streaming.arriving("replaced") as events, _ends(streaming) as ends, _meanwhile(count):
+    with streaming.arriving("replaced") as events, _ends(streaming) as ends, meanwhile(count):
         since = time.time()
         streaming.admin.run("rollout", "restart", f"deployment/{WORKERS}")
         streaming.admin.run("rollout", "status", f"deployment/{WORKERS}", "--timeout=400s", seconds=420)
@@ -330,24 +330,6 @@ def _ends(workers: Workers) -> Generator[dict[str, int]]:
         finally:
             watch.terminate()
             reader.join()
-
-
-@contextmanager
-def _meanwhile(look: Callable[[], object], every: float = 1) -> Generator[None]:
-    """Look again and again."""
-    stop = Event()
-
-    def go_on() -> None:
-        while not stop.wait(every):
-            look()
-
-    thread = Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_a_backlog_brings_a_third_worker_which_leaves_when_it_is_calm(streaming: Workers) -> None:
