@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, Message
 
 from medallion_platform.errors import Kind
-from medallion_platform.sources.connectors.kafka.client import KafkaClient
+from medallion_platform.sources.connectors.kafka.client import KafkaClient, _remember_complaints
 from medallion_platform.sources.errors import Unavailable
 from medallion_platform_tests.sources.test_kafka_settings import source
 
@@ -48,3 +48,20 @@ def test_what_passes_is_noted_and_the_intake_goes_on(client: KafkaClient, number
     read = client.split_errors([said(number, passes=passes)])
     assert (list(read.messages), read.end, read.expired) == ([], None, False)
     assert client.said[0].kind.transient
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # What the client said of one broker whose certificate is not trusted, by where it found that out.
+        "sasl_ssl://127.0.0.1:34127/bootstrap: error:0A000086:SSL routines::certificate verify failed "
+        "(after 4ms in state SSL_HANDSHAKE)",
+        "sasl_ssl://127.0.0.1:34127/bootstrap: SSL handshake failed: error:0A000086:SSL routines::"
+        "certificate verify failed: broker certificate could not be verified, verify that ssl.ca.location is "
+        "correctly configured or root CA certificates are installed (after 4ms in state SSL_HANDSHAKE)",
+    ],
+)
+def test_a_certificate_that_is_not_trusted_is_told_in_words_once(client: KafkaClient, text: str) -> None:
+    remember = _remember_complaints(client.source, client.said)
+    remember(KafkaError(KafkaError._SSL, text))
+    assert str(client.unavailable()).count("broker certificate could not be verified") == 1

@@ -327,7 +327,11 @@ def _kind_of(error: KafkaError) -> Kind:
 def _complaint(error: KafkaError) -> Complaint:
     """The error in words. A worker waits until an unknown error is over, and the text says so."""
     kind = _kind_of(error)
-    return Complaint(error.str(), Kind.NETWORK if kind is Kind.UNKNOWN else kind)
+    text = error.str()
+    if "certificate verify failed" in text and "could not be verified" not in text:
+        # librdkafka explains it if reading found it out; if writing did, it passes on what OpenSSL says.
+        text = f"broker certificate could not be verified: {text}"
+    return Complaint(text, Kind.NETWORK if kind is Kind.UNKNOWN else kind)
 
 
 def _complaint_of_exception(error: BaseException) -> Complaint:
