@@ -62,31 +62,32 @@ def _source_context(
 
 def waiting_arrivals(
     catalog: Catalog, lakehouse: Lakehouse, now: datetime, lake: Lake, cache: AnswerCache | None = None
-) -> list[str]:
-    """What is waiting for an intake: complete files, partitions with new messages, pulls that are due.
+) -> dict[str, list[str]]:
+    """What waits for an intake, by bronze table: complete files, new messages, pulls that are due.
 
     A source that cannot be reached, or whose table cannot be read, also counts as waiting: its intake says
-    why and is repeated. lake: the lake to look at. cache: cached answers for this catalog.
+    why and is repeated. lake: the lake to look at. cache: cached answers for this catalog. A table for which
+    nothing waits is left out.
     """
     cache = cache or AnswerCache()
-    found: list[str] = []
+    found: dict[str, list[str]] = {}
     files = catalog.file_sources
     try:
-        found_files = landing_scan.scan_landing_zone(
+        claimed = landing_scan.scan_landing_zone(
             lakehouse.landing, files, now, lakehouse.settle_seconds, claimed_only=True
-        )
+        ).claimed
         for source in files:
-            found += _files_waiting(source, found_files.claimed[source.name], lake, cache)
+            found[source.table] = _files_waiting(source, claimed[source.name], lake, cache)
     except Unavailable as error:
-        found.append(str(error))
+        found |= {source.table: [str(error)] for source in files}
     for source in catalog.sources:
         if source not in files:
             try:
                 around = _source_context(source, lakehouse, lake, now)
-                found += source.arrivals(around).waiting(around.position)
+                found[source.table] = list(source.arrivals(around).waiting(around.position))
             except (DamagedLog, Unavailable) as error:
-                found.append(str(error))
-    return found
+                found[source.table] = [str(error)]
+    return {table: pieces for table, pieces in found.items() if pieces}
 
 
 def _files_waiting(

@@ -1,7 +1,7 @@
 """The sensors: what arrived, what is out of date, a surge of dead letters, changed code."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -10,6 +10,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG
 from medallion_platform.kubernetes.shape import needs_own_run
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
+from medallion_platform.orchestration.assets import intake_op_name
 from medallion_platform.orchestration.catch_up import UNFINISHED, unpublished_edition
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
@@ -39,6 +40,7 @@ from medallion_platform.pipeline.need import needs_of_tables
 from medallion_platform.pipeline.out_of_date import OutOfDateTable, out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries import findings
+from medallion_platform.sources.source import Source
 
 ONLY_TAG = "medallion/only"
 """The tag of a run of `catch_up` for one table, which it names."""
@@ -63,6 +65,7 @@ def catch_up_sensor(
 
     cache = AnswerCache()
     published: Published | None = None
+    bronze = {source.table for source in catalog.sources}
 
     @dg.sensor(
         name="catch_up_sensor",
@@ -89,27 +92,33 @@ def catch_up_sensor(
             needs = needs_of_tables(catalog, lake, late, cache)
             published, limits = publish_needs(on, needs, now, published), limits_of(Settings())
             apart = {name for name, need in needs.items() if needs_own_run(need, limits)}
-        wanted, taken_back, pieces = _find_wanted(catalog, features, lakehouse, now, lake, late, cache)
-        busy = set(wanted) - {INTAKE} if CATCH_UP in at_work else _busy_tables(on, set(wanted) - {INTAKE})
-        busy |= ({INTAKE} & at_work) | own_runs
+        waiting = waiting_arrivals(catalog, lakehouse, now, lake, cache)
+        wanted, taken_back = _find_wanted(features, lakehouse, lake, late)
+        wanted |= {table: digest_of_texts(pieces) for table, pieces in waiting.items()}
+        made = set(wanted) - bronze
+        busy = made if CATCH_UP in at_work else _busy_tables(on, made)
+        busy |= (bronze if INTAKE in at_work else set()) | own_runs
         requested = requests_from_text(context.cursor)
         if CATCH_UP in at_work:
-            busy |= requested.keys() - {INTAKE}
+            busy |= requested.keys() - bronze
         decision = decide_requests(
             {name: state for name, state in wanted.items() if name not in busy},
             {name: a for name, a in requested.items() if name not in busy},
             now,
-            retry_forever={INTAKE},
+            retry_forever=bronze,
         )
         requests: list[dg.RunRequest] = []
-        if INTAKE in decision.ask:
-            tags = {"files": str(pieces), **_ASKED_FOR_AGAIN_HERE}
-            requests.append(dg.RunRequest(f"{INTAKE} {decision.key}", job_name=INTAKE, tags=tags))
+        landed = decision.ask.keys() & bronze
+        if landed:
+            files = sum(len(waiting[table]) for table in landed)
+            held = {catalog.source_of[table] for table in decision.on_hold.keys() & bronze}
+            requests.append(_intake_request(decision.key, files, held))
         for name in sorted(apart & decision.ask.keys()):
             requests.append(_catch_up_request(f"{decision.key} {name}", {ONLY_TAG: name}, only=[name]))
-        if decision.ask.keys() - apart - ({INTAKE} if in_pods else set()) and CATCH_UP not in at_work:
-            held, leave = {**decision.on_hold, **taken_back}, sorted((busy | apart) - {INTAKE})
-            requests.append(_catch_up_request(decision.key, {}, held=held, leave=leave))
+        if decision.ask.keys() - apart - (landed if in_pods else set()) and CATCH_UP not in at_work:
+            failed = {name: state for name, state in decision.on_hold.items() if name not in bronze}
+            leave = sorted((busy | apart) - bronze)
+            requests.append(_catch_up_request(decision.key, {}, held=failed | taken_back, leave=leave))
         results = [
             checks.not_refreshed_result(n, _last_failure_reason(on, n), _GIVEN_UP) for n in decision.given_up
         ]
@@ -127,23 +136,22 @@ def catch_up_sensor(
 
 
 def _find_wanted(
-    catalog: Catalog,
-    features: Sequence[Features],
-    lakehouse: Lakehouse,
-    now: datetime,
-    lake: Lake,
-    late: Mapping[str, OutOfDateTable],
-    cache: AnswerCache,
-) -> tuple[dict[str, str], dict[str, str], int]:
-    """What to refresh, and what was rolled back, each with its state; and the number of waiting files."""
-    pieces = waiting_arrivals(catalog, lakehouse, now, lake, cache)
-    wanted = {INTAKE: digest_of_texts(pieces)} if pieces else {}
+    features: Sequence[Features], lakehouse: Lakehouse, lake: Lake, late: Mapping[str, OutOfDateTable]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The tables and features to make, and the tables that were rolled back, each with its state."""
+    wanted: dict[str, str] = {}
     taken_back: dict[str, str] = {}
     for name, found in late.items():
         (taken_back if found.taken_back else wanted)[name] = found.state
     editions = {serving_name(view.view): unpublished_edition(view, lakehouse, lake) for view in features}
-    wanted |= {name: edition for name, edition in editions.items() if edition}
-    return wanted, taken_back, len(pieces)
+    return wanted | {name: edition for name, edition in editions.items() if edition}, taken_back
+
+
+def _intake_request(key: str, pieces: int, held: Iterable[Source]) -> dg.RunRequest:
+    """A run of `intake` that takes in what waits, but leaves out sources that failed a moment ago."""
+    ops = {intake_op_name(source): {"config": {"held": True}} for source in held}
+    tags = {"files": str(pieces), **_ASKED_FOR_AGAIN_HERE}
+    return dg.RunRequest(f"{INTAKE} {key}", job_name=INTAKE, run_config={"ops": ops}, tags=tags)
 
 
 def _catch_up_request(key: str, tags: Mapping[str, str], **config: object) -> dg.RunRequest:

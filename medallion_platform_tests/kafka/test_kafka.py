@@ -418,7 +418,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
     place = Lakehouse(
         lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
     )
-    assert len(waiting_arrivals(catalog, place, datetime.now(UTC), place.lake)) == 2
+    assert len(waiting_arrivals(catalog, place, datetime.now(UTC), place.lake)["bronze.clicks"]) == 2
     with dg.DagsterInstance.ephemeral() as on:
         done = build_defs(catalog, place).resolve_job_def("intake").execute_in_process(instance=on)
         assert done.success
@@ -426,7 +426,7 @@ def test_dagster_takes_a_topic_in_when_messages_wait(broker: Broker, topic: str,
         assert written
         assert written.asset_materialization
         assert written.asset_materialization.metadata["partitions"].value == 2
-    assert waiting_arrivals(catalog, place, datetime.now(UTC), place.lake) == []
+    assert waiting_arrivals(catalog, place, datetime.now(UTC), place.lake) == {}
     assert ids(place.lake) == ["a"]
 
 

@@ -309,7 +309,7 @@ def test_an_intake_that_died_is_tried_again(tmp_path: Path) -> None:
     registered = landed_files(source, settings.landing, seen, place.lake, Run.now())  # and died here
     assert len(waiting_arrivals(catalog, place, later, place.lake)) == 1
     intake(registered, place.lake, Run.now())
-    assert waiting_arrivals(catalog, place, later, place.lake) == []
+    assert waiting_arrivals(catalog, place, later, place.lake) == {}
 
 
 @pytest.mark.parametrize(

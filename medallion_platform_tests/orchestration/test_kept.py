@@ -209,7 +209,8 @@ def test_a_damaged_log_keeps_no_other_source_from_being_taken_in(tmp_path: Path)
     assert len(world.look()[0]) == 1  # type: ignore[arg-type]
     for commit in (Path(world.lake.path("bronze.sales_000")) / "_delta_log").glob("*.json"):
         commit.write_text("{ damaged")
-    damaged, other = waiting_arrivals(CATALOG, world.place, datetime.now(UTC), world.lake.snapshot())
+    waiting = waiting_arrivals(CATALOG, world.place, datetime.now(UTC), world.lake.snapshot())
+    (damaged,), (other,) = waiting["bronze.sales_000"], waiting["bronze.sales_001"]
     assert "bronze.sales_000" in damaged, "its intake says why"
     assert other.startswith("sales_001/0.csv")
     assert out_of_date.tables_waiting_for_inputs(CATALOG, world.lake.snapshot()) == {}

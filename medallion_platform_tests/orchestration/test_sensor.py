@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,36 @@ def test_rows_that_came_after_the_last_attempt_are_asked_for_at_once(world: Worl
     world.take_in()
     (again,) = world.tick().run_requests
     assert again.run_key != first
+
+
+def test_a_source_whose_intake_fails_is_left_out_while_another_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tuple(catalog.source_of[table] for table in ("bronze.departments", "bronze.jobs"))
+    monkeypatch.setattr(sys.modules[__name__], "FEW", Catalog(few, ()))
+    lake = world.place.lake
+    world.land("first")
+    world.take_in()
+    for commit in (Path(lake.path("bronze.departments")) / "_delta_log").glob("*.json"):
+        commit.write_text("{ damaged")
+    world.land("second")
+
+    def take_in() -> list[str]:
+        """The sources that the next run of the intake leaves out; it does all others."""
+        (request, *_) = world.tick().run_requests
+        job = world.defs.resolve_job_def(INTAKE)
+        job.execute_in_process(request.run_config, instance=world.on, raise_on_error=False)
+        return [op for op, given in request.run_config["ops"].items() if given["config"]["held"]]
+
+    assert take_in() == []
+    assert world.jobs() == [], "its next try comes later"
+    for n in range(2):
+        file = Path(world.place.landing) / "hr" / "jobs" / f"{n}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{n + 1},Engineer\n")
+        assert take_in() == ["intake_hr_departments"]
+        assert lake.rows("bronze.jobs") == n + 1
+    assert requests_from_text(world.cursor)["bronze.departments"].times == 1
 
 
 def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world: World) -> None:

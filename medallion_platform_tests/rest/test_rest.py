@@ -714,7 +714,7 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
         lake_root=str(tmp_path / "lake"), landing=str(tmp_path), feature_repo=str(tmp_path / "features")
     )
     began = datetime.now(UTC)
-    assert waiting_arrivals(catalog, place, began, place.lake) == ["orders"]
+    assert waiting_arrivals(catalog, place, began, place.lake) == {"bronze.orders": ["orders"]}
     assert api.asked == [], "a look asks nothing"
     job = build_defs(catalog, place).resolve_job_def("intake")
     with dg.DagsterInstance.ephemeral() as on:
@@ -725,6 +725,6 @@ def test_dagster_pulls_when_it_is_due(api: Api, tmp_path: Path) -> None:
         assert written.asset_materialization
         assert written.asset_materialization.metadata["pulls"].value == 1
     assert len(api.asked) == 1, "it was pulled before it was due"
-    assert waiting_arrivals(catalog, place, began + timedelta(minutes=59), place.lake) == []
+    assert waiting_arrivals(catalog, place, began + timedelta(minutes=59), place.lake) == {}
     assert len(waiting_arrivals(catalog, place, datetime.now(UTC) + timedelta(hours=1), place.lake)) == 1
     assert rows(place.lake)["event_id"].to_list() == ["a"]
