@@ -61,8 +61,9 @@ def connect() -> Cluster:
             config.load_incluster_config(settings)
             namespace = _NAMESPACE.read_text().strip()
         else:
-            config.load_kube_config(client_configuration=settings)
-            namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
+            file = os.environ.get("KUBECONFIG")  # the client asks for it when it is imported, and never again
+            config.load_kube_config(file, client_configuration=settings)
+            namespace = config.list_kube_config_contexts(file)[1]["context"].get("namespace", "default")
     except config.ConfigException as error:
         raise ClusterError(
             f"no Kubernetes cluster is known here ({error})",

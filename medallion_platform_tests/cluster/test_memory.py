@@ -30,7 +30,7 @@ from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_faults import figure
 from medallion_platform_tests.waiting import until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1200)]
 
 PROJECT = Path(__file__).parent / "project"
 FIRST, MOST = 3072, 4608
@@ -166,7 +166,6 @@ def pod(*, recovery: bool, ladder: bool) -> dict[str, Any]:
     return {"container_config": {"env": [{"name": n, "value": v} for n, v in variables.items()]}}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "recovery", "ladder", "status"),
     [
@@ -200,7 +199,6 @@ def test_executors_that_run_out_of_memory(
         assert any("MEDALLION_MOST_MEMORY" in text for text in said), said
 
 
-@pytest.mark.long
 def test_what_needs_more_than_the_settings_allow_fails_with_a_sentence(
     installed: Installation, dagster: Dagster
 ) -> None:
