@@ -11,8 +11,9 @@ import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 
@@ -46,6 +47,11 @@ class Kind(StrEnum):
 _TRANSIENT = frozenset(
     {Kind.RATE_LIMIT, Kind.NETWORK, Kind.TRANSIENT, Kind.CONFLICT, Kind.EVICTED, Kind.HUNG}
 )
+
+
+def kind_named(name: object) -> Kind:
+    """The class of this name, `unknown` if there is none."""
+    return next((kind for kind in Kind if kind.value == name), Kind.UNKNOWN)
 
 
 class MedallionError(Exception):
@@ -143,19 +149,37 @@ def classify(error: BaseException) -> Failure:
     The platform's own errors say it themselves. Of others the chain of causes is asked, from the outside to
     the inside and on into the JVM; what only wraps another error counts where nothing inside says more.
     """
-    chain = list(_chain(error))
-    own = [e for e in chain if isinstance(e, MedallionError)]
-    table = next((e.table for e in own if e.table), "")
-    remedy = next((e.remedy for e in own if e.remedy), "")
-    found = [told for link in links(error) if (told := verdict_of(link))]
-    first = next((told for told in found if told.sure), found[0] if found else None)
-    kind = next((e.kind for e in own if e.kind is not Kind.UNKNOWN), first.kind if first else Kind.UNKNOWN)
-    return Failure(kind, first.code if first and first.kind is kind else "", table, remedy)
+    own = list(_own(error))
+    return replace(
+        classify_chain(chain_of(error)),
+        table=next((e.table for e in own if e.table), ""),
+        remedy=next((e.remedy for e in own if e.remedy), ""),
+    )
+
+
+def classify_chain(chain: ErrorChain) -> Failure:
+    """What `classify` tells of the error that was the chain's, without what to do: that is a sentence."""
+    told = [verdict for link in chain.links if (verdict := verdict_of(link))]
+    first = next((verdict for verdict in told if verdict.sure), told[0] if told else None)
+    kind = first.kind if first and chain.said is Kind.UNKNOWN else chain.said
+    return Failure(kind, first.code if first and first.kind is kind else "", chain.table)
+
+
+def chain_of(error: BaseException) -> ErrorChain:
+    """What an error and its causes say of themselves."""
+    own = list(_own(error))
+    return ErrorChain(
+        next((e.kind for e in own if e.kind is not Kind.UNKNOWN), Kind.UNKNOWN),
+        _word(next((e.table for e in own if e.table), "")),
+        tuple(_words([type(e).__name__ for e in own])),
+        # There and back: what is neither a word nor a number stays out.
+        tuple(Link.from_dict(link.as_dict()) for link in islice(links(error), _MOST)),
+    )
 
 
 def links(error: BaseException) -> Iterator[Link]:
     """What each error in a chain of causes says of itself, from the outside to the inside."""
-    return (link for e in _chain(error) for link in _links(e))
+    return (link for e in _errors_in(error) for link in _links(e))
 
 
 @dataclass(frozen=True)
@@ -172,6 +196,75 @@ class Link:
     code: str = ""
     sqlstate: str = ""
     retriable: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it says, as JSON can hold it."""
+        told = {**asdict(self), "names": sorted(self.names)}
+        return {name: value for name, value in told.items() if value is not False and value not in (None, "")}
+
+    @classmethod
+    def from_dict(cls, told: object) -> Link:
+        """What is left of `as_dict` in any value that was JSON; nothing that is no name, word or number."""
+        found: dict[str, Any] = told if isinstance(told, dict) else {}
+        return cls(
+            frozenset(_words(found.get("names"))),
+            _number(found.get("errno")),
+            _number(found.get("status")),
+            _word(found.get("code")),
+            _word(found.get("sqlstate")),
+            found.get("retriable") is True,
+        )
+
+
+@dataclass(frozen=True)
+class ErrorChain:
+    """What an error and its causes say of themselves: enough to classify it later, and safe to keep.
+
+    It holds no sentence, no value of a row and no secret: names of types, words of protocols, numbers.
+
+    said: the class that the platform's own error has, else `unknown`. table: which it names. own: the types
+    of the platform's own errors, from the outside to the inside. links: what all others say.
+    """
+
+    said: Kind = Kind.UNKNOWN
+    table: str = ""
+    own: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What it says, as JSON can hold it."""
+        return {
+            "said": self.said.value,
+            "table": self.table,
+            "own": list(self.own),
+            "links": [link.as_dict() for link in self.links],
+        }
+
+    @classmethod
+    def from_dict(cls, told: object) -> ErrorChain:
+        """What is left of `as_dict` in any value that was JSON, also of another version."""
+        found: dict[str, Any] = told if isinstance(told, dict) else {}
+        listed = found.get("links")
+        return cls(
+            kind_named(found.get("said")),
+            _word(found.get("table")),
+            tuple(_words(found.get("own"))),
+            tuple(map(Link.from_dict, listed[:_MOST])) if isinstance(listed, list) else (),
+        )
+
+
+def _word(told: object) -> str:
+    """A name or a word of a protocol; "" if it is none, as a sentence, an address or a path."""
+    return told if isinstance(told, str) and _WORD.fullmatch(told) else ""
+
+
+def _words(told: object) -> list[str]:
+    listed: list[object] = told[:_MOST] if isinstance(told, list) else []
+    return [word for word in map(_word, listed) if word]
+
+
+def _number(told: object) -> int | None:
+    return told if isinstance(told, int) and not isinstance(told, bool) else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +295,12 @@ def verdict_of(link: Link) -> Verdict | None:
     return Verdict(kind, wrapper, sure=False) if kind else None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _own(error: BaseException) -> Iterator[MedallionError]:
+    """The platform's own errors in a chain."""
+    return (e for e in _errors_in(error) if isinstance(e, MedallionError))
+
+
+def _errors_in(error: BaseException) -> Iterator[BaseException]:
     """An error and what caused it, from the outside to the inside."""
     waiting, seen = [error], set[int]()
     while waiting:
@@ -351,6 +449,9 @@ EXECUTOR_KILLED = "ExecutorKilledForMemory"
 EXECUTOR_EVICTED = "ExecutorEvicted"
 
 _DEEPEST = 20
+_MOST = 50
+"""Links of a chain, and names of one of them, that are kept."""
+_WORD = re.compile(r"[\w$.-]{1,100}")
 _LOST_EXECUTOR = re.compile(r"\bExecutorLostFailure \(executor \S+ exited\b")
 # 52 is what an executor's JVM ends with that is out of memory (Spark's SparkExitCode), 137 what the system
 # ends a container with (128 and SIGKILL).
