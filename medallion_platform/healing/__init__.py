@@ -1,0 +1,1 @@
+"""What kind of failure was it? Evidence of failures, and their classes; pure."""

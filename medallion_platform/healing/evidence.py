@@ -1,0 +1,77 @@
+"""What a failure leaves behind for programs: names, codes and numbers; no sentence, and no value of a row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from medallion_platform.errors import ErrorChain
+
+Work = Literal["intake", "refresh", "publish", "stream", "maintenance", "backup", "run"]
+"""What failed; a run, where it is not known of which work."""
+
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+_LONGEST = 300
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One failure, as whoever met it knows it.
+
+    occurrence: the same whenever the same failure is told (`run/<id>/<table>`). chain: of the error, if there
+    was one. ended_by: what ended the pod, or kept it from beginning, a word of `kubernetes/pod_end.py`.
+    run_failure: Dagster's `RunFailureReason`. exit_code: of a process; of one that a signal ended 128 and its
+    number, or minus its number.
+    """
+
+    occurrence: str
+    at: datetime
+    work: Work
+    table: str = ""
+    run_id: str = ""
+    chain: ErrorChain = field(default_factory=ErrorChain)
+    ended_by: str = ""
+    run_failure: str = ""
+    exit_code: int | None = None
+
+    def to_json(self) -> str:
+        """The evidence as JSON, without what is empty."""
+        told: dict[str, Any] = {**vars(self), "at": self.at.isoformat(), "chain": self.chain.as_dict()}
+        if self.chain == ErrorChain():
+            del told["chain"]
+        return json.dumps({name: value for name, value in told.items() if value not in (None, "")})
+
+    @classmethod
+    def from_json(cls, text: str) -> Evidence:
+        """What can be read of it: a text of another version, or one that is none, gives less."""
+        try:
+            told: Any = json.loads(text)
+        except (ValueError, RecursionError):
+            told = None
+        found: dict[str, Any] = told if isinstance(told, dict) else {}
+        work, code = found.get("work"), found.get("exit_code")
+        return cls(
+            _text(found.get("occurrence")),
+            _time(found.get("at")),
+            next((known for known in get_args(Work) if known == work), "run"),
+            _text(found.get("table")),
+            _text(found.get("run_id")),
+            ErrorChain.from_dict(found.get("chain")),
+            _text(found.get("ended_by")),
+            _text(found.get("run_failure")),
+            code if isinstance(code, int) and not isinstance(code, bool) else None,
+        )
+
+
+def _text(told: object) -> str:
+    return told[:_LONGEST] if isinstance(told, str) else ""
+
+
+def _time(told: object) -> datetime:
+    try:
+        at = datetime.fromisoformat(told) if isinstance(told, str) else _UNKNOWN_TIME
+    except ValueError:
+        at = _UNKNOWN_TIME
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
