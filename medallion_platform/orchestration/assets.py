@@ -11,7 +11,7 @@ import dagster as dg
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.event_log import log_partitions_in_bulk
-from medallion_platform.orchestration.failures import TableFailure, failure
+from medallion_platform.orchestration.failures import reported_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.progress import report_progress
@@ -113,7 +113,8 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
             partition_columns=partition_columns,
         )
-        done = work_on(context, lakehouse, table.name, refresh_table)
+        with reported_failure(context, table.name):
+            done = work_on(context, lakehouse, table.name, refresh_table)
         report_progress(table.name, done.reason)
         metadata = {
             **reports.table_metadata(
@@ -176,10 +177,12 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         partitions = _requested_partitions(context)
         if config.parse_again:
             parse_again = partial(parse_table_again, source, lake, run, partitions)
-            version, record = work_on(context, lakehouse, source.table, parse_again)
+            with reported_failure(context, source.table):
+                version, record = work_on(context, lakehouse, source.table, parse_again)
             reason = "parsed again" if record else "every stored record is as it was"
         else:
-            taken, pieces = _take_in_source(source, lakehouse, run, context)
+            with reported_failure(context, source.table):
+                taken, pieces = _take_in_source(source, lakehouse, run, context)
             reason = reports.intake_in_words(taken, pieces)
             version, record = taken.version, taken.record if taken.pieces else None
         metadata = reports.table_metadata(
@@ -240,7 +243,8 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
         repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
         run = begin_run(context)
         publish_view = partial(publish, OnlineFeatures(repository, view), lakehouse.lake, run)
-        done = work_on(context, lakehouse, name, publish_view)
+        with reported_failure(context, name):
+            done = work_on(context, lakehouse, name, publish_view)
         report_progress(name, done.reason)
         return dg.MaterializeResult(
             asset_key=key,
@@ -276,10 +280,8 @@ def intake_op(source: Source) -> dg.OpDefinition:
             context.log.info(f"{source.table}: left out, since its intake failed; the next try comes later")
             return
         lake, run = lakehouse.lake, begin_run(context)
-        try:
+        with reported_failure(context, source.table):
             taken, pieces = _take_in_source(source, lakehouse, run, context)
-        except Exception as error:
-            raise failure({source.table: TableFailure.of(source.table, error)}) from error
         words = reports.intake_in_words(taken, pieces)
         context.log.info(f"{source.table}: {words}, {taken.counts.outcome}")
         if taken.pieces:

@@ -19,7 +19,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.event_log import log_partitions_in_bulk
-from medallion_platform.orchestration.failures import TableFailure, failure
+from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import (
     BRING_UP,
@@ -116,7 +116,7 @@ class _CatchUp:
                 yield from self._attempt(name, partial(self._publish, view, name))
         report_written_tables(self._context.instance, self._context.run.run_id, self._touched)
         if self._failed:
-            raise failure(self._failed)
+            raise report_failure(self._context, self._failed)
 
     def _left(self, table: Table) -> bool:
         """Whether the table is skipped in this run."""

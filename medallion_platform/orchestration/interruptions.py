@@ -14,6 +14,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import EngineEventData
 
 from medallion_platform.kubernetes.own_pod import own_pod_end
+from medallion_platform.orchestration.failures import CLASS, class_of_end
 from medallion_platform.orchestration.memory_reports import ENDED_BY
 
 T = TypeVar("T")
@@ -34,7 +35,9 @@ def _tell(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
     """Nothing is told of a run that somebody ends through Dagster, whose pod may stay."""
     try:
         if end := own_pod_end():
-            context.instance.add_run_tags(context.run.run_id, {ENDED_BY: end.by})
+            run_id = context.run.run_id
+            tags = {ENDED_BY: end.by, CLASS: class_of_end(run_id, end.by).value}
+            context.instance.add_run_tags(run_id, tags)
             context.instance.report_engine_event(f"The run ends: {end.text}", context.run, EngineEventData())
     except Exception as error:
         context.log.warning(f"what ends the run is not told: {error}")

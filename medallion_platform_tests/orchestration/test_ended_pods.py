@@ -18,6 +18,7 @@ from medallion_platform.kubernetes.shape import Limits, after_kill
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.failures import CLASS
 from medallion_platform.orchestration.launch_phases import LAUNCH
 from medallion_platform.orchestration.launcher import REASON_TAG, Launcher
 from medallion_platform.orchestration.memory_reports import ENDED_BY, MEMORY_LIMIT, WORKING_ON, keep_kills
@@ -92,6 +93,8 @@ def test_what_ended_the_pod_is_said_and_tagged(cluster: Cluster) -> None:
         "its pod run-1 was killed for its memory, of which it may have 3072Mi",
         "oom",
     )
+    found = cluster.on.get_run_by_id(run.run_id)
+    assert found and found.tags[CLASS] == "oom"
 
 
 def test_a_run_that_was_killed_with_the_most_that_it_may_have_is_not_tried_again(
@@ -196,7 +199,7 @@ def test_a_pod_without_an_image_and_one_that_was_killed_before_it_began(cluster:
 
 def killed(world: World, **tags: str) -> dg.DagsterRun:
     _, run = world.launch(needs=NEEDS_OF_LITTLE)
-    world.on.add_run_tags(run.run_id, {ENDED_BY: "oom", **tags})
+    world.on.add_run_tags(run.run_id, {ENDED_BY: "oom", CLASS: "oom", **tags})
     found = world.on.get_run_by_id(run.run_id)
     assert found
     return found
@@ -232,7 +235,7 @@ def test_a_retry_says_of_itself_what_became_of_it_and_not_of_the_run_before(worl
     """Dagster gives it the tags of that one: a kill would be charged to a table twice."""
     first = killed(world, **{WORKING_ON: "gold.days", MEMORY_LIMIT: str(3 * GIB), LAUNCH: "9 s"})
     _, second = retry_of(world, first)
-    assert [second.tags[tag] for tag in (ENDED_BY, LAUNCH, WORKING_ON, MEMORY_LIMIT)] == [""] * 4
+    assert [second.tags[tag] for tag in (CLASS, ENDED_BY, LAUNCH, WORKING_ON, MEMORY_LIMIT)] == [""] * 5
     for run in (first, second):
         world.on.report_run_failed(run)
     keep_kills(world.on, lake, datetime.now(UTC))

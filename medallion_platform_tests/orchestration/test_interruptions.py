@@ -11,6 +11,7 @@ from medallion_platform.kubernetes.api import ClusterError
 from medallion_platform.kubernetes.pod_end import PodEnd
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import interruptions, runs
+from medallion_platform.orchestration.failures import CLASS
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.memory_reports import ENDED_BY
 from medallion_platform.orchestration.work import RUN_EXECUTORS, work_on
@@ -51,7 +52,7 @@ def test_what_ends_the_pod_is_told(
     end = PodEnd("evicted", "its pod p was evicted, as when a node is drained (node1)")
     monkeypatch.setattr(interruptions, "own_pod_end", lambda: end)
     run, said = interrupted(on, lake)
-    assert run.tags[ENDED_BY] == "evicted"
+    assert (run.tags[ENDED_BY], run.tags[CLASS]) == ("evicted", "evicted")
     assert [text for text in said if text.endswith(f"The run ends: {end.text}")]
 
 

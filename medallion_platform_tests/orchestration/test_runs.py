@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster_shared.error import SerializableErrorInfo
 
-from medallion_platform.errors import Kind
+from medallion_platform.errors import Kind, chain_of
 from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration import assets, runs
 from medallion_platform.orchestration.build import build_defs
@@ -100,7 +100,9 @@ def test_a_failure_has_a_class_whatever_its_text_says(
     monkeypatch.setattr(runs, "start_spark_early", lambda _: None)
     with dg.DagsterInstance.ephemeral() as on:
         outcome = runs.run_everything(lambda: build_defs(few, place), few, place, on)
-    assert outcome.failed == {"bronze.departments": TableFailure("[Errno 28] kein Platz", Kind.DISK)}
+    told = TableFailure("[Errno 28] kein Platz", chain_of(OSError(errno.ENOSPC, "kein Platz")))
+    assert outcome.failed == {"bronze.departments": told}
+    assert told.kind is Kind.DISK
 
 
 def test_a_run_for_some_tables_takes_in_what_they_are_made_from(tmp_path: Path) -> None:
