@@ -48,6 +48,15 @@ class Dagster:
         assert "errors" not in answer, answer
         return answer["data"]
 
+    def reloaded(self) -> bool:
+        """Load the code location again; whether that succeeded."""
+        told = self.ask(
+            """mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) {
+                ... on WorkspaceLocationEntry { locationOrLoadError { __typename } } } }""",
+            name=self.location,
+        )["reloadRepositoryLocation"]
+        return (told.get("locationOrLoadError") or {}).get("__typename") == "RepositoryLocation"
+
     def launch(
         self,
         job: str,

@@ -87,7 +87,10 @@ def bare(
 @pytest.fixture
 def dagster(bare: Bare) -> Iterator[Dagster]:
     with web_server(bare.admin, "bare", bare.place.says) as url:
-        yield Dagster(url, bare.place.says, "bare")
+        found = Dagster(url, bare.place.says, "bare")
+        # The web server may have looked for the code before that was there, and would look again later.
+        until(found.reloaded, 180, bare.place.says)
+        yield found
 
 
 def delete(bare: Bare, pod: dict[str, Any]) -> None:
