@@ -48,7 +48,7 @@ def dev(
     import socket
 
     from medallion_platform.extras import require_extra
-    from medallion_platform.orchestration import runs
+    from medallion_platform.orchestration import instance, runs
 
     require_extra("ui", "`medallion dev`")
     settings = settings_of(home)
@@ -61,8 +61,9 @@ def dev(
                 f"port {port} on {host} is in use: choose another one with --port", NOT_READY
             ) from None
     writable_lake(settings)
-    with runs.open_instance(settings.dagster_home):
-        pass
+    with runs.open_instance(settings.dagster_home) as on:
+        if told := instance.unlimited_retries(on):
+            terminal.print_note(told)
     export_settings(settings)
     # Dagster recommends `dg dev`, which needs another project layout; this command still works.
     quiet = "ignore:Function `dev_command` is superseded:FutureWarning"

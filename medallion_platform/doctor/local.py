@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from medallion_platform import storage
 from medallion_platform.certificates import tls_context
+from medallion_platform.doctor.configuration import read_yaml
 from medallion_platform.doctor.finding import WITHIN, Checks, Finding
 from medallion_platform.errors import Kind, classify
 from medallion_platform.extras import EXTRAS, is_installed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LEAST_FREE = 1_000_000_000
 """Bytes that have to be free where tables or Spark's temporary files are written."""
+INSTANCE = {"module": "medallion_platform.orchestration.instance", "class": "Instance"}
+"""What `dagster.yaml` names as `instance_class`, so that the platform limits what Dagster tries again."""
 _PROBE = b"\0" * (1 << 20)
 _PACKAGE = "medallion-platform"
 _TOLD = ("dagster", "pyspark", "delta-spark", "deltalake", "polars")
@@ -171,6 +174,24 @@ def _room_in(folder: Path, variable: str) -> Finding:
     return Finding(True, told)
 
 
+def retries(settings: Settings) -> Iterator[Finding]:
+    """The platform limits how often Dagster tries its work again, by the class of Dagster's instance."""
+    file = settings.dagster_home / "dagster.yaml"
+    if not file.exists():
+        return
+    named = read_yaml(file).get("instance_class")
+    if named == INSTANCE:
+        yield Finding(True, f"{file}: limited by the platform")
+        return
+    told = "names another instance_class" if named else "names no instance_class"
+    wanted = ", ".join(f"{name}: {value}" for name, value in INSTANCE.items())
+    yield Finding(
+        False,
+        f"{file} {told}, so Dagster tries runs of the platform again as often as its own settings say",
+        f"say instance_class: {{{wanted}}}",
+    )
+
+
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB"
 
@@ -182,4 +203,5 @@ CHECKS: Checks = {
     "Java": java,
     "jars": jars,
     "disk": disks,
+    "retries": retries,
 }

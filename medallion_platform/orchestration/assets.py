@@ -11,10 +11,10 @@ import dagster as dg
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.event_log import log_partitions_in_bulk
-from medallion_platform.orchestration.failures import reported_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
@@ -86,6 +86,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
             **reports.code_reference(table.transform),
         },
         partitions_def=partitions.partitions_definition(table.partition, origin.first_day),
+        op_tags=OURS,
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=table.fresh_within),
         code_version=reports.code_version_text(table),
@@ -100,45 +101,45 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
     def body(
         context: dg.AssetExecutionContext, config: RefreshConfig, lakehouse: Lakehouse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        lake = lakehouse.lake
-        report_progress(table.name, "refreshing")
-        refresh_table = partial(
-            refresh,
-            table,
-            lake,
-            lakehouse.session,
-            begin_run(context, RunLogObserver(context.log)),
-            partitions=_requested_partitions(context),
-            rebuild=config.rebuild,
-            as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
-            partition_columns=partition_columns,
-        )
-        with reported_failure(context, table.name):
-            done = work_on(context, lakehouse, table.name, refresh_table)
-        report_progress(table.name, done.reason)
-        metadata = {
-            **reports.table_metadata(
-                lake, table.contract, table.name, done.version, done.record, done.reason
-            ),
-            **reports.column_lineage(done.lineage),
-        }
-        context.log.info(f"{table.name}: {metadata['what_was_done']}")
-        of = None
-        if table.partition:
-            done_so = str(metadata["what_was_done"])
-            of = reports.partition_report(
-                lake, table.name, table.partition.column, done.version, done_so, done.record
+        with only_attempt(context, table.name):
+            lake = lakehouse.lake
+            report_progress(table.name, "refreshing")
+            refresh_table = partial(
+                refresh,
+                table,
+                lake,
+                lakehouse.session,
+                begin_run(context, RunLogObserver(context.log)),
+                partitions=_requested_partitions(context),
+                rebuild=config.rebuild,
+                as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
+                partition_columns=partition_columns,
             )
-        return dg.MaterializeResult(
-            asset_key=key,
-            metadata=_metadata_of_event(context, metadata, of),
-            check_results=[
-                *checks.check_results(lake, table.name, table.contract, partition_columns[table.name]),
-                checks.current_result(lake, table, partition_columns),
-                checks.refreshed_result(table.name),
-                checks.inputs_result(table.name, ()),
-            ],
-        )
+            done = work_on(context, lakehouse, table.name, refresh_table)
+            report_progress(table.name, done.reason)
+            metadata = {
+                **reports.table_metadata(
+                    lake, table.contract, table.name, done.version, done.record, done.reason
+                ),
+                **reports.column_lineage(done.lineage),
+            }
+            context.log.info(f"{table.name}: {metadata['what_was_done']}")
+            of = None
+            if table.partition:
+                done_so = str(metadata["what_was_done"])
+                of = reports.partition_report(
+                    lake, table.name, table.partition.column, done.version, done_so, done.record
+                )
+            return dg.MaterializeResult(
+                asset_key=key,
+                metadata=_metadata_of_event(context, metadata, of),
+                check_results=[
+                    *checks.check_results(lake, table.name, table.contract, partition_columns[table.name]),
+                    checks.current_result(lake, table, partition_columns),
+                    checks.refreshed_result(table.name),
+                    checks.inputs_result(table.name, ()),
+                ],
+            )
 
     return body
 
@@ -159,6 +160,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         tags={"layer": "bronze", "domain": source.domain},
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
         partitions_def=partitions.source_partitions(source),
+        op_tags=OURS,
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         code_version=source.contract.fingerprint,
@@ -171,42 +173,41 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
     def body(
         context: dg.AssetExecutionContext, config: IntakeConfig, lakehouse: Lakehouse
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from medallion_platform.pipeline.intake.replay import parse_table_again
+        with only_attempt(context, source.table):
+            from medallion_platform.pipeline.intake.replay import parse_table_again
 
-        lake, run = lakehouse.lake, begin_run(context)
-        partitions = _requested_partitions(context)
-        if config.parse_again:
-            parse_again = partial(parse_table_again, source, lake, run, partitions)
-            with reported_failure(context, source.table):
+            lake, run = lakehouse.lake, begin_run(context)
+            partitions = _requested_partitions(context)
+            if config.parse_again:
+                parse_again = partial(parse_table_again, source, lake, run, partitions)
                 version, record = work_on(context, lakehouse, source.table, parse_again)
-            reason = "parsed again" if record else "every stored record is as it was"
-        else:
-            with reported_failure(context, source.table):
+                reason = "parsed again" if record else "every stored record is as it was"
+            else:
                 taken, pieces = _take_in_source(source, lakehouse, run, context)
-            reason = reports.intake_in_words(taken, pieces)
-            version, record = taken.version, taken.record if taken.pieces else None
-        metadata = reports.table_metadata(
-            lake, source.contract, source.table, version, record, reason, source
-        )
-        context.log.info(f"{source.table}: {metadata['what_was_done']}")
-        of = None
-        if source.partition:
-            of = reports.partition_report(
-                lake, source.table, source.partition, version, str(metadata["what_was_done"]), record
+                reason = reports.intake_in_words(taken, pieces)
+                version, record = taken.version, taken.record if taken.pieces else None
+            metadata = reports.table_metadata(
+                lake, source.contract, source.table, version, record, reason, source
             )
-            for partition in sorted(of.written.keys() - (partitions or set())):
-                # It got rows, though it was not asked for.
-                context.log_event(
-                    dg.AssetMaterialization(key, partition=partition, metadata=of.metadata_of(partition))
+            context.log.info(f"{source.table}: {metadata['what_was_done']}")
+            of = None
+            if source.partition:
+                of = reports.partition_report(
+                    lake, source.table, source.partition, version, str(metadata["what_was_done"]), record
                 )
-        return dg.MaterializeResult(
-            asset_key=key,
-            metadata=_metadata_of_event(context, metadata, of),
-            check_results=[
-                *checks.check_results(lake, source.table, source.contract),
-                checks.personal_result(lake, source.table, source.contract),
-            ],
-        )
+                for partition in sorted(of.written.keys() - (partitions or set())):
+                    # It got rows, though it was not asked for.
+                    context.log_event(
+                        dg.AssetMaterialization(key, partition=partition, metadata=of.metadata_of(partition))
+                    )
+            return dg.MaterializeResult(
+                asset_key=key,
+                metadata=_metadata_of_event(context, metadata, of),
+                check_results=[
+                    *checks.check_results(lake, source.table, source.contract),
+                    checks.personal_result(lake, source.table, source.contract),
+                ],
+            )
 
     return body
 
@@ -231,29 +232,30 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
             "dagster/uri": lakehouse.feature_repo,
             "dagster/column_schema": reports.feature_columns(view),
         },
+        op_tags=OURS,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
         pool=pool_name(name),
         check_specs=[checks.refreshed_spec(key), checks.published_spec(key)],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        from medallion_platform.pipeline.publish import publish
-        from medallion_platform.serving.feature_repository import FeatureRepository, OnlineFeatures
+        with only_attempt(context, name):
+            from medallion_platform.pipeline.publish import publish
+            from medallion_platform.serving.feature_repository import FeatureRepository, OnlineFeatures
 
-        report_progress(name, "publishing")
-        repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
-        run = begin_run(context)
-        publish_view = partial(publish, OnlineFeatures(repository, view), lakehouse.lake, run)
-        with reported_failure(context, name):
+            report_progress(name, "publishing")
+            repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
+            run = begin_run(context)
+            publish_view = partial(publish, OnlineFeatures(repository, view), lakehouse.lake, run)
             done = work_on(context, lakehouse, name, publish_view)
-        report_progress(name, done.reason)
-        return dg.MaterializeResult(
-            asset_key=key,
-            metadata=reports.published_metadata(done),
-            check_results=[
-                checks.refreshed_result(name),
-                checks.published_result(key, done.edition.version, lakehouse.lake.version(view.table)),
-            ],
-        )
+            report_progress(name, done.reason)
+            return dg.MaterializeResult(
+                asset_key=key,
+                metadata=reports.published_metadata(done),
+                check_results=[
+                    checks.refreshed_result(name),
+                    checks.published_result(key, done.edition.version, lakehouse.lake.version(view.table)),
+                ],
+            )
 
     return body
 
@@ -271,27 +273,28 @@ def intake_op(source: Source) -> dg.OpDefinition:
         out=dg.Out(dg.Nothing),
         description=f"Takes what is new in `{source.name}` into `{source.table}`.",
         pool=pool_name(source.table),
-        tags={"domain": source.domain},
+        tags={"domain": source.domain, **OURS},
     )
     def body(
         context: dg.OpExecutionContext, config: IntakeOpConfig, lakehouse: Lakehouse
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
-        if config.held:
-            context.log.info(f"{source.table}: left out, since its intake failed; the next try comes later")
-            return
-        lake, run = lakehouse.lake, begin_run(context)
-        with reported_failure(context, source.table):
+        with only_attempt(context, source.table):
+            if config.held:
+                why = "since its intake failed; the next try comes later"
+                context.log.info(f"{source.table}: left out, {why}")
+                return
+            lake, run = lakehouse.lake, begin_run(context)
             taken, pieces = _take_in_source(source, lakehouse, run, context)
-        words = reports.intake_in_words(taken, pieces)
-        context.log.info(f"{source.table}: {words}, {taken.counts.outcome}")
-        if taken.pieces:
-            report_written_tables(context.instance, context.run.run_id, [source.table])
-            untold = partitions.unreported_partitions(
-                context.instance, source.table, partitions.source_partitions(source), run.at
-            )
-            yield from log_partitions_in_bulk(
-                context, reports.intake_events(lake, source, taken, pieces, untold)
-            )
+            words = reports.intake_in_words(taken, pieces)
+            context.log.info(f"{source.table}: {words}, {taken.counts.outcome}")
+            if taken.pieces:
+                report_written_tables(context.instance, context.run.run_id, [source.table])
+                untold = partitions.unreported_partitions(
+                    context.instance, source.table, partitions.source_partitions(source), run.at
+                )
+                yield from log_partitions_in_bulk(
+                    context, reports.intake_events(lake, source, taken, pieces, untold)
+                )
 
     return body
 

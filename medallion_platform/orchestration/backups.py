@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_fixed
 
+from medallion_platform.errors import ErrorChain, Kind
 from medallion_platform.kubernetes.own_pod import BACKUP as BACKED_UP
 from medallion_platform.kubernetes.own_pod import annotate_own_pod
 from medallion_platform.lakehouse.backup import BackedUp, back_up
 from medallion_platform.lakehouse.backup_place import Backup, BackupName, BackupPlace, KeptFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.restore import RestoredTable, is_begun, restore_lake
+from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.serving.feature_repository import registry_file
 
 FEATURES = "features"
@@ -25,6 +29,7 @@ FEATURES = "features"
 BACKUP = "backup"
 """The asset of the newest backup."""
 _EVERY_SIX_HOURS = "0 */6 * * *"
+_ATTEMPTS, _PAUSE_SECONDS = 4, 60
 
 
 def back_up_installation(
@@ -90,19 +95,34 @@ def backup_asset() -> dg.AssetsDefinition:
         name=BACKUP,
         group_name="installation",
         pool=BACKUP,
-        retry_policy=dg.RetryPolicy(max_retries=3, delay=60),
+        op_tags=OURS,
         description="The lake, Dagster's storage and Feast's registry, at the place that MEDALLION_BACKUP "
         "names. Every six hours; kept for seven days. `medallion restore` brings it back.",
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.MaterializeResult[Any]]:
-        place = BackupPlace(lakehouse.backup)
-        done = back_up_installation(context.instance, lakehouse.lake, Path(lakehouse.feature_repo), place)
-        _tell_supervisor(context, done)
-        yield dg.MaterializeResult(metadata=figures(done))
-        if done.damaged:
-            raise dg.Failure("\n".join(sentences(done)), allow_retries=False)
+        with only_attempt(context, BACKUP):
+            done = _back_up_patiently(context, lakehouse)
+            _tell_supervisor(context, done)
+            yield dg.MaterializeResult(metadata=figures(done))
+            if done.damaged:
+                damage = TableFailure("\n".join(sentences(done)), ErrorChain(Kind.CORRUPT))
+                raise report_failure(context, {BACKUP: damage})
 
     return body
+
+
+def _back_up_patiently(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> BackedUp:
+    """The backup, tried again where it fails: nobody asks for another one before its next time."""
+
+    def told(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        context.log.warning(f"the backup failed and is tried again in {_PAUSE_SECONDS} s: {error}")
+
+    patient = Retrying(
+        stop=stop_after_attempt(_ATTEMPTS), wait=wait_fixed(_PAUSE_SECONDS), before_sleep=told, reraise=True
+    )
+    lake, place = lakehouse.lake, BackupPlace(lakehouse.backup)
+    return patient(back_up_installation, context.instance, lake, Path(lakehouse.feature_repo), place)
 
 
 def _tell_supervisor(context: dg.AssetExecutionContext, done: BackedUp) -> None:

@@ -30,6 +30,7 @@ from medallion_platform.orchestration.names import (
     serving_name,
 )
 from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
@@ -69,9 +70,11 @@ def catch_up_job(catalog: Catalog, features: Sequence[Features]) -> dg.JobDefini
         name=BRING_UP,
         out=dg.Out(dg.Nothing),
         description="Refresh each table that is out of date, upstream tables first, then publish new data.",
+        tags=OURS,
     )
     def body(context: dg.OpExecutionContext, config: CatchUpConfig, lakehouse: Lakehouse) -> Iterator[Event]:
-        yield from _CatchUp(context, config, lakehouse, catalog, features).events()
+        with only_attempt(context, BRING_UP):
+            yield from _CatchUp(context, config, lakehouse, catalog, features).events()
 
     @dg.graph(name=CATCH_UP, description="Bring up everything that is out of date, by the tables' logs.")
     def graph() -> None:

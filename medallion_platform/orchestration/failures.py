@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 CLASS = "medallion/class"
 """The tag of a failed run with the class of its failure, or of each of its tables' if they are several."""
 _EVIDENCE = "evidence"
-"""The entry beside those of the tables, whose names have a dot, in the metadata of a failed step."""
+"""The entry beside those of the tables, or of the step, in the metadata of a failed step."""
 _KINDS = "kinds"
 """What former versions wrote in its place: classes alone."""
 
@@ -57,13 +56,9 @@ def report_failure(context: Context, failed: Mapping[str, TableFailure]) -> dg.F
     )
 
 
-@contextmanager
-def reported_failure(context: Context, table: str) -> Generator[None]:
-    """Raise an error of the work in the `with` block as a failure of this table."""
-    try:
-        yield
-    except Exception as error:
-        raise report_failure(context, {table: TableFailure.of(table, error)}) from error
+def is_reported(error: BaseException) -> bool:
+    """Whether it is what `report_failure` gave."""
+    return isinstance(error, dg.Failure) and _EVIDENCE in error.metadata
 
 
 def failures_of(step: StepFailureData) -> dict[str, TableFailure]:

@@ -1,16 +1,22 @@
-"""Dagster's instance, for which its own processes do less while nothing happens, and lose no retry.
+"""Dagster's instance, for which its own processes do less while nothing happens, lose no retry, and make
+no more than they are allowed.
 
 Dagster 1.13 makes an engine of SQLAlchemy for each statement, which then compiles the statement; it reads its
 fifty migrations whenever an instance is opened, as a sensor does at each look; its daemon asks for a
 description of all assets every minute, and every second whether they are others. With 300 tables that is
 most of what an idle `medallion dev` does. `dagster.yaml` names `Instance`, so that each process that opens
-the instance has it, the daemon too, which loads nothing else of the platform.
+the instance has it, the daemon too, which loads hardly anything else of the platform.
 
 Dagster's daemon tries a failed run again when it reads of the failure, and never later: a run that was lost
 with a node stayed failed if the code location had been on the same node and was not back yet.
 
 These are modules that Dagster may change in any release. Where one has not what is looked for here, Dagster
 is left as it is: it does more, and nothing else.
+
+How often Dagster may try work of the platform's again is said in `retries.py`. The instance is where each run
+passes that anybody asks Dagster for (a click, a sensor, a schedule, a backfill, a command, a retry): there it
+gets its tags, by which both the process that reports a failure and the daemon decide. For that nothing is
+replaced, only methods are overridden, and without them there is no start.
 """
 
 from __future__ import annotations
@@ -26,13 +32,20 @@ import tenacity
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dagster import DagsterInstance
+from dagster import __version__ as dagster_version
 from dagster._core.errors import DagsterCodeLocationLoadError, DagsterUserCodeUnreachableError
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from sqlalchemy.pool import Pool
 from tenacity import retry_if_exception_type, stop_after_delay, wait_fixed
 
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.orchestration.retries import are_ours, retry_tags
+
 if TYPE_CHECKING:
     from alembic.config import Config
+    from dagster import DagsterRun
+    from dagster._core.workspace.context import BaseWorkspaceRequestContext
 
 DESCRIPTION_SECONDS = 240
 """How often the daemon asks for a description of all assets; of a reload it hears by itself."""
@@ -50,18 +63,51 @@ _STORAGES = (
 )
 _MOST_ENGINES = 64
 """The log of each run is a database of its own."""
+_OVERRIDDEN = ("submit_run", "run_monitoring_max_resume_run_attempts")
+"""What `Instance` overrides to own the retries."""
 _heads: dict[str | None, str | tuple[str, ...] | None] = {}
 """The newest migration in each folder of migrations that this process has read."""
 
 
+class OtherDagster(MedallionError):
+    """This release of Dagster has not what the platform needs to own the retries of its runs."""
+
+    kind = Kind.PERMANENT
+    remedy = "install a version of Dagster that `medallion doctor` accepts"
+
+
 class Instance(DagsterInstance):
-    """A `DagsterInstance` with the same databases and settings."""
+    """A `DagsterInstance` with the same databases and settings, but for retries of the platform's runs.
+
+    Raises:
+        OtherDagster: Dagster lacks a method that has to be overridden.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        _require_methods()
         keep_engines()
         ask_less_often()
         wait_with_retries()
         super().__init__(*arguments, **options)
+
+    @property
+    def run_monitoring_max_resume_run_attempts(self) -> int:
+        """None, whatever `dagster.yaml` says: a lost run begins again as another run, which is counted."""
+        return 0
+
+    def submit_run(self, run_id: str, workspace: BaseWorkspaceRequestContext) -> DagsterRun:
+        """Queue or launch a run, with the tags by which Dagster may try it again."""
+        self._limit_retries(run_id)
+        return super().submit_run(run_id, workspace)
+
+    def _limit_retries(self, run_id: str) -> None:
+        """Tag a run if all its steps are the platform's; any other is left to Dagster's settings."""
+        run = self.get_run_by_id(run_id)
+        if run is None or run.execution_plan_snapshot_id is None:
+            return
+        if are_ours(self.get_execution_plan_snapshot(run.execution_plan_snapshot_id)):
+            asked_for = run.tags.get(MAX_RETRIES_TAG)
+            self.add_run_tags(run_id, retry_tags(asked_for, self.run_retries_max_retries))
 
     @staticmethod
     def config_schema() -> Mapping[str, Any]:
@@ -72,6 +118,23 @@ class Instance(DagsterInstance):
     def config_defaults(base_dir: str) -> Mapping[str, Any]:
         """What `dagster.yaml` need not say."""
         return InstanceRef.config_defaults(base_dir)
+
+
+def unlimited_retries(on: DagsterInstance) -> str:
+    """What to tell where the platform does not limit the retries of an instance, else ""."""
+    if isinstance(on, Instance):
+        return ""
+    return (
+        f"dagster.yaml in {on.root_directory} does not name {Instance.__module__}.{Instance.__name__} as "
+        "instance_class: Dagster's own retries of runs are not limited by the platform"
+    )
+
+
+def _require_methods() -> None:
+    """Refuse a Dagster in which an override would have no effect."""
+    if missing := [name for name in _OVERRIDDEN if not hasattr(DagsterInstance, name)]:
+        text = f"Dagster {dagster_version} has no DagsterInstance.{missing[0]}"
+        raise OtherDagster(f"{text}, by which the platform limits how often its runs are tried again")
 
 
 def keep_engines() -> None:

@@ -18,6 +18,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name
+from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.memory import worth_keeping
 
@@ -50,29 +51,33 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
     out=dg.Out(dg.Nothing),
     description="Delete what Dagster keeps of runs that ended long ago (MEDALLION_KEEP_RUNS_DAYS), but the "
     "newest events of tables, partitions and checks.",
+    tags=OURS,
 )
 def forget_old_runs(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Delete old runs, so that Dagster's storage stays bounded."""
-    from medallion_platform.orchestration.retention import forget_runs  # it loads Dagster's storages
+    with only_attempt(context, "forget_old_runs"):
+        from medallion_platform.orchestration.retention import forget_runs  # it loads Dagster's storages
 
-    days = lakehouse.keep_runs_days
-    forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
-    context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")
+        days = lakehouse.keep_runs_days
+        forgotten = forget_runs(context.instance, datetime.now(UTC) - timedelta(days=days))
+        context.log.info(f"forgot {counted(forgotten, 'runs')}: what ended more than {days:g} days ago")
 
 
 @dg.op(
     out=dg.Out(dg.Nothing),
     description="Forget how much memory earlier work used where it decides nothing any more.",
+    tags=OURS,
 )
 def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Keep the table of memory uses small."""
-    lake, run = lakehouse.lake, begin_run(context)
-    try:
-        memory_uses.condense(lake, worth_keeping, run.run_id, run.at, run.guard)
-        if lake.exists(memory_uses.MEMORY_USES):
-            maintenance.maintain_table(lake, memory_uses.MEMORY_USES, guard=run.guard)
-    except CommitConflict as error:
-        context.log.warning(f"memory uses are left for the next maintenance: {error}")
+    with only_attempt(context, "forget_memory_uses"):
+        lake, run = lakehouse.lake, begin_run(context)
+        try:
+            memory_uses.condense(lake, worth_keeping, run.run_id, run.at, run.guard)
+            if lake.exists(memory_uses.MEMORY_USES):
+                maintenance.maintain_table(lake, memory_uses.MEMORY_USES, guard=run.guard)
+        except CommitConflict as error:
+            context.log.warning(f"memory uses are left for the next maintenance: {error}")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -103,20 +108,22 @@ def _maintenance_op(name: str, cluster_by: Sequence[str], beside: Sequence[str])
         out=dg.Out(dg.Nothing),
         description=f"Optimize and vacuum {name} and {', '.join(beside)}.",
         pool=pool_name(name),
+        tags=OURS,
     )
     def body(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.AssetObservation]:
-        lake, guard = lakehouse.lake, begin_run(context).guard
-        if not lake.exists(name):
-            return
-        try:
-            done = maintenance.maintain_table(lake, name, cluster_by, guard=guard)
-            for other in beside:
-                if lake.exists(other):
-                    maintenance.maintain_table(lake, other, guard=guard)
-        except (CommitConflict, maintenance.UnsupportedTable) as error:
-            context.log.warning(f"{name} is left for the next maintenance: {error}")
-            return
-        yield dg.AssetObservation(asset_key(name), metadata=_storage_figures(lake, done))
+        with only_attempt(context, name):
+            lake, guard = lakehouse.lake, begin_run(context).guard
+            if not lake.exists(name):
+                return
+            try:
+                done = maintenance.maintain_table(lake, name, cluster_by, guard=guard)
+                for other in beside:
+                    if lake.exists(other):
+                        maintenance.maintain_table(lake, other, guard=guard)
+            except (CommitConflict, maintenance.UnsupportedTable) as error:
+                context.log.warning(f"{name} is left for the next maintenance: {error}")
+                return
+            yield dg.AssetObservation(asset_key(name), metadata=_storage_figures(lake, done))
 
     return body
 

@@ -55,6 +55,7 @@ from medallion_platform.orchestration.pools import (
     runs_holding_pools,
 )
 from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.retries import NEVER_AGAIN
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
@@ -276,7 +277,7 @@ def _execute_job(
     run = on.create_run_for_job(
         job,
         run_config={**_QUIET, "ops": ops},
-        tags={**job.run_tags, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line"},
+        tags={**job.run_tags, **NEVER_AGAIN, PID_TAG: str(os.getpid()), LAUNCHED_TAG: "command line"},
         asset_selection=job.asset_selection,
         remote_job_origin=_repository_origin().get_job_origin(job.name),
     )

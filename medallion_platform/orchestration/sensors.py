@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from medallion_platform.kubernetes.shape import needs_own_run
 from medallion_platform.lakehouse.lake import Lake
@@ -25,6 +24,7 @@ from medallion_platform.orchestration.names import (
 )
 from medallion_platform.orchestration.needs import Published, are_read, limits_of, publish_needs
 from medallion_platform.orchestration.pools import close_dead_runs
+from medallion_platform.orchestration.retries import NEVER_AGAIN
 from medallion_platform.orchestration.run_requests import (
     ATTEMPTS,
     Decision,
@@ -44,8 +44,6 @@ from medallion_platform.sources.source import Source
 
 ONLY_TAG = "medallion/only"
 """The tag of a run of `catch_up` for one table, which it names."""
-_ASKED_FOR_AGAIN_HERE = {MAX_RETRIES_TAG: "0"}
-"""The tag of every run of the sensor: where Dagster retries runs whose pod died, it leaves these alone."""
 _LOOK_SECONDS = 5
 _GIVEN_UP = (
     f"It was tried {ATTEMPTS} times, and now waits until an upstream table or its code changes. "
@@ -150,14 +148,14 @@ def _find_wanted(
 def _intake_request(key: str, pieces: int, held: Iterable[Source]) -> dg.RunRequest:
     """A run of `intake` that takes in what waits, but leaves out sources that failed a moment ago."""
     ops = {intake_op_name(source): {"config": {"held": True}} for source in held}
-    tags = {"files": str(pieces), **_ASKED_FOR_AGAIN_HERE}
+    tags = {"files": str(pieces), **NEVER_AGAIN}
     return dg.RunRequest(f"{INTAKE} {key}", job_name=INTAKE, run_config={"ops": ops}, tags=tags)
 
 
 def _catch_up_request(key: str, tags: Mapping[str, str], **config: object) -> dg.RunRequest:
     """A run of `catch_up` that leaves what others work on to them."""
     ops = {BRING_UP: {"config": {**config, "patient": False}}}
-    tags = {**tags, **_ASKED_FOR_AGAIN_HERE}
+    tags = {**tags, **NEVER_AGAIN}
     return dg.RunRequest(f"{CATCH_UP} {key}", job_name=CATCH_UP, run_config={"ops": ops}, tags=tags)
 
 

@@ -178,7 +178,8 @@ def test_the_command_says_what_to_do_and_ends_with_its_code(tmp_path: Path) -> N
     well = medallion("doctor", "--json", where=tmp_path, env=env)
     assert (well.returncode, well.stderr) == (0, "")
     checks = [f["check"] for f in json.loads(well.stdout)]
-    assert list(dict.fromkeys(checks)) == [*local.CHECKS, "lake", "landing zone"]
+    there = [name for name in local.CHECKS if name != "retries"]  # Dagster has no settings here yet
+    assert list(dict.fromkeys(checks)) == [*there, "lake", "landing zone"]
     ill = medallion("doctor", where=tmp_path, env={**env, "MEDALLION_SPARK_CORE": "2"})
     assert ill.returncode == 3
     assert ill.stdout.splitlines()[1].startswith(

@@ -15,8 +15,8 @@ from medallion_platform.orchestration.failures import (
     TableFailure,
     failures_of,
     report_failure,
-    reported_failure,
 )
+from medallion_platform.orchestration.retries import only_attempt
 from medallion_platform_tests.test_error_chain import SECRETS
 
 
@@ -54,7 +54,7 @@ def steps_of(on: dg.DagsterInstance, run: dg.DagsterRun) -> list[StepFailureData
 
 
 def full(context: dg.OpExecutionContext) -> None:
-    with reported_failure(context, "silver.events"):
+    with only_attempt(context, "silver.events"):
         raise OSError(errno.ENOSPC, SECRETS[0])
 
 

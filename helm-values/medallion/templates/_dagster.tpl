@@ -40,7 +40,8 @@ run_monitoring:
   max_resume_run_attempts: 0
   # What a lost run held is free for its next try; whatever still works of it is fenced.
   free_slots_after_run_end_seconds: 10
-# A run whose pod died is tried again; one that failed by itself is the business of whoever asked for it.
+# A run whose pod died is tried again; one that failed by itself is the business of whoever asked for it. Of runs
+# of the platform's tables and jobs alone neither can be asked for more often (orchestration/retries.py).
 run_retries:
   enabled: true
   max_retries: 3
