@@ -233,12 +233,10 @@ class ErrorChain:
 
     def as_dict(self) -> dict[str, Any]:
         """What it says, as JSON can hold it."""
-        return {
-            "said": self.said.value,
-            "table": self.table,
-            "own": list(self.own),
-            "links": [link.as_dict() for link in self.links],
-        }
+        said = "" if self.said is Kind.UNKNOWN else self.said.value
+        told: dict[str, Any] = {"said": said, "table": self.table, "own": list(self.own)}
+        told["links"] = [link.as_dict() for link in self.links]
+        return {name: value for name, value in told.items() if value}
 
     @classmethod
     def from_dict(cls, told: object) -> ErrorChain:

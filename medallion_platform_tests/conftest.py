@@ -90,6 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Report every skipped test with its reason: what was not tested must not look tested."""
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"
+    if os.environ.get("MEDALLION_TEST_CORPUS"):
+        config.pluginmanager.import_plugin("medallion_platform_tests.corpus.capture")
 
 
 USUAL = 300

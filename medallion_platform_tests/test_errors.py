@@ -69,7 +69,7 @@ def answering(status: int, body: bytes = b"") -> Generator[str]:
         def log_message(self, *_: object) -> None: ...
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
@@ -83,6 +83,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     return S3Store.from_url("s3://b/p", client_options={"allow_http": True}, retry_config={"max_retries": 0})
 
 
+@pytest.mark.failure("network")
 def test_nobody_listens(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, port = closed.split(":")
     refused = Failure(Kind.NETWORK, "ECONNREFUSED")
@@ -92,6 +93,7 @@ def test_nobody_listens(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failure(lambda: DeltaTable("s3://b/p", storage_options={"allow_http": "true"})).transient
 
 
+@pytest.mark.failure("network")
 def test_no_such_host() -> None:
     assert failure(lambda: socket.getaddrinfo("no-such-host.invalid", 80)).kind is Kind.NETWORK
     assert failure(lambda: httpx.get("http://no-such-host.invalid")).kind is Kind.NETWORK
@@ -104,6 +106,7 @@ def test_a_file_that_a_bucket_has_not_is_no_failure_of_the_bucket(monkeypatch: p
         assert failure(lambda: store.get("x")).of_content
 
 
+@pytest.mark.failure("network")
 def test_an_answer_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -120,6 +123,7 @@ def test_an_answer_that_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
         assert failure(lambda: bucket(url, monkeypatch).list("x").collect()).kind is Kind.NETWORK
 
 
+@pytest.mark.failure("network")
 def test_nobody_answers_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -146,6 +150,7 @@ def test_nobody_answers_in_time() -> None:
         (507, Kind.DISK),
     ],
 )
+@pytest.mark.failure(of="kind")
 def test_an_answer_by_its_status(status: int, kind: Kind) -> None:
     with answering(status) as url:
         assert failure(lambda: httpx.get(url).raise_for_status()) == Failure(kind, str(status))
@@ -160,6 +165,7 @@ def test_an_answer_by_its_status(status: int, kind: Kind) -> None:
         (507, Kind.TRANSIENT),  # a disk of the server's
     ],
 )
+@pytest.mark.failure(of="kind", work="intake")
 def test_a_source_is_asked_again_where_its_status_says_that_it_passes(status: int, kind: Kind) -> None:
     with answering(status) as url, HttpClient(url, patience=0) as http, pytest.raises(RequestError) as told:
         http.get(url)
@@ -179,6 +185,7 @@ def test_a_source_is_asked_again_where_its_status_says_that_it_passes(status: in
         (507, "XMinioStorageFull", Kind.DISK),
     ],
 )
+@pytest.mark.failure(of="kind")
 def test_an_answer_of_s3_by_its_code(
     status: int, code: str, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +203,7 @@ def test_a_head_request_that_s3_refuses_has_no_code(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("talks", "kind"), [(True, Kind.AUTH), (False, Kind.NETWORK)])
+@pytest.mark.failure(of="kind")
 def test_a_server_that_is_not_trusted_and_one_that_hangs_up(tmp_path: Path, talks: bool, kind: Kind) -> None:
     certificates.make(tmp_path / "authority.pem", tmp_path / "server.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -230,6 +238,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.failure("disk")
 def test_the_disk_is_full(full: Path) -> None:
     much = pl.DataFrame({"a": range(100_000)})
 
@@ -244,6 +253,7 @@ def test_the_disk_is_full(full: Path) -> None:
     assert failure(lambda: write_deltalake(full / "d", much)) == disk
 
 
+@pytest.mark.failure("resource")
 def test_too_many_files_are_open() -> None:
     was = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
@@ -262,6 +272,7 @@ def test_too_many_files_are_open() -> None:
     assert told == Failure(Kind.RESOURCE, "EMFILE")
 
 
+@pytest.mark.failure("auth")
 def test_access_is_denied_by_the_system(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
     user = os.geteuid()
@@ -274,10 +285,12 @@ def test_access_is_denied_by_the_system(tmp_path: Path) -> None:
     assert told == Failure(Kind.AUTH, "EACCES")
 
 
+@pytest.mark.failure("oom")
 def test_no_memory() -> None:
     assert failure(lambda: bytearray(sys.maxsize)).kind is Kind.OOM
 
 
+@pytest.mark.failure("conflict")
 def test_another_writer_of_a_delta_table(tmp_path: Path) -> None:
     write_deltalake(tmp_path, pl.DataFrame({"a": [1]}))
     one, other = DeltaTable(tmp_path), DeltaTable(tmp_path)
@@ -297,6 +310,7 @@ def test_what_is_there_already(tmp_path: Path) -> None:
     assert failure(lambda: store.get("y")).kind is Kind.UNKNOWN
 
 
+@pytest.mark.failure("network")
 def test_no_broker(closed: str) -> None:
     from confluent_kafka import Consumer
 
@@ -493,6 +507,7 @@ def test_spark_still_writes_of_lost_executors_what_is_looked_for(spark: SparkSes
         assert classify(RuntimeError(text)) == Failure(Kind.OOM, EXECUTOR_KILLED)
 
 
+@pytest.mark.failure("conflict")
 def test_two_writers_of_a_delta_table_in_spark(spark: SparkSession, tmp_path: Path) -> None:
     path = str(tmp_path / "t")
     spark.range(10).write.format("delta").save(path)

@@ -110,6 +110,7 @@ def test_good_and_bad_of_spark_are_those_rows(spark: SparkSession) -> None:
     assert_frame_equal(to_polars(validated.bad()).sort("_row"), ours.bad)
 
 
+@pytest.mark.failure("data")
 def test_fail_raises_with_the_name_and_no_value(spark: SparkSession) -> None:
     row = dict(ROWS[0], amount="12345.5")
     frame = numbered(pl.DataFrame([row]))

@@ -185,6 +185,7 @@ def test_postgres_without_rights_or_room(
     assert read_only.ok is False and "read-only" in read_only.found
 
 
+@pytest.mark.failure("permanent")
 def test_postgres_is_read_from_the_settings_as_dagster_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from dagster_postgres.utils import pg_url_from_config
 
@@ -216,6 +217,7 @@ def test_how_many_runs_may_work_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [secret", "- secret", "secret", "a: \0"])
+@pytest.mark.failure("permanent")
 def test_settings_that_cannot_be_read_are_told_without_their_text(tmp_path: Path, text: str) -> None:
     file = tmp_path / "dagster.yaml"
     assert read_yaml(file) == {}

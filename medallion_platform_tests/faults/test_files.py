@@ -134,6 +134,7 @@ def log(lake: Lake, table: str) -> list[str]:
     ["gone", "cut", "a bit flipped", "a bit flipped in a new file", "a name", "a name in a new file"],
 )
 @pytest.mark.parametrize("table", ["bronze.events", "silver.events"])
+@pytest.mark.failure("corrupt")
 def test_a_damaged_file_stops_with_its_name_and_no_damage(
     zone: Zone, spark: SparkSession, tmp_path: Path, table: str, damage: str
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_damaged_file_that_was_replaced_since_stops_nobody(
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "a name"])
 @pytest.mark.parametrize("where", ["folder", "bucket"])
+@pytest.mark.failure("corrupt")
 def test_an_intake_that_looks_duplicates_up_in_a_damaged_file_stops_with_its_name(
     request: pytest.FixtureRequest, tmp_path: Path, where: str, damage: str
 ) -> None:
@@ -225,6 +227,7 @@ def test_no_bit_that_turned_over_becomes_a_row(zone: Zone, spark: SparkSession, 
             file.write_bytes(whole)
 
 
+@pytest.mark.failure("corrupt", work="maintenance")
 def test_clustering_gives_no_new_checksum_to_what_is_damaged(zone: Zone) -> None:
     lake = zone.lake
     file = next(f for f in data_files(lake, "bronze.events") if "01-05/clustered" in str(f))

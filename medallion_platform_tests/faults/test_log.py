@@ -78,6 +78,7 @@ def test_a_damaged_helper_of_the_log_does_no_harm(
     conserved(lake)
 
 
+@pytest.mark.failure("corrupt")
 def test_a_missing_commit_is_refused_and_nothing_is_written(
     filled: Any, broker: Broker, topic: str, lake: Lake
 ) -> None:
@@ -158,6 +159,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.failure("disk")
 def test_a_full_disk_in_the_middle_of_a_write(
     broker: Broker, topic: str, small_disk: Path, recovering: Any
 ) -> None:

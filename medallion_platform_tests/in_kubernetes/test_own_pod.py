@@ -75,6 +75,7 @@ def test_it_knows_what_ends_it(objects: Objects) -> None:
     assert (end := own_pod_end()) and end.by == "deleted"
 
 
+@pytest.mark.failure("auth")
 def test_what_is_refused_is_told_in_a_sentence(objects: Objects) -> None:
     objects.refused = {"PATCH"}
     with pytest.raises(ClusterError, match=r"to patch the pod run-1a2b.*answered 403.*this right") as told:

@@ -203,6 +203,7 @@ def _belong_to_another(checkpoint: Path, copy: Path) -> None:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("more", [5, 50])
+@pytest.mark.failure("conflict")
 def test_a_look_that_is_older_than_the_table_is_no_loss(
     broker: Broker, topic: str, lake: Lake, more: int
 ) -> None:
@@ -241,6 +242,7 @@ def test_a_table_that_was_deleted_under_a_worker_is_made_anew(broker: Broker, to
 
 
 @pytest.mark.broker
+@pytest.mark.failure("conflict")
 def test_who_adds_a_column_does_not_step_over_another_intake(broker: Broker, topic: str, lake: Lake) -> None:
     broker.create(topic)
     broker.send(topic, [event("a")])
@@ -280,6 +282,7 @@ def test_a_clock_that_counts_microseconds_does_not_stop_spark(broker: Broker, to
     assert [at and at.isoformat() for at in there] == [None, "2026-01-05T00:00:00+00:00"]
 
 
+@pytest.mark.failure("permanent")
 def test_settings_are_spelled_for_java(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     authority.write_text("-----BEGIN CERTIFICATE-----")

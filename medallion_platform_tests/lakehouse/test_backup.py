@@ -253,6 +253,7 @@ def test_a_damaged_or_newer_backup_is_refused(small: SmallLake, place: BackupPla
         place.read(changed)
 
 
+@pytest.mark.failure("permanent", work="backup")
 def test_a_place_within_the_lake_is_refused(small: SmallLake) -> None:
     root = Path(str(small.lake.root))
     for inside in (root, root / "backup", root.parent):

@@ -124,6 +124,7 @@ def test_statistics_that_readers_stumble_over(tmp_path: Path, column: str, value
     assert pl.scan_delta(lake.path(TABLE)).filter(pl.col(column) == value).collect().height == 1
 
 
+@pytest.mark.failure("conflict")
 def test_of_two_writers_from_one_version_one_is_fenced(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     one, other = lake.ensure(TABLE, SCHEMA, ["unit"]), lake.ensure(TABLE, SCHEMA, ["unit"])
@@ -169,6 +170,7 @@ def frame(*n: int) -> pl.DataFrame:
     return pl.DataFrame({"n": list(n)}, schema={"n": pl.Int64})
 
 
+@pytest.mark.failure("conflict")
 def test_a_lean_writer_is_fenced_as_well(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     schema = pa.schema([("n", pa.int64())])
@@ -197,6 +199,7 @@ class Leader(Guard):
         return {"leader/l": self.number}
 
 
+@pytest.mark.failure("conflict")
 def test_a_table_refuses_a_token_that_is_lower_than_its_own(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.ensure("bronze.t", pa.schema([("n", pa.int64())]))
@@ -216,6 +219,7 @@ def test_a_table_refuses_a_token_that_is_lower_than_its_own(tmp_path: Path) -> N
     assert sorted(pl.read_delta(lake.path("bronze.t"))["n"]) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.failure("conflict")
 def test_what_a_guard_refuses_is_not_visible(tmp_path: Path) -> None:
     class Refusing(Guard):
         def check(self) -> dict[str, int]:
@@ -253,6 +257,7 @@ def letters(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=dead_letters.columns())
 
 
+@pytest.mark.failure("conflict")
 def test_dead_letters_are_replaced_by_partition(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
 
@@ -295,6 +300,7 @@ def registry_row(sequence: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.failure("conflict")
 def test_a_sequence_number_is_given_once(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     assert file_registry.read_registry(lake, "s").is_empty()

@@ -84,6 +84,7 @@ def test_a_null_partition_is_the_whole(tmp_path: Path) -> None:
     assert next(commits(str(tmp_path), -1, 0, "day")).appended == {UNPARTITIONED, "a"}
 
 
+@pytest.mark.failure("position_lost")
 def test_a_commit_that_was_cleaned_up_is_missed(tmp_path: Path) -> None:
     for _ in range(3):
         write(tmp_path, ["a"])

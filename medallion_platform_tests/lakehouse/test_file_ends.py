@@ -142,6 +142,7 @@ def test_a_path_tells_the_end_that_it_was_given_last(path: str, before: bytes, e
 
 
 @pytest.mark.parametrize("write", [by_polars, as_spark_stages])
+@pytest.mark.failure("corrupt")
 def test_no_bit_of_an_end_turns_over_unnoticed(tmp_path: Path, write: Callable[..., None]) -> None:
     """One in each byte is tried. Some of them change what is read, without any error."""
     lake, file = a_lake(tmp_path, write)
@@ -161,6 +162,7 @@ def test_no_bit_of_an_end_turns_over_unnoticed(tmp_path: Path, write: Callable[.
 
 
 @pytest.mark.parametrize("name", ["part", "text", "deep", "low", "inner"])
+@pytest.mark.failure("corrupt")
 def test_in_a_file_whose_name_tells_nothing_names_and_counts_are_compared(tmp_path: Path, name: str) -> None:
     lake, file = a_lake(tmp_path, by_other_software)
     assert file_ends.told_end(file.name) is None
@@ -226,6 +228,7 @@ def test_columns_that_came_later_are_no_damage(tmp_path: Path, write: Callable[.
         ("longer", "is damaged"),
     ],
 )
+@pytest.mark.failure("corrupt")
 def test_a_file_of_another_length_is_no_trace_back(
     tmp_path: Path, spoil: str, said: str, write: Callable[..., None]
 ) -> None:
@@ -288,6 +291,7 @@ def delivered(lake: Lake, partitions: frozenset[str] | None) -> pl.DataFrame:
         pytest.param(lambda lake: verify_table(lake, NAME), id="verify"),
     ],
 )
+@pytest.mark.failure("corrupt")
 def test_whoever_reads_rows_stops_before_a_column_is_nulls(
     tmp_path: Path, read: Callable[[Lake], object]
 ) -> None:
@@ -316,6 +320,7 @@ def test_files_that_hold_none_of_the_wanted_rows_are_not_asked(tmp_path: Path) -
         pytest.param(lambda *of: dead_letters.replace(*of, {"2026-01-05"}, [], record(9)), id="replace"),
     ],
 )
+@pytest.mark.failure("corrupt")
 def test_dead_letters_are_not_read_with_nulls(tmp_path: Path, read: Callable[..., object]) -> None:
     zone = Zone(tmp_path)
     zone.csv("events/1.csv", [good("a"), bad()])
@@ -325,6 +330,7 @@ def test_dead_letters_are_not_read_with_nulls(tmp_path: Path, read: Callable[...
         read(zone.lake, CSV.table)
 
 
+@pytest.mark.failure("corrupt")
 def test_an_intake_takes_no_duplicate_that_a_damaged_file_hides(tmp_path: Path) -> None:
     zone = Zone(tmp_path)
     zone.csv("events/1.csv", [good("a"), good("b", 1)])
@@ -340,6 +346,7 @@ def test_an_intake_takes_no_duplicate_that_a_damaged_file_hides(tmp_path: Path) 
     check(zone)
 
 
+@pytest.mark.failure("corrupt")
 def test_keys_that_are_remembered_are_compared_in_whole_files_only(tmp_path: Path) -> None:
     lake, file = a_lake(tmp_path, by_polars)
     keys, wanted = Keys(), pl.DataFrame({"n": [7]})
@@ -352,6 +359,7 @@ def test_keys_that_are_remembered_are_compared_in_whole_files_only(tmp_path: Pat
         keys.rows(opened(lake), wanted, lambda _: True, ["part"])
 
 
+@pytest.mark.failure("corrupt")
 def test_files_are_not_taken_twice_because_a_registry_is_misread(tmp_path: Path) -> None:
     zone = Zone(tmp_path)
     zone.csv("events/1.csv", [good("a")])

@@ -298,6 +298,7 @@ def test_a_version_that_a_table_does_not_have_yet_is_not_put_back(lake: Lake) ->
 
 
 @pytest.mark.parametrize("left", [0, 100])
+@pytest.mark.failure("corrupt")
 def test_a_damaged_bundle_is_named(lake: Lake, left: int) -> None:
     archive(lake.path(TABLE))
     file = Path(lake.path(TABLE)) / log_archive.FOLDER / f"{0:020}.jsonl.gz"
@@ -308,6 +309,7 @@ def test_a_damaged_bundle_is_named(lake: Lake, left: int) -> None:
     assert content(lake)
 
 
+@pytest.mark.failure("position_lost")
 def test_after_its_retention_a_bundle_is_forgotten(lake: Lake) -> None:
     archive(lake.path(TABLE))
     archive(lake.path(TABLE), LATER + log_archive.LOG_RETENTION)

@@ -236,6 +236,7 @@ def test_dead_letters_and_ledgers_are_maintained_and_still_written(tmp_path: Pat
     assert letters.transaction_version("s") == 5
 
 
+@pytest.mark.failure("permanent", work="maintenance")
 def test_a_table_whose_files_cannot_be_taken_at_face_value_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +449,7 @@ class Ended(Guard):
         return {}
 
 
+@pytest.mark.failure("conflict", work="maintenance")
 def test_a_run_that_was_ended_changes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lake = table_of(tmp_path, [rows([1]), rows([2])])
     archived: list[str] = []
@@ -477,6 +479,7 @@ def test_a_run_that_was_ended_changes_nothing_more(tmp_path: Path, monkeypatch: 
     assert len(archived) == 1
 
 
+@pytest.mark.failure("conflict", work="maintenance")
 def test_one_that_is_paused_after_it_was_asked_is_asked_again_if_anybody_wrote(tmp_path: Path) -> None:
     lake = table_of(tmp_path, [rows([1]), rows([2])])
 
@@ -492,6 +495,7 @@ def test_one_that_is_paused_after_it_was_asked_is_asked_again_if_anybody_wrote(t
     assert lake.rows(TABLE) == 3
 
 
+@pytest.mark.failure("conflict", work="maintenance")
 def test_a_token_is_in_the_commit_and_a_lower_one_is_refused(tmp_path: Path) -> None:
     lake = table_of(tmp_path, [rows([1]), rows([2])])
 

@@ -124,6 +124,7 @@ def spoil(lake: Lake, partition: str) -> None:
         path.write_bytes(whole[:footer] + whole[footer:].replace(b"\x01n", b"\x01o", 1))  # with its length
 
 
+@pytest.mark.failure("corrupt")
 def test_files_of_other_partitions_are_left_out_where_the_table_has_such(
     lake: Lake, spark: SparkSession
 ) -> None:
@@ -137,6 +138,7 @@ def test_files_of_other_partitions_are_left_out_where_the_table_has_such(
         spark_tables.read(spark, lake, NAME, version, ("p", {"a"}))
 
 
+@pytest.mark.failure("position_lost")
 def test_former_files_that_are_damaged_are_as_good_as_gone(lake: Lake, spark: SparkSession) -> None:
     """Whoever needs them reads the newest version, which may be whole."""
     write(lake, pl.DataFrame({"n": [1, 2], "p": ["a", "b"]}), "p")

@@ -61,6 +61,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "lake")
 
 
+@pytest.mark.failure("conflict")
 def test_only_the_leader_writes_and_its_token_grows(world: World) -> None:
     assert not world.one.leads()
     world.turn(0, 1)
@@ -87,6 +88,7 @@ def test_only_the_leader_writes_and_its_token_grows(world: World) -> None:
     assert world.lake.version(TABLE) == 4
 
 
+@pytest.mark.failure("conflict")
 def test_a_leader_that_is_paused_after_it_was_asked_is_refused_by_the_table(world: World) -> None:
     world.turn(0, 1)
     assert world.one.leads()
@@ -104,6 +106,7 @@ def test_a_leader_that_is_paused_after_it_was_asked_is_refused_by_the_table(worl
     assert world.token() == 2
 
 
+@pytest.mark.failure("conflict")
 def test_a_deleted_lease_makes_two_leaders_of_which_one_writes(world: World) -> None:
     world.turn(0)
     assert world.one.leads()

@@ -87,6 +87,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.failure("conflict")
 def test_the_guard_is_asked_before_each_commit(name: str, tmp_path: Path) -> None:
     operation = OPERATIONS[name]
     tables = (CSV.table, dead_letters.name(CSV.table), file_registry.registry_table(CSV.name))
@@ -117,6 +118,7 @@ def test_the_guard_is_asked_before_each_commit(name: str, tmp_path: Path) -> Non
         assert letters(zone.lake).equals(letters(undisturbed.lake))
 
 
+@pytest.mark.failure("conflict")
 def test_a_new_column_is_not_added_by_who_may_not_write(tmp_path: Path) -> None:
     zone = Zone(tmp_path)
     taken(zone)
@@ -129,6 +131,7 @@ def test_a_new_column_is_not_added_by_who_may_not_write(tmp_path: Path) -> None:
     assert table_rows(zone.lake)["event_id"].to_list() == ["a", "c", "d", "e"]
 
 
+@pytest.mark.failure("conflict")
 def test_a_refresh_asks_before_letters_and_rows(tmp_path: Path, spark: SparkSession) -> None:
     zone = Zone(tmp_path)
     rows = [shop.event(str(n), n % 3, n, user_id="u", amount=n * 30) for n in range(9)]

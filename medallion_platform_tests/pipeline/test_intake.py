@@ -428,6 +428,7 @@ def test_a_file_that_is_removed_half_read_is_told_once(zone: Zone, monkeypatch: 
     assert [r.counts.missing for _, r in zone.lake.records(CSV.table)] == [0, 0, 0]
 
 
+@pytest.mark.failure("conflict")
 def test_an_intake_that_slept_while_the_log_was_rolled_up_is_fenced(
     zone: Zone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -696,6 +697,7 @@ def test_a_delete_without_its_key_is_a_dead_letter(zone: Zone) -> None:
 # severities ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.failure("data")
 def test_a_fail_expectation_stops_the_intake_before_anything_is_written(zone: Zone) -> None:
     source = with_severity("amount: at least 0", "fail")
     zone.csv("events/a.csv", [good("a"), good("secret", 0, "-77"), bad()])
@@ -890,6 +892,7 @@ def test_of_two_intakes_at_once_each_is_right_or_fenced(zone: Zone) -> None:
     assert expected(zone, [CSV])[CSV.name].duplicate == 0
 
 
+@pytest.mark.failure("permanent")
 def test_the_spark_engine_refuses_a_source_without_topics(zone: Zone) -> None:
     from medallion_platform.pipeline.intake import spark_engine
 

@@ -107,6 +107,7 @@ def test_an_intake_tells_each_batch(zone: Zone) -> None:
     assert seen.told == []
 
 
+@pytest.mark.failure("conflict")
 def test_an_intake_that_another_one_overtakes_is_tried_again(
     zone: Zone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -333,6 +333,7 @@ def test_what_comes_while_pages_are_read_again_is_not_taken_for_passed_over(api:
     conserved(lake)
 
 
+@pytest.mark.failure("transient", work="intake")
 def test_pages_that_never_hold_still_are_taken_in_and_told_and_read_again(api: Api, lake: Lake) -> None:
     late = iter(range(1000, 0, -1))
     api.event("a", at=2000)
@@ -433,6 +434,7 @@ def test_retry_after_is_waited_for_by_number_and_by_date() -> None:
 
 
 @pytest.mark.parametrize("seconds", ["3600", "99999999999999999999"])
+@pytest.mark.failure("rate_limit", work="intake")
 def test_a_server_that_asks_for_more_than_patience_is_left_and_asked_again_later(
     api: Api, lake: Lake, seconds: str
 ) -> None:
@@ -532,6 +534,7 @@ def test_credentials_that_expired_are_renewed(api: Api, lake: Lake, monkeypatch:
     whole(api, lake)
 
 
+@pytest.mark.failure("auth", work="intake")
 def test_refused_credentials_are_one_sentence_without_secrets(
     api: Api, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_an_object_that_is_lost_between_registration_and_reading_is_told(
         assert zone.take().counts.written == 2
 
 
+@pytest.mark.failure("transient", work="intake")
 def test_an_object_that_is_no_longer_the_one_that_was_seen_is_not_read(bucket: str) -> None:
     zone = BucketZone(bucket)
     zone.csv("events/a.csv", [good("a")])
@@ -270,6 +271,7 @@ def test_killed_at_any_instant_nothing_is_lost_or_doubled(bucket: str) -> None:
 @pytest.mark.parametrize(
     ("ask", "told"), [("get", f"{SKEWED.code}: {SKEWED.message.rstrip('.')}"), ("head", "403 Forbidden")]
 )
+@pytest.mark.failure("auth")
 def test_a_refusal_is_told_in_words_also_where_the_answer_has_none(
     server: Server, bucket: str, ask: str, told: str
 ) -> None:
@@ -288,6 +290,7 @@ def test_a_refusal_is_told_in_words_also_where_the_answer_has_none(
 
 @pytest.mark.parametrize("refusal", [EXPIRED, SKEWED])
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.failure("auth")
 def test_a_refusal_that_spark_meets_is_one_of_credentials_also_where_the_answer_has_no_code(
     server: Server, bucket: str, spark: SparkSession, refusal: Refusal, method: str
 ) -> None:

@@ -203,6 +203,7 @@ def test_an_intake_whose_answer_was_lost_takes_nothing_twice(server: Server, buc
     check(zone)  # type: ignore[arg-type]
 
 
+@pytest.mark.failure("conflict")
 def test_of_two_writers_from_one_version_the_second_is_fenced(bucket: str) -> None:
     zone = BucketZone(bucket)
     zone.csv("events/1.csv", [good("a")])

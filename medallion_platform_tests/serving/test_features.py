@@ -241,6 +241,7 @@ def test_more_rows_than_one_chunk_are_all_written(tmp_path: Path, monkeypatch: p
     assert online(repo, list(users)) == {u: features_of(n) for u, n in users.items()}
 
 
+@pytest.mark.failure("data")
 def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_path: Path) -> None:
     repo = repository(tmp_path)
     early = frame(1, {"a": 1}).with_columns(pl.col("feature_timestamp") - pl.duration(microseconds=1))
@@ -250,6 +251,7 @@ def test_a_row_that_claims_to_be_known_before_its_day_was_over_is_refused(tmp_pa
     assert online(repo, ["a"]) == {"a": features_of(None)}
 
 
+@pytest.mark.failure("conflict")
 def test_a_publish_that_another_one_followed_writes_nothing(
     shared: FeatureRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

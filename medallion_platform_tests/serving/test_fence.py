@@ -117,6 +117,7 @@ def test_a_number_that_is_free_again_is_no_claim(tmp_path: Path, monkeypatch: py
     assert claim_place(lake, "publish/x").number == 6
 
 
+@pytest.mark.failure("conflict")
 def test_before_a_write_it_is_too_late_and_after_one_it_is_unsure(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     mine = claim_place(lake, "publish/x")

@@ -228,6 +228,7 @@ def test_header_names():
     assert rows_of(frame) == [("1", "2", "3", "4", "5", "6", "7", "8")]
 
 
+@pytest.mark.failure("data", work="intake")
 def test_a_header_goes_before_the_declaration():
     declared = Csv(columns=("a", "b", "c"))
     frame = frame_of(b"c,new,a\n1,2,3\n", declared)

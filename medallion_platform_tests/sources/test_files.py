@@ -57,6 +57,7 @@ CONTENT = "".join(f"{i},n{i * 7919}\n" for i in range(20_000)).encode()
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("block", [2**10, 2**20])
+@pytest.mark.failure("corrupt", work="intake")
 def test_compressed_is_the_same_and_torn_yields_nothing(codec: str, block: int, tmp_path: Path):
     packed = CODECS[codec](CONTENT)
     assert same(frame_of(packed, FORMAT, 2**16, name="named.like.csv"), frame_of(CONTENT, FORMAT))
@@ -87,6 +88,7 @@ def test_a_byte_order_mark_takes_precedence(declared: str, written: str):
         assert frame.select("a", "b").rows() == [("1", "Müller"), ("2", "€")]
 
 
+@pytest.mark.failure("corrupt", work="intake")
 def test_a_flipped_bit_in_the_content_is_damage():
     packed = bytearray(gzip.compress(CONTENT))
     packed[-6] ^= 1
@@ -206,6 +208,7 @@ def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path):
     assert megabytes < 300
 
 
+@pytest.mark.failure("corrupt", work="intake")
 def test_parquet_is_typed_and_streamed(tmp_path: Path):
     from medallion_platform.sources.formats.typed import rows_as_json
 

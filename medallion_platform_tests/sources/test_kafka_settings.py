@@ -36,6 +36,7 @@ def source(**settings: Any) -> KafkaSource:
         ("debug", {}),
     ],
 )
+@pytest.mark.failure("permanent")
 def test_a_value_that_the_client_refuses_is_not_told(named: str, further: dict[str, str]) -> None:
     given = source(**{named: SECRET}, **further)
     for ask in (KafkaClient, lambda s: count_group_members(s, "group")):

@@ -329,6 +329,7 @@ def as_somebody_else(folder: Path, expression: str) -> str:
     return text
 
 
+@pytest.mark.failure("transient", work="intake")
 def test_the_digest_is_of_the_content_and_of_nothing_that_still_grows(tmp_path: Path):
     for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"y")):
         (tmp_path / name).write_bytes(content)

@@ -78,6 +78,7 @@ def test_a_damaged_jar_is_fetched_again(repository: str, tmp_path: Path) -> None
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.failure("corrupt")
 def test_another_file_than_the_pinned_one_never_enters_the_cache(repository: str, tmp_path: Path) -> None:
     with pytest.raises(
         DigestMismatch, match=r"one-1\.0\.jar .* the repository serves another file"

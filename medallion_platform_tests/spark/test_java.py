@@ -171,6 +171,7 @@ def test_an_old_java_is_asked_for_nothing(tmp_path: Path, jar: Path) -> None:
     assert not code(tmp_path, jar, version=24).is_wanted()
 
 
+@pytest.mark.failure("conflict")
 def test_nobody_records_twice(tmp_path: Path, jar: Path) -> None:
     started = code(tmp_path, jar)
     with started.recorded():

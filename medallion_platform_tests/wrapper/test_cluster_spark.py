@@ -77,6 +77,7 @@ def test_the_api_server_may_have_an_address_of_ipv6() -> None:
 
 
 @pytest.mark.parametrize("missing", sorted(VARIABLES))
+@pytest.mark.failure("permanent")
 def test_what_is_missing_is_named(missing: str) -> None:
     with pytest.raises(WrongSetting, match=rf"^{missing} is not set"):
         executors_asked_for({name: value for name, value in VARIABLES.items() if name != missing})

@@ -165,6 +165,7 @@ def test_a_prefix_that_would_be_a_part_of_a_url_is_refused(prefix: str) -> None:
     ("name", "value"),
     [("PROFILE", "cloud"), ("SETTLE_SECONDS", "-1"), ("LAKE", "gs://bucket"), ("LANDING", "s3://")],
 )
+@pytest.mark.failure("permanent")
 def test_bad_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"MEDALLION_{name}", value)
     with pytest.raises(WrongSetting, match=rf"^MEDALLION_{name}: [^\n]+$"):
@@ -211,6 +212,7 @@ def shown(error: BaseException) -> str:
         ({**BROKER, "auto.offset.reset": SECRET}, "auto.offset.reset cannot be set"),
     ],
 )
+@pytest.mark.failure("permanent")
 def test_a_secret_in_a_wrong_place_is_told_by_its_setting_alone(
     monkeypatch: pytest.MonkeyPatch, value: Any, said: str
 ) -> None:
