@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import file_ends, paths
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, CommitRecord
-from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.guard import UNGUARDED, Guard
-from medallion_platform.lakehouse.lake import files_of, follow, partition_of
+from medallion_platform.lakehouse.lake import files_of, follow, partition_of, path_of
 from medallion_platform.storage import run_in_parallel, store
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ _ATTEMPT = "attempt"
 """The entry of a commit's information that tells it from every other try to make one."""
 _STATISTICS_COLUMNS = 32
 _RECENT = 10
+_APPENDS = 100
+"""How often an append is tried at the next version: more writers than these begin at no moment."""
 
 
 class CommitConflict(MedallionError):
@@ -63,9 +65,12 @@ class StagedFile:
     statistics: str
 
 
-def writer_sequence(table: DeltaTable | None) -> int:
-    """The newest `CommitRecord.sequence` in a table, -1 if there is none."""
-    found = table.transaction_version(WRITER) if table is not None else None
+def writer_sequence(table: DeltaTable | None, writer: str = WRITER) -> int:
+    """The newest `CommitRecord.sequence` in a table, -1 if there is none.
+
+    writer: the transaction identifier of those of whom only one may write at a time.
+    """
+    found = table.transaction_version(writer) if table is not None else None
     return -1 if found is None else found
 
 
@@ -81,12 +86,13 @@ def writer_transaction(
     record: CommitRecord | None = None,
     positions: Mapping[str, int] | None = None,
     guard: Guard = UNGUARDED,
+    writer: str = WRITER,
 ) -> Generator[CommitProperties]:
     """The properties of a writer's commit, for the one commit in the `with` block; it updates `table`.
 
     table: opened before the work began, so that a second writer is detected. positions: further
     transaction identifiers (an intake's source and next offset). guard: is asked last; its token goes into
-    the commit.
+    the commit. writer: the transaction identifier of those of whom only one may write at a time.
 
     Raises:
         CommitConflict: another writer committed first, or one with a higher token has written.
@@ -96,9 +102,9 @@ def writer_transaction(
     from deltalake.exceptions import CommitFailedError
 
     name = table.metadata().name
-    if writer_sequence(table) >= sequence:
+    if writer_sequence(table, writer) >= sequence:
         raise CommitConflict(f"{name}: another writer committed first")
-    transactions = {WRITER: sequence, **(positions or {}), **ask_guard(table, guard)}
+    transactions = {writer: sequence, **(positions or {}), **ask_guard(table, guard)}
     attempt = uuid.uuid4().hex
     try:
         yield CommitProperties(
@@ -220,6 +226,41 @@ def _parquet(rows: pa.Table, options: Mapping[str, Any]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, write_page_checksum=True, **options)
     return sink.getvalue().to_pybytes()
+
+
+def append_rows(table: DeltaTable, rows: pa.Table, properties: CommitProperties | None = None) -> None:
+    """Append rows in one commit, without looking at what is there.
+
+    properties: of `writer_transaction`; without them it conflicts with nobody, however many append at the
+    same moment.
+    """
+    from deltalake import CommitProperties
+
+    file = write_parquet_file(path_of(table), f"{uuid.uuid4().hex}.parquet", rows)
+    table.create_write_transaction(
+        add_actions([file]),
+        mode="append",
+        schema=table.schema(),
+        partition_by=[],
+        commit_properties=properties or CommitProperties(max_commit_retries=_APPENDS),
+    )
+
+
+def replace_rows(
+    table: DeltaTable, rows: pa.Table, before: int, run_id: str, at: datetime, guard: Guard = UNGUARDED
+) -> None:
+    """Replace all rows by fewer that say as much, in one commit; those appended meanwhile stay.
+
+    table: opened before the rows were read. before: their number. guard: is asked last.
+
+    Raises:
+        CommitConflict: somebody else did the same at this moment; nothing was changed.
+        NotAllowed: the guard refuses; nothing was changed.
+    """
+    counts = Counts(before, rows.num_rows, superseded=before - rows.num_rows)
+    record = CommitRecord("condense", run_id, at.isoformat(), counts, sequence=next_sequence(table))
+    file = write_parquet_file(path_of(table), f"{uuid.uuid4().hex}.parquet", rows)
+    commit_files(table, record, add=[file], remove=files_of(table), guard=guard)
 
 
 def commit_files(

@@ -21,6 +21,9 @@ from medallion_platform.lakehouse.lake import Lake
 LAYERS = ("gold", "silver", "bronze", LETTERS, "files")
 """The folders of a lake's tables, downstream first. Dead letters come after their tables, since a refresh
 commits them first; what a table has read of a file registry is in there before.
+
+What lies below `_medallion` is no part of a backup. The ledger of incidents, say, holds decisions about runs
+that a restored installation never had.
 """
 
 

@@ -11,18 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
-from uuid import uuid4
 
-from medallion_platform.lakehouse.commit import (
-    add_actions,
-    commit_files,
-    next_sequence,
-    write_parquet_file,
-)
-from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.commit import append_rows, replace_rows
 from medallion_platform.lakehouse.guard import UNGUARDED, Guard
-from medallion_platform.lakehouse.lake import Lake, files_of, path_of
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.polars_writer import scan_rows
 
 if TYPE_CHECKING:
@@ -34,9 +26,6 @@ MEMORY_USES = "_medallion.memory"
 
 Where = Literal["driver", "executor"]
 Outcome = Literal["fitted", "killed", "learned"]
-
-_ATTEMPTS = 100
-"""How often an append is tried at the next version: more writers than these begin at no moment."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +48,9 @@ class MemoryUse:
 
 def append(lake: Lake, uses: Sequence[MemoryUse]) -> None:
     """Add rows, whoever else adds some at the same moment; nothing happens without any."""
-    from deltalake import CommitProperties
-
-    if not uses:
-        return
-    rows = _in_arrow(uses)
-    table = lake.ensure(MEMORY_USES, rows.schema, properties={})
-    file = write_parquet_file(path_of(table), f"{uuid4().hex}.parquet", rows)
-    table.create_write_transaction(
-        add_actions([file]),
-        mode="append",
-        schema=table.schema(),
-        partition_by=[],
-        commit_properties=CommitProperties(max_commit_retries=_ATTEMPTS),
-    )
+    if uses:
+        rows = _in_arrow(uses)
+        append_rows(lake.ensure(MEMORY_USES, rows.schema, properties={}), rows)
 
 
 def read(lake: Lake) -> list[MemoryUse]:
@@ -106,12 +84,8 @@ def condense(
         return
     before = _rows(table)
     after = list(kept(before))
-    if len(after) >= len(before):
-        return
-    counts = Counts(len(before), len(after), superseded=len(before) - len(after))
-    record = CommitRecord("condense", run_id, at.isoformat(), counts, sequence=next_sequence(table))
-    file = write_parquet_file(path_of(table), f"{uuid4().hex}.parquet", _in_arrow(after))
-    commit_files(table, record, add=[file], remove=files_of(table), guard=guard)
+    if len(after) < len(before):
+        replace_rows(table, _in_arrow(after), len(before), run_id, at, guard)
 
 
 def _rows(table: DeltaTable) -> tuple[MemoryUse, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from medallion_platform.lakehouse import backup, backup_place, maintenance
+from medallion_platform.lakehouse import backup, backup_place, incidents, maintenance
 from medallion_platform.lakehouse.backup import BackedUp, BadPlace, back_up
 from medallion_platform.lakehouse.backup_place import FILES, BackupPlace, DamagedBackup, NewerBackup
 from medallion_platform.lakehouse.lake import files_of
@@ -281,3 +281,11 @@ def test_a_copy_leaves_no_thread_that_could_abort_a_process_at_its_end(tmp_path:
     """Answers of the asynchronous client did, in one of ten processes that ended right afterwards."""
     (tmp_path / "a").write_bytes(b"x" * 20_000_000)
     assert subprocess.run([sys.executable, "-c", COPY, str(tmp_path)], check=False).returncode == 0
+
+
+def test_what_was_decided_about_failures_is_no_part_of_it(small: SmallLake, place: BackupPlace) -> None:
+    incidents.report(small.lake, [incidents.Row("evidence", NOW, "worker", "bronze.orders")])
+    assert small.lake.exists(incidents.INCIDENTS)
+    backed_up(small, place)
+    assert set(place.read(place.names()[0]).tables) == set(ALL)
+    assert not [key for key in stored(place) if "incidents" in key]
