@@ -1,0 +1,316 @@
+"""What is done now about what failed: rows for the ledger, tables to try, tables to leave out. Pure.
+
+Whoever decides commits the rows (`lakehouse.incidents.decide`) before anything is asked for; after a conflict
+nothing of a decision holds, and one looks again. So two that decide ask for no try twice, and one that is
+killed in between has made a try of which nothing is heard: the next look notices that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+
+from medallion_platform.errors import Kind
+from medallion_platform.healing.classify import classify, fingerprint, signature
+from medallion_platform.healing.evidence import Evidence, Work
+from medallion_platform.healing.incident import (
+    WINDOW,
+    Closed,
+    Event,
+    Incident,
+    Known,
+    Next,
+    advance,
+    breaker,
+    next_of,
+    number_in,
+)
+from medallion_platform.lakehouse.incidents import Row
+
+
+@dataclass(frozen=True)
+class Want:
+    """A table that is to be made now.
+
+    state: changes with what it would be made from. code_version: changes with its code. written: changes with
+    each write that the table's log has, and whose counts add up: of a table the number of its last write, of
+    a source's table its positions in what waits.
+    """
+
+    work: Work
+    state: str
+    code_version: str = ""
+    written: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """That a table was asked for: when, and as what."""
+
+    at: datetime
+    want: Want
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is seen at one moment.
+
+    wanted: by table, also those at work. at_work: tables that a run works on, or may still begin with; looked
+    at before the evidence was read. evidence: new or told before. asked: what earlier looks asked for, as
+    `Decisions.asked` told it. by: who looks.
+    """
+
+    now: datetime
+    wanted: Mapping[str, Want]
+    at_work: Collection[str] = ()
+    evidence: Sequence[Evidence] = ()
+    asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
+    by: str = "sensor"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Why a table is left out.
+
+    state: it waits for its next try, its breaker is open, or a person paused it. since: when that began. why:
+    what failed. next_try: when it is tried at the latest; None: when a person says so. command: tries it at
+    once.
+    """
+
+    table: str
+    state: Literal["waiting", "open", "paused"]
+    since: datetime
+    why: str
+    next_try: datetime | None = None
+
+    @property
+    def command(self) -> str:
+        """What a person types to try it at once."""
+        return f"medallion incidents resume {self.table}"
+
+    def __str__(self) -> str:
+        if self.next_try is None:
+            return f"{self.table}: {self.why} ({_time(self.since)}); `{self.command}` goes on with it"
+        told = (
+            f"{self.table}: {self.why} since {_time(self.since)}; it is tried again at {_time(self.next_try)}"
+        )
+        if self.state == "open":
+            told += ", sooner if what it is made from changes, and at once if its code does"
+        return f"{told}. `{self.command}` tries it now"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What follows from a look.
+
+    rows: to be committed first. try_now: tables to ask for, what failed longest ago first, each with the ids
+    of its open incidents. held: tables that nobody may ask for now, whether they are wanted or not. asked:
+    for the next look.
+    """
+
+    rows: tuple[Row, ...] = ()
+    try_now: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    held: Mapping[str, Held] = field(default_factory=dict[str, Held])
+    asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
+
+
+def decide(known: Known, look: Look) -> Decisions:
+    """What is done now. Each table is decided by itself: the trouble of one holds no other."""
+    asked = {table: found for table in look.wanted if (found := _last_asked(known, look, table))}
+    new = _new_evidence(known, look, asked)
+    rows: list[Row] = []
+    for evidence in new:
+        row = _detected(known, look, evidence, asked.get(evidence.table))
+        rows.append(row)
+        known = advance(known, [row])
+    failed = {evidence.table for evidence in new}
+    closed = [row for i in known.incidents.values() if i.table not in failed for row in _closed(i, look)]
+    known = advance(known, closed)
+    held = {table: found for table in _troubled(known, look) if (found := _held(known, table, look))}
+    ready = sorted(look.wanted.keys() - set(look.at_work) - held.keys())
+    try_now = {table: known.open_of(table) for table in ready}
+    tried = [_tried(known, i, look) for incidents in try_now.values() for i in incidents]
+    still = {t: a for t, a in look.asked.items() if t in look.at_work and t not in failed}
+    return Decisions(
+        (*rows, *closed, *tried),
+        {t: tuple(i.id for i in try_now[t]) for t in sorted(ready, key=lambda t: _oldest(try_now[t], look))},
+        held,
+        still | {table: Asked(look.now, look.wanted[table]) for table in try_now},
+    )
+
+
+def pause(table: str, now: datetime, by: str) -> tuple[Row, ...]:
+    """A person takes a table out of automation."""
+    return (Row(Event.PAUSED, now, by, table),)
+
+
+def resume(known: Known, table: str, now: datetime, by: str) -> tuple[Row, ...]:
+    """A person lets a table be tried at once, and all its tries begin anew."""
+    still_open = [i for i in known.incidents.values() if i.table == table and not i.closed]
+    return Row(Event.RESUMED, now, by, table), *(_close(i, "person", now, by) for i in still_open)
+
+
+def label(incident: Incident, kind: Kind, now: datetime, by: str) -> tuple[Row, ...]:
+    """A person says what a failure is that no rule tells; it is tried again as one of that class.
+
+    incident: one of the class `unknown`, with something in its evidence to know it by.
+    """
+    said = _row(Event.LABELLED, incident, now, by, {"signature": label_of(incident)})
+    said = replace(said, kind=kind.value)
+    return (said,) if incident.closed else (said, _close(incident, "person", now, by))
+
+
+def label_of(incident: Incident) -> str:
+    """What a label of an incident is given to; "" where its evidence says nothing at all."""
+    return next((found for e in incident.evidence if (found := signature(e))), "")
+
+
+def _new_evidence(known: Known, look: Look, asked: Mapping[str, Asked]) -> list[Evidence]:
+    """What has failed and belongs to no incident yet: reported, seen now, or a try that ended silently."""
+    told = {e.occurrence: e for e in (*known.reported, *look.evidence)}
+    new = [e for e in told.values() if e.occurrence not in known.occurrences]
+    failed = {e.table for e in new}
+    silent = (_silent(table, of, look) for table, of in asked.items() if table not in failed)
+    new += [e for e in silent if e and e.occurrence not in known.occurrences]
+    return sorted(new, key=lambda e: (e.at, e.occurrence))
+
+
+def _silent(table: str, asked: Asked, look: Look) -> Evidence | None:
+    """Evidence that a table was asked for, and nobody works on it, has made it or says why not."""
+    if table in look.at_work or look.wanted[table].written != asked.want.written:
+        return None
+    return Evidence(f"asked/{table}/{asked.at.isoformat()}", look.now, asked.want.work, table)
+
+
+def _last_asked(known: Known, look: Look, table: str) -> Asked | None:
+    """When a table was last asked for, if that has not ended as far as is known.
+
+    The look before knows it, unless it was stopped before it remembered; the ledger knows of tries.
+    """
+    incidents = known.open_of(table)
+    found = look.asked.get(table)
+    if found and all(incident.failed < found.at for incident in incidents):
+        return found
+    pending = [i for i in incidents if i.pending]
+    if not pending:
+        return None
+    last, work = pending[-1].tries[-1], look.wanted[table].work
+    return Asked(last.at, Want(work, last.state, pending[-1].code_version, last.written))
+
+
+def _detected(known: Known, look: Look, evidence: Evidence, asked: Asked | None) -> Row:
+    """That evidence is part of an incident: of an open one with its fingerprint, or of a new one."""
+    finding = classify(evidence, known.labels)
+    of = fingerprint(evidence, finding)
+    same = [i for i in known.incidents.values() if i.fingerprint == of]
+    still_open = next((i.id for i in same if not i.closed), "")
+    number = 1 + max((number_in(i.id) for i in same), default=0)
+    failed = asked.want if asked else look.wanted.get(evidence.table)
+    body = {
+        "evidence": json.loads(evidence.to_json()),
+        "code": finding.code,
+        "rule": finding.rule,
+        "state": failed.state if failed else "",
+        "code_version": failed.code_version if failed else "",
+    }
+    id, kind = still_open or f"{of}-{number}", finding.kind.value
+    return Row(Event.DETECTED, look.now, look.by, evidence.table, id, of, kind, json.dumps(body))
+
+
+def _closed(incident: Incident, look: Look) -> Iterable[Row]:
+    """That an open incident has ended, if it has."""
+    if incident.closed or incident.table in look.at_work:
+        return
+    want = look.wanted.get(incident.table)
+    healed: Closed = "lost" if incident.kind is Kind.GAP else "healed"
+    if not incident.asked_for:  # nobody asks for it again, so nothing shows that it is done
+        if look.now - incident.failed >= WINDOW:
+            yield _close(incident, "passed", look.now, look.by)
+    elif want is None or (incident.pending and want.written != incident.tries[-1].written):
+        yield _close(incident, healed, look.now, look.by)
+    elif incident.code_version and want.code_version not in ("", incident.code_version):
+        yield _close(incident, "passed", look.now, look.by)
+
+
+def _close(incident: Incident, how: Closed, now: datetime, by: str) -> Row:
+    return _row(Event.CLOSED, incident, now, by, {"how": how})
+
+
+def _row(event: Event, incident: Incident, now: datetime, by: str, body: Mapping[str, object]) -> Row:
+    """A decision about an incident."""
+    of, kind = incident.fingerprint, incident.kind.value
+    return Row(event, now, by, incident.table, incident.id, of, kind, json.dumps(body))
+
+
+def _troubled(known: Known, look: Look) -> set[str]:
+    """Tables that may have to be left out."""
+    open_ones = {i.table for i in known.incidents.values() if not i.closed and i.asked_for}
+    return (open_ones | known.paused.keys()) - set(look.at_work)
+
+
+def _held(known: Known, table: str, look: Look) -> Held | None:
+    """Why a table is left out, if it is."""
+    if paused := known.paused.get(table):
+        return Held(table, "paused", paused.at, f"paused by {paused.by}")
+    among = known.incidents.values()
+    waiting = [
+        (i, follows) for i in known.open_of(table) if not _is_due(i, follows := next_of(i, among), look)
+    ]
+    if not waiting:
+        return None
+    incident, follows = max(waiting, key=lambda found: found[1].at)
+    stopped = breaker(incident, among) != "closed"
+    return Held(table, "open" if stopped else "waiting", incident.failed, _reason(incident), follows.at)
+
+
+def _is_due(incident: Incident, follows: Next, look: Look) -> bool:
+    """Whether the next try of an incident may be made now."""
+    want = look.wanted.get(incident.table)
+    changed = want is not None and want.state != incident.state
+    wait = (follows.if_changed if changed else follows.at) - incident.failed
+    # A clock that went back by more than the pause would make it wait for long.
+    return not -wait < look.now - incident.failed < wait
+
+
+def _reason(incident: Incident) -> str:
+    """What failed, in a few words."""
+    times = len(incident.evidence)
+    code = f" ({incident.code})" if incident.code else ""
+    return f"failed {f'{times} times, ' if times > 1 else ''}{incident.kind}{code}"
+
+
+def _tried(known: Known, incident: Incident, look: Look) -> Row:
+    follows, want = next_of(incident, known.incidents.values()), look.wanted[incident.table]
+    body = {
+        "number": follows.number,
+        "act": follows.act.value,
+        "half_open": follows.half_open,
+        "state": want.state,
+        "written": want.written,
+    }
+    return _row(Event.TRIED, incident, look.now, look.by, body)
+
+
+def _oldest(incidents: Sequence[Incident], look: Look) -> datetime:
+    return min((i.detected for i in incidents), default=look.now)
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def asked_to_text(asked: Mapping[str, Asked]) -> str:
+    """What was asked for, as text for the next look."""
+    return json.dumps({table: [a.at.isoformat(), asdict(a.want)] for table, a in asked.items()})
+
+
+def asked_from_text(text: str | None) -> dict[str, Asked]:
+    """What was asked for, of a text of `asked_to_text`; nothing if it is none."""
+    try:
+        told = json.loads(text or "{}")
+        return {t: Asked(datetime.fromisoformat(at), Want(**want)) for t, (at, want) in told.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

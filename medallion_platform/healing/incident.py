@@ -1,0 +1,351 @@
+"""Incidents, folded from the rows of the ledger; pure.
+
+An incident is what failed with one fingerprint, until it is closed. Rows that are told twice count once.
+Decisions are folded in the order of their numbers; clocks serve pauses and people alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from random import Random
+from typing import Any, Literal, get_args
+
+from medallion_platform.errors import Kind, kind_named
+from medallion_platform.healing.evidence import Evidence, Work
+from medallion_platform.healing.policy import POLICY, Act, next_try, with_jitter
+from medallion_platform.lakehouse.incidents import Ledger, Row
+
+
+class Event(StrEnum):
+    """What a row of the ledger tells: the first is a report, all others are decisions."""
+
+    EVIDENCE = "evidence"
+    DETECTED = "detected"
+    TRIED = "tried"
+    CLOSED = "closed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    LABELLED = "labelled"
+
+
+Closed = Literal["healed", "person", "passed", "lost"]
+"""How an incident ended: the table was made from what failed or later; a person took over; nothing came of it
+that could be seen; records are gone, and the rest was made."""
+Breaker = Literal["closed", "open", "half-open"]
+
+ASKED_FOR: frozenset[Work] = frozenset({"intake", "refresh", "publish", "run"})
+"""Work that is asked for again. What else fails is done again by whoever does it, and is only recorded."""
+WINDOW = timedelta(hours=24)
+MOST = 3
+"""So many incidents of one fingerprint in the window open the breaker."""
+_LONGEST = timedelta(hours=24)
+_KEPT = timedelta(days=90)
+
+
+@dataclass(frozen=True)
+class Try:
+    """One try: decided and asked for at once.
+
+    half_open: beyond what the policy allows, to see whether the reason has gone. state: of the inputs that it
+    was to work on. written: how far the table had been written before.
+    """
+
+    number: int
+    act: str
+    at: datetime
+    half_open: bool = False
+    state: str = ""
+    written: str = ""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What failed with one fingerprint, and what was done about it.
+
+    detected: when its first evidence was seen; failed: when the last one of its table was, from which pauses
+    count. state, code_version: of the table's inputs and code as it failed. pending: the last try has neither
+    failed nor been verified. closed: how it ended, "" while it is open; closed_at: when that was seen.
+    """
+
+    id: str
+    table: str
+    fingerprint: str
+    kind: Kind
+    detected: datetime
+    failed: datetime
+    code: str = ""
+    rule: str = ""
+    state: str = ""
+    code_version: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    tries: tuple[Try, ...] = ()
+    pending: bool = False
+    closed: Closed | Literal[""] = ""
+    closed_at: datetime | None = None
+
+    @property
+    def began(self) -> datetime:
+        """When it failed first, by the clock of whoever met it."""
+        return min((e.at for e in self.evidence), default=self.detected)
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether automation asks for this work, and leaves the table out as the policy says."""
+        return bool(self.table) and any(e.work in ASKED_FOR for e in self.evidence)
+
+    @property
+    def tried(self) -> int:
+        """How many tries were made of those that the policy allows."""
+        return sum(not t.half_open for t in self.tries)
+
+    @property
+    def acted(self) -> datetime | None:
+        """When it was tried again first."""
+        return self.tries[0].at if self.tries else None
+
+    @property
+    def verified(self) -> datetime | None:
+        """When it was seen to be healed."""
+        return self.closed_at if self.closed == "healed" else None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A table that a person took out of automation."""
+
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that the ledger says.
+
+    incidents: by id, in the order of their begin. paused: by table. labels: the classes that people gave, by
+    the signature of evidence. reported: evidence that belongs to no incident yet. occurrences: of the
+    evidence of all incidents.
+    """
+
+    incidents: Mapping[str, Incident] = field(default_factory=dict[str, Incident])
+    paused: Mapping[str, Pause] = field(default_factory=dict[str, Pause])
+    labels: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+    reported: tuple[Evidence, ...] = ()
+    occurrences: frozenset[str] = frozenset()
+
+    def open_of(self, table: str) -> list[Incident]:
+        """The open incidents for which automation leaves a table out."""
+        return [i for i in self.incidents.values() if i.table == table and not i.closed and i.asked_for]
+
+
+@dataclass(frozen=True)
+class Next:
+    """The next try of an incident: not before `at`, or before `if_changed` once the inputs have changed."""
+
+    act: Act
+    number: int
+    at: datetime
+    if_changed: datetime
+    half_open: bool
+
+
+def report_of(evidence: Evidence, by: str) -> Row:
+    """The row by which whoever met a failure tells of it."""
+    return Row(Event.EVIDENCE, evidence.at, by, evidence.table, body=evidence.to_json())
+
+
+@lru_cache(maxsize=1)
+def known_from(ledger: Ledger) -> Known:
+    """All that a ledger says; folded again only after it changed."""
+    return fold(ledger.rows)
+
+
+def fold(rows: Iterable[Row]) -> Known:
+    """All that the rows of the ledger say, in whatever order and how often they come."""
+    reports: dict[str, Evidence] = {}
+    decisions: dict[int, Row] = {}
+    for row in rows:
+        if row.sequence:
+            decisions[row.sequence] = row
+        elif row.event == Event.EVIDENCE and (found := Evidence.from_json(row.body)).occurrence:
+            reports[found.occurrence] = found
+    known = advance(Known(), [decisions[n] for n in sorted(decisions)])
+    new = sorted((e for e in reports.values() if e.occurrence not in known.occurrences), key=_earliest)
+    return replace(known, reported=tuple(new))
+
+
+def advance(known: Known, decisions: Iterable[Row]) -> Known:
+    """What is known after these decisions, in their order."""
+    incidents, paused, labels = dict(known.incidents), dict(known.paused), dict(known.labels)
+    occurrences = set(known.occurrences)
+    for row in decisions:
+        body = _body(row)
+        found = incidents.get(row.incident)
+        match row.event:
+            case Event.DETECTED:
+                evidence = Evidence.from_json(json.dumps(body.get("evidence")))
+                if evidence.occurrence in occurrences:
+                    continue
+                occurrences.add(evidence.occurrence)
+                incidents[row.incident] = _failed(found or _begun(row, body), row, body, evidence)
+                _end_tries(incidents, incidents[row.incident])
+            case Event.TRIED if found:
+                incidents[row.incident] = replace(
+                    found, tries=(*found.tries, _try(row, body)), state=_text(body, "state"), pending=True
+                )
+            case Event.CLOSED if found and not found.closed:
+                how = next((how for how in get_args(Closed) if how == body.get("how")), "passed")
+                incidents[row.incident] = replace(found, closed=how, closed_at=row.at, pending=False)
+            case Event.PAUSED:
+                paused[row.table] = Pause(row.at, row.by)
+            case Event.RESUMED:
+                paused.pop(row.table, None)
+            case Event.LABELLED:
+                labels[_text(body, "signature")] = kind_named(row.kind)
+            case _:  # of a newer version
+                pass
+    reported = tuple(e for e in known.reported if e.occurrence not in occurrences)
+    return Known(incidents, paused, labels, reported, frozenset(occurrences))
+
+
+def breaker(incident: Incident, among: Iterable[Incident]) -> Breaker:
+    """Whether automation stops at an incident: its tries are used up, or it comes back again and again.
+
+    among: all incidents. Those before the last one that a person closed, or that ended with its code, do not
+    count.
+    """
+    if incident.closed or POLICY[incident.kind].endless:
+        return "closed"
+    if next_try(incident.kind, incident.tried) and _came_back(incident, among) < MOST:
+        return "closed"
+    if not incident.pending:
+        return "open"
+    return "half-open" if incident.tries[-1].half_open else "closed"
+
+
+def next_of(incident: Incident, among: Iterable[Incident]) -> Next:
+    """The next try of an open incident.
+
+    A half-open one comes after 1, 2, 4, ... 24 hours, or minutes where the inputs have changed.
+    """
+    planned = next_try(incident.kind, incident.tried)
+    number = len(incident.tries) + 1
+    if breaker(incident, among) != "closed" or planned is None:
+        times = 2 ** min(len(incident.tries) - incident.tried, 11)
+        at, sooner = (min(times * unit, _LONGEST) for unit in (timedelta(hours=1), timedelta(minutes=1)))
+        return Next(Act.AGAIN, number, incident.failed + at, incident.failed + sooner, True)
+    act, pause = planned
+    chance = Random(f"{incident.id} {number}")  # noqa: S311  # the same for whoever asks
+    at = incident.failed + timedelta(seconds=with_jitter(pause, chance))
+    return Next(act, number, at, at, False)
+
+
+def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:
+    """The rows that still decide something, or tell of the last 90 days.
+
+    Reports that belong to an incident are in its rows, and what a person said of a table holds until they say
+    something else. While an incident of a table is open its others stay, since their failures ended tries.
+    """
+    known = fold(rows)
+    closed = ((i, i.closed_at) for i in known.incidents.values() if not known.open_of(i.table))
+    old = {i.id for i, at in closed if at and now - at > _KEPT}
+    last = {row.table: row.sequence for row in rows if row.event in (Event.PAUSED, Event.RESUMED)}
+    waiting = {e.occurrence for e in known.reported}
+    kept: list[Row] = []
+    for row in rows:
+        if not row.sequence:
+            if (occurrence := Evidence.from_json(row.body).occurrence) in waiting:
+                waiting.remove(occurrence)
+                kept.append(row)
+        elif row.event in (Event.PAUSED, Event.RESUMED):
+            kept += [row] if row.event == Event.PAUSED and last[row.table] == row.sequence else []
+        elif row.incident not in old or row.event == Event.LABELLED:
+            kept.append(row)
+    return kept
+
+
+def _came_back(incident: Incident, among: Iterable[Incident]) -> int:
+    """How many incidents of its fingerprint there were in the window up to this one."""
+    same = [i for i in among if i.fingerprint == incident.fingerprint and i.id != incident.id]
+    count = 1
+    for before in sorted(same, key=_number, reverse=True):
+        if _number(before) > _number(incident):
+            continue
+        if before.closed in ("person", "passed") or incident.detected - before.detected >= WINDOW:
+            break
+        count += 1
+    return count
+
+
+def _number(incident: Incident) -> int:
+    """Which one of its fingerprint an incident is."""
+    return number_in(incident.id)
+
+
+def number_in(incident_id: str) -> int:
+    """The n of `<fingerprint>-<n>`."""
+    number = incident_id.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _begun(row: Row, body: Mapping[str, Any]) -> Incident:
+    return Incident(
+        row.incident,
+        row.table,
+        row.fingerprint,
+        kind_named(row.kind),
+        row.at,
+        row.at,
+        _text(body, "code"),
+        _text(body, "rule"),
+    )
+
+
+def _failed(incident: Incident, row: Row, body: Mapping[str, Any], evidence: Evidence) -> Incident:
+    return replace(
+        incident,
+        failed=row.at,
+        state=_text(body, "state"),
+        code_version=_text(body, "code_version"),
+        evidence=(*incident.evidence, evidence),
+    )
+
+
+def _end_tries(incidents: dict[str, Incident], failed: Incident) -> None:
+    """A failure of a table ends the tries of all its incidents: they were one."""
+    for other in incidents.values():
+        if other.table == failed.table and not other.closed and failed.asked_for:
+            incidents[other.id] = replace(other, failed=failed.failed, pending=False)
+
+
+def _try(row: Row, body: Mapping[str, Any]) -> Try:
+    number = body.get("number")
+    return Try(
+        number if isinstance(number, int) else 0,
+        _text(body, "act"),
+        row.at,
+        body.get("half_open") is True,
+        _text(body, "state"),
+        _text(body, "written"),
+    )
+
+
+def _body(row: Row) -> dict[str, Any]:
+    try:
+        told: Any = json.loads(row.body)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    told = body.get(name)
+    return told if isinstance(told, str) else ""
+
+
+def _earliest(evidence: Evidence) -> tuple[datetime, str]:
+    return evidence.at, evidence.occurrence
