@@ -8,10 +8,12 @@ more: the pool may be another one's by then. So it needs no lease of its own.
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import dagster as dg
 
-from medallion_platform.lakehouse import dead_letters, file_registry, maintenance, memory_uses
+from medallion_platform.healing import incident
+from medallion_platform.lakehouse import dead_letters, file_registry, incidents, maintenance, memory_uses
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.lake import Lake
@@ -41,6 +43,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
     def graph() -> None:
         forget_old_runs()
         forget_memory_uses()
+        forget_incidents()
         for step in steps:
             step()
 
@@ -78,6 +81,22 @@ def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> 
                 maintenance.maintain_table(lake, memory_uses.MEMORY_USES, guard=run.guard)
         except CommitConflict as error:
             context.log.warning(f"memory uses are left for the next maintenance: {error}")
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Forget incidents that ended 90 days ago, and reports that are part of others.",
+)
+def forget_incidents(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Keep the ledger of incidents small."""
+    lake, run = lakehouse.lake, begin_run(context)
+    kept = partial(incident.worth_keeping, now=run.at)
+    try:
+        incidents.condense(lake, kept, run.run_id, run.at, run.guard)
+        if lake.exists(incidents.INCIDENTS):
+            maintenance.maintain_table(lake, incidents.INCIDENTS, guard=run.guard)
+    except CommitConflict as error:
+        context.log.warning(f"incidents are left for the next maintenance: {error}")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -24,12 +24,15 @@ Row = tuple[str, str, str, str]
 
 def renewed(page: str) -> str:
     """The page with the tables of today between its markers. Pure."""
-    for name, table in (("formats", formats()), ("connectors", connectors())):
-        before, begin, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
-        assert begin and end, f"the page has no place for its {name}"
-        page = before + begin + table + end + after
-    return page
+    return with_table(with_table(page, "formats", formats()), "connectors", connectors())
+
+
+def with_table(page: str, name: str, table: str) -> str:
+    """The page with a table between the markers of this name. Pure."""
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    assert begin and end, f"the page has no place for its {name}"
+    return before + begin + table + end + after
 
 
 def formats() -> str:

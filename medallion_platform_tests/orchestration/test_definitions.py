@@ -20,8 +20,9 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_graphql.schema.run_config import default_values_yaml_from_type_snap
 from deltalake import write_deltalake
 
+from medallion_platform.healing.incident import report_of
 from medallion_platform.installation.settings import Settings
-from medallion_platform.lakehouse import maintenance, memory_uses
+from medallion_platform.lakehouse import incidents, maintenance, memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.memory_uses import MemoryUse
 from medallion_platform.orchestration import build, runs
@@ -38,6 +39,7 @@ from medallion_platform.pipeline.intake.polars_engine import intake
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table, TimePartition, Upstream, weekly
 from medallion_platform.sources.connectors import landing_scan
+from medallion_platform_tests.healing.small_ledger import evidence
 
 BRONZE = {"events", "users", "regions", "departments", "jobs", "hired_employees"}
 SILVER = {
@@ -344,6 +346,7 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     killed = MemoryUse("gold.quarterly_hires", "r", datetime.now(UTC), "driver", 1 << 30, 1 << 30, "killed")
     for n in range(20):
         memory_uses.append(lake, [replace(killed, at=killed.at + timedelta(seconds=n))])
+        incidents.report(lake, [report_of(evidence("worker/1", work="stream"), "worker")])
     with dg.DagsterInstance.ephemeral() as on:
         result = defs.resolve_job_def("maintenance").execute_in_process(instance=on)
         observed = on.fetch_observations(dg.AssetKey("gold_quarterly_hires"), limit=2).records
@@ -360,6 +363,10 @@ def test_maintenance_runs_as_a_job(tmp_path: Path) -> None:
     assert len(after.file_uris()) == 1
     assert lake.rows("gold.quarterly_hires") == 4
     assert len(memory_uses.read(lake)) == 2, "what it was killed with last, and what it learned"
+    assert len(incidents.read(lake).rows) == 1, "told once"
+    found = lake.open(incidents.INCIDENTS)
+    assert found is not None
+    assert len(found.file_uris()) == 1
 
 
 def test_maintenance_that_dagster_ended_while_it_was_paused_writes_nothing(

@@ -1,0 +1,246 @@
+"""Commands for incidents: what failed, what is done about it, and what a person says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from getpass import getuser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medallion_platform.cli import terminal
+from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.shared_options import (
+    Home,
+    Json,
+    known_table,
+    lake_of,
+    require_lake,
+    settings_of,
+    writable_lake,
+)
+from medallion_platform.errors import Kind
+
+if TYPE_CHECKING:
+    from medallion_platform.healing.incident import Incident, Known
+    from medallion_platform.lakehouse.incidents import Row
+
+app = typer.Typer(help="Failures: what was done about them, and when they are tried again.")
+
+_ATTEMPTS = 20
+"""How often a person's word is written anew where somebody else decided at the same moment."""
+_TABLE = "e.g. silver.events"
+_ID = "As `list` shows it."
+
+
+@app.command("list")
+def list_incidents(
+    by_class: Annotated[bool, typer.Option("--by-class", help="Count them, and how fast they heal.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show incidents, the newest first, and tables that a person paused."""
+    from medallion_platform.healing.figures import figures_by_class
+
+    known = _known(home)
+    if by_class:
+        rows = [_with_class(asdict(of)) for of in figures_by_class(known.incidents.values())]
+        terminal.print_answer(
+            "Incidents by class", rows, as_json=as_json, first=("class", "incidents", "healed_share")
+        )
+        return
+    incidents = sorted(known.incidents.values(), key=lambda i: (i.detected, i.id), reverse=True)
+    rows = [*_paused_rows(known), *(_summary(known, incident) for incident in incidents)]
+    first = ("incident", "table", "class", "state", "next_try", "tries")
+    terminal.print_answer("Incidents", rows, as_json=as_json, first=first)
+
+
+@app.command("show")
+def show_incident(
+    id: Annotated[str, typer.Argument(help=_ID)], home: Home = None, as_json: Json = False
+) -> None:
+    """Show what is known of an incident: its evidence, its tries, its end."""
+    known = _known(home)
+    incident = _incident(known, id)
+    events = _events(incident)
+    if as_json:
+        terminal.print_answer("", [{**_summary(known, incident), "events": events}], as_json=True)
+        return
+    terminal.print_answer(f"Incident {id}", [_summary(known, incident)], as_json=False, records=True)
+    terminal.print_answer("What happened", events, as_json=False, first=("at", "event", "told"))
+
+
+@app.command("pause")
+def pause_table(table: Annotated[str, typer.Argument(help=_TABLE)], home: Home = None) -> None:
+    """Take a table out of automation: nothing is tried until `resume`."""
+    from medallion_platform.healing.decide import pause
+
+    def rows(known: Known) -> Sequence[Row]:
+        return pause(_table(known, table), datetime.now(UTC), _person())
+
+    _say(home, rows)
+    terminal.print_note(f"{table} is paused: `medallion incidents resume {table}` goes on with it.")
+
+
+@app.command("resume")
+def resume_table(table: Annotated[str, typer.Argument(help=_TABLE)], home: Home = None) -> None:
+    """Let a table be tried at once, and count its tries from one again."""
+    from medallion_platform.healing.decide import resume
+
+    def rows(known: Known) -> Sequence[Row]:
+        return resume(known, _table(known, table), datetime.now(UTC), _person())
+
+    _say(home, rows)
+    terminal.print_note(f"{table} is tried as soon as the sensor looks, or by `medallion run`.")
+
+
+@app.command("label")
+def label_incident(
+    id: Annotated[str, typer.Argument(help=_ID)],
+    of: Annotated[Kind, typer.Argument(metavar="CLASS", help="Its class from now on.")],
+    home: Home = None,
+) -> None:
+    """Say which class a failure has that is `unknown`; all that fails in the same way has it from then on."""
+    from medallion_platform.healing.decide import label, label_of
+
+    def rows(known: Known) -> Sequence[Row]:
+        incident = _incident(known, id)
+        if incident.kind is not Kind.UNKNOWN:
+            raise Stop(
+                f"incident {id} has a class, {incident.kind}: only `unknown` ones are given one", USAGE
+            )
+        if not label_of(incident):
+            raise Stop(f"nothing was heard of what ended the work of incident {id}: nothing to label", USAGE)
+        return label(incident, of, datetime.now(UTC), _person())
+
+    if of is Kind.UNKNOWN:
+        raise Stop("`unknown` is what it is already", USAGE)
+    _say(home, rows)
+    terminal.print_note(f"What fails like {id} is treated as {of} from now on.")
+
+
+def _known(home: Path | None) -> Known:
+    from medallion_platform.healing.incident import known_from
+    from medallion_platform.lakehouse import incidents
+
+    return known_from(incidents.read(lake_of(home)))
+
+
+def _say(home: Path | None, rows: Callable[[Known], Sequence[Row]]) -> None:
+    """Write what a person says; where somebody else decides at the same moment, once more after that."""
+    from medallion_platform.healing.incident import known_from
+    from medallion_platform.lakehouse import incidents
+    from medallion_platform.lakehouse.commit import CommitConflict
+
+    lake = writable_lake(require_lake(settings_of(home)))
+    for attempt in range(_ATTEMPTS):
+        ledger = incidents.read(lake)
+        try:
+            incidents.decide(lake, rows(known_from(ledger)), ledger.seen)
+            return
+        except CommitConflict:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+
+
+def _incident(known: Known, id: str) -> Incident:
+    """The incident of an id.
+
+    Raises:
+        Stop: there is none.
+    """
+    if found := known.incidents.get(id):
+        return found
+    raise Stop(f"there is no incident {id}; `medallion incidents list` shows all", USAGE)
+
+
+def _table(known: Known, table: str) -> str:
+    """The name of a table of the catalog, or of anything else that has failed.
+
+    Raises:
+        Stop: there is no such table; suggests similar names.
+    """
+    failed = {incident.table for incident in known.incidents.values()} | known.paused.keys()
+    return table if table in failed else known_table(table)
+
+
+def _person() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "a person"
+
+
+def _summary(known: Known, incident: Incident) -> dict[str, object]:
+    state, next_try = _state(known, incident)
+    return {
+        "incident": incident.id,
+        "table": incident.table,
+        "class": incident.kind.value,
+        "code": incident.code,
+        "why": incident.rule,
+        "state": state,
+        "tries": len(incident.tries),
+        "began": incident.began,
+        "detected": incident.detected,
+        "next_try": next_try,
+        "closed": incident.closed_at,
+    }
+
+
+def _paused_rows(known: Known) -> list[dict[str, object]]:
+    """A row like those of incidents for each table that a person paused."""
+    return [
+        {
+            "incident": "",
+            "table": table,
+            "class": "",
+            "code": "",
+            "why": f"paused by {paused.by}",
+            "state": "paused",
+            "tries": 0,
+            "began": paused.at,
+            "detected": paused.at,
+            "next_try": None,
+            "closed": None,
+        }
+        for table, paused in sorted(known.paused.items())
+    ]
+
+
+def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
+    """What becomes of an incident, and when it is tried again at the latest."""
+    from medallion_platform.healing.incident import breaker, next_of
+
+    among = known.incidents.values()
+    if incident.closed:
+        return incident.closed, None
+    if not incident.asked_for:
+        return "recorded", None
+    if incident.pending:
+        return "trying", None
+    if incident.table in known.paused:
+        return "paused", None
+    state = "breaker open" if breaker(incident, among) == "open" else "waiting"
+    return state, next_of(incident, among).at
+
+
+def _events(incident: Incident) -> list[dict[str, object]]:
+    """What happened, in its order."""
+    events: list[dict[str, object]] = [
+        {"at": e.at, "event": "failed", "told": json.loads(e.to_json())} for e in incident.evidence
+    ]
+    for one in incident.tries:
+        told = {"number": one.number, "act": one.act, "half_open": one.half_open}
+        events.append({"at": one.at, "event": "tried", "told": told})
+    if incident.closed_at:
+        events.append({"at": incident.closed_at, "event": incident.closed, "told": {}})
+    return sorted(events, key=lambda event: str(event["at"]))
+
+
+def _with_class(figures: dict[str, object]) -> dict[str, object]:
+    return {"class": figures.pop("kind"), **figures}

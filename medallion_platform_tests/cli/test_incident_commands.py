@@ -1,0 +1,117 @@
+"""Incidents by the command line: what is shown of them, and what a person may say."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medallion_platform.errors import ErrorChain, Kind, Link
+from medallion_platform.healing.decide import Look, Want, decide
+from medallion_platform.healing.evidence import Evidence
+from medallion_platform.healing.incident import known_from
+from medallion_platform.lakehouse import incidents
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform_tests.command import medallion
+from medallion_platform_tests.healing.small_ledger import evidence
+
+EVENTS, ORDERS, SERVING = "silver.events", "bronze.orders", "serving.users"
+STRANGE = ErrorChain(links=(Link(frozenset({"Strange"}), status=299),))
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A network failure that healed after a minute, one of data that waits, one that nobody knows."""
+    made = tmp_path / "mein häuschen"
+    lake = Lake(str(made / "lake"))
+    began = NOW - timedelta(minutes=2)
+    look(lake, began + timedelta(seconds=3), evidence("run/1", Kind.NETWORK, ORDERS, began))
+    look(lake, began + timedelta(seconds=30))
+    look(lake, began + timedelta(seconds=60), without=ORDERS)
+    look(lake, NOW, evidence("run/2", Kind.DATA, EVENTS, NOW))
+    look(lake, NOW, Evidence("run/3", NOW, "publish", SERVING, chain=STRANGE))
+    return made
+
+
+def look(lake: Lake, now: datetime, *found: Evidence, without: str = "") -> None:
+    ledger = incidents.read(lake)
+    wanted = {t: Want("refresh", "1") for t in (EVENTS, ORDERS, SERVING) if t != without}
+    rows = decide(known_from(ledger), Look(now, wanted, (), found)).rows
+    incidents.decide(lake, rows, ledger.seen)
+
+
+def call(home: Path, *arguments: str, code: int = 0) -> str:
+    done = medallion("incidents", *arguments, "--home", str(home), where=Path("/"))
+    assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 and "--json" in arguments else done.stdout + done.stderr
+
+
+def listed(home: Path) -> dict[str, dict[str, Any]]:
+    return {row["table"]: row for row in json.loads(call(home, "list", "--json"))}
+
+
+def test_incidents_are_listed_with_their_state_and_next_try(home: Path) -> None:
+    found = listed(home)
+    assert {t: (row["class"], row["state"], row["tries"]) for t, row in found.items()} == {
+        SERVING: ("unknown", "waiting", 0),
+        EVENTS: ("data", "breaker open", 0),
+        ORDERS: ("network", "healed", 1),
+    }
+    assert found[ORDERS]["next_try"] is None
+    assert NOW < datetime.fromisoformat(found[SERVING]["next_try"]) <= NOW + timedelta(seconds=15)
+    assert datetime.fromisoformat(found[EVENTS]["next_try"]) == NOW + timedelta(hours=1)
+    (network,) = (row for row in json.loads(call(home, "list", "--by-class", "--json")) if row["healed"])
+    assert network == {
+        "class": "network",
+        "incidents": 1,
+        "open": 0,
+        "healed": 1,
+        "healed_share": 1.0,
+        "detect_median": 3.0,
+        "detect_longest": 3.0,
+        "heal_median": 60.0,
+        "heal_longest": 60.0,
+    }
+
+
+def test_one_incident_is_shown_with_all_that_happened(home: Path) -> None:
+    name = listed(home)[ORDERS]["incident"]
+    (shown,) = json.loads(call(home, "show", name, "--json"))
+    assert [event["event"] for event in shown["events"]] == ["failed", "tried", "healed"]
+    assert shown["events"][0]["told"]["chain"]["said"] == "network"
+    told = call(home, "show", name)
+    assert name in told and "healed" in told
+    assert "there is no incident nobody-1" in call(home, "show", "nobody-1", code=2)
+
+
+def test_a_person_pauses_resumes_and_labels(home: Path) -> None:
+    call(home, "pause", EVENTS)
+    lake = Lake(str(home / "lake"))
+    assert known_from(incidents.read(lake)).paused.keys() == {EVENTS}
+    rows = [row for row in json.loads(call(home, "list", "--json")) if row["state"] == "paused"]
+    assert [row["incident"] != "" for row in rows] == [False, True]
+    call(home, "resume", EVENTS)
+    assert listed(home)[EVENTS]["state"] == "person"
+    assert "there is no table silver.event" in call(home, "pause", "silver.event", code=2)
+    unknown = listed(home)[SERVING]["incident"]
+    call(home, "label", unknown, "disk")
+    assert list(known_from(incidents.read(lake)).labels.values()) == [Kind.DISK]
+    assert listed(home)[SERVING]["state"] == "person"
+    call(home, "resume", SERVING)
+    data = listed(home)[EVENTS]["incident"]
+    assert "has a class, data" in call(home, "label", data, "disk", code=2)
+    assert "already" in call(home, "label", unknown, "unknown", code=2)
+    assert "is not one of" in call(home, "label", unknown, "nonsense", code=2)
+
+
+def test_without_a_lake_or_an_incident_it_says_so(tmp_path: Path) -> None:
+    assert "there is no lake" in call(tmp_path, "list", code=2)
+    (tmp_path / "lake").mkdir()
+    assert json.loads(call(tmp_path, "list", "--json")) == []
+    call(tmp_path, "pause", EVENTS)
+    assert [row["table"] for row in json.loads(call(tmp_path, "list", "--json"))] == [EVENTS]

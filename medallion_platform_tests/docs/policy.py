@@ -1,0 +1,46 @@
+"""The table of docs/healing.md, made from the policy.
+
+`python -m medallion_platform_tests.docs.policy` writes it into the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from medallion_platform.errors import Kind
+from medallion_platform.healing.policy import POLICY, Policy
+from medallion_platform_tests.command import REPOSITORY
+from medallion_platform_tests.docs.options import table, with_table
+
+PAGE = REPOSITORY / "docs" / "healing.md"
+
+
+def renewed(page: str) -> str:
+    """The page with the table of today. Pure."""
+    head = ("class", "what it is", "within a try, after", "tries, after", "then")
+    return with_table(page, "policy", table(head, (row(*of) for of in POLICY.items())))
+
+
+def row(kind: Kind, policy: Policy) -> tuple[str, ...]:
+    """What is told of a class."""
+    tries = [f"{step.act}: {pauses(step.pauses)}" for step in policy.steps]
+    last = policy.steps[-1].pauses[-1] if policy.steps else 0
+    then = f"every {pause_in_words(last)} without end" if policy.endless else "waits for a change"
+    return f"`{kind}`", policy.what, pauses(policy.in_process), "; ".join(tries) or "never", then
+
+
+def pauses(seconds: Iterable[float]) -> str:
+    """Pauses in words."""
+    return ", ".join(map(pause_in_words, seconds))
+
+
+def pause_in_words(seconds: float) -> str:
+    """A pause in the largest unit that it is a whole number of."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds else "at once"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text()))
