@@ -339,10 +339,14 @@ def _of_python(error: BaseException) -> Link:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     elif "HTTPError" in names and status is None:  # urllib's
         status = getattr(error, "code", None)
+    elif "ApiException" in names:  # that of Kubernetes' client
+        status = getattr(error, "status", None)
+    elif "RpcError" in names:  # of gRPC
+        code = str(getattr(_asked(error, "code"), "name", ""))
     inner = error.args[0] if error.args else None
     if "KafkaException" in names and inner is not None:
         code, retriable = str(inner.name()), bool(inner.retriable())
-    code = code or str(_asked(error, "getCondition") or "")
+    code = code or str(_asked(error, "getCondition") or getattr(error, "sqlite_errorname", None) or "")
     text = _text(error)
     said = _marks(text)
     undecodable = {"Undecodable"} if _UNDECODABLE.search(f"{type(error).__name__}: {text}") else set[str]()
@@ -352,7 +356,7 @@ def _of_python(error: BaseException) -> Link:
         None if "SSLError" in names else getattr(error, "errno", None) or said.errno,
         status if isinstance(status, int) else said.status,
         code or said.code,
-        str(_asked(error, "getSqlState") or ""),
+        str(_asked(error, "getSqlState") or getattr(error, "pgcode", None) or ""),
         retriable,
     )
 
@@ -395,8 +399,9 @@ def _text(error: BaseException) -> str:
 def _marks(text: str) -> Link:
     """What libraries that give nothing but a text write into it for machines: numbers, words of a protocol.
 
-    Those in Rust (delta-rs, obstore, Polars) write `(os error 28)`, an answer of S3 as it came, and `status
-    code: 503`; Java writes what the C library says of an `errno`, Spark the exit code of an executor.
+    Those in Rust (delta-rs, obstore, Polars) write `(os error 28)` or `Os { code: 28`, an answer of S3 as it
+    came, and `status code: 503`; Java writes what the C library says of an `errno`, Spark the exit code of an
+    executor.
     """
     if lost := _lost_executor(text):
         return Link(frozenset({lost}))
@@ -459,7 +464,7 @@ _OUT_OF_MEMORY = re.compile(
     re.DOTALL,
 )
 _EVICTED = "The API gave the following brief reason: Evicted"
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_OS_ERROR = re.compile(r"(?:\(os error |\bOs \{ code: )(\d+)")
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>")
 _S3A_CODE = re.compile(r"\(Service: S3, [^)]*\)(?: \(SDK [^)]*\))?:(?!null)(\w+)")
 _STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
@@ -483,7 +488,7 @@ _RUST = {
 """What reqwest and object_store say where they have no answer, and of each request that failed."""
 
 _BY_ERRNO = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), Kind.DISK),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Kind.DISK),
     **dict.fromkeys((errno.EACCES, errno.EPERM), Kind.AUTH),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.EAGAIN), Kind.RESOURCE),
     errno.ENOMEM: Kind.OOM,
@@ -526,7 +531,7 @@ _BY_CODE = {
     ),
     **dict.fromkeys(("InternalError", "ServiceUnavailable"), Kind.TRANSIENT),
     **dict.fromkeys(("PreconditionFailed", "ConditionalRequestConflict"), Kind.CONFLICT),
-    "NoSuchBucket": Kind.PERMANENT,
+    **dict.fromkeys(("NoSuchBucket", "InvalidBucketName"), Kind.PERMANENT),
     "XMinioStorageFull": Kind.DISK,
     # Of Kafka ("Error Codes" of its protocol; those with a line in front are librdkafka's own).
     **dict.fromkeys(
@@ -558,6 +563,16 @@ _BY_CODE = {
     ),
     **dict.fromkeys(("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID"), Kind.CONFLICT),
     **dict.fromkeys(("CORRUPT_MESSAGE", "INVALID_MSG", "_BAD_MSG"), Kind.CORRUPT),
+    # Of SQLite ("Result and Error Codes"), in which Dagster keeps its storage.
+    **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), Kind.CONFLICT),
+    **dict.fromkeys(("SQLITE_CORRUPT", "SQLITE_NOTADB"), Kind.CORRUPT),
+    "SQLITE_FULL": Kind.DISK,
+    "SQLITE_NOMEM": Kind.OOM,
+    # Of gRPC ("Status codes and their use"), by which Dagster talks to the code of projects.
+    **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED"), Kind.NETWORK),
+    **dict.fromkeys(("UNAUTHENTICATED", "PERMISSION_DENIED"), Kind.AUTH),
+    "RESOURCE_EXHAUSTED": Kind.RATE_LIMIT,
+    "UNIMPLEMENTED": Kind.PERMANENT,
 }
 
 _BY_SQLSTATE = {
@@ -609,8 +624,21 @@ _BY_NAME = {
         ),
         Kind.CONFLICT,
     ),
-    "SchemaMismatchError": Kind.DATA,
-    **dict.fromkeys(("ImportError", "NameError", "NotImplementedError", "SyntaxError"), Kind.PERMANENT),
+    **dict.fromkeys(("SchemaMismatchError", "DagsterTypeCheckDidNotPass"), Kind.DATA),
+    **dict.fromkeys(
+        (
+            *("ImportError", "NameError", "NotImplementedError", "SyntaxError"),
+            *("ColumnNotFoundError", "SQLInterfaceError", "SQLSyntaxError"),
+            *("DagsterInvalidConfigError", "DagsterInvalidDefinitionError", "DagsterInvariantViolationError"),
+        ),
+        Kind.PERMANENT,
+    ),
+    # Damaged archives.
+    **dict.fromkeys(("BadGzipFile", "BadZipFile", "LZMAError", "UnpicklingError"), Kind.CORRUPT),
+    **dict.fromkeys(("TimeoutExpired", "BrokenBarrierError"), Kind.HUNG),
+    # What nests without end, and what ended the process that was given it.
+    **dict.fromkeys(("RecursionError", "BrokenProcessPool"), Kind.POISON),
+    "DagsterExecutionInterruptedError": Kind.EVICTED,
 }
 
 _WRAPPERS = {

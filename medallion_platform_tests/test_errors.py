@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import http.server
+import io
+import json
 import os
 import resource
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import polars as pl
 import pytest
+from dagster._grpc.client import DagsterGrpcClient
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from obstore.store import LocalStore, S3Store
 
@@ -311,6 +317,60 @@ def test_what_is_there_already(tmp_path: Path) -> None:
 
 
 @pytest.mark.failure("network")
+def test_a_database_in_a_file_by_its_code(tmp_path: Path, full: Path) -> None:
+    def write(place: Path) -> None:
+        with closing(sqlite3.connect(place, timeout=0)) as store:
+            store.execute("CREATE TABLE t (a)")
+            store.execute("INSERT INTO t VALUES (zeroblob(500000))")
+            store.commit()
+
+    (tmp_path / "other").write_bytes(b"nothing of the kind" * 500)
+    with closing(sqlite3.connect(tmp_path / "busy")) as held:
+        held.execute("BEGIN EXCLUSIVE")
+        assert failure(lambda: write(tmp_path / "busy")) == Failure(Kind.CONFLICT, "SQLITE_BUSY")
+    assert failure(lambda: write(tmp_path / "other")) == Failure(Kind.CORRUPT, "SQLITE_NOTADB")
+    assert failure(lambda: write(full / "full")) == Failure(Kind.DISK, "SQLITE_FULL")
+
+
+def test_the_code_of_a_project_that_is_not_reached(closed: str) -> None:
+    client = DagsterGrpcClient(port=int(closed.split(":")[1]))
+    assert failure(lambda: client.ping("x")) == Failure(Kind.NETWORK, "UNAVAILABLE")
+
+
+def test_a_code_of_postgres() -> None:
+    class OfPostgres(Exception):  # as psycopg2's, which only a server can fill
+        pgcode = "53300"
+
+    assert classify(OfPostgres()) == Failure(Kind.RESOURCE, "53300")
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        (lambda: gzip.decompress(b"nothing of the kind"), Failure(Kind.CORRUPT, "BadGzipFile")),
+        (lambda: zipfile.ZipFile(io.BytesIO(b"nothing")), Failure(Kind.CORRUPT, "BadZipFile")),
+        (lambda: json.loads("[" * 100_000), Failure(Kind.POISON, "RecursionError")),
+        (lambda: subprocess.run(["sleep", "9"], timeout=0.05), Failure(Kind.HUNG, "TimeoutExpired")),
+        (lambda: pl.DataFrame({"a": []}).select("b"), Failure(Kind.PERMANENT, "ColumnNotFoundError")),
+    ],
+    ids=["gzip", "zip", "nested", "hung", "column"],
+)
+def test_what_is_told_by_the_type_alone(work: Callable[[], object], told: Failure) -> None:
+    assert failure(work) == told
+
+
+def test_a_table_that_is_another_s(tmp_path: Path) -> None:
+    """delta-rs tells of the system in other words than of a disk."""
+    (tmp_path / "shut").mkdir(mode=0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        assert failure(lambda: DeltaTable(tmp_path / "shut/t")) == Failure(Kind.AUTH, "EACCES")
+    finally:
+        os.seteuid(user)
+
+
 def test_no_broker(closed: str) -> None:
     from confluent_kafka import Consumer
 

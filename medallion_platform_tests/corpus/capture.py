@@ -39,6 +39,8 @@ from medallion_platform_tests.corpus.line import Line, distinct, read
 
 FILE = "MEDALLION_TEST_CORPUS"
 """The variable that names the file; without it nothing of this is loaded."""
+PLACE = Path(os.environ[FILE]).absolute() if os.environ.get(FILE) else None
+"""Tests go to other folders."""
 MARK = "failure"
 _WORK_OF_LAYER: dict[str, Work] = {
     "bronze": "intake",
@@ -74,8 +76,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     met.clear()
     with _watching(mark.kwargs.get("work", "run")):
         result = yield
-    if place := os.environ.get(FILE):
-        _add(Path(place), [Line(evidence, kind, _name(item), _commit()) for evidence in met])
+    if PLACE:
+        _add(PLACE, [Line(evidence, kind, _name(item), _commit()) for evidence in met])
     return result
 
 

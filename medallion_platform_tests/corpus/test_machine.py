@@ -6,6 +6,7 @@ Each is made for real, and classified by nobody here: `score.py` tells how the r
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import os
 import resource
 import signal
@@ -15,8 +16,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +168,19 @@ def test_more_memory_than_there_is(take: Callable[[], object]) -> None:
         take()
 
 
+def held(size: int) -> int:
+    """A process that takes so many bytes, and may use little more than it does already."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    with limited(resource.RLIMIT_AS, used + (1 << 26)):
+        return len(bytes(size))
+
+
+@pytest.mark.failure("oom")
+def test_a_worker_that_has_too_little_memory() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.raises(MemoryError):
+        pool.submit(held, 1 << 28).result()
+
+
 @pytest.mark.failure("oom")
 def test_a_library_that_aborts_for_want_of_memory() -> None:
     code = (
@@ -304,8 +320,6 @@ def test_a_process_that_works_without_end() -> None:
 
 @pytest.mark.failure("hung")
 def test_a_thread_that_gives_no_result() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(go_on.wait)
@@ -316,8 +330,6 @@ def test_a_thread_that_gives_no_result() -> None:
 
 @pytest.mark.failure("hung")
 def test_a_process_that_gives_no_result() -> None:
-    import multiprocessing
-
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         waiting = pool.apply_async(signal.pause)
         with pytest.raises(multiprocessing.TimeoutError):

@@ -213,7 +213,6 @@ def in_a_page(file: Path) -> int:
     return (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 2
 
 
-@pytest.mark.failure("corrupt", work="backup")
 def test_a_file_that_is_damaged_within_is_put_back(small: SmallLake, place: BackupPlace) -> None:
     """Its size and its end are right."""
     back_up(small.lake, place, NOW)

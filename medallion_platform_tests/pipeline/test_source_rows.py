@@ -31,7 +31,6 @@ def counting(lake: Lake) -> Any:
     )
 
 
-@pytest.mark.failure("corrupt")
 def test_a_damaged_file_is_named_and_not_counted(lake: Lake) -> None:
     rows = pl.DataFrame({"n": range(1000)})
     table = lake.ensure(MAIN, rows.to_arrow().schema)
