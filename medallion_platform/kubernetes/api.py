@@ -12,7 +12,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Literal
 
-from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.errors import Kind, MedallionError, kind_of_status
 from medallion_platform.extras import require_extra
 from medallion_platform.kubernetes.lease import LeaseChanged, LeaseRecord
 from medallion_platform.kubernetes.rights import Right
@@ -97,11 +97,13 @@ def asking(cluster: Cluster, what: str) -> Generator[None]:
     try:
         yield
     except ApiException as error:
-        refused = error.status in (401, 403)
+        kind = kind_of_status(error.status) or Kind.NETWORK
         raise ClusterError(
             f"{where} answered {error.status} {error.reason}",
-            kind=Kind.AUTH if refused else Kind.CONFLICT if error.status == _CONFLICT else Kind.NETWORK,
-            remedy="give the pod's service account this right; the chart's Roles have it" if refused else "",
+            kind=kind,
+            remedy="give the pod's service account this right; the chart's Roles have it"
+            if kind is Kind.AUTH
+            else "",
         ) from error
     except (HTTPError, OSError) as error:
         raise ClusterError(f"{where} does not answer ({type(error).__name__})") from error

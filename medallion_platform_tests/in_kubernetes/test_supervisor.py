@@ -216,7 +216,6 @@ def test_what_is_refused_is_said_once_and_tried_again(
     ]
 
 
-@pytest.mark.failure("auth")
 def test_a_lease_over_http(objects: Objects) -> None:
     one, other = (Lease(ClusterLease(objects.cluster, "l"), name) for name in ("one", "other"))
     one.turn()
