@@ -225,12 +225,13 @@ def _closed(incident: Incident, look: Look) -> Iterable[Row]:
     if incident.closed or incident.table in look.at_work:
         return
     want = look.wanted.get(incident.table)
-    healed: Closed = "lost" if incident.kind is Kind.GAP else "healed"
+    # What was made without a try of ours, somebody else has made.
+    ended: Closed = "lost" if incident.kind is Kind.GAP else "healed" if incident.tries else "passed"
     if not incident.asked_for:  # nobody asks for it again, so nothing shows that it is done
         if look.now - incident.failed >= WINDOW:
             yield _close(incident, "passed", look.now, look.by)
     elif want is None or (incident.pending and want.written != incident.tries[-1].written):
-        yield _close(incident, healed, look.now, look.by)
+        yield _close(incident, ended, look.now, look.by)
     elif incident.code_version and want.code_version not in ("", incident.code_version):
         yield _close(incident, "passed", look.now, look.by)
 

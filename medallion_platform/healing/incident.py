@@ -34,8 +34,8 @@ class Event(StrEnum):
 
 
 Closed = Literal["healed", "person", "passed", "lost"]
-"""How an incident ended: the table was made from what failed or later; a person took over; nothing came of it
-that could be seen; records are gone, and the rest was made."""
+"""How an incident ended: a try made the table from what failed or later; a person took over; it ended without
+a try, as when somebody made the table; records are gone, and the rest was made."""
 Breaker = Literal["closed", "open", "half-open"]
 
 ASKED_FOR: frozenset[Work] = frozenset({"intake", "refresh", "publish", "run"})

@@ -14,7 +14,7 @@ from medallion_platform.orchestration.event_log import log_partitions_in_bulk
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.progress import report_progress
-from medallion_platform.orchestration.retries import OURS, only_attempt
+from medallion_platform.orchestration.retries import OURS, only_attempt, repeat_what_passes
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
@@ -115,7 +115,8 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
                 as_of=datetime.fromisoformat(config.as_of).astimezone(UTC) if config.as_of else None,
                 partition_columns=partition_columns,
             )
-            done = work_on(context, lakehouse, table.name, refresh_table)
+            make = partial(repeat_what_passes, refresh_table, context.log.warning)
+            done = work_on(context, lakehouse, table.name, make)
             report_progress(table.name, done.reason)
             metadata = {
                 **reports.table_metadata(
@@ -168,6 +169,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         check_specs=[
             *checks.check_specs(key, source.contract, blocking=False, drifts=False),
             checks.personal_spec(key),
+            checks.refreshed_spec(key),
         ],
     )
     def body(
@@ -206,6 +208,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
                 check_results=[
                     *checks.check_results(lake, source.table, source.contract),
                     checks.personal_result(lake, source.table, source.contract),
+                    checks.refreshed_result(source.table),
                 ],
             )
 
@@ -246,7 +249,8 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
             repository = FeatureRepository(Path(lakehouse.feature_repo), lakehouse.lake, (view,))
             run = begin_run(context)
             publish_view = partial(publish, OnlineFeatures(repository, view), lakehouse.lake, run)
-            done = work_on(context, lakehouse, name, publish_view)
+            publish_now = partial(repeat_what_passes, publish_view, context.log.warning)
+            done = work_on(context, lakehouse, name, publish_now)
             report_progress(name, done.reason)
             return dg.MaterializeResult(
                 asset_key=key,

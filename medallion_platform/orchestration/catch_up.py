@@ -30,7 +30,7 @@ from medallion_platform.orchestration.names import (
     serving_name,
 )
 from medallion_platform.orchestration.progress import report_progress
-from medallion_platform.orchestration.retries import OURS, only_attempt
+from medallion_platform.orchestration.retries import OURS, only_attempt, repeat_what_passes
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
 from medallion_platform.orchestration.written_tables_tag import report_written_tables
@@ -154,7 +154,8 @@ class _CatchUp:
         report_progress(table.name, "refreshing")
         columns = self._catalog.partition_columns
         run = begin_run(self._context, RunLogObserver(self._context.log))
-        done = refresh(table, self._lake, self._lakehouse.session, run, partition_columns=columns)
+        make = partial(refresh, table, self._lake, self._lakehouse.session, run, partition_columns=columns)
+        done = repeat_what_passes(make, self._context.log.warning)
         report_progress(table.name, done.reason)
         if done.record is None:
             self._context.log.info(f"{table.name}: {done.reason}")
@@ -171,7 +172,8 @@ class _CatchUp:
         report_progress(name, "publishing")
         repository = FeatureRepository(Path(self._lakehouse.feature_repo), self._lake, (view,))
         run = begin_run(self._context)
-        done = publish(OnlineFeatures(repository, view), self._lake, run)
+        publish_view = partial(publish, OnlineFeatures(repository, view), self._lake, run)
+        done = repeat_what_passes(publish_view, self._context.log.warning)
         report_progress(name, done.reason)
         self._context.log.info(f"{name}: {done.reason}")
         yield dg.AssetMaterialization(asset_key(name), metadata=reports.published_metadata(done))

@@ -91,7 +91,7 @@ def refreshed_result(table: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(asset_key=asset_key(table), check_name=REFRESHED, passed=True)
 
 
-def not_refreshed_result(table: str, why: str, next_step: str = "") -> dg.AssetCheckResult:
+def not_refreshed_result(table: str, why: str, next_step: str = "", **described: str) -> dg.AssetCheckResult:
     """A table could not be brought up to date; next_step: what happens now, and what to do."""
     return dg.AssetCheckResult(
         asset_key=asset_key(table),
@@ -100,7 +100,8 @@ def not_refreshed_result(table: str, why: str, next_step: str = "") -> dg.AssetC
         severity=dg.AssetCheckSeverity.ERROR,
         metadata={
             "why": why,
-            "what_next": next_step or "It is retried automatically a few times, with growing pauses.",
+            "what_next": next_step or "A moment later this says when it is tried again.",
+            **described,
         },
     )
 

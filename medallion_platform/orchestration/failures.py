@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CLASS = "medallion/class"
 """The tag of a failed run with the class of its failure, or of each of its tables' if they are several."""
+INCIDENT, NEXT_TRY = "medallion/incident", "medallion/next_try"
+"""The tags of a failed run with the incidents that it is part of, and when its tables are tried again."""
 _EVIDENCE = "evidence"
 """The entry beside those of the tables, or of the step, in the metadata of a failed step."""
 _KINDS = "kinds"

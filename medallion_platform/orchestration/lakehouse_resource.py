@@ -36,6 +36,7 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
     backup: str = ""
     """Where backups are kept, "" if none are made."""
     _spark: "SparkProvider | None" = PrivateAttr(default=None)
+    _of_a_run: bool = PrivateAttr(default=False)
 
     @property
     def lake(self) -> Lake:
@@ -43,8 +44,9 @@ class Lakehouse(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         Raises:
             NewerLake: a newer version of the platform has written them.
+            storage.Unusable: in a run, it cannot be reached, or loses commits.
         """
-        return open_lake(self.lake_root)
+        return (open_to_write if self._of_a_run else open_lake)(self.lake_root)
 
     def on(self, spark: "SparkProvider") -> "Lakehouse":
         """The same lakehouse with another Spark provider."""
@@ -129,12 +131,11 @@ def run_resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.R
 
     In addition to those of our own assets: the session as dagster-pyspark's resource, named `pyspark` and
     `spark`, and each table as dagster-deltalake's resource, named like `silver_events`. A run refuses storage
-    that loses commits, and a lake of a newer version, before anything is read or written.
+    that loses commits, and a lake of a newer version, when its steps ask for the lake: of a resource that
+    fails, nobody could tell why.
     """
-
-    def proven(_: dg.InitResourceContext) -> Lakehouse:
-        open_to_write(lakehouse.lake_root)
-        return lakehouse
+    of_runs = lakehouse.model_copy()
+    of_runs._of_a_run = True
 
     def spark(_: dg.InitResourceContext) -> "PlatformSpark":
         from medallion_platform.orchestration.spark_resources import PlatformSpark
@@ -153,7 +154,7 @@ def run_resources(lakehouse: Lakehouse, tables: Iterable[str]) -> dict[str, dg.R
         **{name.replace(".", "_"): table(name) for name in tables},
         "pyspark": dg.ResourceDefinition(spark, config_schema={}),
         "spark": dg.ResourceDefinition(spark, config_schema={}),
-        "lakehouse": dg.ResourceDefinition(proven, config_schema={}),
+        "lakehouse": dg.ResourceDefinition(lambda _: of_runs, config_schema={}),
         # Each step asks Dagster for a place to keep its output, though none of ours has one.
         "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),
     }

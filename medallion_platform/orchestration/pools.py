@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.launcher import DefaultRunLauncher
 
+from medallion_platform.orchestration.memory_reports import ENDED_BY
 from medallion_platform.orchestration.progress import report_progress
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def close_dead_runs(on: dg.DagsterInstance) -> list[str]:
     for record in on.get_run_records(dg.RunsFilter(statuses=list(_OPEN))):
         run = record.dagster_run
         if _process_is_gone(on, record):
+            on.add_run_tags(run.run_id, {ENDED_BY: "killed"})
             on.report_run_failed(run, "The process that ran this is gone; nothing was lost.")
             closed.append(run.run_id)
             report_progress(

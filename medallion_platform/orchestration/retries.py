@@ -3,23 +3,31 @@
 Dagster has three ways of its own: a step again within its run (`RetryPolicy`, `RetryRequested`), a failed run
 again as another run (`run_retries` and tags of the run), and a run again in its own name
 (`max_resume_run_attempts`). With its own counters each of them would multiply those of the others, and those
-of the sensor. So a step of the platform does its work once in a run, a run of the platform's steps alone has
-the tags that are decided here, and no run is resumed (`instance.py`).
+of the sensor. So a step of the platform is attempted once in a run, a run of the platform's steps alone has
+the tags that are decided here, and no run is resumed (`instance.py`). Within its attempt a step repeats what
+passes in a moment, as `healing/policy.py` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import count
+from random import SystemRandom
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
+from medallion_platform.errors import classify
+from medallion_platform.healing.policy import POLICY, with_jitter
 from medallion_platform.orchestration.failures import Context, TableFailure, is_reported, report_failure
 
 if TYPE_CHECKING:
     from dagster._core.snap import ExecutionPlanSnapshot
+
+T = TypeVar("T")
 
 MOST_RETRIES = 3
 """How many runs Dagster may begin to replace one that something outside of it ended: its process, its pod or
@@ -47,6 +55,25 @@ def retry_tags(asked_for: str | None, setting: int) -> dict[str, str]:
     except ValueError:  # with which Dagster retries nothing
         wanted = 0
     return {MAX_RETRIES_TAG: str(min(wanted, MOST_RETRIES)), RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"}
+
+
+def repeat_what_passes(work: Callable[[], T], log: Callable[[str], None]) -> T:
+    """The result of `work`, repeated within this run while its class says that it passes in a moment.
+
+    work: does nothing more where it has been done; so no reports belong to it. log: is told of each pause.
+    """
+    chance = SystemRandom()
+    for number in count():
+        try:
+            return work()
+        except Exception as error:
+            pauses = POLICY[classify(error).kind].in_process
+            if number >= len(pauses):
+                raise
+            pause = with_jitter(pauses[number], chance)
+            log(f"{error}; it is repeated in {pause:.0f} s")
+            time.sleep(pause)
+    raise AssertionError("it ends by itself")
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from medallion_platform.orchestration.catch_up import (
     unpublished_edition,
 )
 from medallion_platform.orchestration.failures import TableFailure, failures_of
+from medallion_platform.orchestration.healing import record_failures
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import (
@@ -56,6 +57,7 @@ from medallion_platform.orchestration.pools import (
 )
 from medallion_platform.orchestration.progress import report_progress
 from medallion_platform.orchestration.retries import NEVER_AGAIN
+from medallion_platform.orchestration.wanted import wanted_now
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.rollback import RollbackResult, rollback
@@ -226,6 +228,11 @@ def run_everything(
     lake = lakehouse.lake.snapshot()
     outcome.waiting = out_of_date.tables_waiting_for_inputs(catalog, lake)
     now = datetime.now(UTC)
+    if outcome.run_ids:
+        late = out_of_date.out_of_date_tables(catalog, lake)
+        waiting = waiting_arrivals(catalog, lakehouse, now, lake)
+        wanted = wanted_now(catalog, features, lakehouse, lake, late, waiting)
+        record_failures(on, lakehouse.lake, wanted, now)
     states.report_states(catalog, served, lake, on, now)
     states.report_tables(catalog, lake, on, now)
     return outcome

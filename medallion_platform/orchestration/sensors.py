@@ -1,16 +1,18 @@
 """The sensors: what arrived, what is out of date, a surge of dead letters, changed code."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from medallion_platform.errors import MedallionError
+from medallion_platform.healing.decide import Held
 from medallion_platform.kubernetes.shape import needs_own_run
-from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.assets import intake_op_name
-from medallion_platform.orchestration.catch_up import UNFINISHED, unpublished_edition
+from medallion_platform.orchestration.catch_up import UNFINISHED
+from medallion_platform.orchestration.healing import Memory, decide_and_record
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.memory_reports import keep_kills
@@ -20,24 +22,16 @@ from medallion_platform.orchestration.names import (
     INTAKE,
     asset_key,
     pool_name,
-    serving_name,
 )
 from medallion_platform.orchestration.needs import Published, are_read, limits_of, publish_needs
 from medallion_platform.orchestration.pools import close_dead_runs
 from medallion_platform.orchestration.retries import NEVER_AGAIN
-from medallion_platform.orchestration.run_requests import (
-    ATTEMPTS,
-    Decision,
-    decide_requests,
-    digest_of_texts,
-    requests_from_text,
-    requests_to_text,
-)
+from medallion_platform.orchestration.wanted import digest_of_texts, wanted_now
 from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.need import needs_of_tables
-from medallion_platform.pipeline.out_of_date import OutOfDateTable, out_of_date_tables
+from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries import findings
 from medallion_platform.sources.source import Source
@@ -45,10 +39,6 @@ from medallion_platform.sources.source import Source
 ONLY_TAG = "medallion/only"
 """The tag of a run of `catch_up` for one table, which it names."""
 _LOOK_SECONDS = 5
-_GIVEN_UP = (
-    f"It was tried {ATTEMPTS} times, and now waits until an upstream table or its code changes. "
-    "Fix the reason; then materialize it here, or call `medallion run`, to try it at once."
-)
 
 
 def catch_up_sensor(
@@ -71,14 +61,14 @@ def catch_up_sensor(
         minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks for complete, unknown files, new messages and tables that are out of date, "
-        "and starts what brings them up. What fails is tried again, later each time, "
-        f"{ATTEMPTS} times; then it waits for a change, and its check `{checks.REFRESHED}` says so.",
+        "and starts what brings them up. What fails is tried again as docs/healing.md says for its class; "
+        f"meanwhile its check `{checks.REFRESHED}` says why, and when.",
     )
-    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
+    def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult | dg.SkipReason:
         from medallion_platform.installation.settings import Settings
 
         nonlocal published
-        now, on = datetime.now(UTC), context.instance
+        now, on, memory = datetime.now(UTC), context.instance, Memory.from_text(context.cursor)
         at_work, own_runs = _jobs_at_work(on)
         in_pods = are_read(on)
         if in_pods:
@@ -91,58 +81,37 @@ def catch_up_sensor(
             published, limits = publish_needs(on, needs, now, published), limits_of(Settings())
             apart = {name for name, need in needs.items() if needs_own_run(need, limits)}
         waiting = waiting_arrivals(catalog, lakehouse, now, lake, cache)
-        wanted, taken_back = _find_wanted(features, lakehouse, lake, late)
-        wanted |= {table: digest_of_texts(pieces) for table, pieces in waiting.items()}
-        made = set(wanted) - bronze
-        busy = made if CATCH_UP in at_work else _busy_tables(on, made)
+        wanted = wanted_now(catalog, features, lakehouse, lake, late, waiting)
+        made = wanted.keys() - bronze
+        busy = made | (memory.asked.keys() - bronze) if CATCH_UP in at_work else _busy_tables(on, made)
         busy |= (bronze if INTAKE in at_work else set()) | own_runs
-        requested = requests_from_text(context.cursor)
-        if CATCH_UP in at_work:
-            busy |= requested.keys() - bronze
-        decision = decide_requests(
-            {name: state for name, state in wanted.items() if name not in busy},
-            {name: a for name, a in requested.items() if name not in busy},
-            now,
-            retry_forever=bronze,
-        )
+        try:
+            turn = decide_and_record(on, lakehouse.lake, wanted, busy, memory, now)
+        except MedallionError as error:  # without the ledger nothing is tried
+            return dg.SkipReason(f"nothing is asked for: {error}")
+        ask, held = turn.decisions.try_now.keys(), turn.decisions.held
         requests: list[dg.RunRequest] = []
-        landed = decision.ask.keys() & bronze
+        key = digest_of_texts([*sorted(ask), now.isoformat()])
+        landed = ask & bronze
         if landed:
+            left_out = [catalog.source_of[table] for table in sorted(held.keys() & bronze)]
             files = sum(len(waiting[table]) for table in landed)
-            held = {catalog.source_of[table] for table in decision.on_hold.keys() & bronze}
-            requests.append(_intake_request(decision.key, files, held))
-        for name in sorted(apart & decision.ask.keys()):
-            requests.append(_catch_up_request(f"{decision.key} {name}", {ONLY_TAG: name}, only=[name]))
-        if decision.ask.keys() - apart - (landed if in_pods else set()) and CATCH_UP not in at_work:
-            failed = {name: state for name, state in decision.on_hold.items() if name not in bronze}
-            leave = sorted((busy | apart) - bronze)
-            requests.append(_catch_up_request(decision.key, {}, held=failed | taken_back, leave=leave))
-        results = [
-            checks.not_refreshed_result(n, _last_failure_reason(on, n), _GIVEN_UP) for n in decision.given_up
-        ]
-        results += [checks.refreshed_result(n) for n in decision.recovered]
+            requests.append(_intake_request(key, files, left_out))
+        for name in turn.decisions.try_now:
+            if name in apart:
+                requests.append(_catch_up_request(f"{key} {name}", {ONLY_TAG: name}, only=[name]))
+        if ask - apart - (landed if in_pods else set()) and CATCH_UP not in at_work:
+            taken_back = {name: found.state for name, found in late.items() if found.taken_back}
+            leave = sorted((busy | apart | held.keys()) - bronze)
+            requests.append(_catch_up_request(key, {}, held=taken_back, leave=leave))
         return dg.SensorResult(
             run_requests=requests or None,
-            skip_reason=None if requests else dg.SkipReason(_skip_reason(decision, at_work, own_runs)),
-            cursor=requests_to_text(
-                {n: a for n, a in requested.items() if n in busy} | dict(decision.requested)
-            ),
-            asset_events=[checks.check_evaluation(result) for result in results],
+            skip_reason=None if requests else dg.SkipReason(_skip_reason(held.values(), at_work, own_runs)),
+            cursor=turn.memory.to_text(),
+            asset_events=[checks.check_evaluation(result) for result in turn.pages],
         )
 
     return sensor
-
-
-def _find_wanted(
-    features: Sequence[Features], lakehouse: Lakehouse, lake: Lake, late: Mapping[str, OutOfDateTable]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """The tables and features to make, and the tables that were rolled back, each with its state."""
-    wanted: dict[str, str] = {}
-    taken_back: dict[str, str] = {}
-    for name, found in late.items():
-        (taken_back if found.taken_back else wanted)[name] = found.state
-    editions = {serving_name(view.view): unpublished_edition(view, lakehouse, lake) for view in features}
-    return wanted | {name: edition for name, edition in editions.items() if edition}, taken_back
 
 
 def _intake_request(key: str, pieces: int, held: Iterable[Source]) -> dg.RunRequest:
@@ -184,20 +153,12 @@ def _busy_tables(on: dg.DagsterInstance, names: set[str]) -> set[str]:
     return {pools[pool] for pool, info in found.items() if info.claimed_slots}
 
 
-def _last_failure_reason(on: dg.DagsterInstance, name: str) -> str:
-    """Why a table could not be refreshed, from its check."""
-    result = checks.last_check_results(on, [name], checks.REFRESHED).get(name)
-    if result and not result.passed:
-        return str(result.metadata["why"].value)
-    return "its runs ended without saying why: their process was killed, or the machine lacked memory"
-
-
-def _skip_reason(decision: Decision, at_work: set[str], own_runs: set[str]) -> str:
+def _skip_reason(held: Collection[Held], at_work: set[str], own_runs: set[str]) -> str:
     """Why nothing is started."""
     if own_runs or {INTAKE, CATCH_UP} & at_work:
         return "a run is working on it"
-    if decision.on_hold:
-        return f"failed, to be retried later: {', '.join(sorted(decision.on_hold))}"
+    if held:
+        return "\n".join(map(str, held))
     return "nothing has arrived and nothing is out of date"
 
 

@@ -1,7 +1,7 @@
-"""Work on a table: what a run says of it where the run has a pod of its own.
+"""Work on a table: what a run says of it, so that whoever finds the run dead knows at what it died.
 
-Elsewhere (a command, a daemon's local run, a test) no limit of memory belongs to the run, and its process was
-there before it: there nothing is said or measured, and it costs nothing.
+Where the run has a pod of its own, it also says what it used. Elsewhere (a command, a daemon's local run, a
+test) no limit of memory belongs to the run, and its process was there before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from medallion_platform.installation.cluster_spark import RUN_EXECUTORS
 from medallion_platform.orchestration.interruptions import with_word_of_the_end
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.launch_phases import with_launch_report
-from medallion_platform.orchestration.memory_reports import with_enough_memory, with_memory_reports
+from medallion_platform.orchestration.memory_reports import (
+    report_working_on,
+    with_enough_memory,
+    with_memory_reports,
+)
 from medallion_platform.spark.executor_wait import with_executors
 
 T = TypeVar("T")
@@ -39,6 +43,7 @@ def work_on(
         NotEnoughMemory: its executors were killed with as much memory as the settings allow.
     """
     if RUN_EXECUTORS not in os.environ:
+        report_working_on(context.instance, context.run.run_id, table, limit=None)
         return work()
     attended = work if os.environ[RUN_EXECUTORS] == "0" else partial(with_executors, work)
     enough = partial(with_enough_memory, context, lakehouse, table, attended)

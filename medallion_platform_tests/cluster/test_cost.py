@@ -21,6 +21,7 @@ from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.test_install import REBUILD
 from medallion_platform_tests.cluster.test_streams import container_of
 from medallion_platform_tests.waiting import until
+from medallion_sample.sample import sample_files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -35,6 +36,8 @@ def working(
     """An installation whose events come from files, all of which are in bronze and silver."""
     values: dict[str, Any] = {"secrets": {"kafka": ""}, "runs": {"disk": "8Gi"}, "executors": {"disk": "8Gi"}}
     with namespace(admin, servers_of_tests, tmp_path_factory.mktemp("cost"), image, **values) as found:
+        for file in sample_files({}):  # events are enriched by users and regions
+            storage.create_file(found.landing, file.path, file.content)
         rows = json_lines(random.Random(7), "0000", EVENTS // FILES)
         for number in range(FILES):
             content = rows.replace(b'"evt-0000-', b'"evt-%04d-' % number)

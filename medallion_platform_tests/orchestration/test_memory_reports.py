@@ -153,7 +153,7 @@ def test_work_that_is_done_does_not_fail_for_its_report(
     assert run_with(on, lake, lambda _: None).status is dg.DagsterRunStatus.SUCCESS
 
 
-def test_elsewhere_nothing_is_said_or_measured(
+def test_elsewhere_nothing_is_measured(
     on: dg.DagsterInstance, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(RUN_EXECUTORS, raising=False)
@@ -161,7 +161,8 @@ def test_elsewhere_nothing_is_said_or_measured(
     memory_uses.append(lake, [KILLED])
     run = run_with(on, lake, lambda _: None)
     assert run.status is dg.DagsterRunStatus.SUCCESS
-    assert WORKING_ON not in run.tags
+    assert run.tags[WORKING_ON]
+    assert MEMORY_LIMIT not in run.tags
     assert memory_uses.read(lake) == [KILLED]
 
 

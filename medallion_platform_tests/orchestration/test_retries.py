@@ -17,15 +17,23 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from medallion_platform.doctor import local
+from medallion_platform.errors import Kind
+from medallion_platform.healing.policy import POLICY
 from medallion_platform.installation.settings import Settings
-from medallion_platform.orchestration import backups, instance, runs
+from medallion_platform.lakehouse.guard import NotAllowed
+from medallion_platform.orchestration import backups, instance, retries, runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.failures import failures_of
 from medallion_platform.orchestration.instance import Instance, OtherDagster
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.location import catalog
 from medallion_platform.orchestration.names import CATCH_UP, INTAKE, asset_key
-from medallion_platform.orchestration.retries import MOST_RETRIES, OURS, retry_tags
+from medallion_platform.orchestration.retries import (
+    MOST_RETRIES,
+    OURS,
+    repeat_what_passes,
+    retry_tags,
+)
 from medallion_platform_tests.doctor.looking import look, only
 
 OPEN = f"""
@@ -242,3 +250,40 @@ def test_whoever_names_another_instance_is_told(tmp_path: Path, on: dg.DagsterIn
     assert "names another instance_class" in only(local.retries, settings).found
     file.unlink()
     assert look(local.retries, settings) == []
+
+
+@pytest.mark.parametrize(
+    ("errors", "calls"),
+    [
+        ([], 1),
+        ([ConnectionResetError()] * 2, 3),
+        ([ConnectionResetError()] * 9, 6),
+        ([TypeError()], 1),
+        ([ConnectionResetError(), TypeError(), ConnectionResetError()], 2),
+        ([NotAllowed("the run was ended")], 1),
+    ],
+)
+def test_what_passes_in_a_moment_is_repeated_within_the_attempt(
+    errors: list[Exception], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(retries.time, "sleep", slept.append)
+    left, called = list(errors), 0
+
+    def work() -> str:
+        nonlocal called
+        called += 1
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    told: list[str] = []
+    if calls > len(errors):
+        assert repeat_what_passes(work, told.append) == "done"
+    else:
+        with pytest.raises(type(errors[calls - 1])):
+            repeat_what_passes(work, told.append)
+    assert called == calls
+    assert len(told) == len(slept) == calls - 1
+    for pause, longest in zip(slept, POLICY[Kind.NETWORK].in_process, strict=False):
+        assert longest / 2 <= pause <= longest

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 
+from medallion_platform.errors import Kind, MedallionError
+from medallion_platform.healing.incident import Incident, known_from
+from medallion_platform.healing.policy import POLICY
 from medallion_platform.installation.settings import Settings
-from medallion_platform.lakehouse import memory_uses
+from medallion_platform.lakehouse import incidents, memory_uses
 from medallion_platform.lakehouse.commit_record import CommitRecord
-from medallion_platform.orchestration import runs, sensors
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration import catch_up, runs, sensors
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.healing import Memory
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, lakehouse_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY, MEMORY_LIMIT, WORKING_ON
 from medallion_platform.orchestration.names import BRING_UP, CATCH_UP, INTAKE
 from medallion_platform.orchestration.needs import read_needs
-from medallion_platform.orchestration.run_requests import (
-    ATTEMPTS,
-    Request,
-    requests_from_text,
-    requests_to_text,
-)
 from medallion_platform.orchestration.sensors import ONLY_TAG
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
@@ -89,14 +90,16 @@ def test_what_no_event_told_of_is_asked_for(world: World) -> None:
     assert world.jobs() == [], "asked for already: the next attempt comes later"
 
 
-def test_rows_that_came_after_the_last_attempt_are_asked_for_at_once(world: World) -> None:
+def test_rows_that_came_after_the_last_run_are_asked_for_at_once(world: World) -> None:
     world.land("first")
     world.take_in()
-    first = world.tick().run_requests[0].run_key
+    (request,) = world.tick().run_requests
+    job = world.defs.resolve_job_def(CATCH_UP)
+    assert job.execute_in_process(request.run_config, instance=world.on).success
     world.land("second")
     world.take_in()
     (again,) = world.tick().run_requests
-    assert again.run_key != first
+    assert again.run_key != request.run_key
 
 
 def test_a_source_whose_intake_fails_is_left_out_while_another_goes_on(
@@ -126,32 +129,143 @@ def test_a_source_whose_intake_fails_is_left_out_while_another_goes_on(
         file.write_text(f"{n + 1},Engineer\n")
         assert take_in() == ["intake_hr_departments"]
         assert lake.rows("bronze.jobs") == n + 1
-    assert requests_from_text(world.cursor)["bronze.departments"].times == 1
+    (incident,) = known_from(incidents.read(world.place.lake.snapshot())).incidents.values()
+    assert (incident.table, incident.kind) == ("bronze.departments", Kind.CORRUPT)
 
 
-def test_giving_up_is_told_on_the_page_once_with_the_reason_and_what_to_do(world: World) -> None:
+def fail(world: World, request: Any, error: Exception) -> str:
+    """A run of `catch_up` fails at its table with an error; returns its id."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catch_up, "refresh", raising(error))
+        job = world.defs.resolve_job_def(CATCH_UP)
+        done = job.execute_in_process(
+            request.run_config, instance=world.on, raise_on_error=False, tags=request.tags
+        )
+    assert not done.success
+    return done.run_id
+
+
+def raising(error: Exception) -> Any:
+    def refresh(*_: Any, **__: Any) -> None:
+        raise error
+
+    return refresh
+
+
+def of_table(world: World) -> list[Incident]:
+    known = known_from(incidents.read(world.place.lake.snapshot()))
+    return [i for i in known.incidents.values() if i.table == SILVER]
+
+
+def test_a_failure_is_an_incident_that_the_page_and_the_run_tell_of_until_it_is_healed(world: World) -> None:
     world.land("first")
     world.take_in()
-    state = out_of_date_tables(FEW, world.place.lake)[SILVER].state
-    long_ago = datetime.now(UTC) - timedelta(days=1)
-    world.cursor = requests_to_text({SILVER: Request(state, ATTEMPTS, long_ago)})
+    (request,) = world.tick().run_requests
+    run_id = fail(world, request, MedallionError("the disk is full", kind=Kind.DISK))
     result = world.tick()
+    (incident,) = of_table(world)
+    assert (incident.kind, incident.closed, incident.evidence[0].run_id) == (Kind.DISK, "", run_id)
     assert not result.run_requests
-    (told,) = result.asset_events
-    assert (told.asset_key, told.check_name, told.passed) == (
-        dg.AssetKey("silver_departments"),
+    assert f"{SILVER}: failed disk" in result.skip_reason.skip_message
+    (page,) = result.asset_events
+    assert (page.asset_key.path, page.check_name, page.passed) == (
+        ["silver_departments"],
         "refresh_succeeds",
         False,
     )
-    assert "killed" in told.metadata["why"].value
-    assert f"{ATTEMPTS} times" in told.metadata["what_next"].value
-    assert "medallion run" in told.metadata["what_next"].value
-    result = world.tick()
-    assert (result.run_requests, result.asset_events) == ([], [])
-    assert SILVER in result.skip_reason.skip_message
-    world.land("second")
+    said = {name: entry.value for name, entry in page.metadata.items()}
+    assert (said["why"], said["class"], said["incident"]) == ("the disk is full", "disk", incident.id)
+    assert f"medallion incidents resume {SILVER}" in said["what_next"]
+    run = world.on.get_run_by_id(run_id)
+    assert run
+    assert run.tags["medallion/incident"] == incident.id
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", run.tags["medallion/next_try"])
+    assert world.tick().asset_events == [], "it is told once"
+    job = world.defs.resolve_job_def(CATCH_UP)
+    assert job.execute_in_process(instance=world.on).success, "a person does not wait"
+    (page,) = world.tick().asset_events
+    assert page.passed
+    assert of_table(world)[0].closed == "passed"
+
+
+def test_it_is_tried_again_as_its_class_says_and_rows_that_land_meanwhile_do_not_reset_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
+    tries = 0
+    for minute in range(24 * 60):
+        if minute % 30 == 0:
+            world.land(f"file {minute}")
+            world.take_in()
+        for request in world.tick().run_requests or ():
+            tries += 1
+            fail(world, request, TypeError("no such argument"))
+        now[0] += timedelta(minutes=1)
+    (incident,) = of_table(world)
+    planned = len([pause for step in POLICY[incident.kind].steps for pause in step.pauses])
+    assert tries == 1 + len(incident.tries)
+    assert incident.tried == planned
+    # After 1, 2, 4, ... minutes at the earliest, so no more than eleven times in a day.
+    assert len(incident.tries) - planned <= 11
+    now[0] += timedelta(days=1)
+    (request,) = world.tick().run_requests
+    job = world.defs.resolve_job_def(CATCH_UP)
+    assert job.execute_in_process(request.run_config, instance=world.on).success
+    (page,) = world.tick().asset_events
+    assert page.passed
+    assert of_table(world)[0].closed == "healed"
+
+
+def test_a_run_that_died_is_a_failure_of_the_table_that_it_worked_on_and_of_no_other(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    job = world.defs.resolve_job_def(CATCH_UP)
+    other = {WORKING_ON: "gold.other", ENDED_BY: "killed"}
+    run = world.on.create_run_for_job(job, tags=other, status=dg.DagsterRunStatus.STARTED)
+    assert not world.tick().run_requests
+    world.on.report_run_failed(run)
+    (again,) = world.tick().run_requests
+    assert again.run_key != request.run_key
+    assert of_table(world) == []
+    run = world.on.create_run_for_job(
+        job, tags={**other, WORKING_ON: SILVER}, status=dg.DagsterRunStatus.STARTED
+    )
+    world.on.report_run_failed(run)
+    world.tick()
+    (incident,) = of_table(world)
+    assert (incident.kind, incident.code) == (Kind.EVICTED, "killed")
+
+
+def test_what_was_asked_for_and_of_which_nothing_is_heard_has_failed(world: World) -> None:
+    world.land("first")
     world.take_in()
     assert world.jobs() == [CATCH_UP]
+    assert world.jobs() == []
+    (incident,) = of_table(world)
+    assert incident.kind is Kind.UNKNOWN
+
+
+def test_two_that_decide_at_once_ask_for_one_try(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    fail(world, request, TypeError())
+    decide = incidents.decide
+
+    def meanwhile(lake: Lake, rows: Any, seen: int) -> None:
+        decide(lake, rows, seen)
+        decide(lake, rows, seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incidents, "decide", meanwhile)
+        sensor = world.defs.get_repository_def().get_sensor_def("catch_up_sensor")
+        context = dg.build_sensor_context(world.on, cursor=world.cursor, resources={"lakehouse": world.place})
+        skipped: Any = sensor(context)
+    assert "somebody else has decided" in skipped.skip_message
+    world.tick()
+    assert len(of_table(world)) == 1
 
 
 def test_a_table_that_another_run_works_on_is_left_to_it_and_not_counted(world: World) -> None:
@@ -161,7 +275,7 @@ def test_a_table_that_another_run_works_on_is_left_to_it_and_not_counted(world: 
     with InstanceConcurrencyContext(world.on, backfill) as pools:
         assert pools.claim("silver_departments", "step")
         assert world.jobs() == []
-        assert SILVER not in requests_from_text(world.cursor)
+        assert SILVER not in Memory.from_text(world.cursor).asked
         pools.free_step("step")
     assert world.jobs() == [CATCH_UP]
 
@@ -217,11 +331,11 @@ def test_while_a_table_has_a_run_of_its_own_others_go_on_without_it(world: World
     assert world.jobs() == [CATCH_UP]
     job = world.defs.resolve_job_def(CATCH_UP)
     started = dg.DagsterRunStatus.STARTED
-    run = world.on.create_run_for_job(job, tags={ONLY_TAG: SILVER}, status=started)
+    run = world.on.create_run_for_job(job, tags={ONLY_TAG: SILVER, ENDED_BY: "evicted"}, status=started)
     result = world.tick()
     assert not result.run_requests
     assert "a run is working on it" in result.skip_reason.skip_message
-    assert requests_from_text(world.cursor)[SILVER].times == 1, "the attempt still counts"
+    assert SILVER in Memory.from_text(world.cursor).asked, "the attempt still counts"
     world.land("second")
     assert world.jobs() == [INTAKE]
     world.take_in()

@@ -1,0 +1,106 @@
+"""Runs that failed, as evidence: for each table at which one failed, by what it said or by what ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
+
+from medallion_platform.healing.evidence import Evidence, Work
+from medallion_platform.orchestration.failures import TableFailure, failures_of
+from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
+
+_MOST = 1000
+"""Failed runs that are read at one look; the others are read at the next one."""
+_AT_FIRST = 100
+"""Those of the newest failed runs that are read where nobody knows what was read before."""
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that failed, and will not be begun again by Dagster.
+
+    failures: by table, as its failing steps name them; none if it was ended before it could say why.
+    working_on: the table that it worked on last, "" if it had begun none. ended_by: what ended its pod or
+    process, a word of `kubernetes/pod_end.py`. reason: Dagster's `RunFailureReason`.
+    """
+
+    run_id: str
+    job: str
+    at: datetime
+    failures: Mapping[str, TableFailure] = field(default_factory=dict[str, TableFailure])
+    working_on: str = ""
+    ended_by: str = ""
+    reason: str = ""
+
+
+def failed_runs(on: dg.DagsterInstance, position: int | None) -> tuple[list[FailedRun], int]:
+    """The runs that failed since a position of the event log, the earliest first, and the next position.
+
+    position: None where it is not known.
+    """
+    asked = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=position)
+    first = position is None
+    records = on.fetch_run_status_changes(asked, _AT_FIRST if first else _MOST, ascending=not first).records
+    entries = {r.storage_id: r.event_log_entry for r in sorted(records, key=lambda r: r.storage_id)}
+    runs = [_failed_run(on, entry.run_id, entry.timestamp) for entry in entries.values()]
+    return [run for run in runs if run], max(entries, default=position or 0)
+
+
+def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]:
+    """What a failed run is evidence of, by table. Pure.
+
+    asked_for: the tables that it was asked for, each of which failed where the run names none.
+    """
+    chains = {name: failure.chain for name, failure in failed.failures.items() if "." in name}
+    if not failed.failures and failed.working_on:
+        tables: Iterable[str] = [failed.working_on]
+    else:
+        tables = chains or asked_for
+    whole = next((f.chain for f in failed.failures.values()), Evidence("", failed.at, "run").chain)
+    return [
+        Evidence(
+            f"run/{failed.run_id}/{table}",
+            failed.at,
+            work_at(table),
+            table,
+            failed.run_id,
+            chains.get(table, whole),
+            failed.ended_by,
+            failed.reason,
+        )
+        for table in tables
+    ]
+
+
+def work_at(table: str) -> Work:
+    """What is done to bring up a table."""
+    match table.partition(".")[0]:
+        case "bronze":
+            return "intake"
+        case "serving":
+            return "publish"
+        case _:
+            return "refresh"
+
+
+def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | None:
+    run = on.get_run_by_id(run_id)
+    if run is None or run.tags.get(WILL_RETRY_TAG) == "true":
+        return None
+    failures: dict[str, TableFailure] = {}
+    for entry in on.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        if entry.dagster_event:
+            failures |= failures_of(entry.dagster_event.step_failure_data)
+    return FailedRun(
+        run_id,
+        run.job_name,
+        datetime.fromtimestamp(at, UTC),
+        failures,
+        run.tags.get(WORKING_ON, ""),
+        run.tags.get(ENDED_BY, ""),
+        run.tags.get(RUN_FAILURE_REASON_TAG, ""),
+    )

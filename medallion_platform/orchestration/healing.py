@@ -1,0 +1,176 @@
+"""What a look of the sensor does about failures: reads them, decides, writes it down, and tells people.
+
+What failed is read from the runs, what was decided about it from the ledger; the decision is pure
+(`healing/decide.py`). It is in the ledger before anything is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from medallion_platform.errors import MedallionError
+from medallion_platform.healing.decide import (
+    Asked,
+    Decisions,
+    Held,
+    Look,
+    Want,
+    asked_from_text,
+    asked_to_text,
+    decide,
+)
+from medallion_platform.healing.evidence import Evidence
+from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
+from medallion_platform.lakehouse import incidents
+from medallion_platform.lakehouse.incidents import Row
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration import checks
+from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
+from medallion_platform.orchestration.failures import INCIDENT, NEXT_TRY
+from medallion_platform.orchestration.names import CATCH_UP, INTAKE
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one look remembers for the next.
+
+    asked: what it asked for. read: how far failed runs were read, None at first. told: by table, why its page
+    says that it is not made.
+    """
+
+    asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
+    read: int | None = None
+    told: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def to_text(self) -> str:
+        """The memory as text."""
+        return json.dumps({"asked": asked_to_text(self.asked), "read": self.read, "told": dict(self.told)})
+
+    @classmethod
+    def from_text(cls, text: str | None) -> Memory:
+        """The memory in a text of `to_text`; none if it is missing, or another version's."""
+        try:
+            found: dict[str, Any] = json.loads(text or "{}")
+            return cls(asked_from_text(found["asked"]), int(found["read"]), dict(found["told"]))
+        except (ValueError, TypeError, KeyError):
+            return cls()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What follows from a look: the decisions, what pages of tables are to say, and what to remember."""
+
+    decisions: Decisions
+    pages: tuple[dg.AssetCheckResult, ...]
+    memory: Memory
+
+
+def decide_and_record(
+    on: dg.DagsterInstance,
+    lake: Lake,
+    wanted: Mapping[str, Want],
+    at_work: Collection[str],
+    memory: Memory,
+    now: datetime,
+) -> Turn:
+    """Decide which of the wanted tables are made now, and write it down.
+
+    at_work: tables that a run works on or may still begin with, as seen before this is called.
+
+    Raises:
+        CommitConflict: somebody else has decided at this moment; nothing holds.
+        DamagedLog, DamagedFile: the ledger cannot be read.
+    """
+    failed, read = failed_runs(on, memory.read)
+    evidence = [e for run in failed for e in evidence_of(run, asked_by(run, memory.asked))]
+    asked = without_untouched(memory.asked, failed)
+    ledger = incidents.read(lake)
+    known = known_from(ledger)
+    decisions = decide(known, Look(now, wanted, at_work, evidence, asked))
+    incidents.decide(lake, decisions.rows, ledger.seen)
+    known = advance(known, decisions.rows)
+    _tag_runs(on, decisions)
+    why = {table: f.why for run in failed for table, f in run.failures.items()}
+    told, pages = _pages(known, decisions.held, memory.told, why)
+    return Turn(decisions, pages, Memory(decisions.asked, read, told))
+
+
+def record_failures(on: dg.DagsterInstance, lake: Lake, wanted: Mapping[str, Want], now: datetime) -> None:
+    """Write down what failed and what has been healed, where a person tries again and nothing else does."""
+    try:
+        decide_and_record(on, lake, wanted, wanted.keys(), Memory(), now)
+    except MedallionError as error:  # whoever decides next reads the same runs
+        _LOG.warning("what failed is not in the ledger yet: %s", error)
+
+
+def asked_by(run: FailedRun, asked: Mapping[str, Asked]) -> set[str]:
+    """The tables that a run was asked for, of those that a look has asked for. Pure."""
+    taken_in = {table for table, request in asked.items() if request.want.work == "intake"}
+    return {INTAKE: taken_in, CATCH_UP: asked.keys() - taken_in}.get(run.job, set())
+
+
+def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -> Mapping[str, Asked]:
+    """What was asked for, without the tables that runs had not begun when something ended them. Pure.
+
+    One table that ends each run is no reason to count a failure of every other one.
+    """
+    untouched: set[str] = set()
+    for run in failed:
+        if run.working_on and not run.failures:
+            untouched |= asked_by(run, asked) - {run.working_on}
+    return {table: request for table, request in asked.items() if table not in untouched}
+
+
+def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
+    """Say on the failed runs of which incidents they are part, and when their tables are tried again."""
+    found: dict[str, list[Row]] = {}
+    for row in decisions.rows:
+        if row.event == Event.DETECTED:
+            evidence = Evidence.from_json(json.dumps(json.loads(row.body)["evidence"]))
+            found.setdefault(evidence.run_id, []).append(row)
+    for run_id, rows in found.items():
+        if run_id and on.has_run(run_id):
+            nexts = sorted({_next_in_words(decisions.held.get(row.table)) for row in rows})
+            on.add_run_tags(
+                run_id,
+                {INCIDENT: ", ".join(row.incident for row in rows), NEXT_TRY: ", ".join(nexts)},
+            )
+
+
+def _next_in_words(held: Held | None) -> str:
+    if held is None:
+        return "at once"
+    return f"{held.next_try:%Y-%m-%d %H:%M:%S}Z" if held.next_try else f"after {held.command}"
+
+
+def _pages(
+    known: Known, held: Mapping[str, Held], told: Mapping[str, str], why: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[dg.AssetCheckResult, ...]]:
+    """What pages say now of tables that are not made, and the results that change them.
+
+    By state: who is told twice is told the same, and what nobody was told of comes with the next look.
+    """
+    open_ones = {i.table: i for i in known.incidents.values() if not i.closed and i.asked_for}
+    troubled = sorted(open_ones.keys() | held.keys())
+    now = {table: str(held[table]) if table in held else told.get(table, "") for table in troubled}
+    results = [
+        _not_made(table, open_ones.get(table), held[table], why.get(table, ""))
+        for table in troubled
+        if table in held and now[table] != told.get(table)
+    ]
+    results += [checks.refreshed_result(table) for table in told if table not in now]
+    return now, tuple(results)
+
+
+def _not_made(table: str, incident: Incident | None, held: Held, why: str) -> dg.AssetCheckResult:
+    described = {"incident": incident.id, "class": incident.kind.value} if incident else {}
+    return checks.not_refreshed_result(table, why or held.why, str(held), **described)

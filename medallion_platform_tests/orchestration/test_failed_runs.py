@@ -1,0 +1,101 @@
+"""What failed runs are evidence of; and how a look remembers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from medallion_platform.errors import ErrorChain, Kind
+from medallion_platform.healing.decide import Asked, Want
+from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
+from medallion_platform.orchestration.failures import TableFailure
+from medallion_platform.orchestration.healing import Memory, asked_by, without_untouched
+from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
+from medallion_platform.orchestration.names import CATCH_UP, INTAKE
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+FULL, AWAY = (TableFailure("why", ErrorChain(kind)) for kind in (Kind.DISK, Kind.NETWORK))
+ASKED = {
+    "bronze.events": Asked(NOON, Want("intake", "s")),
+    "silver.events": Asked(NOON, Want("refresh", "s")),
+    "gold.days": Asked(NOON, Want("refresh", "s")),
+    "serving.users": Asked(NOON, Want("publish", "s")),
+}
+
+
+def run(job: str = CATCH_UP, **named: object) -> FailedRun:
+    return FailedRun("1", job, NOON, **named)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        (run(failures={"silver.events": FULL}), {"silver.events": Kind.DISK}),
+        (run(failures={"silver.events": FULL}, working_on="gold.days"), {"silver.events": Kind.DISK}),
+        (run(working_on="gold.days"), {"gold.days": Kind.UNKNOWN}),
+        (
+            run(failures={"catch_up": AWAY}),
+            dict.fromkeys(("silver.events", "gold.days", "serving.users"), Kind.NETWORK),
+        ),
+        (run(INTAKE), {"bronze.events": Kind.UNKNOWN}),
+        (run("a job of the user"), {}),
+        (run("a job of the user", failures={"gold.days": FULL}), {"gold.days": Kind.DISK}),
+    ],
+)
+def test_a_failed_run_is_evidence_of_the_tables_that_it_names_or_worked_on_or_was_asked_for(
+    failed: FailedRun, told: dict[str, Kind]
+) -> None:
+    found = evidence_of(failed, asked_by(failed, ASKED))
+    assert {e.table: e.chain.said for e in found} == told
+    assert len({e.occurrence for e in found}) == len(found)
+    works = {"bronze": "intake", "serving": "publish"}
+    assert all(e.work == works.get(e.table.partition(".")[0], "refresh") for e in found)
+
+
+def test_what_a_run_had_not_begun_when_something_ended_it_has_not_failed() -> None:
+    died, failed = run(working_on="gold.days"), run(failures={"gold.days": FULL}, working_on="gold.days")
+    assert without_untouched(ASKED, [died]).keys() == {"bronze.events", "gold.days"}
+    assert without_untouched(ASKED, [failed]) == ASKED
+    assert without_untouched(ASKED, [run()]) == ASKED, "it may have been any of them"
+
+
+def test_failed_runs_are_read_once_and_without_a_position_the_newest(tmp_path: Path) -> None:
+    @dg.op
+    def fails() -> None:
+        raise OSError
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    with runs.open_instance(tmp_path) as on:
+        assert failed_runs(on, None) == ([], 0)
+        job.execute_in_process(instance=on, raise_on_error=False)
+        dead = on.create_run_for_job(
+            job, status=dg.DagsterRunStatus.STARTED, tags={WORKING_ON: "gold.days", ENDED_BY: "killed"}
+        )
+        on.report_run_failed(dead)
+        again = on.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        on.add_run_tags(again.run_id, {"dagster/will_retry": "true"})
+        on.report_run_failed(again)
+        found, position = failed_runs(on, None)
+        assert [(run.working_on, run.ended_by) for run in found] == [("", ""), ("gold.days", "killed")]
+        assert failed_runs(on, position) == ([], position)
+        later = on.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        on.report_run_failed(later)
+        (run,), _ = failed_runs(on, position)
+        assert run.run_id == later.run_id
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", "3", '{"silver.x": ["state", 1, "now", false]}'])
+def test_a_look_that_remembers_nothing_or_an_older_version_s_begins_anew(text: str | None) -> None:
+    assert Memory.from_text(text) == Memory()
+
+
+def test_a_look_remembers_what_the_one_before_it_did() -> None:
+    memory = Memory(ASKED, 7, {"gold.days": "it failed"})
+    assert Memory.from_text(memory.to_text()) == memory
