@@ -1,7 +1,5 @@
 """A job of Dagster that works with Spark in its own process."""
 
-from __future__ import annotations
-
 import os
 
 import dagster as dg
