@@ -86,17 +86,19 @@ def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> 
 @dg.op(
     out=dg.Out(dg.Nothing),
     description="Forget incidents that ended 90 days ago, and reports that are part of others.",
+    tags=OURS,
 )
 def forget_incidents(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
     """Keep the ledger of incidents small."""
-    lake, run = lakehouse.lake, begin_run(context)
-    kept = partial(incident.worth_keeping, now=run.at)
-    try:
-        incidents.condense(lake, kept, run.run_id, run.at, run.guard)
-        if lake.exists(incidents.INCIDENTS):
-            maintenance.maintain_table(lake, incidents.INCIDENTS, guard=run.guard)
-    except CommitConflict as error:
-        context.log.warning(f"incidents are left for the next maintenance: {error}")
+    with only_attempt(context, "forget_incidents"):
+        lake, run = lakehouse.lake, begin_run(context)
+        kept = partial(incident.worth_keeping, now=run.at)
+        try:
+            incidents.condense(lake, kept, run.run_id, run.at, run.guard)
+            if lake.exists(incidents.INCIDENTS):
+                maintenance.maintain_table(lake, incidents.INCIDENTS, guard=run.guard)
+        except CommitConflict as error:
+            context.log.warning(f"incidents are left for the next maintenance: {error}")
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:

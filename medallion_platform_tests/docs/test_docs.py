@@ -45,14 +45,17 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def run(arguments: list[str], where: Path, home: Path | None) -> str:
-    """What a command prints; home: None for that of the project which `where` lies in, as a reader has it."""
+    """What a command prints, or notes if that is nothing.
+
+    home: None for that of the project which `where` lies in, as a reader has it.
+    """
     environment = {**os.environ, "MEDALLION_HOME": str(home or ""), "PYTHONPATH": str(REPOSITORY)}
     if home is None:
         del environment[MODULE]
     done = medallion(*arguments, where=where, env=environment, seconds=250)
     assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
-    return done.stdout
+    return done.stdout or done.stderr
 
 
 @pytest.mark.timeout(600)
