@@ -67,7 +67,7 @@ def test_a_refresh_by_executors(working: Installation, executors: int) -> None:
             return run if run.ended else None
 
         run = until(ended, 900, working.says, pause=0.5)
-        assert run.status == "SUCCESS", dagster.messages(run_id)
+        assert run.status == "SUCCESS", "\n".join(dagster.messages(run_id))
     assert run.end and run.start
     size = sum(file["size"] for batch in storage.store(working.landing).list() for file in batch)
     driver = sum(seconds for name, seconds in used.items() if name.startswith("dagster-run"))
