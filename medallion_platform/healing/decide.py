@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from medallion_platform.errors import Kind
@@ -28,6 +28,7 @@ from medallion_platform.healing.incident import (
     next_of,
     number_in,
 )
+from medallion_platform.healing.policy import NOTHING_CAME
 from medallion_platform.lakehouse.incidents import Row
 
 
@@ -48,10 +49,15 @@ class Want:
 
 @dataclass(frozen=True)
 class Asked:
-    """That a table was asked for: when, and as what."""
+    """That a table was asked for: when, as what, and of which run.
+
+    times: how often in a row, since runs ended without a failure and without having made it.
+    """
 
     at: datetime
     want: Want
+    run: str = ""
+    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Look:
 
     wanted: by table, also those at work. at_work: tables that a run works on, or may still begin with; looked
     at before the evidence was read. evidence: new or told before. asked: what earlier looks asked for, as
-    `Decisions.asked` told it. by: who looks.
+    `Decisions.asked` told it. unharmed: tables whose run has ended and did not fail at them, whether it made
+    them or left them to another. by: who looks.
     """
 
     now: datetime
@@ -68,6 +75,7 @@ class Look:
     at_work: Collection[str] = ()
     evidence: Sequence[Evidence] = ()
     asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
+    unharmed: Collection[str] = ()
     by: str = "sensor"
 
 
@@ -130,15 +138,18 @@ def decide(known: Known, look: Look) -> Decisions:
     closed = [row for i in known.incidents.values() if i.table not in failed for row in _closed(i, look)]
     known = advance(known, closed)
     held = {table: found for table in _troubled(known, look) if (found := _held(known, table, look))}
-    ready = sorted(look.wanted.keys() - set(look.at_work) - held.keys())
+    later = {
+        table: of for table, of in asked.items() if table not in failed and _comes_later(table, of, look)
+    }
+    ready = sorted(look.wanted.keys() - set(look.at_work) - held.keys() - later.keys())
     try_now = {table: known.open_of(table) for table in ready}
     tried = [_tried(known, i, look) for incidents in try_now.values() for i in incidents]
-    still = {t: a for t, a in look.asked.items() if t in look.at_work and t not in failed}
+    still = later | {t: a for t, a in look.asked.items() if t in look.at_work and t not in failed}
     return Decisions(
         (*rows, *closed, *tried),
         {t: tuple(i.id for i in try_now[t]) for t in sorted(ready, key=lambda t: _oldest(try_now[t], look))},
         held,
-        still | {table: Asked(look.now, look.wanted[table]) for table in try_now},
+        still | {table: _ask(table, asked.get(table), look) for table in try_now},
     )
 
 
@@ -180,9 +191,27 @@ def _new_evidence(known: Known, look: Look, asked: Mapping[str, Asked]) -> list[
 
 def _silent(table: str, asked: Asked, look: Look) -> Evidence | None:
     """Evidence that a table was asked for, and nobody works on it, has made it or says why not."""
-    if table in look.at_work or look.wanted[table].written != asked.want.written:
+    if table in look.at_work or table in look.unharmed or look.wanted[table].written != asked.want.written:
         return None
     return Evidence(f"asked/{table}/{asked.at.isoformat()}", look.now, asked.want.work, table)
+
+
+def _came_to_nothing(table: str, asked: Asked, look: Look) -> bool:
+    """Whether the last run neither made a table nor failed at it, and nothing has changed since."""
+    want = look.wanted[table]
+    same = (want.state, want.written) == (asked.want.state, asked.want.written)
+    return same and table in look.unharmed and table not in look.at_work
+
+
+def _comes_later(table: str, asked: Asked, look: Look) -> bool:
+    """Whether a table of which nothing came (another run worked on it) is not asked for again yet."""
+    pause = timedelta(seconds=NOTHING_CAME[min(asked.times, len(NOTHING_CAME)) - 1])
+    return _came_to_nothing(table, asked, look) and -pause < look.now - asked.at < pause
+
+
+def _ask(table: str, before: Asked | None, look: Look) -> Asked:
+    times = before.times + 1 if before and _came_to_nothing(table, before, look) else 1
+    return Asked(look.now, look.wanted[table], times=times)
 
 
 def _last_asked(known: Known, look: Look, table: str) -> Asked | None:
@@ -305,13 +334,16 @@ def _time(at: datetime) -> str:
 
 def asked_to_text(asked: Mapping[str, Asked]) -> str:
     """What was asked for, as text for the next look."""
-    return json.dumps({table: [a.at.isoformat(), asdict(a.want)] for table, a in asked.items()})
+    return json.dumps({t: [a.at.isoformat(), asdict(a.want), a.run, a.times] for t, a in asked.items()})
 
 
 def asked_from_text(text: str | None) -> dict[str, Asked]:
     """What was asked for, of a text of `asked_to_text`; nothing if it is none."""
     try:
         told = json.loads(text or "{}")
-        return {t: Asked(datetime.fromisoformat(at), Want(**want)) for t, (at, want) in told.items()}
+        return {
+            table: Asked(datetime.fromisoformat(at), Want(**want), str(run), int(times))
+            for table, (at, want, run, times) in told.items()
+        }
     except (ValueError, TypeError, AttributeError):
         return {}

@@ -52,6 +52,9 @@ _OUTSIDE = Step(Act.AGAIN, (15 * _SECOND, _MINUTE, 5 * _MINUTE, 10 * _MINUTE))
 _MACHINE = Step(Act.AGAIN, (_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR))
 """Others that use it end, or somebody makes room."""
 
+NOTHING_CAME = _OUTSIDE.pauses
+"""Seconds before a table is asked for again of which nothing came, though nothing failed."""
+
 POLICY: Mapping[Kind, Policy] = {
     Kind.RATE_LIMIT: Policy("a server asks for fewer requests", (_OUTSIDE,), True, _MOMENTS),
     Kind.NETWORK: Policy("a server cannot be reached, or does not answer", (_OUTSIDE,), True, _MOMENTS),

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, RUN_KEY_TAG, WILL_RETRY_TAG
 
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
 
+_WELL = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
 _MOST = 1000
 """Failed runs that are read at one look; the others are read at the next one."""
 _AT_FIRST = 100
@@ -23,13 +24,14 @@ _AT_FIRST = 100
 class FailedRun:
     """A run that failed, and will not be begun again by Dagster.
 
-    failures: by table, as its failing steps name them; none if it was ended before it could say why.
-    working_on: the table that it worked on last, "" if it had begun none. ended_by: what ended its pod or
-    process, a word of `kubernetes/pod_end.py`. reason: Dagster's `RunFailureReason`.
+    key: by which it was asked for, "" where nobody did. failures: by table, as its failing steps name them;
+    none if it was ended before it could say why. working_on: the table that it worked on last, "" if it had
+    begun none. ended_by: what ended its pod or process, a word of `kubernetes/pod_end.py`. reason: Dagster's
+    `RunFailureReason`.
     """
 
     run_id: str
-    job: str
+    key: str
     at: datetime
     failures: Mapping[str, TableFailure] = field(default_factory=dict[str, TableFailure])
     working_on: str = ""
@@ -76,6 +78,22 @@ def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]
     ]
 
 
+def unharmed(on: dg.DagsterInstance, asked_for: Mapping[str, str]) -> set[str]:
+    """The tables at which the run has not failed that was asked for them, and that has ended.
+
+    asked_for: by table, the key of the run. A run that was cancelled has failed at nothing; one that fails at
+    tables says at which ones, and has gone through all others.
+    """
+    found: set[str] = set()
+    for key in set(asked_for.values()) - {""}:
+        tables = {table for table, of in asked_for.items() if of == key}
+        for run in on.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: key}), limit=1):
+            named = _failures_in(on, run.run_id) if run.is_finished and not run.is_success else {}
+            if run.status in _WELL or any("." in name for name in named):
+                found |= tables - named.keys()
+    return found
+
+
 def work_at(table: str) -> Work:
     """What is done to bring up a table."""
     match table.partition(".")[0]:
@@ -91,16 +109,22 @@ def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | N
     run = on.get_run_by_id(run_id)
     if run is None or run.tags.get(WILL_RETRY_TAG) == "true":
         return None
-    failures: dict[str, TableFailure] = {}
-    for entry in on.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        if entry.dagster_event:
-            failures |= failures_of(entry.dagster_event.step_failure_data)
+    failures = _failures_in(on, run_id)
     return FailedRun(
         run_id,
-        run.job_name,
+        run.tags.get(RUN_KEY_TAG, ""),
         datetime.fromtimestamp(at, UTC),
         failures,
         run.tags.get(WORKING_ON, ""),
         run.tags.get(ENDED_BY, ""),
         run.tags.get(RUN_FAILURE_REASON_TAG, ""),
     )
+
+
+def _failures_in(on: dg.DagsterInstance, run_id: str) -> dict[str, TableFailure]:
+    """The tables at which a run says that it failed."""
+    found: dict[str, TableFailure] = {}
+    for entry in on.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        if entry.dagster_event:
+            found |= failures_of(entry.dagster_event.step_failure_data)
+    return found

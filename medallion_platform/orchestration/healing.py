@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,9 +32,8 @@ from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
-from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
+from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs, unharmed
 from medallion_platform.orchestration.failures import INCIDENT, NEXT_TRY
-from medallion_platform.orchestration.names import CATCH_UP, INTAKE
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +49,11 @@ class Memory:
     asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
     read: int | None = None
     told: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def asking(self, runs: Mapping[str, str]) -> Memory:
+        """The memory with the key of the run that each table was asked for by."""
+        asked = {t: replace(a, run=runs[t]) if t in runs else a for t, a in self.asked.items()}
+        return replace(self, asked=asked)
 
     def to_text(self) -> str:
         """The memory as text."""
@@ -91,11 +95,13 @@ def decide_and_record(
         DamagedLog, DamagedFile: the ledger cannot be read.
     """
     failed, read = failed_runs(on, memory.read)
-    evidence = [e for run in failed for e in evidence_of(run, asked_by(run, memory.asked))]
+    evidence = [e for run in failed for e in evidence_of(run, asked_of(run, memory.asked))]
     asked = without_untouched(memory.asked, failed)
+    idle = asked.keys() & wanted.keys() - set(at_work)
+    ended = unharmed(on, {table: asked[table].run for table in idle})
     ledger = incidents.read(lake)
     known = known_from(ledger)
-    decisions = decide(known, Look(now, wanted, at_work, evidence, asked))
+    decisions = decide(known, Look(now, wanted, at_work, evidence, asked, ended))
     incidents.decide(lake, decisions.rows, ledger.seen)
     known = advance(known, decisions.rows)
     _tag_runs(on, decisions)
@@ -112,10 +118,9 @@ def record_failures(on: dg.DagsterInstance, lake: Lake, wanted: Mapping[str, Wan
         _LOG.warning("what failed is not in the ledger yet: %s", error)
 
 
-def asked_by(run: FailedRun, asked: Mapping[str, Asked]) -> set[str]:
-    """The tables that a run was asked for, of those that a look has asked for. Pure."""
-    taken_in = {table for table, request in asked.items() if request.want.work == "intake"}
-    return {INTAKE: taken_in, CATCH_UP: asked.keys() - taken_in}.get(run.job, set())
+def asked_of(run: FailedRun, asked: Mapping[str, Asked]) -> set[str]:
+    """The tables that a run was asked for. Pure."""
+    return {table for table, request in asked.items() if run.key and request.run == run.key}
 
 
 def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -> Mapping[str, Asked]:
@@ -126,7 +131,7 @@ def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -
     untouched: set[str] = set()
     for run in failed:
         if run.working_on and not run.failures:
-            untouched |= asked_by(run, asked) - {run.working_on}
+            untouched |= asked_of(run, asked) - {run.working_on}
     return {table: request for table, request in asked.items() if table not in untouched}
 
 

@@ -90,24 +90,25 @@ def catch_up_sensor(
         except MedallionError as error:  # without the ledger nothing is tried
             return dg.SkipReason(f"nothing is asked for: {error}")
         ask, held = turn.decisions.try_now.keys(), turn.decisions.held
-        requests: list[dg.RunRequest] = []
+        requests: dict[frozenset[str], dg.RunRequest] = {}
         key = digest_of_texts([*sorted(ask), now.isoformat()])
-        landed = ask & bronze
-        if landed:
+        if landed := frozenset(ask & bronze):
             left_out = [catalog.source_of[table] for table in sorted(held.keys() & bronze)]
-            files = sum(len(waiting[table]) for table in landed)
-            requests.append(_intake_request(key, files, left_out))
+            requests[landed] = _intake_request(key, sum(len(waiting[t]) for t in landed), left_out)
         for name in turn.decisions.try_now:
             if name in apart:
-                requests.append(_catch_up_request(f"{key} {name}", {ONLY_TAG: name}, only=[name]))
-        if ask - apart - (landed if in_pods else set()) and CATCH_UP not in at_work:
+                request = _catch_up_request(f"{key} {name}", {ONLY_TAG: name}, only=[name])
+                requests[frozenset({name})] = request
+        together = frozenset(ask - apart - landed)
+        if (together or (landed and not in_pods)) and CATCH_UP not in at_work:
             taken_back = {name: found.state for name, found in late.items() if found.taken_back}
             leave = sorted((busy | apart | held.keys()) - bronze)
-            requests.append(_catch_up_request(key, {}, held=taken_back, leave=leave))
+            requests[together] = _catch_up_request(key, {}, held=taken_back, leave=leave)
+        asked_by = {t: str(request.run_key) for tables, request in requests.items() for t in tables}
         return dg.SensorResult(
-            run_requests=requests or None,
+            run_requests=list(requests.values()) or None,
             skip_reason=None if requests else dg.SkipReason(_skip_reason(held.values(), at_work, own_runs)),
-            cursor=turn.memory.to_text(),
+            cursor=turn.memory.asking(asked_by).to_text(),
             asset_events=[checks.check_evaluation(result) for result in turn.pages],
         )
 

@@ -13,22 +13,21 @@ from medallion_platform.healing.decide import Asked, Want
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
 from medallion_platform.orchestration.failures import TableFailure
-from medallion_platform.orchestration.healing import Memory, asked_by, without_untouched
+from medallion_platform.orchestration.healing import Memory, asked_of, without_untouched
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
-from medallion_platform.orchestration.names import CATCH_UP, INTAKE
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FULL, AWAY = (TableFailure("why", ErrorChain(kind)) for kind in (Kind.DISK, Kind.NETWORK))
 ASKED = {
-    "bronze.events": Asked(NOON, Want("intake", "s")),
-    "silver.events": Asked(NOON, Want("refresh", "s")),
-    "gold.days": Asked(NOON, Want("refresh", "s")),
-    "serving.users": Asked(NOON, Want("publish", "s")),
+    "bronze.events": Asked(NOON, Want("intake", "s"), "intake 1"),
+    "silver.events": Asked(NOON, Want("refresh", "s"), "catch_up 1"),
+    "gold.days": Asked(NOON, Want("refresh", "s"), "catch_up 1"),
+    "serving.users": Asked(NOON, Want("publish", "s"), "catch_up 1"),
 }
 
 
-def run(job: str = CATCH_UP, **named: object) -> FailedRun:
-    return FailedRun("1", job, NOON, **named)  # type: ignore[arg-type]
+def run(key: str = "catch_up 1", **named: object) -> FailedRun:
+    return FailedRun("1", key, NOON, **named)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -41,15 +40,15 @@ def run(job: str = CATCH_UP, **named: object) -> FailedRun:
             run(failures={"catch_up": AWAY}),
             dict.fromkeys(("silver.events", "gold.days", "serving.users"), Kind.NETWORK),
         ),
-        (run(INTAKE), {"bronze.events": Kind.UNKNOWN}),
-        (run("a job of the user"), {}),
-        (run("a job of the user", failures={"gold.days": FULL}), {"gold.days": Kind.DISK}),
+        (run("intake 1"), {"bronze.events": Kind.UNKNOWN}),
+        (run(""), {}),
+        (run("", failures={"gold.days": FULL}), {"gold.days": Kind.DISK}),
     ],
 )
 def test_a_failed_run_is_evidence_of_the_tables_that_it_names_or_worked_on_or_was_asked_for(
     failed: FailedRun, told: dict[str, Kind]
 ) -> None:
-    found = evidence_of(failed, asked_by(failed, ASKED))
+    found = evidence_of(failed, asked_of(failed, ASKED))
     assert {e.table: e.chain.said for e in found} == told
     assert len({e.occurrence for e in found}) == len(found)
     works = {"bronze": "intake", "serving": "publish"}

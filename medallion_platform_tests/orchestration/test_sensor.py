@@ -25,6 +25,7 @@ from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import catch_up, runs, sensors
 from medallion_platform.orchestration.build import build_defs
+from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.healing import Memory
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import catalog, lakehouse_of
@@ -133,13 +134,18 @@ def test_a_source_whose_intake_fails_is_left_out_while_another_goes_on(
     assert (incident.table, incident.kind) == ("bronze.departments", Kind.CORRUPT)
 
 
+def tags_of(request: Any) -> dict[str, str]:
+    """The tags of the run that Dagster makes of a request."""
+    return {**request.tags, "dagster/run_key": request.run_key}
+
+
 def fail(world: World, request: Any, error: Exception) -> str:
     """A run of `catch_up` fails at its table with an error; returns its id."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catch_up, "refresh", raising(error))
         job = world.defs.resolve_job_def(CATCH_UP)
         done = job.execute_in_process(
-            request.run_config, instance=world.on, raise_on_error=False, tags=request.tags
+            request.run_config, instance=world.on, raise_on_error=False, tags=tags_of(request)
         )
     assert not done.success
     return done.run_id
@@ -222,16 +228,15 @@ def test_a_run_that_died_is_a_failure_of_the_table_that_it_worked_on_and_of_no_o
     world.take_in()
     (request,) = world.tick().run_requests
     job = world.defs.resolve_job_def(CATCH_UP)
-    other = {WORKING_ON: "gold.other", ENDED_BY: "killed"}
+    other = {**tags_of(request), WORKING_ON: "gold.other", ENDED_BY: "killed"}
     run = world.on.create_run_for_job(job, tags=other, status=dg.DagsterRunStatus.STARTED)
     assert not world.tick().run_requests
     world.on.report_run_failed(run)
     (again,) = world.tick().run_requests
     assert again.run_key != request.run_key
     assert of_table(world) == []
-    run = world.on.create_run_for_job(
-        job, tags={**other, WORKING_ON: SILVER}, status=dg.DagsterRunStatus.STARTED
-    )
+    tags = {**tags_of(again), WORKING_ON: SILVER, ENDED_BY: "killed"}
+    run = world.on.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
     world.on.report_run_failed(run)
     world.tick()
     (incident,) = of_table(world)
@@ -245,6 +250,47 @@ def test_what_was_asked_for_and_of_which_nothing_is_heard_has_failed(world: Worl
     assert world.jobs() == []
     (incident,) = of_table(world)
     assert incident.kind is Kind.UNKNOWN
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED])
+def test_a_run_that_leaves_a_table_to_another_has_not_failed_and_is_asked_for_again_a_little_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
+) -> None:
+    now = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
+    world.land("first")
+    world.take_in()
+    job, asks = world.defs.resolve_job_def(CATCH_UP), 0
+    for _ in range(60):
+        for request in world.tick().run_requests or ():
+            asks += 1
+            world.on.create_run_for_job(job, tags=tags_of(request), status=status)
+        now[0] += timedelta(minutes=1)
+    assert of_table(world) == []
+    assert 8 <= asks <= 10, "after 15 s, 1, 5, and then each ten minutes"
+    world.land("second")
+    world.take_in()
+    assert world.jobs() == [CATCH_UP], "what it is made from has changed"
+
+
+def test_where_a_run_fails_at_one_table_the_others_have_not_failed(world: World) -> None:
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+
+    @dg.op
+    def fails(context) -> None:  # type: ignore[no-untyped-def]  # its name is no type of this function
+        raise report_failure(context, {"gold.other": TableFailure("it is no number")})
+
+    @dg.job(name=CATCH_UP)
+    def job() -> None:
+        fails()
+
+    for _ in range(2):
+        done = job.execute_in_process(instance=world.on, raise_on_error=False, tags=tags_of(request))
+        assert not done.success
+        assert not world.tick().run_requests
+    assert of_table(world) == []
 
 
 def test_two_that_decide_at_once_ask_for_one_try(world: World) -> None:
@@ -328,10 +374,10 @@ def test_where_runs_are_pods_a_refresh_is_asked_for_once_its_size_is_known(
 def test_while_a_table_has_a_run_of_its_own_others_go_on_without_it(world: World) -> None:
     world.land("first")
     world.take_in()
-    assert world.jobs() == [CATCH_UP]
+    (request,) = world.tick().run_requests
     job = world.defs.resolve_job_def(CATCH_UP)
-    started = dg.DagsterRunStatus.STARTED
-    run = world.on.create_run_for_job(job, tags={ONLY_TAG: SILVER, ENDED_BY: "evicted"}, status=started)
+    tags = {**tags_of(request), ENDED_BY: "evicted"}
+    run = world.on.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
     result = world.tick()
     assert not result.run_requests
     assert "a run is working on it" in result.skip_reason.skip_message
