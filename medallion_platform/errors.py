@@ -567,6 +567,9 @@ _BY_CODE = {
     **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), Kind.CONFLICT),
     **dict.fromkeys(("SQLITE_CORRUPT", "SQLITE_NOTADB"), Kind.CORRUPT),
     "SQLITE_FULL": Kind.DISK,
+    # Of Delta in Spark ("Error Conditions").
+    **dict.fromkeys(("DELTA_TRUNCATED_TRANSACTION_LOG", "DELTA_VERSIONS_NOT_CONTIGUOUS"), Kind.CORRUPT),
+    "DELTA_VERSION_NOT_FOUND": Kind.POSITION_LOST,
     "SQLITE_NOMEM": Kind.OOM,
     # Of gRPC ("Status codes and their use"), by which Dagster talks to the code of projects.
     **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED"), Kind.NETWORK),
@@ -577,8 +580,7 @@ _BY_CODE = {
 
 _BY_SQLSTATE = {
     # By class, then those that say more than theirs ("SQLSTATE codes" of Spark, Delta's 2D521).
-    "22": Kind.DATA,
-    "23": Kind.DATA,
+    **dict.fromkeys(("21", "22", "23", "P0"), Kind.DATA),
     "0A": Kind.PERMANENT,
     "42": Kind.PERMANENT,
     # A path that is not there: a data file that is gone, or somebody's mistake. Whoever asked knows.

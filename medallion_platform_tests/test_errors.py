@@ -316,7 +316,6 @@ def test_what_is_there_already(tmp_path: Path) -> None:
     assert failure(lambda: store.get("y")).kind is Kind.UNKNOWN
 
 
-@pytest.mark.failure("network")
 def test_a_database_in_a_file_by_its_code(tmp_path: Path, full: Path) -> None:
     def write(place: Path) -> None:
         with closing(sqlite3.connect(place, timeout=0)) as store:
@@ -371,6 +370,7 @@ def test_a_table_that_is_another_s(tmp_path: Path) -> None:
         os.seteuid(user)
 
 
+@pytest.mark.failure("network")
 def test_no_broker(closed: str) -> None:
     from confluent_kafka import Consumer
 

@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 from deltalake import write_deltalake
 from obstore.store import LocalStore
@@ -33,6 +34,7 @@ from obstore.store import LocalStore
 from medallion_platform.healing.evidence import Evidence
 from medallion_platform.lakehouse.backup_place import BackupPlace
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.spark.java import find_java
 from medallion_platform_tests.corpus.capture import meet
 from medallion_platform_tests.lakehouse.small_lake import SmallLake
 from medallion_platform_tests.lakehouse.test_backup import backed_up
@@ -179,6 +181,16 @@ def held(size: int) -> int:
 def test_a_worker_that_has_too_little_memory() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.raises(MemoryError):
         pool.submit(held, 1 << 28).result()
+
+
+@pytest.mark.failure("oom")
+def test_a_java_that_ends_for_want_of_memory() -> None:
+    jars = Path(pyspark.__file__).parent / "jars" / "*"
+    options = ["-Xmx8m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-cp", str(jars)]
+    command = [find_java().program, *options, "scala.tools.nsc.MainGenericRunner", "-e", "println(1)"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 3
+    meet(Evidence("process/java", datetime.now(UTC), "run", exit_code=done.returncode))
 
 
 @pytest.mark.failure("oom")

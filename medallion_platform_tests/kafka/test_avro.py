@@ -334,15 +334,20 @@ def test_a_schema_is_asked_for_once(registry: Registry, gateway: Gateway) -> Non
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ((503, b""), "answers 503, and was asked for 1 s"),
-        ((404, b"<html>no such service</html>"), "answers 404 Not Found"),
+        pytest.param(
+            (503, b""), "answers 503, and was asked for 1 s", marks=pytest.mark.failure("transient")
+        ),
+        pytest.param(
+            (404, b"<html>no such service</html>"),
+            "answers 404 Not Found",
+            marks=pytest.mark.failure("permanent"),
+        ),
         ((404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'), "answers 404 Not Found"),
         ((200, b"<html>log in</html>"), "does not return a schema"),
-        ((403, b""), "answers 403 Forbidden"),
+        pytest.param((403, b""), "answers 403 Forbidden", marks=pytest.mark.failure("auth")),
     ],
 )
 @ENGINES
-@pytest.mark.failure("network")
 def test_nothing_is_taken_in_while_the_registry_gives_no_schema(
     broker: Broker,
     registry: Registry,

@@ -55,17 +55,31 @@ def test_a_topic_is_taken_in_over_tls_by_a_user(
     conserved(lake)
 
 
+AUTH, PERMANENT = pytest.mark.failure("auth"), pytest.mark.failure("permanent")
+
+
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        ({"sasl.password": "wr0ng-s3cret"}, "SASL authentication error: Authentication failed"),
-        ({"ssl.ca.location": "other.pem"}, "broker certificate could not be verified"),
-        ({"ssl.ca.location": "nowhere.pem"}, "ssl.ca.location has a value that the client refuses"),
-        ({"sasl.mechanism": "SCRAM-SHA-256"}, "Unsupported SASL mechanism"),
-        ({"sasl.pasword": "wr0ng-s3cret"}, "sasl.pasword is no setting of Kafka that the client knows"),
+        pytest.param(
+            {"sasl.password": "wr0ng-s3cret"}, "SASL authentication error: Authentication failed", marks=AUTH
+        ),
+        pytest.param(
+            {"ssl.ca.location": "other.pem"}, "broker certificate could not be verified", marks=AUTH
+        ),
+        pytest.param(
+            {"ssl.ca.location": "nowhere.pem"},
+            "ssl.ca.location has a value that the client refuses",
+            marks=PERMANENT,
+        ),
+        pytest.param({"sasl.mechanism": "SCRAM-SHA-256"}, "Unsupported SASL mechanism", marks=AUTH),
+        pytest.param(
+            {"sasl.pasword": "wr0ng-s3cret"},
+            "sasl.pasword is no setting of Kafka that the client knows",
+            marks=PERMANENT,
+        ),
     ],
 )
-@pytest.mark.failure("auth")
 def test_who_is_not_let_in_is_told_why_in_one_sentence(
     broker: Broker,
     topic: str,
