@@ -28,7 +28,7 @@ import errno
 import pytest
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.orchestration.failures import reported_failure
+from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform_tests.pipeline.toy import CSV, Zone, good
 
 PASSWORD, TOKEN, VALUE = {SECRETS!r}
@@ -56,8 +56,9 @@ def test_reported(tmp_path):
 def test_of_a_run():
     @dg.op
     def step(context) -> None:
-        with reported_failure(context, "silver.events"):
-            raise MedallionError(VALUE, kind=Kind.AUTH, remedy=TOKEN) from ValueError(PASSWORD)
+        error = MedallionError(VALUE, kind=Kind.AUTH, remedy=TOKEN)
+        error.__cause__ = ValueError(PASSWORD)
+        raise report_failure(context, {{"silver.events": TableFailure.of("silver.events", error)}})
 
     @dg.job
     def job():
