@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ _MOST = 1000
 """Failed runs that are read at one look; the others are read at the next one."""
 _AT_FIRST = 100
 """Those of the newest failed runs that are read where nobody knows what was read before."""
+_ENDED = re.compile(r"was terminated by signal (\d+)|unexpectedly exited with code (\d+)")
+"""How Dagster's code server says in an event, and nowhere else, that the process of a run ended."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class FailedRun:
     key: by which it was asked for, "" where nobody did. failures: by table, as its failing steps name them;
     none if it was ended before it could say why. working_on: the table that it worked on last, "" if it had
     begun none. ended_by: what ended its pod or process, a word of `kubernetes/pod_end.py`. reason: Dagster's
-    `RunFailureReason`.
+    `RunFailureReason`. exit_code: of its process, as `Evidence` has it; None where nobody saw it end.
     """
 
     run_id: str
@@ -37,6 +40,7 @@ class FailedRun:
     working_on: str = ""
     ended_by: str = ""
     reason: str = ""
+    exit_code: int | None = None
 
 
 def failed_runs(on: dg.DagsterInstance, position: int | None) -> tuple[list[FailedRun], int]:
@@ -73,6 +77,7 @@ def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]
             chains.get(table, whole),
             failed.ended_by,
             failed.reason,
+            failed.exit_code,
         )
         for table in tables
     ]
@@ -118,6 +123,7 @@ def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | N
         run.tags.get(WORKING_ON, ""),
         run.tags.get(ENDED_BY, ""),
         run.tags.get(RUN_FAILURE_REASON_TAG, ""),
+        None if failures else _exit_code(on, run_id),
     )
 
 
@@ -128,3 +134,12 @@ def _failures_in(on: dg.DagsterInstance, run_id: str) -> dict[str, TableFailure]
         if entry.dagster_event:
             found |= failures_of(entry.dagster_event.step_failure_data)
     return found
+
+
+def _exit_code(on: dg.DagsterInstance, run_id: str) -> int | None:
+    """How the process of a run ended, if a code server saw it: minus the number of a signal, or its code."""
+    for entry in reversed(on.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)):
+        if entry.dagster_event and (found := _ENDED.search(entry.dagster_event.message or "")):
+            signal, code = found.groups()
+            return int(code) if signal is None else -int(signal)
+    return None

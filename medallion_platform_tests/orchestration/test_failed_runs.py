@@ -7,8 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._utils import get_run_crash_explanation
 
 from medallion_platform.errors import ErrorChain, Kind
+from medallion_platform.healing.classify import classify
 from medallion_platform.healing.decide import Asked, Want
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
@@ -88,6 +90,28 @@ def test_failed_runs_are_read_once_and_without_a_position_the_newest(tmp_path: P
         on.report_run_failed(later)
         (run,), _ = failed_runs(on, position)
         assert run.run_id == later.run_id
+
+
+def test_a_process_that_was_ended_is_told_apart_by_what_the_code_server_saw(tmp_path: Path) -> None:
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def job() -> None:
+        nothing()
+
+    with runs.open_instance(tmp_path) as on:
+        for ended in (-9, -11, 1, None):
+            dead = on.create_run_for_job(
+                job, status=dg.DagsterRunStatus.STARTED, tags={WORKING_ON: "gold.days"}
+            )
+            if ended is not None:  # as its code server tells it
+                on.report_engine_event(get_run_crash_explanation("Run execution process", ended), dead)
+            on.report_run_failed(dead)
+        found, _ = failed_runs(on, None)
+    kinds = [classify(e).kind for run in found for e in evidence_of(run, ())]
+    assert kinds == [Kind.EVICTED, Kind.POISON, Kind.UNKNOWN, Kind.UNKNOWN]
+    assert [run.exit_code for run in found] == [-9, -11, 1, None]
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "3", '{"silver.x": ["state", 1, "now", false]}'])
