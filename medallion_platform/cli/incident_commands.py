@@ -216,7 +216,6 @@ def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
     """What becomes of an incident, and when it is tried again at the latest."""
     from medallion_platform.healing.incident import breaker, next_of
 
-    among = known.incidents.values()
     if incident.closed:
         return incident.closed, None
     if not incident.asked_for:
@@ -225,8 +224,8 @@ def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
         return "trying", None
     if incident.table in known.paused:
         return "paused", None
-    state = "breaker open" if breaker(incident, among) == "open" else "waiting"
-    return state, next_of(incident, among).at
+    state = "breaker open" if breaker(incident, known) == "open" else "waiting"
+    return state, next_of(incident, known).at
 
 
 def _events(incident: Incident) -> list[dict[str, object]]:

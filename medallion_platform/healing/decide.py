@@ -277,22 +277,20 @@ def _row(event: Event, incident: Incident, now: datetime, by: str, body: Mapping
 
 def _troubled(known: Known, look: Look) -> set[str]:
     """Tables that may have to be left out."""
-    open_ones = {i.table for i in known.incidents.values() if not i.closed and i.asked_for}
-    return (open_ones | known.paused.keys()) - set(look.at_work)
+    return (known.open.keys() | known.paused.keys()) - set(look.at_work)
 
 
 def _held(known: Known, table: str, look: Look) -> Held | None:
     """Why a table is left out, if it is."""
     if paused := known.paused.get(table):
         return Held(table, "paused", paused.at, f"paused by {paused.by}")
-    among = known.incidents.values()
     waiting = [
-        (i, follows) for i in known.open_of(table) if not _is_due(i, follows := next_of(i, among), look)
+        (i, follows) for i in known.open_of(table) if not _is_due(i, follows := next_of(i, known), look)
     ]
     if not waiting:
         return None
     incident, follows = max(waiting, key=lambda found: found[1].at)
-    stopped = breaker(incident, among) != "closed"
+    stopped = breaker(incident, known) != "closed"
     return Held(table, "open" if stopped else "waiting", incident.failed, _reason(incident), follows.at)
 
 
@@ -313,7 +311,7 @@ def _reason(incident: Incident) -> str:
 
 
 def _tried(known: Known, incident: Incident, look: Look) -> Row:
-    follows, want = next_of(incident, known.incidents.values()), look.wanted[incident.table]
+    follows, want = next_of(incident, known), look.wanted[incident.table]
     body = {
         "number": follows.number,
         "act": follows.act.value,

@@ -7,11 +7,11 @@ Decisions are folded in the order of their numbers; clocks serve pauses and peop
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from random import Random
 from typing import Any, Literal, get_args
 
@@ -137,9 +137,19 @@ class Known:
     reported: tuple[Evidence, ...] = ()
     occurrences: frozenset[str] = frozenset()
 
+    @cached_property
+    def open(self) -> Mapping[str, list[Incident]]:
+        """The open incidents for which automation leaves tables out, by table."""
+        return _grouped((i for i in self.incidents.values() if not i.closed and i.asked_for), _table)
+
+    @cached_property
+    def alike(self) -> Mapping[str, list[Incident]]:
+        """All incidents, by fingerprint."""
+        return _grouped(self.incidents.values(), _fingerprint)
+
     def open_of(self, table: str) -> list[Incident]:
         """The open incidents for which automation leaves a table out."""
-        return [i for i in self.incidents.values() if i.table == table and not i.closed and i.asked_for]
+        return self.open.get(table, [])
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,7 @@ def fold(rows: Iterable[Row]) -> Known:
 def advance(known: Known, decisions: Iterable[Row]) -> Known:
     """What is known after these decisions, in their order."""
     incidents, paused, labels = dict(known.incidents), dict(known.paused), dict(known.labels)
+    still_open = {table: [i.id for i in found] for table, found in known.open.items()}
     occurrences = set(known.occurrences)
     for row in decisions:
         body = _body(row)
@@ -191,8 +202,12 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
                 if evidence.occurrence in occurrences:
                     continue
                 occurrences.add(evidence.occurrence)
-                incidents[row.incident] = _failed(found or _begun(row, body), row, body, evidence)
-                _end_tries(incidents, incidents[row.incident])
+                failed = incidents[row.incident] = _failed(found or _begun(row, body), row, body, evidence)
+                if failed.asked_for:  # it ends the tries of all incidents of its table: they were one
+                    of_table = still_open.setdefault(failed.table, [])
+                    of_table += [] if failed.closed or failed.id in of_table else [failed.id]
+                    for other in of_table:
+                        incidents[other] = replace(incidents[other], failed=failed.failed, pending=False)
             case Event.TRIED if found:
                 incidents[row.incident] = replace(
                     found, tries=(*found.tries, _try(row, body)), state=_text(body, "state"), pending=True
@@ -200,6 +215,8 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
             case Event.CLOSED if found and not found.closed:
                 how = next((how for how in get_args(Closed) if how == body.get("how")), "passed")
                 incidents[row.incident] = replace(found, closed=how, closed_at=row.at, pending=False)
+                if row.incident in (of_table := still_open.get(found.table, [])):
+                    of_table.remove(row.incident)
             case Event.PAUSED:
                 paused[row.table] = Pause(row.at, row.by)
             case Event.RESUMED:
@@ -212,29 +229,28 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
     return Known(incidents, paused, labels, reported, frozenset(occurrences))
 
 
-def breaker(incident: Incident, among: Iterable[Incident]) -> Breaker:
+def breaker(incident: Incident, known: Known) -> Breaker:
     """Whether automation stops at an incident: its tries are used up, or it comes back again and again.
 
-    among: all incidents. Those before the last one that a person closed, or that ended with its code, do not
-    count.
+    Incidents before the last one that a person closed, or that ended with its code, do not count.
     """
     if incident.closed or POLICY[incident.kind].endless:
         return "closed"
-    if next_try(incident.kind, incident.tried) and _came_back(incident, among) < MOST:
+    if next_try(incident.kind, incident.tried) and _came_back(incident, known) < MOST:
         return "closed"
     if not incident.pending:
         return "open"
     return "half-open" if incident.tries[-1].half_open else "closed"
 
 
-def next_of(incident: Incident, among: Iterable[Incident]) -> Next:
+def next_of(incident: Incident, known: Known) -> Next:
     """The next try of an open incident.
 
     A half-open one comes after 1, 2, 4, ... 24 hours, or minutes where the inputs have changed.
     """
     planned = next_try(incident.kind, incident.tried)
     number = len(incident.tries) + 1
-    if breaker(incident, among) != "closed" or planned is None:
+    if breaker(incident, known) != "closed" or planned is None:
         times = 2 ** min(len(incident.tries) - incident.tried, 11)
         at, sooner = (min(times * unit, _LONGEST) for unit in (timedelta(hours=1), timedelta(minutes=1)))
         return Next(Act.AGAIN, number, incident.failed + at, incident.failed + sooner, True)
@@ -268,9 +284,9 @@ def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:
     return kept
 
 
-def _came_back(incident: Incident, among: Iterable[Incident]) -> int:
+def _came_back(incident: Incident, known: Known) -> int:
     """How many incidents of its fingerprint there were in the window up to this one."""
-    same = [i for i in among if i.fingerprint == incident.fingerprint and i.id != incident.id]
+    same = [i for i in known.alike.get(incident.fingerprint, []) if i.id != incident.id]
     count = 1
     for before in sorted(same, key=_number, reverse=True):
         if _number(before) > _number(incident):
@@ -279,6 +295,21 @@ def _came_back(incident: Incident, among: Iterable[Incident]) -> int:
             break
         count += 1
     return count
+
+
+def _grouped(incidents: Iterable[Incident], key: Callable[[Incident], str]) -> Mapping[str, list[Incident]]:
+    found: dict[str, list[Incident]] = {}
+    for incident in incidents:
+        found.setdefault(key(incident), []).append(incident)
+    return found
+
+
+def _table(incident: Incident) -> str:
+    return incident.table
+
+
+def _fingerprint(incident: Incident) -> str:
+    return incident.fingerprint
 
 
 def _number(incident: Incident) -> int:
@@ -313,13 +344,6 @@ def _failed(incident: Incident, row: Row, body: Mapping[str, Any], evidence: Evi
         code_version=_text(body, "code_version"),
         evidence=(*incident.evidence, evidence),
     )
-
-
-def _end_tries(incidents: dict[str, Incident], failed: Incident) -> None:
-    """A failure of a table ends the tries of all its incidents: they were one."""
-    for other in incidents.values():
-        if other.table == failed.table and not other.closed and failed.asked_for:
-            incidents[other.id] = replace(other, failed=failed.failed, pending=False)
 
 
 def _try(row: Row, body: Mapping[str, Any]) -> Try:

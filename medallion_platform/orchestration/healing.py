@@ -164,7 +164,7 @@ def _pages(
 
     By state: who is told twice is told the same, and what nobody was told of comes with the next look.
     """
-    open_ones = {i.table: i for i in known.incidents.values() if not i.closed and i.asked_for}
+    open_ones = {table: found[-1] for table, found in known.open.items()}
     troubled = sorted(open_ones.keys() | held.keys())
     now = {table: str(held[table]) if table in held else told.get(table, "") for table in troubled}
     results = [

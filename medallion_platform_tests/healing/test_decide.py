@@ -191,20 +191,18 @@ def test_the_third_incident_in_a_day_opens_the_breaker_and_a_person_begins_anew(
     for state in ("waiting", "waiting", "open", "open"):
         held = sensor.look(evidence(f"run/{sensor.now}", Kind.HUNG), wanted={TABLE: WANT}).held
         assert held[TABLE].state == state
-        assert breaker(sensor.incident, sensor.ledger.incidents) == state.replace("waiting", "closed")
+        assert breaker(sensor.incident, sensor.ledger.known) == state.replace("waiting", "closed")
         assert TABLE in sensor.look(after=HOUR).try_now
-        assert breaker(sensor.incident, sensor.ledger.incidents) == (
-            "half-open" if state == "open" else "closed"
-        )
+        assert breaker(sensor.incident, sensor.ledger.known) == ("half-open" if state == "open" else "closed")
         sensor.look(wanted={}, after=HOUR)
         assert sensor.incident.closed == "healed"
     sensor.look(evidence("run/5", Kind.HUNG), wanted={TABLE: WANT})
     sensor.ledger.decide(resume(sensor.ledger.known, TABLE, sensor.now, "ann"), sensor.ledger.seen)
     sensor.look(evidence("run/6", Kind.HUNG))
-    assert breaker(sensor.incident, sensor.ledger.incidents) == "closed"
+    assert breaker(sensor.incident, sensor.ledger.known) == "closed"
     sensor.look(wanted={})
     sensor.look(evidence("run/7", Kind.HUNG), wanted={TABLE: WANT}, after=30 * HOUR)
-    assert breaker(sensor.incident, sensor.ledger.incidents) == "closed", "the day is over"
+    assert breaker(sensor.incident, sensor.ledger.known) == "closed", "the day is over"
 
 
 def test_what_is_outside_is_tried_on_however_often_it_fails() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -118,3 +122,47 @@ def test_rows_of_another_version_are_no_reason_to_stop(row: Row) -> None:
     known = fold([row])
     decide(known, Look(NOON, {"silver.a": Want("refresh", "1")}))
     worth_keeping([row], NOON)
+
+
+def rows_of_many(count: int) -> list[Row]:
+    """So many tables that failed, each twice in two days; the first incident of each has healed."""
+    ledger = SmallLedger()
+    for day, healed in ((0, True), (2, False)):
+        now = NOON + timedelta(days=day)
+        wanted = {f"silver.t{n}": Want("refresh", "1", "1", str(day)) for n in range(count)}
+        found = [evidence(f"run/{day}/{table}", Kind.DISK, table, now) for table in wanted]
+        ledger.decide(decide(ledger.known, Look(now, wanted, (), found)).rows, ledger.seen)
+        if healed:
+            ledger.decide(decide(ledger.known, Look(now + timedelta(hours=3), wanted)).rows, ledger.seen)
+            ledger.decide(decide(ledger.known, Look(now + timedelta(hours=4), {})).rows, ledger.seen)
+    return ledger.rows
+
+
+def steps_of(work: Callable[[], object]) -> int:
+    """How many steps of Python some work takes: lines, and passes of loops within them."""
+    steps = 0
+
+    def trace(_frame: FrameType, event: str, _told: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def test_a_look_takes_no_more_for_each_incident_where_there_are_more_of_them() -> None:
+    few, many = rows_of_many(50), rows_of_many(200)
+    assert steps_of(lambda: fold(many)) < 4.5 * steps_of(lambda: fold(few))
+    later = NOON + timedelta(days=2, hours=1)
+    looks = [
+        (fold(rows), Look(later, {t: Want("refresh", "1") for t in {row.table for row in rows}}))
+        for rows in (few, many)
+    ]
+    of_few, of_many = (steps_of(partial(decide, known, look)) for known, look in looks)
+    assert of_many < 4.5 * of_few
