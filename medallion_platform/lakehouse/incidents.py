@@ -12,11 +12,13 @@ Decisions are numbered, which gives them one order without a clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
     append_rows,
@@ -24,8 +26,9 @@ from medallion_platform.lakehouse.commit import (
     writer_sequence,
     writer_transaction,
 )
+from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
 from medallion_platform.lakehouse.guard import UNGUARDED, Guard
-from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.lakehouse.polars_writer import scan_rows
 
 if TYPE_CHECKING:
@@ -36,6 +39,20 @@ INCIDENTS = "_medallion.incidents"
 """The table of them."""
 HEALER = "healer"
 """The transaction identifier of those who decide: the number of the newest decision."""
+
+
+class DamagedLedger(MedallionError):
+    """The ledger cannot be read; the text says why, and what to do: it is in no backup."""
+
+    kind = Kind.CORRUPT
+
+    def __init__(self, lake: Lake, error: MedallionError) -> None:
+        super().__init__(
+            str(error.args[0]),
+            table=INCIDENTS,
+            remedy=f"delete {lake.path(INCIDENTS)}: incidents are counted anew, and what people paused and "
+            "labelled is forgotten, but no other table loses anything",
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,11 @@ class Ledger:
 
 
 def report(lake: Lake, rows: Sequence[Row]) -> None:
-    """Add reports, whoever else writes at the same moment; nothing happens without any."""
+    """Add reports, whoever else writes at the same moment; nothing happens without any.
+
+    Raises:
+        DamagedLedger: the ledger cannot be read.
+    """
     if rows:
         reports = _in_arrow(replace(row, sequence=0) for row in rows)
         append_rows(_ensured(lake, reports), reports)
@@ -83,6 +104,7 @@ def decide(lake: Lake, rows: Sequence[Row], seen: int) -> None:
 
     Raises:
         CommitConflict: somebody has decided since; nothing was added.
+        DamagedLedger: the ledger cannot be read.
     """
     if not rows:
         return
@@ -98,11 +120,11 @@ def read(lake: Lake) -> Ledger:
     """The ledger; it is read anew only after it changed.
 
     Raises:
-        DamagedLog: its Delta log cannot be read.
-        DamagedFile: a data file is missing or damaged.
+        DamagedLedger: its Delta log or a data file is missing or damaged.
     """
-    found = lake.table_state(INCIDENTS)
-    return Ledger() if found is None else found.fact("incidents", _ledger)
+    with _told_if_damaged(lake):
+        found = lake.table_state(INCIDENTS)
+        return Ledger() if found is None else found.fact("incidents", _ledger)
 
 
 def condense(
@@ -119,19 +141,30 @@ def condense(
     Raises:
         CommitConflict: somebody else did the same at this moment; nothing was changed.
         NotAllowed: the guard refuses; nothing was changed.
-        DamagedFile: a data file is missing or damaged.
+        DamagedLedger: its Delta log or a data file is missing or damaged.
     """
-    table = lake.open(INCIDENTS)
-    if table is None:
-        return
-    before = _ledger(table).rows
+    with _told_if_damaged(lake):
+        table = lake.open(INCIDENTS)
+        if table is None:
+            return
+        before = _ledger(table).rows
     after = list(kept(before))
     if len(after) < len(before):
         replace_rows(table, _in_arrow(after), len(before), run_id, at, guard)
 
 
 def _ensured(lake: Lake, rows: pa.Table) -> DeltaTable:
-    return lake.ensure(INCIDENTS, rows.schema, properties={})
+    with _told_if_damaged(lake):
+        return lake.ensure(INCIDENTS, rows.schema, properties={})
+
+
+@contextmanager
+def _told_if_damaged(lake: Lake) -> Generator[None]:
+    try:
+        with report_damage(lake, [INCIDENTS]):
+            yield
+    except (DamagedLog, DamagedFile) as error:
+        raise DamagedLedger(lake, error) from error
 
 
 def _newest(table: DeltaTable) -> int:

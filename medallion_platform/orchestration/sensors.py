@@ -1,6 +1,7 @@
 """The sensors: what arrived, what is out of date, a surge of dead letters, changed code."""
 
 import json
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import dagster as dg
 from medallion_platform.errors import MedallionError
 from medallion_platform.healing.decide import Held
 from medallion_platform.kubernetes.shape import needs_own_run
+from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.assets import intake_op_name
 from medallion_platform.orchestration.catch_up import UNFINISHED
@@ -36,6 +38,7 @@ from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries import findings
 from medallion_platform.sources.source import Source
 
+_LOG = logging.getLogger(__name__)
 ONLY_TAG = "medallion/only"
 """The tag of a run of `catch_up` for one table, which it names."""
 _LOOK_SECONDS = 5
@@ -53,6 +56,7 @@ def catch_up_sensor(
 
     cache = AnswerCache()
     published: Published | None = None
+    stopped = ""
     bronze = {source.table for source in catalog.sources}
 
     @dg.sensor(
@@ -67,7 +71,7 @@ def catch_up_sensor(
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult | dg.SkipReason:
         from medallion_platform.installation.settings import Settings
 
-        nonlocal published
+        nonlocal published, stopped
         now, on, memory = datetime.now(UTC), context.instance, Memory.from_text(context.cursor)
         at_work, own_runs = _jobs_at_work(on)
         in_pods = are_read(on)
@@ -87,8 +91,14 @@ def catch_up_sensor(
         busy |= (bronze if INTAKE in at_work else set()) | own_runs
         try:
             turn = decide_and_record(on, lakehouse.lake, wanted, busy, memory, now)
-        except MedallionError as error:  # without the ledger nothing is tried
+        except CommitConflict as error:
             return dg.SkipReason(f"nothing is asked for: {error}")
+        except MedallionError as error:  # without the ledger nothing is tried
+            if str(error) != stopped:  # who looks at no page of the sensor sees this in the terminal
+                _LOG.error("nothing runs by itself any more: %s", error)
+            stopped = str(error)
+            return dg.SkipReason(f"nothing is asked for: {error}")
+        stopped = ""
         ask, held = turn.decisions.try_now.keys(), turn.decisions.held
         requests: dict[frozenset[str], dg.RunRequest] = {}
         key = digest_of_texts([*sorted(ask), now.isoformat()])

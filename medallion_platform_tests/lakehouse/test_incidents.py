@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -21,6 +22,7 @@ from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.incidents import (
     INCIDENTS,
+    DamagedLedger,
     Ledger,
     Row,
     condense,
@@ -207,3 +209,44 @@ def test_nothing_is_lost_and_nothing_decided_twice_by_processes_that_are_killed(
     assert made.keys() <= reported.keys()
     assert [row.sequence for row in decided(ledger)] == [*range(1, ledger.seen + 1)]
     assert len({row.by for row in decided(ledger)}) > 1, "several have decided"
+
+
+def truncate(folder: Path) -> None:
+    next(folder.glob("*.parquet")).write_bytes(b"PAR1")
+
+
+def flip(folder: Path) -> None:
+    file = next(folder.glob("*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[4:60] = bytes(b ^ 0xFF for b in content[4:60])
+    file.write_bytes(content)
+
+
+def lose_commit(folder: Path) -> None:
+    (folder / "_delta_log" / "00000000000000000001.json").unlink()
+
+
+def garble_commit(folder: Path) -> None:
+    (folder / "_delta_log" / "00000000000000000001.json").write_text("garbage")
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, lose_commit, garble_commit])
+@pytest.mark.failure("corrupt")
+def test_a_damaged_ledger_says_that_it_may_be_deleted_and_what_that_costs(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    lake = Lake(tmp_path)
+    decide(lake, [DECISION], 0)
+    decide(lake, [replace(DECISION, event="tried")], 1)
+    folder = Path(lake.path(INCIDENTS))
+    harm(folder)
+    for work in (read, lambda of: condense(of, list, "run", NOON)):
+        with pytest.raises(DamagedLedger) as told:
+            work(Lake(tmp_path))
+        assert f"delete {folder}" in str(told.value)
+        assert "restore" not in str(told.value), "it is in no backup"
+    shutil.rmtree(folder)
+    assert read(lake.snapshot()).rows == ()
+    for number in range(2):
+        decide(lake, [replace(DECISION, event="paused")], number)
+    assert [row.event for row in read(lake.snapshot()).rows] == ["paused", "paused"], "as it is now"

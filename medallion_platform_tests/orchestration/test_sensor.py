@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -241,6 +242,8 @@ def test_a_run_that_died_is_a_failure_of_the_table_that_it_worked_on_and_of_no_o
     world.tick()
     (incident,) = of_table(world)
     assert (incident.kind, incident.code) == (Kind.EVICTED, "killed")
+    told = world.on.get_run_by_id(run.run_id)
+    assert told and told.tags["medallion/class"] == "evicted"
 
 
 def test_what_was_asked_for_and_of_which_nothing_is_heard_has_failed(world: World) -> None:
@@ -291,6 +294,26 @@ def test_where_a_run_fails_at_one_table_the_others_have_not_failed(world: World)
         assert not done.success
         assert not world.tick().run_requests
     assert of_table(world) == []
+
+
+def test_a_ledger_that_cannot_be_read_stops_all_and_the_terminal_says_so_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    fail(world, request, TypeError())
+    world.tick()
+    folder = Path(world.place.lake.path(incidents.INCIDENTS))
+    next((folder / "_delta_log").glob("*.json")).write_text("garbage")
+    sensor = world.defs.get_repository_def().get_sensor_def("catch_up_sensor")
+    for _ in range(2):
+        context = dg.build_sensor_context(world.on, cursor=world.cursor, resources={"lakehouse": world.place})
+        skipped: Any = sensor(context)
+        assert f"delete {folder}" in skipped.skip_message
+    assert caplog.text.count("nothing runs by itself") == 1
+    shutil.rmtree(folder)
+    assert world.jobs() == [CATCH_UP]
 
 
 def test_two_that_decide_at_once_ask_for_one_try(world: World) -> None:
