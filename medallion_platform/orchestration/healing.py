@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -33,9 +33,10 @@ from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs, unharmed
-from medallion_platform.orchestration.failures import INCIDENT, NEXT_TRY
+from medallion_platform.orchestration.failures import CLASS, INCIDENT, NEXT_TRY
 
 _LOG = logging.getLogger(__name__)
+_MOST_IN_A_TAG = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def decide_and_record(
 
     Raises:
         CommitConflict: somebody else has decided at this moment; nothing holds.
-        DamagedLog, DamagedFile: the ledger cannot be read.
+        DamagedLedger: the ledger cannot be read.
     """
     failed, read = failed_runs(on, memory.read)
     evidence = [e for run in failed for e in evidence_of(run, asked_of(run, memory.asked))]
@@ -136,7 +137,10 @@ def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -
 
 
 def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
-    """Say on the failed runs of which incidents they are part, and when their tables are tried again."""
+    """Say on the failed runs what they failed by, as which incidents, and when their tables are tried again.
+
+    A run that was killed could not say its class, and of one that nobody knew a person may have said it.
+    """
     found: dict[str, list[Row]] = {}
     for row in decisions.rows:
         if row.event == Event.DETECTED:
@@ -144,11 +148,21 @@ def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
             found.setdefault(evidence.run_id, []).append(row)
     for run_id, rows in found.items():
         if run_id and on.has_run(run_id):
-            nexts = sorted({_next_in_words(decisions.held.get(row.table)) for row in rows})
+            nexts = {_next_in_words(decisions.held.get(row.table)) for row in rows}
             on.add_run_tags(
                 run_id,
-                {INCIDENT: ", ".join(row.incident for row in rows), NEXT_TRY: ", ".join(nexts)},
+                {
+                    CLASS: ", ".join(sorted({row.kind for row in rows})),
+                    INCIDENT: _first_ones([row.incident for row in rows]),
+                    NEXT_TRY: _first_ones(sorted(nexts)),
+                },
             )
+
+
+def _first_ones(texts: Sequence[str]) -> str:
+    """What a tag says of many: the list of all is that of incidents."""
+    left = len(texts) - _MOST_IN_A_TAG
+    return ", ".join(texts[:_MOST_IN_A_TAG]) + (f" and {left} more" if left > 0 else "")
 
 
 def _next_in_words(held: Held | None) -> str:
