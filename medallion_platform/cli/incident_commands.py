@@ -55,7 +55,7 @@ def list_incidents(
         return
     incidents = sorted(known.incidents.values(), key=lambda i: (i.detected, i.id), reverse=True)
     rows = [*_paused_rows(known), *(_summary(known, incident) for incident in incidents)]
-    first = ("incident", "table", "class", "state", "next_try", "tries")
+    first = ("incident", "table", "class", "state", "next_try", "run", "tries")
     terminal.print_answer("Incidents", rows, as_json=as_json, first=first)
 
 
@@ -72,6 +72,10 @@ def show_incident(
         return
     terminal.print_answer(f"Incident {id}", [_summary(known, incident)], as_json=False, records=True)
     terminal.print_answer("What happened", events, as_json=False, first=("at", "event", "told"))
+    if run := _run_of(incident):
+        terminal.print_note(f"`medallion logs {run}` says why it failed.")
+    if incident.table in known.open:
+        terminal.print_note(f"`medallion incidents resume {incident.table}` tries it now.")
 
 
 @app.command("pause")
@@ -92,10 +96,15 @@ def resume_table(table: Annotated[str, typer.Argument(help=_TABLE)], home: Home 
     from medallion_platform.healing.decide import resume
 
     def rows(known: Known) -> Sequence[Row]:
-        return resume(known, _table(known, table), datetime.now(UTC), _person())
+        name = _table(known, table)
+        held = name in known.paused or name in known.open
+        return resume(known, name, datetime.now(UTC), _person()) if held else ()
 
-    _say(home, rows)
-    terminal.print_note(f"{table} is tried as soon as the sensor looks, or by `medallion run`.")
+    if _say(home, rows):
+        told = f"{table} is tried as soon as the sensor looks, or by `medallion run`."
+    else:
+        told = f"{table} is not paused, and no incident of it is open: there is nothing to resume."
+    terminal.print_note(told)
 
 
 @app.command("label")
@@ -130,8 +139,11 @@ def _known(home: Path | None) -> Known:
     return known_from(incidents.read(lake_of(home)))
 
 
-def _say(home: Path | None, rows: Callable[[Known], Sequence[Row]]) -> None:
-    """Write what a person says; where somebody else decides at the same moment, once more after that."""
+def _say(home: Path | None, rows: Callable[[Known], Sequence[Row]]) -> bool:
+    """Write what a person says; where somebody else decides at the same moment, once more after that.
+
+    Returns whether there was anything to write.
+    """
     from medallion_platform.healing.incident import known_from
     from medallion_platform.lakehouse import incidents
     from medallion_platform.lakehouse.commit import CommitConflict
@@ -140,11 +152,13 @@ def _say(home: Path | None, rows: Callable[[Known], Sequence[Row]]) -> None:
     for attempt in range(_ATTEMPTS):
         ledger = incidents.read(lake)
         try:
-            incidents.decide(lake, rows(known_from(ledger)), ledger.seen)
-            return
+            said = rows(known_from(ledger))
+            incidents.decide(lake, said, ledger.seen)
+            return bool(said)
         except CommitConflict:
             if attempt + 1 == _ATTEMPTS:
                 raise
+    raise AssertionError("the last attempt has raised")
 
 
 def _incident(known: Known, id: str) -> Incident:
@@ -188,6 +202,7 @@ def _summary(known: Known, incident: Incident) -> dict[str, object]:
         "began": incident.began,
         "detected": incident.detected,
         "next_try": next_try,
+        "run": _run_of(incident),
         "closed": incident.closed_at,
     }
 
@@ -206,6 +221,7 @@ def _paused_rows(known: Known) -> list[dict[str, object]]:
             "began": paused.at,
             "detected": paused.at,
             "next_try": None,
+            "run": "",
             "closed": None,
         }
         for table, paused in sorted(known.paused.items())
@@ -225,7 +241,13 @@ def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
     if incident.table in known.paused:
         return "paused", None
     state = "breaker open" if breaker(incident, known) == "open" else "waiting"
-    return state, next_of(incident, known).at
+    # Of a table with several none is tried before all may be.
+    return state, max(next_of(other, known).at for other in known.open_of(incident.table))
+
+
+def _run_of(incident: Incident) -> str:
+    """The last run that failed by it, "" where none is known."""
+    return next((e.run_id for e in reversed(incident.evidence) if e.run_id), "")
 
 
 def _events(incident: Incident) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,26 @@ def test_a_person_pauses_resumes_and_labels(home: Path) -> None:
     assert "has a class, data" in call(home, "label", data, "disk", code=2)
     assert "already" in call(home, "label", unknown, "unknown", code=2)
     assert "is not one of" in call(home, "label", unknown, "nonsense", code=2)
+
+
+def test_what_is_shown_says_in_which_run_it_failed_and_what_to_do(home: Path) -> None:
+    lake = Lake(str(home / "lake"))
+    look(lake, NOW, replace(evidence("run/4", Kind.NETWORK, EVENTS, NOW), run_id="0123abcd"))
+    of_events = [row for row in json.loads(call(home, "list", "--json")) if row["table"] == EVENTS]
+    nexts = {row["class"]: datetime.fromisoformat(row["next_try"]) for row in of_events}
+    assert nexts["network"] == nexts["data"] == NOW + timedelta(hours=1), "a table is tried as a whole"
+    (network,) = (row for row in of_events if row["class"] == "network")
+    assert network["run"] == "0123abcd"
+    told = call(home, "show", network["incident"])
+    assert "`medallion logs 0123abcd`" in told
+    assert f"`medallion incidents resume {EVENTS}`" in told
+
+
+def test_where_there_is_nothing_to_resume_it_says_so(home: Path) -> None:
+    written = len(incidents.read(Lake(str(home / "lake"))).rows)
+    assert "there is nothing to resume" in call(home, "resume", ORDERS), "it has healed"
+    assert len(incidents.read(Lake(str(home / "lake"))).rows) == written
+    assert "is tried as soon as" in call(home, "resume", EVENTS)
 
 
 def test_without_a_lake_or_an_incident_it_says_so(tmp_path: Path) -> None:
