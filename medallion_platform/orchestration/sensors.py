@@ -31,9 +31,10 @@ from medallion_platform.orchestration.retries import NEVER_AGAIN
 from medallion_platform.orchestration.wanted import digest_of_texts, wanted_now
 from medallion_platform.pipeline.answer_cache import AnswerCache
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.code import changed_files, loaded_files
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.need import needs_of_tables
-from medallion_platform.pipeline.out_of_date import out_of_date_tables
+from medallion_platform.pipeline.out_of_date import made_by_other_code, out_of_date_tables
 from medallion_platform.pipeline.refresh.plan import code_version
 from medallion_platform.queries import findings
 from medallion_platform.sources.source import Source
@@ -42,6 +43,10 @@ _LOG = logging.getLogger(__name__)
 ONLY_TAG = "medallion/only"
 """The tag of a run of `catch_up` for one table, which it names."""
 _LOOK_SECONDS = 5
+_RELOAD = (
+    "Runs use the new code, but nothing is made anew because of it, and no table that its breaker leaves out "
+    "is tried, before Dagster has loaded it: Deployment, Reload in the UI, or start `medallion dev` anew"
+)
 
 
 def catch_up_sensor(
@@ -56,7 +61,8 @@ def catch_up_sensor(
 
     cache = AnswerCache()
     published: Published | None = None
-    stopped = ""
+    told: set[str] = set()
+    loaded = loaded_files()
     bronze = {source.table for source in catalog.sources}
 
     @dg.sensor(
@@ -71,7 +77,7 @@ def catch_up_sensor(
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult | dg.SkipReason:
         from medallion_platform.installation.settings import Settings
 
-        nonlocal published, stopped
+        nonlocal published
         now, on, memory = datetime.now(UTC), context.instance, Memory.from_text(context.cursor)
         at_work, own_runs = _jobs_at_work(on)
         in_pods = are_read(on)
@@ -79,6 +85,10 @@ def catch_up_sensor(
             keep_kills(on, lakehouse.lake, now)
         lake = lakehouse.lake.snapshot()
         late = out_of_date_tables(catalog, lake, cache)
+        if changed := changed_files(loaded):
+            # Runs load the new code. What it made seems out of date here, and would be asked for without end.
+            late = {n: of for n, of in late.items() if not made_by_other_code(catalog.by_name[n], lake)}
+            _warn_once(told, f"{', '.join(changed)}: changed after Dagster loaded it. {_RELOAD}")
         apart: set[str] = set()
         if in_pods:  # before this look's own requests, which are launched by them
             needs = needs_of_tables(catalog, lake, late, cache)
@@ -94,11 +104,8 @@ def catch_up_sensor(
         except CommitConflict as error:
             return dg.SkipReason(f"nothing is asked for: {error}")
         except MedallionError as error:  # without the ledger nothing is tried
-            if str(error) != stopped:  # who looks at no page of the sensor sees this in the terminal
-                _LOG.error("nothing runs by itself any more: %s", error)
-            stopped = str(error)
+            _warn_once(told, f"nothing runs by itself any more: {error}")
             return dg.SkipReason(f"nothing is asked for: {error}")
-        stopped = ""
         ask, held = turn.decisions.try_now.keys(), turn.decisions.held
         requests: dict[frozenset[str], dg.RunRequest] = {}
         key = digest_of_texts([*sorted(ask), now.isoformat()])
@@ -123,6 +130,13 @@ def catch_up_sensor(
         )
 
     return sensor
+
+
+def _warn_once(told: set[str], text: str) -> None:
+    """Say something in the terminal, for who looks at no page."""
+    if text not in told:
+        _LOG.warning("%s", text)
+    told.add(text)
 
 
 def _intake_request(key: str, pieces: int, held: Iterable[Source]) -> dg.RunRequest:

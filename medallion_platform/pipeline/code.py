@@ -57,6 +57,20 @@ def forget_files() -> None:
     linecache.checkcache()
 
 
+def loaded_files() -> dict[str, int]:
+    """When each file of the project that this process has loaded was last written, in nanoseconds."""
+    tops = {name.partition(".")[0] for name in sys.modules}
+    own = {top for top in tops - sys.stdlib_module_names - {_PLATFORM, "__main__"} if not _is_installed(top)}
+    modules = [module for name, module in [*sys.modules.items()] if name.partition(".")[0] in own]
+    files = {file for module in modules if (file := getattr(module, "__file__", None))}
+    return {file: _written(file) for file in files}
+
+
+def changed_files(loaded: Mapping[str, int]) -> list[str]:
+    """Those files that are others now than when `loaded_files` saw them."""
+    return sorted(file for file, written in loaded.items() if _written(file) != written)
+
+
 class _Reader:
     """Follows the code that a function uses; every function and class appears once."""
 
@@ -302,6 +316,13 @@ def _is_filled(cell: CellType) -> bool:
     except ValueError:  # what it is to hold is not defined yet
         return False
     return True
+
+
+def _written(file: str) -> int:
+    try:
+        return Path(file).stat().st_mtime_ns
+    except OSError:  # it is gone
+        return 0
 
 
 @functools.lru_cache(maxsize=256)

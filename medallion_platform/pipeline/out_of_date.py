@@ -18,7 +18,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.refresh.changes import out_of_date_partitions
 from medallion_platform.pipeline.refresh.context import VERBS
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
-from medallion_platform.pipeline.refresh.plan import code_version
+from medallion_platform.pipeline.refresh.plan import CODE, code_version
 from medallion_platform.pipeline.table import Table
 
 if TYPE_CHECKING:
@@ -132,6 +132,12 @@ def out_of_date_table(table: Table, catalog: Catalog, lake: Lake) -> OutOfDateTa
     return OutOfDateTable(
         table.name, None if partitions is None else frozenset(partitions), state, taken_back=taken_back
     )
+
+
+def made_by_other_code(table: Table, lake: Lake) -> bool:
+    """Whether a table was last made by other code than this process has loaded."""
+    last = lake.last_record(table.name, VERBS)
+    return last is not None and set(last.position.get(CODE, {}).values()) != {code_version(table)}
 
 
 def input_state(table: Table, lake: Lake) -> str:

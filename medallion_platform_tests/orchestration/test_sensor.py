@@ -37,6 +37,7 @@ from medallion_platform.orchestration.sensors import ONLY_TAG
 from medallion_platform.pipeline import out_of_date
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
+from medallion_platform.pipeline.refresh.plan import CODE
 
 SILVER = "silver.departments"
 FEW = Catalog((catalog.source_of["bronze.departments"],), (catalog.by_name[SILVER],))
@@ -314,6 +315,25 @@ def test_a_ledger_that_cannot_be_read_stops_all_and_the_terminal_says_so_once(
     assert caplog.text.count("nothing runs by itself") == 1
     shutil.rmtree(folder)
     assert world.jobs() == [CATCH_UP]
+
+
+def test_what_newer_code_has_made_is_not_asked_for_by_code_that_was_loaded_before_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.land("first")
+    world.take_in()
+    made = CommitRecord("refresh", "person", "", position={CODE: {"": 1}})
+    monkeypatch.setattr(type(world.place.lake), "last_record", lambda _, name, __=(): replace(made))
+    monkeypatch.setattr(out_of_date, "out_of_date_partitions", lambda *_: None)
+    sensor = world.defs.get_repository_def().get_sensor_def("catch_up_sensor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensors, "changed_files", lambda _: ["/shop/tables.py"])
+        for _ in range(2):
+            context = dg.build_sensor_context(world.on, resources={"lakehouse": world.place})
+            looked: Any = sensor(context)
+            assert not looked.run_requests
+    assert caplog.text.count("/shop/tables.py: changed after Dagster loaded it") == 1
+    assert world.jobs() == [CATCH_UP], "this code is the newest, and makes what older code has made"
 
 
 def test_two_that_decide_at_once_ask_for_one_try(world: World) -> None:

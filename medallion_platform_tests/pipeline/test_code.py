@@ -255,6 +255,20 @@ def test_installed_libraries_do_not_count(project: Callable[..., str]) -> None:
     assert len(told) < 2 * len(project())
 
 
+def test_a_file_of_the_project_that_changed_after_it_was_loaded_is_known(
+    project: Callable[..., str], tmp_path: Path
+) -> None:
+    project()
+    files = [Path(file) for file in code.loaded_files() if Path(file).is_relative_to(tmp_path)]
+    assert files
+    before = code.loaded_files()
+    assert code.changed_files(before) == []
+    assert not any("site-packages" in file or file == code.__file__ for file in before)
+    os.utime(files[0], ns=(1, 1))
+    files[-1].unlink()
+    assert code.changed_files(before) == sorted({str(files[0]), str(files[-1])})
+
+
 def test_lambdas_of_one_line_are_told_apart() -> None:
     first, second = (lambda x: x + 1), (lambda x: x + 2)
     assert code.code_text(first) != code.code_text(second)
