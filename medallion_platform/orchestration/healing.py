@@ -147,16 +147,17 @@ def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
             evidence = Evidence.from_json(json.dumps(json.loads(row.body)["evidence"]))
             found.setdefault(evidence.run_id, []).append(row)
     for run_id, rows in found.items():
-        if run_id and on.has_run(run_id):
-            nexts = {_next_in_words(decisions.held.get(row.table)) for row in rows}
-            on.add_run_tags(
-                run_id,
-                {
-                    CLASS: ", ".join(sorted({row.kind for row in rows})),
-                    INCIDENT: _first_ones([row.incident for row in rows]),
-                    NEXT_TRY: _first_ones(sorted(nexts)),
-                },
-            )
+        nexts = {_next_in_words(decisions.held.get(row.table)) for row in rows}
+        tags = {
+            CLASS: ", ".join(sorted({row.kind for row in rows})),
+            INCIDENT: _first_ones([row.incident for row in rows]),
+            NEXT_TRY: _first_ones(sorted(nexts)),
+        }
+        try:
+            if run_id and on.has_run(run_id):
+                on.add_run_tags(run_id, tags)
+        except Exception as error:  # what is decided is to be asked for: else its tries seem to have failed
+            _LOG.warning("run %s does not say of which incidents it is part: %s", run_id, error)
 
 
 def _first_ones(texts: Sequence[str]) -> str:

@@ -336,6 +336,24 @@ def test_what_newer_code_has_made_is_not_asked_for_by_code_that_was_loaded_befor
     assert world.jobs() == [CATCH_UP], "this code is the newest, and makes what older code has made"
 
 
+def test_what_is_decided_is_asked_for_though_a_run_takes_no_tags(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
+    world.land("first")
+    world.take_in()
+    (request,) = world.tick().run_requests
+    fail(world, request, MedallionError("the disk is full", kind=Kind.DISK))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(world.on), "add_run_tags", raising(OSError("no space")))
+        world.tick()
+    assert "does not say of which incidents it is part: no space" in caplog.text
+    now[0] += timedelta(minutes=1)
+    assert world.jobs() == [CATCH_UP]
+    assert [len(i.tries) for i in of_table(world)] == [1]
+
+
 def test_two_that_decide_at_once_ask_for_one_try(world: World) -> None:
     world.land("first")
     world.take_in()
