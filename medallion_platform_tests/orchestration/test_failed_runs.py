@@ -12,10 +12,11 @@ from dagster._utils import get_run_crash_explanation
 from medallion_platform.errors import ErrorChain, Kind
 from medallion_platform.healing.classify import classify
 from medallion_platform.healing.decide import Asked, Want
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
-from medallion_platform.orchestration.failures import TableFailure
-from medallion_platform.orchestration.healing import Memory, asked_of, without_untouched
+from medallion_platform.orchestration.failures import TableFailure, report_failure
+from medallion_platform.orchestration.healing import Memory, asked_of, decide_and_record, without_untouched
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -122,3 +123,27 @@ def test_a_look_that_remembers_nothing_or_an_older_version_s_begins_anew(text: s
 def test_a_look_remembers_what_the_one_before_it_did() -> None:
     memory = Memory(ASKED, 7, {"gold.days": "it failed"})
     assert Memory.from_text(memory.to_text()) == memory
+
+
+def test_a_run_that_hit_many_tables_names_some_of_its_incidents(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake")
+    wanted = {f"silver.t{n:03}": Want("refresh", "1") for n in range(200)}
+
+    @dg.op
+    def fails(context) -> None:  # type: ignore[no-untyped-def]  # its name is no type of this function
+        raise report_failure(context, dict.fromkeys(wanted, FULL))
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    with runs.open_instance(tmp_path / "dagster") as on:
+        done = job.execute_in_process(instance=on, raise_on_error=False)
+        turn = decide_and_record(on, lake, wanted, (), Memory(), NOON)
+        run = on.get_run_by_id(done.run_id)
+    assert len(turn.pages) == len(turn.decisions.held) == 200
+    assert run
+    assert run.tags["medallion/class"] == "disk"
+    for tag in ("medallion/incident", "medallion/next_try"):
+        assert run.tags[tag].count(",") == 9
+        assert run.tags[tag].endswith(" more")
