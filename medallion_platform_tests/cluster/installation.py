@@ -103,6 +103,7 @@ def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[s
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
         try:
             until(lambda: _answers(port) or forward.poll() is not None, 60, says)
+            assert forward.poll() is None, f"it is not forwarded: {forward.communicate()[1]!r}"
             yield f"http://127.0.0.1:{port}"
         finally:
             forward.terminate()

@@ -25,6 +25,8 @@ from medallion_platform_tests.pipeline import toy
 
 ATTEMPTS, ASKED, HOLD = "attempts", "asked", "hold"
 """Files in the home: the process of each attempt, one a line; what is asked for; hold an attempt up."""
+AWAY = "one whose server is away"
+"""What is asked for and fails so that it passes in a moment."""
 
 
 def home() -> Path:
@@ -52,7 +54,8 @@ class NoSpark:
             file.write(f"{os.getpid()}\n")
         while (home() / HOLD).exists():
             time.sleep(0.05)
-        raise ConnectionError("the test wants it so")
+        away = (home() / ASKED).read_text() == AWAY
+        raise ConnectionError("the test wants it so") if away else Exception("the test wants it so")
 
 
 theirs = dg.define_asset_job(

@@ -74,7 +74,7 @@ def fragile(sales: DataFrame) -> DataFrame:
     """The sum of a day, unless a test is against it."""
     home = Path(os.environ["MEDALLION_HOME"])
     if (home / FAIL).exists():
-        raise ValueError("the test wants it so")
+        raise Exception("the test wants it so")  # of no class that anybody knows
     if (home / HOLD).exists():
         (home / HELD).touch()
         until = time.monotonic() + 120
