@@ -85,7 +85,7 @@ def refresh_failure(table: str, error: Exception) -> RefreshFailed:
     return RefreshFailed(
         f"{table}: its transform failed ({condition or name}: {first}). {UNTOUCHED}",
         remedy="fix the cause and refresh again",
-        kind=Kind.PERMANENT if kind is Kind.UNKNOWN else kind,
+        kind=kind,
         table=table,
     )
 
