@@ -106,6 +106,8 @@ def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[s
             assert forward.poll() is None, f"it is not forwarded: {forward.communicate()[1]!r}"
             yield f"http://127.0.0.1:{port}"
         finally:
+            if forward.poll() is not None:  # whoever asked since was refused
+                print(f"kubectl forwards no more: {forward.communicate()[1]!r}")
             forward.terminate()
 
 
