@@ -14,12 +14,12 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse import file_ends, paths
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
 _ATTEMPT = "attempt"
 """The entry of a commit's information that tells it from every other try to make one."""
 _STATISTICS_COLUMNS = 32
@@ -246,20 +248,30 @@ def append_rows(table: DeltaTable, rows: pa.Table, properties: CommitProperties 
     )
 
 
-def replace_rows(
-    table: DeltaTable, rows: pa.Table, before: int, run_id: str, at: datetime, guard: Guard = UNGUARDED
+def condense_rows(
+    table: DeltaTable,
+    before: Sequence[T],
+    kept: Callable[[Sequence[T]], Iterable[T]],
+    in_arrow: Callable[[Iterable[T]], pa.Table],
+    run_id: str,
+    at: datetime,
+    guard: Guard = UNGUARDED,
 ) -> None:
-    """Replace all rows by fewer that say as much, in one commit; those appended meanwhile stay.
+    """Replace all rows by those that `kept` makes of them, if these are fewer; those appended meanwhile stay.
 
-    table: opened before the rows were read. before: their number. guard: is asked last.
+    table: opened before its rows were read, which are `before`. in_arrow: rows as they are stored. guard: is
+    asked last.
 
     Raises:
         CommitConflict: somebody else did the same at this moment; nothing was changed.
         NotAllowed: the guard refuses; nothing was changed.
     """
-    counts = Counts(before, rows.num_rows, superseded=before - rows.num_rows)
+    after = list(kept(before))
+    if len(after) >= len(before):
+        return
+    counts = Counts(len(before), len(after), superseded=len(before) - len(after))
     record = CommitRecord("condense", run_id, at.isoformat(), counts, sequence=next_sequence(table))
-    file = write_parquet_file(path_of(table), f"{uuid.uuid4().hex}.parquet", rows)
+    file = write_parquet_file(path_of(table), f"{uuid.uuid4().hex}.parquet", in_arrow(after))
     commit_files(table, record, add=[file], remove=files_of(table), guard=guard)
 
 

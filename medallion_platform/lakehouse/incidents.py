@@ -22,7 +22,7 @@ from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.lakehouse.commit import (
     CommitConflict,
     append_rows,
-    replace_rows,
+    condense_rows,
     writer_sequence,
     writer_transaction,
 )
@@ -145,12 +145,9 @@ def condense(
     """
     with _told_if_damaged(lake):
         table = lake.open(INCIDENTS)
-        if table is None:
-            return
-        before = _ledger(table).rows
-    after = list(kept(before))
-    if len(after) < len(before):
-        replace_rows(table, _in_arrow(after), len(before), run_id, at, guard)
+        before = () if table is None else _ledger(table).rows
+    if table is not None:
+        condense_rows(table, before, kept, _in_arrow, run_id, at, guard)
 
 
 def _ensured(lake: Lake, rows: pa.Table) -> DeltaTable:

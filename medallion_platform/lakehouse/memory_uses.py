@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from medallion_platform.lakehouse.commit import append_rows, replace_rows
+from medallion_platform.lakehouse.commit import append_rows, condense_rows
 from medallion_platform.lakehouse.guard import UNGUARDED, Guard
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.polars_writer import scan_rows
@@ -80,12 +80,8 @@ def condense(
         DamagedFile: a data file is missing or damaged.
     """
     table = lake.open(MEMORY_USES)
-    if table is None:
-        return
-    before = _rows(table)
-    after = list(kept(before))
-    if len(after) < len(before):
-        replace_rows(table, _in_arrow(after), len(before), run_id, at, guard)
+    if table is not None:
+        condense_rows(table, _rows(table), kept, _in_arrow, run_id, at, guard)
 
 
 def _rows(table: DeltaTable) -> tuple[MemoryUse, ...]:

@@ -54,7 +54,7 @@ class CatchUpConfig(dg.Config):
     """The tables that the run must not touch, or the only ones that it may."""
 
     held: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
-    """Tables that failed, by the state of what they are made from: not tried again in that state."""
+    """Tables that were rolled back, by the state of what they are made from: left out in that state."""
     leave: list[str] = []  # noqa: RUF012
     """Tables that stay as they are."""
     only: list[str] = []  # noqa: RUF012

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG, RUN_KEY_TAG, WILL_RETRY_TAG
 
+from medallion_platform.errors import ErrorChain
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
@@ -66,7 +67,7 @@ def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]
         tables: Iterable[str] = [failed.working_on]
     else:
         tables = chains or asked_for
-    whole = next((f.chain for f in failed.failures.values()), Evidence("", failed.at, "run").chain)
+    whole = next((f.chain for f in failed.failures.values()), ErrorChain())
     return [
         Evidence(
             f"run/{failed.run_id}/{table}",

@@ -26,7 +26,6 @@ from medallion_platform.healing.decide import (
     asked_to_text,
     decide,
 )
-from medallion_platform.healing.evidence import Evidence
 from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.incidents import Row
@@ -144,8 +143,8 @@ def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
     found: dict[str, list[Row]] = {}
     for row in decisions.rows:
         if row.event == Event.DETECTED:
-            evidence = Evidence.from_json(json.dumps(json.loads(row.body)["evidence"]))
-            found.setdefault(evidence.run_id, []).append(row)
+            run_id = json.loads(row.body)["evidence"].get("run_id", "")
+            found.setdefault(run_id, []).append(row)
     for run_id, rows in found.items():
         nexts = {_next_in_words(decisions.held.get(row.table)) for row in rows}
         tags = {

@@ -6,7 +6,8 @@ Each table's pool lets one run at a time work on it, and a run that Dagster ende
 more: the pool may be another one's by then. So it needs no lease of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -16,6 +17,7 @@ from medallion_platform.healing import incident
 from medallion_platform.lakehouse import dead_letters, file_registry, incidents, maintenance, memory_uses
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.guard import Guard
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
@@ -75,12 +77,9 @@ def forget_memory_uses(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> 
     """Keep the table of memory uses small."""
     with only_attempt(context, "forget_memory_uses"):
         lake, run = lakehouse.lake, begin_run(context)
-        try:
+        with _left_for_the_next(context, "memory uses"):
             memory_uses.condense(lake, worth_keeping, run.run_id, run.at, run.guard)
-            if lake.exists(memory_uses.MEMORY_USES):
-                maintenance.maintain_table(lake, memory_uses.MEMORY_USES, guard=run.guard)
-        except CommitConflict as error:
-            context.log.warning(f"memory uses are left for the next maintenance: {error}")
+            _maintain_if_there(lake, memory_uses.MEMORY_USES, run.guard)
 
 
 @dg.op(
@@ -93,12 +92,9 @@ def forget_incidents(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> No
     with only_attempt(context, "forget_incidents"):
         lake, run = lakehouse.lake, begin_run(context)
         kept = partial(incident.worth_keeping, now=run.at)
-        try:
+        with _left_for_the_next(context, "incidents"):
             incidents.condense(lake, kept, run.run_id, run.at, run.guard)
-            if lake.exists(incidents.INCIDENTS):
-                maintenance.maintain_table(lake, incidents.INCIDENTS, guard=run.guard)
-        except CommitConflict as error:
-            context.log.warning(f"incidents are left for the next maintenance: {error}")
+            _maintain_if_there(lake, incidents.INCIDENTS, run.guard)
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -139,14 +135,27 @@ def _maintenance_op(name: str, cluster_by: Sequence[str], beside: Sequence[str])
             try:
                 done = maintenance.maintain_table(lake, name, cluster_by, guard=guard)
                 for other in beside:
-                    if lake.exists(other):
-                        maintenance.maintain_table(lake, other, guard=guard)
+                    _maintain_if_there(lake, other, guard)
             except (CommitConflict, maintenance.UnsupportedTable) as error:
                 context.log.warning(f"{name} is left for the next maintenance: {error}")
                 return
             yield dg.AssetObservation(asset_key(name), metadata=_storage_figures(lake, done))
 
     return body
+
+
+@contextmanager
+def _left_for_the_next(context: dg.OpExecutionContext, what: str) -> Generator[None]:
+    """Leave to the next maintenance what somebody else writes at this moment."""
+    try:
+        yield
+    except CommitConflict as error:
+        context.log.warning(f"{what} are left for the next maintenance: {error}")
+
+
+def _maintain_if_there(lake: Lake, table: str, guard: Guard) -> None:
+    if lake.exists(table):
+        maintenance.maintain_table(lake, table, guard=guard)
 
 
 def _storage_figures(lake: Lake, done: maintenance.MaintenanceResult) -> dict[str, float]:

@@ -174,16 +174,6 @@ def intake_fails(on: dg.DagsterInstance, home: Path, lake: str = "") -> None:
     assert failed(on, job.execute_in_process(instance=on, raise_on_error=False).run_id)
 
 
-@pytest.fixture
-def zone(tmp_path: Path) -> Zone:
-    made = Zone(tmp_path)
-    for n in range(4):
-        made.csv(f"events/{n}.csv", [good(f"k{n}", n)])
-        if n < 3:
-            made.take()
-    return made
-
-
 @pytest.mark.failure("corrupt")
 @pytest.mark.parametrize("damage", DAMAGE[:3])
 def test_an_intake_of_a_table_with_a_damaged_log(

@@ -15,7 +15,7 @@ from obstore.store import LocalStore
 
 from medallion_platform.lakehouse import maintenance
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform_tests.pipeline.toy import Zone, good
+from medallion_platform_tests.pipeline.toy import Zone
 
 TABLE = "bronze.events"
 
@@ -59,17 +59,6 @@ def checkpoint_gone(log: Path) -> None:
 
 
 DAMAGE = (gone, first_gone, emptied, cut, garbage, checkpoint_garbage, checkpoint_gone)
-
-
-@pytest.fixture
-def zone(tmp_path: Path) -> Zone:
-    """A table of three commits, and a file that waits."""
-    made = Zone(tmp_path)
-    for n in range(4):
-        made.csv(f"events/{n}.csv", [good(f"k{n}", n)])
-        if n < 3:
-            made.take()
-    return made
 
 
 def log_of(lake: Lake) -> Path:

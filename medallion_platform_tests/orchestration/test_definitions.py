@@ -394,7 +394,7 @@ def test_maintenance_that_dagster_ended_while_it_was_paused_writes_nothing(
             return paused
 
         monkeypatch.setattr(maintenance, "move_staged_files", ended(maintenance.move_staged_files))
-        monkeypatch.setattr(memory_uses, "replace_rows", ended(memory_uses.replace_rows))
+        monkeypatch.setattr(memory_uses, "condense_rows", ended(memory_uses.condense_rows))
         done = job.execute_in_process(instance=on, raise_on_error=False)
         told = [str(e.step_failure_data.error) for e in done.all_events if e.is_step_failure]
     assert {name: lake.version(name) for name in before} == before

@@ -73,6 +73,14 @@ class World:
 
 
 @pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
+    """The time that looks see, as a test sets it."""
+    found = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: found[0]))
+    return found
+
+
+@pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with runs.open_instance(tmp_path / "dagster") as on:
         yield World(lakehouse_of(Settings(home=tmp_path, settle_seconds=0)), on)
@@ -197,10 +205,8 @@ def test_a_failure_is_an_incident_that_the_page_and_the_run_tell_of_until_it_is_
 
 
 def test_it_is_tried_again_as_its_class_says_and_rows_that_land_meanwhile_do_not_reset_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, now: list[datetime]
 ) -> None:
-    now = [datetime.now(UTC)]
-    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
     tries = 0
     for look in range(120):
         if look % 8 == 0:
@@ -258,10 +264,8 @@ def test_what_was_asked_for_and_of_which_nothing_is_heard_has_failed(world: Worl
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED])
 def test_a_run_that_leaves_a_table_to_another_has_not_failed_and_is_asked_for_again_a_little_later(
-    world: World, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
+    world: World, now: list[datetime], status: dg.DagsterRunStatus
 ) -> None:
-    now = [datetime.now(UTC)]
-    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
     world.land("first")
     world.take_in()
     job, asks = world.defs.resolve_job_def(CATCH_UP), 0
@@ -337,10 +341,8 @@ def test_what_newer_code_has_made_is_not_asked_for_by_code_that_was_loaded_befor
 
 
 def test_what_is_decided_is_asked_for_though_a_run_takes_no_tags(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, now: list[datetime], caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = [datetime.now(UTC)]
-    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
     world.land("first")
     world.take_in()
     (request,) = world.tick().run_requests
