@@ -142,6 +142,7 @@ class Dagster:
             """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection {
                 events { __typename ... on MessageEvent { message }
                 ... on RunFailureEvent { error { message causes { message } } }
+                ... on EngineEvent { error { message causes { message } } }
                 ... on ExecutionStepFailureEvent { error { message causes { message } } } } } } }""",
             id=run_id,
         )["logsForRun"]

@@ -18,7 +18,7 @@ from medallion_platform_tests.cluster.graphql import Dagster, Run
 from medallion_platform_tests.cluster.installation import Installation, namespace
 from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
-from medallion_platform_tests.cluster.test_install import REBUILD
+from medallion_platform_tests.cluster.test_install import REBUILD, WEEK
 from medallion_platform_tests.cluster.test_streams import container_of
 from medallion_platform_tests.waiting import until
 from medallion_sample.sample import sample_files
@@ -55,7 +55,9 @@ def test_a_refresh_by_executors(working: Installation, executors: int) -> None:
     with working.web() as url:
         dagster = Dagster(url, working.says)
         dagster.quiet()
-        run_id = dagster.launch("__ASSET_JOB", ["silver_events"], REBUILD, pod, dagster__max_retries="0")
+        run_id = dagster.launch(
+            "__ASSET_JOB", ["silver_events"], REBUILD, pod, **WEEK, dagster__max_retries="0"
+        )
 
         def ended() -> Run | None:
             for one in (
