@@ -19,14 +19,16 @@ from medallion_platform.cli.shared_options import (
     Json,
     known_table,
     lake_of,
+    quiet_libraries,
     require_lake,
     settings_of,
     writable_lake,
 )
-from medallion_platform.errors import Kind
+from medallion_platform.errors import Kind, classify
 
 if TYPE_CHECKING:
     from medallion_platform.healing.incident import Incident, Known
+    from medallion_platform.healing.report import Report
     from medallion_platform.lakehouse.incidents import Row
 
 app = typer.Typer(help="Failures: what was done about them, and when they are tried again.")
@@ -63,17 +65,20 @@ def list_incidents(
 def show_incident(
     id: Annotated[str, typer.Argument(help=_ID)], home: Home = None, as_json: Json = False
 ) -> None:
-    """Show what is known of an incident: its evidence, its tries, its end."""
+    """Show what is known of an incident: its evidence, its tries, its end, and why it may have failed."""
     known = _known(home)
     incident = _incident(known, id)
-    events = _events(incident)
+    events, report = _events(incident), _report(home, incident)
     if as_json:
-        terminal.print_answer("", [{**_summary(known, incident), "events": events}], as_json=True)
+        answer = {**_summary(known, incident), "events": events, "report": asdict(report)}
+        terminal.print_answer("", [answer], as_json=True)
         return
     terminal.print_answer(f"Incident {id}", [_summary(known, incident)], as_json=False, records=True)
     terminal.print_answer("What happened", events, as_json=False, first=("at", "event", "told"))
-    if run := _run_of(incident):
-        terminal.print_note(f"`medallion logs {run}` says why it failed.")
+    lines = [{"about": about, "told": told} for about, told in report.lines()]
+    terminal.print_answer("Why, as far as anything tells", lines, as_json=False, first=("about", "told"))
+    if run := incident.run_id:
+        terminal.print_note(f"`medallion logs {run}` shows the whole log of the run that failed.")
     if incident.table in known.open:
         terminal.print_note(f"`medallion incidents resume {incident.table}` tries it now.")
 
@@ -139,6 +144,20 @@ def _known(home: Path | None) -> Known:
     return known_from(incidents.read(lake_of(home)))
 
 
+def _report(home: Path | None, incident: Incident) -> Report:
+    from medallion_platform.orchestration import runs
+    from medallion_platform.orchestration.incident_report import report_incident
+
+    lake = lake_of(home)
+    quiet_libraries()
+    try:
+        with runs.open_instance(settings_of(home).dagster_home) as on:
+            return report_incident(lake, on, incident)
+    except Exception as error:  # what the lake knows is shown whatever happened to Dagster
+        terminal.print_note(f"Dagster's storage cannot be read ({classify(error).kind}): the log is missing.")
+        return report_incident(lake, None, incident)
+
+
 def _say(home: Path | None, rows: Callable[[Known], Sequence[Row]]) -> bool:
     """Write what a person says; where somebody else decides at the same moment, once more after that.
 
@@ -202,7 +221,7 @@ def _summary(known: Known, incident: Incident) -> dict[str, object]:
         "began": incident.began,
         "detected": incident.detected,
         "next_try": next_try,
-        "run": _run_of(incident),
+        "run": incident.run_id,
         "closed": incident.closed_at,
     }
 
@@ -243,11 +262,6 @@ def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
     state = "breaker open" if breaker(incident, known) == "open" else "waiting"
     # Of a table with several none is tried before all may be.
     return state, max(next_of(other, known).at for other in known.open_of(incident.table))
-
-
-def _run_of(incident: Incident) -> str:
-    """The last run that failed by it, "" where none is known."""
-    return next((e.run_id for e in reversed(incident.evidence) if e.run_id), "")
 
 
 def _events(incident: Incident) -> list[dict[str, object]]:

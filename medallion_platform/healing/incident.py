@@ -94,6 +94,11 @@ class Incident:
         return min((e.at for e in self.evidence), default=self.detected)
 
     @property
+    def run_id(self) -> str:
+        """The last run that failed by it, "" where none is known."""
+        return next((e.run_id for e in reversed(self.evidence) if e.run_id), "")
+
+    @property
     def asked_for(self) -> bool:
         """Whether automation asks for this work, and leaves the table out as the policy says."""
         return bool(self.table) and any(e.work in ASKED_FOR for e in self.evidence)

@@ -43,6 +43,7 @@ from medallion_platform.kubernetes.pod_end import PodEnd, pod_end, why_not_begun
 from medallion_platform.kubernetes.shape import Limits, Shape, Work, after_kill, decide_shape
 from medallion_platform.orchestration.failures import CLASS, INCIDENT, NEXT_TRY, class_of_end
 from medallion_platform.orchestration.launch_phases import LAUNCH
+from medallion_platform.orchestration.made_with import MADE_WITH
 from medallion_platform.orchestration.memory_reports import (
     ENDED_BY,
     MEMORY_LIMIT,
@@ -59,7 +60,7 @@ DECIDED_TAG = ".dagster/medallion_shape"
 """The same for programs; the UI hides tags with this beginning."""
 _OF_A_DRIVER = "500m"
 """The processor that a run's pod asks for where executors do the work: it plans, waits and commits."""
-_SAID_BY_RUNS = (CLASS, ENDED_BY, INCIDENT, LAUNCH, MEMORY_LIMIT, NEXT_TRY, WORKING_ON)
+_SAID_BY_RUNS = (CLASS, ENDED_BY, INCIDENT, LAUNCH, MADE_WITH, MEMORY_LIMIT, NEXT_TRY, WORKING_ON)
 """Tags that say what became of a run; Dagster gives them to the run that retries it, too."""
 
 

@@ -20,6 +20,7 @@ from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.memory_uses import MemoryUse
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.made_with import made_with_tag
 from medallion_platform.pipeline.memory import next_step, smallest_limit
 from medallion_platform.spark.memory import heap
 
@@ -50,17 +51,17 @@ class NotEnoughMemory(MedallionError):
     remedy = "raise MEDALLION_MOST_MEMORY, or make the table's partitions smaller"
 
 
-def with_memory_reports(context: Context, lake: Lake, table: str, work: Callable[[], T]) -> T:
+def with_memory_reports(context: Context, lakehouse: Lakehouse, table: str, work: Callable[[], T]) -> T:
     """The result of `work` on a table; it is said before, and afterwards what it used of the pod's limit.
 
     Raises:
         Killed: not enough for one of the pod's processes.
     """
     limit, kills = memory_limit(), memory_kills()
-    report_working_on(context.instance, context.run.run_id, table, limit)
+    report_working_on(context, lakehouse, table, limit)
     if limit is None:
         return work()
-    run_id = context.run.run_id
+    lake, run_id = lakehouse.lake, context.run.run_id
     try:
         with watch_peak(lambda: smallest_limit(memory_used(), heap(), limit)) as peak:
             done = work()
@@ -115,9 +116,10 @@ def with_enough_memory(context: Context, lakehouse: Lakehouse, table: str, work:
             return done
 
 
-def report_working_on(on: dg.DagsterInstance, run_id: str, table: str, limit: int | None) -> None:
-    """Say by tags of the run which table it works on from now on, and with how much memory at the most."""
-    on.add_run_tags(run_id, {WORKING_ON: table} | ({MEMORY_LIMIT: str(limit)} if limit else {}))
+def report_working_on(context: Context, lakehouse: Lakehouse, table: str, limit: int | None) -> None:
+    """Say by tags of the run which table it works on from now on, with what, and with how much memory."""
+    tags = {WORKING_ON: table, **made_with_tag(lakehouse)}
+    context.instance.add_run_tags(context.run.run_id, tags | ({MEMORY_LIMIT: str(limit)} if limit else {}))
 
 
 def keep_kills(on: dg.DagsterInstance, lake: Lake, now: datetime) -> None:

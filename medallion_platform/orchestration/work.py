@@ -43,10 +43,10 @@ def work_on(
         NotEnoughMemory: its executors were killed with as much memory as the settings allow.
     """
     if RUN_EXECUTORS not in os.environ:
-        report_working_on(context.instance, context.run.run_id, table, limit=None)
+        report_working_on(context, lakehouse, table, limit=None)
         return work()
     attended = work if os.environ[RUN_EXECUTORS] == "0" else partial(with_executors, work)
     enough = partial(with_enough_memory, context, lakehouse, table, attended)
     told = partial(with_launch_report, context, enough)
     ending = partial(with_word_of_the_end, context, told)
-    return with_memory_reports(context, lakehouse.lake, table, ending)
+    return with_memory_reports(context, lakehouse, table, ending)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from medallion_platform.errors import ErrorChain, Kind, Link
+from medallion_platform.healing.advice import ADVICE
 from medallion_platform.healing.decide import Look, Want, decide
 from medallion_platform.healing.evidence import Evidence
 from medallion_platform.healing.incident import known_from
@@ -85,9 +86,18 @@ def test_one_incident_is_shown_with_all_that_happened(home: Path) -> None:
     (shown,) = json.loads(call(home, "show", name, "--json"))
     assert [event["event"] for event in shown["events"]] == ["failed", "tried", "healed"]
     assert shown["events"][0]["told"]["chain"]["said"] == "network"
+    assert shown["report"]["incident"] == name
     told = call(home, "show", name)
+    assert shown["report"]["advice"] in told
     assert name in told and "healed" in told
     assert "there is no incident nobody-1" in call(home, "show", "nobody-1", code=2)
+
+
+def test_without_dagster_s_storage_all_else_is_shown(home: Path) -> None:
+    (home / "dagster").write_text("no folder")
+    told = call(home, "show", listed(home)[EVENTS]["incident"])
+    assert "Dagster's storage cannot be read" in told
+    assert ADVICE[Kind.DATA].text in told
 
 
 def test_a_person_pauses_resumes_and_labels(home: Path) -> None:

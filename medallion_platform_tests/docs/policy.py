@@ -1,6 +1,6 @@
-"""The table of docs/healing.md, made from the policy.
+"""The tables of docs/healing.md, made from the policy and from what people are advised to do.
 
-`python -m medallion_platform_tests.docs.policy` writes it into the page.
+`python -m medallion_platform_tests.docs.policy` writes them into the page.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medallion_platform.errors import Kind
+from medallion_platform.healing.advice import ADVICE
 from medallion_platform.healing.policy import POLICY, Policy
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.docs.options import table, with_table
@@ -16,9 +17,11 @@ PAGE = REPOSITORY / "docs" / "healing.md"
 
 
 def renewed(page: str) -> str:
-    """The page with the table of today. Pure."""
+    """The page with the tables of today. Pure."""
     head = ("class", "what it is", "within a try, after", "tries, after", "then")
-    return with_table(page, "policy", table(head, (row(*of) for of in POLICY.items())))
+    page = with_table(page, "policy", table(head, (row(*of) for of in POLICY.items())))
+    advised = ((f"`{kind}`", of.text.format(table="TABLE", id="ID")) for kind, of in ADVICE.items())
+    return with_table(page, "advice", table(("class", "what to do"), advised))
 
 
 def row(kind: Kind, policy: Policy) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class SmallLake:
         )
         polars_writer.append_rows(table, rows, record, {"orders": reached})
 
-    def refresh(self, table: str, upstream: str) -> None:
+    def refresh(self, table: str, upstream: str, run_id: str = "run") -> None:
         """Make a table anew from the newest version of another one."""
         source = self.lake.open(upstream)
         assert source is not None
@@ -76,7 +76,7 @@ class SmallLake:
         position = {upstream: {UNPARTITIONED: source.version()}}
         counts = Counts(rows.height, rows.height)
         record = CommitRecord(
-            "refresh", "run", NOW.isoformat(), counts, position, sequence=next_sequence(target)
+            "refresh", run_id, NOW.isoformat(), counts, position, sequence=next_sequence(target)
         )
         polars_writer.replace_rows(target, rows, record, None)
 
