@@ -137,6 +137,26 @@ def label_incident(
     terminal.print_note(f"What fails like {id} is treated as {of} from now on.")
 
 
+@app.command("undo")
+def undo_incident(id: Annotated[str, typer.Argument(help=_ID)], home: Home = None) -> None:
+    """Take back the class that people gave to what fails like an incident; it is `unknown` again."""
+    from medallion_platform.healing.decide import undo
+
+    def rows(known: Known) -> Sequence[Row]:
+        incident = _incident(known, id)
+        found = undo(known, incident, datetime.now(UTC), _person())
+        if not found:
+            raise Stop(
+                f"nobody gave incident {id} a class, and nothing else can be undone here: "
+                "`medallion rollback RUN` takes back what a run wrote; `medallion history TABLE` names it",
+                USAGE,
+            )
+        return found
+
+    _say(home, rows)
+    terminal.print_note(f"What fails like {id} is unknown again; a table that it holds is tried at once.")
+
+
 def _known(home: Path | None) -> Known:
     from medallion_platform.healing.incident import known_from
     from medallion_platform.lakehouse import incidents

@@ -174,6 +174,20 @@ def label(incident: Incident, kind: Kind, now: datetime, by: str) -> tuple[Row, 
     return (said,) if incident.closed else (said, _close(incident, "person", now, by))
 
 
+def undo(known: Known, incident: Incident, now: datetime, by: str) -> tuple[Row, ...]:
+    """A person takes back what was done about an incident and can be undone: the class that people gave it.
+
+    It is `unknown` again, and so is all that fails in the same way; what is open begins anew. Nothing without
+    such a class.
+    """
+    of = label_of(incident)
+    if of not in known.labels:
+        return ()
+    labelled = [i for i in known.incidents.values() if not i.closed and i.rule == f"label:{of}"]
+    taken_back = _row(Event.UNDONE, incident, now, by, {"signature": of})
+    return taken_back, *(_close(i, "person", now, by) for i in labelled)
+
+
 def label_of(incident: Incident) -> str:
     """What a label of an incident is given to; "" where its evidence says nothing at all."""
     return next((found for e in incident.evidence if (found := signature(e))), "")

@@ -31,6 +31,7 @@ class Event(StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     LABELLED = "labelled"
+    UNDONE = "undone"
 
 
 Closed = Literal["healed", "person", "passed", "lost"]
@@ -228,6 +229,8 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
                 paused.pop(row.table, None)
             case Event.LABELLED:
                 labels[_text(body, "signature")] = kind_named(row.kind)
+            case Event.UNDONE:
+                labels.pop(_text(body, "signature"), None)
             case _:  # of a newer version
                 pass
     reported = tuple(e for e in known.reported if e.occurrence not in occurrences)
@@ -284,7 +287,7 @@ def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:
                 kept.append(row)
         elif row.event in (Event.PAUSED, Event.RESUMED):
             kept += [row] if row.event == Event.PAUSED and last[row.table] == row.sequence else []
-        elif row.incident not in old or row.event == Event.LABELLED:
+        elif row.incident not in old or row.event in (Event.LABELLED, Event.UNDONE):
             kept.append(row)
     return kept
 

@@ -113,6 +113,10 @@ def test_a_person_pauses_resumes_and_labels(home: Path) -> None:
     call(home, "label", unknown, "disk")
     assert list(known_from(incidents.read(lake)).labels.values()) == [Kind.DISK]
     assert listed(home)[SERVING]["state"] == "person"
+    call(home, "undo", unknown)
+    assert known_from(incidents.read(lake)).labels == {}
+    assert "nobody gave incident" in call(home, "undo", unknown, code=2)
+    assert "there is no incident nobody-1" in call(home, "undo", "nobody-1", code=2)
     call(home, "resume", SERVING)
     data = listed(home)[EVENTS]["incident"]
     assert "has a class, data" in call(home, "label", data, "disk", code=2)

@@ -24,9 +24,10 @@ from medallion_platform.healing.decide import (
     label,
     pause,
     resume,
+    undo,
 )
 from medallion_platform.healing.evidence import Evidence
-from medallion_platform.healing.incident import Incident, breaker, fold
+from medallion_platform.healing.incident import Incident, breaker, fold, worth_keeping
 from medallion_platform.healing.policy import POLICY
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform_tests.healing.small_ledger import NOON, TABLE, SmallLedger, evidence
@@ -291,6 +292,28 @@ def test_a_label_gives_the_unknown_a_class_from_then_on() -> None:
     sensor.look(evidence("run/2", chain=chain))
     assert (sensor.incident.kind, sensor.incident.rule.partition(":")[0]) == (Kind.DISK, "label")
     assert [i.closed for i in sensor.ledger.incidents] == ["person", ""]
+
+
+def test_a_label_is_taken_back_for_all_that_fails_in_the_same_way() -> None:
+    sensor, chain = Sensor(), ErrorChain(links=(Link(frozenset({"Strange"})),))
+    sensor.look(evidence("run/1", chain=chain))
+    assert undo(sensor.ledger.known, sensor.incident, sensor.now, "ann") == (), "nobody gave it one"
+    sensor.ledger.decide(label(sensor.incident, Kind.DISK, sensor.now, "ann"), sensor.ledger.seen)
+    unknown = sensor.ledger.incidents[0]
+    sensor.look(evidence("run/2", chain=chain), evidence("run/3", Kind.DISK, chain=None))
+    assert [i.kind for i in sensor.ledger.incidents if not i.closed] == [Kind.DISK, Kind.DISK]
+    said = undo(sensor.ledger.known, unknown, sensor.now, "ann")
+    sensor.ledger.decide(said, sensor.ledger.seen)
+    assert sensor.ledger.known.labels == {}
+    (other,) = (i for i in sensor.ledger.incidents if not i.closed)
+    assert other.rule == "said", "its own error says that, and nobody took it back"
+    sensor.look(evidence("run/4", chain=chain))
+    assert sensor.ledger.incidents[-1].kind is Kind.UNKNOWN
+    assert undo(sensor.ledger.known, unknown, sensor.now, "ann") == (), "it is taken back once"
+    sensor.look(wanted={})
+    assert all(i.closed for i in sensor.ledger.incidents)
+    kept = worth_keeping(sensor.ledger.rows, sensor.now + timedelta(days=1000))
+    assert fold(kept).labels == {}
 
 
 def test_a_report_of_a_worker_becomes_an_incident_once() -> None:

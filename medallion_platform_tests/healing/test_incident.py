@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.errors import ErrorChain, Kind, Link
-from medallion_platform.healing.decide import Look, Want, decide, label, pause, resume
+from medallion_platform.healing.decide import Look, Want, decide, label, pause, resume, undo
 from medallion_platform.healing.incident import fold, worth_keeping
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform_tests.healing.small_ledger import NOON, SmallLedger, evidence
@@ -29,7 +29,7 @@ def ledgers(draw: st.DrawFn) -> SmallLedger:
     """What looks, reports and people wrote in some days, of which the memory of the looks was lost."""
     ledger, now = SmallLedger(), NOON
     steps = st.tuples(
-        st.sampled_from(("look", "fails", "report", "pause", "resume", "label", "made")),
+        st.sampled_from(("look", "fails", "report", "pause", "resume", "label", "undo", "made")),
         st.sampled_from(TABLES),
         st.sampled_from((Kind.NETWORK, Kind.DATA, Kind.EVICTED)),
         st.sampled_from((0, 60, 3600, 86400)),
@@ -47,6 +47,9 @@ def ledgers(draw: st.DrawFn) -> SmallLedger:
                 ledger.decide(pause(table, now, "ann"), ledger.seen)
             case "resume":
                 ledger.decide(resume(known, table, now, "ann"), ledger.seen)
+            case "undo" if known.incidents:
+                said = undo(known, [*known.incidents.values()][-1], now, "ann")
+                ledger.decide(said, ledger.seen)
             case "label" if known.incidents:
                 ledger.decide(label([*known.incidents.values()][-1], kind, now, "ann"), ledger.seen)
             case _:
