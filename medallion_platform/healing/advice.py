@@ -18,11 +18,12 @@ class Advice:
     """What to do about the failures of one class.
 
     text: in words, with the `{table}` and the `{id}` of an incident. suspects: changes that can be the
-    reason, the likeliest first.
+    reason, the likeliest first. uneven: it can be that one task had much more to do than others.
     """
 
     text: str
     suspects: tuple[What, ...] = ()
+    uneven: bool = False
 
 
 _NEW_CODE: tuple[What, ...] = ("code", "settings")
@@ -58,12 +59,14 @@ ADVICE: Mapping[Kind, Advice] = {
         "see in the last log lines for what it waited. If it only took long, give it more cores or "
         "executors, or make the table's partitions smaller",
         _MORE_TO_DO,
+        uneven=True,
     ),
     Kind.OOM: Advice(
-        "give it more: MEDALLION_SPARK_MEMORY on one machine, MEDALLION_MOST_MEMORY in a cluster. If one "
-        "task has much more to do than the others, group by something that spreads the rows, or make the "
-        "table's partitions smaller",
+        "give it more memory: MEDALLION_SPARK_MEMORY on one machine, MEDALLION_MOST_MEMORY in a cluster. If "
+        "one task has much more to do than the others, group by something that spreads the rows, or make "
+        "the table's partitions smaller",
         _MORE_TO_DO,
+        uneven=True,
     ),
     Kind.RESOURCE: Advice(
         "make room (nodes, quota, open files), or let runs ask for less: MEDALLION_MOST_MEMORY, "
@@ -74,6 +77,7 @@ ADVICE: Mapping[Kind, Advice] = {
         "make room, or give it a larger disk. Of the lake delete nothing by hand: what was replaced goes "
         "by itself after 30 days",
         _MORE_TO_DO,
+        uneven=True,
     ),
     Kind.CORRUPT: Advice(
         "`medallion restore --table {table}` puts damaged files back from a backup. The error names the "

@@ -13,6 +13,8 @@ from medallion_platform.healing.advice import ADVICE, What
 from medallion_platform.healing.incident import Incident
 from medallion_platform.lakehouse.counts import counted
 
+SKEWED = 5
+"""So many times the mean is what one task of a stage has read told as uneven."""
 UNUSUAL = 3
 """So many times the rows of a usual write are told as a change."""
 
@@ -53,14 +55,16 @@ class Facts:
     """What is known about the failure of an incident.
 
     inputs: that have another version than when the table was last made. before, now: what the run of the last
-    write and the one that failed worked with, settings and versions by their names. figures: numbers of the
-    latter, by name (`driver_memory_limit_bytes`). log: the last lines of its log, the oldest first.
+    write and the one that failed worked with, settings and versions by their names. operators: those of the
+    physical plan in the stage of Spark at which it failed. figures: numbers of the run that failed, by name
+    (`driver_memory_limit_bytes`). log: the last lines of its log, the oldest first.
     """
 
     last_write: LastWrite | None = None
     inputs: tuple[InputChange, ...] = ()
     before: Mapping[str, str] = field(default_factory=dict[str, str])
     now: Mapping[str, str] = field(default_factory=dict[str, str])
+    operators: tuple[str, ...] = ()
     figures: Mapping[str, int | float] = field(default_factory=dict[str, int | float])
     log: tuple[str, ...] = ()
 
@@ -97,13 +101,14 @@ class Report:
     """Why a table failed, and what to do.
 
     last_write: the last one before, None if nothing tells of any. changes: since then. advice: one
-    recommendation, in words.
+    recommendation, in words. The others are those of the facts.
     """
 
     incident: str
     advice: str
     last_write: LastWrite | None = None
     changes: tuple[Change, ...] = ()
+    operators: tuple[str, ...] = ()
     figures: Mapping[str, int | float] = field(default_factory=dict[str, int | float])
     log: tuple[str, ...] = ()
 
@@ -119,6 +124,8 @@ class Report:
                 yield "changed since", str(change)
             if not self.changes:
                 yield "changed since", "nothing that is recorded"
+        if self.operators:
+            yield "failed at", ", ".join(self.operators)
         for name, figure in self.figures.items():
             yield name.replace("_", " "), f"{figure:,}"
         for line in self.log:
@@ -131,9 +138,10 @@ def report_of(incident: Incident, facts: Facts) -> Report:
     changes = tuple(_changes(incident, facts))
     return Report(
         incident.id,
-        _advice(incident, changes),
+        _advice(incident, changes, facts.figures.get("stage_skew", 0)),
         facts.last_write,
         changes,
+        facts.operators,
         facts.figures,
         facts.log,
     )
@@ -156,11 +164,13 @@ def _changes(incident: Incident, facts: Facts) -> Iterator[Change]:
         yield Change("input", change.table, str(change.before), str(change.now), change.rows, change.bytes)
 
 
-def _advice(incident: Incident, changes: tuple[Change, ...]) -> str:
-    """What to do: first about the change that can be the reason, then about the class."""
+def _advice(incident: Incident, changes: tuple[Change, ...], skew: float) -> str:
+    """What to do: first about what can be the reason, then about the class."""
     of_class = ADVICE[incident.kind]
     text = of_class.text.format(table=incident.table or "TABLE", id=incident.id)
     found = (change for what in of_class.suspects for change in changes if change.what == what)
     if suspect := next(found, None):
         return f"look first at what changed: {suspect}. Then: {text}"
+    if of_class.uneven and skew >= SKEWED:
+        return f"one task read {skew:g} times as much as the mean of its stage: {text}"
     return text

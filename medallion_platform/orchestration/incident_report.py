@@ -16,6 +16,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.made_with import made_with
 from medallion_platform.orchestration.memory_reports import MEMORY_LIMIT
 from medallion_platform.orchestration.read_run_log import Line, run_log
+from medallion_platform.orchestration.stage_reports import stage_of
 from medallion_platform.queries.last_write import last_write
 
 LINES = 10
@@ -32,12 +33,15 @@ def report_incident(lake: Lake, on: dg.DagsterInstance | None, incident: Inciden
     last, inputs = _last_write(lake, incident)
     run, good = _run(on, incident.run_id), _run(on, last.run_id if last else "")
     log = run_log(on, run.run_id) if on and run else ()
+    stage = stage_of(on, run.run_id, incident.table) if on and run else None
+    of_stage = {f"stage_{name}": figure for name, figure in stage.figures.items()} if stage else {}
     facts = Facts(
         last,
         inputs,
         made_with(good),
         made_with(run),
-        _memory(lake, incident, run),
+        stage.operators if stage else (),
+        {**_memory(lake, incident, run), **of_stage},
         _last_lines(log, incident.table),
     )
     return report_of(incident, facts)

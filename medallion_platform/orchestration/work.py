@@ -22,6 +22,7 @@ from medallion_platform.orchestration.memory_reports import (
     with_enough_memory,
     with_memory_reports,
 )
+from medallion_platform.orchestration.stage_reports import with_stage_report
 from medallion_platform.spark.executor_wait import with_executors
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ def work_on(
         NoExecutors: it waited in vain for executors.
         NotEnoughMemory: its executors were killed with as much memory as the settings allow.
     """
+    work = partial(with_stage_report, context, table, work)
     if RUN_EXECUTORS not in os.environ:
         report_working_on(context, lakehouse, table, limit=None)
         return work()

@@ -70,6 +70,17 @@ def test_the_advice_begins_with_the_likeliest_change_and_ends_with_that_of_the_c
     assert away == ADVICE[Kind.TRANSIENT].text, "of what is outside no change here is the reason"
 
 
+@pytest.mark.parametrize(("skew", "uneven"), [(4.9, False), (5, True)])
+def test_where_one_task_has_read_much_more_the_advice_says_so(skew: float, uneven: bool) -> None:
+    facts = Facts(LAST, operators=("Exchange", "Window"), figures={"stage_skew": skew})
+    told = report_of(INCIDENT, facts)
+    assert told.advice.startswith("one task read 5 times as much as the mean") is uneven
+    assert ("failed at", "Exchange, Window") in told.lines()
+    assert not report_of(replace(INCIDENT, kind=Kind.DATA), facts).advice.startswith("one task")
+    changed = replace(facts, last_write=replace(LAST, code="00000000001b"))
+    assert report_of(INCIDENT, changed).advice.startswith("look first at what changed")
+
+
 def test_each_class_has_an_advice_that_names_the_table_and_the_incident() -> None:
     assert ADVICE.keys() == set(Kind)
     told = {kind: report_of(replace(INCIDENT, kind=kind), Facts()).advice for kind in Kind}

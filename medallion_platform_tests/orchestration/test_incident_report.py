@@ -1,13 +1,15 @@
 """The report of an incident, by real runs of Dagster; without Spark."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import pyspark.sql.functions as F
 import pytest
+from pyspark.sql import SparkSession
 
 from medallion_platform.errors import Kind
 from medallion_platform.healing.evidence import Evidence
@@ -36,20 +38,23 @@ def small(tmp_path: Path) -> SmallLake:
     return SmallLake(str(tmp_path / "lake"))
 
 
-def failed_run(on: dg.DagsterInstance, small: SmallLake, memory: str = "2g") -> dg.DagsterRun:
-    """A run that worked on the table, and on another one, and failed at it."""
-    lakehouse = Lakehouse(lake_root=str(small.lake.root), landing="", feature_repo="", spark_memory=memory)
+def fail() -> None:
+    raise ValueError("jane.roe@example.com is no number, nor is +49 170 5550123")
 
-    def work(context: dg.OpExecutionContext) -> None:
-        for number in range(2 * LINES):
-            context.log.info(f"gold.days: {number}")
-            context.log.info(f"{TABLE}: {number}")
-        raise ValueError("jane.roe@example.com is no number, nor is +49 170 5550123")
+
+def failed_run(
+    on: dg.DagsterInstance, small: SmallLake, memory: str = "2g", work: Callable[[], None] = fail
+) -> dg.DagsterRun:
+    """A run that tells of another table, too, and fails at the work on the table."""
+    lakehouse = Lakehouse(lake_root=str(small.lake.root), landing="", feature_repo="", spark_memory=memory)
 
     @dg.op(out=dg.Out(dg.Nothing))
     def body(context: dg.OpExecutionContext) -> None:
         with only_attempt(context, TABLE):
-            work_on(context, lakehouse, TABLE, lambda: work(context))
+            for number in range(2 * LINES):
+                context.log.info(f"gold.days: {number}")
+                context.log.info(f"{TABLE}: {number}")
+            work_on(context, lakehouse, TABLE, work)
 
     @dg.job(executor_def=dg.in_process_executor)
     def job() -> None:
@@ -113,6 +118,24 @@ def test_the_memory_of_the_run_for_the_table_is_told(
         "executor_memory_limit_bytes": 2 * GIB,
         "executor_memory_peak_bytes": GIB,
     }
+
+
+def test_the_stage_of_spark_at_which_it_failed_is_told(
+    on: dg.DagsterInstance, small: SmallLake, spark: SparkSession
+) -> None:
+    def work() -> None:
+        spark.range(0, 100, 1, 3).select(F.raise_error(F.lit("jane"))).write.format("noop").mode(
+            "overwrite"
+        ).save()
+
+    incident = incident_of(failed_run(on, small, work=work).run_id)
+    report = report_incident(small.lake, on, incident)
+    assert report.operators == ("Range", "Project")
+    assert report.figures["stage_tasks"] == 3
+    other = replace(incident, table="gold.days")
+    assert report_incident(small.lake, on, other).operators == ()
+    own = report_incident(small.lake, on, incident_of(failed_run(on, small).run_id))
+    assert own.operators == (), "that run failed at no stage"
 
 
 def test_of_a_damaged_log_and_a_forgotten_run_only_the_advice_is_left(
