@@ -59,9 +59,10 @@ def forget_files() -> None:
 
 def loaded_files() -> dict[str, int]:
     """When each file of the project that this process has loaded was last written, in nanoseconds."""
-    tops = {name.partition(".")[0] for name in sys.modules}
+    loaded = list(sys.modules.items())  # other threads import meanwhile
+    tops = {name.partition(".")[0] for name, _ in loaded}
     own = {top for top in tops - sys.stdlib_module_names - {_PLATFORM, "__main__"} if not _is_installed(top)}
-    modules = [module for name, module in [*sys.modules.items()] if name.partition(".")[0] in own]
+    modules = [module for name, module in loaded if name.partition(".")[0] in own]
     files = {file for module in modules if (file := getattr(module, "__file__", None))}
     return {file: _written(file) for file in files}
 
