@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medallion_platform.cli import terminal
-from medallion_platform.cli.exits import USAGE, Stop
+from medallion_platform.cli.exits import FAILED, USAGE, Stop
 from medallion_platform.cli.shared_options import (
     Home,
     Json,
@@ -155,6 +155,31 @@ def undo_incident(id: Annotated[str, typer.Argument(help=_ID)], home: Home = Non
 
     _say(home, rows)
     terminal.print_note(f"What fails like {id} is unknown again; a table that it holds is tried at once.")
+
+
+@app.command("test-channels")
+def test_channels(
+    owner: Annotated[str, typer.Option(help="Whose, e.g. team:shop; by default nobody's.")] = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Send a test by each channel that people are told by, and say that it is over."""
+    from medallion_platform.notifications.channel import reason, send_test
+    from medallion_platform.orchestration.notifications import channels_of
+
+    channels = channels_of(settings_of(home))
+    if not channels:
+        raise Stop("no channel is set up: docs/healing.md names the settings of each", USAGE)
+    rows: list[dict[str, object]] = []
+    for channel in channels:
+        try:
+            send_test(channel, owner, datetime.now(UTC))
+            rows.append({"channel": channel.name, "told": True, "why": ""})
+        except Exception as error:  # the other channels are tested all the same
+            rows.append({"channel": channel.name, "told": False, "why": reason(error)})
+    terminal.print_answer("Channels", rows, as_json=as_json)
+    if not all(row["told"] for row in rows):
+        raise typer.Exit(FAILED)
 
 
 def _known(home: Path | None) -> Known:

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -163,6 +164,7 @@ _WORDS = {
     "int_from_float": "is no whole number",
     "finite_number": "is no finite number",
     "greater_than_equal": "has to be {ge:g} or more",
+    "less_than_equal": "has to be {le:g} or less",
     "byte_size": "has to be a number of bytes such as 10GB",
     "byte_size_unit": "has to be a number of bytes such as 10GB",
     "path_type": "is no path",
@@ -210,9 +212,59 @@ def bytes_of_memory(given: str) -> int:
     return int(given[:-1]) << {"k": 10, "m": 20, "g": 30}[given[-1].lower()]
 
 
+def _server(given: str) -> str:
+    """The address of a server of HTTP that is told a secret: by TLS, or on this machine."""
+    if not re.match(r"https://[^/]|http://(127\.0\.0\.1|localhost|\[::1\])([:/]|$)", given):
+        raise ValueError("has to begin with https://, since a secret is sent there")
+    return given.rstrip("/")
+
+
+def _web_page(given: str) -> str:
+    if given and not re.match(r"https?://[^/]", given):
+        raise ValueError("has to begin with https:// or http://")
+    return given.rstrip("/")
+
+
+def _webhook(given: SecretStr) -> SecretStr:
+    _web_page(given.get_secret_value())
+    return given
+
+
+def _mail_server(given: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(given.get_secret_value())
+        there = parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
+    except ValueError:
+        there = False
+    if not there:
+        raise ValueError("has to be smtp://user:password@host:port, or smtps://...")
+    return given
+
+
+def _is_contact(place: object) -> bool:
+    return isinstance(place, dict) and all(
+        of in ("slack", "mail") and isinstance(to, str) for of, to in place.items()
+    )
+
+
+def _contacts(given: Any) -> Any:
+    """Where owners of tables are reached, from JSON."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, dict) or not all(map(_is_contact, given.values())):
+        raise ValueError(
+            'is no JSON object such as {"team:shop": {"slack": "C0123ABCD", "mail": "shop@example.com"}}'
+        )
+    return given
+
+
 Folder = Annotated[Path, AfterValidator(_absolute_path)]
 Location = Annotated[Path | str, BeforeValidator(_folder_or_bucket)]
 Home = Annotated[Path, AfterValidator(_absolute_path), AfterValidator(_for_tables)]
+Server = Annotated[str, AfterValidator(_server)]
 Tables = Annotated[Path | str, BeforeValidator(_folder_or_bucket), AfterValidator(_for_tables)]
 
 
@@ -278,6 +330,39 @@ class Settings(BaseSettings):
     """On Kubernetes: the memory of the largest pod that a run may ask for."""
     most_executors: Annotated[int, Field(ge=0)] = 20
     """On Kubernetes: the most executors of one run."""
+
+    notify_after_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
+    """How long something that failed is tried again before people are told of it."""
+    owners: Annotated[dict[str, dict[str, str]], NoDecode, BeforeValidator(_contacts)] = Field(
+        default_factory=dict
+    )
+    """Where owners of tables are told, as JSON: `{"team:shop": {"slack": "C0123ABCD", "mail": "..."}}`."""
+    dagster_url: Annotated[str, AfterValidator(_web_page)] = ""
+    """Where people open Dagster; if set, messages have a link to the run that failed."""
+    slack_token: SecretStr | None = None
+    """The token of a Slack bot with the scope `chat:write`; if set, people are told in Slack."""
+    slack_channel: str = ""
+    """The id of the channel for tables whose owner has none."""
+    slack_url: Server = "https://slack.com/api"
+    """Slack's web API; another one for GovSlack."""
+    pagerduty_key: SecretStr | None = None
+    """The key of an integration of type Events API v2; if set, people are told by PagerDuty."""
+    pagerduty_url: Server = "https://events.pagerduty.com"
+    """PagerDuty's events; `https://events.eu.pagerduty.com` for its European region."""
+    grafana_token: SecretStr | None = None
+    """The token of a service account that may write annotations; if set, each incident is one."""
+    grafana_url: Server = "http://localhost:3000"
+    """Where Grafana is."""
+    webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = None
+    """An address that is told as JSON of each incident and its changes."""
+    webhook_secret: SecretStr | None = None
+    """Signs what the webhook is told, as Standard Webhooks say."""
+    mail_server: Annotated[SecretStr, AfterValidator(_mail_server)] | None = None
+    """`smtp://user:password@host:port` (with STARTTLS) or `smtps://...`; if set, there are e-mails."""
+    mail_from: str = ""
+    """Who e-mail is from; by default `medallion` at this machine."""
+    mail_to: str = ""
+    """Who is written to of tables whose owner has no address."""
 
     def __init__(self, **given: Any) -> None:
         try:

@@ -79,7 +79,7 @@ def table_asset(table: Table, catalog: Catalog, lakehouse: Lakehouse) -> dg.Asse
         group_name=_asset_group(origin.domain, table.layer),
         description=f"{table.description}\n\n{_BY_ITSELF}".strip(),
         kinds={"deltalake", "spark", table.layer},
-        owners=[table.owner or _default_owner(origin.domain)],
+        owners=[table.owner or default_owner(origin.domain)],
         tags={"layer": table.layer, "domain": origin.domain},
         metadata={
             **reports.definition_metadata(lakehouse.lake, table.name, table.contract),
@@ -157,7 +157,7 @@ def bronze_asset(source: Source, lakehouse: Lakehouse) -> dg.AssetsDefinition:
         " `parse_again: true` in the launchpad the stored records of the chosen partitions are validated"
         " again under today's contract.",
         kinds={"deltalake", "polars", "bronze"},
-        owners=[_default_owner(source.domain)],
+        owners=[default_owner(source.domain)],
         tags={"layer": "bronze", "domain": source.domain},
         metadata=reports.definition_metadata(lakehouse.lake, source.table, source.contract),
         partitions_def=partitions.source_partitions(source),
@@ -227,7 +227,7 @@ def feature_asset(view: Features, lakehouse: Lakehouse, domain: str) -> dg.Asset
         description=f"The newest row of each entity of `{view.table}`, in Feast's online store."
         f"\n\n{_BY_ITSELF}",
         kinds={"feast", "sqlite", "serving"},
-        owners=[_default_owner(domain)],
+        owners=[default_owner(domain)],
         tags={"layer": "serving", "domain": domain},
         metadata={
             "features": view.references,
@@ -346,7 +346,7 @@ def _asset_group(domain: str, layer: str) -> str:
     return f"{domain}_{layer}"
 
 
-def _default_owner(domain: str) -> str:
+def default_owner(domain: str) -> str:
     """The owner of assets without a declared owner."""
     return f"team:{domain}"
 

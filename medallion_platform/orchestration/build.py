@@ -22,6 +22,7 @@ from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
 from medallion_platform.orchestration.maintenance_job import maintenance_job, maintenance_schedule
+from medallion_platform.orchestration.notifications import channels_of, notify_sensor, rules_of
 from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
@@ -78,7 +79,8 @@ def build_defs(
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     sleep_while_waiting()
     store_events_in_batches()
-    place = lakehouse or lakehouse_of(Settings(), catalog)
+    settings = Settings()
+    place = lakehouse or lakehouse_of(settings, catalog)
     place = place.on(spark) if spark else place
     if executor is None and RUN_SPARK in os.environ:
         # The run of this process needs it, and executors; meanwhile the rest of it is made ready. Where the
@@ -98,6 +100,8 @@ def build_defs(
         code_sensor(catalog),
         state_sensor(catalog, served(features)),
     ]
+    if channels := channels_of(settings):
+        our_sensors.append(notify_sensor(channels, rules_of(settings, catalog, features)))
     backups = [backup_asset()] if place.backup else []
     return dg.Definitions(
         assets=[*bronze, *made, *published, *backups, *assets],

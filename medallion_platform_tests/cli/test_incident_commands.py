@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.command import medallion
 from medallion_platform_tests.healing.small_ledger import evidence
+from medallion_platform_tests.notifications import servers
+from medallion_platform_tests.notifications.servers import Answer, http_server
 
 EVENTS, ORDERS, SERVING = "silver.events", "bronze.orders", "serving.users"
 STRANGE = ErrorChain(links=(Link(frozenset({"Strange"}), status=299),))
@@ -150,3 +153,29 @@ def test_without_a_lake_or_an_incident_it_says_so(tmp_path: Path) -> None:
     assert json.loads(call(tmp_path, "list", "--json")) == []
     call(tmp_path, "pause", EVENTS)
     assert [row["table"] for row in json.loads(call(tmp_path, "list", "--json"))] == [EVENTS]
+
+
+def test_a_test_is_sent_by_each_channel(tmp_path: Path) -> None:
+    workspace = servers.Slack()
+    command = ("incidents", "test-channels", "--owner", "team:shop", "--home", str(tmp_path), "--json")
+    with http_server(workspace.answer) as slack, http_server(lambda _: Answer({}, 403)) as other:
+        env = {
+            **os.environ,
+            "MEDALLION_SLACK_TOKEN": "xoxb-hunter2",
+            "MEDALLION_SLACK_URL": slack.url,
+            "MEDALLION_OWNERS": json.dumps({"team:shop": {"slack": "C0SHOP"}}),
+            "MEDALLION_PAGERDUTY_KEY": "hunter2",
+            "MEDALLION_PAGERDUTY_URL": other.url,
+        }
+        done = medallion(*command, where=Path("/"), env=env)
+    assert done.returncode == 1
+    told = {row["channel"]: row for row in json.loads(done.stdout)}
+    assert told["slack"] == {"channel": "slack", "told": True, "why": ""}
+    assert told["pagerduty"]["why"].startswith("its server answers 403")
+    (message,) = workspace.messages.values()
+    assert (message["channel"], message["text"]) == ("C0SHOP", "The test of this channel is over")
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_without_a_channel_the_test_says_where_they_are_described(tmp_path: Path) -> None:
+    assert "docs/healing.md" in call(tmp_path, "test-channels", code=2)

@@ -274,6 +274,50 @@ def test_the_key_of_tokens_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert "fifteen" not in shown(caught.value)
 
 
+TOLD_TO = {
+    "SLACK_TOKEN": SECRET,
+    "PAGERDUTY_KEY": SECRET,
+    "GRAFANA_TOKEN": SECRET,
+    "WEBHOOK_URL": f"https://hooks.example/{SECRET}",
+    "WEBHOOK_SECRET": SECRET,
+    "MAIL_SERVER": f"smtp://me:{SECRET}@mail.example:587",
+}
+
+
+def test_the_secrets_of_channels_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TOLD_TO.items():
+        monkeypatch.setenv(f"MEDALLION_{name}", value)
+    settings = Settings()
+    assert SECRET not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WEBHOOK_URL", SECRET, "https://"),
+        ("MAIL_SERVER", SECRET, "smtp://"),
+        ("MAIL_SERVER", f"http://me:{SECRET}@mail.example", "smtp://"),
+        ("MAIL_SERVER", f"smtp://me:{SECRET}@mail.example:port", "smtp://"),
+        ("MAIL_SERVER", f"smtp://me:{SECRET}@\u2100.example", "smtp://"),
+        ("SLACK_URL", f"http://{SECRET}.example", "https://"),
+        ("GRAFANA_URL", f"http://localhost.{SECRET}", "https://"),
+        ("PAGERDUTY_URL", f"ftp://{SECRET}", "https://"),
+        ("DAGSTER_URL", SECRET, "https://"),
+        ("OWNERS", SECRET, "is no JSON object"),
+        ("OWNERS", json.dumps({"team:shop": SECRET}), "is no JSON object"),
+        ("OWNERS", json.dumps({"team:shop": {"pager": SECRET}}), "is no JSON object"),
+        ("OWNERS", json.dumps({"team:shop": {"slack": [SECRET]}}), "is no JSON object"),
+    ],
+)
+def test_a_channel_that_cannot_be_meant_is_told_by_its_setting_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"MEDALLION_{name}", value)
+    with pytest.raises(WrongSetting, match=rf"^MEDALLION_{name}: [^\n]*{said}") as caught:
+        Settings()
+    assert SECRET not in shown(caught.value)
+
+
 def test_they_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().home = Path("x")  # type: ignore[misc]
