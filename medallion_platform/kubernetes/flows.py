@@ -25,6 +25,8 @@ CODE, UI, HISTORY, METRICS = 4000, 3000, 18080, 9108
 DRIVER, BLOCKS = 7078, 7079
 """Where Spark's executors register with their driver, and where each of them hands out blocks of data."""
 POSTGRES, S3, KAFKA, REDIS = 5432, 443, 9093, 6379
+CHANNELS = (443, 587)
+"""By which people are told of incidents: HTTPS, and mail."""
 DNS = 53
 API_SERVER = (443, 6443)
 """Its service's port, and the one behind it: some networks look at a packet before it is translated."""
@@ -45,6 +47,8 @@ def _flows() -> Iterator[Flow]:
         yield Flow(source, "kafka", KAFKA)
     yield Flow("history", "s3", S3)
     yield Flow("run", "redis", REDIS)
+    for port in CHANNELS:
+        yield Flow("code", "channels", port)
     yield Flow("executor", "run", DRIVER)
     for source, target in (("executor", "run"), ("run", "executor"), ("executor", "executor")):
         yield Flow(source, target, BLOCKS)

@@ -283,7 +283,9 @@ def rights_of(role: Manifest) -> set[Right]:
 
 PLACES = {
     name: {"ipBlock": {"cidr": f"192.0.2.{n}/32"}}
-    for n, name in enumerate(("postgres", "s3", "kafka", "redis", "kubernetes", "dns", "prometheus", "ui"))
+    for n, name in enumerate(
+        ("postgres", "s3", "kafka", "redis", "channels", "kubernetes", "dns", "prometheus", "ui")
+    )
 }
 """An address for each place outside, by which a policy's peer tells whom it means."""
 
@@ -330,6 +332,7 @@ def test_where_no_peers_are_named_anybody_is_reached_and_nobody_comes_in() -> No
         (5432,),
         (443,),
         (9093,),
+        (443, 587),
     }
 
 
@@ -648,6 +651,20 @@ def test_a_changed_configuration_starts_new_pods_and_an_unchanged_one_none() -> 
 def test_a_value_that_cannot_be_meant_is_refused_by_its_name(values: dict[str, Any], says: str) -> None:
     with pytest.raises(Refused, match=says):
         render(values)
+
+
+def test_each_setting_that_may_hold_a_secret_is_refused_among_those_that_all_can_read() -> None:
+    held = {name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
+    assert {"slack_token", "mail_server", "token_key", "maven"} <= held
+    for name in held:
+        with pytest.raises(Refused, match=f"MEDALLION_{name.upper()}"):
+            render({"settings": {f"MEDALLION_{name.upper()}": "secret"}})
+
+
+def test_only_the_code_location_has_what_people_are_told_by(tmp_path: Path) -> None:
+    manifests = render({"secrets": {"channels": "medallion-channels"}})
+    told = {name for name, pod in pods(manifests, tmp_path) if "medallion-channels" in str(pod)}
+    assert told == {f"Deployment {RELEASE}-code"}
 
 
 def test_the_chart_has_the_version_of_the_platform() -> None:

@@ -190,6 +190,7 @@ def test_each_secret_of_the_vault_has_the_name_and_the_keys_that_the_chart_wants
         "medallion-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
         "medallion-kafka": {"MEDALLION_KAFKA"},
         "medallion-token-key": {"MEDALLION_TOKEN_KEY"},
+        "medallion-channels": {"MEDALLION_SLACK_TOKEN", "MEDALLION_PAGERDUTY_KEY"},
         "medallion-redis": {"REDIS_PASSWORD"},
         "medallion-spark": {"secret", "tls.key", "tls.crt"},
     }

@@ -12,7 +12,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from medallion_platform import storage
-from medallion_platform.kubernetes.flows import API_SERVER, DNS, FLOWS, KAFKA, POSTGRES, REDIS, S3
+from medallion_platform.kubernetes.flows import API_SERVER, CHANNELS, DNS, FLOWS, KAFKA, POSTGRES, REDIS, S3
 from medallion_platform.kubernetes.rights import RIGHTS
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform_tests.cluster import local, sample
@@ -202,9 +202,11 @@ def enforcing(admin: Kube, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         sample.produce(servers.broker)
         outside = ends.enter_context(_other_namespace(admin))
         other = ends.enter_context(socket.create_server((HOST, 0), backlog=4096))
+        channels = [ends.enter_context(socket.create_server((HOST, 0), backlog=4096)) for _ in CHANNELS]
         network = _network(outside.namespace)
+        network["channels"] = {"ports": [listening.getsockname()[1] for listening in channels]}
         installed = ends.enter_context(namespace(admin, servers, folder, image, network=network))
-        probes = _probes(installed, outside, image, _places(installed, other))
+        probes = _probes(installed, outside, image, _places(installed, other, channels))
         before = probes.reached()
         seen = None if "KUBECONFIG" in os.environ else ends.enter_context(connections(folder))
         if seen:
@@ -252,7 +254,9 @@ def _network(outside: str) -> dict[str, Any]:
     }
 
 
-def _places(installed: Installation, other: socket.socket) -> dict[str, tuple[str, int]]:
+def _places(
+    installed: Installation, other: socket.socket, channels: Sequence[socket.socket]
+) -> dict[str, tuple[str, int]]:
     """Where the places outside are, and a port of the same machine that is none of them."""
     servers, cluster = installed.servers, Kube(installed.admin.config)
     (service,) = cluster.get("services", "--field-selector=metadata.name=kubernetes")
@@ -267,6 +271,10 @@ def _places(installed: Installation, other: socket.socket) -> dict[str, tuple[st
         f"s3:{S3}": (HOST, servers.s3.port),
         f"kafka:{KAFKA}": (HOST, kafka),
         f"redis:{REDIS}": (HOST, servers.redis.port),
+        **{
+            f"channels:{port}": (HOST, listening.getsockname()[1])
+            for port, listening in zip(CHANNELS, channels, strict=True)
+        },
         f"dns:{DNS}": dns,
         BY_UDP: dns,
         "something else there": (HOST, other.getsockname()[1]),
@@ -406,6 +414,7 @@ UNUSED: Reached = {
     *((source, f"dns:{DNS}") for source in COMPONENTS),  # by UDP, and here most places have no name
     *((source, f"kubernetes:{API_SERVER[0]}") for source in COMPONENTS),  # the kernel keeps what is behind it
     *((source, target) for source, target in ALLOWED if source in NEIGHBOURS),
+    *(("code", f"channels:{port}") for port in CHANNELS),  # here nobody is told of incidents
     ("executor", f"kafka:{KAFKA}"),  # for Spark's engine of topics alone
 }
 """What this installation does not need."""

@@ -49,7 +49,7 @@ capabilities: {drop: [ALL]}
 {{- define "medallion.reads" -}}
 web: [postgres]
 daemon: [postgres]
-code: [postgres, s3, kafka, tokenKey, project]
+code: [postgres, s3, kafka, tokenKey, channels, project]
 run: [postgres, s3, kafka, tokenKey, project, redis]
 executor: [s3, kafka, project]
 stream: [postgres, s3, kafka, tokenKey, project]
