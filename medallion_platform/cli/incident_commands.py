@@ -29,6 +29,8 @@ from medallion_platform.errors import Kind, classify
 if TYPE_CHECKING:
     from medallion_platform.healing.incident import Incident, Known
     from medallion_platform.healing.report import Report
+    from medallion_platform.installation.settings import Settings
+    from medallion_platform.kubernetes.pull_request import Repository
     from medallion_platform.lakehouse.incidents import Row
 
 app = typer.Typer(help="Failures: what was done about them, and when they are tried again.")
@@ -182,6 +184,46 @@ def test_channels(
         raise typer.Exit(FAILED)
 
 
+@app.command("propose")
+def propose_change(id: Annotated[str, typer.Argument(help=_ID)], home: Home = None) -> None:
+    """Open a pull request with the change of the chart's values that would heal an incident for good."""
+    from medallion_platform.healing.decide import propose
+    from medallion_platform.kubernetes.proposal import proposal_of
+    from medallion_platform.kubernetes.pull_request import open_pull_request
+
+    incident, repository = _incident(_known(home), id), _repository(settings_of(home))
+    url = incident.proposal
+    if not url:
+        proposal = proposal_of(incident, _report(home, incident))
+        if proposal is None:
+            raise Stop(
+                f"no lasting change is known for incident {id}: there is one for work that was killed with "
+                "all the memory that a pod may have",
+                USAGE,
+            )
+        url = open_pull_request(repository, proposal)
+        _say(home, lambda known: propose(_incident(known, id), url, datetime.now(UTC), _person()))
+    terminal.print_note(f"{url} waits for somebody who approves it; until it is deployed nothing changes.")
+
+
+def _repository(settings: Settings) -> Repository:
+    """The repository of the chart's values.
+
+    Raises:
+        Stop: the settings name none, or no token for it.
+    """
+    from medallion_platform.kubernetes.pull_request import Repository
+
+    if not settings.git_repository or not settings.git_token:
+        raise Stop(
+            "set MEDALLION_GIT_REPOSITORY to the repository with the chart's values, MEDALLION_GIT_VALUES to "
+            "their file in it, and MEDALLION_GIT_TOKEN to a token that may open pull requests there",
+            USAGE,
+        )
+    token = settings.git_token.get_secret_value()
+    return Repository(settings.git_repository, settings.git_values, settings.github_api, token)
+
+
 def _known(home: Path | None) -> Known:
     from medallion_platform.healing.incident import known_from
     from medallion_platform.lakehouse import incidents
@@ -268,6 +310,7 @@ def _summary(known: Known, incident: Incident) -> dict[str, object]:
         "next_try": next_try,
         "run": incident.run_id,
         "closed": incident.closed_at,
+        "proposal": incident.proposal,
     }
 
 
@@ -287,6 +330,7 @@ def _paused_rows(known: Known) -> list[dict[str, object]]:
             "next_try": None,
             "run": "",
             "closed": None,
+            "proposal": "",
         }
         for table, paused in sorted(known.paused.items())
     ]

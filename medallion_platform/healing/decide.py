@@ -188,6 +188,11 @@ def undo(known: Known, incident: Incident, now: datetime, by: str) -> tuple[Row,
     return taken_back, *(_close(i, "person", now, by) for i in labelled)
 
 
+def propose(incident: Incident, url: str, now: datetime, by: str) -> tuple[Row, ...]:
+    """A lasting change was proposed for an incident, at an address."""
+    return (_row(Event.PROPOSED, incident, now, by, {"url": url}),)
+
+
 def label_of(incident: Incident) -> str:
     """What a label of an incident is given to; "" where its evidence says nothing at all."""
     return next((found for e in incident.evidence if (found := signature(e))), "")

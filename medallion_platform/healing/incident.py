@@ -32,6 +32,7 @@ class Event(StrEnum):
     RESUMED = "resumed"
     LABELLED = "labelled"
     UNDONE = "undone"
+    PROPOSED = "proposed"
 
 
 Closed = Literal["healed", "person", "passed", "lost"]
@@ -71,6 +72,7 @@ class Incident:
     detected: when its first evidence was seen; failed: when the last one of its table was, from which pauses
     count. state, code_version: of the table's inputs and code as it failed. pending: the last try has neither
     failed nor been verified. closed: how it ended, "" while it is open; closed_at: when that was seen.
+    proposal: the address at which a lasting change was proposed, "" without one.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Incident:
     pending: bool = False
     closed: Closed | Literal[""] = ""
     closed_at: datetime | None = None
+    proposal: str = ""
 
     @property
     def began(self) -> datetime:
@@ -223,6 +226,8 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
                 incidents[row.incident] = replace(found, closed=how, closed_at=row.at, pending=False)
                 if row.incident in (of_table := still_open.get(found.table, [])):
                     of_table.remove(row.incident)
+            case Event.PROPOSED if found:
+                incidents[row.incident] = replace(found, proposal=_text(body, "url"))
             case Event.PAUSED:
                 paused[row.table] = Pause(row.at, row.by)
             case Event.RESUMED:

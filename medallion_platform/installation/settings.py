@@ -261,6 +261,26 @@ def _contacts(given: Any) -> Any:
     return given
 
 
+def _repository(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("https", "file") or "@" in parts.netloc or parts.path.count("/") < 2):
+        raise ValueError("is no https://host/owner/name, without a user or a token in it")
+    return url
+
+
+def _path_in_repository(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError("is no path within the repository")
+    return path
+
+
+def _web_address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1"):
+        raise ValueError("is no https:// address")
+    return url
+
+
 Folder = Annotated[Path, AfterValidator(_absolute_path)]
 Location = Annotated[Path | str, BeforeValidator(_folder_or_bucket)]
 Home = Annotated[Path, AfterValidator(_absolute_path), AfterValidator(_for_tables)]
@@ -330,6 +350,15 @@ class Settings(BaseSettings):
     """On Kubernetes: the memory of the largest pod that a run may ask for."""
     most_executors: Annotated[int, Field(ge=0)] = 20
     """On Kubernetes: the most executors of one run."""
+    git_repository: Annotated[str, AfterValidator(_repository)] = ""
+    """The repository with the chart's values at GitHub, `https://github.com/owner/name`; if set, a lasting
+    change can be proposed there."""
+    git_values: Annotated[str, AfterValidator(_path_in_repository)] = "values.yaml"
+    """The file with the values in it."""
+    git_token: SecretStr | None = None
+    """A token that may push branches and open pull requests there."""
+    github_api: Annotated[str, AfterValidator(_web_address)] = "https://api.github.com"
+    """The API of another GitHub."""
 
     notify_after_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
     """How long something that failed is tried again before people are told of it."""

@@ -11,6 +11,7 @@ from medallion_platform.contracts.personal_data_shapes import masked
 from medallion_platform.errors import MedallionError
 from medallion_platform.healing.incident import Incident
 from medallion_platform.healing.report import Facts, InputChange, LastWrite, Report, report_of
+from medallion_platform.installation.settings import bytes_of_memory
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.made_with import made_with
@@ -66,10 +67,14 @@ def _last_lines(lines: Sequence[Line], table: str) -> tuple[str, ...]:
 
 
 def _memory(lake: Lake, incident: Incident, run: dg.DagsterRun | None) -> dict[str, int | float]:
-    """The memory that the run had for the table, and took of it; nothing without a pod of its own."""
+    """The memory that the run had for the table, took of it, and could get at the most; nothing without a pod
+    of its own.
+    """
     found: dict[str, int | float] = {}
     if run and (limit := run.tags.get(MEMORY_LIMIT, "")).isdigit():
         found["driver_memory_limit_bytes"] = int(limit)
+        if most := made_with(run).get("MEDALLION_MOST_MEMORY"):
+            found["most_memory_bytes"] = bytes_of_memory(most)
     with suppress(MedallionError):
         for use in memory_uses.read(lake):
             if (use.table, use.run_id) == (incident.table, incident.run_id):

@@ -634,6 +634,7 @@ def test_a_changed_configuration_starts_new_pods_and_an_unchanged_one_none() -> 
         ({"postgres": {"host": ""}}, "host"),
         ({"image": {"tag": "latest"}}, "tag"),
         ({"settings": {"MEDALLION_TOKEN_KEY": "secret"}}, "MEDALLION_TOKEN_KEY"),
+        ({"settings": {"MEDALLION_GIT_TOKEN": "secret"}}, "MEDALLION_GIT_TOKEN"),
         ({"settings": {"AWS_SECRET_ACCESS_KEY": "secret"}}, "AWS_SECRET_ACCESS_KEY"),
         ({"secrets": {"postgres": ""}}, "postgres"),
         ({"code": {"resources": {"limits": {"cpu": None}}}}, "limits"),

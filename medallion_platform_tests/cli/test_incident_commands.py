@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from medallion_platform.errors import ErrorChain, Kind, Link
@@ -18,10 +19,15 @@ from medallion_platform.healing.evidence import Evidence
 from medallion_platform.healing.incident import known_from
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.lake import Lake
+from medallion_platform.orchestration import runs
+from medallion_platform.orchestration.made_with import MADE_WITH
+from medallion_platform.orchestration.memory_reports import MEMORY_LIMIT
 from medallion_platform_tests.command import medallion
 from medallion_platform_tests.healing.small_ledger import evidence
+from medallion_platform_tests.in_kubernetes.github import FILE, TOKEN, bare_repository, git, github_server
 from medallion_platform_tests.notifications import servers
 from medallion_platform_tests.notifications.servers import Answer, http_server
+
 
 EVENTS, ORDERS, SERVING = "silver.events", "bronze.orders", "serving.users"
 STRANGE = ErrorChain(links=(Link(frozenset({"Strange"}), status=299),))
@@ -138,6 +144,48 @@ def test_what_is_shown_says_in_which_run_it_failed_and_what_to_do(home: Path) ->
     told = call(home, "show", network["incident"])
     assert "`medallion logs 0123abcd`" in told
     assert f"`medallion incidents resume {EVENTS}`" in told
+
+
+def killed_with_all_it_may_have(home: Path) -> str:
+    """The id of an incident of a run in a pod that was killed for its memory."""
+
+    @dg.job
+    def job() -> None: ...
+
+    with runs.open_instance(home / "dagster") as on:
+        run = on.create_run_for_job(job)
+        tags = {MEMORY_LIMIT: str(16 << 30), MADE_WITH: json.dumps({"MEDALLION_MOST_MEMORY": "16g"})}
+        on.add_run_tags(run.run_id, tags)
+    told = replace(evidence("run/5", Kind.OOM, EVENTS, NOW), run_id=run.run_id)
+    look(Lake(str(home / "lake")), NOW, told)
+    return next(row["incident"] for row in json.loads(call(home, "list", "--json")) if row["class"] == "oom")
+
+
+def test_a_lasting_change_is_proposed_once_and_shown(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = killed_with_all_it_may_have(home)
+    assert "set MEDALLION_GIT_REPOSITORY" in call(home, "propose", name, code=2)
+    bare = bare_repository(tmp_path)
+    with github_server() as github:
+        monkeypatch.setenv("MEDALLION_GIT_REPOSITORY", bare.as_uri())
+        monkeypatch.setenv("MEDALLION_GIT_VALUES", FILE)
+        monkeypatch.setenv("MEDALLION_GITHUB_API", github.address)
+        monkeypatch.setenv("MEDALLION_GIT_TOKEN", TOKEN)
+        other = next(
+            row["incident"] for row in json.loads(call(home, "list", "--json")) if row["class"] == "data"
+        )
+        assert "no lasting change is known" in call(home, "propose", other, code=2)
+        assert "waits for somebody who approves it" in call(home, "propose", name)
+        (pull,) = github.pulls
+        assert EVENTS in pull["title"]
+        github.asked.clear()
+        assert pull["html_url"] in call(home, "propose", name)
+        assert github.asked == [], "the ledger knows"
+    (shown,) = json.loads(call(home, "show", name, "--json"))
+    assert shown["proposal"] == pull["html_url"]
+    assert TOKEN not in json.dumps(shown)
+    assert "mostMemory: 24g" in git(bare, "show", f"{pull['head']['ref']}:{FILE}")
 
 
 def test_where_there_is_nothing_to_resume_it_says_so(home: Path) -> None:

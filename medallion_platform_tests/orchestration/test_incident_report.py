@@ -109,12 +109,16 @@ def test_the_memory_of_the_run_for_the_table_is_told(
     monkeypatch.setattr(memory_reports, "memory_limit", lambda: 4 * GIB)
     run = failed_run(on, small)
     incident = incident_of(run.run_id)
-    assert report_incident(small.lake, on, incident).figures == {"driver_memory_limit_bytes": 4 * GIB}
+    assert report_incident(small.lake, on, incident).figures == {
+        "driver_memory_limit_bytes": 4 * GIB,
+        "most_memory_bytes": 16 * GIB,
+    }
     use = MemoryUse(TABLE, run.run_id, datetime.now(UTC), "executor", 2 * GIB, GIB, "killed")
     others = [replace(use, table="gold.days", limit=1), replace(use, run_id="another", limit=1)]
     memory_uses.append(small.lake, [use, *others])
     assert report_incident(small.lake, on, incident).figures == {
         "driver_memory_limit_bytes": 4 * GIB,
+        "most_memory_bytes": 16 * GIB,
         "executor_memory_limit_bytes": 2 * GIB,
         "executor_memory_peak_bytes": GIB,
     }
