@@ -123,7 +123,6 @@ def _content(notice: Notice) -> dict[str, Any]:
         "text": _escaped(notice.title)[:_LONGEST_TEXT],
         "blocks": blocks,
         "metadata": {"event_type": _EVENT, "event_payload": {"key": notice.key}},
-        "unfurl_links": False,
     }
 
 

@@ -6,7 +6,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -75,8 +75,9 @@ def http_server(answer: Callable[[Request], Answer] = lambda _: Answer({})) -> G
             self.send_response(given.status)
             for name, value in {**given.headers, "content-length": str(len(content))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # who asked has gone
+                self.end_headers()
+                self.wfile.write(content)
 
         do_GET = do_POST = do_PATCH = do
 
