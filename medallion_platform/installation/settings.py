@@ -274,13 +274,6 @@ def _path_in_repository(path: str) -> str:
     return path
 
 
-def _web_address(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1"):
-        raise ValueError("is no https:// address")
-    return url
-
-
 Folder = Annotated[Path, AfterValidator(_absolute_path)]
 Location = Annotated[Path | str, BeforeValidator(_folder_or_bucket)]
 Home = Annotated[Path, AfterValidator(_absolute_path), AfterValidator(_for_tables)]
@@ -357,7 +350,7 @@ class Settings(BaseSettings):
     """The file with the values in it."""
     git_token: SecretStr | None = None
     """A token that may push branches and open pull requests there."""
-    github_api: Annotated[str, AfterValidator(_web_address)] = "https://api.github.com"
+    github_api: Server = "https://api.github.com"
     """The API of another GitHub."""
 
     notify_after_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0

@@ -28,7 +28,6 @@ from medallion_platform_tests.in_kubernetes.github import FILE, TOKEN, bare_repo
 from medallion_platform_tests.notifications import servers
 from medallion_platform_tests.notifications.servers import Answer, http_server
 
-
 EVENTS, ORDERS, SERVING = "silver.events", "bronze.orders", "serving.users"
 STRANGE = ErrorChain(links=(Link(frozenset({"Strange"}), status=299),))
 NOW = datetime.now(UTC)
