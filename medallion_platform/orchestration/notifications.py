@@ -106,7 +106,7 @@ def notify_sensor(channels: Sequence[Channel], rules: Rules) -> dg.SensorDefinit
                 of_thread = (channel, ready, told, on.get_ref())
                 sending[channel.name] = Thread(target=_send, args=of_thread, daemon=True)
                 sending[channel.name].start()
-            lines.append(_in_words(channel, told, len(ready)))
+            lines.append(_in_words(channel, told, len(ready), now))
         return dg.SkipReason("\n".join(lines))
 
     return sensor
@@ -127,10 +127,10 @@ def _send(channel: Channel, ready: Sequence[Due], told: Told, ref: InstanceRef) 
         deliver(channel, ready, told, remember)
 
 
-def _in_words(channel: Channel, told: Told, ready: int) -> str:
+def _in_words(channel: Channel, told: Told, ready: int, now: datetime) -> str:
     """What a channel does now, for the page of the sensor."""
-    if told.failures and told.not_before:
+    if told.not_before and told.not_before > now:
         return f"{channel.name}: {told.why}; tried again at {told.not_before:%H:%M:%S}Z"
     if told.why:
-        return f"{channel.name}: {told.why}"
+        return f"{channel.name}: the last try: {told.why}"
     return f"{channel.name}: {f'{ready} messages are sent' if ready else 'nothing new'}"
