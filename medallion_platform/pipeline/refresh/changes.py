@@ -59,7 +59,7 @@ def with_plan(
     existing = lake.partitions(table.name, table.partition.column) if table.partition else set[str]()
     affected: set[str] = set()
     if context.last and table.lookups and not rebuild:
-        affected = set(context.last.stale_partitions) | lookups.affected_partitions(context, existing)
+        affected = lookups.waiting_partitions(context) | lookups.affected_partitions(context, existing)
     plan = plan_refresh(
         table,
         context.last,

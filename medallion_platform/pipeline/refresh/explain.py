@@ -132,7 +132,7 @@ def causes(context: RefreshContext) -> Iterator[Cause]:
             yield _version_change(Why.UPSTREAM_CHANGED, context, source.table)
     for lookup in lookups.changed_lookups(context):
         yield _version_change(Why.LOOKUP_MOVED, context, lookup.table)
-    if last.stale_partitions:
+    if lookups.waiting_partitions(context):
         yield Cause(Why.LOOKUP_WAS_STALE)
 
 

@@ -37,6 +37,12 @@ def stale_lookups(table: Table, lake: Lake) -> tuple[str, ...]:
     return tuple(found)
 
 
+def waiting_partitions(context: RefreshContext) -> set[str]:
+    """Partitions that were made with a stale lookup, once none is: until then they would become the same."""
+    waiting = set(context.last.stale_partitions) if context.last else set[str]()
+    return waiting if waiting and not stale_lookups(context.table, context.lake) else set()
+
+
 def lookups_moved(context: RefreshContext) -> bool:
     """Whether the plan is based on newer lookups than the last refresh, although there is nothing to do."""
     last, position = context.last, context.plan.position
