@@ -336,6 +336,7 @@ def _tried(known: Known, incident: Incident, look: Look) -> Row:
         "act": follows.act.value,
         "half_open": follows.half_open,
         "state": want.state,
+        "code_version": want.code_version,
         "written": want.written,
     }
     return _row(Event.TRIED, incident, look.now, look.by, body)

@@ -70,8 +70,9 @@ class Incident:
     """What failed with one fingerprint, and what was done about it.
 
     detected: when its first evidence was seen; failed: when the last one of its table was, from which pauses
-    count. state, code_version: of the table's inputs and code as it failed. pending: the last try has neither
-    failed nor been verified. closed: how it ended, "" while it is open; closed_at: when that was seen.
+    count. state, code_version: of the table's inputs and code as it failed or was tried. pending: the last
+    try has neither failed nor been verified. closed: how it ended, "" while it is open; closed_at: when that
+    was seen.
     proposal: the address at which a lasting change was proposed, "" without one.
     """
 
@@ -219,7 +220,11 @@ def advance(known: Known, decisions: Iterable[Row]) -> Known:
                         incidents[other] = replace(incidents[other], failed=failed.failed, pending=False)
             case Event.TRIED if found:
                 incidents[row.incident] = replace(
-                    found, tries=(*found.tries, _try(row, body)), state=_text(body, "state"), pending=True
+                    found,
+                    tries=(*found.tries, _try(row, body)),
+                    state=_text(body, "state"),
+                    code_version=_text(body, "code_version") or found.code_version,
+                    pending=True,
                 )
             case Event.CLOSED if found and not found.closed:
                 how = next((how for how in get_args(Closed) if how == body.get("how")), "passed")
