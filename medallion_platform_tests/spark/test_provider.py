@@ -53,8 +53,8 @@ def test_the_look_finds_what_it_should(source: str) -> None:
 def test_only_spark_knows_of_a_jvm() -> None:
     found = {f.relative_to(ROOM): reaches_into_a_jvm(f.read_text()) for f in ROOM.rglob("*.py")}
     reaching = {str(f) for f, lines in found.items() if lines}
-    modules = ("driver", "executor_wait", "kubernetes", "memory", "progress", "provider", "started")
-    assert reaching == {f"spark/{name}.py" for name in modules}
+    modules = "driver executor_wait failed_stage kubernetes memory progress provider started"
+    assert reaching == {f"spark/{name}.py" for name in modules.split()}
 
 
 def test_a_jvm_that_does_not_start_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
