@@ -338,7 +338,7 @@ def _paused_rows(known: Known) -> list[dict[str, object]]:
 
 def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
     """What becomes of an incident, and when it is tried again at the latest."""
-    from medallion_platform.healing.incident import breaker, next_of
+    from medallion_platform.healing.incident import breaker, next_try_of_table
 
     if incident.closed:
         return incident.closed, None
@@ -349,8 +349,7 @@ def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
     if incident.table in known.paused:
         return "paused", None
     state = "breaker open" if breaker(incident, known) == "open" else "waiting"
-    # Of a table with several none is tried before all may be.
-    return state, max(next_of(other, known).at for other in known.open_of(incident.table))
+    return state, next_try_of_table(incident.table, known)
 
 
 def _events(incident: Incident) -> list[dict[str, object]]:

@@ -72,8 +72,7 @@ class Incident:
     detected: when its first evidence was seen; failed: when the last one of its table was, from which pauses
     count. state, code_version: of the table's inputs and code as it failed or was tried. pending: the last
     try has neither failed nor been verified. closed: how it ended, "" while it is open; closed_at: when that
-    was seen.
-    proposal: the address at which a lasting change was proposed, "" without one.
+    was seen. proposal: the address at which a lasting change was proposed, "" without one.
     """
 
     id: str
@@ -276,6 +275,11 @@ def next_of(incident: Incident, known: Known) -> Next:
     chance = Random(f"{incident.id} {number}")  # noqa: S311  # the same for whoever asks
     at = incident.failed + timedelta(seconds=with_jitter(pause, chance))
     return Next(act, number, at, at, False)
+
+
+def next_try_of_table(table: str, known: Known) -> datetime:
+    """When a table with open incidents is tried at the latest: with several, not before all may be."""
+    return max(next_of(incident, known).at for incident in known.open_of(table))
 
 
 def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from medallion_platform.healing.incident import WINDOW, Incident, Known, breaker, next_of, number_in
+from medallion_platform.healing.incident import WINDOW, Incident, Known, breaker, next_try_of_table, number_in
 from medallion_platform.healing.policy import POLICY
 from medallion_platform.healing.told import Message, Notice, State, Told, may_send, worst
 
@@ -187,7 +187,7 @@ def _notice(message: Message, found: Mapping[str, Episode], known: Known, rules:
     }[state]
     codes = {i.code for i in last}
     what = f"{message.kind} ({codes.pop()})" if len(codes) == 1 and "" not in codes else message.kind
-    run = next((e.run_id for i in last for e in reversed(i.evidence) if e.run_id), "")
+    run = next((i.run_id for i in last if i.run_id), "")
     over = state in ("ended", "lost")
     ended = max((i.closed_at for i in last if i.closed_at), default=None) if over else None
     began = min(episode[0].began for episode in of)
@@ -226,7 +226,7 @@ def _facts_of_one(episode: Episode, known: Known) -> dict[str, str]:
     facts["tries"] = str(sum(len(i.tries) for i in episode))
     facts["came back"] = f"{len(episode) - 1} times" if len(episode) > 1 else ""
     if last.table in known.open and not last.closed:
-        at = max(next_of(other, known).at for other in known.open_of(last.table))
+        at = next_try_of_table(last.table, known)
         facts["next try"] = "under way" if last.pending else f"{_at(at)} at the latest"
     return facts
 

@@ -133,7 +133,7 @@ class Report:
         yield "do", self.advice
 
 
-def report_of(incident: Incident, facts: Facts) -> Report:
+def explain_incident(incident: Incident, facts: Facts) -> Report:
     """What facts say about an incident."""
     changes = tuple(_changes(incident, facts))
     return Report(

@@ -125,13 +125,19 @@ _PROPERTY = r"[a-z][a-z0-9]*([._][a-z0-9]+)+|debug|acks|retries"
 _BROKER = r"([A-Za-z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?"
 
 
+def _from_json(given: Any) -> Any:
+    """What a text of JSON says, None where it is none; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except ValueError:
+        return None
+
+
 def _kafka_settings(given: Any) -> Any:
     """Settings of the Kafka client, from JSON; all values are text."""
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = None
+    given = _from_json(given)
     if not isinstance(given, dict):
         raise ValueError('is no JSON object such as {"bootstrap.servers": "broker:9092"}')
     if given and (wrong := list(_wrong_kafka_settings(given))):
@@ -249,11 +255,7 @@ def _is_contact(place: object) -> bool:
 
 def _contacts(given: Any) -> Any:
     """Where owners of tables are reached, from JSON."""
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = None
+    given = _from_json(given)
     if not isinstance(given, dict) or not all(map(_is_contact, given.values())):
         raise ValueError(
             'is no JSON object such as {"team:shop": {"slack": "C0123ABCD", "mail": "shop@example.com"}}'

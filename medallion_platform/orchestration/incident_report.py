@@ -10,7 +10,7 @@ import dagster as dg
 from medallion_platform.contracts.personal_data_shapes import masked
 from medallion_platform.errors import MedallionError
 from medallion_platform.healing.incident import Incident
-from medallion_platform.healing.report import Facts, InputChange, LastWrite, Report, report_of
+from medallion_platform.healing.report import Facts, InputChange, LastWrite, Report, explain_incident
 from medallion_platform.installation.settings import bytes_of_memory
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
@@ -45,7 +45,7 @@ def report_incident(lake: Lake, on: dg.DagsterInstance | None, incident: Inciden
         {**_memory(lake, incident, run), **of_stage},
         _last_lines(log, incident.table),
     )
-    return report_of(incident, facts)
+    return explain_incident(incident, facts)
 
 
 def _run(on: dg.DagsterInstance | None, run_id: str) -> dg.DagsterRun | None:

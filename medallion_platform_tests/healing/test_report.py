@@ -9,7 +9,7 @@ import pytest
 from medallion_platform.errors import Kind
 from medallion_platform.healing.advice import ADVICE
 from medallion_platform.healing.incident import Incident
-from medallion_platform.healing.report import Facts, InputChange, LastWrite, report_of
+from medallion_platform.healing.report import Facts, InputChange, LastWrite, explain_incident
 from medallion_platform_tests.healing.small_ledger import NOON, TABLE
 
 INCIDENT = Incident("abc-1", TABLE, "abc", Kind.OOM, NOON, NOON, code_version="1a")
@@ -17,7 +17,7 @@ LAST = LastWrite(7, NOON, "run 1", "00000000001a", rows=90, usual_rows=100)
 
 
 def changes(facts: Facts, incident: Incident = INCIDENT) -> list[tuple[str, str, str, str]]:
-    return [(c.what, c.of, c.before, c.now) for c in report_of(incident, facts).changes]
+    return [(c.what, c.of, c.before, c.now) for c in explain_incident(incident, facts).changes]
 
 
 def test_what_is_as_it_was_is_no_change() -> None:
@@ -42,9 +42,9 @@ def test_each_change_since_the_last_write_is_told() -> None:
         ("input", "bronze.a", "3", "5"),
         ("input", "bronze.b", "1", "2"),
     ]
-    told = dict(report_of(INCIDENT, facts).lines())
+    told = dict(explain_incident(INCIDENT, facts).lines())
     assert told["last good write"] == "2026-11-30 12:00:00Z, version 7, run run 1, 90 rows read"
-    words = [text for about, text in report_of(INCIDENT, facts).lines() if about == "changed since"]
+    words = [text for about, text in explain_incident(INCIDENT, facts).lines() if about == "changed since"]
     assert "bronze.a went from version 3 to 5: 200 rows were added, 1.0 MiB" in words
     assert "bronze.b went from version 1 to 2" in words
     assert "pyspark is 4.2.0, and was 4.1.0" in words
@@ -61,29 +61,29 @@ def test_only_unusually_many_rows_are_a_change_of_their_own(came: int, unusual: 
 def test_the_advice_begins_with_the_likeliest_change_and_ends_with_that_of_the_class() -> None:
     inputs = (InputChange("bronze.a", 3, 5, 1000),)
     both = Facts(replace(LAST, code="00000000001b"), inputs)
-    told = report_of(INCIDENT, both).advice
+    told = explain_incident(INCIDENT, both).advice
     assert told.startswith("look first at what changed: 1,000 rows came for silver.events, where 100")
     assert told.endswith(ADVICE[Kind.OOM].text)
-    told = report_of(replace(INCIDENT, kind=Kind.PERMANENT), both).advice
+    told = explain_incident(replace(INCIDENT, kind=Kind.PERMANENT), both).advice
     assert told.startswith("look first at what changed: the code of silver.events")
-    away = report_of(replace(INCIDENT, kind=Kind.TRANSIENT), both).advice
+    away = explain_incident(replace(INCIDENT, kind=Kind.TRANSIENT), both).advice
     assert away == ADVICE[Kind.TRANSIENT].text, "of what is outside no change here is the reason"
 
 
 @pytest.mark.parametrize(("skew", "uneven"), [(4.9, False), (5, True)])
 def test_where_one_task_has_read_much_more_the_advice_says_so(skew: float, uneven: bool) -> None:
     facts = Facts(LAST, operators=("Exchange", "Window"), figures={"stage_skew": skew})
-    told = report_of(INCIDENT, facts)
+    told = explain_incident(INCIDENT, facts)
     assert told.advice.startswith("one task read 5 times as much as the mean") is uneven
     assert ("failed at", "Exchange, Window") in told.lines()
-    assert not report_of(replace(INCIDENT, kind=Kind.DATA), facts).advice.startswith("one task")
+    assert not explain_incident(replace(INCIDENT, kind=Kind.DATA), facts).advice.startswith("one task")
     changed = replace(facts, last_write=replace(LAST, code="00000000001b"))
-    assert report_of(INCIDENT, changed).advice.startswith("look first at what changed")
+    assert explain_incident(INCIDENT, changed).advice.startswith("look first at what changed")
 
 
 def test_each_class_has_an_advice_that_names_the_table_and_the_incident() -> None:
     assert ADVICE.keys() == set(Kind)
-    told = {kind: report_of(replace(INCIDENT, kind=kind), Facts()).advice for kind in Kind}
+    told = {kind: explain_incident(replace(INCIDENT, kind=kind), Facts()).advice for kind in Kind}
     assert "`medallion restore --table silver.events`" in told[Kind.CORRUPT]
     assert "`medallion incidents label abc-1 CLASS`" in told[Kind.UNKNOWN]
     assert not any("{" in text for text in told.values())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.errors import Kind
 from medallion_platform.healing.incident import Incident
-from medallion_platform.healing.report import Facts, Report, report_of
+from medallion_platform.healing.report import Facts, Report, explain_incident
 from medallion_platform.kubernetes.proposal import MOST_MEMORY, CannotChange, proposal_of, with_value
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.healing.small_ledger import NOON, TABLE
@@ -23,7 +23,7 @@ INCIDENT = Incident("abc-1", TABLE, "abc", Kind.OOM, NOON, NOON)
 
 def report(had: int, most: int, where: str = "driver") -> Report:
     figures = {f"{where}_memory_limit_bytes": had, "most_memory_bytes": most}
-    return report_of(INCIDENT, Facts(figures=figures, log=("12:00:00Z jane had 4711 rows",)))
+    return explain_incident(INCIDENT, Facts(figures=figures, log=("12:00:00Z jane had 4711 rows",)))
 
 
 @pytest.mark.parametrize("where", ["driver", "executor"])
@@ -42,7 +42,7 @@ def test_what_was_killed_with_the_most_memory_gets_half_as_much_again(
 def test_no_change_is_known_where_the_next_try_gets_more_by_itself_or_memory_was_not_the_reason() -> None:
     assert proposal_of(INCIDENT, report(15 * GIB, 16 * GIB)) is None
     assert proposal_of(replace(INCIDENT, kind=Kind.DISK), report(16 * GIB, 16 * GIB)) is None
-    assert proposal_of(INCIDENT, report_of(INCIDENT, Facts())) is None, "it ran in no pod of its own"
+    assert proposal_of(INCIDENT, explain_incident(INCIDENT, Facts())) is None, "it ran in no pod of its own"
 
 
 def test_of_the_chart_s_own_values_one_line_changes() -> None:
