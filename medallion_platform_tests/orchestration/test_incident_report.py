@@ -23,6 +23,7 @@ from medallion_platform.orchestration.made_with import MADE_WITH, made_with
 from medallion_platform.orchestration.retries import only_attempt
 from medallion_platform.orchestration.work import RUN_EXECUTORS, work_on
 from medallion_platform_tests.lakehouse.small_lake import SmallLake
+from medallion_platform_tests.orchestration.one_op import run_one_op
 
 TABLE, GIB = "silver.orders", 1 << 30
 
@@ -48,7 +49,6 @@ def failed_run(
     """A run that tells of another table, too, and fails at the work on the table."""
     lakehouse = Lakehouse(lake_root=str(small.lake.root), landing="", feature_repo="", spark_memory=memory)
 
-    @dg.op(out=dg.Out(dg.Nothing))
     def body(context: dg.OpExecutionContext) -> None:
         with only_attempt(context, TABLE):
             for number in range(2 * LINES):
@@ -56,14 +56,7 @@ def failed_run(
                 context.log.info(f"{TABLE}: {number}")
             work_on(context, lakehouse, TABLE, work)
 
-    @dg.job(executor_def=dg.in_process_executor)
-    def job() -> None:
-        body()
-
-    done = job.execute_in_process(instance=on, raise_on_error=False)
-    found = on.get_run_by_id(done.run_id)
-    assert found
-    return found
+    return run_one_op(on, body)
 
 
 def incident_of(run_id: str) -> Incident:

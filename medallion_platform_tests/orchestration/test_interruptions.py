@@ -15,6 +15,7 @@ from medallion_platform.orchestration.failures import CLASS
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.memory_reports import ENDED_BY
 from medallion_platform.orchestration.work import RUN_EXECUTORS, work_on
+from medallion_platform_tests.orchestration.one_op import run_one_op
 
 
 @pytest.fixture
@@ -30,19 +31,9 @@ def interrupted(on: dg.DagsterInstance, lake: Lake) -> tuple[dg.DagsterRun, list
     def work() -> None:
         raise DagsterExecutionInterruptedError
 
-    @dg.op(out=dg.Out(dg.Nothing))
-    def body(context: dg.OpExecutionContext) -> None:
-        work_on(context, lakehouse, "silver.events", work)
-
-    @dg.job(executor_def=dg.in_process_executor)
-    def job() -> None:
-        body()
-
-    done = job.execute_in_process(instance=on, raise_on_error=False)
-    found = on.get_run_by_id(done.run_id)
-    assert found
+    found = run_one_op(on, lambda context: work_on(context, lakehouse, "silver.events", work))
     assert found.status is dg.DagsterRunStatus.FAILURE
-    return found, [event.message for event in on.all_logs(done.run_id)]
+    return found, [event.message for event in on.all_logs(found.run_id)]
 
 
 def test_what_ends_the_pod_is_told(

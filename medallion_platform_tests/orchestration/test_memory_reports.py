@@ -28,6 +28,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.spark import driver, memory
 from medallion_platform.spark.kubernetes import DriverPod, KubernetesSpark
 from medallion_platform.spark.kubernetes import Executors as ExecutorPods
+from medallion_platform_tests.orchestration.one_op import run_one_op
 
 GIB = 1 << 30
 TABLE = "bronze.departments"
@@ -55,18 +56,10 @@ def run_with(on: dg.DagsterInstance, place: Lake | Lakehouse, work: Callable[[st
     """The run of a job that does some work on a table; `work` gets the run's id."""
     lakehouse = place if isinstance(place, Lakehouse) else lakehouse_at(place)
 
-    @dg.op(out=dg.Out(dg.Nothing))
     def body(context: dg.OpExecutionContext) -> None:
         work_on(context, lakehouse, TABLE, lambda: work(context.run.run_id))
 
-    @dg.job(executor_def=dg.in_process_executor)
-    def job() -> None:
-        body()
-
-    done = job.execute_in_process(instance=on, raise_on_error=False)
-    found = on.get_run_by_id(done.run_id)
-    assert found
-    return found
+    return run_one_op(on, body)
 
 
 @pytest.mark.usefixtures("pod")
