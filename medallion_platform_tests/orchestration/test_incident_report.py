@@ -1,7 +1,7 @@
 """The report of an incident, by real runs of Dagster; without Spark."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from medallion_platform.healing.evidence import Evidence
 from medallion_platform.healing.incident import Incident
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.memory_uses import MemoryUse
-from medallion_platform.orchestration import memory_reports, runs
+from medallion_platform.orchestration import memory_reports
 from medallion_platform.orchestration.incident_report import LINES, report_incident
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.made_with import MADE_WITH, made_with
@@ -26,12 +26,6 @@ from medallion_platform_tests.lakehouse.small_lake import SmallLake
 from medallion_platform_tests.orchestration.one_op import run_one_op
 
 TABLE, GIB = "silver.orders", 1 << 30
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """A run whose pod has to go says what ends it."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -10,18 +7,12 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from medallion_platform.kubernetes.api import ClusterError
 from medallion_platform.kubernetes.pod_end import PodEnd
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration import interruptions, runs
+from medallion_platform.orchestration import interruptions
 from medallion_platform.orchestration.failures import CLASS
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.memory_reports import ENDED_BY
 from medallion_platform.orchestration.work import RUN_EXECUTORS, work_on
 from medallion_platform_tests.orchestration.one_op import run_one_op
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 def interrupted(on: dg.DagsterInstance, lake: Lake) -> tuple[dg.DagsterRun, list[str]]:

@@ -1,7 +1,7 @@
 """What a run tells of its launch, off the events of real runs of Dagster."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -20,12 +20,6 @@ from medallion_platform.orchestration.launch_phases import run_instants
 from medallion_platform.orchestration.work import RUN_EXECUTORS, work_on
 from medallion_platform_tests.in_kubernetes.server import api_server
 from medallion_platform_tests.in_kubernetes.test_own_pod import STATUS
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 def run_with(

@@ -1,6 +1,6 @@
 """What a run in a pod of its own says of its memory, by real runs of Dagster; elsewhere it says nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from medallion_platform.installation.settings import Settings
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.memory_uses import MEMORY_USES, MemoryUse
-from medallion_platform.orchestration import memory_reports, runs, work
+from medallion_platform.orchestration import memory_reports, work
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.catch_up import INTAKE
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
@@ -44,12 +44,6 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lakehouse_at(lake: Lake, most: str = "16g") -> Lakehouse:
     return Lakehouse(lake_root=str(lake.root), landing="", feature_repo="", most_memory=most)
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 def run_with(on: dg.DagsterInstance, place: Lake | Lakehouse, work: Callable[[str], object]) -> dg.DagsterRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.installation.settings import Settings
 from medallion_platform.orchestration import needs as needs_module
-from medallion_platform.orchestration import runs, sensors
+from medallion_platform.orchestration import sensors
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.location import lakehouse_of
@@ -31,12 +30,6 @@ from medallion_platform_tests.orchestration.test_sensor import FEW, SILVER, Worl
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 NEEDS = {"silver.a": Need("silver", 1, 2, 3, driver_memory=4), "bronze.b": Need("bronze")}
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.notifications.channel import Channel
 from medallion_platform.notifications.pagerduty import PagerDuty
 from medallion_platform.notifications.slack import Slack
-from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.notifications import channels_of, notify_sensor, read_told, rules_of
@@ -33,12 +32,6 @@ from medallion_platform_tests.waiting import until
 
 NOW = datetime.now(UTC)
 RULES = Rules(timedelta())
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 @pytest.fixture

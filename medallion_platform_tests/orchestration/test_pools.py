@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Timer
@@ -35,12 +35,6 @@ def foreign():
 with dg.DagsterInstance.from_config(sys.argv[1]) as on:
     foreign.execute_in_process(instance=on)
 """
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
 
 
 @contextmanager

@@ -41,12 +41,6 @@ def made(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ig
 DEFS = dg.Definitions([made], executor=dg.in_process_executor)
 
 
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as found:
-        yield found
-
-
 def run(on: dg.DagsterInstance, day: str) -> str:
     job = DEFS.resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=on, partition_key=day, tags={"why": "test"})

@@ -1,22 +1,14 @@
 """A run writes as long as Dagster says that it goes on, and not a commit longer."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from medallion_platform.lakehouse.guard import NotAllowed
-from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.run_guard import RunGuard
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with runs.open_instance(tmp_path / "dagster") as instance:
-        yield instance
 
 
 def started(on: dg.DagsterInstance) -> dg.DagsterRun:
