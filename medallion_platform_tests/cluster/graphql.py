@@ -42,9 +42,10 @@ class Dagster:
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """What a query gives."""
-        answer = httpx.post(
-            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60
-        ).json()
+        # Only connecting is tried again: kubectl may just be forwarding anew (see `web_server`).
+        with httpx.Client(transport=httpx.HTTPTransport(retries=4), timeout=60) as client:
+            asked = {"query": query, "variables": variables}
+            answer = client.post(f"{self.url}/graphql", json=asked).json()
         assert "errors" not in answer, answer
         return answer["data"]
 

@@ -7,11 +7,13 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from threading import Event, Thread
+from typing import IO, Any
 
 import httpx
 import yaml
@@ -95,20 +97,44 @@ class Installation:
 
 @contextmanager
 def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[str]:
-    """The URL of a release's web server, forwarded by somebody who may do so."""
+    """The URL of a release's web server, forwarded by somebody who may do so.
+
+    kubectl ends as soon as one connection is reset, as by a browser that leaves a page
+    (kubernetes/kubernetes#111825): it is begun again, as people do.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     begin = [str(kubectl()), f"--kubeconfig={user.config}", f"--namespace={user.namespace}", *user.user]
     command = [*begin, "port-forward", f"service/{release}-web", f"{port}:80"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as forward:
-        try:
-            until(lambda: _answers(port) or forward.poll() is not None, 60, says)
-            assert forward.poll() is None, f"it is not forwarded: {forward.communicate()[1]!r}"
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            if forward.poll() is not None:  # whoever asked since was refused
-                print(f"kubectl forwards no more: {forward.communicate()[1]!r}")
-            forward.terminate()
+    with TemporaryFile() as said, _running(command, said):
+
+        def why() -> str:
+            said.seek(0)
+            return f"it is not forwarded: {said.read().decode()}\n{says()}"
+
+        until(lambda: _answers(port), 60, why)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(command: Sequence[str], said: IO[bytes]) -> Generator[None]:
+    """Run a command again whenever it ends; its errors go to a file."""
+    stop = Event()
+
+    def go_on() -> None:
+        while not stop.wait(0.2):
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+                while process.poll() is None and not stop.wait(0.2):
+                    pass
+                process.terminate()
+
+    thread = Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _answers(port: int) -> bool:
