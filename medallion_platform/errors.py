@@ -57,8 +57,9 @@ def kind_named(name: object) -> Kind:
 class MedallionError(Exception):
     """An error for people: the text says what happened, to what, and what was done about it.
 
-    kind: its class. table: the table, source or repository concerned, "" where there is none. remedy: what to
-    do next, "" where nothing can be done; it is told after the text.
+    kind: its class. table: the table, source or repository concerned, "" where there is none. file: the name
+    of the table's data file that it is about, without its folder. remedy: what to do next, "" where nothing
+    can be done; it is told after the text.
 
     Example:
         >>> from medallion_platform import MedallionError
@@ -70,6 +71,7 @@ class MedallionError(Exception):
     """The class of these errors where one of them does not say another."""
     remedy: str = ""
     """What to do next where one of them does not say anything else."""
+    file: str = ""
 
     def __init__(self, text: str, *, kind: Kind | None = None, table: str = "", remedy: str = "") -> None:
         super().__init__(text)
@@ -168,12 +170,15 @@ def classify_chain(chain: ErrorChain) -> Failure:
 def chain_of(error: BaseException) -> ErrorChain:
     """What an error and its causes say of themselves."""
     own = list(_own(error))
+    # The table is that of the file where there is one.
+    place = next((e for e in own if e.file), None) or next((e for e in own if e.table), None)
     return ErrorChain(
         next((e.kind for e in own if e.kind is not Kind.UNKNOWN), Kind.UNKNOWN),
-        _word(next((e.table for e in own if e.table), "")),
+        _word(place.table if place else ""),
         tuple(_words([type(e).__name__ for e in own])),
         # There and back: what is neither a word nor a number stays out.
         tuple(Link.from_dict(link.as_dict()) for link in islice(links(error), _MOST)),
+        _word(place.file if place else ""),
     )
 
 
@@ -223,19 +228,21 @@ class ErrorChain:
     It holds no sentence, no value of a row and no secret: names of types, words of protocols, numbers.
 
     said: the class that the platform's own error has, else `unknown`. table: which it names. own: the types
-    of the platform's own errors, from the outside to the inside. links: what all others say.
+    of the platform's own errors, from the outside to the inside. links: what all others say. file: the name
+    of the table's data file that is concerned, without its folder, which may name a value of rows.
     """
 
     said: Kind = Kind.UNKNOWN
     table: str = ""
     own: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    file: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """What it says, as JSON can hold it."""
         said = "" if self.said is Kind.UNKNOWN else self.said.value
         told: dict[str, Any] = {"said": said, "table": self.table, "own": list(self.own)}
-        told["links"] = [link.as_dict() for link in self.links]
+        told |= {"links": [link.as_dict() for link in self.links], "file": self.file}
         return {name: value for name, value in told.items() if value}
 
     @classmethod
@@ -248,6 +255,7 @@ class ErrorChain:
             _word(found.get("table")),
             tuple(_words(found.get("own"))),
             tuple(map(Link.from_dict, listed[:_MOST])) if isinstance(listed, list) else (),
+            _word(found.get("file")),
         )
 
 

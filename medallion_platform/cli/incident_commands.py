@@ -360,6 +360,9 @@ def _events(incident: Incident) -> list[dict[str, object]]:
     for one in incident.tries:
         told = {"number": one.number, "act": one.act, "half_open": one.half_open}
         events.append({"at": one.at, "event": "tried", "told": told})
+    for action in incident.actions:
+        told = {name: value for name, value in vars(action).items() if name != "at"}
+        events.append({"at": action.at, "event": "acted", "told": told})
     if incident.closed_at:
         events.append({"at": incident.closed_at, "event": incident.closed, "told": {}})
     return sorted(events, key=lambda event: str(event["at"]))

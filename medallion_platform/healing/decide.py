@@ -28,7 +28,7 @@ from medallion_platform.healing.incident import (
     next_of,
     number_in,
 )
-from medallion_platform.healing.policy import NOTHING_CAME
+from medallion_platform.healing.policy import NOTHING_CAME, Act
 from medallion_platform.lakehouse.incidents import Row
 
 
@@ -67,7 +67,8 @@ class Look:
     wanted: by table, also those at work. at_work: tables that a run works on, or may still begin with; looked
     at before the evidence was read. evidence: new or told before. asked: what earlier looks asked for, as
     `Decisions.asked` told it. unharmed: tables whose run has ended and did not fail at them, whether it made
-    them or left them to another. by: who looks.
+    them or left them to another. damaged: incidents whose data files are not whole, whatever was made. by:
+    who looks.
     """
 
     now: datetime
@@ -76,6 +77,7 @@ class Look:
     evidence: Sequence[Evidence] = ()
     asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
     unharmed: Collection[str] = ()
+    damaged: Collection[str] = ()
     by: str = "sensor"
 
 
@@ -115,14 +117,20 @@ class Decisions:
     """What follows from a look.
 
     rows: to be committed first. try_now: tables to ask for, what failed longest ago first, each with the ids
-    of its open incidents. held: tables that nobody may ask for now, whether they are wanted or not. asked:
-    for the next look.
+    of its open incidents. repair: those of them whose try repairs, with the incident for which. held: tables
+    that nobody may ask for now, whether they are wanted or not. asked: for the next look.
     """
 
     rows: tuple[Row, ...] = ()
     try_now: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     held: Mapping[str, Held] = field(default_factory=dict[str, Held])
     asked: Mapping[str, Asked] = field(default_factory=dict[str, Asked])
+    repair: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def closed(self) -> frozenset[str]:
+        """The incidents that end."""
+        return frozenset(row.incident for row in self.rows if row.event == Event.CLOSED)
 
 
 def decide(known: Known, look: Look) -> Decisions:
@@ -150,6 +158,7 @@ def decide(known: Known, look: Look) -> Decisions:
         {t: tuple(i.id for i in try_now[t]) for t in sorted(ready, key=lambda t: _oldest(try_now[t], look))},
         held,
         still | {table: _ask(table, asked.get(table), look) for table in try_now},
+        {i.table: i.id for found in try_now.values() for i in found if next_of(i, known).act is Act.REPAIR},
     )
 
 
@@ -270,7 +279,7 @@ def _detected(known: Known, look: Look, evidence: Evidence, asked: Asked | None)
 
 def _closed(incident: Incident, look: Look) -> Iterable[Row]:
     """That an open incident has ended, if it has."""
-    if incident.closed or incident.table in look.at_work:
+    if incident.closed or incident.table in look.at_work or incident.id in look.damaged:
         return
     want = look.wanted.get(incident.table)
     # What was made without a try of ours, somebody else has made.

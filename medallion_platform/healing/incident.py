@@ -17,14 +17,15 @@ from typing import Any, Literal, get_args
 
 from medallion_platform.errors import Kind, kind_named
 from medallion_platform.healing.evidence import Evidence, Work
-from medallion_platform.healing.policy import POLICY, Act, next_try, with_jitter
+from medallion_platform.healing.policy import POLICY, Act, last_act, next_try, with_jitter
 from medallion_platform.lakehouse.incidents import Ledger, Row
 
 
 class Event(StrEnum):
-    """What a row of the ledger tells: the first is a report, all others are decisions."""
+    """What a row of the ledger tells: the first two are reports, all others are decisions."""
 
     EVIDENCE = "evidence"
+    ACTED = "acted"
     DETECTED = "detected"
     TRIED = "tried"
     CLOSED = "closed"
@@ -66,6 +67,23 @@ class Try:
 
 
 @dataclass(frozen=True)
+class Action:
+    """What a try did about an incident besides its work, as the run that did it tells.
+
+    table: to which it was done. what: in words. partitions: that were made again. seconds: that it took.
+    """
+
+    at: datetime
+    run_id: str
+    table: str
+    what: str
+    files: int = 0
+    bytes: int = 0
+    partitions: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Incident:
     """What failed with one fingerprint, and what was done about it.
 
@@ -87,6 +105,7 @@ class Incident:
     code_version: str = ""
     evidence: tuple[Evidence, ...] = ()
     tries: tuple[Try, ...] = ()
+    actions: tuple[Action, ...] = ()
     pending: bool = False
     closed: Closed | Literal[""] = ""
     closed_at: datetime | None = None
@@ -111,6 +130,11 @@ class Incident:
     def tried(self) -> int:
         """How many tries were made of those that the policy allows."""
         return sum(not t.half_open for t in self.tries)
+
+    @property
+    def damaged(self) -> set[tuple[str, str]]:
+        """The (table, name) of each data file that was damaged or missing."""
+        return {(e.chain.table, e.chain.file) for e in self.evidence if e.chain.file}
 
     @property
     def acted(self) -> datetime | None:
@@ -177,6 +201,12 @@ def report_of(evidence: Evidence, by: str) -> Row:
     return Row(Event.EVIDENCE, evidence.at, by, evidence.table, body=evidence.to_json())
 
 
+def report_of_action(incident: str, of: str, action: Action, by: str) -> Row:
+    """The row by which a run tells what it did about an incident of a table."""
+    told = {**vars(action), "at": action.at.isoformat()}
+    return Row(Event.ACTED, action.at, by, of, incident, body=json.dumps(told))
+
+
 @lru_cache(maxsize=1)
 def known_from(ledger: Ledger) -> Known:
     """All that a ledger says; folded again only after it changed."""
@@ -187,14 +217,23 @@ def fold(rows: Iterable[Row]) -> Known:
     """All that the rows of the ledger say, in whatever order and how often they come."""
     reports: dict[str, Evidence] = {}
     decisions: dict[int, Row] = {}
+    actions: dict[str, set[Action]] = {}
     for row in rows:
         if row.sequence:
             decisions[row.sequence] = row
+        elif row.event == Event.ACTED:
+            actions.setdefault(row.incident, set()).add(_action(row))
         elif row.event == Event.EVIDENCE and (found := Evidence.from_json(row.body)).occurrence:
             reports[found.occurrence] = found
     known = advance(Known(), [decisions[n] for n in sorted(decisions)])
     new = sorted((e for e in reports.values() if e.occurrence not in known.occurrences), key=_earliest)
-    return replace(known, reported=tuple(new))
+    acted_on = {
+        id: replace(known.incidents[id], actions=tuple(sorted(done, key=lambda action: action.at)))
+        for id, done in actions.items()
+        if id in known.incidents
+    }
+    incidents = {**known.incidents, **acted_on}
+    return replace(known, incidents=incidents, reported=tuple(new))
 
 
 def advance(known: Known, decisions: Iterable[Row]) -> Known:
@@ -270,7 +309,7 @@ def next_of(incident: Incident, known: Known) -> Next:
     if breaker(incident, known) != "closed" or planned is None:
         times = 2 ** min(len(incident.tries) - incident.tried, 11)
         at, sooner = (min(times * unit, _LONGEST) for unit in (timedelta(hours=1), timedelta(minutes=1)))
-        return Next(Act.AGAIN, number, incident.failed + at, incident.failed + sooner, True)
+        return Next(last_act(incident.kind), number, incident.failed + at, incident.failed + sooner, True)
     act, pause = planned
     chance = Random(f"{incident.id} {number}")  # noqa: S311  # the same for whoever asks
     at = incident.failed + timedelta(seconds=with_jitter(pause, chance))
@@ -295,7 +334,9 @@ def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:
     waiting = {e.occurrence for e in known.reported}
     kept: list[Row] = []
     for row in rows:
-        if not row.sequence:
+        if row.event == Event.ACTED:
+            kept += [row] if row.incident in known.incidents.keys() - old else []
+        elif not row.sequence:
             if (occurrence := Evidence.from_json(row.body).occurrence) in waiting:
                 waiting.remove(occurrence)
                 kept.append(row)
@@ -378,6 +419,26 @@ def _try(row: Row, body: Mapping[str, Any]) -> Try:
         _text(body, "state"),
         _text(body, "written"),
     )
+
+
+def _action(row: Row) -> Action:
+    body = _body(row)
+    listed = body.get("partitions")
+    return Action(
+        row.at,
+        _text(body, "run_id"),
+        _text(body, "table"),
+        _text(body, "what"),
+        int(_amount(body, "files")),
+        int(_amount(body, "bytes")),
+        tuple(map(str, listed)) if isinstance(listed, list) else (),
+        _amount(body, "seconds"),
+    )
+
+
+def _amount(body: Mapping[str, Any], name: str) -> float:
+    told = body.get(name)
+    return float(told) if isinstance(told, int | float) else 0.0
 
 
 def _body(row: Row) -> dict[str, Any]:

@@ -19,6 +19,35 @@ class Act(StrEnum):
 
     AGAIN = "again"
     """The same work is asked for again."""
+    REPAIR = "repair"
+    """The same, and each damaged data file that it meets is made whole."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an act does, for people. changes: what it may change at the most. never: what it leaves alone."""
+
+    what: str
+    changes: str
+    never: str
+
+
+ACTS: Mapping[Act, Reach] = {
+    Act.AGAIN: Reach(
+        "the same work is asked for again",
+        "what that work writes",
+        "anything else",
+    ),
+    Act.REPAIR: Reach(
+        "the same, but each damaged data file that the work meets is made whole: put back from the backup if "
+        "that has a whole copy; else, in silver, gold and their dead letters, made again from the inputs",
+        "that file; where it is made again, those partitions of its table whose rows or dead letters it held "
+        "(all, of a table without partitions, or if a repair was killed between its two commits)",
+        "anything else of the table, and any other table but those made from it; of bronze only the damaged "
+        "file; a table that is paused or was rolled back is not made again",
+    ),
+}
+"""From which docs/healing.md is made, too."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +100,10 @@ POLICY: Mapping[Kind, Policy] = {
     Kind.OOM: Policy("it lacked memory (in a pod, the next try gets more)", (Step(Act.AGAIN, _A_NIGHT),)),
     Kind.RESOURCE: Policy("the machine or the cluster has no room, threads or files left", (_MACHINE,)),
     Kind.DISK: Policy("a disk or a bucket is full", (_MACHINE,)),
-    Kind.CORRUPT: Policy("a file is damaged or missing", (Step(Act.AGAIN, (15 * _SECOND,)),)),
+    Kind.CORRUPT: Policy(
+        "a file is damaged or missing",
+        (Step(Act.AGAIN, (15 * _SECOND,)), Step(Act.REPAIR, (15 * _SECOND, 5 * _MINUTE))),
+    ),
     Kind.POSITION_LOST: Policy("a source no longer has what comes next", (Step(Act.AGAIN, (15 * _SECOND,)),)),
     Kind.GAP: Policy("records are gone that nobody has read"),
     Kind.POISON: Policy("a record ends whatever reads it"),
@@ -88,6 +120,12 @@ def next_try(kind: Kind, tries: int) -> tuple[Act, float] | None:
     if tries < len(planned):
         return planned[tries]
     return planned[-1] if policy.endless else None
+
+
+def last_act(kind: Kind) -> Act:
+    """What a try does that comes after all that the policy plans."""
+    steps = POLICY[kind].steps
+    return steps[-1].act if steps else Act.AGAIN
 
 
 def with_jitter(pause: float, chance: Random) -> float:

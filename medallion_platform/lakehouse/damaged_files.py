@@ -28,15 +28,16 @@ class DamagedFile(MedallionError):
 
     kind = Kind.CORRUPT
 
-    def __init__(self, table: str, path: str, why: str) -> None:
+    def __init__(self, table: str, path: str, why: str, remedy: str = "") -> None:
         fix = f"`medallion restore --table {table}` puts a backup's good copy in its place"
         if table.startswith(("silver.", "gold.")):
             fix = f"materialize {table} with `rebuild: true`, which recomputes it from its inputs"
         super().__init__(
             f"{table}: its data file {path} {why}. Nothing was written",
             table=table,
-            remedy=f"{fix}, and run again",
+            remedy=remedy or f"{fix}, and run again",
         )
+        self.path, self.why, self.file = path, why, PurePosixPath(path).name
 
 
 @contextmanager
@@ -154,6 +155,19 @@ def _read_pages(content: bytes) -> None:
 
     for _ in pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).iter_batches():
         pass
+
+
+def is_damaged(lake: Lake, table: str, name: str) -> bool:
+    """Whether the newest version of a table has a data file of this name that is missing or damaged.
+
+    name: without its folder; files of several partitions can have it. All pages are read.
+    """
+    opened = lake.open(table)
+    if opened is None:
+        return False
+    root, columns = path_of(opened), names_in(opened)
+    named = [file for file in files_of(opened) if PurePosixPath(file["path"]).name == name]
+    return any(damage_within(root, file["path"], file, columns) for file in named)
 
 
 def files_with_damage(table: DeltaTable, files: Iterable[FileEntry]) -> dict[str, str]:

@@ -221,11 +221,13 @@ def replace(
     files: Sequence[StagedFile],
     record: CommitRecord,
     guard: Guard = UNGUARDED,
+    lost: Collection[str] = (),
 ) -> None:
     """Put staged dead letters in the place of all those of `partitions` (None: of the whole table).
 
     Files that hold others too are written anew without them, some rows at a time. Does nothing where
-    there neither are nor were any. guard: is asked before the commit.
+    there neither are nor were any. guard: is asked before the commit. lost: paths of files that cannot be
+    read, and hold letters of these partitions only.
 
     Raises:
         CommitConflict: another writer committed meanwhile.
@@ -241,8 +243,8 @@ def replace(
     if partitions is not None:
         named = pl.Series(sorted(partitions), dtype=pl.String).implode()
         gone = pl.col("partition").is_in(named).fill_null(value=False)
-        there = [f for f in there if partitions and _holds(letters, f, gone)]
-        for file in there:
+        there = [f for f in there if f["path"] in lost or (partitions and _holds(letters, f, gone))]
+        for file in (f for f in there if f["path"] not in lost):
             others = (rows.filter(~gone) for rows in _batches(letters, file))
             kept += [stage(lake, table, rows) for rows in gathered(others)]
     if there or files:

@@ -25,6 +25,7 @@ from medallion_platform.lakehouse.commit_record import UNPARTITIONED, WRITER, Co
 from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.cut import file_of
 from medallion_platform.lakehouse.damaged_files import damage_within, names_in
+from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake, files_of, path_of
 from medallion_platform.lakehouse.polars_writer import restore_version
 from medallion_platform.lakehouse.restore import CannotRestore, RestoredTable, choose_backup
@@ -116,9 +117,8 @@ def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> Resto
     All pages are read, also those of a copy before it is put back: damage within a file shows only there.
     """
     root, columns = path_of(opened), names_in(opened)
-    folder = f"{FILES}/{table}/{opened.metadata().id}"
     wanted = [file for file in files_of(opened) if damage_within(root, file["path"], file, columns)]
-    lost = [f["path"] for f in wanted if damage_within(place.root, f"{folder}/{f['path']}", f, columns)]
+    lost = [file["path"] for file in wanted if not has_good_copy(place, table, opened, file)]
     if lost:
         raise CannotRestore(
             f"{table}: no backup at {place.root} has a good copy of {', '.join(lost)}. Nothing was restored",
@@ -127,9 +127,24 @@ def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> Resto
             "there",
         )
     for file in wanted:
-        copy_file(place.root, f"{folder}/{file['path']}", root, file["path"])
+        put_file_back(place, table, opened, file)
     how = "damaged files were put back" if wanted else "nothing is damaged"
     return RestoredTable(table, how, opened.version(), int(opened.count()), len(wanted))
+
+
+def has_good_copy(place: BackupPlace, table: str, opened: DeltaTable, file: FileEntry) -> bool:
+    """Whether a place has a copy of a table's data file that is whole; all its pages are read."""
+    key = _key_of_copy(table, opened, file)
+    return not damage_within(place.root, key, file, names_in(opened))
+
+
+def put_file_back(place: BackupPlace, table: str, opened: DeltaTable, file: FileEntry) -> None:
+    """Put the copy of a data file in its place, which is whole or as it was for whoever reads meanwhile."""
+    copy_file(place.root, _key_of_copy(table, opened, file), path_of(opened), file["path"])
+
+
+def _key_of_copy(table: str, opened: DeltaTable, file: FileEntry) -> str:
+    return f"{FILES}/{table}/{opened.metadata().id}/{file['path']}"
 
 
 def _refuse_alone(lake: Lake, held: TableBackup, opened: DeltaTable | None) -> None:

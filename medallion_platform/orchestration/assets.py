@@ -14,6 +14,7 @@ from medallion_platform.orchestration.event_log import log_partitions_in_bulk
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, pool_name, serving_name
 from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.repairs import repair_for
 from medallion_platform.orchestration.retries import OURS, only_attempt, repeat_what_passes
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
@@ -22,6 +23,7 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.freshness import FRESH_WITHIN
 from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.repair import repair_what_is_met
 from medallion_platform.pipeline.run import Run
 from medallion_platform.pipeline.table import Table
 from medallion_platform.sources.source import Source
@@ -49,6 +51,8 @@ class IntakeOpConfig(dg.Config):
 
     held: bool = False
     """Leave out the source: it failed a moment ago, and its next try comes later."""
+    repair: str = ""
+    """The incident for which damaged files are repaired, "" where none are."""
 
 
 class RefreshConfig(dg.Config):
@@ -288,7 +292,13 @@ def intake_op(source: Source) -> dg.OpDefinition:
                 context.log.info(f"{source.table}: left out, {why}")
                 return
             lake, run = lakehouse.lake, begin_run(context)
-            taken, pieces = _take_in_source(source, lakehouse, run, context)
+            take_in = partial(_take_in_source, source, lakehouse, run, context)
+            if config.repair:
+                alone = Catalog((source,), ())
+                mend = partial(repair_for, context, lakehouse, alone, source.table, config.repair)
+                taken, pieces = repair_what_is_met(take_in, mend)
+            else:
+                taken, pieces = take_in()
             words = reports.intake_in_words(taken, pieces)
             context.log.info(f"{source.table}: {words}, {taken.counts.outcome}")
             if taken.pieces:

@@ -7,6 +7,7 @@ stops no other table: its downstream tables are made from its last good version.
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -15,6 +16,7 @@ import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from medallion_platform.lakehouse.damaged_files import DamagedFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.begin_run import begin_run
@@ -30,6 +32,7 @@ from medallion_platform.orchestration.names import (
     serving_name,
 )
 from medallion_platform.orchestration.progress import report_progress
+from medallion_platform.orchestration.repairs import repair_for
 from medallion_platform.orchestration.retries import OURS, only_attempt, repeat_what_passes
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
@@ -38,7 +41,9 @@ from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.out_of_date import input_state, out_of_date_tables
 from medallion_platform.pipeline.refresh import refresh
+from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
+from medallion_platform.pipeline.repair import repair_what_is_met, table_of
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.feature_repository import has_online_store, published_edition
 
@@ -59,6 +64,10 @@ class CatchUpConfig(dg.Config):
     """Tables that stay as they are."""
     only: list[str] = []  # noqa: RUF012
     """If any is named, all others stay as they are."""
+    repair: dict[str, str] = {}  # noqa: RUF012
+    """Tables for which the damaged files that they meet are repaired, with the incident."""
+    paused: list[str] = []  # noqa: RUF012
+    """Tables that a person took out of automation: no repair makes them again."""
     patient: bool = True
     """Wait for a table that another run works on; else it is left to who looks next."""
 
@@ -98,6 +107,8 @@ class _CatchUp:
         self._catalog, self._features, self._lake = catalog, features, lakehouse.lake
         self._failed: dict[str, TableFailure] = {}
         self._touched: list[str] = []
+        self._written: set[str] = set()
+        self._repaired: list[Event] = []
 
     def events(self) -> Iterator[Event]:
         """Refresh and publish everything; fails at the end if a table failed."""
@@ -105,18 +116,18 @@ class _CatchUp:
             start_spark_early(self._lakehouse)
             _wait_for_intakes(self._context.instance)
         late = out_of_date_tables(self._catalog, self._lake.snapshot())
-        written: set[str] = set()
         for table in self._catalog.in_order:
-            reached = table.name in late or written & set(table.upstream_names)
+            reached = table.name in late or self._written & set(table.upstream_names)
             if reached and not self._left(table):
                 events = self._attempt(table.name, partial(self._refresh, table))
                 if any(isinstance(event, dg.AssetMaterialization) for event in events):
-                    written.add(table.name)
-                yield from log_partitions_in_bulk(self._context, events)
+                    self._written.add(table.name)
+                yield from log_partitions_in_bulk(self._context, [*self._take_repaired(), *events])
         for view in self._features:
             name = serving_name(view.view)
             if not self._excluded(name) and unpublished_edition(view, self._lakehouse):
-                yield from self._attempt(name, partial(self._publish, view, name))
+                events = self._attempt(name, partial(self._publish, view, name))
+                yield from log_partitions_in_bulk(self._context, [*self._take_repaired(), *events])
         report_written_tables(self._context.instance, self._context.run.run_id, self._touched)
         if self._failed:
             raise report_failure(self._context, self._failed)
@@ -132,11 +143,11 @@ class _CatchUp:
 
     def _attempt(self, name: str, work: Callable[[], Iterable[Event]]) -> list[Event]:
         """The events of `work`, done while no other run works on the table; a failure is also an event."""
+        do = partial(self._do, name, work)
         try:
-            with _hold_pool(self._context, pool_name(name), patient=self._config.patient):
-                events = work_on(self._context, self._lakehouse, name, lambda: list(work()))
-                self._touched += [name] if events else []
-                return [*events, checks.check_evaluation(checks.refreshed_result(name))]
+            if incident := self._config.repair.get(name):
+                return repair_what_is_met(do, partial(self._repair, name, incident))
+            return do()
         except _Busy:
             self._context.log.info(f"{name}: another run works on it; it is checked again afterwards")
             return []
@@ -150,6 +161,31 @@ class _CatchUp:
             self._touched.append(name)
             return [checks.check_evaluation(checks.not_refreshed_result(name, failed.why))]
 
+    def _do(self, name: str, work: Callable[[], Iterable[Event]]) -> list[Event]:
+        with _hold_pool(self._context, pool_name(name), patient=self._config.patient):
+            events = work_on(self._context, self._lakehouse, name, lambda: list(work()))
+            self._touched += [name] if events else []
+            return [*events, checks.check_evaluation(checks.refreshed_result(name))]
+
+    def _repair(self, name: str, incident: str, damage: DamagedFile) -> None:
+        """Repair a file that work on a table met, while no other run works on the table of the file.
+
+        What kills it is evidence of the table that was worked on: it is the one that is tried again.
+        """
+        with _hold_pool(self._context, pool_name(table_of(damage)), patient=True):
+            kept = self._config.paused
+            done = repair_for(self._context, self._lakehouse, self._catalog, name, incident, damage, kept)
+            if done.made:
+                table = self._catalog.by_name[table_of(damage)]
+                self._written.add(table.name)
+                self._touched.append(table.name)
+                self._repaired += self._reported(table, done.made)
+
+    def _take_repaired(self) -> list[Event]:
+        """The events of tables that were made again for others, once."""
+        events, self._repaired = self._repaired, []
+        return events
+
     def _refresh(self, table: Table) -> Iterable[Event]:
         report_progress(table.name, "refreshing")
         columns = self._catalog.partition_columns
@@ -160,8 +196,14 @@ class _CatchUp:
         if done.record is None:
             self._context.log.info(f"{table.name}: {done.reason}")
             return ()
+        return self._reported(table, done)
+
+    def _reported(self, table: Table, done: RefreshResult) -> Iterable[Event]:
+        """What Dagster is told of a refresh that wrote."""
+        assert done.record is not None
+        at, columns = datetime.fromisoformat(done.record.at), self._catalog.partition_columns
         on, definition = self._context.instance, partitions.table_partitions(self._catalog, table.name)
-        untold = partitions.unreported_partitions(on, table.name, definition, run.at)
+        untold = partitions.unreported_partitions(on, table.name, definition, at)
         provenance = reports.provenance(on, table)
         return reports.refresh_events(self._lake, table, done, columns, provenance, untold)
 

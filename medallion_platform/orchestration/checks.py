@@ -86,9 +86,10 @@ def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def refreshed_result(table: str) -> dg.AssetCheckResult:
-    """A table was brought up to date."""
-    return dg.AssetCheckResult(asset_key=asset_key(table), check_name=REFRESHED, passed=True)
+def refreshed_result(table: str, *repaired: str) -> dg.AssetCheckResult:
+    """A table was brought up to date; repaired: what was repaired for it before, in words."""
+    told = {"repaired": "; ".join(repaired)} if repaired else None
+    return dg.AssetCheckResult(asset_key=asset_key(table), check_name=REFRESHED, passed=True, metadata=told)
 
 
 def not_refreshed_result(table: str, why: str, next_step: str = "", **described: str) -> dg.AssetCheckResult:

@@ -28,11 +28,13 @@ from medallion_platform.healing.decide import (
 )
 from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
 from medallion_platform.lakehouse import incidents
+from medallion_platform.lakehouse.damaged_files import is_damaged
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs, unharmed
 from medallion_platform.orchestration.failures import CLASS, INCIDENT, NEXT_TRY
+from medallion_platform.storage import client_reason
 
 _LOG = logging.getLogger(__name__)
 _MOST_IN_A_TAG = 10
@@ -101,12 +103,15 @@ def decide_and_record(
     ended = unharmed(on, {table: asked[table].run for table in idle})
     ledger = incidents.read(lake)
     known = known_from(ledger)
-    decisions = decide(known, Look(now, wanted, at_work, evidence, asked, ended))
+    look = Look(now, wanted, at_work, evidence, asked, ended)
+    decisions = decide(known, look)
+    if damaged := _still_damaged(lake, known, decisions):
+        decisions = decide(known, replace(look, damaged=damaged))
     incidents.decide(lake, decisions.rows, ledger.seen)
     known = advance(known, decisions.rows)
     _tag_runs(on, decisions)
     why = {table: f.why for run in failed for table, f in run.failures.items()}
-    told, pages = _pages(known, decisions.held, memory.told, why)
+    told, pages = _pages(known, decisions, memory.told, why)
     return Turn(decisions, pages, Memory(decisions.asked, read, told))
 
 
@@ -133,6 +138,20 @@ def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -
         if run.working_on and not run.failures:
             untouched |= asked_of(run, asked) - {run.working_on}
     return {table: request for table, request in asked.items() if table not in untouched}
+
+
+def _still_damaged(lake: Lake, known: Known, decisions: Decisions) -> set[str]:
+    """The incidents that would end though a damaged file of theirs is not whole, only not needed since."""
+    ending = [known.incidents[id] for id in decisions.closed if id in known.incidents]
+    return {i.id for i in ending if i.asked_for and any(_is_damaged(lake, *place) for place in i.damaged)}
+
+
+def _is_damaged(lake: Lake, table: str, file: str) -> bool:
+    try:
+        return is_damaged(lake, table, file)
+    except Exception as error:
+        _LOG.warning("%s: whether %s is whole is not known: %s", table, file, client_reason(error))
+        return True
 
 
 def _tag_runs(on: dg.DagsterInstance, decisions: Decisions) -> None:
@@ -172,12 +191,13 @@ def _next_in_words(held: Held | None) -> str:
 
 
 def _pages(
-    known: Known, held: Mapping[str, Held], told: Mapping[str, str], why: Mapping[str, str]
+    known: Known, decisions: Decisions, told: Mapping[str, str], why: Mapping[str, str]
 ) -> tuple[dict[str, str], tuple[dg.AssetCheckResult, ...]]:
     """What pages say now of tables that are not made, and the results that change them.
 
     By state: who is told twice is told the same, and what nobody was told of comes with the next look.
     """
+    held = decisions.held
     open_ones = {table: found[-1] for table, found in known.open.items()}
     troubled = sorted(open_ones.keys() | held.keys())
     now = {table: str(held[table]) if table in held else told.get(table, "") for table in troubled}
@@ -186,8 +206,15 @@ def _pages(
         for table in troubled
         if table in held and now[table] != told.get(table)
     ]
-    results += [checks.refreshed_result(table) for table in told if table not in now]
+    good = [table for table in told if table not in now]
+    results += [checks.refreshed_result(table, *_done_for(known, decisions, table)) for table in good]
     return now, tuple(results)
+
+
+def _done_for(known: Known, decisions: Decisions, table: str) -> list[str]:
+    """What was done about the incidents of a table that end now, in words."""
+    ended = (known.incidents[id] for id in sorted(decisions.closed))
+    return [action.what for i in ended if i.table == table for action in i.actions]
 
 
 def _not_made(table: str, incident: Incident | None, held: Held, why: str) -> dg.AssetCheckResult:

@@ -24,6 +24,7 @@ from medallion_platform.contracts.expectations_in_words import rule_in_words
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.checks import (
     check_evaluation,
@@ -84,7 +85,7 @@ def table_metadata(
         "delta_version": version,
         "what_was_done": reason if record else f"{_NOTHING}: {reason}",
         "dead_letters_now": dead_letters.count(lake, table),
-        "preview": dg.MetadataValue.md(rows_as_markdown(preview_rows(lake, contract, table, PREVIEW))),
+        "preview": dg.MetadataValue.md(_preview(lake, contract, table)),
     }
     if source:
         found["repeated_files_now"] = repeated_files(lake, source)
@@ -106,6 +107,15 @@ def table_metadata(
         if record.notes:
             found["notes"] = dg.MetadataValue.md("\n".join(f"- {n}" for n in record.notes))
     return found
+
+
+def _preview(lake: Lake, contract: Contract, table: str) -> str:
+    """Some rows as Markdown. What was written is told of, too, where a file of older rows is damaged."""
+    try:
+        with report_damage(lake, [table]):
+            return rows_as_markdown(preview_rows(lake, contract, table, PREVIEW))
+    except DamagedFile as damage:
+        return f"none: the data file {damage.file} {damage.why}"
 
 
 @dataclass(frozen=True)

@@ -106,21 +106,25 @@ def catch_up_sensor(
         except MedallionError as error:  # without the ledger nothing is tried
             _warn_once(told, f"nothing runs by itself any more: {error}")
             return dg.SkipReason(f"nothing is asked for: {error}")
-        ask, held = turn.decisions.try_now.keys(), turn.decisions.held
+        ask, held, repair = turn.decisions.try_now.keys(), turn.decisions.held, turn.decisions.repair
         requests: dict[frozenset[str], dg.RunRequest] = {}
         key = digest_of_texts([*sorted(ask), now.isoformat()])
         if landed := frozenset(ask & bronze):
             left_out = [catalog.source_of[table] for table in sorted(held.keys() & bronze)]
-            requests[landed] = _intake_request(key, sum(len(waiting[t]) for t in landed), left_out)
+            mended = [(catalog.source_of[table], id) for table, id in repair.items() if table in bronze]
+            pieces = sum(len(waiting[t]) for t in landed)
+            requests[landed] = _intake_request(key, pieces, left_out, mended)
         for name in turn.decisions.try_now:
             if name in apart:
-                request = _catch_up_request(f"{key} {name}", {ONLY_TAG: name}, only=[name])
+                config = _repairs(repair, [name], held)
+                request = _catch_up_request(f"{key} {name}", {ONLY_TAG: name}, only=[name], **config)
                 requests[frozenset({name})] = request
         together = frozenset(ask - apart - landed)
         if (together or (landed and not in_pods)) and CATCH_UP not in at_work:
             taken_back = {name: found.state for name, found in late.items() if found.taken_back}
             leave = sorted((busy | apart | held.keys()) - bronze)
-            requests[together] = _catch_up_request(key, {}, held=taken_back, leave=leave)
+            config = _repairs(repair, together, held)
+            requests[together] = _catch_up_request(key, {}, held=taken_back, leave=leave, **config)
         asked_by = {t: str(request.run_key) for tables, request in requests.items() for t in tables}
         return dg.SensorResult(
             run_requests=list(requests.values()) or None,
@@ -139,9 +143,22 @@ def _warn_once(told: set[str], text: str) -> None:
     told.add(text)
 
 
-def _intake_request(key: str, pieces: int, held: Iterable[Source]) -> dg.RunRequest:
-    """A run of `intake` that takes in what waits, but leaves out sources that failed a moment ago."""
-    ops = {intake_op_name(source): {"config": {"held": True}} for source in held}
+def _repairs(repair: Mapping[str, str], tables: Iterable[str], held: Mapping[str, Held]) -> dict[str, object]:
+    """What a run of `catch_up` is told of the tables for which it repairs; nothing without any."""
+    found = {table: repair[table] for table in sorted(tables) if table in repair}
+    paused = sorted(table for table, why in held.items() if why.state == "paused")
+    return {"repair": found, "paused": paused} if found else {}
+
+
+def _intake_request(
+    key: str, pieces: int, held: Iterable[Source], repair: Iterable[tuple[Source, str]]
+) -> dg.RunRequest:
+    """A run of `intake` that takes in what waits, but leaves out sources that failed a moment ago.
+
+    repair: sources whose damaged files it repairs, with the incident for which.
+    """
+    ops: dict[str, object] = {intake_op_name(source): {"config": {"held": True}} for source in held}
+    ops |= {intake_op_name(source): {"config": {"repair": id}} for source, id in repair}
     tags = {"files": str(pieces), **NEVER_AGAIN}
     return dg.RunRequest(f"{INTAKE} {key}", job_name=INTAKE, run_config={"ops": ops}, tags=tags)
 

@@ -16,7 +16,7 @@ from medallion_platform.errors import ErrorChain, Kind, Link
 from medallion_platform.healing.advice import ADVICE
 from medallion_platform.healing.decide import Look, Want, decide
 from medallion_platform.healing.evidence import Evidence
-from medallion_platform.healing.incident import known_from
+from medallion_platform.healing.incident import Action, known_from, report_of_action
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
@@ -226,3 +226,13 @@ def test_a_test_is_sent_by_each_channel(tmp_path: Path) -> None:
 
 def test_without_a_channel_the_test_says_where_they_are_described(tmp_path: Path) -> None:
     assert "docs/healing.md" in call(tmp_path, "test-channels", code=2)
+
+
+def test_what_a_run_repaired_is_among_what_happened(home: Path) -> None:
+    network = listed(home)[ORDERS]["incident"]
+    done = Action(NOW, "run 7", ORDERS, "a.parquet was put back from the backup", 1, 100, (), 0.5)
+    incidents.report(Lake(str(home / "lake")), [report_of_action(network, ORDERS, done, "run 7")])
+    (shown,) = json.loads(call(home, "show", network, "--json"))
+    (told,) = (event["told"] for event in shown["events"] if event["event"] == "acted")
+    assert (told["what"], told["bytes"], told["seconds"]) == (done.what, 100, 0.5)
+    assert done.what in call(home, "show", network)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from medallion_platform.errors import Kind
 from medallion_platform.healing.advice import ADVICE
-from medallion_platform.healing.policy import POLICY, Policy
+from medallion_platform.healing.policy import ACTS, POLICY, Policy
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.docs.options import table, with_table
 
@@ -21,7 +21,10 @@ def renewed(page: str) -> str:
     head = ("class", "what it is", "within a try, after", "tries, after", "then")
     page = with_table(page, "policy", table(head, (row(*of) for of in POLICY.items())))
     advised = ((f"`{kind}`", of.text.format(table="TABLE", id="ID")) for kind, of in ADVICE.items())
-    return with_table(page, "advice", table(("class", "what to do"), advised))
+    page = with_table(page, "advice", table(("class", "what to do"), advised))
+    head = ("try", "what is done", "what it may change", "what it never touches")
+    acts = ((f"`{act}`", reach.what, reach.changes, reach.never) for act, reach in ACTS.items())
+    return with_table(page, "acts", table(head, acts))
 
 
 def row(kind: Kind, policy: Policy) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Keeps a shop in a process of its own, as it is told line by line: `shop_driver.py ROOT [STEP CALL after]`.
 
-`take` takes in what landed, `refresh` brings all tables up to date, `rebuild` makes the events anew. The
-answer to each is a line of JSON: null, or the one sentence that a person would read. Where a step is named,
-the process kills itself before or after the so manieth call of it.
+`take` takes in what landed, `refresh` brings all tables up to date, `rebuild` makes the events anew, `repair`
+repairs what is damaged in them, by `ROOT/backups` where it is there. The answer to each is a line of JSON:
+null, or the one sentence that a person would read. Where a step is named, the process kills itself before or
+after the so manieth call of it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ STEPS = {
 }
 """What a refresh does between rows that were made and a position that is known, in this order."""
 
+MENDING = {"a copy is looked for": "has_good_copy", "a copy is put back": "put_file_back"}
+"""What a repair does besides those."""
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.catalog import Catalog
     from medallion_platform_tests.faults.victim import Aim
     from medallion_platform_tests.pipeline.toy import Zone
@@ -102,6 +107,19 @@ def small_shop() -> Catalog:
     return Catalog((shop.EVENTS, shop.USERS), (shop.history, shop.events))
 
 
+def _repair(root: str, lake: Lake, small: Catalog) -> None:
+    from medallion_platform.lakehouse.backup_place import BackupPlace
+    from medallion_platform.lakehouse.damaged_files import verify_table
+    from medallion_platform.pipeline.repair import repair, repair_what_is_met
+    from medallion_platform_tests.pipeline.toy import RUN
+
+    place = BackupPlace(f"{root}/backups") if Path(root, "backups").exists() else None
+    repair_what_is_met(
+        lambda: verify_table(lake, "silver.events"),
+        lambda damage: repair(damage, small, lake, lambda: _session(root), RUN, place),
+    )
+
+
 def main(root: str, *shot: str) -> None:
     """Do what is told until there is no more."""
     from medallion_platform.cli.exits import error_in_words
@@ -112,12 +130,15 @@ def main(root: str, *shot: str) -> None:
     small = small_shop()
     if shot:
         from medallion_platform.lakehouse import spark_tables
+        from medallion_platform.pipeline import repair as repairing
         from medallion_platform.pipeline.refresh import commit as steps
         from medallion_platform_tests.faults.victim import Aim, load
 
         step, call, after = shot
         modules = dict(zip(STEPS, (spark_tables, spark_tables, steps, steps), strict=True))
-        load({s: (modules[s], name) for s, name in STEPS.items()}, Aim(step, int(call), after == "True"))
+        steps_of = {s: (modules[s], name) for s, name in STEPS.items()}
+        steps_of |= {s: (repairing, name) for s, name in MENDING.items()}
+        load(steps_of, Aim(step, int(call), after == "True"))
 
     answers, sys.stdout = sys.stdout, sys.stderr
     zone = _zone(root)
@@ -129,6 +150,8 @@ def main(root: str, *shot: str) -> None:
                 take_all(zone)
             elif todo == "rebuild":
                 bring(shop.events, zone.lake, _session(root), small, rebuild=True)
+            elif todo == "repair":
+                _repair(root, zone.lake, small)
             else:
                 bring_all(zone.lake, _session(root), small)
         except RefreshFailed as error:

@@ -264,6 +264,49 @@ def test_code_that_changed_while_the_old_one_failed_is_tried_at_once() -> None:
     assert [i.closed for i in sensor.ledger.incidents] == ["passed", "passed"]
 
 
+DAMAGED = ErrorChain(Kind.CORRUPT, "silver.upstream", ("DamagedFile",), file="part-1.parquet")
+
+
+def broken_and_tried(sensor: Sensor, times: int) -> list[Mapping[str, str]]:
+    """What is repaired by each try of a table that fails again and again by a damaged file."""
+    found: list[Mapping[str, str]] = []
+    for n in range(times):
+        done = sensor.look(evidence(f"run/{n}", chain=DAMAGED))
+        while not done.try_now:
+            done = sensor.look(after=MINUTE)
+        found.append(done.repair)
+    return found
+
+
+def test_the_second_try_of_what_met_damage_repairs_and_each_one_after_it() -> None:
+    sensor = Sensor()
+    repaired = broken_and_tried(sensor, 5)
+    assert repaired == [{}, *[{TABLE: sensor.incident.id}] * 4]
+    assert [one.act for one in sensor.incident.tries] == ["again", *["repair"] * 4]
+    assert [one.half_open for one in sensor.incident.tries] == [False] * 3 + [True] * 2
+
+
+def test_a_repair_that_dies_of_something_else_is_done_by_the_next_try() -> None:
+    sensor = Sensor()
+    broken_and_tried(sensor, 2)
+    sensor.look(evidence("run/killed", Kind.EVICTED))
+    damage, killed = sensor.ledger.incidents
+    assert sensor.look(after=5 * MINUTE).repair == {TABLE: damage.id}
+    assert [i.tries[-1].act for i in sensor.ledger.incidents] == ["repair", "again"]
+    assert killed.kind is Kind.EVICTED
+
+
+def test_an_incident_ends_once_its_file_is_whole_and_its_table_is_made() -> None:
+    sensor = Sensor()
+    broken_and_tried(sensor, 2)
+    assert sensor.incident.damaged == {("silver.upstream", "part-1.parquet")}
+    known, made = sensor.ledger.known, Look(sensor.now, {})
+    assert decide(known, made).closed == {sensor.incident.id}
+    assert decide(known, replace(made, damaged={sensor.incident.id})).closed == set()
+    sensor.look(wanted={})
+    assert sensor.incident.closed == "healed"
+
+
 def test_what_is_not_asked_for_again_holds_nothing_and_passes() -> None:
     sensor = Sensor()
     done = sensor.look(evidence("run/1", Kind.DISK, work="maintenance"), evidence("run/2", table=""))

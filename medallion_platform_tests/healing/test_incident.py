@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from medallion_platform.errors import ErrorChain, Kind, Link
 from medallion_platform.healing.decide import Look, Want, decide, label, pause, resume, undo
-from medallion_platform.healing.incident import fold, worth_keeping
+from medallion_platform.healing.incident import Action, fold, report_of_action, worth_keeping
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform_tests.healing.small_ledger import NOON, SmallLedger, evidence
 
@@ -110,9 +110,26 @@ def test_reports_that_an_incident_has_make_room() -> None:
     assert [e.occurrence for e in fold(kept).reported] == ["worker/2"]
 
 
+def test_what_a_run_did_belongs_to_its_incident_as_long_as_that_is_kept() -> None:
+    ledger = SmallLedger()
+    ledger.decide(decide(ledger.known, Look(NOON, {}, (), [evidence("run/1", Kind.CORRUPT)])).rows, 0)
+    (incident,) = ledger.incidents
+    done = Action(NOON, "run 2", "silver.upstream", "it was put back", 1, 100, ("2026-01-05",), 0.5)
+    told = report_of_action(incident.id, incident.table, done, "run 2")
+    ledger.rows += [told, told, replace(told, incident="nobody knows it")]
+    assert ledger.incidents == [replace(incident, actions=(done,))]
+    kept = worth_keeping(ledger.rows, NOON)
+    assert fold(kept).incidents == ledger.known.incidents
+    assert [row.incident for row in kept if row.event == "acted"] == [incident.id] * 2
+    ledger.decide(decide(ledger.known, Look(NOON + timedelta(days=2), {})).rows, ledger.seen)
+    assert ledger.incidents[0].closed
+    assert worth_keeping(ledger.rows, NOON + timedelta(days=100)) == []
+
+
 @pytest.mark.parametrize(
     "row",
     [
+        Row("acted", NOON, "run", incident="nobody knows it", body='{"partitions": 1, "files": "many"}'),
         Row("of a later version", NOON, "sensor", incident="a-1", sequence=1),
         Row("tried", NOON, "sensor", incident="nobody knows it", sequence=1),
         Row("closed", NOON, "sensor", incident="nobody knows it", sequence=1),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medallion_platform.errors import Kind
-from medallion_platform.healing.policy import POLICY, next_try, with_jitter
+from medallion_platform.healing.policy import ACTS, POLICY, Act, last_act, next_try, with_jitter
 from medallion_platform_tests.docs.policy import PAGE, pause_in_words, renewed
 
 
@@ -33,6 +33,7 @@ def test_every_class_has_a_policy_and_those_of_outside_go_on() -> None:
         (Kind.CONFLICT, [15, 60, 300, 1800, 7200, 21600]),
         (Kind.EVICTED, [0, 0, 15, 60, 300, 1800]),
         (Kind.UNKNOWN, [15, 300]),
+        (Kind.CORRUPT, [15, 15, 300]),
         (Kind.PERMANENT, []),
         (Kind.GAP, []),
     ],
@@ -50,7 +51,19 @@ def test_jitter_sends_no_two_at_once() -> None:
     assert len({with_jitter(15, Random(n)) for n in range(100)}) > 90
 
 
-def test_the_table_of_the_page_is_that_of_the_code() -> None:
+def test_each_act_says_what_it_may_change_and_what_it_never_touches() -> None:
+    assert ACTS.keys() == set(Act)
+    assert all(reach.what and reach.changes and reach.never for reach in ACTS.values())
+
+
+def test_damage_is_tried_again_first_then_repaired_and_so_it_is_by_every_later_try() -> None:
+    planned = [next_try(Kind.CORRUPT, n) for n in range(4)]
+    assert [found and found[0] for found in planned] == [Act.AGAIN, Act.REPAIR, Act.REPAIR, None]
+    assert last_act(Kind.CORRUPT) is Act.REPAIR
+    assert {kind for kind in Kind if last_act(kind) is Act.REPAIR} == {Kind.CORRUPT}
+
+
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
     page = PAGE.read_text()
     assert page == renewed(page), "docs/healing.md is stale: python -m medallion_platform_tests.docs.policy"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -78,6 +79,17 @@ def test_a_preview_shows_rows_and_no_person(lake: Lake) -> None:
     assert lines[2] == f"| 1 | {masked} | a\\|b c | {masked} | 2026-01-05 00:00:00+00:00 |"
     assert "planted.name" not in "".join(lines)
     assert all(len(line) < 160 for line in lines)
+
+
+def test_what_was_written_is_told_of_where_older_rows_cannot_be_shown(lake: Lake) -> None:
+    rows = pl.DataFrame({"id": [1], "email": [None], "note": ["a"]}, schema_overrides={"email": pl.String})
+    for _ in range(2):
+        write_deltalake(lake.path("bronze.people"), rows, mode="append")
+    file, *_ = sorted(Path(lake.path("bronze.people")).glob("*.parquet"))
+    file.unlink()
+    told = reports.table_metadata(lake, People.contract, "bronze.people", 1, None, "it was so")
+    assert told["dagster/row_count"] == 2
+    assert told["preview"].value == f"none: the data file {file.name} is gone"
 
 
 def test_a_preview_is_in_order_of_partition_and_key(lake: Lake) -> None:

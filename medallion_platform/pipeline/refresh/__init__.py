@@ -16,7 +16,7 @@ here. Nothing is visible before the last stage, and everything before it can be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ def refresh(
     partitions: Iterable[str] | None = None,
     rebuild: bool = False,
     as_of: datetime | None = None,
+    lost_letters: Collection[str] = (),
     partition_columns: Mapping[str, str | None],
 ) -> RefreshResult:
     """Bring `partitions` (None: all that is out of date) of the table up to date.
@@ -59,6 +60,8 @@ def refresh(
     spark: returns the session; not called if there is nothing to do. partition_columns: the partition column
     of every upstream table (None: it has no partition). rebuild: also partitions that are up to date. as_of:
     use the upstream tables as of this time; the next refresh without it uses the newest versions again.
+    lost_letters: paths of files of dead letters that cannot be read; they hold letters of these partitions
+    only, which are rejected anew.
 
     Raises:
         MissingUpstream: an upstream table does not exist.
@@ -68,6 +71,7 @@ def refresh(
         NotAllowed: the run's guard refuses; no row was written.
     """
     context = _begin_refresh(table, lake, spark, run, partition_columns, as_of)
+    context = replace(context, lost_letters=frozenset(lost_letters))
     with context.tell.ended():
         context = planned(context, None if partitions is None else set(partitions), rebuild=rebuild)
         if context.plan.nothing:

@@ -15,6 +15,7 @@ from medallion_platform.lakehouse.commit import (
 )
 from medallion_platform.lakehouse.commit_record import UNPARTITIONED, CommitRecord
 from medallion_platform.lakehouse.counts import Counts
+from medallion_platform.lakehouse.damaged_files import report_damage
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.pipeline.refresh import lookups
@@ -70,6 +71,7 @@ def commit_refresh(context: RefreshContext, pending: PendingRefresh) -> RefreshR
 
     Raises:
         CommitConflict: another run committed to the table first; nothing was written.
+        DamagedFile: a file of dead letters is missing or damaged.
         NotAllowed: the run's guard refuses.
     """
     name, lake = context.table.name, context.lake
@@ -126,8 +128,9 @@ def _commit_dead_letters(context: RefreshContext, pending: PendingRefresh, recor
     # Partitions that only grow keep the dead letters they have.
     superseded = None if pending.whole else pending.merged or context.plan.replace
     told = replace(record, partitions={})
-    name, guard = context.table.name, context.run.guard
-    dead_letters.replace(context.lake, name, superseded, pending.dead, told, guard)
+    name, lake, run = context.table.name, context.lake, context.run
+    with report_damage(lake, [dead_letters.name(name)]):
+        dead_letters.replace(lake, name, superseded, pending.dead, told, run.guard, lost=context.lost_letters)
 
 
 def _refresh_record(context: RefreshContext, pending: PendingRefresh) -> CommitRecord:

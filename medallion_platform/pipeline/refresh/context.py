@@ -33,7 +33,7 @@ class RefreshContext:
     of every upstream table (None: it has no partition). last: the record of the newest refresh. upstreams: at
     first, only the versions to refresh from. sequence: the writer's number of the next commit. stale: lookups
     that are behind their own upstream. recovering: the newest dead letters are from a refresh that died
-    before it committed its rows.
+    before it committed its rows. lost_letters: paths of files of dead letters that cannot be read.
     """
 
     table: Table
@@ -47,6 +47,7 @@ class RefreshContext:
     plan: RefreshPlan = field(default_factory=lambda: RefreshPlan({}))
     stale: tuple[str, ...] = ()
     recovering: bool = False
+    lost_letters: frozenset[str] = frozenset()
     started: float = field(default_factory=time.monotonic)
 
     @property
