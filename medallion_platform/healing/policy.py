@@ -20,7 +20,7 @@ class Act(StrEnum):
     AGAIN = "again"
     """The same work is asked for again."""
     REPAIR = "repair"
-    """The same, and each damaged data file that it meets is made whole."""
+    """The same, and each damaged data file or Delta log that it meets is made whole."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ ACTS: Mapping[Act, Reach] = {
     ),
     Act.REPAIR: Reach(
         "the same, but each damaged data file that the work meets is made whole: put back from the backup if "
-        "that has a whole copy; else, in silver, gold and their dead letters, made again from the inputs",
+        "that has a whole copy; else, in silver, gold and their dead letters, made again from the inputs. "
+        "A Delta log that cannot be read gets a new checkpoint, and what it lacks from its archive or the "
+        "backup",
         "that file; where it is made again, those partitions of its table whose rows or dead letters it held "
-        "(all, of a table without partitions, or if a repair was killed between its two commits)",
+        "(all, of a table without partitions, or if a repair was killed between its two commits); of a log "
+        "its checkpoints, and commits that are missing or damaged",
         "anything else of the table, and any other table but those made from it; of bronze only the damaged "
-        "file; a table that is paused or was rolled back is not made again",
+        "file; of a log every commit that can be read; a table that is paused or was rolled back is not made "
+        "again",
     ),
 }
 """From which docs/healing.md is made, too."""

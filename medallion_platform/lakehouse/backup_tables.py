@@ -66,13 +66,11 @@ def log_of(place: BackupPlace, held: TableBackup) -> Generator[DeltaTable]:
         DamagedBackup: its log is missing or damaged.
     """
     with TemporaryDirectory(prefix="medallion-restore-") as folder:
-        checkpoint = _checkpoint(place, held)
+        checkpoint = checkpoint_of(place, held)
         first = log_archive.version_in_name(checkpoint[0]) if checkpoint else 0
         if checkpoint:
             store(folder).put(*checkpoint)
-        for version, text in _commits(place, held):
-            if version < first:
-                break
+        for version, text in commits_of(place, held, first):
             store(folder).put(log_archive.commit_file(version), text)
         Path(folder, "_delta_log").mkdir(exist_ok=True)
         opened = _open_log(folder, held)
@@ -94,7 +92,7 @@ def _open_log(folder: str, held: TableBackup) -> DeltaTable:
     return opened
 
 
-def _checkpoint(place: BackupPlace, held: TableBackup) -> tuple[str, bytes] | None:
+def checkpoint_of(place: BackupPlace, held: TableBackup) -> tuple[str, bytes] | None:
     """The path and content of a table's checkpoint; none where it is damaged and every commit is there."""
     if held.checkpoint is None:
         return None
@@ -106,11 +104,12 @@ def _checkpoint(place: BackupPlace, held: TableBackup) -> tuple[str, bytes] | No
         raise
 
 
-def _commits(place: BackupPlace, held: TableBackup) -> Iterator[tuple[int, bytes]]:
-    """The commits of a table in a backup, newest first; some in memory at once."""
+def commits_of(place: BackupPlace, held: TableBackup, since: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The commits of a table in a backup from a version on, newest first; some in memory at once."""
     for part in reversed(held.log):
-        found = log_archive.unpack_commits(place.content(part.file))
-        yield from sorted(found.items(), reverse=True)
+        if part.last >= since:
+            found = log_archive.unpack_commits(place.content(part.file))
+            yield from ((v, text) for v, text in sorted(found.items(), reverse=True) if v >= since)
 
 
 def _put_log(place: BackupPlace, held: TableBackup, root: str) -> None:
@@ -118,11 +117,11 @@ def _put_log(place: BackupPlace, held: TableBackup, root: str) -> None:
 
     As `log_archive.archive_log` leaves it: old commits before the checkpoint are in bundles.
     """
-    checkpoint = _checkpoint(place, held)
+    checkpoint = checkpoint_of(place, held)
     begin = log_archive.version_in_name(checkpoint[0]) if checkpoint else 0
     archived = min(begin, held.version - log_archive.KEPT)
     files, first = store(root), {}
-    for number, some in groupby(_commits(place, held), lambda commit: commit[0] // log_archive.BUNDLE):
+    for number, some in groupby(commits_of(place, held), lambda commit: commit[0] // log_archive.BUNDLE):
         commits = dict(sorted(some))
         if checkpoint and (number + 1) * log_archive.BUNDLE - 1 <= archived:
             files.put(log_archive.bundle_file(number), log_archive.pack_commits(commits))

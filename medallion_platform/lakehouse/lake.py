@@ -41,15 +41,17 @@ class DamagedLog(MedallionError):
 
     kind = Kind.CORRUPT
 
-    def __init__(self, table: str, path: str, error: Exception) -> None:
+    def __init__(self, table: str, path: str, error: Exception | str, remedy: str = "") -> None:
         reason = str(error).partition("\n")[0]  # delta-rs adds a trace of its own code
         super().__init__(
             f"{table}: its log {path}/_delta_log cannot be read ({reason}). Nothing was written",
             table=table,
-            remedy="if the newest *.checkpoint.parquet there is damaged or missing and every commit since "
+            remedy=remedy
+            or "if the newest *.checkpoint.parquet there is damaged or missing and every commit since "
             "version 0 (or since the checkpoint before) is there, delete it and _last_checkpoint, and run "
             "again",
         )
+        self.path, self.reason = f"{path}/_delta_log", reason
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def bundle_file(number: int) -> str:
 def newest_checkpoint(path: str, version: int) -> int | None:
     """The newest checkpoint in a log up to a version, in one file, None if there is none."""
     names = [f["path"] for f in store(path).list("_delta_log").collect()]
-    return max((c for c in _files_by_version(_CHECKPOINT, names) if c <= version), default=None)
+    return max((c for c in checkpoints_by_version(names) if c <= version), default=None)
 
 
 def checkpoint_file(version: int) -> str:
@@ -85,6 +85,11 @@ def checkpoint_file(version: int) -> str:
 def commits_by_version(names: Iterable[str]) -> dict[int, str]:
     """The commits among the files of a log, by version."""
     return _files_by_version(_COMMIT, names)
+
+
+def checkpoints_by_version(names: Iterable[str]) -> dict[int, str]:
+    """The checkpoints in one file among the files of a log, by version."""
+    return _files_by_version(_CHECKPOINT, names)
 
 
 def read_bundle(path: str, number: int) -> dict[int, bytes]:
@@ -133,7 +138,7 @@ def archive_log(path: str, now: datetime | None = None) -> int:
     now = now or datetime.now(UTC)
     files = store(path)
     modified = {f["path"]: f["last_modified"] for f in files.list("_delta_log").collect()}
-    by_version, checkpoints = commits_by_version(modified), _files_by_version(_CHECKPOINT, modified)
+    by_version, checkpoints = commits_by_version(modified), checkpoints_by_version(modified)
     # From this checkpoint on the log can be read, were all newer ones damaged.
     base = max((c for c in checkpoints if c <= max(by_version, default=0) - KEPT), default=0)
     first = {v // _CHECKPOINT_EVERY: v for v in sorted(checkpoints, reverse=True)}
@@ -167,7 +172,7 @@ def put_back_commits(path: str, version: int) -> int:
     by_version = commits_by_version(names)
     if version > max(by_version, default=-1):
         return 0
-    base = max((c for c in _files_by_version(_CHECKPOINT, names) if c <= version), default=-1)
+    base = max((c for c in checkpoints_by_version(names) if c <= version), default=-1)
     missing = [v for v in range(base + 1, version + 1) if v not in by_version]
     there = 0
     for number in sorted({v // BUNDLE for v in missing}):

@@ -28,8 +28,9 @@ from medallion_platform.lakehouse.damaged_files import damage_within, names_in
 from medallion_platform.lakehouse.delta_log import FileEntry
 from medallion_platform.lakehouse.lake import DamagedLog, Lake, files_of, path_of
 from medallion_platform.lakehouse.polars_writer import restore_version
+from medallion_platform.lakehouse.repair_log import repair_log
 from medallion_platform.lakehouse.restore import CannotRestore, RestoredTable, choose_backup
-from medallion_platform.storage import client_reason, copy_file
+from medallion_platform.storage import copy_file
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -47,9 +48,9 @@ def restore_table(
 ) -> list[RestoredTable]:
     """Bring one table back, with its dead letters.
 
-    at: None to put back what is missing or damaged and change nothing else, or a lost table as the newest
-    backup has it; otherwise the table goes back to what it was in the newest backup made at that instant or
-    before.
+    at: None to put back what is missing or damaged, of its Delta log too, and change nothing else, or a lost
+    table as the newest backup has it; otherwise the table goes back to what it was in the newest backup made
+    at that instant or before.
 
     Raises:
         CannotRestore: what is there cannot go back, or no backup has it.
@@ -57,9 +58,10 @@ def restore_table(
         DamagedBackup: a file of the backup is missing or damaged.
     """
     refuse_place_in_lake(str(lake.root), place.root)
-    opened = _opened(lake, table)
+    log = _repair_log(place, table, lake)
+    opened = lake.open(table)
     if opened is not None and at is None:
-        return [_put_files_back(place, table, opened)]
+        return [_put_files_back(place, table, opened, log)]
     name, backup = choose_backup(place, at)
     held, letters_name = _held(place, backup, table), dead_letters.name(table)
     held_letters = _held(place, backup, letters_name) if letters_name in backup.tables else None
@@ -80,13 +82,13 @@ def restore_table(
     return [_bring(place, held, lake, account), *done]
 
 
-def _opened(lake: Lake, table: str) -> DeltaTable | None:
+def _repair_log(place: BackupPlace, table: str, lake: Lake) -> list[str]:
+    """What was done about a Delta log that could not be read, in words."""
     try:
-        return lake.open(table)
+        return ["its Delta log was repaired"] if repair_log(lake, table, place) else []
     except DamagedLog as error:
-        why = client_reason(error.__cause__ or error)
         raise CannotRestore(
-            f"{table}: its Delta log cannot be read ({why}). Nothing was restored",
+            f"{table}: its Delta log cannot be read ({error.reason}). Nothing was restored",
             table=table,
             remedy=f"move {lake.path(table)} out of the lake, and run it again",
         ) from error
@@ -111,10 +113,11 @@ def _held(place: BackupPlace, backup: Backup, table: str) -> TableBackup:
     return backup.tables[table]
 
 
-def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> RestoredTable:
+def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable, done: list[str]) -> RestoredTable:
     """Put back the files of a table's newest version that are missing or damaged; it is no commit.
 
-    All pages are read, also those of a copy before it is put back: damage within a file shows only there.
+    done: what was done before. All pages are read, also those of a copy before it is put back: damage within
+    a file shows only there.
     """
     root, columns = path_of(opened), names_in(opened)
     wanted = [file for file in files_of(opened) if damage_within(root, file["path"], file, columns)]
@@ -128,7 +131,7 @@ def _put_files_back(place: BackupPlace, table: str, opened: DeltaTable) -> Resto
         )
     for file in wanted:
         put_file_back(place, table, opened, file)
-    how = "damaged files were put back" if wanted else "nothing is damaged"
+    how = ", ".join([*done, *(["damaged files were put back"] if wanted else [])]) or "nothing is damaged"
     return RestoredTable(table, how, opened.version(), int(opened.count()), len(wanted))
 
 

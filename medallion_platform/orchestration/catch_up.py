@@ -16,7 +16,6 @@ import dagster as dg
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from medallion_platform.lakehouse.damaged_files import DamagedFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.begin_run import begin_run
@@ -43,7 +42,7 @@ from medallion_platform.pipeline.out_of_date import input_state, out_of_date_tab
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.commit import RefreshResult
 from medallion_platform.pipeline.refresh.errors import MissingUpstream
-from medallion_platform.pipeline.repair import repair_what_is_met, table_of
+from medallion_platform.pipeline.repair import Damage, repair_what_is_met, table_of
 from medallion_platform.pipeline.table import Table
 from medallion_platform.serving.feature_repository import has_online_store, published_edition
 
@@ -167,8 +166,8 @@ class _CatchUp:
             self._touched += [name] if events else []
             return [*events, checks.check_evaluation(checks.refreshed_result(name))]
 
-    def _repair(self, name: str, incident: str, damage: DamagedFile) -> None:
-        """Repair a file that work on a table met, while no other run works on the table of the file.
+    def _repair(self, name: str, incident: str, damage: Damage) -> None:
+        """Repair what work on a table met, while no other run works on the table that it is of.
 
         What kills it is evidence of the table that was worked on: it is the one that is tried again.
         """

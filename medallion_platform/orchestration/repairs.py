@@ -11,7 +11,6 @@ from medallion_platform.errors import MedallionError
 from medallion_platform.healing.incident import Action, report_of_action
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.backup_place import BackupPlace
-from medallion_platform.lakehouse.damaged_files import DamagedFile
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.failures import Context
@@ -20,7 +19,7 @@ from medallion_platform.orchestration.progress import report_progress
 from medallion_platform.orchestration.run_log_observer import RunLogObserver
 from medallion_platform.orchestration.work import work_on
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.pipeline.repair import Repaired, repair
+from medallion_platform.pipeline.repair import Damage, Repaired, repair
 
 
 def repair_for(
@@ -29,15 +28,15 @@ def repair_for(
     catalog: Catalog,
     name: str,
     incident: str,
-    damage: DamagedFile,
+    damage: Damage,
     kept: Collection[str] = (),
 ) -> Repaired:
-    """Repair a file that work on the table `name` met, and tell the ledger of it.
+    """Repair what work on the table `name` met, and tell the ledger of it.
 
     incident: for which that work is tried again. kept: tables that a person took out of automation.
 
     Raises:
-        DamagedFile: it cannot be repaired; the text says what a person does.
+        DamagedFile, DamagedLog: it cannot be repaired; the text says what a person does.
         CommitConflict, NotAllowed: as of a refresh.
     """
     report_progress(name, f"repairing {damage.table}")

@@ -1,4 +1,5 @@
-"""Make a damaged data file whole: from the backup, else from what its table is made from.
+"""Make what is damaged of a table whole: a data file from the backup, else from what its table is made from;
+a Delta log as `lakehouse/repair_log.py` says.
 
 Putting a file back is no commit; making it again is one refresh of the partitions whose rows it held. Either
 can be killed at any point and done again. What has neither is left to a person: no row is given up to go on.
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from medallion_platform.errors import classify
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.lakehouse.damaged_files import DamagedFile, damage_within, names_in
-from medallion_platform.lakehouse.lake import files_of, partition_of, path_of
+from medallion_platform.lakehouse.lake import DamagedLog, files_of, partition_of, path_of
+from medallion_platform.lakehouse.repair_log import repair_log
 from medallion_platform.lakehouse.restore_table import has_good_copy, put_file_back
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.context import VERBS
@@ -37,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was done about a damaged file of a table.
+    """What was done about a damaged file or Delta log of a table.
 
     what: in words. files, bytes: that were put back or written. partitions: that were made again, none of a
     table without partitions. made: the refresh that made them, if one did.
@@ -52,27 +54,31 @@ class Repaired:
     made: RefreshResult | None = None
 
 
-def table_of(damage: DamagedFile) -> str:
-    """The table whose writers write the damaged file: that of dead letters is the one they belong to."""
+Damage = DamagedFile | DamagedLog
+"""Of a table: one of its data files, or its Delta log."""
+
+
+def table_of(damage: Damage) -> str:
+    """The table whose writers write what is damaged: that of dead letters is the one they belong to."""
     return damage.table.removeprefix(f"{dead_letters.LAYER}.")
 
 
-def repair_what_is_met(work: Callable[[], T], repair: Callable[[DamagedFile], object]) -> T:
-    """The result of `work`, which is done again after each damaged file that it met was repaired.
+def repair_what_is_met(work: Callable[[], T], repair: Callable[[Damage], object]) -> T:
+    """The result of `work`, which is done again after each damaged file or log that it met was repaired.
 
-    So is a repair that meets another damaged file. Each file is repaired once.
+    So is a repair that meets another one. Each is repaired once.
 
     Raises:
-        DamagedFile: a file could not be repaired, or is damaged again.
+        DamagedFile, DamagedLog: one could not be repaired, or is damaged again.
     """
     return _attempt(work, repair, set())
 
 
-def _attempt(work: Callable[[], T], repair: Callable[[DamagedFile], object], met: set[str]) -> T:
+def _attempt(work: Callable[[], T], repair: Callable[[Damage], object], met: set[str]) -> T:
     while True:
         try:
             return work()
-        except DamagedFile as damage:
+        except (DamagedFile, DamagedLog) as damage:
             if damage.path in met:
                 raise
             met.add(damage.path)
@@ -80,7 +86,7 @@ def _attempt(work: Callable[[], T], repair: Callable[[DamagedFile], object], met
 
 
 def repair(
-    damage: DamagedFile,
+    damage: Damage,
     catalog: Catalog,
     lake: Lake,
     spark: Callable[[], SparkSession],
@@ -88,16 +94,20 @@ def repair(
     place: BackupPlace | None = None,
     kept: Collection[str] = (),
 ) -> Repaired:
-    """Make a damaged file whole, or make its table without it; a file that is whole by now stays.
+    """Make a damaged file or log whole, or a table without its file; what is whole by now stays.
 
     To be called by the only writer of `table_of(damage)`. place: of backups, if any are made. kept: tables
     that a person took out of automation: they are not made again.
 
     Raises:
-        DamagedFile: neither is possible, and the text says what a person does; or an input is damaged, too.
+        DamagedFile, DamagedLog: neither is possible, and the text says what a person does; or an input is
+            damaged, too.
         CommitConflict: another run committed to the table first.
         NotAllowed: the run's guard refuses.
     """
+    if isinstance(damage, DamagedLog):
+        what = repair_log(lake, damage.table, place, run.guard) or f"the Delta log of {damage.table} is whole"
+        return Repaired(damage.table, "_delta_log", what)
     opened = lake.open(damage.table)
     if opened is None:
         raise damage

@@ -307,15 +307,28 @@ def test_a_lost_table_comes_back_and_what_was_made_from_it_is_made_anew(
     assert gold.verb == "refresh"
 
 
-def test_a_table_with_a_damaged_log_has_to_be_moved_away(small: SmallLake, place: BackupPlace) -> None:
+def test_a_table_whose_last_commit_is_damaged_has_to_be_moved_away(
+    small: SmallLake, place: BackupPlace
+) -> None:
     then = small.content()
     back_up(small.lake, place, NOW)
     folder = Path(small.lake.path("gold.days"))
-    (folder / "_delta_log" / f"{1:020d}.json").write_text("{")
+    (folder / "_delta_log" / f"{small.lake.version('gold.days'):020d}.json").write_text("{")
     with pytest.raises(CannotRestore, match=f"log cannot be read.*move {folder} out of the lake"):
         table_back(small, place, "gold.days")
     shutil.move(folder, folder.parent.parent.parent / "moved")
     table_back(small, place, "gold.days")
+    assert small.content() == then
+
+
+def test_a_commit_that_is_lost_in_the_midst_of_a_log_is_put_back(
+    small: SmallLake, place: BackupPlace
+) -> None:
+    then = small.content()
+    back_up(small.lake, place, NOW)
+    Path(small.lake.path("gold.days"), "_delta_log", f"{1:020d}.json").unlink()
+    (done,) = table_back(small, place, "gold.days")
+    assert done.how == "its Delta log was repaired"
     assert small.content() == then
 
 

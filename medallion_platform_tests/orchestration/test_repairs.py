@@ -14,7 +14,7 @@ import pytest
 from medallion_platform.errors import Kind
 from medallion_platform.healing.incident import Incident, known_from
 from medallion_platform.installation.settings import Settings
-from medallion_platform.lakehouse import incidents
+from medallion_platform.lakehouse import dead_letters, incidents
 from medallion_platform.lakehouse.backup import back_up
 from medallion_platform.lakehouse.backup_place import BackupPlace
 from medallion_platform.lakehouse.damaged_files import verify_table
@@ -30,7 +30,7 @@ from medallion_platform_tests.faults.toy_location import SOURCE, TODAY, silver_s
 from medallion_platform_tests.orchestration.test_sensor import World
 from medallion_platform_tests.pipeline.shop import content
 from medallion_platform_tests.pipeline.toy import CSV as EVENTS
-from medallion_platform_tests.pipeline.toy import Zone, good
+from medallion_platform_tests.pipeline.toy import Zone, bad, good
 
 SHOP = Catalog((SOURCE,), (silver_sales, sums))
 SILVER, GOLD = silver_sales.name, sums.name
@@ -94,7 +94,7 @@ class Toy(World):
         return build_defs(Catalog((EVENTS,), ()), self.place)
 
     def land(self, name: str) -> None:
-        Zone(Path(self.place.landing).parent).csv(f"events/{name}.csv", [good("a"), good(name, 1)])
+        Zone(Path(self.place.landing).parent).csv(f"events/{name}.csv", [good("a"), good(name, 1), bad()])
 
 
 def repair_of(request: Any) -> dict[str, str]:
@@ -204,6 +204,39 @@ def test_an_incident_whose_file_is_damaged_still_is_not_healed_though_its_table_
     path.write_bytes(whole)
     assert not shop.ask()
     assert [i.closed for i in shop.incidents()] == ["healed"]
+
+
+def test_damaged_delta_logs_are_repaired_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
+    with runs.open_instance(tmp_path / "dagster") as on:
+        world = Toy(lakehouse_of(Settings(home=tmp_path, settle_seconds=0)), on)
+        lake, letters = world.place.lake, dead_letters.name(EVENTS.table)
+        for name in ("first", "second"):
+            world.land(name)
+            world.take_in()
+        for table in (EVENTS.table, letters):
+            opened = lake.open(table)
+            assert opened
+            opened.create_checkpoint()
+            next(Path(lake.path(table)).rglob("*.checkpoint.parquet")).write_bytes(b"")
+        world.land("third")
+
+        def take_in(after: timedelta) -> bool:
+            """Whether the run succeeds that the first look after so long asks for."""
+            now[0] += after
+            request = world.tick().run_requests[0]
+            job = world.defs.resolve_job_def(INTAKE)
+            done = job.execute_in_process(request.run_config, instance=on, raise_on_error=False)
+            world.tick()
+            return done.success
+
+        assert [take_in(n * SECOND) for n in (0, 15, 15)] == [False, False, True]
+        (incident,) = known_from(incidents.read(lake)).incidents.values()
+        assert (incident.kind, incident.closed) == (Kind.CORRUPT, "healed")
+        assert {action.table for action in incident.actions} == {EVENTS.table, letters}
+        assert all("a checkpoint of version" in action.what for action in incident.actions)
+        assert lake.rows(EVENTS.table) == 4
 
 
 @pytest.mark.parametrize("backups", [True, False])
