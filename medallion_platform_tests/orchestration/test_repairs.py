@@ -169,7 +169,9 @@ def test_a_repair_that_was_killed_is_done_by_the_next_try(shop: Shop) -> None:
     request = until_repair(shop)
     job = shop.defs.resolve_job_def(CATCH_UP)
     tags = {**request.tags, WORKING_ON: GOLD, ENDED_BY: "killed"}
-    run = shop.on.create_run_for_job(job, request.run_config, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    run = shop.on.create_run_for_job(
+        job, run_config=request.run_config, tags=tags, status=dg.DagsterRunStatus.STARTED
+    )
     assert not shop.ask()
     shop.on.report_run_failed(run)
     assert not shop.ask()
