@@ -52,7 +52,8 @@ def list_incidents(
 
     known = _known(home)
     if by_class:
-        rows = [_with_class(asdict(of)) for of in figures_by_class(known.incidents.values())]
+        by_kind = figures_by_class(known.incidents.values())
+        rows = [{"class": kind.value, **asdict(figures)} for kind, figures in by_kind.items()]
         terminal.print_answer(
             "Incidents by class", rows, as_json=as_json, first=("class", "incidents", "healed_share")
         )
@@ -296,7 +297,9 @@ def _person() -> str:
 
 
 def _summary(known: Known, incident: Incident) -> dict[str, object]:
-    state, next_try = _state(known, incident)
+    from medallion_platform.healing.incident import state_of
+
+    state, next_try = state_of(incident, known)
     return {
         "incident": incident.id,
         "table": incident.table,
@@ -336,22 +339,6 @@ def _paused_rows(known: Known) -> list[dict[str, object]]:
     ]
 
 
-def _state(known: Known, incident: Incident) -> tuple[str, datetime | None]:
-    """What becomes of an incident, and when it is tried again at the latest."""
-    from medallion_platform.healing.incident import breaker, next_try_of_table
-
-    if incident.closed:
-        return incident.closed, None
-    if not incident.asked_for:
-        return "recorded", None
-    if incident.pending:
-        return "trying", None
-    if incident.table in known.paused:
-        return "paused", None
-    state = "breaker open" if breaker(incident, known) == "open" else "waiting"
-    return state, next_try_of_table(incident.table, known)
-
-
 def _events(incident: Incident) -> list[dict[str, object]]:
     """What happened, in its order."""
     events: list[dict[str, object]] = [
@@ -366,7 +353,3 @@ def _events(incident: Incident) -> list[dict[str, object]]:
     if incident.closed_at:
         events.append({"at": incident.closed_at, "event": incident.closed, "told": {}})
     return sorted(events, key=lambda event: str(event["at"]))
-
-
-def _with_class(figures: dict[str, object]) -> dict[str, object]:
-    return {"class": figures.pop("kind"), **figures}

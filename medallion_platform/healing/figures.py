@@ -1,10 +1,10 @@
-"""How failures were dealt with, by class: the figures of an installation. Pure."""
+"""How failures were dealt with: the figures of an installation, by class and by day. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from statistics import median
 
 from medallion_platform.errors import Kind
@@ -12,14 +12,13 @@ from medallion_platform.healing.incident import Incident
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """The incidents of one class.
+class Figures:
+    """Those of some incidents.
 
     healed_share: of those that are closed, None if none is. detect_..., heal_...: seconds from the failure
     until it was seen, and until it was seen to be healed; None where there is none such.
     """
 
-    kind: Kind
     incidents: int
     open: int
     healed: int
@@ -30,21 +29,15 @@ class ClassFigures:
     heal_longest: float | None
 
 
-def figures_by_class(incidents: Iterable[Incident]) -> list[ClassFigures]:
-    """The figures of each class that has incidents."""
-    known = list(incidents)
-    by_kind = {kind: [i for i in known if i.kind is kind] for kind in Kind}
-    return [_figures(kind, of) for kind, of in by_kind.items() if of]
-
-
-def _figures(kind: Kind, of: list[Incident]) -> ClassFigures:
-    closed = [i for i in of if i.closed]
-    healed = [i for i in of if i.verified]
-    detect, heal = _seconds(of, lambda i: i.detected), _seconds(of, lambda i: i.verified)
-    return ClassFigures(
-        kind,
-        len(of),
-        len(of) - len(closed),
+def figures_of(incidents: Collection[Incident]) -> Figures:
+    """The figures of all of them."""
+    closed = [i for i in incidents if i.closed]
+    healed = [i for i in incidents if i.verified]
+    detect = _seconds(incidents, lambda i: i.detected)
+    heal = _seconds(incidents, lambda i: i.verified)
+    return Figures(
+        len(incidents),
+        len(incidents) - len(closed),
         len(healed),
         round(len(healed) / len(closed), 3) if closed else None,
         median(detect) if detect else None,
@@ -52,6 +45,20 @@ def _figures(kind: Kind, of: list[Incident]) -> ClassFigures:
         median(heal) if heal else None,
         max(heal, default=None),
     )
+
+
+def figures_by_class(incidents: Collection[Incident]) -> Mapping[Kind, Figures]:
+    """The figures of each class that has incidents."""
+    by_kind = {kind: [i for i in incidents if i.kind is kind] for kind in Kind}
+    return {kind: figures_of(of) for kind, of in by_kind.items() if of}
+
+
+def figures_by_day(incidents: Iterable[Incident], last: date, days: int) -> Mapping[date, Figures]:
+    """The figures of each of so many days (UTC) up to the last one, by when the incidents began."""
+    by_day: dict[date, list[Incident]] = {last - timedelta(days=n): [] for n in reversed(range(days))}
+    for incident in incidents:
+        by_day.get(incident.began.astimezone(UTC).date(), []).append(incident)
+    return {day: figures_of(of) for day, of in by_day.items()}
 
 
 def _seconds(incidents: Iterable[Incident], end: Callable[[Incident], datetime | None]) -> list[float]:

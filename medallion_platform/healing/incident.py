@@ -146,6 +146,11 @@ class Incident:
         """When it was seen to be healed."""
         return self.closed_at if self.closed == "healed" else None
 
+    @property
+    def run(self) -> str:
+        """The last run that failed by it, "" where none is known."""
+        return next((e.run_id for e in reversed(self.evidence) if e.run_id), "")
+
 
 @dataclass(frozen=True)
 class Pause:
@@ -319,6 +324,20 @@ def next_of(incident: Incident, known: Known) -> Next:
 def next_try_of_table(table: str, known: Known) -> datetime:
     """When a table with open incidents is tried at the latest: with several, not before all may be."""
     return max(next_of(incident, known).at for incident in known.open_of(table))
+
+
+def state_of(incident: Incident, known: Known) -> tuple[str, datetime | None]:
+    """What becomes of an incident, in a word or two, and when it is tried again at the latest."""
+    if incident.closed:
+        return incident.closed, None
+    if not incident.asked_for:
+        return "recorded", None
+    if incident.pending:
+        return "trying", None
+    if incident.table in known.paused:
+        return "paused", None
+    state = "breaker open" if breaker(incident, known) == "open" else "waiting"
+    return state, next_try_of_table(incident.table, known)
 
 
 def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:

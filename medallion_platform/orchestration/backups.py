@@ -5,7 +5,7 @@ for, and never more.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,15 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.restore import RestoredTable, is_begun, restore_lake
 from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
+from medallion_platform.orchestration.names import BACKUP, OPS
 from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.serving.feature_repository import registry_file
 
 FEATURES = "features"
 """What Feast's files are in a backup."""
-BACKUP = "backup"
-"""The asset of the newest backup."""
+FRESH_WITHIN = timedelta(hours=8)
+"""How old the newest backup may be: after that, one was missed."""
+WHOLE = dg.AssetCheckKey(dg.AssetKey(BACKUP), "nothing_is_damaged")
 _EVERY_SIX_HOURS = "0 */6 * * *"
 _ATTEMPTS, _PAUSE_SECONDS = 4, 60
 
@@ -93,22 +95,37 @@ def backup_asset() -> dg.AssetsDefinition:
 
     @dg.asset(
         name=BACKUP,
-        group_name="installation",
+        group_name=OPS,
         pool=BACKUP,
         op_tags=OURS,
         description="The lake, Dagster's storage and Feast's registry, at the place that MEDALLION_BACKUP "
-        "names. Every six hours; kept for seven days. `medallion restore` brings it back.",
+        "names. Every six hours; kept for seven days. `medallion restore` brings it back.\n\n"
+        "Fresh while one was made in the last eight hours.",
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=FRESH_WITHIN),
+        check_specs=[
+            dg.AssetCheckSpec(
+                WHOLE.name,
+                asset=WHOLE.asset_key,
+                description="No file of the lake was damaged or missing as the last backup was made.",
+            )
+        ],
     )
     def body(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> Iterator[dg.MaterializeResult[Any]]:
         with only_attempt(context, BACKUP):
             done = _back_up_patiently(context, lakehouse)
             _tell_supervisor(context, done)
-            yield dg.MaterializeResult(metadata=figures(done))
+            yield dg.MaterializeResult(metadata=figures(done), check_results=[_whole_result(done)])
             if done.damaged:
                 damage = TableFailure("\n".join(sentences(done)), ErrorChain(Kind.CORRUPT))
                 raise report_failure(context, {BACKUP: damage})
 
     return body
+
+
+def _whole_result(done: BackedUp) -> dg.AssetCheckResult:
+    """Whether a backup has all of the lake, and of which tables it lacks files."""
+    told = {table: "\n".join(texts.values()) for table, texts in done.damaged.items()}
+    return dg.AssetCheckResult(check_name=WHOLE.name, passed=not told, metadata=told)
 
 
 def _back_up_patiently(context: dg.AssetExecutionContext, lakehouse: Lakehouse) -> BackedUp:

@@ -23,6 +23,7 @@ from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakeh
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
 from medallion_platform.orchestration.maintenance_job import maintenance_job, maintenance_schedule
 from medallion_platform.orchestration.notifications import channels_of, notify_sensor, rules_of
+from medallion_platform.orchestration.ops import ops_assets, ops_checks
 from medallion_platform.orchestration.pools import sleep_while_waiting
 from medallion_platform.orchestration.schedules import catch_up_by_the_hour
 from medallion_platform.orchestration.sensors import catch_up_sensor, code_sensor, surge_sensor
@@ -104,8 +105,8 @@ def build_defs(
         our_sensors.append(notify_sensor(channels, rules_of(settings, catalog, features)))
     backups = [backup_asset()] if place.backup else []
     return dg.Definitions(
-        assets=[*bronze, *made, *published, *backups, *assets],
-        asset_checks=asset_checks,
+        assets=[*bronze, *made, *published, *backups, *ops_assets(), *assets],
+        asset_checks=[*ops_checks(), *asset_checks],
         jobs=_replace_by_name([intake, catch_up, maintenance], jobs),
         schedules=_replace_by_name(
             [

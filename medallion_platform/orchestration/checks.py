@@ -10,7 +10,7 @@ import dagster as dg
 from medallion_platform.contracts.contract import Contract, IsType, Severity
 from medallion_platform.contracts.expectations_in_words import expectation_sentence
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration.names import asset_key
+from medallion_platform.orchestration.names import INCIDENTS, asset_key
 from medallion_platform.pipeline.table import Table
 from medallion_platform.queries import findings
 from medallion_platform.queries.drift import Drift
@@ -86,10 +86,11 @@ def refreshed_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def refreshed_result(table: str, *repaired: str) -> dg.AssetCheckResult:
-    """A table was brought up to date; repaired: what was repaired for it before, in words."""
-    told = {"repaired": "; ".join(repaired)} if repaired else None
-    return dg.AssetCheckResult(asset_key=asset_key(table), check_name=REFRESHED, passed=True, metadata=told)
+def refreshed_result(table: str, **described: str) -> dg.AssetCheckResult:
+    """A table was brought up to date; described: the incident that ended so."""
+    return dg.AssetCheckResult(
+        asset_key=asset_key(table), check_name=REFRESHED, passed=True, metadata=_with_ledger(described)
+    )
 
 
 def not_refreshed_result(table: str, why: str, next_step: str = "", **described: str) -> dg.AssetCheckResult:
@@ -102,9 +103,14 @@ def not_refreshed_result(table: str, why: str, next_step: str = "", **described:
         metadata={
             "why": why,
             "what_next": next_step or "A moment later this says when it is tried again.",
-            **described,
+            **_with_ledger(described),
         },
     )
+
+
+def _with_ledger(described: Mapping[str, str]) -> dict[str, Any]:
+    """What is said of an incident, with a link to all of them."""
+    return {**described, "all_incidents": dg.MetadataValue.asset(INCIDENTS)} if described else {}
 
 
 def personal_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -302,6 +308,13 @@ def last_check_results(
 ) -> dict[str, dg.AssetCheckEvaluation]:
     """The last result of a check by table, in one query for all tables."""
     names = {dg.AssetCheckKey(asset_key(table), check): table for table in tables}
-    records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(names))
+    return {names[key]: result for key, result in last_evaluations(on, names).items()}
+
+
+def last_evaluations(
+    on: dg.DagsterInstance, keys: Collection[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+    """The last results of checks, in one query."""
+    records = on.event_log_storage.get_latest_asset_check_execution_by_key(list(keys))
     events = {key: record.event and record.event.dagster_event for key, record in records.items()}
-    return {names[key]: event.asset_check_evaluation_data for key, event in events.items() if event}
+    return {key: event.asset_check_evaluation_data for key, event in events.items() if event}

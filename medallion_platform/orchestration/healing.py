@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import dagster as dg
@@ -29,6 +30,7 @@ from medallion_platform.healing.decide import (
 from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.damaged_files import is_damaged
+from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
@@ -187,7 +189,10 @@ def _first_ones(texts: Sequence[str]) -> str:
 def _next_in_words(held: Held | None) -> str:
     if held is None:
         return "at once"
-    return f"{held.next_try:%Y-%m-%d %H:%M:%S}Z" if held.next_try else f"after {held.command}"
+    if held.next_try is None:
+        return f"after {held.command}"
+    told = f"{held.next_try:%Y-%m-%d %H:%M:%S}Z"
+    return f"{told} (breaker open)" if held.state == "open" else told
 
 
 def _pages(
@@ -206,17 +211,27 @@ def _pages(
         for table in troubled
         if table in held and now[table] != told.get(table)
     ]
-    good = [table for table in told if table not in now]
-    results += [checks.refreshed_result(table, *_done_for(known, decisions, table)) for table in good]
+    over = sorted(table for table in told if table not in now)
+    results += [checks.refreshed_result(table, **_ended(known, table)) for table in over]
     return now, tuple(results)
 
 
-def _done_for(known: Known, decisions: Decisions, table: str) -> list[str]:
-    """What was done about the incidents of a table that end now, in words."""
-    ended = (known.incidents[id] for id in sorted(decisions.closed))
-    return [action.what for i in ended if i.table == table for action in i.actions]
-
-
 def _not_made(table: str, incident: Incident | None, held: Held, why: str) -> dg.AssetCheckResult:
-    described = {"incident": incident.id, "class": incident.kind.value} if incident else {}
-    return checks.not_refreshed_result(table, why or held.why, str(held), **described)
+    return checks.not_refreshed_result(table, why or held.why, str(held), **_named(incident))
+
+
+def _named(incident: Incident | None) -> dict[str, str]:
+    return {"incident": incident.id, "class": incident.kind.value} if incident else {}
+
+
+def _ended(known: Known, table: str) -> dict[str, str]:
+    """What the page says of the incidents of a table that were over last, and of what was repaired for them."""
+    over = [(i.closed_at, i) for i in known.incidents.values() if i.table == table and i.closed_at]
+    if not over:
+        return {}
+    at, last = max(over, key=itemgetter(0))
+    seconds = max(round((at - last.began).total_seconds()), 0)
+    tried = f"tried {counted(len(last.tries), 'times')}"
+    told = {**_named(last), "ended": f"{last.closed} {counted(seconds, 'seconds')} after it failed; {tried}"}
+    repaired = [action.what for closed, i in over if closed == at for action in i.actions]
+    return {**told, "repaired": "; ".join(repaired)} if repaired else told

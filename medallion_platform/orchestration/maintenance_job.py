@@ -21,7 +21,7 @@ from medallion_platform.lakehouse.guard import Guard
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration.begin_run import begin_run
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import asset_key, pool_name
+from medallion_platform.orchestration.names import MAINTENANCE, asset_key, pool_name
 from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.memory import worth_keeping
@@ -39,7 +39,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
     ]
 
     @dg.graph(
-        name="maintenance",
+        name=MAINTENANCE,
         description="Cluster small files and delete unused ones in every table; delete old runs in Dagster.",
     )
     def graph() -> None:

@@ -5,7 +5,16 @@ import dagster as dg
 CATCH_UP = "catch_up"
 BRING_UP = "bring_up"
 """The one op of the job `catch_up`."""
+CATCH_UP_SENSOR = "catch_up_sensor"
 INTAKE = "intake"
+MAINTENANCE = "maintenance"
+"""The job, and the asset that tells of it."""
+BACKUP = "backup"
+"""The asset of the newest backup."""
+INCIDENTS = dg.AssetKey("incidents")
+"""The asset of all incidents."""
+OPS = "ops"
+"""The group of what tells how the platform itself is doing."""
 
 
 def asset_key(table: str) -> dg.AssetKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -268,8 +268,13 @@ def rows_as_markdown(rows: pl.DataFrame | None) -> str:
     """A few rows as a markdown table."""
     if rows is None:
         return "no rows yet"
-    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * rows.width]
-    lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows.iter_rows()]
+    return markdown_table(rows.columns, rows.iter_rows())
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Rows as a markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
     return "\n".join(lines)
 
 

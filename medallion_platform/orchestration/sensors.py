@@ -21,6 +21,7 @@ from medallion_platform.orchestration.memory_reports import keep_kills
 from medallion_platform.orchestration.names import (
     BRING_UP,
     CATCH_UP,
+    CATCH_UP_SENSOR,
     INTAKE,
     asset_key,
     pool_name,
@@ -66,7 +67,7 @@ def catch_up_sensor(
     bronze = {source.table for source in catalog.sources}
 
     @dg.sensor(
-        name="catch_up_sensor",
+        name=CATCH_UP_SENSOR,
         jobs=[intake, catch_up],
         minimum_interval_seconds=_LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -1,7 +1,6 @@
 """What changes about a table without a write: its data get older, inputs are missing, a new day begins.
 
-Dagster's own freshness evaluation uses the last materialization, so a rebuild of last year's rows would look
-fresh. It is switched off (`runs.open_instance`); `pipeline.freshness` sets the same badge.
+How old data are is decided by `pipeline.freshness`.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
+from dagster._core.definitions.freshness import FreshnessState
 
 from medallion_platform.lakehouse.lake import DamagedLog, Lake
 from medallion_platform.orchestration import checks, partitions, reports
 from medallion_platform.orchestration.event_log import report_in_bulk
+from medallion_platform.orchestration.freshness_badges import report_freshness
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import asset_key, serving_name
+from medallion_platform.orchestration.ops import report_ops
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform.pipeline.features import Features
 from medallion_platform.pipeline.freshness import Freshness, Known, freshness
@@ -52,15 +53,7 @@ def report_states(
     fresh = {asset_key(name): _shown_freshness(catalog, lake, name, now, ages) for name in catalog.names}
     # Online features are as old as the table that they copy.
     fresh |= {key: fresh[asset_key(table)] for key, table in served.items()}
-    known = on.get_freshness_state_records(list(fresh))
-    for key, state in fresh.items():
-        old = known[key].freshness_state if key in known else FreshnessState.UNKNOWN
-        if state != old:
-            on._report_runless_asset_event(
-                FreshnessStateChange(
-                    key=key, previous_state=old, new_state=state, state_change_timestamp=now.timestamp()
-                )
-            )
+    report_freshness(on, fresh, now)
     waits, told = (
         tables_waiting_for_inputs(catalog, lake),
         checks.last_check_results(on, catalog.by_name, checks.INPUTS),
@@ -155,19 +148,20 @@ def _report_missing_partitions(
 
 
 def state_sensor(catalog: Catalog, served: Mapping[dg.AssetKey, str]) -> dg.SensorDefinition:
-    """Report each table's freshness, inputs and partitions, every minute."""
+    """Report each table's freshness, inputs and partitions, and the group `ops`, every minute."""
 
     @dg.sensor(
         name="data_grew_old",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Tells how old the data of each table are, which tables wait for an input, and which "
-        "days are done since they have no rows.",
+        "days are done since they have no rows; and how the platform is doing, in the group `ops`.",
     )
     def sensor(context: dg.SensorEvaluationContext, lakehouse: Lakehouse) -> dg.SensorResult:
         now, on, lake = datetime.now(UTC), context.instance, lakehouse.lake.snapshot()
         report_states(catalog, served, lake, on, now)
         report_tables(catalog, lake, on, now)
+        report_ops(lake, on, now)
         return dg.SensorResult(skip_reason=dg.SkipReason("it starts no run"))
 
     return sensor

@@ -202,6 +202,10 @@ def test_a_failure_is_an_incident_that_the_page_and_the_run_tell_of_until_it_is_
     (page,) = world.tick().asset_events
     assert page.passed
     assert of_table(world)[0].closed == "passed"
+    ended = {name: entry.value for name, entry in page.metadata.items()}
+    assert (ended["incident"], ended["class"]) == (incident.id, "disk")
+    assert re.fullmatch(r"passed [\d,]+ seconds? after it failed; tried 0 times", ended["ended"])
+    assert said["all_incidents"] == ended["all_incidents"] == dg.AssetKey("incidents")
 
 
 def test_it_is_tried_again_as_its_class_says_and_rows_that_land_meanwhile_do_not_reset_it(
