@@ -17,6 +17,7 @@ from medallion_platform.errors import Kind
 from medallion_platform.healing.classify import classify, fingerprint, signature
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.healing.incident import (
+    ASKED_FOR,
     WINDOW,
     Closed,
     Event,
@@ -142,7 +143,7 @@ def decide(known: Known, look: Look) -> Decisions:
         row = _detected(known, look, evidence, asked.get(evidence.table))
         rows.append(row)
         known = advance(known, [row])
-    failed = {evidence.table for evidence in new}
+    failed = _tables_failed(new)
     closed = [row for i in known.incidents.values() if i.table not in failed for row in _closed(i, look)]
     known = advance(known, closed)
     held = {table: found for table in _troubled(known, look) if (found := _held(known, table, look))}
@@ -211,10 +212,15 @@ def _new_evidence(known: Known, look: Look, asked: Mapping[str, Asked]) -> list[
     """What has failed and belongs to no incident yet: reported, seen now, or a try that ended silently."""
     told = {e.occurrence: e for e in (*known.reported, *look.evidence)}
     new = [e for e in told.values() if e.occurrence not in known.occurrences]
-    failed = {e.table for e in new}
+    failed = _tables_failed(new)
     silent = (_silent(table, of, look) for table, of in asked.items() if table not in failed)
     new += [e for e in silent if e and e.occurrence not in known.occurrences]
     return sorted(new, key=lambda e: (e.at, e.occurrence))
+
+
+def _tables_failed(found: Iterable[Evidence]) -> set[str]:
+    """The tables at which work failed that is asked for: what else failed there ends no try of it."""
+    return {evidence.table for evidence in found if evidence.work in ASKED_FOR}
 
 
 def _silent(table: str, asked: Asked, look: Look) -> Evidence | None:
@@ -286,7 +292,8 @@ def _closed(incident: Incident, look: Look) -> Iterable[Row]:
     ended: Closed = "lost" if incident.kind is Kind.GAP else "healed" if incident.tries else "passed"
     if not incident.asked_for:  # nobody asks for it again, so nothing shows that it is done
         if look.now - incident.failed >= WINDOW:
-            yield _close(incident, "passed", look.now, look.by)
+            gone = incident.kind is Kind.GAP
+            yield _close(incident, "lost" if gone else "passed", look.now, look.by)
     elif want is None or (incident.pending and want.written != incident.tries[-1].written):
         yield _close(incident, ended, look.now, look.by)
     elif incident.code_version and want.code_version not in ("", incident.code_version):

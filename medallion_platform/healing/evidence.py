@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from medallion_platform.errors import ErrorChain
 
-Work = Literal["intake", "refresh", "publish", "stream", "maintenance", "backup", "run"]
-"""What failed; a run, where it is not known of which work."""
+Work = Literal["intake", "refresh", "publish", "stream", "maintenance", "backup", "reading", "run"]
+"""What failed; a run, where it is not known of which work. Reading of a log fails where records are gone: the
+intake that finds it goes on behind them."""
 
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 _LONGEST = 300

@@ -21,7 +21,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.restore import RestoredTable, is_begun, restore_lake
 from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import BACKUP, OPS
+from medallion_platform.orchestration.names import BACK_UP, BACKUP, OPS
 from medallion_platform.orchestration.retries import OURS, only_attempt
 from medallion_platform.serving.feature_repository import registry_file
 
@@ -154,7 +154,7 @@ def backup_schedule() -> dg.ScheduleDefinition:
     """Every six hours."""
     return dg.ScheduleDefinition(
         name="backup_schedule",
-        job=dg.define_asset_job("back_up", selection=[BACKUP]),
+        job=dg.define_asset_job(BACK_UP, selection=[BACKUP]),
         cron_schedule=_EVERY_SIX_HOURS,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Every six hours: copies what is new to the place that MEDALLION_BACKUP names.",

@@ -14,7 +14,9 @@ from medallion_platform.errors import ErrorChain
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
+from medallion_platform.orchestration.names import BACK_UP, BACKUP, MAINTENANCE
 
+_WORK_OF_JOBS: Mapping[str, Work] = {MAINTENANCE: "maintenance", BACK_UP: "backup"}
 _WELL = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.CANCELED)
 _MOST = 1000
 """Failed runs that are read at one look; the others are read at the next one."""
@@ -32,6 +34,7 @@ class FailedRun:
     none if it was ended before it could say why. working_on: the table that it worked on last, "" if it had
     begun none. ended_by: what ended its pod or process, a word of `kubernetes/pod_end.py`. reason: Dagster's
     `RunFailureReason`. exit_code: of its process, as `Evidence` has it; None where nobody saw it end.
+    job: its name.
     """
 
     run_id: str
@@ -42,6 +45,7 @@ class FailedRun:
     ended_by: str = ""
     reason: str = ""
     exit_code: int | None = None
+    job: str = ""
 
 
 def failed_runs(on: dg.DagsterInstance, position: int | None) -> tuple[list[FailedRun], int]:
@@ -67,12 +71,19 @@ def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]
         tables: Iterable[str] = [failed.working_on]
     else:
         tables = chains or asked_for
+    work = _WORK_OF_JOBS.get(failed.job)
+    if work is None and BACKUP in failed.failures:
+        work = "backup"
+    if work:
+        # It is done anew at its next time. What is of no table has the name of its step, or of the work.
+        chains = {name: failure.chain for name, failure in failed.failures.items()}
+        tables = chains or [work]
     whole = next((f.chain for f in failed.failures.values()), ErrorChain())
     return [
         Evidence(
             f"run/{failed.run_id}/{table}",
             failed.at,
-            work_at(table),
+            work or work_at(table),
             table,
             failed.run_id,
             chains.get(table, whole),
@@ -125,6 +136,7 @@ def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | N
         run.tags.get(ENDED_BY, ""),
         run.tags.get(RUN_FAILURE_REASON_TAG, ""),
         None if failures else _exit_code(on, run_id),
+        run.job_name,
     )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.commit_record import CommitRecord
 from medallion_platform.lakehouse.counts import Counts
 from medallion_platform.lakehouse.guard import NotAllowed
+from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.observability.worker import WorkerMetrics
 from medallion_platform.orchestration import reports
 from medallion_platform.orchestration.event_log import report_in_bulk
@@ -30,6 +32,7 @@ from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.leader_guard import Leader
 from medallion_platform.orchestration.names import asset_key
 from medallion_platform.pipeline.catalog import Catalog
+from medallion_platform.pipeline.incident_reports import failure_of_worker, report
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.stream import lower_priority, stream, why_to_wait
 from medallion_platform.pipeline.observer import Observer
@@ -67,7 +70,7 @@ def follow_source(
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    worker = _Worker(source, metrics)
+    worker = _Worker(source, metrics, lakehouse.lake)
     threads = [Thread(target=_report_regularly, args=(worker, lakehouse, on, stop))]
     if leader:
         threads.append(Thread(target=_refresh_silver, args=(worker, catalog, lakehouse, leader, stop)))
@@ -142,11 +145,13 @@ class _Worker:
 
     source: Source
     metrics: WorkerMetrics
+    lake: Lake
     name: str = field(default_factory=lambda: f"stream-{uuid4().hex[:8]}")
     arrived: Event = field(default_factory=Event)
     _since: list[IntakeResult] = field(default_factory=list)
     _made: dict[tuple[dg.AssetKey, str | None], dict[str, Any]] = field(default_factory=dict)
     _why: str = ""
+    _told: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Run:
         """The run of the next batch; batches within the same ten seconds belong to one run."""
@@ -175,6 +180,19 @@ class _Worker:
         """Log once why nothing is taken in."""
         self.metrics.waits(why)
         self._heard(why)
+
+    def failed(self, error: Exception, begun: Mapping[str, int | None]) -> None:
+        """Tell the ledger of it."""
+        log = min(begun, default="")
+        place = f"{log}/{begun[log]}" if log else f"{self.source.name}/{classify(error).kind}"
+        self.tell_ledger(self.source.table, place, error)
+
+    def tell_ledger(self, table: str, place: str, error: Exception) -> None:
+        """Tell the ledger why a table is behind, unless this was told already."""
+        found = failure_of_worker("stream", table, place, error, datetime.now(UTC))
+        if self._told.get(table) != found.occurrence:
+            self._told[table] = found.occurrence
+            report(self.lake, [found], self.name)
 
     def to_report(self) -> IntakeResult | None:
         """The batches since the last report as one result; None if there were none."""
@@ -242,6 +260,7 @@ def _refresh_silver(
     """Refresh silver tables whenever rows arrived, here or in another worker, one after the other."""
     lower_priority()  # the JVM, which this thread starts, as well
     tables = silver_tables_behind(catalog, worker.source.table)
+    working_on = worker.source.table
     followed = None  # the version of bronze up to which silver was refreshed
     with suppress(Exception):  # whoever needs it meets the same error, and tells it
         lakehouse.session(quick=False)  # it stays: both compilers pay
@@ -253,6 +272,7 @@ def _refresh_silver(
                 worker.arrived.clear()
                 continue
             for table in tables:
+                working_on = table.name
                 run = replace(Run.now(f"{worker.run().run_id}-refresh"), guard=leader)
                 done = refresh(
                     table, lakehouse.lake, lakehouse.session, run, partition_columns=catalog.partition_columns
@@ -269,4 +289,5 @@ def _refresh_silver(
                 why_to_wait(error) or error,
                 extra={"source": worker.source.name, "kind": classify(error).kind.value},
             )
+            worker.tell_ledger(working_on, f"{working_on}/{classify(error).kind}", error)
             stop.wait(REPORT_EVERY)

@@ -100,6 +100,15 @@ class Arrivals(Protocol):
         ...
 
 
+class Polled(Arrivals, Protocol):
+    """What a continuous worker has read: one batch."""
+
+    @property
+    def begun(self) -> Mapping[str, int | None]:
+        """The positions that it begins at, by log."""
+        ...
+
+
 @dataclass(frozen=True)
 class SourceContext:
     """What a source needs to know to find what has arrived.
@@ -126,7 +135,7 @@ class SourceFollower(Protocol):
         """Its declaration."""
         ...
 
-    def poll(self, rows: int, size: int, within: float) -> Arrivals | None:
+    def poll(self, rows: int, size: int, within: float) -> Polled | None:
         """What arrived within `within` seconds, None for nothing.
 
         Raises:

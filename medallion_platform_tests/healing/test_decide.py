@@ -325,6 +325,25 @@ def test_what_is_lost_is_not_called_healed() -> None:
     assert sensor.incident.closed == "lost"
 
 
+def test_records_that_are_gone_keep_nothing_from_being_made_and_end_as_lost() -> None:
+    sensor = Sensor()
+    found = sensor.look(evidence("gap/clicks/0/17", Kind.GAP, work="reading"))
+    assert (found.try_now, found.held) == ({TABLE: ()}, {})
+    sensor.look(wanted={}, after=23 * HOUR)
+    assert sensor.incident.closed == ""
+    sensor.look(after=HOUR)
+    assert sensor.incident.closed == "lost"
+
+
+def test_what_fails_at_a_table_beside_its_refresh_ends_no_try_of_it() -> None:
+    sensor = Sensor()
+    sensor.look()
+    at_work = sensor.look(evidence("worker/1", work="stream"), at_work={TABLE})
+    assert TABLE in at_work.asked
+    died = sensor.look(evidence("worker/2", work="stream"))
+    assert [row.event for row in died.rows].count("detected") == 2, "the run of which nothing came, too"
+
+
 def test_a_label_gives_the_unknown_a_class_from_then_on() -> None:
     sensor, chain = Sensor(), ErrorChain(links=(Link(frozenset({"Strange"})),))
     sensor.look(evidence("run/1", chain=chain))

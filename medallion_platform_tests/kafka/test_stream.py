@@ -269,6 +269,9 @@ def test_an_error_between_messages_loses_none_of_them(
         def waits(self, why: str) -> None:
             assert why == "refused for once"
 
+        def failed(self, error: Exception, begun: Mapping[str, int | None]) -> None:
+            assert list(begun) == [f"{source.name}/{topic}/0"]
+
     stream(follower, lake, lambda: RUN, stop, Watch())
     follower.close()
     assert failed

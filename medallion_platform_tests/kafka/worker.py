@@ -35,6 +35,9 @@ class Printing:
     def waits(self, why: str) -> None:
         print("waits", why, flush=True)
 
+    def failed(self, error: Exception, begun: object) -> None:
+        pass
+
 
 if __name__ == "__main__":
     address, topic, root, keyed, engine = sys.argv[1:]

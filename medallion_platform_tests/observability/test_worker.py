@@ -69,7 +69,7 @@ def test_a_batch_of_many_minutes_is_slow_and_not_stuck(
             return {}
 
     monkeypatch.setattr(polars_engine.polars_writer, "write_partition_file", slowly)
-    worker = _Worker(CSV, metrics)
+    worker = _Worker(CSV, metrics, zone.lake)
     stream(Follower(), zone.lake, worker.run, stop, worker)  # type: ignore[arg-type]
     assert alive == [True] * 5
     assert metrics.not_ready == ""

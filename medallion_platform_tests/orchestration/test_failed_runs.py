@@ -58,6 +58,25 @@ def test_a_failed_run_is_evidence_of_the_tables_that_it_names_or_worked_on_or_wa
     assert all(e.work == works.get(e.table.partition(".")[0], "refresh") for e in found)
 
 
+@pytest.mark.parametrize(
+    ("failed", "told"),
+    [
+        (run("", job="maintenance", failures={"silver.events": FULL}), ("maintenance", "silver.events")),
+        (run("", job="maintenance", failures={"forget_old_runs": FULL}), ("maintenance", "forget_old_runs")),
+        (run("", job="maintenance"), ("maintenance", "maintenance")),
+        (run("", job="back_up", failures={"backup": FULL}), ("backup", "backup")),
+        (run("", job="back_up", ended_by="oom"), ("backup", "backup")),
+        (run("", job="__ASSET_JOB", failures={"backup": FULL}), ("backup", "backup")),
+    ],
+)
+def test_a_failed_run_of_maintenance_or_of_a_backup_fails_no_table(
+    failed: FailedRun, told: tuple[str, str]
+) -> None:
+    (found,) = evidence_of(failed, set())
+    assert (found.work, found.table) == told
+    assert found.ended_by == failed.ended_by
+
+
 def test_what_a_run_had_not_begun_when_something_ended_it_has_not_failed() -> None:
     died, failed = run(working_on="gold.days"), run(failures={"gold.days": FULL}, working_on="gold.days")
     assert without_untouched(ASKED, [died]).keys() == {"bronze.events", "gold.days"}

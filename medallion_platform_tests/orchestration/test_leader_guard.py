@@ -156,7 +156,9 @@ def test_the_leader_refreshes_what_any_worker_took_in(
         return SimpleNamespace(record=None)
 
     monkeypatch.setattr(stream_reports, "refresh", refresh)
-    workers = [stream_reports._Worker(shop.EVENTS, WorkerMetrics("s"), name=f"stream-{n}") for n in "ab"]
+    workers = [
+        stream_reports._Worker(shop.EVENTS, WorkerMetrics("s"), zone.lake, name=f"stream-{n}") for n in "ab"
+    ]
     leases = [Lease(api, worker.name) for worker in workers]
     for lease in leases:
         lease.turn()

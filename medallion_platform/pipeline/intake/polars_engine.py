@@ -29,6 +29,7 @@ from medallion_platform.lakehouse.counts import Counts, counted
 from medallion_platform.lakehouse.damaged_files import report_damage
 from medallion_platform.lakehouse.key_index import Keys
 from medallion_platform.lakehouse.lake import Lake, follow, is_in_log
+from medallion_platform.pipeline.incident_reports import gaps_in, report
 from medallion_platform.pipeline.intake.batch_commit import (
     ATTEMPTS,
     PendingIntake,
@@ -245,6 +246,7 @@ def _take_batch(
     _, record = commit_batch(pending, tell, write_rows, None if bad.is_empty() else write_letters)
     for piece in batch.unread:
         _say_unread(source, piece, run)
+    report(lake, gaps_in(batch.unread, source.table, run.run_id, run.at), "intake")
     return record
 
 

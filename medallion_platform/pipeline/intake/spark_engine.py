@@ -192,6 +192,7 @@ def stream(
                     moments.conflicted(error)
                 watch.working()
             except Exception as error:
+                watch.failed(error, {})
                 if not (why := why_to_wait(error)):
                     moments.failed(error)
                     raise

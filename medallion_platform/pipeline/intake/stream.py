@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from threading import Event, get_native_id
 from typing import Protocol, Self
 
@@ -25,11 +26,12 @@ from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import archive_log
+from medallion_platform.pipeline.incident_reports import failure_of_worker, report
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, SMOOTH, next_rows, smoothed
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import SourceFollower
+from medallion_platform.sources.arrivals import Polled, SourceFollower
 from medallion_platform.sources.errors import OwnershipLost
 from medallion_platform.storage import client_reason
 
@@ -64,6 +66,13 @@ class WorkerObserver(Protocol):
         """Nothing can be taken in now, for a reason that may pass."""
         ...
 
+    def failed(self, error: Exception, begun: Mapping[str, int | None]) -> None:
+        """A batch was not taken in; then follows `waits`, or the worker ends.
+
+        begun: the positions that it begins at, by log; none if it could not be read.
+        """
+        ...
+
 
 def stream(
     follower: SourceFollower, lake: Lake, run: Callable[[], Run], stop: Event, watch: WorkerObserver
@@ -81,6 +90,7 @@ def stream(
     with BackgroundMaintenance(lake, follower.source.table) as upkeep:
         while not stop.is_set():
             began = time.monotonic()
+            arrived: Polled | None = None
             try:
                 arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
                 polled = time.monotonic()
@@ -93,6 +103,7 @@ def stream(
                 follower.begin_anew()
                 watch.working()
             except Exception as error:
+                watch.failed(error, arrived.begun if arrived else {})
                 if not (why := why_to_wait(error)):
                     raise
                 follower.begin_anew()
@@ -152,10 +163,14 @@ class BackgroundMaintenance:
                 if self._lake.exists(name):
                     maintenance.optimize(self._lake, name)
                     archive_log(self._lake.path(name))
+            except CommitConflict as error:
+                _LOG.info("the small files of %s are left for later: %s", name, error, extra={"table": name})
             except Exception as error:  # it is put off
                 why = why_to_wait(error) or error
                 fields = {"table": name, "kind": classify(error).kind.value}
                 _LOG.warning("the small files of %s are left for later: %s", name, why, extra=fields)
+                found = failure_of_worker("maintenance", name, name, error, datetime.now(UTC))
+                report(self._lake, [found], "stream")
 
 
 @dataclass
