@@ -17,6 +17,7 @@ from medallion_platform.cli import (
     checkout,
     dead_letter_commands,
     doctor_command,
+    drill_commands,
     incident_commands,
     projects,
     read_commands,
@@ -68,6 +69,7 @@ for group in (
     app.add_typer(group.app)
 app.add_typer(dead_letter_commands.app, name="dead-letters", no_args_is_help=True)
 app.add_typer(incident_commands.app, name="incidents", no_args_is_help=True)
+app.add_typer(drill_commands.app, name="drill", no_args_is_help=True)
 
 
 def _print_version(wanted: bool) -> None:

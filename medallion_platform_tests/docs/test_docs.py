@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
     "test": "this suite, and .ci/run with -m ui, integration and faults; cluster needs root",
     "stream": "kafka/test_stream.py",
     "dev": "ui/test_ui.py",
+    "drill": "faults/test_drills.py",
     "bench": ".ci/run",
 }
 PLACEHOLDERS = {"DIR", "RUN", "..."}

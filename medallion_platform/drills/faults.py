@@ -1,0 +1,116 @@
+"""Faults within the process of a run: what makes it die, fail, or come second, at one table.
+
+They are put in where a table's rows are about to be committed, after its dead letters: the moment at which
+most could go wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medallion_platform.lakehouse.lake import Lake
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault for the process of a run. type: kill, fail or write. table: at which it comes."""
+
+    type: str
+    table: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For the message to the process."""
+        return asdict(self)
+
+
+@dataclass
+class Strikes:
+    """How often a fault has come."""
+
+    count: int = 0
+
+
+@contextmanager
+def armed(fault: Fault | None, lake: Lake) -> Generator[Strikes]:
+    """In the `with` block the fault comes to whoever reaches its table."""
+    strikes = Strikes()
+    with ExitStack() as stack:
+        if fault is not None:
+            for module, name, wrapper in _places(fault, lake, strikes):
+                original = getattr(module, name)
+                setattr(module, name, wrapper(original))
+                stack.callback(setattr, module, name, original)
+        yield strikes
+
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType, str, Wrapper]]:
+    from medallion_platform.lakehouse import polars_writer
+    from medallion_platform.lakehouse.lake import path_of
+    from medallion_platform.pipeline.refresh import commit, transform
+
+    def strike() -> None:
+        strikes.count += 1
+        if fault.type == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif strikes.count == 1:
+            _commit_first(lake, fault.table)
+
+    def before_its_rows(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(table: Any, *given: Any, **named: Any) -> Any:
+            if path_of(table) == lake.path(fault.table):
+                strike()
+            return write(table, *given, **named)
+
+        return wrapped
+
+    def without_its_columns(run_transform: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(context: Any, *given: Any) -> Any:
+            if context.table.name != fault.table:
+                return run_transform(context, *given)
+            strikes.count += 1
+            table = replace(context.table, transform=lambda **frames: next(iter(frames.values())).select())
+            return run_transform(replace(context, table=table), *given)
+
+        return wrapped
+
+    if fault.type == "fail":
+        return [(transform, "run_transform", without_its_columns)]
+    return [
+        (commit, "commit_files", before_its_rows),
+        (polars_writer, "append_rows", before_its_rows),
+    ]
+
+
+def _commit_first(lake: Lake, table: str) -> None:
+    """What a second writer commits that finds nothing to do: the same rows, with a newer number."""
+    from medallion_platform.lakehouse import dead_letters
+    from medallion_platform.lakehouse.commit import commit_files
+    from medallion_platform.lakehouse.counts import Counts
+    from medallion_platform.pipeline.refresh.context import VERBS
+
+    opened, last = lake.open(table), lake.last_record(table, VERBS)
+    assert opened is not None
+    assert last is not None
+    sequence = max(lake.sequence(table), lake.sequence(dead_letters.name(table))) + 1
+    record = replace(
+        last,
+        run_id="second-writer",
+        counts=Counts(),
+        sequence=sequence,
+        partitions={},
+        violations={},
+        warnings={},
+        masked={},
+        notes=["written by a drill"],
+    )
+    commit_files(opened, record)
