@@ -1,0 +1,174 @@
+"""Each drill as a user runs it: all is well again, and without the healer it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from medallion_platform import new_project
+from medallion_platform.drills.run import all_drills
+from medallion_platform.drills.traffic import BROKEN
+from medallion_platform.installation.project import MODULE
+from medallion_platform_tests import command as commands
+from medallion_platform_tests.faults import drilled_shop
+from medallion_platform_tests.pipeline.shop import change, event
+from medallion_platform_tests.pipeline.toy import Zone
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+DRILLS = {drill.name: drill for drill in all_drills()}
+IN_A_NEW_PROJECT = ("broken-rows", "failing-transform", "killed-refresh")
+"""Among them one that a new project, with its one source and its one table, has nothing for."""
+CLIENT_IS_PATIENT = ("enrichment-source-away", "source-unavailable")
+"""A minute passes until a run has failed by them: without the healer they are run with `--long` only."""
+NEEDS_ROOT = ("full-disk",)
+WELL = ("Resilient", "Degraded")
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def drilled(where: Path, env: Mapping[str, str], *arguments: str) -> Rows:
+    """What `medallion drill run` says, by drill."""
+    asked = ("drill", "run", *arguments, "--json")
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("MEDALLION_")}
+    usual |= {"MEDALLION_SPARK_MEMORY": "1g", "PYTHONPATH": str(commands.REPOSITORY), **env}
+    done = commands.medallion(*asked, where=where, env=usual, seconds=800)
+    assert done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    rows = {row["drill"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    failed = [name for name, row in rows.items() if row["verdict"] == "Failed"]
+    assert done.returncode == (1 if failed else 0), done.stderr
+    return rows
+
+
+def entries(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder, without what Python and Spark leave where they are called."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+        if not {"__pycache__", "spark-warehouse"} & set(path.parts)
+    }
+
+
+LEFT = ("drills", "drills/.lock", "drills/runs.log")
+"""What is there when all drills are over."""
+
+
+@pytest.fixture(scope="module")
+def in_a_new_project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, Path]:
+    """Some drills in a project as `medallion init` makes it."""
+    where = tmp_path_factory.mktemp("project") / "corner_shop"
+    new_project.make_project("corner_shop", where)
+    before = entries(where)
+    rows = drilled(where, {}, *IN_A_NEW_PROJECT, "--junit", str(where.parent / "junit.xml"))
+    after = entries(where)
+    assert before.items() <= after.items()
+    assert after.keys() - before == {".medallion", *(f".medallion/{name}" for name in LEFT)}
+    return rows, where.parent / "junit.xml"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, str]]:
+    """A home with files that landed, and what a command needs to find its catalog."""
+    zone = Zone(tmp_path_factory.mktemp("shop"))
+    for n in range(2):
+        zone.json(f"users/{n}.json", [change("u", n, n, "gold"), change("v", n, n, "silver")])
+        amounts = [{7: -1, 8: 150}.get(i, i) for i in range(20)]  # one is refused by bronze, one by silver
+        rows = [event(f"{n}-{i}", i % 3, i, user_id="uv"[i % 2], amount=a) for i, a in enumerate(amounts)]
+        zone.json(f"events/{n}.json", rows)
+    return zone.root, {MODULE: drilled_shop.__name__, "MEDALLION_HOME": str(zone.root)}
+
+
+@pytest.fixture(scope="module")
+def healed(shop: tuple[Path, Mapping[str, str]]) -> Rows:
+    """All drills."""
+    where, env = shop
+    before = entries(where)
+    rows = drilled(where, env, "all")
+    after = entries(where)
+    assert before.items() <= after.items()
+    assert after.keys() - before == set(LEFT)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def unhealed(request: pytest.FixtureRequest, shop: tuple[Path, Mapping[str, str]]) -> Rows:
+    """Drills where nothing is tried again."""
+    where, env = shop
+    if not request.config.getoption("--long"):
+        return drilled(where, env, "--unhealed", *(n for n in DRILLS if n not in CLIENT_IS_PATIENT))
+    return drilled(where, env, "--unhealed", "all")
+
+
+def skip_without_root(name: str) -> None:
+    """A small disk is mounted by root only."""
+    if name in NEEDS_ROOT and os.geteuid():
+        pytest.skip("no small disk without root")
+
+
+@pytest.mark.parametrize("name", DRILLS)
+def test_all_is_well_again_by_itself_and_nothing_is_lost_or_doubled(name: str, healed: Rows) -> None:
+    skip_without_root(name)
+    drill, row = DRILLS[name], healed[name]
+    assert row["verdict"] in WELL, row
+    assert (row["rows_lost"], row["rows_doubled"]) == (0, 0)
+    assert row["healed_after"] is not None
+    if not drill.resilient_by:
+        assert row["detected_after"] is not None
+        assert any("tried again" in told and told.endswith(", healed") for told in row["done"]), row
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n in CLIENT_IS_PATIENT else ()) for n in DRILLS]
+)
+def test_where_nothing_is_tried_again_it_fails_or_is_said_to_heal_by_others(
+    name: str, unhealed: Rows
+) -> None:
+    skip_without_root(name)
+    row = unhealed[name]
+    if DRILLS[name].resilient_by:
+        assert row["verdict"] in WELL, row
+        assert not any("tried again" in told for told in row["done"])
+    else:
+        assert row["verdict"] == "Failed", row
+        assert row["reason"]
+        assert row["healed_after"] is None
+
+
+def test_rows_that_nobody_can_read_are_counted_and_all_others_arrive(healed: Rows) -> None:
+    row = healed["broken-rows"]
+    assert row["dead_lettered"] == BROKEN
+    assert row["done"] == []
+
+
+def test_a_transform_that_always_fails_is_left_alone_and_no_other_is(healed: Rows) -> None:
+    row = healed["failing-transform"]
+    assert row["done"] == [f"{row['table']}: permanent, not tried again, open"]
+
+
+def test_a_new_project_can_be_drilled_as_far_as_it_has_something_for_it(
+    in_a_new_project: tuple[Rows, Path],
+) -> None:
+    rows, _ = in_a_new_project
+    assert {name: row["verdict"] in WELL for name, row in rows.items()} == {
+        "broken-rows": True,
+        "failing-transform": False,
+        "killed-refresh": True,
+    }
+    lacking = rows["failing-transform"]
+    assert lacking["verdict"] == "Inconclusive"
+    assert lacking["reason"] == "nothing in this catalog is a table beside others"
+
+
+def test_a_ci_server_reads_the_same_of_a_file(in_a_new_project: tuple[Rows, Path]) -> None:
+    rows, file = in_a_new_project
+    suite = ET.fromstring(file.read_text())
+    told = {case.get("name"): json.loads(str(case.findtext("system-out"))) for case in suite}
+    assert told == rows
+    assert suite.get("failures") == "0"
