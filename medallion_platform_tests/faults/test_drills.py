@@ -1,4 +1,7 @@
-"""Each drill as a user runs it: all is well again, and without the healer it is not."""
+"""Each drill as a user runs it: all is well again, and without the healer it is not.
+
+With `--long`, what was said is kept in the file `MEDALLION_TEST_FIGURES`: docs/recovery.md is made of it.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +106,12 @@ def unhealed(request: pytest.FixtureRequest, shop: tuple[Path, Mapping[str, str]
     where, env = shop
     if not request.config.getoption("--long"):
         return drilled(where, env, "--unhealed", *(n for n in DRILLS if n not in CLIENT_IS_PATIENT))
-    return drilled(where, env, "--unhealed", "all")
+    rows = drilled(where, env, "--unhealed", "all")
+    if file := os.environ.get("MEDALLION_TEST_FIGURES"):
+        healed: Rows = request.getfixturevalue("healed")
+        told = {"healed": [*healed.values()], "unhealed": [*rows.values()]}
+        Path(file).write_text(json.dumps(told))
+    return rows
 
 
 def skip_without_root(name: str) -> None:
