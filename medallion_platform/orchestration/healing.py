@@ -29,8 +29,8 @@ from medallion_platform.healing.decide import (
 )
 from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
 from medallion_platform.lakehouse import incidents
-from medallion_platform.lakehouse.damaged_files import is_damaged
 from medallion_platform.lakehouse.counts import counted
+from medallion_platform.lakehouse.damaged_files import is_damaged
 from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
@@ -225,7 +225,7 @@ def _named(incident: Incident | None) -> dict[str, str]:
 
 
 def _ended(known: Known, table: str) -> dict[str, str]:
-    """What the page says of the incidents of a table that were over last, and of what was repaired for them."""
+    """What the page says of the incidents of a table that ended last, and of what was repaired for them."""
     over = [(i.closed_at, i) for i in known.incidents.values() if i.table == table and i.closed_at]
     if not over:
         return {}
