@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -22,6 +24,7 @@ from medallion_platform.contracts.contract import ColumnType
 from medallion_platform.sources.formats import parquet, typed
 from medallion_platform.sources.formats.records import CODE, OURS, field_of_column
 from medallion_platform.storage import pieces
+from medallion_platform_tests.command import REPOSITORY
 
 EPOCH = datetime(1970, 1, 1)
 TIMESTAMP, DATE = ColumnType("timestamp"), ColumnType("date")
@@ -730,3 +733,26 @@ def test_numbers_that_json_does_not_have_are_words_and_not_null(tmp_path: Path) 
     assert [
         json.loads(p, parse_constant=str.upper) for p in typed.rows_as_json(rows.select(*columns))
     ] == want
+
+
+WITHOUT_THREADS = """
+import os, resource, sys
+from medallion_platform.errors import classify
+from medallion_platform.sources.formats import parquet
+
+file = open(sys.argv[1], "rb")  # root is not limited, and nobody else may read what is root's
+if os.getuid() == 0:
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+try:
+    list(parquet.Parquet().read(f"/dev/fd/{file.fileno()}", 1))
+except Exception as error:
+    print(type(error).__name__, classify(error).kind)
+"""
+
+
+def test_a_machine_without_room_is_no_damage_of_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a": pa.array([1, 2]), "b": pa.array(["x", "y"])})
+    command = [sys.executable, "-c", WITHOUT_THREADS, str(path)]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.stdout.split() == ["MedallionError", "resource"], told

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medallion_platform.contracts.codes import Code, Damage
+from medallion_platform.errors import Kind, MedallionError
 from medallion_platform.sources.errors import LostFile, UnreadableFile, is_file_system_error
 from medallion_platform.sources.formats import int96
 from medallion_platform.sources.formats.format import BLOCK, Format
@@ -328,8 +329,14 @@ def columns(path: Path) -> tuple[str, ...]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: BaseException) -> UnreadableFile:
+def _unreadable(path: Path, error: BaseException) -> MedallionError:
     if is_file_system_error(error):
         return LostFile.refused(path, error)
     said = str(error).splitlines()[0] if str(error) else repr(error)
+    if type(error) is pa.ArrowException:  # Arrow's "unknown error" is of no file: it gets no thread, say
+        return MedallionError(
+            f"{path} is not read, as Arrow cannot work: {said}",
+            kind=Kind.RESOURCE,
+            remedy="see how many processes and threads this machine allows",
+        )
     return UnreadableFile(path, f"not readable as Parquet: {said}", why=Damage.CONTENT, format="parquet")
