@@ -54,11 +54,11 @@ class Target(_Section):
     """What is disturbed: the first table of the catalog that fits.
 
     role: `lookup` is a source that others are enriched by, `beside others` a table from which no other one is
-    made while there are others of its kind.
+    made while there are others of its kind, `upstream` one from which another is made.
     """
 
     work: Literal["intake", "refresh"]
-    role: Literal["any", "lookup", "beside others"] = "any"
+    role: Literal["any", "lookup", "beside others", "upstream"] = "any"
 
     def table_in(self, catalog: Catalog) -> str | None:
         """The table; None if no table of the catalog fits."""
@@ -75,11 +75,18 @@ class Target(_Section):
                 return len(catalog.sources) > 1 and name in catalog.with_upstream(looked_up)
             case "beside others":
                 return len(catalog.tables) > 1 and not any(name in t.upstream_names for t in catalog.tables)
+            case "upstream":
+                return any(name in table.upstream_names for table in catalog.tables)
             case "any":
                 return True
 
     def __str__(self) -> str:
-        role = {"any": "", "lookup": " that others are enriched by", "beside others": " beside others"}
+        role = {
+            "any": "",
+            "lookup": " that others are enriched by",
+            "beside others": " beside others",
+            "upstream": " that others are made from",
+        }
         return ("a source" if self.work == "intake" else "a table") + role[self.role]
 
 
@@ -90,10 +97,10 @@ class SteadyState(_Section):
 
 
 class InARun(_Section):
-    """A fault in the process of the run that is about to commit rows of the target: it dies, its transform
-    fails, or somebody else commits first."""
+    """A fault in the process of the run that commits rows of the target: it dies before, its transform
+    fails, somebody else commits first, or what it wrote is damaged: a data file, or the Delta log."""
 
-    type: Literal["kill", "fail", "write"]
+    type: Literal["kill", "fail", "write", "damageFile", "damageLog"]
 
 
 class Refuse(_Section):

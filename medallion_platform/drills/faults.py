@@ -1,7 +1,7 @@
 """Faults within the process of a run: what makes it die, fail, or come second, at one table.
 
 They are put in where a table's rows are about to be committed, after its dead letters: the moment at which
-most could go wrong.
+most could go wrong. Damage comes right after that, before anybody has read what was written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault for the process of a run. type: kill, fail or write. table: at which it comes."""
+    """A fault for the process of a run. type: of `drill.InARun`. table: at which it comes."""
 
     type: str
     table: str
@@ -73,6 +74,17 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
 
         return wrapped
 
+    def before_others_read_it(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(table: Any, *given: Any, **named: Any) -> Any:
+            written = write(table, *given, **named)
+            if path_of(table) == lake.path(fault.table):
+                strikes.count += 1
+                if strikes.count == 1:
+                    _DAMAGES[fault.type](lake, fault.table)
+            return written
+
+        return wrapped
+
     def without_its_columns(run_transform: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(context: Any, *given: Any) -> Any:
             if context.table.name != fault.table:
@@ -85,10 +97,31 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
 
     if fault.type == "fail":
         return [(transform, "run_transform", without_its_columns)]
-    return [
-        (commit, "commit_files", before_its_rows),
-        (polars_writer, "append_rows", before_its_rows),
-    ]
+    wrapper = before_others_read_it if fault.type in _DAMAGES else before_its_rows
+    return [(commit, "commit_files", wrapper), (polars_writer, "append_rows", wrapper)]
+
+
+def _damage_file(lake: Lake, table: str) -> None:
+    """A part of the data file that was written last does not reach the disk."""
+    opened = lake.open(table)
+    assert opened is not None
+    _cut_off(max(map(Path, opened.file_uris()), key=lambda file: file.stat().st_mtime_ns))
+
+
+def _damage_log(lake: Lake, table: str) -> None:
+    """A part of a checkpoint of the log does not reach the disk."""
+    opened = lake.open(table)
+    assert opened is not None
+    opened.create_checkpoint()
+    (checkpoint,) = Path(lake.path(table), "_delta_log").glob(f"{opened.version():020}.checkpoint*.parquet")
+    _cut_off(checkpoint)
+
+
+_DAMAGES = {"damageFile": _damage_file, "damageLog": _damage_log}
+
+
+def _cut_off(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
 
 
 def _commit_first(lake: Lake, table: str) -> None:

@@ -62,6 +62,8 @@ def test_the_drills_here_are_right() -> None:
         "kill",
         "fail",
         "write",
+        "damageFile",
+        "damageLog",
         "refuse",
         "fillDisk",
         "spoil",
