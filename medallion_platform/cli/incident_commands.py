@@ -313,6 +313,7 @@ def _summary(known: Known, incident: Incident) -> dict[str, object]:
         "next_try": next_try,
         "run": incident.run_id,
         "closed": incident.closed_at,
+        "cost_seconds": round(incident.cost, 1),
         "proposal": incident.proposal,
     }
 

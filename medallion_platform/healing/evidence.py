@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Literal, get_args
 
 from medallion_platform.errors import ErrorChain
@@ -24,7 +25,7 @@ class Evidence:
     occurrence: the same whenever the same failure is told (`run/<id>/<table>`). chain: of the error, if there
     was one. ended_by: what ended the pod, or kept it from beginning, a word of `kubernetes/pod_end.py`.
     run_failure: Dagster's `RunFailureReason`. exit_code: of a process; of one that a signal ended 128 and its
-    number, or minus its number.
+    number, or minus its number. seconds: that the run took which failed, None where it is not known.
     """
 
     occurrence: str
@@ -36,6 +37,7 @@ class Evidence:
     ended_by: str = ""
     run_failure: str = ""
     exit_code: int | None = None
+    seconds: float | None = None
 
     def to_json(self) -> str:
         """The evidence as JSON, without what is empty."""
@@ -63,11 +65,17 @@ class Evidence:
             _text(found.get("ended_by")),
             _text(found.get("run_failure")),
             code if isinstance(code, int) and not isinstance(code, bool) else None,
+            _seconds(found.get("seconds")),
         )
 
 
 def _text(told: object) -> str:
     return told[:_LONGEST] if isinstance(told, str) else ""
+
+
+def _seconds(told: object) -> float | None:
+    known = isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < inf
+    return float(told) if known else None
 
 
 def _time(told: object) -> datetime:

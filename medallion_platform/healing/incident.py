@@ -147,9 +147,10 @@ class Incident:
         return self.closed_at if self.closed == "healed" else None
 
     @property
-    def run(self) -> str:
-        """The last run that failed by it, "" where none is known."""
-        return next((e.run_id for e in reversed(self.evidence) if e.run_id), "")
+    def cost(self) -> float:
+        """Seconds that it took: of the runs that failed by it, and of what was repaired."""
+        runs = {e.run_id: e.seconds or 0.0 for e in self.evidence}
+        return sum(runs.values()) + sum(action.seconds for action in self.actions)
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,9 @@ class Change:
 class Report:
     """Why a table failed, and what to do.
 
-    last_write: the last one before, None if nothing tells of any. changes: since then. advice: one
-    recommendation, in words. The others are those of the facts.
+    last_write: the last one before, None if nothing tells of any. changes: since then. rows_at_stake: that
+    had come into its inputs and were not in the table when it failed, None where nothing tells of any.
+    advice: one recommendation, in words. The others are those of the facts.
     """
 
     incident: str
@@ -111,6 +112,7 @@ class Report:
     operators: tuple[str, ...] = ()
     figures: Mapping[str, int | float] = field(default_factory=dict[str, int | float])
     log: tuple[str, ...] = ()
+    rows_at_stake: int | None = None
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """What it says for people, line by line, each with what it is about."""
@@ -124,6 +126,8 @@ class Report:
                 yield "changed since", str(change)
             if not self.changes:
                 yield "changed since", "nothing that is recorded"
+        if self.rows_at_stake is not None:
+            yield "rows at stake", f"{self.rows_at_stake:,}"
         if self.operators:
             yield "failed at", ", ".join(self.operators)
         for name, figure in self.figures.items():
@@ -144,7 +148,13 @@ def explain_incident(incident: Incident, facts: Facts) -> Report:
         facts.operators,
         facts.figures,
         facts.log,
+        _at_stake(facts),
     )
+
+
+def _at_stake(facts: Facts) -> int | None:
+    rows = [change.rows for change in facts.inputs if change.rows is not None]
+    return sum(rows) if rows else None
 
 
 def _changes(incident: Incident, facts: Facts) -> Iterator[Change]:

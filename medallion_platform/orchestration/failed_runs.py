@@ -34,7 +34,7 @@ class FailedRun:
     none if it was ended before it could say why. working_on: the table that it worked on last, "" if it had
     begun none. ended_by: what ended its pod or process, a word of `kubernetes/pod_end.py`. reason: Dagster's
     `RunFailureReason`. exit_code: of its process, as `Evidence` has it; None where nobody saw it end.
-    job: its name.
+    job: its name. seconds: that it took, None if it never began.
     """
 
     run_id: str
@@ -46,6 +46,7 @@ class FailedRun:
     reason: str = ""
     exit_code: int | None = None
     job: str = ""
+    seconds: float | None = None
 
 
 def failed_runs(on: dg.DagsterInstance, position: int | None) -> tuple[list[FailedRun], int]:
@@ -90,6 +91,7 @@ def evidence_of(failed: FailedRun, asked_for: Collection[str]) -> list[Evidence]
             failed.ended_by,
             failed.reason,
             failed.exit_code,
+            failed.seconds,
         )
         for table in tables
     ]
@@ -123,8 +125,8 @@ def work_at(table: str) -> Work:
 
 
 def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | None:
-    run = on.get_run_by_id(run_id)
-    if run is None or run.tags.get(WILL_RETRY_TAG) == "true":
+    record = on.get_run_record_by_id(run_id)
+    if record is None or (run := record.dagster_run).tags.get(WILL_RETRY_TAG) == "true":
         return None
     failures = _failures_in(on, run_id)
     return FailedRun(
@@ -137,6 +139,7 @@ def _failed_run(on: dg.DagsterInstance, run_id: str, at: float) -> FailedRun | N
         run.tags.get(RUN_FAILURE_REASON_TAG, ""),
         None if failures else _exit_code(on, run_id),
         run.job_name,
+        None if record.start_time is None else round(max(at - record.start_time, 0), 1),
     )
 
 

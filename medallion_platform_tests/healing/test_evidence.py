@@ -24,6 +24,7 @@ EVIDENCE = st.builds(
     ended_by=st.sampled_from(("", "oom", "evicted", "deadline", "killed", "of a later version")),
     run_failure=st.sampled_from(("", "STEP_FAILURE", "START_TIMEOUT", "OF_A_LATER_VERSION")),
     exit_code=st.none() | st.integers(-100, 300),
+    seconds=st.none() | st.floats(0, 1e9),
 )
 
 

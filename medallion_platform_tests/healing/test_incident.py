@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from medallion_platform.errors import ErrorChain, Kind, Link
 from medallion_platform.healing.decide import Look, Want, decide, label, pause, resume, undo
-from medallion_platform.healing.incident import Action, fold, report_of_action, worth_keeping
+from medallion_platform.healing.incident import Action, Incident, fold, report_of_action, worth_keeping
 from medallion_platform.lakehouse.incidents import Row
-from medallion_platform_tests.healing.small_ledger import NOON, SmallLedger, evidence
+from medallion_platform_tests.healing.small_ledger import NOON, TABLE, SmallLedger, evidence
 
 TABLES = ("silver.a", "silver.b")
 STRANGE = ErrorChain(links=(Link(frozenset({"Strange"})),))
@@ -124,6 +124,14 @@ def test_what_a_run_did_belongs_to_its_incident_as_long_as_that_is_kept() -> Non
     ledger.decide(decide(ledger.known, Look(NOON + timedelta(days=2), {})).rows, ledger.seen)
     assert ledger.incidents[0].closed
     assert worth_keeping(ledger.rows, NOON + timedelta(days=100)) == []
+
+
+def test_it_costs_what_the_runs_took_that_failed_by_it_and_what_repaired_it() -> None:
+    found = [replace(evidence(f"run/{n}", Kind.CORRUPT), run_id=str(n), seconds=2.5) for n in (1, 2)]
+    found.append(replace(evidence("worker/1", Kind.CORRUPT), seconds=None))
+    done = Action(NOON, "run 3", "silver.upstream", "it was put back", seconds=0.5)
+    incident = Incident("abc-1", TABLE, "abc", Kind.CORRUPT, NOON, NOON)
+    assert replace(incident, evidence=(*found, found[0]), actions=(done,)).cost == 5.5
 
 
 @pytest.mark.parametrize(

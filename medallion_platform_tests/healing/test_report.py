@@ -45,6 +45,7 @@ def test_each_change_since_the_last_write_is_told() -> None:
     told = dict(explain_incident(INCIDENT, facts).lines())
     assert told["last good write"] == "2026-11-30 12:00:00Z, version 7, run run 1, 90 rows read"
     words = [text for about, text in explain_incident(INCIDENT, facts).lines() if about == "changed since"]
+    assert told["rows at stake"] == "200", "of the other input the log no longer tells"
     assert "bronze.a went from version 3 to 5: 200 rows were added, 1.0 MiB" in words
     assert "bronze.b went from version 1 to 2" in words
     assert "pyspark is 4.2.0, and was 4.1.0" in words

@@ -110,6 +110,8 @@ def test_failed_runs_are_read_once_and_without_a_position_the_newest(tmp_path: P
         on.report_run_failed(later)
         (run,), _ = failed_runs(on, position)
         assert run.run_id == later.run_id
+        assert run.seconds is None, "it never began"
+        assert [run.seconds is not None and run.seconds >= 0 for run in found] == [True, False]
 
 
 def test_a_process_that_was_ended_is_told_apart_by_what_the_code_server_saw(tmp_path: Path) -> None:
