@@ -18,7 +18,7 @@ NO_LABELS: Mapping[str, Kind] = MappingProxyType({})
 BY_POD_END: Mapping[str, Kind] = {
     "oom": Kind.OOM,
     **dict.fromkeys(("evicted", "node_lost", "deleted", "killed"), Kind.EVICTED),
-    "deadline": Kind.HUNG,
+    **dict.fromkeys(("deadline", "hung"), Kind.HUNG),
     **dict.fromkeys(("image", "refused"), Kind.PERMANENT),
     **dict.fromkeys(("quota", "no_room"), Kind.RESOURCE),
 }

@@ -355,6 +355,9 @@ class Settings(BaseSettings):
     github_api: Server = "https://api.github.com"
     """The API of another GitHub."""
 
+    hung_after_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
+    """How long a run may do nothing before it is ended as hung; 0: for ever. The longest pause that a run
+    makes by itself is five minutes, for an executor."""
     notify_after_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
     """How long something that failed is tried again before people are told of it."""
     owners: Annotated[dict[str, dict[str, str]], NoDecode, BeforeValidator(_contacts)] = Field(

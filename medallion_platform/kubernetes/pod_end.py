@@ -13,9 +13,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 EndedBy = Literal[
-    "oom", "evicted", "deadline", "node_lost", "deleted", "killed", "image", "quota", "refused", "no_room"
+    "oom",
+    "evicted",
+    "deadline",
+    "hung",
+    "node_lost",
+    "deleted",
+    "killed",
+    "image",
+    "quota",
+    "refused",
+    "no_room",
 ]
-"""The first six end a pod that worked, the others keep one from beginning."""
+"""The first seven end a pod that worked, the others keep one from beginning. Of a run that hangs no pod
+tells: `orchestration/hung_runs.py` does."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from sqlalchemy.pool import Pool
 from tenacity import retry_if_exception_type, stop_after_delay, wait_fixed
 
 from medallion_platform.errors import Kind, MedallionError
-from medallion_platform.orchestration.retries import are_ours, retry_tags
+from medallion_platform.orchestration.retries import has_only_our_steps, retry_tags
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -103,9 +103,7 @@ class Instance(DagsterInstance):
     def _limit_retries(self, run_id: str) -> None:
         """Tag a run if all its steps are the platform's; any other is left to Dagster's settings."""
         run = self.get_run_by_id(run_id)
-        if run is None or run.execution_plan_snapshot_id is None:
-            return
-        if are_ours(self.get_execution_plan_snapshot(run.execution_plan_snapshot_id)):
+        if run is not None and has_only_our_steps(self, run):
             asked_for = run.tags.get(MAX_RETRIES_TAG)
             self.add_run_tags(run_id, retry_tags(asked_for, self.run_retries_max_retries))
 

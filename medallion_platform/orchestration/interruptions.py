@@ -32,10 +32,12 @@ def with_word_of_the_end(
 
 
 def _tell(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
-    """Nothing is told of a run that somebody ends through Dagster, whose pod may stay."""
+    """Nothing is told of a run that somebody ends through Dagster, whose pod may stay, nor of one that the
+    launcher ends, which has told why."""
     try:
-        if end := own_pod_end():
-            run_id = context.run.run_id
+        run_id = context.run.run_id
+        run = context.instance.get_run_by_id(run_id)
+        if run and not run.tags.get(ENDED_BY) and (end := own_pod_end()):
             tags = {ENDED_BY: end.by, CLASS: class_of_end(run_id, end.by).value}
             context.instance.add_run_tags(run_id, tags)
             context.instance.report_engine_event(f"The run ends: {end.text}", context.run, EngineEventData())

@@ -16,7 +16,8 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from functools import reduce
+from functools import cached_property, reduce
+from time import monotonic
 from typing import Any
 
 from dagster import DagsterRun
@@ -42,6 +43,8 @@ from medallion_platform.kubernetes.api import Cluster, ClusterError
 from medallion_platform.kubernetes.pod_end import PodEnd, pod_end, why_not_begun
 from medallion_platform.kubernetes.shape import Limits, Shape, Work, after_kill, decide_shape
 from medallion_platform.orchestration.failures import CLASS, INCIDENT, NEXT_TRY, class_of_end
+from medallion_platform.orchestration.heartbeats import BEATS
+from medallion_platform.orchestration.hung_runs import Silences, hung_run
 from medallion_platform.orchestration.launch_phases import LAUNCH
 from medallion_platform.orchestration.made_with import MADE_WITH
 from medallion_platform.orchestration.memory_reports import (
@@ -60,12 +63,18 @@ DECIDED_TAG = ".dagster/medallion_shape"
 """The same for programs; the UI hides tags with this beginning."""
 _OF_A_DRIVER = "500m"
 """The processor that a run's pod asks for where executors do the work: it plans, waits and commits."""
-_SAID_BY_RUNS = (CLASS, ENDED_BY, INCIDENT, LAUNCH, MADE_WITH, MEMORY_LIMIT, NEXT_TRY, WORKING_ON)
+_SAID_BY_RUNS = (BEATS, CLASS, ENDED_BY, INCIDENT, LAUNCH, MADE_WITH, MEMORY_LIMIT, NEXT_TRY, WORKING_ON)
 """Tags that say what became of a run; Dagster gives them to the run that retries it, too."""
 
 
 class Launcher(K8sRunLauncher):
-    """Dagster's launcher, which also decides how large each pod is, and says what ended it."""
+    """Dagster's launcher, which also decides how large each pod is, says what ended it, and ends it if it
+    hangs."""
+
+    @cached_property
+    def _silences(self) -> Silences:
+        """What was heard of the runs that it looks after."""
+        return {}
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Decide the shape of the run, put it into its tags, and start its pod.
@@ -104,10 +113,14 @@ class Launcher(K8sRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the pod of a run still works; what ended it from outside is told, also by a tag of the run.
 
-        While the API server answers nobody, the pod may well work; then the run is left as it is.
+        One that hangs is ended. While the API server answers nobody, the pod may well work; then the run is
+        left as it is.
         """
         health = super().check_run_worker_health(run)
-        if health.status in (WorkerStatus.RUNNING, WorkerStatus.SUCCESS):
+        if health.status is WorkerStatus.RUNNING:
+            return self._end_if_hung(run) or health
+        self._silences.pop(run.run_id, None)
+        if health.status is WorkerStatus.SUCCESS:
             return health
         try:
             end = pod_end(api.list_pods(*self._pods_of(run)))
@@ -124,6 +137,16 @@ class Launcher(K8sRunLauncher):
         self._instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: "0"})
         said = f"{end.text}, the most that a run may have; {NotEnoughMemory.remedy}"
         return CheckRunHealthResult(WorkerStatus.FAILED, said)
+
+    def _end_if_hung(self, run: DagsterRun) -> CheckRunHealthResult | None:
+        """End the pod of a run that hangs; None if it does not."""
+        end = hung_run(self._instance, run, self._silences, monotonic())
+        if end is None:
+            return None
+        self._tag(run, end)  # before its pod is asked to end, which would tell that it was deleted
+        self._api_client.delete_job(self._job_name(run), self._pods_of(run)[0].namespace)
+        del self._silences[run.run_id]
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"the run hung: {end.text}")
 
     def get_run_worker_debug_info(
         self, run: DagsterRun, include_container_logs: bool | None = True

@@ -7,11 +7,13 @@ whether the daemon, the UI, Dagster's command line or the platform's started the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import psutil
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.launcher import DefaultRunLauncher
 
@@ -63,6 +65,22 @@ def close_dead_runs(on: dg.DagsterInstance) -> list[str]:
         if run is None or run.is_finished:
             on.event_log_storage.free_concurrency_slots_for_run(run_id)
     return closed
+
+
+def runs_waiting_for_pools(on: dg.DagsterInstance) -> set[str]:
+    """The runs of which a step waits for its turn in a pool."""
+    waiting = (step for info in _pool_infos(on) for step in info.pending_steps)
+    return {step.run_id for step in waiting if step.assigned_timestamp is None}
+
+
+def process_of(on: dg.DagsterInstance, record: RunRecord) -> psutil.Process | None:
+    """The process of a run; None if it is not known, or gone."""
+    worker = _worker_process(on, record)
+    if worker is None or not _process_is_alive(*worker):
+        return None
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(worker[0])
+    return None
 
 
 def runs_holding_pools(on: dg.DagsterInstance, run_ids: Sequence[str]) -> list[PoolHolder]:
@@ -128,8 +146,6 @@ def _worker_process(on: dg.DagsterInstance, record: RunRecord) -> tuple[int, flo
 
 def _process_is_alive(pid: int, seen: float) -> bool:
     """Whether a process that existed at `seen` still exists, and its number was not reused by another one."""
-    import psutil
-
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= seen + _BEFORE_ITS_EVENT

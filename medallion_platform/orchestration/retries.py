@@ -23,6 +23,7 @@ from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_ON_ASSET_OR_OP_FAI
 from medallion_platform.errors import classify
 from medallion_platform.healing.policy import POLICY, with_jitter
 from medallion_platform.orchestration.failures import Context, TableFailure, is_reported, report_failure
+from medallion_platform.orchestration.heartbeats import with_heartbeats
 
 if TYPE_CHECKING:
     from dagster._core.snap import ExecutionPlanSnapshot
@@ -42,6 +43,12 @@ def are_ours(plan: ExecutionPlanSnapshot) -> bool:
     """Whether all steps that a plan executes are the platform's. Pure."""
     ours = {step.key for step in plan.steps if OURS.items() <= (step.tags or {}).items()}
     return ours.issuperset(plan.step_keys_to_execute)
+
+
+def has_only_our_steps(on: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether all steps that a run executes are the platform's; not if nobody planned any."""
+    plan = run.execution_plan_snapshot_id
+    return plan is not None and are_ours(on.get_execution_plan_snapshot(plan))
 
 
 def retry_tags(asked_for: str | None, setting: int) -> dict[str, str]:
@@ -78,7 +85,8 @@ def repeat_what_passes(work: Callable[[], T], log: Callable[[str], None]) -> T:
 
 @contextmanager
 def only_attempt(context: Context, name: str) -> Generator[None]:
-    """The body of a step, which Dagster does not try again, whoever's retry policy it has.
+    """The body of a step, which Dagster does not try again, whoever's retry policy it has, and which says
+    when it works.
 
     name: the table that it works on; of a step that works on none, its own.
 
@@ -88,7 +96,8 @@ def only_attempt(context: Context, name: str) -> Generator[None]:
     if context.retry_number > 0:
         raise report_failure(context, {name: TableFailure(_refusal(context))})
     try:
-        yield
+        with with_heartbeats(context):
+            yield
     except Exception as error:
         if is_reported(error):
             raise

@@ -38,6 +38,8 @@ from medallion_platform.orchestration.catch_up import (
 )
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.healing import record_failures
+from medallion_platform.orchestration.heartbeats import leave_out_this_thread
+from medallion_platform.orchestration.hung_runs import Silences, end_hung_runs
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.names import (
@@ -149,9 +151,9 @@ def write_workspace(home: Path) -> Path:
 def run_attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
     """Do `work`, which launches runs, in a thread of its own, and look after it from this one.
 
-    What it waits for is said once, and a run is closed that died holding it. A signal that this thread hears
-    (Dagster would hold it back until its step ends) cancels the runs and is raised at once: nothing
-    of them is visible before their commits, and the process is expected to end.
+    What it waits for is said once, and a run is ended that hangs holding it, or closed that died. A signal
+    that this thread hears (Dagster would hold it back until its step ends) cancels the runs and is raised at
+    once: nothing of them is visible before their commits, and the process is expected to end.
     """
     done: Future[Result] = Future()
 
@@ -163,9 +165,11 @@ def run_attended(on: dg.DagsterInstance, work: Callable[[], Result]) -> Result:
 
     Thread(target=do, daemon=True).start()
     known: set[PoolHolder] = set()
+    silences: Silences = {}
+    leave_out_this_thread()
     try:
         while not wait([done], _LOOK_EVERY).done:
-            known = _free_and_report_pools(on, known)
+            known = _free_and_report_pools(on, known, silences)
     except BaseException:
         # Whoever stops a command does not wait; a run that is not told of in time is closed by the next one.
         ending = Thread(target=_cancel_own_runs, args=(on,), daemon=True)
@@ -181,11 +185,15 @@ def _cancel_own_runs(on: dg.DagsterInstance) -> None:
         on.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _free_and_report_pools(on: dg.DagsterInstance, known: set[PoolHolder]) -> set[PoolHolder]:
-    """Where this process's runs wait for a pool: free it of the dead, and say once who else has it."""
+def _free_and_report_pools(
+    on: dg.DagsterInstance, known: set[PoolHolder], silences: Silences
+) -> set[PoolHolder]:
+    """Where this process's runs wait for a pool: free it of what hangs or is dead, and say once who else has
+    it."""
     ours = [run.run_id for run in own_runs(on, os.getpid())]
     if not ours or not runs_holding_pools(on, ours):
         return known
+    end_hung_runs(on, silences)
     close_dead_runs(on)
     found = set(runs_holding_pools(on, ours))
     for holder in found - known:

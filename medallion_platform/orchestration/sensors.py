@@ -15,6 +15,7 @@ from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.assets import intake_op_name
 from medallion_platform.orchestration.catch_up import UNFINISHED
 from medallion_platform.orchestration.healing import Memory, decide_and_record
+from medallion_platform.orchestration.hung_runs import Silences, end_hung_runs
 from medallion_platform.orchestration.intakes import waiting_arrivals
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
 from medallion_platform.orchestration.memory_reports import keep_kills
@@ -63,6 +64,7 @@ def catch_up_sensor(
     cache = AnswerCache()
     published: Published | None = None
     told: set[str] = set()
+    silences: Silences = {}
     loaded = loaded_files()
     bronze = {source.table for source in catalog.sources}
 
@@ -80,7 +82,7 @@ def catch_up_sensor(
 
         nonlocal published
         now, on, memory = datetime.now(UTC), context.instance, Memory.from_text(context.cursor)
-        at_work, own_runs = _jobs_at_work(on)
+        at_work, own_runs = _jobs_at_work(on, silences)
         in_pods = are_read(on)
         if in_pods:
             keep_kills(on, lakehouse.lake, now)
@@ -171,10 +173,10 @@ def _catch_up_request(key: str, tags: Mapping[str, str], **config: object) -> dg
     return dg.RunRequest(f"{CATCH_UP} {key}", job_name=CATCH_UP, run_config={"ops": ops}, tags=tags)
 
 
-def _jobs_at_work(on: dg.DagsterInstance) -> tuple[set[str], set[str]]:
+def _jobs_at_work(on: dg.DagsterInstance, silences: Silences) -> tuple[set[str], set[str]]:
     """The jobs with an active run, and the tables with a run of their own, which is no active run of a job.
 
-    Runs whose process died are closed first.
+    Runs that hang are ended first, and those closed whose process died.
     """
 
     def look() -> tuple[set[str], set[str]]:
@@ -183,8 +185,9 @@ def _jobs_at_work(on: dg.DagsterInstance) -> tuple[set[str], set[str]]:
         return {run.job_name for run in active if ONLY_TAG not in run.tags}, tables
 
     jobs, tables = look()
-    if not tables and not jobs & {INTAKE, CATCH_UP}:
+    if not tables and not jobs:
         return set(), set()
+    end_hung_runs(on, silences)
     close_dead_runs(on)
     return look()
 

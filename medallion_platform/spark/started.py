@@ -1,4 +1,4 @@
-"""When Spark was ready, and began to work."""
+"""When this process's Spark was ready, and began to work; whether it has work for executors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ def spark_instants() -> dict[str, float]:
 
     session: its driver was ready. first_executor: an executor came. first_task: it began its first task.
     """
-    if "pyspark" not in sys.modules:  # who has no JVM does not load it to ask
-        return {}
-    from pyspark import SparkContext
-
-    spark: Any = SparkContext._active_spark_context
+    spark = _active_context()
     if spark is None:
         return {}
     store = spark._jsc.sc().statusStore()
@@ -29,6 +25,20 @@ def spark_instants() -> dict[str, float]:
     found = {"session": came.get("driver"), "first_executor": min(others, default=None)}
     found["first_task"] = min(began, default=None)
     return {name: at for name, at in found.items() if at is not None}
+
+
+def has_stages_at_work() -> bool:
+    """Whether stages of this process's Spark are at work, in its own threads or in executors."""
+    spark = _active_context()
+    return spark is not None and bool(spark.statusTracker().getActiveStageIds())
+
+
+def _active_context() -> Any:
+    if "pyspark" not in sys.modules:  # who has no JVM does not load it to ask
+        return None
+    from pyspark import SparkContext
+
+    return SparkContext._active_spark_context
 
 
 def _each(sequence: Any) -> list[Any]:

@@ -1,13 +1,17 @@
 """A Dagster run of the small shop that stops itself at a named step: `paused_run.py ROOT STEP [TABLE]`.
 
 Nothing tells a process that it was stopped (SIGSTOP): it goes on in the middle of a line, at any time later.
+With the variable `PAUSE` it waits there for a server that never answers (`wait`), or lets Spark compute for
+many seconds before it goes on (`compute`).
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from medallion_platform.orchestration.runs import Outcome
     from medallion_platform_tests.pipeline.toy import Zone
 
+PAUSE = "PAUSE"
+WAITS = "it is at the step"
+COMPUTES = 40.0
+"""Seconds for which Spark computes."""
 INTAKE_STEPS = ("files that landed", "triage", "dead letters", "rows and positions", "their files")
 REFRESH_STEPS = ("staging", "moving what was staged", "dead letters", "rows and positions")
 
@@ -72,10 +80,30 @@ def _pausing(step: Callable[..., Any]) -> Callable[..., Any]:
     def paused(*arguments: Any, **named: Any) -> Any:
         if waits:
             waits.clear()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            {"stop": _stop, "wait": _wait_for_ever, "compute": _compute}[os.environ.get(PAUSE, "stop")]()
         return step(*arguments, **named)
 
     return paused
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _wait_for_ever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        print(WAITS, flush=True)
+        socket.create_connection(server.getsockname()).recv(1)
+
+
+def _compute() -> None:
+    from pyspark.sql import SparkSession
+
+    spark, until = SparkSession.getActiveSession(), time.monotonic() + COMPUTES
+    assert spark
+    print(WAITS, flush=True)
+    while time.monotonic() < until:
+        spark.range(30_000_000).selectExpr("sum(hash(id))").collect()
 
 
 def main(root: str, step: str, *tables: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from kubernetes.client import BatchV1Api, CoreV1Api
 from medallion_platform.kubernetes.shape import Limits, after_kill
 from medallion_platform.lakehouse import memory_uses
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration import runs
+from medallion_platform.orchestration import launcher, runs
 from medallion_platform.orchestration.failures import CLASS
+from medallion_platform.orchestration.heartbeats import BEATS
 from medallion_platform.orchestration.launch_phases import LAUNCH
 from medallion_platform.orchestration.launcher import REASON_TAG, Launcher
 from medallion_platform.orchestration.memory_reports import ENDED_BY, MEMORY_LIMIT, WORKING_ON, keep_kills
@@ -192,6 +194,35 @@ def test_a_pod_without_an_image_and_one_that_was_killed_before_it_began(cluster:
         cluster.pod(run, status)
         cluster.launcher.get_run_worker_debug_info(run, include_container_logs=False)
         assert cluster.tag(run) == tag
+
+
+def test_a_run_that_hangs_is_ended_with_its_pod(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count(0, 60)  # a look each minute
+    monkeypatch.setattr(launcher, "monotonic", lambda: float(next(clock)))
+    run = cluster.run(tags={BEATS: "yes"})
+    job = cluster.job(run, active=1)
+    cluster.objects.put("jobs", job)
+    cluster.pod(run, RUNNING)
+    asked: list[tuple[str, str]] = []
+    answer = cluster.objects.answer
+
+    def listening(verb: str, url: str, body: Any) -> Any:
+        if verb == "DELETE":
+            asked.append((cluster.tag(run), url.rpartition("/")[2]))
+            return 200, {}
+        return answer(verb, url, body)
+
+    monkeypatch.setattr(cluster.objects, "answer", listening)
+    for _ in range(10):
+        assert cluster.health(run)[::2] == (WorkerStatus.RUNNING, "")
+    assert cluster.health(run) == (
+        WorkerStatus.FAILED,
+        "the run hung: it did nothing for 10 min, and was ended",
+        "hung",
+    )
+    assert asked == [("hung", job), ("hung", "run-1")], "its tag says so before the pod is asked to end"
+    found = cluster.on.get_run_by_id(run.run_id)
+    assert found and found.tags[CLASS] == "hung"
 
 
 # the next one -------------------------------------------------------------------------------------

@@ -38,6 +38,23 @@ def test_what_ends_the_pod_is_told(
     assert [text for text in said if text.endswith(f"The run ends: {end.text}")]
 
 
+def test_who_ended_a_run_that_hung_has_told_why(
+    on: dg.DagsterInstance, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakehouse = Lakehouse(lake_root=str(lake.root), landing="", feature_repo="")
+    monkeypatch.setenv(RUN_EXECUTORS, "0")
+    monkeypatch.setattr(interruptions, "own_pod_end", lambda: PodEnd("deleted", "its pod p was deleted"))
+
+    def ended_meanwhile(context: dg.OpExecutionContext) -> None:
+        def work() -> None:
+            context.instance.add_run_tags(context.run.run_id, {ENDED_BY: "hung"})
+            raise DagsterExecutionInterruptedError
+
+        work_on(context, lakehouse, "silver.events", work)
+
+    assert run_one_op(on, ended_meanwhile).tags[ENDED_BY] == "hung"
+
+
 def test_nothing_is_told_of_a_pod_that_stays(
     on: dg.DagsterInstance, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
