@@ -97,10 +97,11 @@ class SteadyState(_Section):
 
 
 class InARun(_Section):
-    """A fault in the process of the run that commits rows of the target: it dies before, its transform
-    fails, somebody else commits first, or what it wrote is damaged: a data file, or the Delta log."""
+    """A fault in the process of the run that commits rows of the target: it dies before, it is
+    stopped, its transform fails, somebody else commits first, or what it wrote is damaged: a data file, or
+    the Delta log."""
 
-    type: Literal["kill", "fail", "write", "damageFile", "damageLog"]
+    type: Literal["kill", "stop", "fail", "write", "damageFile", "damageLog"]
 
 
 class Refuse(_Section):

@@ -1,4 +1,4 @@
-"""Faults within the process of a run: what makes it die, fail, or come second, at one table.
+"""Faults within the process of a run: what makes it die, stop, fail, or come second, at one table.
 
 They are put in where a table's rows are about to be committed, after its dead letters: the moment at which
 most could go wrong. Damage comes right after that, before anybody has read what was written.
@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medallion_platform.lakehouse.lake import Lake
+
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
 
     def strike() -> None:
         strikes.count += 1
-        if fault.type == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if fault.type in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[fault.type])
         elif strikes.count == 1:
             _commit_first(lake, fault.table)
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medallion_platform.drills.drill import Drill, FillDisk, Refuse, Spoil, SteadyState, drill_of
+from medallion_platform.drills.drill import Drill, FillDisk, InARun, Refuse, Spoil, SteadyState, drill_of
 from medallion_platform.drills.injections import End, inject
 from medallion_platform.drills.place import part_of
 from medallion_platform.drills.traffic import Piece, Traffic, can_be_spoiled, spoiled, traffic_of
@@ -174,6 +174,7 @@ class _Session:
                 self.workers,
                 in_bucket=isinstance(drill.injection, Refuse),
                 small_disk=isinstance(drill.injection, FillDisk),
+                impatient=drill.injection == InARun(type="stop"),
             ) as world:
                 world.land(*self.traffic.before)
                 _bring_up(world, drill.steady_state)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from medallion_platform.drills.place import Place
+
+
+_LOOK_EVERY = 1.0
+"""Seconds between two of what is done while a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Worker:
         """Of the process that executes the next run."""
         return self._started().pid
 
-    def run(self, run_id: str, place: Place, fault: Fault | None) -> Answer:
-        """Execute a run to its end, or to that of the process."""
+    def run(self, run_id: str, place: Place, fault: Fault | None, meanwhile: Callable[[], object]) -> Answer:
+        """Execute a run to its end, or to that of the process. meanwhile: is done each second until then."""
         process = self._started()
         assert process.stdin
         assert process.stdout
@@ -55,6 +60,8 @@ class Worker:
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
+            while not select.select([process.stdout], [], [], _LOOK_EVERY)[0]:
+                meanwhile()
             told = process.stdout.readline()
         if told:
             return Answer(ended=True, strikes=json.loads(told)["strikes"])

@@ -8,6 +8,7 @@ was killed.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 DISK_BYTES = 200_000_000
 """Of the small disk of a lake that is to be full."""
+IMPATIENT = {"MEDALLION_HUNG_AFTER_MINUTES": "0.25"}
+"""The setting of a world in which a run is stopped: a drill does not wait as long as one does in earnest."""
 
 _DIGITS = 9
 _WORLD = "world-"
@@ -135,6 +138,7 @@ class World:
     def _execute(self, request: dg.RunRequest) -> None:
         from dagster._core.storage.tags import RUN_KEY_TAG
 
+        from medallion_platform.orchestration.hung_runs import Silences, end_hung_runs
         from medallion_platform.orchestration.pools import PID_TAG, close_dead_runs
 
         worker = self.workers.of(str(request.job_name))
@@ -145,7 +149,9 @@ class World:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **request.run_config},
             tags={**job.run_tags, **request.tags, **tags, PID_TAG: str(worker.pid)},
         )
-        answer = worker.run(run.run_id, self.place, self.fault)
+        silences: Silences = {}
+        listen = partial(end_hung_runs, self.on, silences)  # as the sensor does at each look
+        answer = worker.run(run.run_id, self.place, self.fault, listen)
         self.strikes += answer.strikes if self.fault else 0
         if self.fault and self.fault.type != "fail" and answer.strikes:
             self.fault = None
@@ -255,11 +261,12 @@ def new_world(
     *,
     in_bucket: bool = False,
     small_disk: bool = False,
+    impatient: bool = False,
 ) -> Generator[World]:
     """A world with nothing in it, until the end of the `with` block.
 
     in_bucket: its landing zone is served like a bucket. small_disk: its lake has a disk of its own, for which
-    one has to be root.
+    one has to be root. impatient: a run counts as hung as soon as `IMPATIENT` says.
 
     Raises:
         CannotDrill: nothing can be mounted.
@@ -276,11 +283,11 @@ def new_world(
         if small_disk:
             _mount(home / "lake")
         bucket = None
-        place = Place(home, sources)
+        place = Place(home, sources, variables=json.dumps(IMPATIENT if impatient else {}))
         if in_bucket:
             bucket = stack.enter_context(serving(Bucket(name, home)))
             place = Place(home, sources, name, bucket.variables)
-            os.environ.update(place.environment)
+        os.environ.update(place.environment)
         on = stack.enter_context(open_instance(home / "dagster"))
         yield World(place, on, workers, bucket)
 

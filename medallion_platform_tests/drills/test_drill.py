@@ -60,6 +60,7 @@ def test_the_drills_here_are_right() -> None:
     assert len({drill.name for drill in drills}) == len(drills) >= 9
     assert {drill.injection.type for drill in drills} == {
         "kill",
+        "stop",
         "fail",
         "write",
         "damageFile",
