@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,14 @@ import typer
 
 from medallion_platform.cli import terminal
 from medallion_platform.cli.exits import FAILED, NOT_READY, USAGE, Stop
-from medallion_platform.cli.shared_options import Home, Json, quiet_libraries, settings_of
+from medallion_platform.cli.shared_options import (
+    Home,
+    Json,
+    lake_of,
+    quiet_libraries,
+    settings_of,
+    writable_lake,
+)
 
 if TYPE_CHECKING:
     from medallion_platform.drills.verdict import Result
@@ -38,6 +46,16 @@ def list_drills(as_json: Json = False) -> None:
     terminal.print_answer("Drills", rows, as_json=as_json, first=("drill", "target_seconds", "injection"))
 
 
+@app.command("trend")
+def show_trend(home: Home = None, as_json: Json = False) -> None:
+    """Show what drills of this installation have said, the last one first."""
+    from medallion_platform.lakehouse import drill_verdicts
+
+    verdicts = reversed(drill_verdicts.read(lake_of(home)))
+    first = ("drill", "at", "verdict", "healed_after", "target_seconds")
+    terminal.print_answer("Drills so far", [asdict(v) for v in verdicts], as_json=as_json, first=first)
+
+
 @app.command("run")
 def run_drill(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `list` shows them, or `all`.")],
@@ -48,7 +66,9 @@ def run_drill(
         Path | None, typer.Option(help="Also write a JUnit file, for a CI server.", dir_okay=False)
     ] = None,
     home: Home = None,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON as each drill ends, for scripts.")
+    ] = False,
 ) -> None:
     """Run drills in a lake of their own, with copies of your files; exit code 1 if one Failed."""
     from medallion_platform.drills.drill import NoSuchDrill, named
@@ -58,6 +78,7 @@ def run_drill(
     from medallion_platform.drills.verdict import Verdict
     from medallion_platform.drills.world import CannotDrill
     from medallion_platform.installation.catalog import PROJECT, catalog
+    from medallion_platform.lakehouse import drill_verdicts
 
     settings = settings_of(home)
     quiet_libraries()
@@ -65,19 +86,23 @@ def run_drill(
     say = terminal.ignore_note if as_json else terminal.print_note
     results: list[Result] = []
     try:
-        for result in run_drills(
-            named(all_drills(), names), catalog, settings, example, healed=not unhealed, say=say
-        ):
+        drills = named(all_drills(), names)
+        for result in run_drills(drills, catalog, settings, example, healed=not unhealed, say=say):
             results.append(result)
             say(_in_words(result))
+            if as_json:
+                terminal.print_line(result.as_row())
+            if not unhealed:
+                drill_verdicts.append(writable_lake(settings), [result.kept])
     except NoSuchDrill as error:
         raise Stop(str(error), USAGE) from None
     except (CannotDrill, TooClose) as error:
         raise Stop(str(error), NOT_READY) from None
     if junit is not None:
         junit.write_text(junit_of(results), encoding="utf-8")
-    first = ("drill", "verdict", "healed_after", "target_seconds", "rows_lost", "rows_doubled")
-    terminal.print_answer("Drills", [result.as_row() for result in results], as_json=as_json, first=first)
+    if not as_json:
+        first = ("drill", "verdict", "healed_after", "target_seconds", "rows_lost", "rows_doubled")
+        terminal.print_answer("Drills", [r.as_row() for r in results], as_json=False, first=first)
     if failed := _names(results, Verdict.FAILED):
         raise Stop(f"not healed: {', '.join(failed)}", FAILED)
 

@@ -86,6 +86,11 @@ def print_answer(
         _draw(title, rows, records=records, first=first)
 
 
+def print_line(row: Row) -> None:
+    """Print one row as a line of JSON at once, for a script that waits for the next one."""
+    print(json.dumps(json_value(row)), flush=True)
+
+
 # --- for a script ---------------------------------------------------------------------------------
 
 

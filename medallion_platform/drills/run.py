@@ -97,13 +97,13 @@ class _Session:
 
     def run(self, drill: Drill) -> Result:
         """Run one drill."""
-        began = time.monotonic()
+        at, began = datetime.now(UTC), time.monotonic()
         self.say(f"{drill.name}: {drill.description}")
         target = drill.target.table_in(self.part)
         problem = self._lacking(drill, target)
         seen = Observed(target or "", problem) if problem else self._observe(drill, target or "")
         verdict, reason = verdict_of(drill, seen, [s.table for s in self.part.sources])
-        return Result(drill, seen, verdict, reason, not self.healed, round(time.monotonic() - began, 1))
+        return Result(drill, at, seen, verdict, reason, not self.healed, round(time.monotonic() - began, 1))
 
     @cached_property
     def traffic(self) -> Traffic:

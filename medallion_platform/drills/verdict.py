@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from medallion_platform.drills.drill import Drill
 from medallion_platform.healing.incident import Incident
+from medallion_platform.lakehouse.drill_verdicts import DrillVerdict
 
 
 class Verdict(StrEnum):
@@ -49,33 +50,40 @@ class Observed:
 
 @dataclass(frozen=True)
 class Result:
-    """A drill, what was seen, and what that shows."""
+    """A drill, what was seen, and what that shows. at: when it began."""
 
     drill: Drill
+    at: datetime
     observed: Observed
     verdict: Verdict
     reason: str
     unhealed: bool = False
     seconds: float = 0.0
 
+    @property
+    def kept(self) -> DrillVerdict:
+        """What is kept of it."""
+        seen = self.observed
+        return DrillVerdict(
+            self.drill.name,
+            self.at,
+            self.verdict.value,
+            self.reason,
+            seen.target,
+            seen.detected_after,
+            seen.lasted,
+            seen.healed_after,
+            self.drill.hypothesis.recovery_timeout,
+            seen.lost,
+            seen.doubled,
+            seen.dead_lettered,
+            seen.done,
+        )
+
     def as_row(self) -> dict[str, object]:
         """For an answer of the command line."""
-        seen = self.observed
-        return {
-            "drill": self.drill.name,
-            "verdict": self.verdict.value,
-            "reason": self.reason,
-            "table": seen.target,
-            "detected_after": seen.detected_after,
-            "fault_lasted": seen.lasted,
-            "healed_after": seen.healed_after,
-            "target_seconds": self.drill.hypothesis.recovery_timeout,
-            "rows_lost": seen.lost,
-            "rows_doubled": seen.doubled,
-            "dead_lettered": seen.dead_lettered,
-            "done": list(seen.done),
-            "unhealed": self.unhealed,
-        }
+        at = self.at.isoformat().replace("+00:00", "Z")
+        return {**asdict(self.kept), "at": at, "unhealed": self.unhealed}
 
 
 def verdict_of(drill: Drill, seen: Observed, sources: Collection[str]) -> tuple[Verdict, str]:

@@ -14,7 +14,14 @@ from functools import partial
 import dagster as dg
 
 from medallion_platform.healing import incident
-from medallion_platform.lakehouse import dead_letters, file_registry, incidents, maintenance, memory_uses
+from medallion_platform.lakehouse import (
+    dead_letters,
+    drill_verdicts,
+    file_registry,
+    incidents,
+    maintenance,
+    memory_uses,
+)
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.counts import counted
 from medallion_platform.lakehouse.guard import Guard
@@ -46,6 +53,7 @@ def maintenance_job(catalog: Catalog) -> dg.JobDefinition:
         forget_old_runs()
         forget_memory_uses()
         forget_incidents()
+        merge_drill_verdicts()
         for step in steps:
             step()
 
@@ -95,6 +103,17 @@ def forget_incidents(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> No
         with _left_for_the_next(context, "incidents"):
             incidents.condense(lake, kept, run.run_id, run.at, run.guard)
             _maintain_if_there(lake, incidents.INCIDENTS, run.guard)
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    description="Merge the small files of what drills have said.",
+    tags=OURS,
+)
+def merge_drill_verdicts(context: dg.OpExecutionContext, lakehouse: Lakehouse) -> None:
+    """Keep the files of the table of drills few."""
+    with only_attempt(context, "merge_drill_verdicts"), _left_for_the_next(context, "verdicts of drills"):
+        _maintain_if_there(lakehouse.lake, drill_verdicts.DRILL_VERDICTS, begin_run(context).guard)
 
 
 def maintenance_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -110,7 +110,7 @@ def test_only_what_failed_makes_a_ci_server_red() -> None:
         Verdict.INCONCLUSIVE: Observed(problem="no root"),
     }
     results = [
-        Result(DRILL.model_copy(update={"name": verdict.value}), of, *verdict_of(DRILL, of, SOURCES))
+        Result(DRILL.model_copy(update={"name": verdict.value}), NOON, of, *verdict_of(DRILL, of, SOURCES))
         for verdict, of in seen.items()
     ]
     suite = ET.fromstring(junit_of(results))

@@ -20,6 +20,7 @@ from medallion_platform.drills.traffic import BROKEN
 from medallion_platform.installation.project import MODULE
 from medallion_platform_tests import command as commands
 from medallion_platform_tests.faults import drilled_shop
+from medallion_platform_tests.notifications.servers import http_server
 from medallion_platform_tests.pipeline.shop import change, event
 from medallion_platform_tests.pipeline.toy import Zone
 
@@ -44,7 +45,7 @@ def drilled(where: Path, env: Mapping[str, str], *arguments: str) -> Rows:
     done = commands.medallion(*asked, where=where, env=usual, seconds=800)
     assert done.stdout, done.stderr
     assert "Traceback" not in done.stderr
-    rows = {row["drill"]: row for row in json.loads(done.stdout.splitlines()[-1])}
+    rows = {row["drill"]: row for row in map(json.loads, done.stdout.splitlines())}
     failed = [name for name, row in rows.items() if row["verdict"] == "Failed"]
     assert done.returncode == (1 if failed else 0), done.stderr
     return rows
@@ -59,8 +60,17 @@ def entries(folder: Path) -> dict[str, bytes]:
     }
 
 
-LEFT = ("drills", "drills/.lock", "drills/runs.log")
-"""What is there when all drills are over."""
+LEFT = {"drills", "drills/.lock", "drills/runs.log"}
+"""What is there when all drills are over, beside what is kept of them in the lake."""
+
+
+def left(before: Mapping[str, bytes], after: Mapping[str, bytes], home: str = "") -> set[str]:
+    """What drills left in the home, which lies below what was listed."""
+    assert before.items() <= after.items()
+    new = {name.removeprefix(home) for name in after.keys() - before}
+    kept = {name for name in new if name.startswith("lake/_medallion/")}
+    assert {"drills", "format"} == {name.split("/")[2] for name in kept}
+    return new - kept - {"lake", "lake/_medallion"}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +80,7 @@ def in_a_new_project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, Pa
     new_project.make_project("corner_shop", where)
     before = entries(where)
     rows = drilled(where, {}, *IN_A_NEW_PROJECT, "--junit", str(where.parent / "junit.xml"))
-    after = entries(where)
-    assert before.items() <= after.items()
-    assert after.keys() - before == {".medallion", *(f".medallion/{name}" for name in LEFT)}
+    assert left(before, entries(where), ".medallion/") == {".medallion", *LEFT}
     return rows, where.parent / "junit.xml"
 
 
@@ -90,13 +98,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, s
 
 @pytest.fixture(scope="module")
 def healed(shop: tuple[Path, Mapping[str, str]]) -> Rows:
-    """All drills."""
+    """All drills, in an installation that tells people of incidents: of none of these it does."""
     where, env = shop
     before = entries(where)
-    rows = drilled(where, env, "all")
-    after = entries(where)
-    assert before.items() <= after.items()
-    assert after.keys() - before == set(LEFT)
+    with http_server() as people:
+        rows = drilled(where, {**env, "MEDALLION_WEBHOOK_URL": people.url}, "all")
+        assert people.asked == []
+    assert left(before, entries(where)) == LEFT
     return rows
 
 
@@ -147,6 +155,17 @@ def test_where_nothing_is_tried_again_it_fails_or_is_said_to_heal_by_others(
         assert row["verdict"] == "Failed", row
         assert row["reason"]
         assert row["healed_after"] is None
+
+
+def test_what_drills_have_said_is_kept_but_not_what_they_do_without_the_healer(
+    shop: tuple[Path, Mapping[str, str]], healed: Rows, unhealed: Rows
+) -> None:
+    where, env = shop
+    done = commands.medallion("drill", "trend", "--json", where=where, env={**os.environ, **env})
+    kept = json.loads(done.stdout)
+    assert len(unhealed) > 0
+    assert {row["drill"]: {**row, "unhealed": False} for row in kept} == healed
+    assert [row["at"] for row in kept] == sorted((row["at"] for row in healed.values()), reverse=True)
 
 
 def test_rows_that_nobody_can_read_are_counted_and_all_others_arrive(healed: Rows) -> None:
