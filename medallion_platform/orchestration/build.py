@@ -18,6 +18,7 @@ from medallion_platform.orchestration.assets import (
 )
 from medallion_platform.orchestration.backups import backup_asset, backup_schedule
 from medallion_platform.orchestration.catch_up import catch_up_job, published_features, start_spark_early
+from medallion_platform.orchestration.drills import drills_asset, drills_schedule
 from medallion_platform.orchestration.event_log import store_events_in_batches
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse, lakehouse_of
 from medallion_platform.orchestration.lakehouse_resource import run_resources as resources_of
@@ -104,15 +105,17 @@ def build_defs(
     if channels := channels_of(settings):
         our_sensors.append(notify_sensor(channels, rules_of(settings, catalog, features)))
     backups = [backup_asset()] if place.backup else []
+    drills = [drills_asset()] if catalog.file_sources else []  # of other sources there is nothing to copy
     return dg.Definitions(
-        assets=[*bronze, *made, *published, *backups, *ops_assets(), *assets],
+        assets=[*bronze, *made, *published, *backups, *drills, *ops_assets(), *assets],
         asset_checks=[*ops_checks(), *asset_checks],
         jobs=_replace_by_name([intake, catch_up, maintenance], jobs),
         schedules=_replace_by_name(
             [
                 catch_up_by_the_hour(catch_up),
                 maintenance_schedule(maintenance),
-                *([backup_schedule()] if place.backup else []),
+                *([backup_schedule()] if backups else []),
+                *([drills_schedule()] if drills else []),
             ],
             schedules,
         ),

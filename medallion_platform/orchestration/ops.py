@@ -1,8 +1,8 @@
 """The group `ops`: how the platform itself is doing, beside its tables.
 
-The asset `backup` is made by a job (`backups.py`). Of incidents and maintenance there is something to be
-seen, and nothing runs for it: the look that tells how old tables are tells Dagster of them, too, where what
-Dagster was told last is not so any more.
+The assets `backup` and `drills` are made by jobs (`backups.py`, `drills.py`). Of incidents and maintenance
+there is something to be seen, and nothing runs for it: the look that tells how old tables are tells Dagster
+of them, too, where what Dagster was told last is not so any more.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,10 +19,17 @@ from medallion_platform.healing.incident import Incident, Known, known_from, sta
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.incidents import DamagedLedger
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.orchestration import backups, checks
+from medallion_platform.orchestration import backups, checks, drills
 from medallion_platform.orchestration.freshness_badges import report_freshness
 from medallion_platform.orchestration.lakehouse_resource import Lakehouse
-from medallion_platform.orchestration.names import BACKUP, CATCH_UP_SENSOR, INCIDENTS, MAINTENANCE, OPS
+from medallion_platform.orchestration.names import (
+    BACKUP,
+    CATCH_UP_SENSOR,
+    DRILLS,
+    INCIDENTS,
+    MAINTENANCE,
+    OPS,
+)
 from medallion_platform.orchestration.pictures import picture_of_days
 from medallion_platform.orchestration.reports import Metadata, markdown_table
 from medallion_platform.orchestration.retries import OURS, only_attempt
@@ -96,11 +103,12 @@ def report_ops(lake: Lake, on: dg.DagsterInstance, now: datetime) -> None:
     told = checks.last_evaluations(on, [LEFT_OUT, MAINTAINED])
     _report_incidents(lake, on, now, told.get(LEFT_OUT))
     maintained_at = _report_maintenance(on, told.get(MAINTAINED))
-    backup = _last_told(on, dg.AssetKey(BACKUP))
+    backup, drilled = _last_told(on, dg.AssetKey(BACKUP)), _last_told(on, dg.AssetKey(DRILLS))
     fresh = {
         INCIDENTS: _freshness(_last_look(on), _LOOKED_WITHIN, now),
         MAINTAINED.asset_key: _freshness(maintained_at, _MAINTAINED_WITHIN, now),
         dg.AssetKey(BACKUP): _freshness(backup and backup[0], backups.FRESH_WITHIN, now),
+        dg.AssetKey(DRILLS): _freshness(drilled and drilled[0], drills.FRESH_WITHIN, now),
     }
     report_freshness(on, fresh, now)
 

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import dagster as dg
 import pytest
 
 from medallion_platform import new_project
 from medallion_platform.drills.run import all_drills
 from medallion_platform.drills.traffic import BROKEN
 from medallion_platform.installation.project import MODULE
+from medallion_platform.installation.settings import Settings
+from medallion_platform.lakehouse import drill_verdicts
+from medallion_platform.orchestration.drills import drills_asset
+from medallion_platform.orchestration.lakehouse_resource import lakehouse_of
+from medallion_platform.orchestration.names import asset_key
 from medallion_platform_tests import command as commands
 from medallion_platform_tests.faults import drilled_shop
 from medallion_platform_tests.notifications.servers import http_server
@@ -166,6 +172,30 @@ def test_what_drills_have_said_is_kept_but_not_what_they_do_without_the_healer(
     assert len(unhealed) > 0
     assert {row["drill"]: {**row, "unhealed": False} for row in kept} == healed
     assert [row["at"] for row in kept] == sorted((row["at"] for row in healed.values()), reverse=True)
+
+
+def test_dagster_runs_them_too_and_shows_them_where_they_concern(
+    shop: tuple[Path, Mapping[str, str]], unhealed: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the command has: what it said is counted, too."""
+    where, env = shop
+    for name, value in {**env, "MEDALLION_SPARK_MEMORY": "1g", "MEDALLION_RUN_EXECUTORS": "0"}.items():
+        monkeypatch.setenv(name, value)
+    place = lakehouse_of(Settings(home=where), drilled_shop.catalog)
+    with dg.DagsterInstance.ephemeral() as on:
+        done = dg.materialize(
+            [drills_asset()],
+            instance=on,
+            resources={"lakehouse": place},
+            run_config={"ops": {"drills": {"config": {"drills": ["killed-intake"]}}}},
+        )
+    (check,) = done.get_asset_check_evaluations()
+    assert check.passed
+    (seen,) = (e.asset_observation_data.asset_observation for e in done.all_events if e.is_asset_observation)
+    assert seen.asset_key == asset_key("bronze.events")
+    assert seen.metadata["verdict"].value in WELL
+    (newest, *_) = reversed(drill_verdicts.read(place.lake))
+    assert (newest.drill, newest.verdict) == ("killed-intake", seen.metadata["verdict"].value)
 
 
 def test_rows_that_nobody_can_read_are_counted_and_all_others_arrive(healed: Rows) -> None:

@@ -64,7 +64,8 @@ GOLD = {
     "employee_analytics",
 }
 
-OPS = {"incidents", "maintenance"}
+OPS = {"drills", "incidents", "maintenance"}
+SCHEDULES = {"catch_up_by_the_hour", "drills_schedule", "maintenance_schedule"}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +202,7 @@ def test_jobs_sensors_and_schedules(defs: dg.Definitions) -> None:
         "code_changed",
         "data_grew_old",
     }
-    assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
+    assert {s.name for s in repository.schedule_defs} == SCHEDULES
 
 
 def test_the_launchpad_offers_no_setting_of_the_machine(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_any_catalog_is_loaded_with_all_its_jobs_and_schedules(
     repository = defs.get_repository_def()
     for name in repository.job_names:
         assert defs.resolve_job_def(name)
-    assert {s.name for s in repository.schedule_defs} == {"catch_up_by_the_hour", "maintenance_schedule"}
+    assert {s.name for s in repository.schedule_defs} == SCHEDULES
 
 
 def test_where_nothing_is_published_nothing_asks_for_it(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ from medallion_platform.orchestration.ops import LEFT_OUT, MAINTAINED, report_op
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform_tests.healing.small_ledger import NOON, evidence
 
-INCIDENTS, MAINTENANCE, BACKUP = (dg.AssetKey(name) for name in ("incidents", "maintenance", "backup"))
+INCIDENTS, MAINTENANCE = dg.AssetKey("incidents"), dg.AssetKey("maintenance")
+BACKUP, DRILLS = dg.AssetKey("backup"), dg.AssetKey("drills")
 EVENTS, ORDERS = "silver.events", "silver.orders"
 HOUR = timedelta(hours=1)
 
@@ -265,12 +266,13 @@ def test_maintenance_that_fails_names_its_steps_and_makes_nothing_fresher(world:
     assert world.check(MAINTAINED) == (True, {"run": again})
 
 
-def test_a_backup_is_fresh_for_eight_hours(world: World) -> None:
-    world.on.report_runless_asset_event(dg.AssetMaterialization(BACKUP))
-    for hours, state in ((7, FreshnessState.PASS), (9, FreshnessState.FAIL)):
-        world.now = datetime.now(UTC) + hours * HOUR
+@pytest.mark.parametrize(("asset", "hours"), [(BACKUP, 8), (DRILLS, 8 * 24)], ids=["backup", "drills"])
+def test_backups_and_drills_are_fresh_for_a_while(asset: dg.AssetKey, hours: int, world: World) -> None:
+    world.on.report_runless_asset_event(dg.AssetMaterialization(asset))
+    for later, state in ((hours - 1, FreshnessState.PASS), (hours + 1, FreshnessState.FAIL)):
+        world.now = datetime.now(UTC) + later * HOUR
         world.report()
-        assert world.fresh(BACKUP) is state
+        assert world.fresh(asset) is state
 
 
 def test_a_person_can_ask_for_the_checks(world: World) -> None:
