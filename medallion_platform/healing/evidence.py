@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf
 from typing import Any, Literal, get_args
 
 from medallion_platform.errors import ErrorChain
@@ -16,6 +15,7 @@ intake that finds it goes on behind them."""
 
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 _LONGEST = 300
+_MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def _text(told: object) -> str:
 
 
 def _seconds(told: object) -> float | None:
-    known = isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < inf
-    return float(told) if known else None
+    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= _MOST_SECONDS:
+        return float(told)
+    return None
 
 
 def _time(told: object) -> datetime:
