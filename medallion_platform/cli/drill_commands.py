@@ -79,6 +79,7 @@ def run_drill(
     from medallion_platform.drills.world import CannotDrill
     from medallion_platform.installation.catalog import PROJECT, catalog
     from medallion_platform.lakehouse import drill_verdicts
+    from medallion_platform.storage import Unusable
 
     settings = settings_of(home)
     quiet_libraries()
@@ -96,7 +97,7 @@ def run_drill(
                 drill_verdicts.append(writable_lake(settings), [result.kept])
     except NoSuchDrill as error:
         raise Stop(str(error), USAGE) from None
-    except (CannotDrill, TooClose) as error:
+    except (CannotDrill, TooClose, Unusable) as error:
         raise Stop(str(error), NOT_READY) from None
     if junit is not None:
         junit.write_text(junit_of(results), encoding="utf-8")

@@ -35,7 +35,6 @@ from medallion_platform.drills.world import (
 )
 from medallion_platform.lakehouse import dead_letters
 from medallion_platform.pipeline.catalog import Catalog
-from medallion_platform.storage import in_bucket
 
 if TYPE_CHECKING:
     from medallion_platform.installation.settings import Settings
@@ -72,6 +71,7 @@ def run_drills(
 
     Raises:
         TooClose, CannotDrill: no drill can be run here.
+        Unusable: the landing zone is in a bucket that cannot be reached.
     """
     with folder_of_drills(settings) as folder:
         workers = Workers(folder / "runs.log")
@@ -109,10 +109,9 @@ class _Session:
     def traffic(self) -> Traffic:
         """Copies of the user's files, or of the example's."""
         sources = self.catalog.file_sources
-        landing = self.settings.landing
-        found = Traffic((), ()) if in_bucket(landing) else traffic_of(Path(landing), sources)
+        found = traffic_of(str(self.settings.landing), sources)
         if not found.during and self.example is not None:
-            found = traffic_of(self.example, sources)
+            found = traffic_of(str(self.example), sources)
         return found
 
     @cached_property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medallion_platform.sources.connectors.files import FileSource, is_unfinished_name
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.jsonlines import JsonLines
+from medallion_platform.storage import explain_unreachable, in_bucket, store
 
 MOST_FILES = 20
 """Files of each source that are copied."""
@@ -37,35 +38,55 @@ class Traffic:
     during: tuple[Piece, ...]
 
 
-def files_of(folder: Path, sources: Iterable[FileSource]) -> dict[str, list[Path]]:
-    """The files of each source below a folder, in the order of their paths: the first ones, within bounds."""
-    every = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.is_symlink()]
-    found: dict[str, list[Path]] = {}
-    for source in sources:
-        size = 0
-        for path in every:
-            name = path.relative_to(folder).as_posix()
-            if source.claims_path(name) and not is_unfinished_name(name):
-                size += path.stat().st_size
-                if size > MOST_BYTES or len(found.get(source.table, ())) == MOST_FILES:
-                    break
-                found.setdefault(source.table, []).append(path)
+def traffic_of(landing: str, sources: Sequence[FileSource]) -> Traffic:
+    """The files of these sources in two parts, each with something of every source where that can be.
+
+    landing: a folder, or a prefix of a bucket.
+
+    Raises:
+        Unusable: the bucket cannot be reached.
+    """
+    before: list[Piece] = []
+    during: list[Piece] = []
+    with explain_unreachable(landing):
+        there = _files_below(landing)
+        for source in sources:
+            pieces = [Piece(source.table, n, _content(landing, n)) for n in first_files(there, source)]
+            if len(pieces) == 1:
+                pieces = halves(pieces[0], source)
+            middle = len(pieces) // 2
+            before += pieces[:middle]
+            during += pieces[middle:]
+    return Traffic(tuple(before), tuple(during))
+
+
+def first_files(sizes: Mapping[str, int], source: FileSource) -> list[str]:
+    """The files of a source in the order of their names: the first ones, within bounds. Pure.
+
+    sizes: by the name of each file below the landing zone.
+    """
+    found: list[str] = []
+    size = 0
+    for name in sorted(sizes):
+        if source.claims_path(name) and not is_unfinished_name(name):
+            size += sizes[name]
+            if size > MOST_BYTES or len(found) == MOST_FILES:
+                break
+            found.append(name)
     return found
 
 
-def traffic_of(folder: Path, sources: Sequence[FileSource]) -> Traffic:
-    """The files of these sources in two parts, each with something of every source where that can be."""
-    before: list[Piece] = []
-    during: list[Piece] = []
-    for source in sources:
-        paths = files_of(folder, [source]).get(source.table, [])
-        pieces = [Piece(source.table, p.relative_to(folder).as_posix(), p.read_bytes()) for p in paths]
-        if len(pieces) == 1:
-            pieces = halves(pieces[0], source)
-        middle = len(pieces) // 2
-        before += pieces[:middle]
-        during += pieces[middle:]
-    return Traffic(tuple(before), tuple(during))
+def _files_below(landing: str) -> dict[str, int]:
+    if in_bucket(landing):
+        return {file["path"]: file["size"] for page in store(landing).list() for file in page}
+    files = (path for path in Path(landing).rglob("*") if path.is_file() and not path.is_symlink())
+    return {path.relative_to(landing).as_posix(): path.stat().st_size for path in files}
+
+
+def _content(landing: str, name: str) -> bytes:
+    if in_bucket(landing):
+        return bytes(store(landing).get(name).bytes())
+    return Path(landing, name).read_bytes()
 
 
 def halves(piece: Piece, source: FileSource) -> list[Piece]:

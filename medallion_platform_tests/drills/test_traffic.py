@@ -50,7 +50,7 @@ def test_something_of_each_source_lands_before_and_with_the_fault(tmp_path: Path
     (tmp_path / "shop" / "00.csv.part").write_bytes(TEXT)
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "0.csv").write_bytes(TEXT)
-    traffic = traffic_of(tmp_path, [source])
+    traffic = traffic_of(str(tmp_path), [source])
     paths = [piece.path for piece in (*traffic.before, *traffic.during)]
     assert paths == [f"shop/{n:02}.csv" for n in range(MOST_FILES)]
     assert len(traffic.before) == MOST_FILES // 2
@@ -58,8 +58,8 @@ def test_something_of_each_source_lands_before_and_with_the_fault(tmp_path: Path
 
 def test_there_is_no_traffic_without_files(tmp_path: Path) -> None:
     source = replace(CSV, claims=("shop/**",))
-    assert traffic_of(tmp_path, [source]).during == ()
-    assert traffic_of(tmp_path / "not there", [source]).during == ()
+    assert traffic_of(str(tmp_path), [source]).during == ()
+    assert traffic_of(str(tmp_path / "not there"), [source]).during == ()
 
 
 def test_rows_that_are_spoiled_come_behind_the_others(tmp_path: Path) -> None:
