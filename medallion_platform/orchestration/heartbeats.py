@@ -29,6 +29,8 @@ BEATS = ".dagster/medallion_beats"
 JAVA_IDLES, PYTHON_IDLES = 0.01, 0.001
 """Shares of a core that a process may use though nothing of the run is done: the collector and the timers of
 a JVM, the look of a Dagster run whether it was cancelled."""
+_TWO_TICKS = 0.02
+"""Seconds of work that the clock of the kernel may count more or less than there were."""
 _unasked: set[int] = set()
 """Threads of this process that work for no run."""
 _LONGEST = 60.0
@@ -70,7 +72,7 @@ def work_between(before: CpuSeconds, now: CpuSeconds, seconds: float) -> float:
     A process that was not there before has done all its work since.
     """
     spent = {process: used - before.get(process, 0.0) for process, used in now.items()}
-    idle = {p: seconds * (JAVA_IDLES if p.java else PYTHON_IDLES) for p in now}
+    idle = {p: max(seconds * (JAVA_IDLES if p.java else PYTHON_IDLES), _TWO_TICKS) for p in now}
     return sum(used for process, used in spent.items() if used > idle[process])
 
 
@@ -114,15 +116,18 @@ def _used_unasked(own: psutil.Process) -> float:
 
 
 def _announce(context: Context) -> None:
-    """Say once by a tag of the run that it has heartbeats."""
-    run = context.instance.get_run_by_id(context.run.run_id)
-    if run is not None and BEATS not in run.tags:
-        context.instance.add_run_tags(run.run_id, {BEATS: "yes"})
+    """Say once by a tag of the run that it has heartbeats; who cannot say it is not judged by them."""
+    try:
+        run = context.instance.get_run_by_id(context.run.run_id)
+        if run is not None and BEATS not in run.tags:
+            context.instance.add_run_tags(run.run_id, {BEATS: "yes"})
+    except Exception as error:
+        context.log.warning(f"the run does not say that it has heartbeats: {error}")
 
 
 def _tell(context: Context, every: float, ended: Event) -> None:
     leave_out_this_thread()
-    before: CpuSeconds = {}
+    before = cpu_seconds()
     while not ended.wait(every):
         # A JVM may just be replaced, or Dagster's storage restarted: what is not told now is told next time.
         with suppress(Exception):

@@ -14,10 +14,14 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from medallion_platform.healing.incident import known_from
+from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.catch_up import UNFINISHED
+from medallion_platform.orchestration.memory_reports import ENDED_BY
 from medallion_platform.orchestration.names import CATCH_UP, INTAKE
+from medallion_platform.orchestration.pools import process_of
 from medallion_platform.pipeline.out_of_date import out_of_date_tables
 from medallion_platform_tests.faults.toy_location import FAIL, HELD, HOLD, TODAY, TOMORROW, catalog
 from medallion_platform_tests.ui.server import DAGSTER, serving
@@ -78,6 +82,7 @@ def daemon(world: World, stack: ExitStack, log: Path) -> int:
         "DAGSTER_HOME": str(world.home / "dagster"),
         "MEDALLION_SETTLE_SECONDS": "0",
         TOMORROW: "yes",
+        "MEDALLION_HUNG_AFTER_MINUTES": "0.25",
     }
     started: list[int] = []
 
@@ -131,6 +136,26 @@ def test_what_arrived_is_in_every_table_whatever_happens(world: World, tmp_path:
         (world.home / HOLD).unlink()
         wait("what landed during a refresh", world.whole, log)
 
+        # The process of a run is stopped in the middle of a refresh.
+        (world.home / HELD).unlink()
+        (world.home / HOLD).touch()
+        world.land("stopped", DAYS)
+        wait("a refresh is at work", (world.home / HELD).exists, log)
+        (record,) = on.get_run_records(
+            dg.RunsFilter(job_name=CATCH_UP, statuses=[dg.DagsterRunStatus.STARTED])
+        )
+        process = process_of(on, record)
+        assert process
+        process.suspend()
+        (world.home / HOLD).unlink()
+        wait("what a stopped run left", world.whole, log)
+        assert not process.is_running()
+        stopped = on.get_run_by_id(record.dagster_run.run_id)
+        assert stopped
+        assert stopped.tags[ENDED_BY] == "hung"
+        known = known_from(incidents.read(world.lake))
+        assert "hung" in {incident.kind for incident in known.incidents.values()}
+
         # Everything is killed in the middle of a refresh, and started again.
         (world.home / HELD).unlink()
         (world.home / HOLD).touch()
@@ -149,5 +174,5 @@ def test_what_arrived_is_in_every_table_whatever_happens(world: World, tmp_path:
         time.sleep(12)
         assert len(on.get_run_ids()) == before
         jobs = [run.job_name for run in on.get_runs()]
-        assert jobs.count(INTAKE) <= 7
-        assert jobs.count(CATCH_UP) <= 10, "no storm"
+        assert jobs.count(INTAKE) <= 8
+        assert jobs.count(CATCH_UP) <= 12, "no storm"

@@ -20,14 +20,14 @@ def after_collection(spark: SparkSession) -> Heap:
     """The heap as soon as a collection finds nothing more: after one, Spark's own threads let go of what else
     tests of this JVM have left."""
     jvm: Any = spark._jvm
-    last: Heap | None = None
-    for _ in range(20):
+    last: list[Heap] = []
+    for _ in range(40):
         jvm.java.lang.System.gc()
         found = heap()
         assert found
-        if last and abs(found.live - last.live) < 4 * MIB:
+        last = [*last[-3:], found]
+        if len(last) == 4 and all(abs(found.live - one.live) < 4 * MIB for one in last):
             return found
-        last = found
         time.sleep(0.2)
     raise AssertionError("what lives in the heap never settles")
 
