@@ -76,9 +76,12 @@ def classify(evidence: Evidence, labels: Mapping[str, Kind] = NO_LABELS) -> Find
 
 def fingerprint(evidence: Evidence, finding: Finding) -> str:
     """12 hexadecimal digits, equal for failures that are one: the same error at the same work and table."""
-    own, innermost = evidence.chain.own[-1:], evidence.chain.links[-1:]
-    names = [*own, *(sorted(link.names) for link in innermost)]
-    return _digest([finding.kind, finding.code, names, evidence.work, evidence.table])
+    return _digest([finding.kind, finding.code, _names(evidence), evidence.work, evidence.table])
+
+
+def cause(evidence: Evidence, kind: Kind, code: str) -> str:
+    """12 hexadecimal digits, equal for the same error at any work and table. kind, code: as was found."""
+    return _digest([kind, code, _names(evidence)])
 
 
 def signature(evidence: Evidence) -> str:
@@ -122,6 +125,12 @@ def _by_exit(evidence: Evidence) -> Finding:
 
 def _finding(kind: Kind | None, code: str, rule: str) -> Finding:
     return Finding(kind, code, f"{rule}:{code}") if kind else Finding()
+
+
+def _names(evidence: Evidence) -> list[Any]:
+    """What the platform and the innermost link call an error."""
+    chain = evidence.chain
+    return [*chain.own[-1:], *(sorted(link.names) for link in chain.links[-1:])]
 
 
 def _codes(link: Link) -> list[Any]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from medallion_platform.errors import Kind
-from medallion_platform.healing.classify import classify, fingerprint, signature
+from medallion_platform.healing.classify import cause, classify, fingerprint, signature
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.healing.incident import (
     ASKED_FOR,
@@ -29,7 +29,7 @@ from medallion_platform.healing.incident import (
     next_of,
     number_in,
 )
-from medallion_platform.healing.policy import NOTHING_CAME, Act
+from medallion_platform.healing.policy import AT_ONCE, NOTHING_CAME, POLICY, Act
 from medallion_platform.lakehouse.incidents import Row
 
 
@@ -86,13 +86,13 @@ class Look:
 class Held:
     """Why a table is left out.
 
-    state: it waits for its next try, its breaker is open, or a person paused it. since: when that began. why:
-    what failed. next_try: when it is tried at the latest; None: when a person says so. command: tries it at
-    once.
+    state: it waits for its next try, its turn has not come among those that failed in the same way, its
+    breaker is open, or a person paused it. since: when that began. why: what failed. next_try: when it is
+    tried at the latest, or its turn can come; None: when a person says so. command: tries it at once.
     """
 
     table: str
-    state: Literal["waiting", "open", "paused"]
+    state: Literal["waiting", "queued", "open", "paused"]
     since: datetime
     why: str
     next_try: datetime | None = None
@@ -110,6 +110,8 @@ class Held:
         )
         if self.state == "open":
             told += ", sooner if what it is made from changes, and at once if its code does"
+        elif self.state == "queued":
+            told += " or later: some that failed in the same way are tried first"
         return f"{told}. `{self.command}` tries it now"
 
 
@@ -135,7 +137,10 @@ class Decisions:
 
 
 def decide(known: Known, look: Look) -> Decisions:
-    """What is done now. Each table is decided by itself: the trouble of one holds no other."""
+    """What is done now. Each table is decided by itself: the trouble of one holds no other.
+
+    But tables that failed by the same server do not come back to it all at once.
+    """
     asked = {table: found for table in look.wanted if (found := _last_asked(known, look, table))}
     new = _new_evidence(known, look, asked)
     rows: list[Row] = []
@@ -150,6 +155,7 @@ def decide(known: Known, look: Look) -> Decisions:
     later = {
         table: of for table, of in asked.items() if table not in failed and _comes_later(table, of, look)
     }
+    held |= _queued(known, look, look.wanted.keys() - set(look.at_work) - held.keys() - later.keys())
     ready = sorted(look.wanted.keys() - set(look.at_work) - held.keys() - later.keys())
     try_now = {table: known.open_of(table) for table in ready}
     tried = [_tried(known, i, look) for incidents in try_now.values() for i in incidents]
@@ -327,6 +333,53 @@ def _held(known: Known, table: str, look: Look) -> Held | None:
     incident, follows = max(waiting, key=lambda found: found[1].at)
     stopped = breaker(incident, known) != "closed"
     return Held(table, "open" if stopped else "waiting", incident.failed, _reason(incident), follows.at)
+
+
+def _queued(known: Known, look: Look, due: Collection[str]) -> dict[str, Held]:
+    """The tables that could be tried, and whose turn has not come. What failed longest ago comes first.
+
+    Of what failed by one error of a server that is away, one is tried first; then one more at a time for
+    each that has healed since the last failure, which doubles them in each round (the "slow start" of TCP,
+    RFC 5681), up to `AT_ONCE`.
+    """
+    causes = {table: {_cause(i) for i in known.open_of(table) if POLICY[i.kind].endless} for table in due}
+    free = _free(known, look, set().union(*causes.values()))
+    found: dict[str, Held] = {}
+    for table in sorted(filter(causes.__getitem__, causes), key=lambda table: _turn(known.open_of(table))):
+        if all(free[of] > 0 for of in causes[table]):
+            free |= {of: free[of] - 1 for of in causes[table]}
+        else:
+            last = max(known.open_of(table), key=lambda i: next_of(i, known).at)
+            found[table] = Held(table, "queued", last.failed, _reason(last), next_of(last, known).at)
+    return found
+
+
+def _free(known: Known, look: Look, causes: Collection[str]) -> dict[str, int]:
+    """How many more tables may be tried now, by what they failed by."""
+    alike: dict[str, list[Incident]] = {of: [] for of in causes}
+    for incident in known.incidents.values() if causes else ():
+        if POLICY[incident.kind].endless and (of := _cause(incident)) in alike:
+            alike[of].append(incident)
+    return {of: _most_at_once(found) - _under_way(found, look) for of, found in alike.items()}
+
+
+def _most_at_once(alike: Sequence[Incident]) -> int:
+    failed = max(i.failed for i in alike)
+    healed = sum(bool(i.verified and i.verified > failed) for i in alike)
+    return min(1 + healed, AT_ONCE)
+
+
+def _under_way(alike: Iterable[Incident], look: Look) -> int:
+    return len({i.table for i in alike if i.pending and i.table in look.at_work})
+
+
+def _cause(incident: Incident) -> str:
+    return cause(incident.evidence[0], incident.kind, incident.code)
+
+
+def _turn(incidents: Sequence[Incident]) -> tuple[datetime, datetime, str]:
+    """By what tables come one after the other: no table that keeps failing is always before another."""
+    return max(i.failed for i in incidents), min(i.began for i in incidents), incidents[0].table
 
 
 def _is_due(incident: Incident, follows: Next, look: Look) -> bool:

@@ -85,6 +85,8 @@ _OUTSIDE = Step(Act.AGAIN, (15 * _SECOND, _MINUTE, 5 * _MINUTE, 10 * _MINUTE))
 _MACHINE = Step(Act.AGAIN, (_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR))
 """Others that use it end, or somebody makes room."""
 
+AT_ONCE = 32
+"""So many tables at the most that failed by the same error of a server are tried at the same time."""
 NOTHING_CAME = _OUTSIDE.pauses
 """Seconds before a table is asked for again of which nothing came, though nothing failed."""
 
