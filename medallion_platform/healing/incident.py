@@ -71,6 +71,7 @@ class Action:
     """What a try did about an incident besides its work, as the run that did it tells.
 
     table: to which it was done. what: in words. partitions: that were made again. seconds: that it took.
+    undone: it made things worse, and was taken back.
     """
 
     at: datetime
@@ -81,6 +82,7 @@ class Action:
     bytes: int = 0
     partitions: tuple[str, ...] = ()
     seconds: float = 0.0
+    undone: bool = False
 
 
 @dataclass(frozen=True)
@@ -315,11 +317,20 @@ def next_of(incident: Incident, known: Known) -> Next:
     if breaker(incident, known) != "closed" or planned is None:
         times = 2 ** min(len(incident.tries) - incident.tried, 11)
         at, sooner = (min(times * unit, _LONGEST) for unit in (timedelta(hours=1), timedelta(minutes=1)))
-        return Next(last_act(incident.kind), number, incident.failed + at, incident.failed + sooner, True)
+        act = _harmless(last_act(incident.kind), incident, known)
+        return Next(act, number, incident.failed + at, incident.failed + sooner, True)
     act, pause = planned
     chance = Random(f"{incident.id} {number}")  # noqa: S311  # the same for whoever asks
     at = incident.failed + timedelta(seconds=with_jitter(pause, chance))
-    return Next(act, number, at, at, False)
+    return Next(_harmless(act, incident, known), number, at, at, False)
+
+
+def _harmless(act: Act, incident: Incident, known: Known) -> Act:
+    """An act, but no repair where one of this fingerprint made things worse, and no person went on since."""
+    alike = known.alike.get(incident.fingerprint, [])
+    person = max((_number(i) for i in alike if i.closed == "person"), default=0)
+    worse = any(done.undone for i in alike if _number(i) > person for done in i.actions)
+    return Act.AGAIN if act is Act.REPAIR and worse else act
 
 
 def next_try_of_table(table: str, known: Known) -> datetime:
@@ -346,10 +357,12 @@ def worth_keeping(rows: Sequence[Row], now: datetime) -> list[Row]:
 
     Reports that belong to an incident are in its rows, and what a person said of a table holds until they say
     something else. While an incident of a table is open its others stay, since their failures ended tries.
+    What a repair made worse is not forgotten.
     """
     known = fold(rows)
     closed = ((i, i.closed_at) for i in known.incidents.values() if not known.open_of(i.table))
-    old = {i.id for i, at in closed if at and now - at > _KEPT}
+    worse = {i.id for i in known.incidents.values() if any(done.undone for done in i.actions)}
+    old = {i.id for i, at in closed if at and now - at > _KEPT} - worse
     last = {row.table: row.sequence for row in rows if row.event in (Event.PAUSED, Event.RESUMED)}
     waiting = {e.occurrence for e in known.reported}
     kept: list[Row] = []
@@ -453,6 +466,7 @@ def _action(row: Row) -> Action:
         int(_amount(body, "bytes")),
         tuple(map(str, listed)) if isinstance(listed, list) else (),
         _amount(body, "seconds"),
+        body.get("undone") is True,
     )
 
 

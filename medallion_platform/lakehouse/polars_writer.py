@@ -208,10 +208,13 @@ def restore_version(
     record: CommitRecord,
     positions: Mapping[str, int] | None = None,
     guard: Guard = UNGUARDED,
+    *,
+    missing_files: bool = False,
 ) -> None:
     """Restore the rows of an earlier version; does nothing if this is still the newest version.
 
-    positions: of logs, where the rows that are gone now are to be read again.
+    positions: of logs, where the rows that are gone now are to be read again. missing_files: whether files of
+    that version may be gone; otherwise Delta refuses.
 
     Raises:
         CommitConflict: another writer committed first.
@@ -219,7 +222,7 @@ def restore_version(
     if table.version() > version:
         put_back_commits(path_of(table), version)
         with writer_transaction(table, record.sequence, record, positions, guard) as properties:
-            table.restore(version, commit_properties=properties)
+            table.restore(version, ignore_missing_files=missing_files, commit_properties=properties)
 
 
 def add_columns(table: DeltaTable, fields: pa.Schema, guard: Guard = UNGUARDED) -> None:

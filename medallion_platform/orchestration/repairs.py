@@ -31,7 +31,7 @@ def repair_for(
     damage: Damage,
     kept: Collection[str] = (),
 ) -> Repaired:
-    """Repair what work on the table `name` met, and tell the ledger of it.
+    """Repair what work on the table `name` met, and tell the ledger of it, also if it was taken back.
 
     incident: for which that work is tried again. kept: tables that a person took out of automation.
 
@@ -46,7 +46,8 @@ def repair_for(
     started = time.monotonic()
     mend = partial(repair, damage, catalog, lakehouse.lake, lakehouse.session, run, place, kept)
     done = work_on(context, lakehouse, name, mend)
-    context.log.info(f"{name}: {done.what}")
+    tell = context.log.error if done.undone else context.log.info
+    tell(f"{name}: {done.what}")
     _tell_ledger(context, lakehouse.lake, name, incident, done, time.monotonic() - started)
     return done
 
@@ -57,7 +58,7 @@ def _tell_ledger(
     """Report what was done; where the ledger cannot be written, the log of the run says it."""
     now, run_id = datetime.now(UTC), context.run.run_id
     what = (done.table, done.what, done.files, done.bytes, done.partitions)
-    action = Action(now, run_id, *what, round(seconds, 3))
+    action = Action(now, run_id, *what, round(seconds, 3), done.undone)
     try:
         incidents.report(lake, [report_of_action(incident, name, action, f"run {run_id}")])
     except MedallionError as error:

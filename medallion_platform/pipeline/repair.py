@@ -3,12 +3,14 @@ a Delta log as `lakehouse/repair_log.py` says.
 
 Putting a file back is no commit; making it again is one refresh of the partitions whose rows it held. Either
 can be killed at any point and done again. What has neither is left to a person: no row is given up to go on.
+
+Each is verified, and taken back if it made things worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,15 +20,19 @@ from medallion_platform.lakehouse.damaged_files import DamagedFile, damage_withi
 from medallion_platform.lakehouse.lake import DamagedLog, files_of, partition_of, path_of
 from medallion_platform.lakehouse.repair_log import repair_log
 from medallion_platform.lakehouse.restore_table import has_good_copy, put_file_back
+from medallion_platform.pipeline.out_of_date import input_state, out_of_date_table
 from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.refresh.context import VERBS
 from medallion_platform.pipeline.refresh.plan import rebuilt_partitions
+from medallion_platform.pipeline.rollback import take_back
+from medallion_platform.storage import store
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyspark.sql import SparkSession
 
     from medallion_platform.lakehouse.backup_place import BackupPlace
+    from medallion_platform.lakehouse.commit_record import CommitRecord
     from medallion_platform.lakehouse.delta_log import FileEntry
     from medallion_platform.lakehouse.lake import Lake
     from medallion_platform.pipeline.catalog import Catalog
@@ -42,7 +48,8 @@ class Repaired:
     """What was done about a damaged file or Delta log of a table.
 
     what: in words. files, bytes: that were put back or written. partitions: that were made again, none of a
-    table without partitions. made: the refresh that made them, if one did.
+    table without partitions. made: the refresh that made them, if one did. undone: it made things worse, and
+    was taken back.
     """
 
     table: str
@@ -52,6 +59,7 @@ class Repaired:
     bytes: int = 0
     partitions: tuple[str, ...] = ()
     made: RefreshResult | None = None
+    undone: bool = False
 
 
 Damage = DamagedFile | DamagedLog
@@ -119,17 +127,90 @@ def repair(
     table = catalog.by_name.get(table_of(damage))
     if place and _has_copy(place, damage, opened, file, else_made=table is not None):
         run.guard.check()
-        put_file_back(place, damage.table, opened, file)
-        what = f"{damage.file} of {damage.table} was put back from the backup"
-        done = Repaired(damage.table, damage.file, what, files=1, bytes=file["size_bytes"])
-    elif table:
-        _refuse_to_make(damage, table, lake, kept)
-        made = _make_again(damage, table, catalog, lake, spark, run, file)
-        done = _made_again(damage, table, lake, opened, made)
-    else:
+        return _put_back(damage, opened, file, place)
+    if table is None:
         raise _left_to_a_person(damage, place)
-    _verify(damage, lake)
+    _refuse_to_make(damage, table, lake, kept)
+    before = _Before.of(table, catalog, lake)
+    made = _make_again(damage, table, catalog, lake, spark, run, file)
+    done = _made_again(damage, table, lake, opened, made)
+    if why := _worse(before, table, lake, made):
+        note = f"took back a repair: {why}"
+        take_back(lake, table.name, before.version, before.record, run, note, missing_files=True)
+        return _undone(done, why)
     return done
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A table before it is made again. state: of its inputs, "" if it is not up to date with them."""
+
+    version: int
+    record: CommitRecord | None
+    files: frozenset[str]
+    rows: int
+    state: str
+
+    @staticmethod
+    def of(table: Table, catalog: Catalog, lake: Lake) -> _Before:
+        opened = lake.open(table.name)
+        assert opened is not None
+        late = out_of_date_table(table, catalog, lake)
+        return _Before(
+            opened.version(),
+            lake.last_record(table.name),
+            frozenset(file["path"] for file in files_of(opened)),
+            lake.rows(table.name),
+            "" if late else input_state(table, lake),
+        )
+
+
+def _worse(before: _Before, table: Table, lake: Lake, made: RefreshResult) -> str:
+    """Why a table is not what it was before its file was damaged, "" if it is as far as can be seen.
+
+    The rows are counted where they have to be as many: it was up to date, and no input has changed since.
+    """
+    if made.record and made.record.counts.missing:
+        return f"{made.record.counts.missing} of {made.record.counts.read} rows that were read are nowhere"
+    opened = lake.open(table.name)
+    assert opened is not None
+    new = (file for file in files_of(opened) if file["path"] not in before.files)
+    if broken := next((file["path"] for file in new if _is_damaged(opened, file)), ""):
+        return f"its new file {broken} is damaged"
+    rows = lake.rows(table.name)
+    if rows != before.rows and before.state == input_state(table, lake):
+        return f"it has {rows} rows, and had {before.rows} of the same inputs"
+    return ""
+
+
+def _undone(done: Repaired, why: str) -> Repaired:
+    return replace(done, what=f"{done.what}; this was taken back, since {why}", made=None, undone=True)
+
+
+def _put_back(damage: DamagedFile, opened: DeltaTable, file: FileEntry, place: BackupPlace) -> Repaired:
+    """Put the copy of a file in its place, unless it is not what the table had there."""
+    root, path = path_of(opened), file["path"]
+    before = _content(root, path)
+    put_file_back(place, damage.table, opened, file)
+    what = f"{damage.file} of {damage.table} was put back from the backup"
+    done = Repaired(damage.table, damage.file, what, files=1, bytes=file["size_bytes"])
+    if why := damage_within(root, path, file, names_in(opened)):
+        if before is None:
+            store(root).delete(path)
+        else:
+            store(root).put(path, before)
+        return _undone(done, why)
+    return done
+
+
+def _content(root: str, path: str) -> bytes | None:
+    """What is there of a damaged file: a person may still have use for it. None where nothing can be read."""
+    from obstore.exceptions import BaseError
+
+    try:
+        return store(root).get(path).bytes().to_bytes()
+    except (OSError, BaseError):
+        return None
 
 
 def _file_of(damage: DamagedFile, opened: DeltaTable) -> FileEntry | None:
@@ -255,11 +336,3 @@ def _made_again(
 
 def _is_damaged(opened: DeltaTable, file: FileEntry) -> bool:
     return bool(damage_within(path_of(opened), file["path"], file, names_in(opened)))
-
-
-def _verify(damage: DamagedFile, lake: Lake) -> None:
-    """Refuse to go on with a file that is damaged still."""
-    opened = lake.open(damage.table)
-    file = _file_of(damage, opened) if opened else None
-    if opened and file and _is_damaged(opened, file):
-        raise DamagedFile(damage.table, damage.path, f"{damage.why}, also after it was repaired")

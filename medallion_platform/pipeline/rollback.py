@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError
@@ -148,13 +149,12 @@ def _roll_back_table(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> Rol
     assert table is not None
     if _has_nothing_left(lake, plan, table, letters):
         return RollbackResult(plan.table, "nothing of it is left to take back", before, before, None)
-    sequence = next_sequence(table, letters)
     if plan.version is None:
         account = CommitRecord(
             "rollback",
             run.run_id,
             run.at.isoformat(),
-            sequence=sequence,
+            sequence=next_sequence(table, letters),
             notes=[f"withdrew run {plan.run_id}"],
         )
         if letters:
@@ -165,25 +165,52 @@ def _roll_back_table(catalog: Catalog, lake: Lake, plan: _Plan, run: Run) -> Rol
         now = lake.rows(plan.table)
         return RollbackResult(plan.table, "its rows were withdrawn", before, now, lake.version(plan.table))
     table_made = catalog.by_name.get(plan.table)
+    state = input_state(table_made, lake) if table_made else ""
+    take_back(lake, plan.table, plan.version, plan.then, run, f"took back run {plan.run_id}", state)
+    how, now = f"as of version {plan.version}", lake.rows(plan.table)
+    return RollbackResult(plan.table, how, before, now, lake.version(plan.table))
+
+
+def take_back(
+    lake: Lake,
+    table: str,
+    version: int,
+    then: CommitRecord | None,
+    run: Run,
+    note: str,
+    taken_back: str = "",
+    *,
+    missing_files: bool = False,
+) -> None:
+    """Restore a version of a table, with the dead letters of that time. Can be killed and done again.
+
+    then: the last record up to that version, if there is any. taken_back: as in `CommitRecord`.
+    missing_files: whether data files of it may be gone.
+
+    Raises:
+        CommitConflict: another run committed to the table first.
+        NotAllowed: the run's guard refuses.
+    """
+    opened, letters = lake.open(table), lake.open(dead_letters.name(table))
+    assert opened is not None
     account = replace(
-        plan.then or CommitRecord("restore", run.run_id, ""),
+        then or CommitRecord("restore", run.run_id, ""),
         verb="restore",
         run_id=run.run_id,
         at=run.at.isoformat(),
         counts=Counts(),
-        sequence=sequence,
+        sequence=next_sequence(opened, letters),
         partitions={},
-        notes=[f"took back run {plan.run_id}"],
-        taken_back=input_state(table_made, lake) if table_made else "",
+        notes=[note],
+        taken_back=taken_back,
     )
+    restore = partial(polars_writer.restore_version, guard=run.guard, missing_files=missing_files)
     if letters:
         # They go back to what they were with the rows: they carry the same sequence numbers.
-        reached = plan.then.sequence if plan.then else 0
-        versions = [v for v, r in lake.records(dead_letters.name(plan.table)) if r.sequence <= reached]
-        polars_writer.restore_version(letters, max(versions, default=0), account, guard=run.guard)
-    polars_writer.restore_version(table, plan.version, account, guard=run.guard)
-    how, now = f"as of version {plan.version}", lake.rows(plan.table)
-    return RollbackResult(plan.table, how, before, now, lake.version(plan.table))
+        reached = then.sequence if then else 0
+        versions = [v for v, r in lake.records(dead_letters.name(table)) if r.sequence <= reached]
+        restore(letters, max(versions, default=0), account)
+    restore(opened, version, account)
 
 
 def _has_nothing_left(lake: Lake, plan: _Plan, table: DeltaTable, letters: DeltaTable | None) -> bool:

@@ -27,7 +27,14 @@ from medallion_platform.healing.decide import (
     undo,
 )
 from medallion_platform.healing.evidence import Evidence
-from medallion_platform.healing.incident import Incident, breaker, fold, worth_keeping
+from medallion_platform.healing.incident import (
+    Action,
+    Incident,
+    breaker,
+    fold,
+    report_of_action,
+    worth_keeping,
+)
 from medallion_platform.healing.policy import POLICY
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform_tests.healing.small_ledger import NOON, TABLE, SmallLedger, evidence
@@ -284,6 +291,41 @@ def test_the_second_try_of_what_met_damage_repairs_and_each_one_after_it() -> No
     assert repaired == [{}, *[{TABLE: sensor.incident.id}] * 4]
     assert [one.act for one in sensor.incident.tries] == ["again", *["repair"] * 4]
     assert [one.half_open for one in sensor.incident.tries] == [False] * 3 + [True] * 2
+
+
+def test_a_repair_that_made_things_worse_is_never_done_again_for_its_fingerprint() -> None:
+    sensor = Sensor()
+    sensor.look(evidence("run/1", Kind.CORRUPT))
+    sensor.look(after=15 * SECOND)
+    sensor.look(evidence("run/2", Kind.CORRUPT))
+    done = sensor.look(after=15 * SECOND)
+    assert done.repair == {TABLE: sensor.incident.id}
+    worse = Action(sensor.now, "run 3", TABLE, "made again; this was taken back", undone=True)
+    sensor.ledger.rows.append(report_of_action(sensor.incident.id, TABLE, worse, "run 3"))
+    sensor.look(evidence("run/3", Kind.CORRUPT))
+    for n in range(4, 12):
+        done = sensor.look(after=25 * HOUR)
+        assert (list(done.try_now), done.repair) == ([TABLE], {})
+        sensor.look(evidence(f"run/{n}", Kind.CORRUPT))
+    assert {t.act for t in sensor.incident.tries[2:]} == {"again"}
+    sensor.look(wanted={})
+    later = sensor.now + timedelta(days=365)
+    kept = worth_keeping(sensor.ledger.rows, later)
+    assert [i.actions for i in fold(kept).incidents.values()] == [(worse,)]
+    assert repairs_of_the_next(sensor) == [], "nor for the next incident"
+    sensor.ledger.decide(resume(sensor.ledger.known, TABLE, sensor.now, "ann"), sensor.ledger.seen)
+    sensor.look(wanted={})
+    assert repairs_of_the_next(sensor) == [TABLE, TABLE]
+
+
+def repairs_of_the_next(sensor: Sensor) -> list[str]:
+    """What is repaired in the first three tries of a new incident."""
+    found: list[str] = []
+    sensor.look(evidence(f"run/again {sensor.now}", Kind.CORRUPT), wanted={TABLE: WANT})
+    for n in range(3):
+        found += sensor.look(after=10 * MINUTE).repair
+        sensor.look(evidence(f"run/again {sensor.now} {n}", Kind.CORRUPT))
+    return found
 
 
 def test_a_repair_that_dies_of_something_else_is_done_by_the_next_try() -> None:
