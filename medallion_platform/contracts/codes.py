@@ -22,6 +22,9 @@ class Code(StrEnum):
     LOST = "lost"
     """A file was not there, or another, when it should be read. `from_row`: the first record not taken;
     `why`: a `Damage`."""
+    POISON = "poison"
+    """It ended every process that read it. The payload is its bytes as they came; of a file that cannot be
+    divided `kept`: where it lies in quarantine, or null; `from_row`: the first record not taken."""
     GAP = "gap"
     """Offsets of a partition are gone. `first`, `last`: the range; `last` is null where nobody knows it."""
 

@@ -92,8 +92,9 @@ ADVICE: Mapping[Kind, Advice] = {
         " send them again, and let the source keep them for longer",
     ),
     Kind.POISON: Advice(
-        "find the record or file that ended the process (the last log lines say how far it came), and move "
-        "it away or correct it",
+        "in an intake nothing: what ends it becomes a dead letter, and `medallion dead-letters replay "
+        "{table}` takes it in once it no longer does. Elsewhere find the row that ends the process, and "
+        "correct it",
         ("input", "code", "settings"),
     ),
     Kind.DATA: Advice(

@@ -46,12 +46,19 @@ BY_EXIT_CODE: Mapping[int, Kind] = {
 }
 
 
+DEATHS = 2
+"""So many processes have to die over the same records before these are taken for the reason."""
+DIED = "died"
+"""The rule that says so."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """The class of a failure.
 
     code: what its maker calls it. rule: which rule told the class: `pod:oom`, `said` (by the platform's own
-    error), `link:503`, `run:START_TIMEOUT`, `signal:SIGSEGV`, `exit:52`, `label:<signature>`; "" if none did.
+    error), `link:503`, `run:START_TIMEOUT`, `signal:SIGSEGV`, `exit:52`, `died`, `label:<signature>`; "" if
+    none did.
     """
 
     kind: Kind = Kind.UNKNOWN
@@ -62,12 +69,18 @@ class Finding:
 def classify(evidence: Evidence, labels: Mapping[str, Kind] = NO_LABELS) -> Finding:
     """The class of a failure; `unknown` where nothing in its evidence tells one.
 
-    What ended the pod comes first: it explains every error within. Then comes the error, then what Dagster
-    and the system tell of the process.
+    That several processes died over the same comes first, then what ended the pod: it explains every error
+    within. Then comes the error, then what Dagster and the system tell of the process.
 
     labels: what people said of failures by their `signature`, which counts where no rule tells a class.
     """
-    asked = (_by_pod_end(evidence), _by_chain(evidence), _by_run_failure(evidence), _by_exit(evidence))
+    asked = (
+        _by_deaths(evidence),
+        _by_pod_end(evidence),
+        _by_chain(evidence),
+        _by_run_failure(evidence),
+        _by_exit(evidence),
+    )
     found = next((finding for finding in asked if finding.kind is not Kind.UNKNOWN), None)
     if found is None and (of := signature(evidence)) in labels:
         found = Finding(labels[of], rule=f"label:{of}")
@@ -95,6 +108,11 @@ def signature(evidence: Evidence) -> str:
         *map(_codes, chain.links),
     ]
     return _digest(told) if any(told) else ""
+
+
+def _by_deaths(evidence: Evidence) -> Finding:
+    """Whatever ended each of them: records that several died over are the reason."""
+    return Finding(Kind.POISON, rule=DIED) if evidence.deaths >= DEATHS else Finding()
 
 
 def _by_pod_end(evidence: Evidence) -> Finding:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from medallion_platform.errors import Kind
-from medallion_platform.healing.classify import cause, classify, fingerprint, signature
+from medallion_platform.healing.classify import DIED, cause, classify, fingerprint, signature
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.healing.incident import (
     ASKED_FOR,
@@ -150,6 +150,7 @@ def decide(known: Known, look: Look) -> Decisions:
         known = advance(known, [row])
     failed = _tables_failed(new)
     closed = [row for i in known.incidents.values() if i.table not in failed for row in _closed(i, look)]
+    closed += [_close(i, "passed", look.now, look.by) for i in _explained(known, failed)]
     known = advance(known, closed)
     held = {table: found for table in _troubled(known, look) if (found := _held(known, table, look))}
     later = {
@@ -304,6 +305,14 @@ def _closed(incident: Incident, look: Look) -> Iterable[Row]:
         yield _close(incident, ended, look.now, look.by)
     elif incident.code_version and want.code_version not in ("", incident.code_version):
         yield _close(incident, "passed", look.now, look.by)
+
+
+def _explained(known: Known, failed: Collection[str]) -> Iterable[Incident]:
+    """Open incidents of processes that died, where they are known now to have died over the same records."""
+    for table in failed:
+        incidents = known.open_of(table)
+        if any(i.rule == DIED for i in incidents):
+            yield from (i for i in incidents if i.rule != DIED and i.told_nothing)
 
 
 def _close(incident: Incident, how: Closed, now: datetime, by: str) -> Row:

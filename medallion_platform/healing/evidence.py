@@ -26,6 +26,7 @@ class Evidence:
     was one. ended_by: what ended the pod, or kept it from beginning, a word of `kubernetes/pod_end.py`.
     run_failure: Dagster's `RunFailureReason`. exit_code: of a process; of one that a signal ended 128 and its
     number, or minus its number. seconds: that the run took which failed, None where it is not known.
+    deaths: how many processes have died by now over the same records.
     """
 
     occurrence: str
@@ -38,12 +39,15 @@ class Evidence:
     run_failure: str = ""
     exit_code: int | None = None
     seconds: float | None = None
+    deaths: int = 0
 
     def to_json(self) -> str:
         """The evidence as JSON, without what is empty."""
         told: dict[str, Any] = {**vars(self), "at": self.at.isoformat(), "chain": self.chain.as_dict()}
         if self.chain == ErrorChain():
             del told["chain"]
+        if not self.deaths:
+            del told["deaths"]
         return json.dumps({name: value for name, value in told.items() if value not in (None, "")})
 
     @classmethod
@@ -54,7 +58,7 @@ class Evidence:
         except (ValueError, RecursionError):
             told = None
         found: dict[str, Any] = told if isinstance(told, dict) else {}
-        work, code = found.get("work"), found.get("exit_code")
+        work = found.get("work")
         return cls(
             _text(found.get("occurrence")),
             _time(found.get("at")),
@@ -64,8 +68,9 @@ class Evidence:
             ErrorChain.from_dict(found.get("chain")),
             _text(found.get("ended_by")),
             _text(found.get("run_failure")),
-            code if isinstance(code, int) and not isinstance(code, bool) else None,
+            _number(found.get("exit_code")),
             _seconds(found.get("seconds")),
+            _number(found.get("deaths")) or 0,
         )
 
 
@@ -77,6 +82,10 @@ def _seconds(told: object) -> float | None:
     if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= _MOST_SECONDS:
         return float(told)
     return None
+
+
+def _number(told: object) -> int | None:
+    return told if isinstance(told, int) and not isinstance(told, bool) else None
 
 
 def _time(told: object) -> datetime:

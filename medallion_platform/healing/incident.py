@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from random import Random
 from typing import Any, Literal, get_args
 
-from medallion_platform.errors import Kind, kind_named
+from medallion_platform.errors import ErrorChain, Kind, kind_named
 from medallion_platform.healing.evidence import Evidence, Work
 from medallion_platform.healing.policy import POLICY, Act, last_act, next_try, with_jitter
 from medallion_platform.lakehouse.incidents import Ledger, Row
@@ -127,6 +127,16 @@ class Incident:
     def asked_for(self) -> bool:
         """Whether automation asks for this work, and leaves the table out as the policy says."""
         return bool(self.table) and any(e.work in ASKED_FOR for e in self.evidence)
+
+    @property
+    def told_nothing(self) -> bool:
+        """Whether whatever failed ended before it could say why."""
+        return all(e.chain == ErrorChain() for e in self.evidence)
+
+    @property
+    def takes_in(self) -> bool:
+        """Whether it failed while records of a source were taken in."""
+        return any(e.work == "intake" for e in self.evidence)
 
     @property
     def tried(self) -> int:
@@ -300,7 +310,7 @@ def breaker(incident: Incident, known: Known) -> Breaker:
     """
     if incident.closed or POLICY[incident.kind].endless:
         return "closed"
-    if next_try(incident.kind, incident.tried) and _came_back(incident, known) < MOST:
+    if _planned(incident) and _came_back(incident, known) < MOST:
         return "closed"
     if not incident.pending:
         return "open"
@@ -312,12 +322,14 @@ def next_of(incident: Incident, known: Known) -> Next:
 
     A half-open one comes after 1, 2, 4, ... 24 hours, or minutes where the inputs have changed.
     """
-    planned = next_try(incident.kind, incident.tried)
+    planned = _planned(incident)
     number = len(incident.tries) + 1
     if breaker(incident, known) != "closed" or planned is None:
         times = 2 ** min(len(incident.tries) - incident.tried, 11)
         at, sooner = (min(times * unit, _LONGEST) for unit in (timedelta(hours=1), timedelta(minutes=1)))
-        act = _harmless(last_act(incident.kind), incident, known)
+        last = last_act(incident.kind)
+        act = Act.AGAIN if last is Act.ISOLATE and not incident.takes_in else last
+        act = _harmless(act, incident, known)
         return Next(act, number, incident.failed + at, incident.failed + sooner, True)
     act, pause = planned
     chance = Random(f"{incident.id} {number}")  # noqa: S311  # the same for whoever asks
@@ -331,6 +343,12 @@ def _harmless(act: Act, incident: Incident, known: Known) -> Act:
     person = max((_number(i) for i in alike if i.closed == "person"), default=0)
     worse = any(done.undone for i in alike if _number(i) > person for done in i.actions)
     return Act.AGAIN if act is Act.REPAIR and worse else act
+
+
+def _planned(incident: Incident) -> tuple[Act, float] | None:
+    """The next try that the policy has for an incident; records are isolated where they are taken in."""
+    planned = next_try(incident.kind, incident.tried)
+    return None if planned and planned[0] is Act.ISOLATE and not incident.takes_in else planned
 
 
 def next_try_of_table(table: str, known: Known) -> datetime:

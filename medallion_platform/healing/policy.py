@@ -21,6 +21,8 @@ class Act(StrEnum):
     """The same work is asked for again."""
     REPAIR = "repair"
     """The same, and each damaged data file or Delta log that it meets is made whole."""
+    ISOLATE = "isolate"
+    """The same, by halves of the records that processes died over, until the one is known that ends them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ ACTS: Mapping[Act, Reach] = {
         "anything else of the table, and any other table but those made from it; of bronze only the damaged "
         "file; of a log every commit that can be read; a table that is paused or was rolled back is not made "
         "again",
+    ),
+    Act.ISOLATE: Reach(
+        "of the records over which the last two processes died half are taken in, then half of those or of "
+        "the rest, and all others as ever behind them; what has ended a process alone becomes a dead letter "
+        "with the code `poison`, unread: a record of a topic or of a text file, otherwise the file",
+        "what an intake writes",
+        "anything else; a record that was not alone when a process died",
     ),
 }
 """From which docs/healing.md is made, too."""
@@ -84,6 +93,8 @@ _A_NIGHT = (15 * _SECOND, _MINUTE, 5 * _MINUTE, 30 * _MINUTE, 2 * _HOUR, 6 * _HO
 _OUTSIDE = Step(Act.AGAIN, (15 * _SECOND, _MINUTE, 5 * _MINUTE, 10 * _MINUTE))
 _MACHINE = Step(Act.AGAIN, (_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR))
 """Others that use it end, or somebody makes room."""
+_HALVINGS = 24
+"""As often as a batch of millions can be halved; each is a try that ends as soon as it reads the record."""
 
 AT_ONCE = 32
 """So many tables at the most that failed by the same error of a server are tried at the same time."""
@@ -112,7 +123,7 @@ POLICY: Mapping[Kind, Policy] = {
     ),
     Kind.POSITION_LOST: Policy("a source no longer has what comes next", (Step(Act.AGAIN, (15 * _SECOND,)),)),
     Kind.GAP: Policy("records are gone that nobody has read"),
-    Kind.POISON: Policy("a record ends whatever reads it"),
+    Kind.POISON: Policy("records end whatever reads them", (Step(Act.ISOLATE, (0,) * _HALVINGS),)),
     Kind.DATA: Policy("rows or files are not as declared"),
     Kind.PERMANENT: Policy("code, settings or declarations cannot work"),
     Kind.UNKNOWN: Policy("nothing says what it is", (Step(Act.AGAIN, (15 * _SECOND, 5 * _MINUTE)),)),

@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from medallion_platform.errors import MedallionError
+from medallion_platform.errors import ErrorChain, MedallionError
 from medallion_platform.healing.decide import (
     Asked,
     Decisions,
@@ -27,6 +27,7 @@ from medallion_platform.healing.decide import (
     asked_to_text,
     decide,
 )
+from medallion_platform.healing.evidence import Evidence
 from medallion_platform.healing.incident import Event, Incident, Known, advance, known_from
 from medallion_platform.lakehouse import incidents
 from medallion_platform.lakehouse.counts import counted
@@ -36,6 +37,7 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import checks
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs, unharmed
 from medallion_platform.orchestration.failures import CLASS, INCIDENT, NEXT_TRY
+from medallion_platform.pipeline.intake.poison import deaths
 from medallion_platform.storage import client_reason
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ def decide_and_record(
         DamagedLedger: the ledger cannot be read.
     """
     failed, read = failed_runs(on, memory.read)
-    evidence = [e for run in failed for e in evidence_of(run, asked_of(run, memory.asked))]
+    told = [e for run in failed for e in evidence_of(run, asked_of(run, memory.asked))]
+    evidence = [_with_deaths(lake, e) for e in told]
     asked = without_untouched(memory.asked, failed)
     idle = asked.keys() & wanted.keys() - set(at_work)
     ended = unharmed(on, {table: asked[table].run for table in idle})
@@ -140,6 +143,16 @@ def without_untouched(asked: Mapping[str, Asked], failed: Iterable[FailedRun]) -
         if run.working_on and not run.failures:
             untouched |= asked_of(run, asked) - {run.working_on}
     return {table: request for table, request in asked.items() if table not in untouched}
+
+
+def _with_deaths(lake: Lake, found: Evidence) -> Evidence:
+    """Evidence of an intake that died, with how often one has died where it began."""
+    if found.work != "intake" or found.chain != ErrorChain():
+        return found
+    try:
+        return replace(found, deaths=deaths(lake, found.table))
+    except MedallionError:  # its table cannot be read, which whoever reads it says
+        return found
 
 
 def _still_damaged(lake: Lake, known: Known, decisions: Decisions) -> set[str]:

@@ -51,6 +51,11 @@ def failure_of_worker(work: Work, table: str, place: str, error: Exception, at: 
     return Evidence(occurrence, at, work, table, chain=chain_of(error))
 
 
+def deaths_of_workers(table: str, place: str, deaths: int, at: datetime) -> Evidence:
+    """Evidence that so many workers died where they began, which none of them could tell. Pure."""
+    return Evidence(f"worker/died/{place}/{deaths}", at, "stream", table, deaths=deaths)
+
+
 def gaps_in(unread: Sequence[UnreadableRange], table: str, run_id: str, at: datetime) -> list[Evidence]:
     """Evidence of the records that a broker no longer has, one for each range. Pure."""
     chain = ErrorChain(Kind.GAP, table)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -62,6 +62,15 @@ class Batch:
     repeated: int = 0
 
 
+@dataclass(frozen=True)
+class Range:
+    """Records of a log from offset `begin` on, without `end`."""
+
+    log: str
+    begin: int
+    end: int
+
+
 class Arrivals(Protocol):
     """What has arrived at a source, at one point in time.
 
@@ -97,6 +106,30 @@ class Arrivals(Protocol):
 
         Each batch is committed before the next one is requested.
         """
+        ...
+
+
+@runtime_checkable
+class Divisible(Arrivals, Protocol):
+    """Arrivals of which single ranges can be read, so that a record that ends whatever reads it is found."""
+
+    def begins(self, position: PositionOf) -> Mapping[str, int]:
+        """The logs of which something may wait, and the position of each; nothing is read."""
+        ...
+
+    def ahead(self, position: PositionOf, rows: int) -> Sequence[Range]:
+        """The places of the next records of each log: of about `rows`, in their order. None is parsed.
+
+        What cannot be divided is a range of one.
+        """
+        ...
+
+    def within(self, ranges: Sequence[Range], position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
+        """Batches of these ranges alone; the first one of a log begins where its position is."""
+        ...
+
+    def unparsed(self, fatal: Range, position: PositionOf) -> Iterator[Batch]:
+        """A batch in which a range of one is a dead letter, without being parsed."""
         ...
 
 
@@ -153,4 +186,17 @@ class SourceFollower(Protocol):
 
     def close(self) -> None:
         """Release the worker's part of the source."""
+        ...
+
+
+@runtime_checkable
+class DivisibleFollower(SourceFollower, Protocol):
+    """A follower whose records can also be read by ranges."""
+
+    def look(self) -> Divisible:
+        """What waits after the table's positions, whichever worker it is given to.
+
+        Raises:
+            Unavailable: the source cannot be reached.
+        """
         ...

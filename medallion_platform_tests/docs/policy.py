@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from medallion_platform.errors import Kind
 from medallion_platform.healing.advice import ADVICE
@@ -36,8 +37,11 @@ def row(kind: Kind, policy: Policy) -> tuple[str, ...]:
 
 
 def pauses(seconds: Iterable[float]) -> str:
-    """Pauses in words."""
-    return ", ".join(map(pause_in_words, seconds))
+    """Pauses in words; the same ones many times as a number."""
+    told = ((pause_in_words(pause), len(list(same))) for pause, same in groupby(seconds))
+    return ", ".join(
+        f"{pause} {times} times" if times > 2 else ", ".join([pause] * times) for pause, times in told
+    )
 
 
 def pause_in_words(seconds: float) -> str:

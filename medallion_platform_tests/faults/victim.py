@@ -30,6 +30,9 @@ from medallion_platform.pipeline.intake import stream as worker
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.connectors.kafka import bounded_run
 from medallion_platform.sources.connectors.kafka.follow import TopicFollower
+from medallion_platform.sources.formats.jsonlines import JsonLinesParser
+from medallion_platform.sources.formats.records import ParseResult
+from medallion_platform.sources.formats.slices import Block, Ints
 from medallion_platform_tests.kafka.broker import Broker
 from medallion_platform_tests.kafka.test_kafka import source_of
 from medallion_platform_tests.kafka.worker import Printing
@@ -72,6 +75,29 @@ def follow(broker: Broker, topic: str, lake: Path, aim: Aim) -> BaseProcess:
     return _forked(_follow, broker.address, topic, str(lake), aim)
 
 
+def read_fatal(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that works, and dies as soon as it parses a line with the word `fatal`."""
+    return _forked(_reads_fatal, work, *arguments)
+
+
+def follow_topic(address: str, topic: str, lake: str, last: str) -> None:
+    """A continuous worker, which stops once it has taken in a message of this key."""
+    source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
+    there, stop = Lake(Path(lake)), Event()
+
+    class Watch(Printing):
+        def idle(self) -> None:
+            found = there.open(source.table)
+            if found and last in polars.scan_delta(found).select("event_id").collect()["event_id"]:
+                stop.set()
+
+    # A group of its own: the broker waits for seconds until it believes that the one before is dead.
+    group = f"{source.group(lake)}-{os.getpid()}"
+    follower = TopicFollower(source, group, lambda: there.positions(source.table))
+    worker.stream(follower, there, lambda: Run.now(f"run-{os.getpid()}"), stop, Watch())
+    follower.close()
+
+
 def load(steps: Mapping[str, tuple[Any, str]], aim: Aim) -> None:
     """Put the shot into the step that is aimed at."""
     module, name = steps[aim.step]
@@ -84,6 +110,18 @@ def _forked(body: Callable[..., None], *arguments: object) -> BaseProcess:
     process = context.Process(target=body, args=arguments)
     process.start()
     return process
+
+
+def _reads_fatal(work: Callable[..., None], *arguments: object) -> None:
+    parse = JsonLinesParser.parse
+
+    def dies(parser: JsonLinesParser, block: Block, starts: Ints, ends: Ints) -> ParseResult:
+        if b"fatal" in bytes(block.text):
+            _die()
+        return parse(parser, block, starts, ends)
+
+    JsonLinesParser.parse = dies
+    work(*arguments)
 
 
 def _follow(address: str, topic: str, lake: str, aim: Aim) -> None:

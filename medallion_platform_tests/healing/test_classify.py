@@ -66,6 +66,8 @@ def test_the_reasons_of_a_run_are_those_that_dagster_has() -> None:
         ),
         (replace(NOTHING, ended_by="killed"), Finding(Kind.EVICTED, "killed", "pod:killed")),
         (replace(NOTHING, ended_by="of a later version"), Finding()),
+        (replace(NOTHING, exit_code=-9, deaths=1), Finding(Kind.EVICTED, "SIGKILL", "signal:SIGKILL")),
+        (replace(NOTHING, ended_by="oom", deaths=2), Finding(Kind.POISON, "", "died")),
     ],
 )
 def test_the_class_and_the_rule_that_told_it(evidence: Evidence, told: Finding) -> None:

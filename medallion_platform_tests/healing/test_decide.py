@@ -35,7 +35,7 @@ from medallion_platform.healing.incident import (
     report_of_action,
     worth_keeping,
 )
-from medallion_platform.healing.policy import POLICY
+from medallion_platform.healing.policy import POLICY, Act
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform_tests.healing.small_ledger import NOON, TABLE, SmallLedger, evidence
 
@@ -336,6 +336,29 @@ def test_a_repair_that_dies_of_something_else_is_done_by_the_next_try() -> None:
     assert sensor.look(after=5 * MINUTE).repair == {TABLE: damage.id}
     assert [i.tries[-1].act for i in sensor.ledger.incidents] == ["repair", "again"]
     assert killed.kind is Kind.EVICTED
+
+
+def test_processes_that_died_over_the_same_records_are_one_incident_until_these_are_isolated() -> None:
+    sensor = Sensor()
+    want = replace(WANT, work="intake")
+    sensor.look(wanted={TABLE: want})
+    for deaths in range(1, 23):
+        died = Evidence(f"run/{deaths}", NOON, "intake", TABLE, exit_code=-9, deaths=deaths)
+        assert TABLE in sensor.look(died).try_now, "at once"
+    first, poison = sensor.ledger.incidents
+    assert (first.kind, first.closed) == (Kind.EVICTED, "passed")
+    assert (poison.kind, poison.closed, len(poison.tries)) == (Kind.POISON, "", 21)
+    assert {t.act for t in poison.tries} == {Act.ISOLATE}
+    sensor.look(wanted={TABLE: replace(want, written="2")})
+    assert sensor.incident.closed == "healed"
+
+
+def test_a_row_that_ends_a_refresh_is_isolated_by_nobody() -> None:
+    sensor = Sensor()
+    done = sensor.look(evidence("run/1", Kind.POISON))
+    assert done.held[TABLE].state == "open"
+    sensor.look(after=HOUR)
+    assert [t.act for t in sensor.incident.tries] == [Act.AGAIN]
 
 
 def test_an_incident_ends_once_its_file_is_whole_and_its_table_is_made() -> None:

@@ -25,6 +25,7 @@ EVIDENCE = st.builds(
     run_failure=st.sampled_from(("", "STEP_FAILURE", "START_TIMEOUT", "OF_A_LATER_VERSION")),
     exit_code=st.none() | st.integers(-100, 300),
     seconds=st.none() | st.floats(0, 1e9),
+    deaths=st.integers(0, 30),
 )
 
 

@@ -20,7 +20,7 @@ from medallion_platform.errors import Kind
 from medallion_platform.lakehouse import dead_letters, file_registry
 from medallion_platform.lakehouse.file_registry import RegisteredFile
 from medallion_platform.lakehouse.lake import Lake
-from medallion_platform.sources.arrivals import Batch, PositionOf, UnreadableRange
+from medallion_platform.sources.arrivals import Batch, PositionOf, Range, UnreadableRange
 from medallion_platform.sources.connectors import landing_scan
 from medallion_platform.sources.connectors.files import (
     FileSource,
@@ -31,7 +31,8 @@ from medallion_platform.sources.connectors.files import (
 )
 from medallion_platform.sources.connectors.landing_zones import FileInfo, zone_at
 from medallion_platform.sources.errors import LostFile, StillGrowing, UnreadableFile
-from medallion_platform.sources.formats.records import CODE, DETAIL, OURS
+from medallion_platform.sources.formats.records import CODE, DETAIL, FATAL, OURS
+from medallion_platform.sources.formats.text import TextFormat
 from medallion_platform.sources.formats.typed import values_as_text
 from medallion_platform.storage import file_exists, store
 
@@ -84,6 +85,12 @@ class LandingZone:
         A lost file never shares a batch with its own records: its dead letter is committed first and names
         the first missing record, so all records before it must be committed already.
         """
+        return self._batches(position, rows, size)
+
+    def _batches(
+        self, position: PositionOf, rows: int, size: int, until: Range | None = None
+    ) -> Iterator[Batch]:
+        """The same; until: the file, and the records of it, behind which nothing is read."""
         source, lake = self.source, self.lake
         begun = reached = position(source.name) or 0
         registered = file_registry.read_registry(lake, source.name)
@@ -92,6 +99,9 @@ class LandingZone:
         gathered = _PendingBatch(source)
         for file in pending:
             first = _first_row_not_taken(reached, file)
+            most = _records_wanted(source, file, until)
+            if most == 0:
+                break
             if file["state"] == landing_scan.REPEATED:
                 gathered.repeated += 1
                 gathered.notes.append(
@@ -103,7 +113,7 @@ class LandingZone:
             try:
                 if file["sequence"] in lost_rows:
                     raise LostFile(file["path"], "it could not be opened before")
-                for read in _read_records(source, self.root, file, first):
+                for read in _read_records(source, self.root, file, first, most):
                     frame = _quarantine_long_records(lake, source, self.root, file, read)
                     if not gathered.has_same_types(frame):
                         yield gathered.take_batch(reached)
@@ -113,6 +123,8 @@ class LandingZone:
                         yield gathered.take_batch(reached)
                 if first == 1 and reached == begin and file["size"]:
                     gathered.notes.append(f"{file['path']}: no record in its {file['size']:,} bytes")
+                if most is not None:
+                    break
             except LostFile as error:
                 if gathered.frames and _first_row_not_taken(reached, file) > first:
                     yield gathered.take_batch(reached)
@@ -126,6 +138,60 @@ class LandingZone:
             reached = record_offset(file["sequence"] + 1, 0)
         if reached > begun and pending:
             yield gathered.take_batch(reached)
+
+    def begins(self, position: PositionOf) -> Mapping[str, int]:
+        """Where the next file begins, or what is left of it."""
+        return {self.source.name: position(self.source.name) or 0}
+
+    def ahead(self, position: PositionOf, rows: int) -> Sequence[Range]:
+        """The records of the next files, up to whole ones; a file that is no text is one."""
+        reached = position(self.source.name) or 0
+        registered = file_registry.read_registry(self.lake, self.source.name)
+        found: list[Range] = []
+        for file in _as_rows(_pending_versions(registered, reached)):
+            first = _first_row_not_taken(reached, file)
+            begin, count = record_offset(file["sequence"], first), self._count(file, first)
+            found += [Range(self.source.name, begin, begin + count)] if count else []
+            if sum(r.end - r.begin for r in found) >= rows:
+                break
+        return found
+
+    def within(self, ranges: Sequence[Range], position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
+        """The records of files; those that are no text as a whole."""
+        return self._batches(position, rows, size, until=ranges[-1])
+
+    def unparsed(self, fatal: Range, position: PositionOf) -> Iterator[Batch]:
+        """The record as a dead letter; of a file that is no text the file, from there on."""
+        source = self.source
+        sequence, row = sequence_and_row(fatal.begin)
+        registered = file_registry.read_registry(self.lake, source.name)
+        (file,) = _as_rows(registered.filter(pl.col("sequence") == sequence))
+        if isinstance(source.format, TextFormat):
+            try:
+                with zone_at(self.root).file(_require_same_content(self.root, file)) as path:
+                    frame = _with_provenance(source, file, source.format.unparsed(path, row))
+            except (StillGrowing, UnreadableFile):  # nobody can parse it any more
+                yield from self.within([fatal], position, 1, 1)
+            else:
+                yield Batch(frame, (), {source.name: fatal.end})
+        else:
+            detail = {"kept": _quarantine(self.lake, source, self.root, file), "from_row": row}
+            why = f"from record {row} on {FATAL}"
+            piece = _unreadable_file(source, file, Code.POISON, why, detail)
+            yield Batch(pl.DataFrame(), [piece], {source.name: record_offset(sequence + 1, 0)})
+
+    def _count(self, file: RegisteredFile, first: int) -> int:
+        """The records of a file from `first` on, without parsing any; 1 of what cannot be divided."""
+        form = self.source.format
+        if file["state"] == landing_scan.REPEATED:
+            return 0
+        if not isinstance(form, TextFormat) or file["unreadable"]:
+            return 1
+        try:
+            with zone_at(self.root).file(_require_same_content(self.root, file)) as path:
+                return form.count(path, first)
+        except (StillGrowing, UnreadableFile):
+            return 1
 
 
 _CELL = 4
@@ -334,31 +400,49 @@ def _first_row_not_taken(reached: int, file: RegisteredFile) -> int:
     return max(row if sequence == file["sequence"] else 0, file["first_row"] or 1)
 
 
+def _records_wanted(source: FileSource, file: RegisteredFile, until: Range | None) -> int | None:
+    """How many records of a file may be read, where nothing is behind `until`; None for all of them."""
+    if until is None:
+        return None
+    last, _ = sequence_and_row(until.begin)
+    if file["sequence"] != last:
+        return None if file["sequence"] < last else 0
+    return until.end - until.begin if isinstance(source.format, TextFormat) else None
+
+
 def _read_records(
-    source: FileSource, root: str, file: RegisteredFile, first_row: int
+    source: FileSource, root: str, file: RegisteredFile, first_row: int, most: int | None = None
 ) -> Iterator[pl.DataFrame]:
-    """The records of a registered file with their provenance; stops if its content changes."""
+    """The records of a registered file with their provenance; stops if its content changes.
+
+    most: so many of them at the most, of a text.
+    """
     if file["unreadable"]:
         lost = file["digest"].startswith(_UNSEEN)
         known = (LostFile if lost else UnreadableFile)(file["path"], file["unreadable"])
         known.detail = json.loads(file["damage"] or "{}")
         raise known
+    form, declared = source.format, source.contract.column_names
     try:
         with zone_at(root).file(_require_same_content(root, file)) as path:
-            for frame in source.format.read(path, first_row, source.contract.column_names):
-                yield frame.with_columns(
-                    *(
-                        values_as_text(frame[c])
-                        for c, k in frame.schema.items()
-                        if _becomes_text(source, c, k)
-                    ),
-                    pl.lit(source.name).alias("_source"),
-                    pl.lit(file["path"]).alias("_file"),
-                    (pl.col("_row") + record_offset(file["sequence"], 0)).alias("_offset"),
-                )
+            if most is not None and isinstance(form, TextFormat):
+                frames = form.read_few(path, first_row, declared, most)
+            else:
+                frames = form.read(path, first_row, declared)
+            for frame in frames:
+                yield _with_provenance(source, file, frame)
         _require_same_content(root, file)
     except StillGrowing:
         raise _changed(file["path"]) from None
+
+
+def _with_provenance(source: FileSource, file: RegisteredFile, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(
+        *(values_as_text(frame[c]) for c, k in frame.schema.items() if _becomes_text(source, c, k)),
+        pl.lit(source.name).alias("_source"),
+        pl.lit(file["path"]).alias("_file"),
+        (pl.col("_row") + record_offset(file["sequence"], 0)).alias("_offset"),
+    )
 
 
 def _require_same_content(root: str, file: RegisteredFile) -> FileInfo:

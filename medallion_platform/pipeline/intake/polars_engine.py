@@ -40,6 +40,7 @@ from medallion_platform.pipeline.intake.batch_commit import (
 )
 from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
 from medallion_platform.pipeline.intake.duplicates import find_duplicates
+from medallion_platform.pipeline.intake.poison import Notes, batches_of, noted
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.intake.triage import (
     LETTER_PLACE,
@@ -114,11 +115,13 @@ def intake(
     batch_bytes: int = BATCH_BYTES,
     open_tables: OpenTables | None = None,
     report_end: bool = True,
+    suspects: Notes | None = None,
 ) -> IntakeResult:
     """Take in what has arrived at a source.
 
     open_tables: left open by an earlier intake of the same source. report_end: tell the run's observer if the
-    intake fails; False if the caller does that.
+    intake fails; False if the caller does that. suspects: the notes of a caller that takes in all but the
+    records of which processes have died.
 
     Raises:
         DamagedFile: a data file that is searched for duplicates is missing or damaged.
@@ -147,10 +150,16 @@ def intake(
             return reached.setdefault(log, begun.transaction_version(log))
 
         taken.pieces = len(arrivals.waiting(position))
-        for batch in arrivals.batches(position, batch_rows, batch_bytes):
-            begins = {log: position(log) for log in batch.positions}
-            taken.add(_take_after_others(source, table, lake, run, batch, begins, open_tables))
-            reached |= batch.positions
+        with noted(lake, source.table) if suspects is None else nullcontext(suspects) as notes:
+            limits = (position, batch_rows, batch_bytes)
+            if taken.pieces:
+                batches = batches_of(arrivals, notes, *limits, suspects_only=suspects is not None)
+            else:
+                batches = arrivals.batches(*limits)
+            for batch in batches:
+                begins = {log: position(log) for log in batch.positions}
+                taken.add(_take_after_others(source, table, lake, run, batch, begins, open_tables))
+                reached |= batch.positions
         taken.version = table.version()
         taken.seconds = round(time.monotonic() - started, 3)
         return taken

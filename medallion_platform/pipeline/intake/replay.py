@@ -53,10 +53,12 @@ def replay(
     run: Run,
     offsets: Collection[int] | None = None,
     partitions: Iterable[str] | None = None,
+    poison: bool = True,
 ) -> ReplayResult:
     """Move dead letters of a source (all, or those at `offsets`) that are valid now into its table.
 
-    partitions: only letters whose rows belong to these partitions.
+    partitions: only letters whose rows belong to these partitions. poison: also those that ended whatever
+    read them, which they may do again.
 
     Raises:
         CommitConflict: another run wrote to the table or its dead letters first; run it again.
@@ -69,6 +71,8 @@ def replay(
     wanted = (
         _is_of_source(source, "source") & (pl.col("row") > 0) & pl.col("payload").is_not_null() & _at(offsets)
     )
+    if not poison:
+        wanted &= pl.col("code").ne_missing(Code.POISON)
     chosen = stored.filter(wanted).collect().unique(_triage.LETTER_PLACE, keep="first", maintain_order=True)
     # Letters ahead of the table belong to an intake that has not committed its rows yet.
     reached = {log: table.transaction_version(log) or 0 for log in chosen["source"].unique()}
@@ -81,7 +85,7 @@ def replay(
         lake,
         chosen.select(
             pl.col("payload"),
-            pl.when(pl.col("code") == Code.UNDECODED)
+            pl.when(pl.col("code").is_in([Code.UNDECODED, Code.POISON]))
             .then(pl.coalesce(pl.col("detail").str.json_path_match("$.encoding"), pl.lit("")))
             .alias("_encoding"),
             *(pl.col(c).alias(f"_{c}") for c in ("source", "file", "row", "offset")),
@@ -140,7 +144,8 @@ def parse_table_again(
 ) -> tuple[int, CommitRecord | None]:
     """Parse the stored payloads of a bronze table (of `partitions`, or all) again and validate the records.
 
-    Rows that violate the current contract become dead letters; then dead letters that keep it come back. Only
+    Rows that violate the current contract become dead letters; then dead letters that keep it come back, but
+    for those that ended what read them. Only
     partitions in which a row changes are rewritten. Rows without stored text (Parquet) stay unchanged.
     Returns the table's version, and the commit record, None if no row changed.
     """
@@ -153,7 +158,7 @@ def parse_table_again(
         mine &= _in_partitions(source, partitions)
     stored = polars_writer.scan_rows(table).filter(mine).collect()
     if stored.is_empty() or stored["_payload"].null_count():
-        return replay(source, lake, run, partitions=partitions).version, None
+        return replay(source, lake, run, partitions=partitions, poison=False).version, None
     frame = _parse_again(
         source,
         lake,
@@ -189,7 +194,7 @@ def parse_table_again(
             run.guard,
         )
         _say(source, table.version(), record)
-    replay(source, lake, run, partitions=partitions)
+    replay(source, lake, run, partitions=partitions, poison=False)
     return lake.version(source.table), record
 
 
@@ -261,7 +266,7 @@ def _partition_predicate(source: Source, partitions: Iterable[str]) -> str:
 def _parse_again(source: Source, lake: Lake, stored: pl.DataFrame) -> pl.DataFrame:
     """Stored payloads, parsed like new records, with their provenance columns.
 
-    A payload is text, except for records that could not be decoded: theirs are the bytes of the file. Their
+    A payload is text, except for records that were not decoded: theirs are the bytes of the file. Their
     `_encoding` is that of the file's byte order mark, or "" for the declared one.
     """
     form = source.format.stored

@@ -55,8 +55,9 @@ from medallion_platform.pipeline.intake.batch_commit import (
 from medallion_platform.pipeline.intake.bronze import recover_positions, refuse_other_types
 from medallion_platform.pipeline.intake.column_names import folded
 from medallion_platform.pipeline.intake.duplicates import find_duplicates
+from medallion_platform.pipeline.intake.poison import Notes, noted
 from medallion_platform.pipeline.intake.result import IntakeResult
-from medallion_platform.pipeline.intake.stream import PAUSE, BackgroundMaintenance, why_to_wait
+from medallion_platform.pipeline.intake.stream import PAUSE, BackgroundMaintenance, report_deaths, why_to_wait
 from medallion_platform.pipeline.intake.triage import LETTER_PLACE, bronze_schema, identity_columns
 from medallion_platform.pipeline.intake.triage_on_executors import IntakeTask, Piece, triage_messages
 from medallion_platform.pipeline.intake.undeclared import MOST, known_undeclared_columns, notes_on_further
@@ -98,6 +99,8 @@ _LOOK_EVERY = 0.2
 _TRIGGER = "200 milliseconds"
 _LOST = "KAFKA_DATA_LOSS"
 """Spark's condition for offsets that are gone ("Error Conditions"); a subclass follows after a dot."""
+_WORKER_DIED = "Python worker exited unexpectedly"
+"""What Spark says (BasePythonRunner) of a process of Python that ended, and no code."""
 _NOBODY = {"bootstrap.servers": "-"}
 
 
@@ -113,7 +116,8 @@ def intake(arrivals: Arrivals, lake: Lake, spark: SparkSession, run: Run) -> Int
     with (tell := EventReporter(run, arrivals.source.table, _LOG)).ended():
         if not isinstance(arrivals, Topics):
             raise _refuse_without_topics(arrivals.source)
-        return _take_in_topics(arrivals, lake, spark, run, tell)
+        with noted(lake, arrivals.source.table) as notes:
+            return _take_in_topics(arrivals, lake, spark, run, tell, notes)
 
 
 def _refuse_without_topics(source: Source) -> IntakeFailed:
@@ -126,7 +130,7 @@ def _refuse_without_topics(source: Source) -> IntakeFailed:
 
 
 def _take_in_topics(
-    topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter
+    topics: Topics, lake: Lake, spark: SparkSession, run: Run, tell: EventReporter, notes: Notes
 ) -> IntakeResult:
     started, source = time.monotonic(), topics.source
     taken = IntakeResult(source.name, source.table, notes=list(topics.notes))
@@ -136,8 +140,8 @@ def _take_in_topics(
         if not taken.pieces:
             break
         try:
-            begun = _commit_beginnings(topics, lake, run)
-            taken.add(begun.record)
+            taken.add(_commit_beginnings(topics, lake, run).record)
+            taken.add(polars_intake.intake(topics, lake, run, report_end=False, suspects=notes).record)
             batches = _Batches(source, lake, lambda: run, lambda one, _: taken.add(one.record), keys, topics)
             if any(r.next < r.partition.end for r in batches.readings.values()):
                 batches.read(spark, {"availableNow": True}, Event())
@@ -177,14 +181,17 @@ def stream(
         watch.taken(taken, behind())
         upkeep.committed()
 
-    with BackgroundMaintenance(lake, source.table) as upkeep:
+    with BackgroundMaintenance(lake, source.table) as upkeep, noted(lake, source.table) as notes:
+        report_deaths(source, lake)
         while not stop.is_set():
             moments = EventReporter(run(), source.table, _LOG)
             try:
                 topics = look_at_topics(source, lake.positions(source.table))
                 begun = _commit_beginnings(topics, lake, run())
-                if begun.counts.read:
-                    watch.taken(begun, {})
+                suspects = polars_intake.intake(topics, lake, run(), report_end=False, suspects=notes)
+                for taken in (begun, suspects):
+                    if taken.counts.read:
+                        watch.taken(taken, {})
                 batches = _Batches(source, lake, run, tell, keys, topics)
                 batches.read(spark, {"processingTime": _TRIGGER}, stop, watch)
             except (OwnershipLost, CommitConflict) as error:
@@ -198,6 +205,7 @@ def stream(
                     raise
                 watch.waits(why)
                 stop.wait(PAUSE)
+        notes.withdraw()
 
 
 def _commit_beginnings(topics: Topics, lake: Lake, run: Run) -> IntakeResult:
@@ -279,6 +287,14 @@ class _Batches:
         text = str(error)
         if classify(error).kind in (Kind.RATE_LIMIT, Kind.TRANSIENT, Kind.AUTH):  # as a bucket answers
             return error
+        if _WORKER_DIED in text:
+            return IntakeFailed(
+                f"source {self.source.name}: a process of Spark ended over what it read. Nothing of this "
+                "batch was taken in",
+                kind=Kind.POISON,
+                table=self.source.table,
+                remedy="run again: the record is found by halves, and becomes a dead letter",
+            )
         if any(link.code.partition(".")[0] == _LOST for link in links(error)):
             return OwnershipLost(f"source {self.source.name}: offsets were deleted before Spark read them")
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -22,17 +22,20 @@ import psutil
 
 from medallion_platform import container
 from medallion_platform.errors import Kind, MedallionError, classify
+from medallion_platform.healing.classify import DEATHS
 from medallion_platform.lakehouse import dead_letters, maintenance
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.lakehouse.log_archive import archive_log
-from medallion_platform.pipeline.incident_reports import failure_of_worker, report
+from medallion_platform.pipeline.incident_reports import deaths_of_workers, failure_of_worker, report
 from medallion_platform.pipeline.intake.backpressure import LEAST_ROWS, SMOOTH, next_rows, smoothed
+from medallion_platform.pipeline.intake.poison import deaths, noted
 from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTables, intake
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
-from medallion_platform.sources.arrivals import Polled, SourceFollower
+from medallion_platform.sources.arrivals import DivisibleFollower, Polled, SourceFollower
 from medallion_platform.sources.errors import OwnershipLost
+from medallion_platform.sources.source import Source
 from medallion_platform.storage import client_reason
 
 WITHIN = 0.2
@@ -87,11 +90,18 @@ def stream(
             table; nothing of the batch was taken in.
     """
     pace, open_tables = _Pace(), OpenTables(lake)
-    with BackgroundMaintenance(lake, follower.source.table) as upkeep:
+    source, sure = follower.source, not isinstance(follower, DivisibleFollower)
+    with BackgroundMaintenance(lake, source.table) as upkeep, noted(lake, source.table) as notes:
+        report_deaths(source, lake)
         while not stop.is_set():
             began = time.monotonic()
             arrived: Polled | None = None
             try:
+                if not sure and isinstance(follower, DivisibleFollower):
+                    suspects = intake(follower.look(), lake, run(), suspects=notes)
+                    sure = True
+                    if suspects.counts.read:
+                        watch.taken(suspects, follower.behind())
                 arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
                 polled = time.monotonic()
                 if arrived is None:
@@ -115,6 +125,14 @@ def stream(
                 pace.learn_from_batch(taken.counts.read, sum(behind.values()), now - polled, now - began)
                 watch.taken(taken, behind)
                 upkeep.committed()
+        notes.withdraw()
+
+
+def report_deaths(source: Source, lake: Lake) -> None:
+    """Tell the ledger of the workers that died where this one begins: they could not."""
+    if (died := deaths(lake, source.table)) >= DEATHS:
+        place, now = f"{source.table}/{lake.sequence(source.table)}", datetime.now(UTC)
+        report(lake, [deaths_of_workers(source.table, place, died, now)], "stream")
 
 
 def why_to_wait(error: Exception) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import polars as pl
 
+from medallion_platform.contracts.codes import Code
 from medallion_platform.sources.formats.slices import Block, Bools, Ints
 
 LONGEST = 64 * 2**20
 """Bytes from which on a line is one malformed record without a payload, to bound memory."""
 
 TOO_LONG = "longer than 64 MiB"
+
+FATAL = "ended every process that read it"
 
 
 FURTHER = "_further"
@@ -182,6 +185,22 @@ def records_frame(
             **parsed.facts,
             **{frame_column(name): column for name, column in parsed.columns.items()},
         }
+    )
+
+
+def unparsed_records(records: Sequence[bytes], row: int = 1, encoding: str | None = None) -> pl.DataFrame:
+    """Records that ended whatever parsed them, from number `row` on, with their original bytes alone.
+
+    encoding: of these, where it is another one than is declared.
+    """
+    count = len(records)
+    facts = {CODE: pl.Series([Code.POISON.value], dtype=pl.String).new_from_index(0, count)}
+    if encoding:
+        told = json.dumps({"encoding": encoding})
+        facts[DETAIL] = pl.Series([told], dtype=pl.String).new_from_index(0, count)
+    malformed = dict.fromkeys(range(count), FATAL)
+    return records_frame(
+        row, count, ParseResult({}, malformed, facts=facts), raw=pl.Series(records, dtype=pl.Binary)
     )
 
 

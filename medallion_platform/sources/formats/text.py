@@ -25,8 +25,13 @@ from medallion_platform.sources.formats.records import (
     is_not_utf8,
     records_frame,
     sparse_text_column,
+    unparsed_records,
 )
 from medallion_platform.sources.formats.slices import Block, Ints
+
+_Piece = tuple[Parser, Block, Ints, Ints, int, TextFile]
+"""The parser of a file; a block of it, where records start and end there, the number of the first one; the
+file."""
 
 
 class TextFormat(Format):
@@ -60,6 +65,37 @@ class TextFormat(Format):
         self, path: Path, first_row: int = 1, declared: Collection[str] = (), block: int = BLOCK
     ) -> Iterator[pl.DataFrame]:
         """The records of a file, block by block."""
+        for found in self._split(path, first_row, declared, block):
+            yield _records_of_block(*found)
+
+    def count(self, path: Path, first_row: int = 1) -> int:
+        """The number of a file's records from `first_row` on; none is parsed."""
+        return sum(len(starts) for _, _, starts, _, _, _ in self._split(path, first_row))
+
+    def read_few(
+        self, path: Path, first_row: int, declared: Collection[str], most: int
+    ) -> Iterator[pl.DataFrame]:
+        """Records from `first_row` on, `most` at the most; the parser sees no byte of the others."""
+        for parser, piece, starts, ends, row, text in self._split(path, first_row, declared):
+            places = zip(starts[:most].tolist(), ends[:most].tolist(), strict=True)
+            records = [piece.get(start, end) for start, end in places]
+            yield parsed(records, parser, text, row)
+            most -= len(records)
+            if not most:
+                return
+
+    def unparsed(self, path: Path, row: int) -> pl.DataFrame:
+        """One record that ended whatever parsed it, with its original bytes; nobody parses it."""
+        parser, piece, starts, ends, _, text = next(self._split(path, row))
+        record = piece.get(int(starts[0]), int(ends[0]))
+        if overlong_record(record):  # that nobody parses says more
+            return _records_of_block(parser, piece, starts[:1], ends[:1], row, text)
+        return unparsed_records([text.raw(record)], row, text.encoding if text.marked else None)
+
+    def _split(
+        self, path: Path, first_row: int, declared: Collection[str] = (), block: int = BLOCK
+    ) -> Iterator[_Piece]:
+        """The places of a file's records, block by block."""
         text = TextFile(path, self.encoding, block, self.quote)
         parser = self.parser(declared)
         row, started = 1, False
@@ -89,7 +125,11 @@ class TextFormat(Format):
             row += len(starts)
             starts, ends = starts[skipped:], ends[skipped:]
             if len(starts):
-                yield _records_of_block(parser, piece, starts, ends, row - len(starts), text)
+                if skipped:  # no parser sees what was taken in, or ended one
+                    before = int(starts[0])
+                    piece = Block(piece.get(before, piece.size), returns=text.by_returns)
+                    starts, ends = starts - before, ends - before
+                yield parser, piece, starts, ends, row - len(starts), text
             if final:
                 return
 
@@ -112,11 +152,14 @@ class TextFormat(Format):
         return parsed(records, self.parser(declared, columns), None)
 
 
-def parsed(records: Sequence[bytes], parser: Parser, source: TextFile | None = None) -> pl.DataFrame:
-    """Records in UTF-8, one row each; source: gives their original bytes, if these are different."""
+def parsed(
+    records: Sequence[bytes], parser: Parser, source: TextFile | None = None, row: int = 1
+) -> pl.DataFrame:
+    """Records in UTF-8, one row each, from number `row` on; source: gives their original bytes, if these are
+    different."""
     lengths = np.fromiter(map(len, records), np.int64, len(records))
     ends = np.cumsum(lengths)
-    return _records_of_block(parser, Block(*records), ends - lengths, ends, 1, source)
+    return _records_of_block(parser, Block(*records), ends - lengths, ends, row, source)
 
 
 def _records_of_block(

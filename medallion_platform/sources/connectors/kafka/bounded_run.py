@@ -6,13 +6,13 @@ Positions are in the table alone: such a run does not join a consumer group.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from medallion_platform.sources.arrivals import Batch, PositionOf, UnreadableRange
+from medallion_platform.sources.arrivals import Batch, PositionOf, Range, UnreadableRange
 from medallion_platform.sources.connectors.kafka import offsets
 from medallion_platform.sources.connectors.kafka.client import (
     CHUNK,
@@ -21,8 +21,14 @@ from medallion_platform.sources.connectors.kafka.client import (
     PartitionRead,
     without_garbage_collection,
 )
-from medallion_platform.sources.connectors.kafka.messages import group_by_partition, messages_frame
+from medallion_platform.sources.connectors.kafka.messages import (
+    Parse,
+    group_by_partition,
+    messages_frame,
+    unparsed_messages,
+)
 from medallion_platform.sources.connectors.kafka.offsets import (
+    EPOCH,
     PartitionCursor,
     TopicPartitionRange,
     is_unidentified,
@@ -56,7 +62,11 @@ class Topics:
 
     def batches(self, position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
         """The messages from the positions up to the ends that the partitions had when listed."""
-        gathered = MessageBuffer(self.source)
+        return self._batches(position, rows, size, MessageBuffer(self.source))
+
+    def _batches(
+        self, position: PositionOf, rows: int, size: int, gathered: MessageBuffer
+    ) -> Iterator[Batch]:
         open_: dict[tuple[str, int], PartitionCursor] = {}
         for reading, gap in self.begin(position):
             gathered.begin(reading, gap, position)
@@ -104,6 +114,36 @@ class Topics:
                 yield gathered.take_batch()
         client.refuse_recreated_topics(self.partitions)
 
+    def begins(self, position: PositionOf) -> Mapping[str, int]:
+        """The partitions that hold more than was taken in."""
+        return {r.log: position(r.log) or 0 for r, _ in self.begin(position) if r.next < r.partition.end}
+
+    def ahead(self, position: PositionOf, rows: int) -> Sequence[Range]:
+        """The next offsets of each partition."""
+        return [
+            Range(r.log, r.reached, replace(r, next=min(r.partition.end, r.next + rows)).reached)
+            for r, _ in self.begin(position)
+            if r.next < r.partition.end
+        ]
+
+    def within(self, ranges: Sequence[Range], position: PositionOf, rows: int, size: int) -> Iterator[Batch]:
+        """The messages at these offsets."""
+        return self._part(ranges, position)._batches(position, rows, size, MessageBuffer(self.source))
+
+    def unparsed(self, fatal: Range, position: PositionOf) -> Iterator[Batch]:
+        """The message as a dead letter."""
+        gathered = MessageBuffer(self.source, unparsed_messages)
+        return self._part([fatal], position)._batches(position, 1, 1, gathered)
+
+    def _part(self, ranges: Sequence[Range], position: PositionOf) -> Topics:
+        """The same partitions, of which none holds anything behind these ranges."""
+        ends = {of.log: of.end for of in ranges}
+        partitions = [
+            replace(r.partition, end=min(r.partition.end, max(ends.get(r.log, 0) - r.epoch * EPOCH, r.next)))
+            for r, _ in self.begin(position)
+        ]
+        return replace(self, partitions=partitions, before=self.before or position)
+
     def _expired(self, client: KafkaClient, reading: PartitionCursor, gathered: MessageBuffer) -> None:
         """Continue after the messages that a broker deleted during reading."""
         low = min(client.watermarks(*reading.place)[0], reading.partition.end)
@@ -127,8 +167,9 @@ class Topics:
 class MessageBuffer:
     """Messages, gaps and positions since the last batch."""
 
-    def __init__(self, source: KafkaSource) -> None:
-        self.source = source
+    def __init__(self, source: KafkaSource, parse: Parse | None = None) -> None:
+        """parse: as of `messages_frame`."""
+        self.source, self.parse = source, parse
         self.clear()
 
     def clear(self) -> None:
@@ -172,7 +213,8 @@ class MessageBuffer:
     def take_batch(self) -> Batch:
         """The gathered messages as a batch; the next batch starts empty."""
         with without_garbage_collection():
-            frame = messages_frame(self.source, self.messages) if self.messages else pl.DataFrame()
+            found = self.messages
+            frame = messages_frame(self.source, found, self.parse) if found else pl.DataFrame()
             result = Batch(frame, self.unread, self.positions)
             self.clear()
         return result

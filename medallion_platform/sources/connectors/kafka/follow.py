@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from medallion_platform.sources.arrivals import Batch, PositionOf
-from medallion_platform.sources.connectors.kafka.bounded_run import MessageBuffer
+from medallion_platform.sources.connectors.kafka.bounded_run import MessageBuffer, Topics, look_at_topics
 from medallion_platform.sources.connectors.kafka.client import CHUNK, KafkaClient
 from medallion_platform.sources.connectors.kafka.messages import group_by_partition
 from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor, begin, topic_identity
@@ -77,6 +77,10 @@ class TopicFollower:
     def begin_anew(self) -> None:
         """Drop what was read and start again at the table's positions, because a batch was not taken in."""
         self._to_begin = True
+
+    def look(self) -> Topics:
+        """What waits in all partitions."""
+        return look_at_topics(self.source, self._positions())
 
     def behind(self) -> dict[str, int]:
         """The number of offsets of each partition still to be read, as far as it is known."""

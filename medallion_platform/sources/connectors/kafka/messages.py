@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from medallion_platform.sources.connectors.kafka.offsets import EPOCH, PartitionCursor
 from medallion_platform.sources.errors import Unavailable
+from medallion_platform.sources.formats.records import unparsed_records
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -24,6 +25,9 @@ MESSAGE: dict[str, PolarsDataType] = {
     "_timestamp": pl.Datetime("us", "UTC"),
 }
 """What Kafka says of a message beside its value, in the bronze tables of its sources."""
+
+Parse = Callable[["KafkaSource", Sequence[bytes | None], Mapping[str, pl.Series]], pl.DataFrame]
+"""Makes records of the values of messages and their provenance columns."""
 
 LAST_TIMESTAMP = 253_402_300_800_000
 """Milliseconds until the year 10000, where a message's time is no time any more."""
@@ -48,9 +52,14 @@ def group_by_partition(messages: Sequence[Message]) -> Iterator[tuple[tuple[str,
 
 
 def messages_frame(
-    source: KafkaSource, runs: Sequence[tuple[PartitionCursor, int, Sequence[Message]]]
+    source: KafkaSource,
+    runs: Sequence[tuple[PartitionCursor, int, Sequence[Message]]],
+    parse: Parse | None = None,
 ) -> pl.DataFrame:
-    """Messages as records with their provenance; runs: consecutive messages of one partition and epoch."""
+    """Messages as records with their provenance; runs: consecutive messages of one partition and epoch.
+
+    parse: makes records of the values; by default they are parsed.
+    """
     from confluent_kafka import Message
 
     messages = [m for _, _, run in runs for m in run]
@@ -66,7 +75,16 @@ def messages_frame(
         "_headers": headers_column(_headers_of_messages(messages)),
         "_timestamp": _timestamp_column(messages),
     }
-    return parse_messages(source, list(map(Message.value, messages)), extra)
+    return (parse or parse_messages)(source, list(map(Message.value, messages)), extra)
+
+
+def unparsed_messages(
+    source: KafkaSource, values: Sequence[bytes | None], provenance: Mapping[str, pl.Series]
+) -> pl.DataFrame:
+    """Messages that ended whatever parsed them, as records with their provenance columns."""
+    values = source.format.of_keyed(values, provenance["_key"])
+    frame = unparsed_records([v or b"" for v in values]).drop("_row")
+    return frame.with_columns(pl.Series(name, column) for name, column in provenance.items())
 
 
 def parse_messages(
