@@ -132,6 +132,27 @@ def test_a_person_pauses_resumes_and_labels(home: Path) -> None:
     assert "is not one of" in call(home, "label", unknown, "nonsense", code=2)
 
 
+def test_all_that_fails_in_the_same_way_has_the_class_that_a_person_gave(home: Path) -> None:
+    lake, later = Lake(str(home / "lake")), NOW + timedelta(minutes=1)
+
+    def classes(run: str, now: datetime) -> set[tuple[str, str]]:
+        """What two tables failed with, one in the known way and one in another."""
+        another = ErrorChain(links=(Link(frozenset({"Strange"}), status=298),))
+        same = Evidence(f"{run}/{ORDERS}", now, "intake", ORDERS, run, chain=STRANGE)
+        look(lake, now, same, Evidence(f"{run}/{EVENTS}", now, "refresh", EVENTS, run, chain=another))
+        return {
+            (row["table"], row["class"])
+            for row in json.loads(call(home, "list", "--json"))
+            if row["run"] == run
+        }
+
+    unknown = listed(home)[SERVING]["incident"]
+    call(home, "label", unknown, "disk")
+    assert classes("run5", later) == {(ORDERS, "disk"), (EVENTS, "unknown")}
+    call(home, "undo", unknown)
+    assert classes("run6", later + timedelta(minutes=1)) == {(ORDERS, "unknown"), (EVENTS, "unknown")}
+
+
 def test_what_is_shown_says_in_which_run_it_failed_and_what_to_do(home: Path) -> None:
     lake = Lake(str(home / "lake"))
     look(lake, NOW, replace(evidence("run/4", Kind.NETWORK, EVENTS, NOW), run_id="0123abcd"))

@@ -9,7 +9,8 @@ unless a line of the same test, class and work says the same:
     {"evidence": {...}, "kind": "disk", "test": "faults/test_log.py::...", "captured": "<commit>"}
 
 Met is what is raised to the test (`pytest.raises`), what intake, refresh and publish report to their
-observer, what a table's failure is made of, and how runs of Dagster end.
+observer, what a table's failure is made of, what is told to the ledger without a run, and how runs of Dagster
+end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -31,8 +33,10 @@ from dagster._core.events import JobFailureData
 
 from medallion_platform.errors import ErrorChain, Kind, chain_of
 from medallion_platform.healing.evidence import Evidence, Work
+from medallion_platform.lakehouse.incidents import Row
 from medallion_platform.orchestration.failures import TableFailure, failures_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY
+from medallion_platform.pipeline import incident_reports
 from medallion_platform.pipeline.observer import EventReporter
 from medallion_platform_tests.command import REPOSITORY
 from medallion_platform_tests.corpus.line import Line, distinct, read
@@ -94,6 +98,7 @@ def _watching(work: Work) -> Iterator[None]:
     """Keep what is met while the `with` block runs."""
     raised, reported, made = RaisesExc.__exit__, EventReporter.failed, TableFailure.of.__func__  # type: ignore[attr-defined]
     conflicted, handled = EventReporter.conflicted, DagsterInstance.handle_new_event
+    told = incident_reports.report_of
 
     def exit(context: Any, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is not None and not isinstance(error, pytest.fail.Exception | pytest.skip.Exception):
@@ -112,6 +117,10 @@ def _watching(work: Work) -> Iterator[None]:
         meet_error(error, table, work)
         return made(cls, table, error)
 
+    def report_of(evidence: Evidence, by: str) -> Row:
+        met.append(replace(evidence, occurrence=f"test/{len(met)}"))
+        return told(evidence, by)
+
     def handle(on: DagsterInstance, event: EventLogEntry, **named: Any) -> None:
         handled(on, event, **named)
         _meet_end(on, event)
@@ -121,6 +130,7 @@ def _watching(work: Work) -> Iterator[None]:
         patch.object(EventReporter, "failed", failed),
         patch.object(EventReporter, "conflicted", conflict),
         patch.object(TableFailure, "of", classmethod(of)),
+        patch.object(incident_reports, "report_of", report_of),
         patch.object(DagsterInstance, "handle_new_event", handle),
     ):
         yield

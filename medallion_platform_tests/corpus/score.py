@@ -1,7 +1,7 @@
 """How well failures are classified: `python -m medallion_platform_tests.corpus.score`.
 
 Printed are, of distinct failures: how many there are of each class, for how many a rule told any class
-(coverage) and for how many the true one (accuracy), and each confusion.
+(coverage), for how many the true one (accuracy) or a wrong one, and each confusion.
 """
 
 from __future__ import annotations
@@ -27,10 +27,39 @@ class Score:
     right: Fraction
     confused: dict[tuple[Kind, Kind], list[str]]
 
+    @property
+    def total(self) -> int:
+        return sum(self.of_class.values())
 
-def unlike(lines: Iterable[Line]) -> list[Line]:
-    """One of each distinct failure and true class."""
-    return list({(distinct(line), line.kind): line for line in lines}.values())
+    @property
+    def wrong(self) -> Fraction:
+        """The share that was told another class than its own; `unknown` is none."""
+        others = sum(len(tests) for (_, told), tests in self.confused.items() if told is not Kind.UNKNOWN)
+        return Fraction(others, self.total or 1)
+
+    def taken_for(self, kind: Kind) -> dict[Kind, int]:
+        """How many failures of a class were told each class, the most frequent one first."""
+        told = {other: len(tests) for (true, other), tests in self.confused.items() if true is kind}
+        right = self.of_class.get(kind, 0) - sum(told.values())
+        every = {kind: right, **told} if right else told
+        return dict(sorted(every.items(), key=lambda of: -of[1]))
+
+
+def unlike(lines: Iterable[Line], known: Iterable[Line] = ()) -> list[Line]:
+    """One of each distinct failure and true class, without those that are known."""
+    there = {(distinct(line), line.kind) for line in known}
+    found = {(distinct(line), line.kind): line for line in lines}
+    return [line for key, line in found.items() if key not in there]
+
+
+def seen() -> Score:
+    """How the rules do on what they were made by."""
+    return score(unlike(read(SEEN)))
+
+
+def unseen() -> Score:
+    """How they do on what was captured after they were frozen, and is unlike all that they were made by."""
+    return score(unlike(read(UNSEEN), read(SEEN)))
 
 
 def score(lines: Sequence[Line]) -> Score:
@@ -52,8 +81,10 @@ def score(lines: Sequence[Line]) -> Score:
 
 def in_words(title: str, found: Score) -> str:
     """The score as a page of text."""
-    total = sum(found.of_class.values())
-    rows = [f"{title}: {total} distinct, covered {float(found.covered):.1%}, right {float(found.right):.1%}"]
+    shares = (
+        f"covered {float(found.covered):.1%}, right {float(found.right):.1%}, wrong {float(found.wrong):.1%}"
+    )
+    rows = [f"{title}: {found.total} distinct, {shares}"]
     rows += [f"  {kind.value:<14} {found.of_class.get(kind, 0):>4}" for kind in Kind]
     for (true, concluded), tests in sorted(found.confused.items()):
         rows.append(f"  {true} was taken for {concluded}: {len(tests)}")
@@ -63,9 +94,9 @@ def in_words(title: str, found: Score) -> str:
 
 def main() -> None:
     """Print the score of what the rules were made by, and of what came later."""
-    print(in_words("seen", score(unlike(read(SEEN)))))
+    print(in_words("seen", seen()))
     if UNSEEN.exists():
-        print(in_words("unseen", score(unlike(read(UNSEEN)))))
+        print(in_words("unseen", unseen()))
 
 
 if __name__ == "__main__":

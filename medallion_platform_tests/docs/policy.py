@@ -1,4 +1,4 @@
-"""The tables of docs/healing.md, made from the policy and from what people are advised to do.
+"""The tables of docs/healing.md, made from the policy, the advice and the corpus of failures.
 
 `python -m medallion_platform_tests.docs.policy` writes them into the page.
 """
@@ -12,6 +12,7 @@ from medallion_platform.errors import Kind
 from medallion_platform.healing.advice import ADVICE
 from medallion_platform.healing.policy import ACTS, POLICY, Policy
 from medallion_platform_tests.command import REPOSITORY
+from medallion_platform_tests.corpus.score import Score, seen, unseen
 from medallion_platform_tests.docs.options import table, with_table
 
 PAGE = REPOSITORY / "docs" / "healing.md"
@@ -25,7 +26,22 @@ def renewed(page: str) -> str:
     page = with_table(page, "advice", table(("class", "what to do"), advised))
     head = ("try", "what is done", "what it may change", "what it never touches")
     acts = ((f"`{act}`", reach.what, reach.changes, reach.never) for act, reach in ACTS.items())
-    return with_table(page, "acts", table(head, acts))
+    page = with_table(page, "acts", table(head, acts))
+    head = ("class", "seen", "of them told so", "unseen", "of them told so", "the others were told")
+    return with_table(page, "score", table(head, scores(seen(), unseen())))
+
+
+def scores(seen: Score, unseen: Score) -> Iterable[tuple[str, ...]]:
+    """How well failures of each class are classified, and all."""
+    for kind in Kind:
+        told = unseen.taken_for(kind)
+        others = (f"{n} `{other}`" for other, n in told.items() if other is not kind)
+        figures = (seen.of_class.get(kind, 0), seen.taken_for(kind).get(kind, 0))
+        figures = (*figures, unseen.of_class.get(kind, 0), told.get(kind, 0))
+        yield f"`{kind}`", *map(str, figures), ", ".join(others)
+    for name, share in (("true class", "right"), ("another class", "wrong"), ("any class", "covered")):
+        of_seen, of_unseen = (f"{float(getattr(found, share)):.1%}" for found in (seen, unseen))
+        yield f"all: {name}", str(seen.total), of_seen, str(unseen.total), of_unseen, ""
 
 
 def row(kind: Kind, policy: Policy) -> tuple[str, ...]:
