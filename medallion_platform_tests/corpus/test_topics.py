@@ -1,19 +1,29 @@
-"""Failures of topics that their client tells."""
+"""Failures of topics: what clients and a broker say, and records that are gone."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from medallion_platform_tests.corpus.causes import ROW, causes, fails
+from medallion_platform.lakehouse.lake import Lake
+from medallion_platform_tests.corpus.causes import PASSWORD, ROW, causes, fails
 from medallion_platform_tests.corpus.test_clients import odd
+from medallion_platform_tests.kafka.broker import Broker
+from medallion_platform_tests.kafka.conftest import broker, topic
+from medallion_platform_tests.kafka.test_kafka import event, source_of, take
 from medallion_platform_tests.test_errors import closed
 from medallion_platform_tests.waiting import until
 
-__all__ = ["closed"]
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["broker", "closed", "topic"]
 
 
 def told_by(client: Callable[[dict[str, Any]], Any], **settings: Any) -> object:
@@ -93,3 +103,145 @@ def test_a_broker_that_has_no_tls() -> None:
     """Doubtful: it is the wrong port."""
     with odd(b"HTTP/1.1 400 x\r\n\r\n") as address:
         fails(lambda: told_by(Producer, **{"bootstrap.servers": address, "security.protocol": "ssl"}))
+
+
+# of a broker ----------------------------------------------------------------------------------------
+
+
+def made(broker: Broker, topic: str, replicas: int = 1) -> object:
+    admin = AdminClient({"bootstrap.servers": broker.address, "log_level": 0})
+    (future,) = admin.create_topics([NewTopic(topic, 1, replicas)]).values()
+    return future.result(30)
+
+
+def made_twice(broker: Broker, topic: str) -> object:
+    broker.create(topic)
+    return made(broker, topic)
+
+
+def larger_than_the_topic_takes(broker: Broker, topic: str) -> object:
+    broker.create(topic, max_message_bytes="1000")
+    return delivered(producer_of(broker.address), topic, b"x" * 5000)
+
+
+def not_let_in(broker: Broker, **wrong: str) -> object:
+    return told_by(Producer, **{**broker.secured, **wrong})
+
+
+def deleted_beyond(broker: Broker, topic: str) -> object:
+    broker.create(topic)
+    (future,) = broker.admin.delete_records([TopicPartition(topic, 0, 99)]).values()
+    return future.result(30)
+
+
+def damaged_records(broker: Broker, topic: str) -> object:
+    broker.create(topic)
+    broker.send(topic, [ROW.encode() * 50])
+    broker.stop()
+    (file,) = (broker.folder / "logs" / f"{topic}-0").glob("*.log")
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 0xFF
+    file.write_bytes(content)
+    broker.again()
+    settings = {"group.id": "g", "auto.offset.reset": "earliest", "check.crcs": True, "log_level": 0}
+    with closing(Consumer({"bootstrap.servers": broker.address, **settings})) as consumer:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        (told,) = consumer.consume(1, 20)
+        raise KafkaException(told.error())
+
+
+def fenced(broker: Broker, topic: str) -> object:
+    """Another one has the same name."""
+    broker.create(topic)
+    one, other = (producer_of(broker.address, **{"transactional.id": topic}) for _ in range(2))
+    one.init_transactions(30)
+    other.init_transactions(30)
+    one.begin_transaction()
+    one.produce(topic, ROW.encode())
+    return one.commit_transaction(30)
+
+
+def too_slow(broker: Broker, topic: str) -> object:
+    """A member of a group that asks for nothing for longer than it may."""
+    broker.create(topic)
+    told = {"session.timeout.ms": 6000, "max.poll.interval.ms": 6000, "group.id": topic, "log_level": 0}
+    with closing(Consumer({"bootstrap.servers": broker.address, **told})) as consumer:
+        consumer.subscribe([topic])
+        until(lambda: consumer.poll(0.1) or consumer.assignment(), 30, pause=0)
+        time.sleep(7)
+        until(lambda: raised(consumer.poll(0.1)), 30, pause=0)
+    return None
+
+
+def raised(message: Message | None) -> None:
+    """What a message says of an error."""
+    if message is not None and (error := message.error()):
+        raise KafkaException(error)
+
+
+OF_BROKER: dict[str, dict[str, Callable[[Broker, str], object]]] = {
+    "conflict": {"there already": made_twice, "fenced": fenced},
+    "permanent": {
+        "replicas": lambda broker, topic: made(broker, topic, 3),
+        "name": lambda broker, topic: made(broker, "no/name"),
+    },
+    "hung": {"too slow": too_slow},
+    "data": {"too large": larger_than_the_topic_takes},
+    "auth": {
+        "password": lambda broker, _: not_let_in(broker, **{"sasl.password": PASSWORD}),
+        "plain": lambda broker, _: not_let_in(
+            broker, **{"sasl.password": PASSWORD, "sasl.mechanism": "PLAIN"}
+        ),
+        "authority": lambda broker, _: not_let_in(broker, **{"ssl.ca.location": ""}),
+    },
+    "position_lost": {"beyond": deleted_beyond},
+    "corrupt": {"records": damaged_records},
+}
+
+
+@pytest.mark.broker
+@pytest.mark.failure(of="kind", work="stream")
+@causes(OF_BROKER)
+def test_what_a_broker_tells(
+    broker: Broker, topic: str, kind: str, cause: Callable[[Broker, str], object]
+) -> None:
+    fails(cause, broker, topic)
+
+
+@pytest.mark.broker
+@pytest.mark.failure("gap", work="reading")
+def test_records_that_are_gone_before_anybody_read_them(broker: Broker, topic: str, lake: Lake) -> None:
+    broker.create(topic)
+    source = source_of(broker, topic)
+    broker.send(topic, [event(f"a{n}") for n in range(3)])
+    take(source, lake)
+    broker.send(topic, [event(f"b{n}") for n in range(5)])
+    broker.expire(topic, 0, 6)
+    take(source, lake)
+
+
+@pytest.mark.broker
+@pytest.mark.failure("gap", work="reading")
+def test_records_that_are_gone_for_a_stream_of_spark(
+    spark: SparkSession, broker: Broker, topic: str, tmp_path: Any
+) -> None:
+    broker.create(topic)
+
+    def read() -> None:
+        stream = (
+            spark.readStream.format("kafka")
+            .options(**{"kafka.bootstrap.servers": broker.address, "subscribe": topic})
+            .option("startingOffsets", "earliest")
+            .load()
+            .writeStream.format("noop")
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .trigger(availableNow=True)
+            .start()
+        )
+        stream.awaitTermination()
+
+    broker.send(topic, [b"a"] * 3)
+    read()
+    broker.send(topic, [b"b"] * 5)
+    broker.expire(topic, 0, 6)
+    fails(read)
