@@ -125,6 +125,12 @@ class Spoil(_Section):
     type: Literal["spoil"]
 
 
+class Poison(_Section):
+    """A row is among those that arrive that kills whatever process parses it."""
+
+    type: Literal["poison"]
+
+
 class Hypothesis(_Section):
     """What follows. recovery_timeout: seconds until all is well, from when the fault is over."""
 
@@ -149,7 +155,7 @@ class Drill(_Section):
     description: Text
     target: Target
     steady_state: SteadyState
-    injection: Annotated[InARun | Refuse | FillDisk | Spoil, Field(discriminator="type")]
+    injection: Annotated[InARun | Refuse | FillDisk | Spoil | Poison, Field(discriminator="type")]
     hypothesis: Hypothesis
     blast_radius: BlastRadius
     resilient_by: str = ""

@@ -1,6 +1,6 @@
 """Faults within the process of a run: what makes it die, stop, fail, or come second, at one table.
 
-They are put in where a table's rows are about to be committed, after its dead letters: the moment at which
+Most are put in where a table's rows are about to be committed, after its dead letters: the moment at which
 most could go wrong. Damage comes right after that, before anybody has read what was written.
 """
 
@@ -15,16 +15,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from medallion_platform.drills.traffic import POISON
+
 if TYPE_CHECKING:
     from medallion_platform.lakehouse.lake import Lake
 
 
-_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_SIGNALS = {"kill": signal.SIGKILL, "poison": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault for the process of a run. type: of `drill.InARun`. table: at which it comes."""
+    """A fault for the process of a run. type: of `drill.InARun`, or poison. table: at which it comes."""
 
     type: str
     table: str
@@ -32,6 +34,11 @@ class Fault:
     def as_dict(self) -> dict[str, str]:
         """For the message to the process."""
         return asdict(self)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it comes again and again."""
+        return self.type in ("fail", "poison")
 
 
 @dataclass
@@ -61,6 +68,7 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
     from medallion_platform.lakehouse import polars_writer
     from medallion_platform.lakehouse.lake import path_of
     from medallion_platform.pipeline.refresh import commit, transform
+    from medallion_platform.sources.formats import text
 
     def strike() -> None:
         strikes.count += 1
@@ -88,6 +96,14 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
 
         return wrapped
 
+    def where_it_is_parsed(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(parser: Any, block: Any, starts: Any, ends: Any, *given: Any) -> Any:
+            if len(starts) and POISON in block.get(int(starts[0]), int(ends[-1])):
+                strike()
+            return parse(parser, block, starts, ends, *given)
+
+        return wrapped
+
     def without_its_columns(run_transform: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(context: Any, *given: Any) -> Any:
             if context.table.name != fault.table:
@@ -100,6 +116,8 @@ def _places(fault: Fault, lake: Lake, strikes: Strikes) -> list[tuple[ModuleType
 
     if fault.type == "fail":
         return [(transform, "run_transform", without_its_columns)]
+    if fault.type == "poison":
+        return [(text, "records_of_block", where_it_is_parsed)]
     wrapper = before_others_read_it if fault.type in _DAMAGES else before_its_rows
     return [(commit, "commit_files", wrapper), (polars_writer, "append_rows", wrapper)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from medallion_platform.drills.drill import Drill, FillDisk, InARun, Refuse, Spoil
+from medallion_platform.drills.drill import Drill, FillDisk, InARun, Poison, Refuse, Spoil
 from medallion_platform.drills.faults import Fault
 from medallion_platform.drills.world import World
 
@@ -17,6 +17,8 @@ def inject(drill: Drill, world: World, target: str) -> End | None:
     does."""
     match drill.injection:
         case InARun(type=type):
+            world.fault = Fault(type, target)
+        case Poison(type=type):  # so does the row
             world.fault = Fault(type, target)
         case Refuse() as refusal:
             return _refuse(refusal, world, target)

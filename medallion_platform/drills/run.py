@@ -11,10 +11,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medallion_platform.drills.drill import Drill, FillDisk, InARun, Refuse, Spoil, SteadyState, drill_of
+from medallion_platform.drills.drill import (
+    Drill,
+    FillDisk,
+    InARun,
+    Poison,
+    Refuse,
+    Spoil,
+    SteadyState,
+    drill_of,
+)
 from medallion_platform.drills.injections import End, inject
 from medallion_platform.drills.place import part_of
-from medallion_platform.drills.traffic import Piece, Traffic, can_be_spoiled, spoiled, traffic_of
+from medallion_platform.drills.traffic import Piece, Traffic, can_be_spoiled, poisoned, spoiled, traffic_of
 from medallion_platform.drills.verdict import (
     Observed,
     Result,
@@ -155,11 +164,11 @@ class _Session:
             return f"nothing in this catalog is {drill.target}"
         if isinstance(drill.injection, FillDisk) and not can_mount():
             return "a small disk is mounted by root only"
-        if isinstance(drill.injection, Spoil) and self._spoiled(target) is None:
+        if isinstance(drill.injection, Spoil | Poison) and self._extended(target) is None:
             return f"no file of {target} is text to which a row can be added"
         return ""
 
-    def _spoiled(self, target: str) -> Piece | None:
+    def _extended(self, target: str) -> Piece | None:
         (source,) = (s for s in self.part.file_sources if s.table == target)
         fitting = (p for p in self.traffic.during if p.source == target and can_be_spoiled(source, p))
         return next(fitting, None)
@@ -185,9 +194,10 @@ class _Session:
         began = datetime.now(UTC)
         end = inject(drill, world, target)
         during = self.traffic.during
-        if isinstance(drill.injection, Spoil):
-            broken = self._spoiled(target)
-            during = tuple(spoiled(p) if p is broken else p for p in during)
+        if isinstance(drill.injection, Spoil | Poison):
+            extended = self._extended(target)
+            extend = spoiled if isinstance(drill.injection, Spoil) else poisoned
+            during = tuple(extend(p) if p is extended else p for p in during)
         world.land(*during)
         over, healed, wrong = self._attend(drill, world, target, end)
         over = over or began
@@ -246,7 +256,7 @@ def _otherwise(drill: Drill, target: str) -> set[str]:
     """What is not to be as in the undisturbed copy."""
     if drill.hypothesis.end == "contained":
         return {target, dead_letters.name(target)}
-    return {dead_letters.name(target)} if isinstance(drill.injection, Spoil) else set()
+    return {dead_letters.name(target)} if isinstance(drill.injection, Spoil | Poison) else set()
 
 
 def _still_wrong(drill: Drill, world: World, target: str) -> list[str]:

@@ -19,6 +19,8 @@ MOST_BYTES = 20_000_000
 """Of each source."""
 BROKEN = 3
 """Rows that are spoiled."""
+POISON = b"poison of a drill"
+"""The row that kills whatever parses it."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,17 @@ def halves(piece: Piece, source: FileSource) -> list[Piece]:
 
 def spoiled(piece: Piece) -> Piece:
     """The same file with rows more that nobody can read. Pure."""
+    return _with_rows(piece, *(b"\xff\xfe broken by a drill %d" % n for n in range(BROKEN)))
+
+
+def poisoned(piece: Piece) -> Piece:
+    """The same file with a row more that kills whatever parses it. Pure."""
+    return _with_rows(piece, POISON)
+
+
+def _with_rows(piece: Piece, *rows: bytes) -> Piece:
     end = b"" if piece.content.endswith(b"\n") else b"\n"
-    rows = b"".join(b"\xff\xfe broken by a drill %d\n" % n for n in range(BROKEN))
-    return Piece(piece.source, piece.path, piece.content + end + rows)
+    return Piece(piece.source, piece.path, piece.content + end + b"".join(row + b"\n" for row in rows))
 
 
 def can_be_spoiled(source: FileSource, piece: Piece) -> bool:

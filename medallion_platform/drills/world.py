@@ -153,7 +153,7 @@ class World:
         listen = partial(end_hung_runs, self.on, silences)  # as the sensor does at each look
         answer = worker.run(run.run_id, self.place, self.fault, listen)
         self.strikes += answer.strikes if self.fault else 0
-        if self.fault and self.fault.type != "fail" and answer.strikes:
+        if self.fault and not self.fault.lasts and answer.strikes:
             self.fault = None
         if not answer.ended:
             close_dead_runs(self.on)  # as the daemon's monitor does

@@ -67,6 +67,7 @@ def test_the_drills_here_are_right() -> None:
         "damageLog",
         "refuse",
         "fillDisk",
+        "poison",
         "spoil",
     }
 

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from medallion_platform.drills.traffic import BROKEN, MOST_FILES, Piece, halves, land, spoiled, traffic_of
+from medallion_platform.drills.traffic import (
+    BROKEN,
+    MOST_FILES,
+    POISON,
+    Piece,
+    halves,
+    land,
+    poisoned,
+    spoiled,
+    traffic_of,
+)
 from medallion_platform.sources.formats.csv import Csv
 from medallion_platform.sources.formats.jsonlines import JsonLines
 from medallion_platform_tests.pipeline.shop import EVENTS
@@ -67,6 +77,7 @@ def test_rows_that_are_spoiled_come_behind_the_others(tmp_path: Path) -> None:
         content = spoiled(Piece("bronze.a", "a.csv", text)).content
         assert content.startswith(TEXT)
         assert len(content.splitlines()) == len(TEXT.splitlines()) + BROKEN
+        assert poisoned(Piece("bronze.a", "a.csv", text)).content == TEXT + POISON + b"\n"
 
 
 def test_a_file_appears_whole_and_later_than_those_before(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from dagster._utils import get_run_crash_explanation
 from medallion_platform.errors import ErrorChain, Kind
 from medallion_platform.healing.classify import classify
 from medallion_platform.healing.decide import Asked, Want
+from medallion_platform.healing.incident import Event
 from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.orchestration import runs
 from medallion_platform.orchestration.failed_runs import FailedRun, evidence_of, failed_runs
 from medallion_platform.orchestration.failures import TableFailure, report_failure
 from medallion_platform.orchestration.healing import Memory, asked_of, decide_and_record, without_untouched
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
+from medallion_platform.pipeline.intake.poison import Attempt, Notes
+from medallion_platform.sources.arrivals import Range
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 FULL, AWAY = (TableFailure("why", ErrorChain(kind)) for kind in (Kind.DISK, Kind.NETWORK))
@@ -134,6 +137,30 @@ def test_a_process_that_was_ended_is_told_apart_by_what_the_code_server_saw(tmp_
     kinds = [classify(e).kind for run in found for e in evidence_of(run, ())]
     assert kinds == [Kind.EVICTED, Kind.POISON, Kind.UNKNOWN, Kind.UNKNOWN]
     assert [run.exit_code for run in found] == [-9, -11, 1, None]
+
+
+@pytest.mark.parametrize("table", ["bronze.events", "silver.events"])
+def test_runs_that_died_where_an_intake_began_died_over_its_records(tmp_path: Path, table: str) -> None:
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def job() -> None:
+        nothing()
+
+    lake, memory, kinds = Lake(tmp_path / "lake"), Memory(), list[list[str]]()
+    wanted = {table: Want("intake" if table == "bronze.events" else "refresh", "1")}
+    with runs.open_instance(tmp_path / "dagster") as on:
+        for deaths in range(3):
+            Notes(lake, "bronze.events").write(Attempt((Range("events", 0, 0),), deaths))
+            dead = on.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={WORKING_ON: table})
+            on.report_engine_event(get_run_crash_explanation("Run execution process", -9), dead)
+            on.report_run_failed(dead)
+            turn = decide_and_record(on, lake, wanted, (), memory, NOON)
+            memory = turn.memory
+            kinds.append([row.kind for row in turn.decisions.rows if row.event == Event.DETECTED])
+    again = ["poison", "poison"] if table == "bronze.events" else ["evicted", "evicted"]
+    assert kinds == [["evicted"], *([kind] for kind in again)]
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "3", '{"silver.x": ["state", 1, "now", false]}'])

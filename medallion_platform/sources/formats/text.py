@@ -66,7 +66,7 @@ class TextFormat(Format):
     ) -> Iterator[pl.DataFrame]:
         """The records of a file, block by block."""
         for found in self._split(path, first_row, declared, block):
-            yield _records_of_block(*found)
+            yield records_of_block(*found)
 
     def count(self, path: Path, first_row: int = 1) -> int:
         """The number of a file's records from `first_row` on; none is parsed."""
@@ -89,7 +89,7 @@ class TextFormat(Format):
         parser, piece, starts, ends, _, text = next(self._split(path, row))
         record = piece.get(int(starts[0]), int(ends[0]))
         if overlong_record(record):  # that nobody parses says more
-            return _records_of_block(parser, piece, starts[:1], ends[:1], row, text)
+            return records_of_block(parser, piece, starts[:1], ends[:1], row, text)
         return unparsed_records([text.raw(record)], row, text.encoding if text.marked else None)
 
     def _split(
@@ -159,10 +159,10 @@ def parsed(
     different."""
     lengths = np.fromiter(map(len, records), np.int64, len(records))
     ends = np.cumsum(lengths)
-    return _records_of_block(parser, Block(*records), ends - lengths, ends, row, source)
+    return records_of_block(parser, Block(*records), ends - lengths, ends, row, source)
 
 
-def _records_of_block(
+def records_of_block(
     parser: Parser, block: Block, starts: Ints, ends: Ints, row: int, source: TextFile | None
 ) -> pl.DataFrame:
     """The frame of the records at (starts, ends) of a block."""
