@@ -347,7 +347,7 @@ def _of_python(error: BaseException) -> Link:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     elif "HTTPError" in names and status is None:  # urllib's
         status = getattr(error, "code", None)
-    elif "ApiException" in names:  # that of Kubernetes' client
+    elif names & {"ApiException", "ClientResponseError"}:  # of Kubernetes' client, of aiohttp
         status = getattr(error, "status", None)
     elif "RpcError" in names:  # of gRPC
         code = str(getattr(_asked(error, "code"), "name", ""))
@@ -356,6 +356,8 @@ def _of_python(error: BaseException) -> Link:
         code, retriable = str(inner.name()), bool(inner.retriable())
     code = code or str(_asked(error, "getCondition") or getattr(error, "sqlite_errorname", None) or "")
     text = _text(error)
+    if "RedisError" in names and (word := _REDIS_CODE.match(text)):
+        code = word[0]
     said = _marks(text)
     undecodable = {"Undecodable"} if _UNDECODABLE.search(f"{type(error).__name__}: {text}") else set[str]()
     return Link(
@@ -476,6 +478,8 @@ _OS_ERROR = re.compile(r"(?:\(os error |\bOs \{ code: )(\d+)")
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>")
 _S3A_CODE = re.compile(r"\(Service: S3, [^)]*\)(?: \(SDK [^)]*\))?:(?!null)(\w+)")
 _STATUS = re.compile(r"[Ss]tatus [Cc]ode: (\d{3})\b")
+_REDIS_CODE = re.compile(r"[A-Z]{4,}(?= )")
+"""The word that comes first in what Redis answers ("RESP protocol", simple errors)."""
 _NO_SPACE = "No space left on device"
 _NOT_THERE = "404"
 """Of a file in a bucket it is no failure by itself: whoever asked knows what it means."""
@@ -500,7 +504,10 @@ _BY_ERRNO = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), Kind.AUTH),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.EAGAIN), Kind.RESOURCE),
     errno.ENOMEM: Kind.OOM,
-    errno.EROFS: Kind.PERMANENT,
+    **dict.fromkeys(
+        (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR), Kind.PERMANENT
+    ),
+    errno.EADDRINUSE: Kind.CONFLICT,
     **dict.fromkeys(
         (
             *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT),
@@ -513,7 +520,7 @@ _BY_ERRNO = {
 _BY_STATUS = {
     **dict.fromkeys((401, 403, 407), Kind.AUTH),
     **dict.fromkeys((408,), Kind.NETWORK),
-    **dict.fromkeys((409, 412), Kind.CONFLICT),
+    **dict.fromkeys((409, 412, 423), Kind.CONFLICT),
     425: Kind.TRANSIENT,
     429: Kind.RATE_LIMIT,
     507: Kind.DISK,
@@ -526,26 +533,41 @@ _BY_CODE = {
         (
             *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
             *("TooManyRequestsException", "BandwidthLimitExceeded", "THROTTLING_QUOTA_EXCEEDED"),
+            # Of MinIO and of Azure ("Common REST API error codes").
+            *("SlowDownRead", "SlowDownWrite", "ServerBusy"),
         ),
         Kind.RATE_LIMIT,
     ),
     **dict.fromkeys(
         (
             *("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
-            *("TokenRefreshRequired", "RequestTimeTooSkewed", "ExpiredTokenException"),
+            *(
+                "TokenRefreshRequired",
+                "RequestTimeTooSkewed",
+                "ExpiredTokenException",
+                "MissingSecurityHeader",
+            ),
             *("_AUTHENTICATION", "_SSL", "UNSUPPORTED_SASL_MECHANISM"),
         ),
         Kind.AUTH,
     ),
     **dict.fromkeys(("InternalError", "ServiceUnavailable"), Kind.TRANSIENT),
     **dict.fromkeys(("PreconditionFailed", "ConditionalRequestConflict"), Kind.CONFLICT),
-    **dict.fromkeys(("NoSuchBucket", "InvalidBucketName"), Kind.PERMANENT),
-    "XMinioStorageFull": Kind.DISK,
+    **dict.fromkeys(
+        (
+            *("NoSuchBucket", "InvalidBucketName", "ContainerNotFound", "AccountIsDisabled"),
+            *("AuthorizationHeaderMalformed", "InvalidObjectState"),
+        ),
+        Kind.PERMANENT,
+    ),
+    **dict.fromkeys(("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"), Kind.DISK),
+    # What was sent arrived in part, or as something else.
+    **dict.fromkeys(("IncompleteBody", "BadDigest", "OperationTimedOut"), Kind.NETWORK),
     # Of Kafka ("Error Codes" of its protocol; those with a line in front are librdkafka's own).
     **dict.fromkeys(
         (
             *("_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_WAIT_COORD", "RequestTimeout"),
-            *("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE"),
+            *("REQUEST_TIMED_OUT", "NETWORK_EXCEPTION", "BROKER_NOT_AVAILABLE", "_MSG_TIMED_OUT"),
         ),
         Kind.NETWORK,
     ),
@@ -565,11 +587,19 @@ _BY_CODE = {
     **dict.fromkeys(
         (
             *("_INVALID_ARG", "_UNSUPPORTED_FEATURE", "_NOT_IMPLEMENTED", "UNSUPPORTED_VERSION"),
-            *("INVALID_REQUEST", "UNSUPPORTED_COMPRESSION_TYPE"),
+            *("INVALID_REQUEST", "UNSUPPORTED_COMPRESSION_TYPE", "_STATE", "INVALID_REPLICATION_FACTOR"),
         ),
         Kind.PERMANENT,
     ),
-    **dict.fromkeys(("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID"), Kind.CONFLICT),
+    **dict.fromkeys(
+        (
+            *("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID", "_FENCED"),
+            "TOPIC_ALREADY_EXISTS",
+        ),
+        Kind.CONFLICT,
+    ),
+    "_MAX_POLL_EXCEEDED": Kind.HUNG,
+    "MSG_SIZE_TOO_LARGE": Kind.DATA,
     **dict.fromkeys(("CORRUPT_MESSAGE", "INVALID_MSG", "_BAD_MSG"), Kind.CORRUPT),
     # Of SQLite ("Result and Error Codes"), in which Dagster keeps its storage.
     **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), Kind.CONFLICT),
@@ -577,20 +607,39 @@ _BY_CODE = {
     "SQLITE_FULL": Kind.DISK,
     # Of Delta in Spark ("Error Conditions").
     **dict.fromkeys(("DELTA_TRUNCATED_TRANSACTION_LOG", "DELTA_VERSIONS_NOT_CONTIGUOUS"), Kind.CORRUPT),
-    "DELTA_VERSION_NOT_FOUND": Kind.POSITION_LOST,
+    **dict.fromkeys(
+        ("DELTA_VERSION_NOT_FOUND", "DELTA_TIMESTAMP_EARLIER_THAN_COMMIT_RETENTION"), Kind.POSITION_LOST
+    ),
+    "DELTA_METADATA_MISMATCH": Kind.DATA,
+    "DELTA_MISSING_CHANGE_DATA": Kind.PERMANENT,
+    # Of Spark ("Error Conditions").
+    "MALFORMED_LOG_FILE": Kind.CORRUPT,
+    "SPARK_JOB_CANCELLED": Kind.EVICTED,
+    **dict.fromkeys(("CANNOT_MODIFY_STATIC_CONFIG", "INVALID_CONF_VALUE.TYPE_MISMATCH"), Kind.PERMANENT),
     "SQLITE_NOMEM": Kind.OOM,
     # Of gRPC ("Status codes and their use"), by which Dagster talks to the code of projects.
     **dict.fromkeys(("UNAVAILABLE", "DEADLINE_EXCEEDED"), Kind.NETWORK),
     **dict.fromkeys(("UNAUTHENTICATED", "PERMISSION_DENIED"), Kind.AUTH),
     "RESOURCE_EXHAUSTED": Kind.RATE_LIMIT,
-    "UNIMPLEMENTED": Kind.PERMANENT,
+    **dict.fromkeys(("UNIMPLEMENTED", "FAILED_PRECONDITION"), Kind.PERMANENT),
+    "ABORTED": Kind.CONFLICT,
+    "DATA_LOSS": Kind.CORRUPT,
+    # Of Redis, as it begins what it answers.
+    "MISCONF": Kind.DISK,
+    "BUSY": Kind.TRANSIENT,
+    "WRONGTYPE": Kind.PERMANENT,
 }
 
 _BY_SQLSTATE = {
-    # By class, then those that say more than theirs ("SQLSTATE codes" of Spark, Delta's 2D521).
+    # By class, then those that say more than theirs ("SQLSTATE codes" of Spark, "Error Codes" of Postgres,
+    # Delta's 2D521).
     **dict.fromkeys(("21", "22", "23", "P0"), Kind.DATA),
-    "0A": Kind.PERMANENT,
-    "42": Kind.PERMANENT,
+    **dict.fromkeys(("0A", "25", "3D", "3F", "42"), Kind.PERMANENT),
+    "42501": Kind.AUTH,
+    "55P03": Kind.CONFLICT,
+    "57014": Kind.HUNG,
+    **dict.fromkeys(("57P01", "57P02", "57P03"), Kind.TRANSIENT),
+    **dict.fromkeys(("XX001", "XX002"), Kind.CORRUPT),
     # A path that is not there: a data file that is gone, or somebody's mistake. Whoever asked knows.
     "42K03": Kind.UNKNOWN,
     "08": Kind.NETWORK,
@@ -605,20 +654,23 @@ _BY_SQLSTATE = {
 
 _BY_NAME = {
     **dict.fromkeys(("MemoryError", "OutOfMemoryError", "SparkOutOfMemoryError", EXECUTOR_KILLED), Kind.OOM),
+    "OutOfMemoryException": Kind.OOM,
     EXECUTOR_EVICTED: Kind.EVICTED,
     **dict.fromkeys(
         (
             *("ConnectionError", "TimeoutError", "gaierror", "TimeoutException", "RemoteProtocolError"),
             *("EndpointConnectionError", "ConnectException", "UnknownHostException", "SocketException"),
             *("SocketTimeoutException", "HttpTimeoutException", "IncompleteRead", "Unsent"),
-            *("SSLEOFError", "SSLZeroReturnError"),
+            *("SSLEOFError", "SSLZeroReturnError", "BadStatusLine", "ChunkedEncodingError", "ProtocolError"),
+            *("ClientPayloadError", "ServerDisconnectedError"),
         ),
         Kind.NETWORK,
     ),
     **dict.fromkeys(
         (
             *("UnauthenticatedError", "PermissionDeniedError", "NoCredentialsError", "AccessDeniedException"),
-            *("AccessControlException", "SSLCertVerificationError", "RefusedHead"),
+            *("AccessControlException", "SSLCertVerificationError", "RefusedHead", "AuthenticationError"),
+            "NoPermissionError",
         ),
         Kind.AUTH,
     ),
@@ -630,24 +682,43 @@ _BY_NAME = {
                 "ConcurrentDeleteReadException",
             ),
             *("ConcurrentTransactionException", "ConcurrentWriteException", "MetadataChangedException"),
-            *("ProtocolChangedException", "AlreadyExistsError", "PreconditionError"),
+            *("ProtocolChangedException", "AlreadyExistsError", "PreconditionError", "TransactionException"),
+            *("WatchError", "LockError", "DagsterRunAlreadyExists"),
         ),
         Kind.CONFLICT,
     ),
-    **dict.fromkeys(("SchemaMismatchError", "DagsterTypeCheckDidNotPass"), Kind.DATA),
+    **dict.fromkeys(
+        ("BusyLoadingError", "ClusterDownError", "MasterDownError", "ReadOnlyError"), Kind.TRANSIENT
+    ),
+    **dict.fromkeys(
+        (
+            *("SchemaMismatchError", "DagsterTypeCheckDidNotPass", "SchemaResolutionError", "SchemaErrors"),
+            *("MergeError", "EmptyDataError", "NoDataError", "OutOfBoundsDatetime", "IntCastingNaNError"),
+            *("ConversionException", "ConstraintException"),
+        ),
+        Kind.DATA,
+    ),
     **dict.fromkeys(
         (
             *("ImportError", "NameError", "NotImplementedError", "SyntaxError"),
-            *("ColumnNotFoundError", "SQLInterfaceError", "SQLSyntaxError"),
+            *("ColumnNotFoundError", "SQLInterfaceError", "SQLSyntaxError", "DuplicateError"),
+            *("CatalogException", "BinderException", "NoSuchModuleError", "DagsterUnknownPartitionError"),
+            *("FeastObjectNotFoundException", "SchemaParseException", "YAMLError", "TOMLDecodeError"),
+            *("MissingSchema", "InvalidURL", "TooManyRedirects", "CircularDependencyError"),
             *("DagsterInvalidConfigError", "DagsterInvalidDefinitionError", "DagsterInvariantViolationError"),
         ),
         Kind.PERMANENT,
     ),
     # Damaged archives.
-    **dict.fromkeys(("BadGzipFile", "BadZipFile", "LZMAError", "UnpicklingError"), Kind.CORRUPT),
+    **dict.fromkeys(
+        ("BadGzipFile", "BadZipFile", "LZMAError", "UnpicklingError", "ZstdError", "TarError"), Kind.CORRUPT
+    ),
     **dict.fromkeys(("TimeoutExpired", "BrokenBarrierError"), Kind.HUNG),
     # What nests without end, and what ended the process that was given it.
-    **dict.fromkeys(("RecursionError", "BrokenProcessPool"), Kind.POISON),
+    **dict.fromkeys(
+        ("RecursionError", "StackOverflowError", "StreamConstraintsException", "BrokenProcessPool"),
+        Kind.POISON,
+    ),
     "DagsterExecutionInterruptedError": Kind.EVICTED,
 }
 

@@ -32,8 +32,8 @@ BY_RUN_FAILURE: Mapping[str, Kind] = {
 """By Dagster's reason, where it says more than that something raised an error."""
 
 BY_SIGNAL: Mapping[str, Kind] = {
-    **dict.fromkeys(("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"), Kind.EVICTED),
-    **dict.fromkeys(("SIGALRM", "SIGXCPU"), Kind.HUNG),
+    **dict.fromkeys(("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"), Kind.EVICTED),
+    **dict.fromkeys(("SIGALRM", "SIGVTALRM", "SIGPROF", "SIGXCPU"), Kind.HUNG),
     "SIGXFSZ": Kind.DISK,
     # Code that is not Python ends so, over what it was given.
     **dict.fromkeys(("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"), Kind.POISON),
@@ -43,6 +43,9 @@ BY_SIGNAL: Mapping[str, Kind] = {
 BY_EXIT_CODE: Mapping[int, Kind] = {
     # Spark's SparkExitCode.OOM, and what Java ends with by -XX:+ExitOnOutOfMemoryError.
     **dict.fromkeys((52, 3), Kind.OOM),
+    # What `timeout` of the system ends with, and its shell for a command that it cannot run, or find.
+    124: Kind.HUNG,
+    **dict.fromkeys((126, 127), Kind.PERMANENT),
 }
 
 

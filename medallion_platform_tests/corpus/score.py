@@ -1,11 +1,14 @@
 """How well failures are classified: `python -m medallion_platform_tests.corpus.score`.
 
 Printed are, of distinct failures: how many there are of each class, for how many a rule told any class
-(coverage), for how many the true one (accuracy) or a wrong one, and each confusion.
+(coverage), for how many the true one (accuracy) or a wrong one, and each confusion. Of those that were
+captured after the rules were frozen it stays as it was measured, also when the rules have learnt from them.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +16,28 @@ from fractions import Fraction
 
 from medallion_platform.errors import Kind
 from medallion_platform.healing.classify import classify
-from medallion_platform_tests.corpus.line import SEEN, UNSEEN, Line, distinct, read
+from medallion_platform_tests.corpus.line import FOLDER, SEEN, UNSEEN, Line, distinct, read
 
+MEASURED = FOLDER / "measured.jsonl"
+"""What the rules told of unseen failures before they learnt from them."""
 MOST_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the rules told of a failure. kind: its true class."""
+
+    kind: Kind
+    told: Kind
+    test: str
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": self.kind.value, "told": self.told.value, "test": self.test})
+
+    @classmethod
+    def from_json(cls, text: str) -> Told:
+        found = json.loads(text)
+        return cls(Kind(found["kind"]), Kind(found["told"]), found["test"])
 
 
 @dataclass(frozen=True)
@@ -58,25 +80,49 @@ def seen() -> Score:
 
 
 def unseen() -> Score:
-    """How they do on what was captured after they were frozen, and is unlike all that they were made by."""
-    return score(unlike(read(UNSEEN), read(SEEN)))
+    """How they did on what was captured after they were frozen, and is unlike all that they were made by."""
+    lines = unlike(read(UNSEEN), read(SEEN))
+    return (
+        score(lines)
+        if lines
+        else score_of([Told.from_json(text) for text in MEASURED.read_text().splitlines()])
+    )
 
 
 def score(lines: Sequence[Line]) -> Score:
     """How the rules do on these failures."""
+    return score_of([Told(line.kind, classify(line.evidence).kind, line.test) for line in lines])
+
+
+def score_of(answers: Sequence[Told]) -> Score:
+    """The score of what the rules told."""
     confused: dict[tuple[Kind, Kind], list[str]] = {}
-    told = [(line, classify(line.evidence).kind) for line in lines]
-    for line, kind in told:
-        if kind is not line.kind:
-            confused.setdefault((line.kind, kind), []).append(line.test)
-    known = [kind for line, kind in told if line.kind is not Kind.UNKNOWN]
-    covered = sum(kind is not Kind.UNKNOWN for kind in known)
+    for one in answers:
+        if one.told is not one.kind:
+            confused.setdefault((one.kind, one.told), []).append(one.test)
+    known = [one for one in answers if one.kind is not Kind.UNKNOWN]
     return Score(
-        dict(Counter(line.kind for line in lines)),
-        Fraction(covered, len(known)) if known else Fraction(1),
-        Fraction(sum(kind is line.kind for line, kind in told), len(told)) if told else Fraction(1),
+        dict(Counter(one.kind for one in answers)),
+        share(one.told is not Kind.UNKNOWN for one in known),
+        share(one.told is one.kind for one in answers),
         confused,
     )
+
+
+def share(holds: Iterable[bool]) -> Fraction:
+    """The share for which it holds; all, of none."""
+    every = list(holds)
+    return Fraction(sum(every), len(every)) if every else Fraction(1)
+
+
+def learn() -> None:
+    """Keep what the rules tell of the unseen failures, which are among the seen from now on."""
+    lines = unlike(read(UNSEEN), read(SEEN))
+    told = (Told(line.kind, classify(line.evidence).kind, line.test) for line in lines)
+    MEASURED.write_text("".join(f"{one.to_json()}\n" for one in told))
+    with SEEN.open("a") as file:
+        file.write(UNSEEN.read_text())
+    UNSEEN.unlink()
 
 
 def in_words(title: str, found: Score) -> str:
@@ -93,10 +139,11 @@ def in_words(title: str, found: Score) -> str:
 
 
 def main() -> None:
-    """Print the score of what the rules were made by, and of what came later."""
+    """Print both scores; `learn` first counts the unseen among the seen."""
+    if sys.argv[1:] == ["learn"]:
+        learn()
     print(in_words("seen", seen()))
-    if UNSEEN.exists():
-        print(in_words("unseen", unseen()))
+    print(in_words("unseen", unseen()))
 
 
 if __name__ == "__main__":
