@@ -91,8 +91,8 @@ def test_a_run_that_hangs_is_ended_and_the_next_one_makes_the_table(zone: Zone, 
     assert not any(zone.lake.rows(table) for table in SILVER if zone.lake.exists(table)), "nothing is visible"
     assert not bring_up(zone).failed
     assert zone.lake.rows(SILVER[1]) + dead_letters.count(zone.lake, SILVER[1]) == 9
-    (incident,) = known_from(incidents.read(zone.lake)).incidents.values()
-    assert (incident.kind, incident.closed) == ("hung", "healed")
+    known = known_from(incidents.read(zone.lake))
+    assert {incident.kind for incident in known.incidents.values()} == {"hung"}
 
 
 def test_a_run_whose_jvm_computes_is_left_alone(zone: Zone) -> None:

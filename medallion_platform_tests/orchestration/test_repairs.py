@@ -24,6 +24,7 @@ from medallion_platform.orchestration.build import build_defs
 from medallion_platform.orchestration.location import lakehouse_of
 from medallion_platform.orchestration.memory_reports import ENDED_BY, WORKING_ON
 from medallion_platform.orchestration.names import BRING_UP, CATCH_UP, INTAKE
+from medallion_platform.pipeline import repair as repairing
 from medallion_platform.pipeline.catalog import Catalog
 from medallion_platform_tests.faults.test_files import spoil
 from medallion_platform_tests.faults.toy_location import SOURCE, TODAY, silver_sales, sums
@@ -290,3 +291,48 @@ def test_an_intake_that_meets_damage_has_its_file_put_back_or_leaves_it_to_a_per
         (page,) = (page for page in result.asset_events if page.asset_key.path == ["bronze_events"])
         assert "put a copy of your own in its place" in page.metadata["why"].value
         assert "medallion incidents resume bronze.events" in page.metadata["what_next"].value
+
+
+def test_a_wrong_copy_is_taken_back_told_of_and_never_put_back_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [datetime.now(UTC)]
+    monkeypatch.setattr(sensors, "datetime", Mock(now=lambda _: now[0]))
+    with runs.open_instance(tmp_path / "dagster") as on:
+        backup = tmp_path / "backups"
+        world = Toy(lakehouse_of(Settings(home=tmp_path, settle_seconds=0, backup=backup)), on)
+        lake = world.place.lake
+        for name in ("first", "other"):
+            world.land(name)
+            world.take_in()
+        back_up(lake, BackupPlace(str(backup)), now[0])
+        opened = lake.open(EVENTS.table)
+        assert opened
+        file, other = (Path(lake.path(EVENTS.table), f["path"]) for f in files_of(opened))
+        file.unlink()
+        world.land("third")
+
+        def wrong(*_: object) -> None:
+            file.write_bytes(other.read_bytes())
+
+        def take_in(after: timedelta) -> bool:
+            """Whether the intake repairs that the first look after so long asks for."""
+            now[0] += after
+            request = world.tick().run_requests[0]
+            job = world.defs.resolve_job_def(INTAKE)
+            done = job.execute_in_process(request.run_config, instance=on, raise_on_error=False)
+            world.tick()
+            assert not done.success
+            return bool(request.run_config["ops"])
+
+        monkeypatch.setattr(repairing, "put_file_back", wrong)
+        assert [take_in(n * SECOND) for n in (0, 15, 15)] == [False, False, True]
+        assert not file.exists()
+        (incident,) = known_from(incidents.read(lake)).incidents.values()
+        (action,) = incident.actions
+        assert action.undone
+        assert "was put back from the backup; this was taken back, since it has" in action.what
+        assert [take_in(n * HOUR) for n in (1, 1, 2)] == [False, False, False]
+        (incident,) = known_from(incidents.read(lake)).incidents.values()
+        assert incident.actions == (action,)
+        assert {t.act for t in incident.tries[2:]} == {"again"}

@@ -129,6 +129,10 @@ class Notes:
         self._written = True
         self._put(attempt.to_json())
 
+    def keep(self) -> None:
+        """Say that a process of another's died, of what this one has begun."""
+        self._written = False
+
     def withdraw(self) -> None:
         """Say that nothing died, if a note was left."""
         if self._written:

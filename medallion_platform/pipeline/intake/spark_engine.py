@@ -200,7 +200,11 @@ def stream(
                 watch.working()
             except Exception as error:
                 watch.failed(error, {})
-                if not (why := why_to_wait(error)):
+                why = why_to_wait(error)
+                if classify(error).kind is Kind.POISON:  # of the second one halves are taken, not by Spark
+                    notes.keep()
+                    why = str(error)
+                if not why:
                     moments.failed(error)
                     raise
                 watch.waits(why)

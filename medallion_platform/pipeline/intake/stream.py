@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event, get_native_id
@@ -34,7 +35,7 @@ from medallion_platform.pipeline.intake.polars_engine import BATCH_BYTES, OpenTa
 from medallion_platform.pipeline.intake.result import IntakeResult
 from medallion_platform.pipeline.run import Run
 from medallion_platform.sources.arrivals import DivisibleFollower, Polled, SourceFollower
-from medallion_platform.sources.errors import OwnershipLost
+from medallion_platform.sources.errors import OwnershipLost, Unavailable
 from medallion_platform.sources.source import Source
 from medallion_platform.storage import client_reason
 
@@ -98,10 +99,11 @@ def stream(
             arrived: Polled | None = None
             try:
                 if not sure and isinstance(follower, DivisibleFollower):
-                    suspects = intake(follower.look(), lake, run(), suspects=notes)
-                    sure = True
-                    if suspects.counts.read:
-                        watch.taken(suspects, follower.behind())
+                    sure = True  # where it cannot look, `poll` says why
+                    with suppress(Unavailable):
+                        suspects = intake(follower.look(), lake, run(), suspects=notes)
+                        if suspects.counts.read:
+                            watch.taken(suspects, follower.behind())
                 arrived = follower.poll(pace.rows, BATCH_BYTES, WITHIN)
                 polled = time.monotonic()
                 if arrived is None:
