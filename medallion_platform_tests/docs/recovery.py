@@ -46,8 +46,8 @@ _BETWEEN = """
 ## What heals it
 
 The same drills where nothing that failed is tried again (`--unhealed`); rows are missing there that wait for
-a person. Beside it some of the faults, at the same moment of the same work, in a project of two tables that
-has no platform, by what claims to heal them:
+a person (a row with an old value counts as missing and as doubled). Beside it some of the faults, at the same
+moment of the same work, in a project of two tables that has no platform, by what claims to heal them:
 
 - Dagster: two assets that append by Spark, a retry policy of three retries each, run retries, and a daemon;
 - Spark: two streams with checkpoints, whose batches are written with Delta's `txnVersion`. A stream does not
