@@ -80,15 +80,14 @@ def read_fatal(work: Callable[..., None], *arguments: object) -> BaseProcess:
     return _forked(_reads_fatal, work, *arguments)
 
 
-def follow_topic(address: str, topic: str, lake: str, last: str) -> None:
-    """A continuous worker, which stops once it has taken in a message of this key."""
+def follow_topic(address: str, topic: str, lake: str, messages: int) -> None:
+    """A continuous worker, which stops once it has taken in so many messages, dead letters among them."""
     source = source_of(Broker(address, None), topic)  # type: ignore[arg-type]
     there, stop = Lake(Path(lake)), Event()
 
     class Watch(Printing):
         def idle(self) -> None:
-            found = there.open(source.table)
-            if found and last in polars.scan_delta(found).select("event_id").collect()["event_id"]:
+            if there.rows(source.table) + dead_letters.count(there, source.table) >= messages:
                 stop.set()
 
     # A group of its own: the broker waits for seconds until it believes that the one before is dead.
