@@ -54,7 +54,7 @@ def test_a_line_of_a_file(tmp_path: Path) -> None:
             json_good(f"{n}-{i}", i, 5, {"note": "fatal"} if (n, i) == (1, 70) else {}) for i in range(100)
         ]
         zone.json(f"clicks/{n}.json", [*rows, bad(b"{")])
-    assert deaths_until_done(take_files, str(tmp_path)) <= 2 + 9, "300 records"
+    assert deaths_until_done(take_files, str(tmp_path)) <= 4 + 9, "300 records"
     dead = toy.letters(zone.lake).filter(pl.col("code") == Code.POISON)
     assert dead["offset"].to_list() == [record_offset(2, 71)]
     assert replay(JSON, zone.lake, RUN).counts.written == 1
@@ -73,7 +73,7 @@ def test_messages_of_a_topic(broker: Broker, topic: str, tmp_path: Path, *, cont
         broker.send(topic, [*map(event, keys), b"{"], partition)
         sent += keys
     work = (victim.follow_topic, len(sent) + 3) if continuous else (take_topic,)
-    assert deaths_until_done(work[0], broker.address, topic, str(lake.root), *work[1:]) <= 3 * (3 + 8)
+    assert deaths_until_done(work[0], broker.address, topic, str(lake.root), *work[1:]) <= 3 * (5 + 8)
     dead = letters(lake).filter(pl.col("code") == Code.POISON)
     assert sorted(dead["payload"].to_list()) == sorted(event(k) for k in sent if "fatal" in k)
     conserved(lake)

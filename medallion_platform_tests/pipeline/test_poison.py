@@ -105,7 +105,7 @@ def test_any_fatal_records_are_isolated_alone_in_few_deaths(
     logs, kept, died = _Logs(held, fatal), [b""], 0
     assert isinstance(logs, Divisible)
     # The first death in a batch behind others leaves no note; all logs are suspected at first.
-    most = len(fatal) * (3 + max(math.ceil(math.log2(rows * len(held))), 1))
+    most = len(fatal) * (5 + max(math.ceil(math.log2(rows * len(held))), 1))
     while died <= most:
         try:
             for _ in batches_of(logs, _Memory(kept), logs.position, rows, 1, suspects_only=False):
@@ -210,7 +210,7 @@ def test_a_line_is_isolated_and_can_be_replayed(
     zone.json("clicks/0.json", records(3, []))
     zone.json("clicks/1.json", rows)
     zone.json("clicks/2.json", [json_good("later", 3000, 1, {})])
-    assert deaths_until_taken(zone, JSON, batch_rows=batch_rows) <= 3 * (3 + 6)
+    assert deaths_until_taken(zone, JSON, batch_rows=batch_rows) <= 3 * (5 + 6)
     dead = letters(zone.lake)
     assert dead["code"].to_list() == [Code.POISON] * 3
     assert dead["violations"].to_list() == [["record: ended every process that read it"]] * 3
@@ -236,7 +236,7 @@ def test_a_record_of_any_text_is_isolated(
     lines = [good(f"k{n}", n, email='"a\nfatal\u00e9"' if n == 4 else "").text.decode() for n in range(9)]
     text = "\n".join([",".join(FIELDS), *lines]).encode(encoding)
     zone.put("events/0.csv.gz" if compressed else "events/0.csv", gzip.compress(text) if compressed else text)
-    assert deaths_until_taken(zone, source) <= 3 + 4
+    assert deaths_until_taken(zone, source) <= 5 + 4
     (dead,) = letters(zone.lake).to_dicts()
     assert (dead["code"], dead["row"]) == (Code.POISON, 5)
     check_counts(zone, 9, 1)
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_divided_is_isolated_as_a_whole(zone: Zone) -> Non
             {"event_id": [f"{n}{m}" for m in range(3)], "event_timestamp": times, "email": note}
         )
         frame.write_parquet(zone.put(f"events/{n}.parquet", b""), compression="uncompressed")
-    assert deaths_until_taken(zone, source) == 2 + 2
+    assert deaths_until_taken(zone, source) == 2 + 4
     (dead,) = letters(zone.lake).to_dicts()
     assert (dead["code"], dead["row"], dead["file"]) == (Code.POISON, 0, "events/1.parquet")
     told = json.loads(dead["detail"])

@@ -2,16 +2,18 @@
 
 A process that dies says nothing, so an intake leaves a note of where it begins: a file in the lake. Whoever
 begins at the same place later knows by it that a process died there. The second time it takes in half of what
-may have been the reason, then half of that, or of the rest. A record that has ended a process alone is not
-read any more.
+may have been the reason, then half of that, or of the rest. A record over which `ALONE` processes have died
+in a row, each while it read that record and no other, is not read any more.
 
-A note is a hint and no more: without it all is tried again as it was.
+Processes are ended for other reasons, too, at any time. So only who dies while it reads a part has died of
+it: its note is withdrawn as soon as the part is read. A note is a hint and no more: without it all is tried
+again as it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
@@ -21,17 +23,22 @@ from medallion_platform.lakehouse.lake import Lake
 from medallion_platform.sources.arrivals import Arrivals, Batch, Divisible, PositionOf, Range
 from medallion_platform.storage import store
 
+ALONE = 3
+"""So many processes have to die over one record alone before it is left unread."""
+
 
 @dataclass(frozen=True)
 class Attempt:
     """What a process takes in.
 
     ranges: where it begins; only those of a part have an end. deaths: how many processes have died of it.
+    alone: how many of these of this one record.
     """
 
     ranges: tuple[Range, ...]
     deaths: int = 0
     part: bool = False
+    alone: int = 0
 
     def to_json(self) -> bytes:
         """The attempt as text."""
@@ -43,7 +50,7 @@ class Attempt:
         try:
             told = json.loads(text)
             ranges = tuple(Range(str(r["log"]), int(r["begin"]), int(r["end"])) for r in told["ranges"])
-            return cls(ranges, int(told["deaths"]), bool(told["part"]))
+            return cls(ranges, int(told["deaths"]), bool(told["part"]), int(told.get("alone", 0)))
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
@@ -56,7 +63,8 @@ def unfinished(attempt: Attempt | None, position: PositionOf) -> Attempt | None:
         left = behind(attempt.ranges, position)
     else:
         left = tuple(r for r in attempt.ranges if (position(r.log) or 0) <= r.begin)
-    return Attempt(left, attempt.deaths + 1, attempt.part) if left else None
+    alone = attempt.alone + 1 if attempt.part and size(left) == 1 else 0
+    return Attempt(left, attempt.deaths + 1, attempt.part, alone) if left else None
 
 
 def behind(ranges: Sequence[Range], position: PositionOf) -> tuple[Range, ...]:
@@ -83,16 +91,16 @@ def size(ranges: Sequence[Range]) -> int:
 def suspect_batches(
     arrivals: Divisible,
     died: Attempt,
-    note: Callable[[Attempt], None],
+    notes: Notes,
     position: PositionOf,
     rows: int,
     most: int,
 ) -> Iterator[Batch]:
     """The records of which processes died, in batches; each is committed before the next one is asked for.
 
-    note: keeps what is begun. rows, most: of a batch, and its bytes.
+    notes: keep what is begun. rows, most: of a batch, and its bytes.
     """
-    if died.part and size(died.ranges) == 1:
+    if died.alone >= ALONE:
         yield from arrivals.unparsed(died.ranges[0], position)
         return
     logs = {r.log for r in died.ranges}
@@ -100,8 +108,11 @@ def suspect_batches(
     left = tuple(found)
     while left:
         half = first_half(left)
-        note(Attempt(half, died.deaths, part=True))
-        yield from arrivals.within(half, position, rows, most)
+        notes.write(Attempt(half, died.deaths, True, died.alone if half == died.ranges else 0))
+        for batch in arrivals.within(half, position, rows, most):
+            notes.withdraw()
+            yield batch
+            notes.write(Attempt(behind(half, position), died.deaths, part=True))
         if left == (left := behind(left, position)):
             return
 
@@ -171,7 +182,7 @@ def batches_of(
     if isinstance(arrivals, Divisible) and (begins := arrivals.begins(position)):
         died = _of_logs(unfinished(notes.read(), position), begins)
         if died and died.deaths >= DEATHS:
-            yield from suspect_batches(arrivals, died, notes.write, position, rows, most)
+            yield from suspect_batches(arrivals, died, notes, position, rows, most)
             died, begins = None, arrivals.begins(position)
         ranges = tuple(Range(log, begin, begin) for log, begin in begins.items())
         usual = Attempt(ranges, died.deaths if died else 0)
