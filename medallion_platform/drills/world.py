@@ -234,7 +234,7 @@ def _rows(lake: Lake, table: str) -> Counter[str]:
             return Counter()
         # The last digits of a sum of floats depend on the order in which Spark adds them.
         rows = pl.scan_delta(found).with_columns(cs.float().round_sig_figs(_DIGITS)).collect()
-    except (MedallionError, pl.exceptions.PolarsError):
+    except (MedallionError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return Counter()
     columns = sorted(column for column in rows.columns if not column.startswith("_"))
     return Counter(map(repr, rows.select(columns).iter_rows()))

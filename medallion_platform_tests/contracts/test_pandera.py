@@ -186,11 +186,13 @@ def ours_in_spark(made: type[ContractModel], df: Any) -> set[tuple[str, str]]:
 def _means_the_same_in_java(check: dict[str, Any]) -> bool:
     """Patterns that Java reads as we do (see below), and dates that PySpark can hand to Java.
 
-    A constant before the year 1000 ends in an IllegalArgumentException inside pandera.pyspark.
+    A constant before the year 1000 ends in an IllegalArgumentException inside pandera.pyspark, and one of the
+    days that the Gregorian calendar left out in October 1582 becomes another day there.
     """
     pattern = str(check.get("str_matches", check.get("str_contains", "")))
     constants = str(list(check.values()))
-    early = any(f"datetime.date{time}(1," in constants for time in ("", "time"))
+    days = ("(1,", "(1582, 10,")
+    early = any(f"datetime.date{time}{day}" in constants for time in ("", "time") for day in days)
     return not early and not any(sign in pattern for sign in ("$", ".", "(?i)", "[^"))
 
 

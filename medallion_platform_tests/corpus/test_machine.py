@@ -56,9 +56,12 @@ def ended(code: str, by: int) -> None:
 
 def killed(by: signal.Signals) -> None:
     """A process that is ended from outside while it waits."""
-    waiting = subprocess.Popen(
-        [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE
+    # Who runs this in the background may have it ignore some signals, and so does then what it begins.
+    code = (
+        f"import signal, time; {'' if by == signal.SIGKILL else f'signal.signal({by:d}, signal.SIG_DFL); '}"
     )
+    code += "print(flush=True); time.sleep(60)"
+    waiting = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert waiting.stdout
     with waiting.stdout:
         waiting.stdout.readline()

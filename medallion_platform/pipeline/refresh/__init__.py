@@ -21,7 +21,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from medallion_platform.errors import Kind, classify
 from medallion_platform.lakehouse import dead_letters
+from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
 from medallion_platform.lakehouse.delta_log import FilesGone
 from medallion_platform.pipeline.refresh import lookups
 from medallion_platform.pipeline.refresh.changes import planned
@@ -103,11 +105,18 @@ def _make_or_rebuild(context: RefreshContext) -> tuple[RefreshContext, PendingRe
     """Compute what the plan names, or the whole table if a part cannot be computed alone."""
     context = replace(context, stale=lookups.stale_lookups(context.table, context.lake))
     try:
-        return context, _make_rows(context)
+        with report_damage(context.lake, (*context.table.upstream_names, context.table.name)):
+            return context, _make_rows(context)
     except (NeedsRebuild, FilesGone) as error:
-        context.tell.retried(2, error)
-        context = planned(context, rebuild=True)
-        return context, _make_rows(context)
+        reason: Exception = error
+    except Exception as error:
+        # A file that no table has any more is only read for what it was before: all rows tell without it.
+        if context.plan.whole or isinstance(error, DamagedFile) or classify(error).kind is not Kind.CORRUPT:
+            raise
+        reason = error
+    context.tell.retried(2, reason)
+    context = planned(context, rebuild=True)
+    return context, _make_rows(context)
 
 
 def _make_rows(context: RefreshContext) -> PendingRefresh:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -107,7 +106,7 @@ def _changed_keys(context: RefreshContext) -> DataFrame | None:
         without_key = found.agg(F.count_if(F.col(found.columns[0]).isNull())).first()
         # A table-level event (truncate) concerns every key.
         return None if without_key and without_key[0] else found
-    except PySparkException as error:
+    except Exception as error:  # some come by way of py4j alone
         if classify(error).kind is not Kind.CORRUPT:
             raise
         return None  # a file of a former version; one of the newest fails whoever reads it next

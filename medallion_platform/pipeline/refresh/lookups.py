@@ -108,7 +108,6 @@ def _partitions_affected_by(
     a key also affects those before it. All partitions, if the earlier history cannot be read.
     """
     spark = context.spark()
-    from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
     from medallion_platform.contracts.spark_engine import quoted
@@ -137,7 +136,7 @@ def _partitions_affected_by(
     try:
         found = {str(r[0]) for r in hit.select(partition).distinct().collect()}
         return found | _rejected_partitions(table, lake, lookup, since)
-    except PySparkException as error:
+    except Exception as error:  # some come by way of py4j alone
         if classify(error).kind is not Kind.CORRUPT:
             raise
         return existing  # a file of a former version; one of the newest fails whoever reads it next
