@@ -24,9 +24,10 @@ from medallion_platform.drills.run import ALL_WELL, all_drills
 from medallion_platform.drills.traffic import BROKEN, Traffic, spoiled, traffic_of
 from medallion_platform.drills.verdict import Rows, differences
 from medallion_platform.drills.world import Workers, World, can_mount, new_world
+from medallion_platform.errors import MedallionError
 from medallion_platform.healing.incident import breaker
 from medallion_platform.lakehouse import dead_letters
-from medallion_platform.lakehouse.damaged_files import DamagedFile, verify_table
+from medallion_platform.lakehouse.damaged_files import verify_table
 from medallion_platform.lakehouse.lake import files_of
 from medallion_platform.orchestration import sensors
 from medallion_platform_tests.faults.drilled_shop import catalog
@@ -163,11 +164,11 @@ def still_wrong(world: World, failing: set[str]) -> list[str]:
 
 
 def damaged(world: World) -> Iterator[str]:
-    """Tables with a damaged file."""
+    """Tables with a damaged file or log."""
     for name in (*SOURCES, *TABLES):
         try:
             verify_table(world.lake, name)
-        except DamagedFile as error:
+        except MedallionError as error:
             yield str(error)
 
 

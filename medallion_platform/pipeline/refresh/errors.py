@@ -10,6 +10,7 @@ from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.commit import CommitConflict
 from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
 from medallion_platform.lakehouse.guard import NotAllowed
+from medallion_platform.lakehouse.lake import DamagedLog
 from medallion_platform.storage import client_reason
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def explain_failures(context: RefreshContext) -> Generator[None]:
     Raises:
         CommitConflict: another writer changed the table's columns first.
         DamagedFile: a data file of an input is missing or damaged.
+        DamagedLog: the Delta log of the table or of an input cannot be read.
         NotAllowed: the run's guard refuses.
         RefreshFailed: anything else.
     """
@@ -49,7 +51,7 @@ def explain_failures(context: RefreshContext) -> Generator[None]:
     try:
         with report_damage(context.lake, (*table.upstream_names, table.name)):
             yield
-    except (RefreshFailed, CommitConflict, NotAllowed, DamagedFile):
+    except (RefreshFailed, CommitConflict, NotAllowed, DamagedFile, DamagedLog):
         raise
     except Exception as error:
         # Spark's texts hold values of rows: they stay out of what is stored and shown.
