@@ -20,6 +20,8 @@ from medallion_platform_tests.pipeline.toy import Zone
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(14_400)]
 SEED = "MEDALLION_TEST_SEED"
 """The variable that repeats a run."""
+USUAL = "961543"
+"""Without `--long` the same five are caused each time: the first and the third of them found something."""
 
 
 def test_whatever_comes_together_nothing_is_lost_or_doubled(
@@ -31,7 +33,8 @@ def test_whatever_comes_together_nothing_is_lost_or_doubled(
         amounts = [{7: -1, 8: 150}.get(i, i) for i in range(20)]  # one is refused by bronze, one by silver
         rows = [event(f"{n}-{i}", i % 3, i, user_id="uv"[i % 2], amount=a) for i, a in enumerate(amounts)]
         zone.json(f"events/{n}.json", rows)
-    seed, count = os.environ.get(SEED) or str(random.SystemRandom().randrange(10**6)), 120 if long else 5
+    drawn = str(random.SystemRandom().randrange(10**6)) if long else USUAL
+    seed, count = os.environ.get(SEED, drawn), 120 if long else 5
     usual = {name: value for name, value in os.environ.items() if not name.startswith("MEDALLION_")}
     where = {MODULE: drilled_shop.__name__, "MEDALLION_HOME": str(zone.root), "MEDALLION_SPARK_MEMORY": "1g"}
     asked = [str(zone.root), seed, str(count), *(["PATIENT"] if long else [])]
