@@ -270,7 +270,7 @@ def test_an_error_between_messages_loses_none_of_them(
             assert why == "refused for once"
 
         def failed(self, error: Exception, begun: Mapping[str, int | None]) -> None:
-            assert list(begun) == [f"{source.name}/{topic}/0"]
+            assert not begun, "nothing was read"
 
     stream(follower, lake, lambda: RUN, stop, Watch())
     follower.close()
