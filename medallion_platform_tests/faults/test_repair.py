@@ -17,9 +17,6 @@ from medallion_platform.lakehouse.backup_place import BackupPlace
 from medallion_platform.lakehouse.damaged_files import DamagedFile, verify_table
 from medallion_platform.lakehouse.guard import Guard, NotAllowed
 from medallion_platform.lakehouse.lake import Lake, files_of
-from medallion_platform.pipeline import repair as repairing
-from medallion_platform.pipeline.out_of_date import out_of_date_tables
-from medallion_platform.pipeline.refresh import refresh
 from medallion_platform.pipeline.repair import Repaired, repair, repair_what_is_met
 from medallion_platform.pipeline.table import Table
 from medallion_platform.storage import store
@@ -251,74 +248,6 @@ def test_a_table_that_a_person_keeps_as_it_is_is_not_made_again(
     with pytest.raises(DamagedFile, match=why):
         mend(days, lake, spark, kept=["silver.events"] if why == "paused" else [])
     assert versions(lake) == before
-
-
-def wrong_copy(place: BackupPlace, table: str, opened: Any, file: Any) -> None:
-    """Puts a file with other rows of the table in a file's place."""
-    other = next(f["path"] for f in files_of(opened) if f["path"] != file["path"])
-    root = Path(opened.table_uri.removeprefix("file://"))
-    (root / file["path"]).write_bytes((root / other).read_bytes())
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut"])
-@pytest.mark.parametrize("table", ["silver.events", "gold.days"])
-def test_a_wrong_copy_is_noticed_and_what_was_there_is_there_again(
-    lake: Lake, spark: SparkSession, tmp_path: Path, table: str, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = BackupPlace(str(tmp_path / "backups"))
-    back_up(lake, place, NOW)
-    path = Path(lake.path(table), harm(lake, table, damage))
-    before = path.read_bytes() if path.exists() else None
-    with pytest.raises(DamagedFile) as met:
-        verify_table(lake, table)
-    monkeypatch.setattr(repairing, "put_file_back", wrong_copy)
-    done = repair(met.value, SHOP, lake, lambda: spark, RUN, place)
-    assert done.undone
-    assert "this was taken back, since " in done.what
-    assert (path.read_bytes() if path.exists() else None) == before
-    monkeypatch.undo()
-    assert not repair(met.value, SHOP, lake, lambda: spark, RUN, place).undone
-    verify_table(lake, table)
-
-
-def losing(table: Table, *arguments: Any, **named: Any) -> Any:
-    """A refresh whose transform loses all rows."""
-
-    def transform(*inputs: Any, **further: Any) -> Any:
-        return table.transform(*inputs, **further).limit(0)
-
-    return refresh(replace(table, transform=transform), *arguments, **named)
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("table", CASES)
-def test_what_was_made_wrong_is_noticed_and_taken_back(
-    lake: Lake,
-    undisturbed: Lake,
-    spark: SparkSession,
-    table: str,
-    damage: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    harm(lake, table, damage)
-    with pytest.raises(DamagedFile) as met:
-        verify_table(lake, table)
-    of, before = table.removeprefix("dead_letters."), versions(lake)
-    names = (of, dead_letters.name(of))
-    files = {name: paths(lake, name) for name in names if lake.exists(name)}
-    monkeypatch.setattr(repairing, "refresh", losing)
-    done = repair(met.value, SHOP, lake, lambda: spark, RUN)
-    assert (done.undone, done.made) == (True, None)
-    assert {name: paths(lake, name) for name in names if lake.exists(name)} == files
-    assert {t for t, version in versions(lake).items() if version != before[t]} <= set(names)
-    last = lake.last_record(of)
-    assert last and last.verb == "restore"
-    assert last.notes == [f"took back a repair: {done.what.rpartition(', since ')[2]}"]
-    assert of not in out_of_date_tables(SHOP, lake), "it goes on from where it was"
-    monkeypatch.undo()
-    assert not repair(met.value, SHOP, lake, lambda: spark, RUN).undone
-    bring_all(lake, spark)
-    assert_same(lake, undisturbed)
 
 
 class Refusing(Guard):
