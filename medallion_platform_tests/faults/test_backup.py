@@ -111,7 +111,9 @@ def test_a_killed_restore_continues(tmp_path: Path, long: bool, recovering: Any,
     back_up(small.lake, place, NOW)
     seconds = undisturbed(make_lake, place.root, str(tmp_path / "whole"))
     chance, kills = random.Random(22), 0
-    for n in range(100 if long else 4):
+    for n in range(100 if long else 40):
+        if n >= 4 and kills > 1 and not long:
+            break  # on a machine with other work some come too late
         root = str(tmp_path / f"restored {n}")
         for _ in range(4):
             step = chance.choice(list(RESTORE_STEPS))
