@@ -156,7 +156,7 @@ def test_a_failure_is_followed_from_the_failed_run_until_it_is_healed(browser: B
     with closing(open_page(browser, shop.address)) as page:
         next_try = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ \(breaker open\)"
         see_tags(
-            page, shop.address, bug.run, **{"class": "permanent", "incident": bug.id, "next_try": next_try}
+            page, shop.address, bug.run_id, **{"class": "permanent", "incident": bug.id, "next_try": next_try}
         )
         open_table(page, "gold_fragile")
         why = [
