@@ -7,13 +7,12 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from threading import Event, Thread
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import yaml
@@ -25,7 +24,7 @@ from medallion_platform_tests.cluster.kube import Kube
 from medallion_platform_tests.cluster.servers import Servers
 from medallion_platform_tests.cluster.tools import kubectl
 from medallion_platform_tests.command import REPOSITORY
-from medallion_platform_tests.waiting import until
+from medallion_platform_tests.waiting import meanwhile, until
 
 RELEASE = "medallion"
 _SMALL: Mapping[str, Any] = {
@@ -106,35 +105,25 @@ def web_server(user: Kube, release: str, says: Callable[[], str]) -> Generator[s
         port = free.getsockname()[1]
     begin = [str(kubectl()), f"--kubeconfig={user.config}", f"--namespace={user.namespace}", *user.user]
     command = [*begin, "port-forward", f"service/{release}-web", f"{port}:80"]
-    with TemporaryFile() as said, _running(command, said):
+    begun: list[subprocess.Popen[bytes]] = []
+    with TemporaryFile() as said:
+
+        def go_on() -> None:
+            if not begun or begun[-1].poll() is not None:
+                begun.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said))
 
         def why() -> str:
             said.seek(0)
             return f"it is not forwarded: {said.read().decode()}\n{says()}"
 
-        until(lambda: _answers(port), 60, why)
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _running(command: Sequence[str], said: IO[bytes]) -> Generator[None]:
-    """Run a command again whenever it ends; its errors go to a file."""
-    stop = Event()
-
-    def go_on() -> None:
-        while not stop.wait(0.2):
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
-                while process.poll() is None and not stop.wait(0.2):
-                    pass
-                process.terminate()
-
-    thread = Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        try:
+            with meanwhile(go_on, every=0.2):
+                until(lambda: _answers(port), 60, why)
+                yield f"http://127.0.0.1:{port}"
+        finally:
+            for process in begun:
+                with process:
+                    process.terminate()
 
 
 def _answers(port: int) -> bool:

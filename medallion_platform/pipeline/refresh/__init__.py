@@ -105,8 +105,7 @@ def _make_or_rebuild(context: RefreshContext) -> tuple[RefreshContext, PendingRe
     """Compute what the plan names, or the whole table if a part cannot be computed alone."""
     context = replace(context, stale=lookups.stale_lookups(context.table, context.lake))
     try:
-        with report_damage(context.lake, (*context.table.upstream_names, context.table.name)):
-            return context, _make_rows(context)
+        return context, _make_rows(context)
     except (NeedsRebuild, FilesGone) as error:
         reason: Exception = error
     except Exception as error:
@@ -120,13 +119,18 @@ def _make_or_rebuild(context: RefreshContext) -> tuple[RefreshContext, PendingRe
 
 
 def _make_rows(context: RefreshContext) -> PendingRefresh:
-    """The stages that need Spark, which is only imported if there are rows to compute."""
+    """The stages that need Spark, which is only imported if there are rows to compute.
+
+    Raises:
+        DamagedFile: a data file of the table or of an input is missing or damaged.
+    """
     from medallion_platform.pipeline.refresh import inputs, reconcile, stage, transform, validate
 
-    read = inputs.read_inputs(context)
-    made = transform.run_transform(context, read)
-    validated = validate.validate_rows(context, made.rows, whole=read.whole)
-    accounts = reconcile.Accounts(context, read, made)
-    staged = stage.stage_rows(context, validated, accounts.inspection)
-    others = stage.keep_other_keys(context, read.keys) if read.keys is not None else stage.OtherKeys()
-    return accounts.balanced(validated, staged, others)
+    with report_damage(context.lake, (*context.table.upstream_names, context.table.name)):
+        read = inputs.read_inputs(context)
+        made = transform.run_transform(context, read)
+        validated = validate.validate_rows(context, made.rows, whole=read.whole)
+        accounts = reconcile.Accounts(context, read, made)
+        staged = stage.stage_rows(context, validated, accounts.inspection)
+        others = stage.keep_other_keys(context, read.keys) if read.keys is not None else stage.OtherKeys()
+        return accounts.balanced(validated, staged, others)

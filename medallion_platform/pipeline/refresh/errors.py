@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medallion_platform.errors import Kind, MedallionError, classify
 from medallion_platform.lakehouse.commit import CommitConflict
-from medallion_platform.lakehouse.damaged_files import DamagedFile, report_damage
+from medallion_platform.lakehouse.damaged_files import DamagedFile
 from medallion_platform.lakehouse.guard import NotAllowed
 from medallion_platform.lakehouse.lake import DamagedLog
 from medallion_platform.storage import client_reason
@@ -49,8 +49,7 @@ def explain_failures(context: RefreshContext) -> Generator[None]:
     """
     table = context.table
     try:
-        with report_damage(context.lake, (*table.upstream_names, table.name)):
-            yield
+        yield
     except (RefreshFailed, CommitConflict, NotAllowed, DamagedFile, DamagedLog):
         raise
     except Exception as error:
